@@ -104,14 +104,23 @@ def _person(pen: Pen, identity: Identity, scene: Scene, tilt: float) -> None:
 
 
 def draw(
-    identity: Identity, scene: Scene, size: int = 256, seed: int = 0, supersample: int | None = None
+    identity: Identity,
+    scene: Scene,
+    size: int = 256,
+    seed: int = 0,
+    supersample: int | None = None,
+    frame: float = 1.0,
 ) -> Image.Image:
-    """One picture of ``identity`` in ``scene``: RGB, ``size`` by ``size``, the same for the same arguments."""
+    """One picture of ``identity`` in ``scene``: RGB, ``size`` by ``size``, the same for the same arguments.
+
+    ``frame`` is the share of width and height, from the top left, that the person is composed for: what lies
+    to the right of it and below may be cropped off later.
+    """
     rng = random.Random(seed)
     flip, mirror_wall = rng.random() < 0.5, rng.random() < 0.5
     variant = rng.randrange(VARIANTS)
     tint = rng.choice(_TINTS)
-    unit, x, y = _camera(identity, scene, rng)
+    unit, x, y = (value * frame for value in _camera(identity, scene, rng))
     tilt = rng.uniform(-4.0, 4.0)
     wander = rng.random(), rng.random()
 

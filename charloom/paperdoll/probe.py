@@ -24,47 +24,54 @@ TABLES: dict[str, tuple[str, ...]] = {**IDENTITY_VALUES, **SCENE_VALUES}
 
 
 class _Block(nn.Module):
-    """Depthwise 5x5, two pointwise layers, residual."""
+    """Two 3x3 convolutions with batch norm, residual."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.mix = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.norm = nn.GroupNorm(1, width)
-        self.up = nn.Conv2d(width, width * 2, 1)
-        self.down = nn.Conv2d(width * 2, width, 1)
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(F.gelu(self.up(self.norm(self.mix(x)))))
+        return F.relu(x + self.body(x))
 
 
 class Probe(nn.Module):
-    """Pictures (B, 3, 256, 256) in [-1, 1] to logits per attribute."""
+    """Pictures (B, 3, 256, 256) in [-1, 1] to logits per attribute.
 
-    WIDTHS = (32, 64, 128, 224)
-    DEPTHS = (1, 2, 3, 3)
+    A residual network down to 16 x 16 cells; each attribute attends to its own part of the picture.
+    """
+
+    WIDTHS = (24, 48, 96, 160)
+    DEPTHS = (0, 1, 2, 1)
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, self.WIDTHS[0], 5, stride=2, padding=2)]
-        for stage, (width, depth) in enumerate(zip(self.WIDTHS, self.DEPTHS, strict=True)):
-            if stage:
-                layers += [nn.GroupNorm(1, self.WIDTHS[stage - 1])]
-            layers += [nn.Conv2d(self.WIDTHS[max(stage - 1, 0)], width, 3, stride=2, padding=1)]
+        layers: list[nn.Module] = []
+        before = 3
+        for width, depth in zip(self.WIDTHS, self.DEPTHS, strict=True):
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [_Block(width) for _ in range(depth)]
+            before = width
         self.trunk = nn.Sequential(*layers)
-        width = self.WIDTHS[-1]
-        self.queries = nn.Parameter(torch.randn(len(TABLES), width) * 0.05)
-        self.key = nn.Conv2d(width, width, 1)
-        self.position = nn.Parameter(torch.zeros(1, width, 8, 8))
-        self.heads = nn.ModuleDict({key: nn.Linear(width, len(values)) for key, values in TABLES.items()})
+        longest = max(len(values) for values in TABLES.values())
+        self.queries = nn.Parameter(torch.randn(len(TABLES), before) * 0.05)
+        self.key = nn.Conv2d(before, before, 1)
+        self.position = nn.Parameter(torch.zeros(1, before, 16, 16))
+        self.weight = nn.Parameter(torch.randn(len(TABLES), longest, before) * 0.05)
+        self.bias = nn.Parameter(torch.zeros(len(TABLES), longest))
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Logits (B, number of values) per attribute; each attribute attends to its own part of the picture."""
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, attributes, longest table); rows of shorter tables end in entries without meaning."""
         features = self.trunk(pixels)
         keys = (self.key(features) + self.position).flatten(2)
         weights = torch.softmax(torch.einsum("qc,bcn->bqn", self.queries, keys), dim=-1)
         pooled = torch.einsum("bqn,bcn->bqc", weights, features.flatten(2))
-        return {key: head(pooled[:, i]) for i, (key, head) in enumerate(self.heads.items())}
+        return torch.einsum("bqc,qkc->bqk", pooled, self.weight) + self.bias
 
     @torch.no_grad()
     def read(self, images: np.ndarray, batch_size: int = 32) -> dict:
@@ -79,8 +86,9 @@ class Probe(nn.Module):
             pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
             if pixels.shape[-2:] != (SIZE, SIZE):
                 pixels = F.interpolate(pixels, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(-1, 1)
-            for key, logits in self(pixels).items():
-                rows[key].append(torch.softmax(logits.float(), dim=-1).cpu())
+            logits = self(pixels).float().cpu()
+            for i, (key, values) in enumerate(TABLES.items()):
+                rows[key].append(torch.softmax(logits[:, i, : len(values)], dim=-1))
         probabilities = {key: torch.cat(parts) for key, parts in rows.items()}
         return {
             "attributes": {key: value.numpy() for key, value in probabilities.items()},
@@ -89,14 +97,17 @@ class Probe(nn.Module):
 
     def save(self, path: Path) -> None:
         """fp16 weights in one safetensors file, with the attribute tables in its header."""
-        tensors = {key: value.to(torch.float16).contiguous() for key, value in self.state_dict().items()}
+        state = {key: value for key, value in self.state_dict().items() if value.is_floating_point()}
+        tensors = {key: value.to(torch.float16).contiguous() for key, value in state.items()}
         save_file(tensors, path, metadata={"tables": json.dumps({k: list(v) for k, v in TABLES.items()})})
 
     @classmethod
     def load(cls, path: Path) -> Probe:
         """Load in fp32 for reading."""
         probe = cls()
-        probe.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+        missing, unknown = probe.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+        if unknown or any(not key.endswith("num_batches_tracked") for key in missing):
+            raise ValueError(f"{path} is not a probe of this version")
         return probe.eval().requires_grad_(False)
 
 

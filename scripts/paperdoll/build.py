@@ -1,11 +1,13 @@
-"""Build the miniature base of the paper-doll world. Resumable; meant for one GPU and a few runs of minutes.
+"""Build the miniature base of the paper-doll world on one GPU in about a quarter of an hour.
 
-    python scripts/paperdoll/build.py --work work/paperdoll --out resources/bases/paperdoll --seconds 560
+    python scripts/paperdoll/build.py --work work/paperdoll --out resources/bases/paperdoll
 
-Stages: draw the world and tokenise its captions (CPU, in the background), autoencoder, probe,
-latents, text encoder + transformer, training adapter, evaluation. Each run goes on where the last one
-stopped and leaves a loadable base behind. Seeds are fixed; the schedules follow the clock, so that the
-weights depend on the speed of the machine. What was reached is written to ``measured.json``.
+Three processes share the machine: one draws and captions the world (CPU), one trains the autoencoder and
+then the probe, one compiles the transformer's training step meanwhile and trains it as soon as the
+autoencoder is there. Every stage that is finished is skipped by a later run and a transformer that is
+not finished goes on from its last state, so the work folder can be taken from run to run. Seeds are fixed;
+schedules follow the clock, so the weights depend on the speed of the machine. What was reached is
+written to ``measured.json``.
 """
 
 from __future__ import annotations
@@ -23,46 +25,153 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import world  # noqa: E402
 
-START = time.monotonic()
 VARIANTS, LONGEST = 4, 96
 UNSEEN = 2000
 """Drawn pictures kept apart to measure autoencoder and probe."""
 
 
-def log(text: str) -> None:
-    print(f"[{time.monotonic() - START:6.1f}s] {text}", flush=True)
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="holds tokenizer/ already (make_tokenizer.py)")
+    parser.add_argument("--seconds", type=float, default=880, help="stop this run after so many seconds")
+    parser.add_argument("--count", type=int, default=64_000, help="pictures to draw")
+    parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--vae-seconds", type=float, default=120)
+    parser.add_argument("--vae-from", type=Path, help="autoencoder weights to start from (safetensors)")
+    parser.add_argument("--probe-seconds", type=float, default=140)
+    parser.add_argument("--base-seconds", type=float, default=600)
+    parser.add_argument("--adapter-seconds", type=float, default=25)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the batch size, for small machines")
+    parser.add_argument("--prompts", type=int, default=500, help="unseen prompts in the evaluation")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--role", choices=("all", "world", "base"), default="all", help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
-def prepare_world(work: Path, tokenizer: Path, count: int, workers: int) -> None:
-    """Runs in its own process, beside the first training stage."""
-    counter = work / "drawn.txt"
-    for done in world.render(work / "pictures.npy", 0, count, workers):
-        if done % 1024 == 0 or done == count:
-            counter.write_text(str(done), encoding="utf-8")
-    np.savez(work / "labels.npz", **world.labels(0, count))
-    np.save(work / "tokens.npy", world.tokens(tokenizer, 0, count, VARIANTS, LONGEST, workers))
-    for _ in world.render(work / "unseen.npy", world.UNSEEN_SEED, min(UNSEEN, count), workers):
-        pass
-    (work / "world.done").write_text("done", encoding="utf-8")
-    log(f"world: {count} pictures drawn and captioned")
+class Run:
+    """The paths, the clock and the record that all processes share."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.work, self.out = args, args.work, args.out
+
+    def log(self, text: str) -> None:
+        print(f"[{time.time() - self.args.started:6.1f}s] {text}", flush=True)
+
+    def remaining(self) -> float:
+        return self.args.seconds - (time.time() - self.args.started)
+
+    def measured(self) -> dict:
+        """All that was measured so far, one file per stage."""
+        out = {}
+        for name in ("vae", "probe", "base", "adapter"):
+            path = self.work / f"{name}.json"
+            if path.exists():
+                out[name] = json.loads(path.read_text(encoding="utf-8"))
+        return out
+
+    def record(self, name: str, values: dict) -> None:
+        (self.work / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+        text = json.dumps(self.measured(), indent=2) + "\n"
+        (self.out / "measured.json").write_text(text, encoding="utf-8")
+
+    def wait_for(self, name: str) -> None:
+        while not (self.work / name).exists():
+            if self.remaining() < 0:
+                raise SystemExit(f"gave up waiting for {name}")
+            time.sleep(0.3)
+
+    def done(self, name: str) -> None:
+        (self.work / name).write_text("done", encoding="utf-8")
 
 
-
-
-def export(folder: Path, transformer, encoder, vae) -> None:
-    """The diffusers folder: bf16 transformer, text encoder and autoencoder."""
-    import models
+def device_settings():
     import torch
 
-    fresh = {"transformer": models.transformer(), "text_encoder": models.text_encoder(), "vae": models.autoencoder()}
-    fresh["vae"].register_to_config(
-        scaling_factor=vae.config.scaling_factor, shift_factor=vae.config.shift_factor
-    )
-    for name, trained in (("transformer", transformer), ("text_encoder", encoder), ("vae", vae)):
-        fresh[name].load_state_dict({key: value.cpu() for key, value in trained.state_dict().items()})
-        fresh[name].to(torch.bfloat16).save_pretrained(folder / name)
-    models.scheduler().save_pretrained(folder / "scheduler")
-    models.write_model_index(folder)
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def prepare_world(run: Run) -> None:
+    """Pictures, labels and tokens."""
+    args, work = run.args, run.work
+    for done in world.render(work / "pictures.npy", 0, args.count, args.workers):
+        if done % 1024 == 0 or done == args.count:
+            (work / "drawn.tmp").write_text(str(done), encoding="utf-8")
+            (work / "drawn.tmp").replace(work / "drawn.txt")
+    run.log(f"world: {args.count} pictures drawn")
+    np.savez(work / "labels.npz", **world.all_labels(0, args.count, args.workers))
+    for _ in world.render(work / "unseen.npy", world.UNSEEN_SEED, min(UNSEEN, args.count), args.workers):
+        pass
+    tokens = world.tokens(run.out / "tokenizer", 0, args.count, VARIANTS, LONGEST, args.workers)
+    np.save(work / "tokens.npy", tokens)
+    run.done("world.done")
+    run.log("world: labels and captions ready")
+
+
+def load_vae(run: Run, device):
+    import torch
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(run.work / "vae").to(device, memory_format=torch.channels_last)
+    return vae.eval().requires_grad_(False)
+
+
+def build_eyes(run: Run) -> None:
+    """Autoencoder, then probe."""
+    import models
+    import torch
+    import train_probe
+    import train_vae
+    from clock import Budget
+    from safetensors.torch import load_file
+
+    from charloom.paperdoll.probe import Probe
+
+    args, work, device = run.args, run.work, device_settings()
+    if not (work / "vae.done").exists():
+        run.wait_for("drawn.txt")
+        pictures = np.load(work / "pictures.npy", mmap_mode="r")
+        vae = models.autoencoder()
+        if args.vae_from:
+            vae.load_state_dict({key: value.float() for key, value in load_file(args.vae_from).items()})
+        steps = train_vae.train(
+            vae, pictures, lambda: int((work / "drawn.txt").read_text()), Budget(args.vae_seconds), device, run.log
+        )
+        vae.eval().requires_grad_(False)
+        drawn = int((work / "drawn.txt").read_text())
+        sample = np.array(pictures[: min(drawn, 2048)])
+        train_vae.normalise(vae, train_vae.encode_all(vae, sample, 256, device))
+        vae.save_pretrained(work / "vae")
+        run.done("vae.done")
+        run.log(f"vae: {steps} steps, shift {vae.config.shift_factor}, scale {vae.config.scaling_factor}")
+        run.record("vae", {"steps": steps, "seconds": args.vae_seconds, "warm start": bool(args.vae_from)})
+    vae = load_vae(run, device)
+    run.wait_for("world.done")
+    unseen = np.load(work / "unseen.npy")
+    values = run.measured().get("vae", {})
+    values.update(train_vae.measure(vae, unseen[:256], device))
+    run.record("vae", values)
+    run.log(f"vae: PSNR on unseen pictures {values['psnr']:.2f} dB")
+
+    if not (work / "probe.safetensors").exists():
+        pictures = on_device(np.load(work / "pictures.npy", mmap_mode="r"), device)
+        run.log("probe: pictures on the device")
+        probe = Probe()
+        labels = dict(np.load(work / "labels.npz"))
+        steps = train_probe.train(probe, vae, pictures, labels, Budget(args.probe_seconds), device, run.log)
+        probe.save(work / "probe.tmp")
+        (work / "probe.tmp").replace(work / "probe.safetensors")
+        probe = Probe.load(work / "probe.safetensors").to(device)
+        truth = world.all_labels(world.UNSEEN_SEED, len(unseen), 4)
+        accuracy = train_probe.accuracy(probe, unseen, truth)
+        run.record("probe", {"steps": steps, "seconds": args.probe_seconds, "accuracy": accuracy})
+        run.log(f"probe: {steps} steps, unseen drawn pictures {accuracy}")
+        (run.out / "probe.safetensors").write_bytes((work / "probe.safetensors").read_bytes())
+    torch.cuda.empty_cache() if device.type == "cuda" else None
 
 
 def on_device(pictures: np.ndarray, device):
@@ -70,167 +179,122 @@ def on_device(pictures: np.ndarray, device):
     import torch
 
     out = torch.empty(pictures.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(pictures), 2048):
-        out[start : start + 2048] = torch.from_numpy(pictures[start : start + 2048].copy())
+    for start in range(0, len(pictures), 1024):
+        out[start : start + 1024] = torch.from_numpy(pictures[start : start + 1024].copy())
     return out
 
 
-def wait_for(path: Path) -> None:
-    while not path.exists():
-        time.sleep(0.5)
+def export(run: Run, trainer) -> None:
+    """The diffusers folder: bf16 transformer, text encoder and autoencoder."""
+    import models
+    import torch
+    from diffusers import AutoencoderKL
+
+    fresh = {"transformer": models.transformer(), "text_encoder": models.text_encoder()}
+    for name, trained in (("transformer", trainer.transformer), ("text_encoder", trainer.encoder)):
+        fresh[name].load_state_dict({key: value.cpu() for key, value in trained.state_dict().items()})
+    fresh["vae"] = AutoencoderKL.from_pretrained(run.work / "vae")
+    for name, model in fresh.items():
+        model.to(torch.bfloat16).save_pretrained(run.out / name)
+    models.scheduler().save_pretrained(run.out / "scheduler")
+    models.write_model_index(run.out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="holds tokenizer/ already (make_tokenizer.py)")
-    parser.add_argument("--seconds", type=float, default=560, help="stop this run after so many seconds")
-    parser.add_argument("--count", type=int, default=110_000, help="pictures to draw")
-    parser.add_argument("--workers", type=int, default=14)
-    parser.add_argument("--vae-seconds", type=float, default=190)
-    parser.add_argument("--probe-seconds", type=float, default=100)
-    parser.add_argument("--base-seconds", type=float, default=940)
-    parser.add_argument("--adapter-seconds", type=float, default=45)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the batch size, for small machines")
-    parser.add_argument("--prompts", type=int, default=500, help="unseen prompts in the evaluation")
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--only-world", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    work, out = args.work, args.out
-    work.mkdir(parents=True, exist_ok=True)
-    if args.only_world:
-        prepare_world(work, out / "tokenizer", args.count, args.workers)
-        return
-    drawing = None
-    if not (work / "world.done").exists():
-        drawing = subprocess.Popen([sys.executable, *sys.argv, "--only-world"])
-
+def build_base(run: Run) -> None:
+    """Text encoder and transformer, evaluation, training adapter."""
     import evaluate
     import models
     import torch
     import train_adapter
     import train_base
-    import train_probe
     import train_vae
     from clock import Budget
-    from diffusers import AutoencoderKL
     from transformers import AutoTokenizer
 
     from charloom.paperdoll.probe import Probe
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    measured_file = work / "measured.json"
-    measured = json.loads(measured_file.read_text()) if measured_file.exists() else {}
-
-    def remaining() -> float:
-        return args.seconds - (time.monotonic() - START)
-
-    # autoencoder
-    if not (work / "vae").exists():
-        while not (work / "drawn.txt").exists():
-            if drawing is not None and drawing.poll() not in (None, 0):
-                raise SystemExit("drawing the world failed")
-            time.sleep(0.2)
-        pictures = np.load(work / "pictures.npy", mmap_mode="r")
-        vae = models.autoencoder()
-
-        def ready() -> int:
-            return int((work / "drawn.txt").read_text() or 1024)
-
-        steps = train_vae.train(vae, pictures, ready, Budget(args.vae_seconds), device, log)
-        log(f"vae: {steps} steps")
-        measured["vae"] = {"steps": steps, "seconds": args.vae_seconds}
-    else:
-        vae = AutoencoderKL.from_pretrained(work / "vae").to(device, memory_format=torch.channels_last)
-    vae.eval().requires_grad_(False)
-    wait_for(work / "world.done")
-    labels = dict(np.load(work / "labels.npz"))
-    unseen = np.load(work / "unseen.npy")
-
-    # latents and probe, which need the pictures
-    latents_file, probe_file = work / "latents.pt", work / "probe.safetensors"
-    if not (latents_file.exists() and probe_file.exists()):
-        pictures = on_device(np.load(work / "pictures.npy", mmap_mode="r"), device)
-        latents = {size: train_vae.encode_all(vae, pictures, size, device) for size, _, _ in train_base.RESOLUTIONS}
-        train_vae.normalise(vae, latents[256])
-        vae.save_pretrained(work / "vae")
-        for table in latents.values():
-            table.sub_(vae.config.shift_factor).mul_(vae.config.scaling_factor)
-        torch.save(latents, latents_file)
-        measured["vae"].update(train_vae.measure(vae, unseen[:256], device))
-        measured["vae"]["config"] = {key: vae.config[key] for key in ("scaling_factor", "shift_factor")}
-        log(f"latents ready; autoencoder PSNR on unseen pictures {measured['vae']['psnr']:.2f} dB")
-        probe = Probe()
-        steps = train_probe.train(probe, vae, pictures, labels, Budget(args.probe_seconds), device, log)
-        probe.save(probe_file)
-        measured["probe"] = {"steps": steps, "seconds": args.probe_seconds}
-        del pictures
-        measured_file.write_text(json.dumps(measured, indent=2), encoding="utf-8")
-    else:
-        latents = torch.load(latents_file, map_location=device, weights_only=True)
-    probe = Probe.load(probe_file).to(device)
-    truth = world.labels(world.UNSEEN_SEED, len(unseen))
-    accuracy = train_probe.accuracy(probe, unseen, truth)
-    measured["probe"]["accuracy"] = {key: round(value, 4) for key, value in accuracy.items()}
-    log(f"probe on unseen drawn pictures: {measured['probe']['accuracy']}")
-
-    # text encoder and transformer
+    args, work, device = run.args, run.work, device_settings()
     torch.manual_seed(1)
     trainer = train_base.Trainer(models.transformer(), models.text_encoder(), device)
+    trainer.transformer.train()
+    if not args.no_compile:
+        trainer.compile()
+    if device.type == "cuda":
+        try:
+            trainer.capture(args.scale, run.log)
+        except Exception as error:  # a slower step beats no base
+            run.log(f"base: no CUDA graphs ({type(error).__name__}: {str(error)[:300]})")
+            trainer.graphs = {}
     state_file = work / "base.pt"
     if state_file.exists():
         trainer.load(torch.load(state_file, map_location=device, weights_only=True))
+    run.log("base: ready to train")
+    run.wait_for("vae.done")
+    vae = load_vae(run, device)
+    run.wait_for("world.done")
+    pictures = np.load(work / "pictures.npy", mmap_mode="r")
+    latents = train_base.encode(vae, pictures, device)
     captions = train_base.Captions(np.load(work / "tokens.npy"), device)
-    if not args.no_compile:
-        trainer.compile()
-    reserve = 60 if trainer.spent + remaining() - 60 < args.base_seconds else 75 + args.adapter_seconds
-    budget = Budget(args.base_seconds, trainer.spent, stop_after=max(5.0, remaining() - reserve))
-    log(f"base: from step {trainer.step}, {trainer.spent:.0f} of {args.base_seconds:.0f} s spent")
-    trainer.run(latents, captions, budget, log, args.scale)
-    torch.save(trainer.state(), state_file)
-    measured["base"] = {"steps": trainer.step, "seconds": round(trainer.spent)}
+    end = 30 + args.adapter_seconds + 15
+    seconds = min(args.base_seconds, trainer.spent + run.remaining() - end)
+    run.log(f"base: from step {trainer.step}, {trainer.spent:.0f} of {seconds:.0f} s")
+    for share in (0.55, 1.0):
+        trainer.run(latents, captions, Budget(seconds, trainer.spent, (seconds * share) - trainer.spent), run.log, args.scale)
+        torch.save(trainer.state(), state_file)
+        with trainer.averaged():
+            export(run, trainer)
+        run.log(f"base: {trainer.step} steps, exported")
+    result = {"steps": trainer.step, "seconds": round(trainer.spent), "captured": bool(trainer.graphs)}
+    trainer.graphs = {}
     trainer.use_average()
-    export(out, trainer.transformer, trainer.encoder, vae)
-    probe.save(out / "probe.safetensors")
-    log(f"base: {trainer.step} steps, exported")
 
-    # evaluation
     torch.compiler.set_stance("force_eager")
-    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(run.out / "tokenizer")
     parts = (tokenizer, trainer.encoder.eval(), trainer.transformer.eval(), vae)
     prompts, truth = evaluate.unseen(args.prompts)
     seeds = list(range(len(prompts)))
     images = evaluate.draw(*parts, prompts, seeds, 256)
-    measured["base"]["obedience"] = {"256": evaluate.obedience(probe, images, prompts, truth)}
-    evaluate.contact_sheet(images[:60], 10).save(out / "samples.png")
-    for size in (192, 128):
-        small = evaluate.draw(*parts, prompts[:200], seeds[:200], size)
-        part = {key: value[:200] for key, value in truth.items()}
-        measured["base"]["obedience"][str(size)] = evaluate.obedience(probe, small, prompts[:200], part)
-    measured["base"]["alike under another trigger"] = evaluate.trigger_invariance(*parts, probe, min(100, args.prompts))
-    measured["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    measured["versions"] = {"torch": torch.__version__}
-    log(json.dumps(measured["base"], indent=None))
-    measured_file.write_text(json.dumps(measured, indent=2), encoding="utf-8")
-    (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    evaluate.contact_sheet(images[:40], 10).save(run.out / "samples.png")
+    if (work / "probe.safetensors").exists():
+        probe = Probe.load(work / "probe.safetensors").to(device)
+        result["obedience"] = {"256": evaluate.obedience(probe, images, prompts, truth)}
+        run.record("base", result)
+        run.log(json.dumps(result))
+        result["alike under another trigger"] = evaluate.trigger_invariance(*parts, probe, min(100, args.prompts))
+    result["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    result["torch"] = torch.__version__
+    run.record("base", result)
 
-    # training adapter, once the base is finished
-    if trainer.spent >= args.base_seconds - 1 and not (out / "training_adapter.safetensors").exists():
-        generator = torch.Generator(device).manual_seed(21)
-        index, ids, mask = captions.batch(int(4096 * args.scale) or 8, 64, generator)
-        chunks = []
-        for start in range(0, len(ids), 512):
-            part = slice(start, start + 512)
-            chunks.append(evaluate.own_samples(trainer, ids[part], mask[part], generator))
-        adapter_budget = Budget(min(args.adapter_seconds, max(5.0, remaining() - 8)))
-        measured["adapter"] = train_adapter.train(
-            trainer, torch.cat(chunks), ids, mask, adapter_budget, out / "training_adapter.safetensors", log
-        )
-        (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-        log("adapter exported")
+    generator = torch.Generator(device).manual_seed(21)
+    _, ids, mask = captions.batch(max(8, int(3072 * args.scale)), 64, generator)
+    chunks = [
+        evaluate.own_samples(trainer, ids[start : start + 512], mask[start : start + 512], generator)
+        for start in range(0, len(ids), 512)
+    ]
+    budget = Budget(min(args.adapter_seconds, max(5.0, run.remaining() - 6)))
+    path = run.out / "training_adapter.safetensors"
+    run.record("adapter", train_adapter.train(trainer, torch.cat(chunks), ids, mask, budget, path, run.log))
+    run.log("adapter exported")
+    run.done("base.done")
+
+
+def main() -> None:
+    args = arguments()
+    run = Run(args)
+    run.work.mkdir(parents=True, exist_ok=True)
+    if args.role == "world":
+        prepare_world(run)
+        return
+    if args.role == "base":
+        build_base(run)
+        return
+    child = [sys.executable, *sys.argv, "--started", str(args.started), "--role"]
+    children = [subprocess.Popen([*child, "base"])]
+    if not (run.work / "world.done").exists():
+        children.append(subprocess.Popen([*child, "world"]))
+    build_eyes(run)
+    if any(process.wait() for process in children):
+        raise SystemExit("a stage failed; see the log above")
 
 
 if __name__ == "__main__":

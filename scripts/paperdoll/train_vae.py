@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 BATCH = 48
-RATE = 8e-4
+RATE = 6e-4
 KL_WEIGHT = 2e-4
 
 

@@ -31,18 +31,30 @@ def person(seed: int, index: int) -> tuple[Identity, Scene]:
     return identity, attributes.random_scene(random.Random(f"scene-{seed}-{index}"))
 
 
-def labels(seed: int, count: int) -> dict[str, np.ndarray]:
-    """Class index of every attribute for pictures 0 … count-1, int16; -1 where it cannot be seen."""
+def labels(seed: int, count: int, start: int = 0) -> dict[str, np.ndarray]:
+    """Class index of every attribute for ``count`` pictures from ``start`` on, int16; -1 where it cannot be seen."""
     tables = {**attributes.IDENTITY_VALUES, **attributes.SCENE_VALUES}
     out = {key: np.full(count, -1, dtype=np.int16) for key in tables}
     for index in range(count):
-        identity, scene = person(seed, index)
+        identity, scene = person(seed, start + index)
         seen = attributes.visible(scene)
         for key, values in tables.items():
             if seen[key]:
                 owner = identity if key in attributes.IDENTITY_VALUES else scene
                 out[key][index] = values.index(getattr(owner, key))
     return out
+
+
+def _label_chunk(job: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    return labels(*job)
+
+
+def all_labels(seed: int, count: int, workers: int, chunk: int = 2000) -> dict[str, np.ndarray]:
+    """:func:`labels` of a whole world on several cores."""
+    jobs = [(seed, min(chunk, count - start), start) for start in range(0, count, chunk)]
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        parts = pool.map(_label_chunk, jobs)
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def caption(seed: int, index: int, variant: int) -> str:

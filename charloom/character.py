@@ -1,0 +1,276 @@
+"""One character out of its YAML file: checked, with plan, base and recipe resolved.
+
+Every mistake is collected as one line naming file and key, so that all are reported together before any
+job starts. Reads small files only: no image is opened and nothing is imported that a dry run could feel.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from charloom import schema
+from charloom.errors import UserError
+
+SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image of the data set, in phrases."""
+
+    name: str
+    tier: str
+    view: str
+    outfit: str
+    background: str
+    pose: str = ""
+    expression: str = ""
+    accessories: tuple[str, ...] = ()
+
+    def phrases(self) -> dict[str, Any]:
+        """The shot as plain values, for settings."""
+        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in SHOT_KEYS}
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """One preview: the text with the trigger in it, pixels, seed and strength of the LoRA."""
+
+    name: str
+    text: str
+    width: int
+    height: int
+    seed: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class Character:
+    """A character as the workflow uses it; ``id`` is the stem of its file, ``label`` the file as users know it."""
+
+    id: str
+    label: str
+    name: str
+    trigger: str
+    concept: str
+    appearance: str
+    identity_full: str
+    identity_hidden: str
+    doll: dict[str, str]
+    source: str
+    folder: str | None
+    count: int
+    shots: tuple[Shot, ...]
+    sample_prompts: tuple[SamplePrompt, ...]
+    base: str
+    crop: dict[str, int]
+    recipe: dict[str, Any]
+    checkpoint: str | int
+
+    def shot(self, name: str) -> Shot:
+        """The shot called ``name``."""
+        return next(shot for shot in self.shots if shot.name == name)
+
+    def prompt(self, name: str) -> SamplePrompt:
+        """The sample prompt called ``name`` (``01``, ``02``, ...)."""
+        return next(prompt for prompt in self.sample_prompts if prompt.name == name)
+
+    @property
+    def shot_names(self) -> list[str]:
+        """Names of the images in the order of the plan."""
+        return [shot.name for shot in self.shots]
+
+    @property
+    def prompt_names(self) -> list[str]:
+        """Names of the sample prompts in their order."""
+        return [prompt.name for prompt in self.sample_prompts]
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """Steps with a checkpoint: every ``save.every`` and the last."""
+        last, every = self.recipe["train"]["steps"], self.recipe["save"]["every"]
+        return [*range(every, last, every), last]
+
+    @property
+    def sampled_steps(self) -> list[int]:
+        """Steps with previews, counting 0 (the base alone) where the recipe asks for it."""
+        sample = self.recipe["sample"]
+        if sample["disable"]:
+            return []
+        last = self.recipe["train"]["steps"]
+        steps = [step for step in self.saved_steps if step % sample["every"] == 0 or step == last]
+        return [0, *steps] if sample["force_first"] or not sample["skip_first"] else steps
+
+    @property
+    def candidates(self) -> list[int]:
+        """Steps among which validation may choose: ``save.keep`` of the sampled ones."""
+        keep = self.recipe["save"]["keep"]
+        steps = [step for step in self.sampled_steps if step]
+        return steps[-keep:] if isinstance(keep, int) else steps
+
+
+def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Character:
+    """The character in ``path``.
+
+    ``context`` gives ``base`` and ``crop`` of the workflow and ``root``, the folder that paths start from;
+    ``recipe_for(base, overrides)`` merges the recipe. Raises one :class:`UserError` with a line for each mistake.
+    """
+    data, problems = schema.check(schema.read_yaml(path, label), "character", label)
+    if problems:
+        raise UserError.several(problems)
+    shots, problems = _shots(data["shots"], label, context["root"])
+    base = data.get("base", context["base"])
+    recipe, more = recipe_for(base, data.get("recipe", {}), label)
+    problems += more
+    if problems:
+        raise UserError.several(problems)
+    images = data["images"]
+    character = Character(
+        id=path.stem,
+        label=label,
+        name=data["name"],
+        trigger=data["trigger"],
+        concept=_line(data["concept"]["prompt"]),
+        appearance=_line(data["appearance"]),
+        identity_full=_line(data["identity_line"]["full"]),
+        identity_hidden=_line(data["identity_line"]["eyes_hidden"]),
+        doll=data.get("doll", {}),
+        source=images["source"],
+        folder=images.get("path"),
+        count=images.get("count", 30),
+        shots=tuple(shots),
+        sample_prompts=tuple(_prompts(data["sample_prompts"], data["trigger"], recipe["sample"])),
+        base=base,
+        crop=schema.merge(schema.defaults(schema.load_schema("crop")), context["crop"], data.get("crop", {})),
+        recipe=recipe,
+        checkpoint=data.get("checkpoint", "auto"),
+    )
+    problems = [f"{label}: {line}" for line in _mistakes(character, data["sample_prompts"])]
+    problems += _stray_captions(character, context["root"])
+    if problems:
+        raise UserError.several(problems)
+    return character
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shots(data: Any, label: str, root: Path) -> tuple[list[Shot], list[str]]:
+    """The shots of a character file: written out, or a shared plan with single shots changed."""
+    changes: dict[str, Any] = {}
+    problems: list[str] = []
+    if not isinstance(data, list):
+        plan = data if isinstance(data, str) else data["plan"]
+        changes = {} if isinstance(data, str) else data.get("replace", {})
+        path = root / "config" / "plans" / f"{plan}.yaml"
+        if not path.is_file():
+            return [], [f"{label}: shots: there is no config/plans/{plan}.yaml; {_known(plan, path.parent)}"]
+        loaded, problems = schema.check(
+            schema.read_yaml(path, f"config/plans/{plan}.yaml"), "plan", f"config/plans/{plan}.yaml"
+        )
+        if problems:
+            return [], problems
+        data = loaded["shots"]
+    by_name = {shot["name"]: shot for shot in data}
+    for name, change in changes.items():
+        if name not in by_name:
+            problems.append(f"{label}: shots.replace.{name}: {_no_shot(name, list(by_name))}")
+            continue
+        changed, wrong = schema.check({**by_name[name], **change}, "shot", f"{label}: shots.replace.{name}")
+        problems += wrong
+        if not wrong:
+            by_name[name] = changed
+    names = [shot["name"] for shot in data]
+    problems += [f"{label}: shots: {name} is there twice; every shot needs its own name" for name in _twice(names)]
+    if problems:
+        return [], problems
+    shots = [Shot(**{**by_name[name], "accessories": tuple(by_name[name].get("accessories", ()))}) for name in names]
+    return [replace(s, **{k: _line(v) for k, v in vars(s).items() if isinstance(v, str)}) for s in shots], []
+
+
+def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[SamplePrompt]:
+    prompts = []
+    for index, entry in enumerate(data):
+        own = entry if isinstance(entry, dict) else {"prompt": entry}
+        prompts.append(
+            SamplePrompt(
+                name=f"{index + 1:02d}",
+                text=_line(own["prompt"]).replace("{trigger}", trigger),
+                width=own.get("width", sample["width"]),
+                height=own.get("height", sample["height"]),
+                seed=own.get("seed", sample["seed"] + (index if sample["walk_seed"] else 0)),
+                scale=own.get("scale", 1.0),
+            )
+        )
+    return prompts
+
+
+def _mistakes(character: Character, raw_prompts: list[Any]) -> list[str]:
+    """What the schema cannot see, each as ``key: what is wrong; what to do``."""
+    from charloom import sources
+
+    found = []
+    if len(character.shots) != character.count:
+        found.append(_wrong_count(character))
+    for key, text in (("full", character.identity_full), ("eyes_hidden", character.identity_hidden)):
+        if count_word(text.replace("{trigger}", character.trigger), character.trigger) != 1:
+            found.append(f"identity_line.{key}: must hold the trigger exactly once; begin it with '{{trigger}}, '")
+    for index, entry in enumerate(raw_prompts):
+        text = (entry["prompt"] if isinstance(entry, dict) else entry).replace("{trigger}", character.trigger)
+        if count_word(text, character.trigger) != 1:
+            found.append(f"sample_prompts[{index + 1}]: must hold the trigger exactly once; write {{trigger}} in it")
+    generation = {"concept.prompt": character.concept, "appearance": character.appearance}
+    for shot in character.shots:
+        generation[f"shots.{shot.name}"] = " ".join(str(value) for value in shot.phrases().values())
+    for key, text in generation.items():
+        if count_word(text, character.trigger) or "{trigger}" in text:
+            found.append(f"{key}: holds the trigger, which an image generator does not know; take it out")
+    if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
+        steps = ", ".join(map(str, character.saved_steps))
+        found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
+    return found + sources.problems(character)
+
+
+def count_word(text: str, word: str) -> int:
+    """How often ``word`` stands in ``text`` as a word of its own, whatever the case."""
+    return len(re.findall(rf"(?<![\w]){re.escape(word)}(?![\w])", text, flags=re.IGNORECASE))
+
+
+def _wrong_count(character: Character) -> str:
+    have = {tier: sum(shot.tier == tier for shot in character.shots) for tier in ("close-up", "medium", "full-body")}
+    listed = ", ".join(f"{number} {tier}" for tier, number in have.items())
+    todo = "add the missing ones" if len(character.shots) < character.count else "remove some"
+    return (
+        f"shots: {len(character.shots)} shots ({listed}) where {character.count} are wanted; "
+        f"{todo}, or set images.count: {len(character.shots)}"
+    )
+
+
+def _stray_captions(character: Character, root: Path) -> list[str]:
+    folder = root / "config" / "captions" / character.id
+    if not folder.is_dir():
+        return []
+    stray = sorted(p.name for p in folder.glob("*.txt") if p.stem not in character.shot_names)
+    return [f"config/captions/{character.id}/{name}: {_no_shot(name[:-4], character.shot_names)}" for name in stray]
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _no_shot(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"there is no shot called {name}" + (
+        f"; did you mean {close[0]}?" if close else f"; shots are {', '.join(names)}"
+    )
+
+
+def _known(name: str, folder: Path) -> str:
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"

@@ -1,0 +1,223 @@
+"""The whole configuration: workflow, bases and characters, read, merged and checked before any job starts.
+
+Recipe precedence, later wins: defaults of the schema, the base's file, ``config/config.yaml``, the character.
+Knows files and settings; nothing of Snakemake, images or models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charloom import character as characters_of
+from charloom import schema
+from charloom.character import Character
+from charloom.errors import UserError
+
+CONFIG = "config/config.yaml"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_RESERVED = ("con", "nul", "aux", "prn")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as its file describes it."""
+
+    name: str
+    label: str
+    path: str | None
+    repo: str | None
+    revision: str | None
+    architecture: str
+    native_size: int
+    judge: str
+    judge_weights: str | None
+    run_ahead: int
+    adapters: dict[str, Any]
+    recipe: dict[str, Any]
+
+    def source(self) -> dict[str, Any]:
+        """Where the weights are, as plain values."""
+        return {"path": self.path} if self.path else {"repo": self.repo, "revision": self.revision}
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """Everything that the rules need to know."""
+
+    device: str
+    store: str
+    characters: dict[str, Character]
+    bases: dict[str, Base]
+
+
+def load(root: str | Path = ".", overrides: dict[str, Any] | None = None) -> Workflow:
+    """The configuration below ``root``, with ``overrides`` (of a command line) over ``config/config.yaml``.
+
+    Raises one :class:`UserError` holding a line for every mistake in every file.
+    """
+    root = Path(root)
+    data, problems = schema.check(schema.read_yaml(root / CONFIG, CONFIG), "config", CONFIG)
+    if overrides:
+        overrides = _typed(overrides)
+        data, more = schema.check(schema.merge(data, overrides), "config", "--config")
+        # What is wrong in the file already is not the command line's fault.
+        problems += [line for line in more if line.replace("--config", CONFIG, 1) not in problems]
+    if problems:
+        raise UserError.several(problems)
+    own_recipe = data.get("recipe", {})  # without defaults, which would hide the base's recipe
+    data = schema.merge(schema.defaults(schema.load_schema("config")), data)
+
+    bases: dict[str, Base] = {}
+    broken: dict[str, list[str]] = {}
+
+    def base(name: str, label: str) -> tuple[Base | None, list[str]]:
+        if name not in bases and name not in broken:
+            found, wrong = _base(root, name, f"{label}: base")
+            if found:
+                bases[name] = found
+            else:
+                broken[name] = wrong
+                return None, wrong
+        return bases.get(name), []
+
+    def recipe_for(name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
+        found, wrong = base(name, label)
+        plain = schema.defaults(schema.load_schema("recipe"))
+        recipe = schema.merge(plain, found.recipe if found else {}, own_recipe, own)
+        return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
+
+    _, problems = base(data["base"], CONFIG)
+    context = {"base": data["base"], "crop": data["crop"], "root": root}
+    people: dict[str, Character] = {}
+    for path in _character_files(root, data["characters"], problems):
+        label = f"config/characters/{path.name}"
+        try:
+            people[path.stem] = characters_of.read(path, label, context, recipe_for)
+        except UserError as error:
+            problems += str(error).splitlines()
+    problems += _same_triggers(people)
+    if problems:
+        raise UserError.several(list(dict.fromkeys(problems)))
+    return Workflow(data["device"], data["store"], people, bases)
+
+
+def _typed(value: Any) -> Any:
+    """Values of a command line, which come as texts, as YAML reads them."""
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    return schema.scalar(value) if isinstance(value, str) else value
+
+
+def _character_files(root: Path, wanted: Any, problems: list[str]) -> list[Path]:
+    folder = root / "config" / "characters"
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    for path in sorted(folder.glob("*.yml")):
+        problems.append(f"config/characters/{path.name}: rename it to {path.stem}.yaml; other endings are not read")
+    if not files:
+        problems.append("config/characters/: holds no character; write one like leyla.yaml")
+    for name in files:
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            problems.append(
+                f"config/characters/{name}.yaml: rename it; the name becomes part of paths, "
+                "so use up to 40 of a-z 0-9 - _"
+            )
+    if wanted == "all":
+        return [path for name, path in files.items() if _NAME.fullmatch(name)]
+    for name in wanted:
+        if name not in files:
+            close = difflib.get_close_matches(name, list(files), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(files)}"
+            problems.append(f"{CONFIG}: characters: there is no config/characters/{name}.yaml; {hint}")
+    return [files[name] for name in wanted if name in files]
+
+
+def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
+    folder = root / "config" / "bases"
+    label = f"config/bases/{name}.yaml"
+    if not (folder / f"{name}.yaml").is_file():
+        names = sorted(path.stem for path in folder.glob("*.yaml"))
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
+        return None, [f"{where}: there is no {label}; {hint}"]
+    try:
+        data, problems = schema.check(schema.read_yaml(folder / f"{name}.yaml", label), "base", label)
+    except UserError as error:
+        return None, [str(error)]
+    if problems:
+        return None, problems
+    if ("path" in data) == ("repo" in data):
+        problems.append(f"{label}: give either path (a folder) or repo and revision (on the hub)")
+    elif "repo" in data and "revision" not in data:
+        problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot drift")
+    elif "path" in data and not (root / data["path"]).is_dir():
+        problems.append(f"{label}: path: there is no folder {data['path']}; correct it, or use repo and revision")
+    elif "path" in data and not (root / data["path"] / "model_index.json").is_file():
+        problems.append(f"{label}: path: {data['path']} has no model_index.json; name a folder in the diffusers layout")
+    adapters = data.get("adapters", {})
+    for key, adapter in adapters.items():
+        if isinstance(adapter, str) and not (root / adapter).is_file():
+            problems.append(f"{label}: adapters.{key}: there is no file {adapter}; correct it or take it out")
+    weights = data.get("judge_weights")
+    if weights and not (root / weights).is_file():
+        problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")
+    if problems:
+        return None, problems
+    return (
+        Base(
+            name=name,
+            label=label,
+            path=data.get("path"),
+            repo=data.get("repo"),
+            revision=data.get("revision"),
+            architecture=data["architecture"],
+            native_size=data["native_size"],
+            judge=data.get("judge", "none"),
+            judge_weights=data.get("judge_weights"),
+            run_ahead=data.get("run_ahead", 1),
+            adapters=adapters,
+            recipe=data.get("recipe", {}),
+        ),
+        [],
+    )
+
+
+def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str]:
+    """Knobs that are right alone and wrong together."""
+    lines = []
+    adapter = recipe["training_adapter"]
+    if adapter != "none" and adapter not in base.adapters:
+        known = ", ".join(["none", *base.adapters])
+        lines.append(f"{label}: recipe.training_adapter: {base.label} has no adapter {adapter}; one of {known}")
+    every, sampled = recipe["save"]["every"], recipe["sample"]["every"]
+    if sampled % every and not recipe["sample"]["disable"]:
+        lines.append(
+            f"{label}: recipe.sample.every: {sampled} is no multiple of save.every {every}; only saved steps are drawn"
+        )
+    if recipe["train"]["warmup_steps"] > recipe["train"]["steps"]:
+        lines.append(
+            f"{label}: recipe.train.warmup_steps: is more than train.steps {recipe['train']['steps']}; lower it"
+        )
+    for pattern in recipe["network"]["modules"] if isinstance(recipe["network"]["modules"], list) else ():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            lines.append(f"{label}: recipe.network.modules: '{pattern}' is no regular expression ({error}); correct it")
+    return lines
+
+
+def _same_triggers(people: dict[str, Character]) -> list[str]:
+    seen: dict[str, Character] = {}
+    lines = []
+    for person in people.values():
+        other = seen.setdefault(person.trigger.lower(), person)
+        if other is not person:
+            lines.append(
+                f"{person.label}: trigger: {person.trigger} is the trigger of {other.label} too; choose another"
+            )
+    return lines

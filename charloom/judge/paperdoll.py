@@ -1,0 +1,162 @@
+"""The back end ``paperdoll``: the probe network reads who is drawn, and what.
+
+In the drawn world every attribute has a name and a value, so obedience and bleed are counted, not guessed.
+This module knows the probe and the words of the paper-doll world; it knows nothing of checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from charloom.canonical import file_digest
+from charloom.errors import UserError
+from charloom.judge.backend import Picture, Reading
+from charloom.judge.plain import Plain
+from charloom.paperdoll import attributes, language
+from charloom.paperdoll.probe import SIZE, TABLES, Probe
+
+ACCESSORIES = ("earrings", "necklace", "glasses", "hat")
+TYPICAL_SHARE = 0.1
+"""An accessory worn in at least this share of the references where it could be seen counts as typical of them."""
+
+
+@dataclass(frozen=True)
+class _Wardrobe:
+    """What the references show again and again."""
+
+    outfits: frozenset[tuple[str, str]]
+    backgrounds: frozenset[str]
+    accessories: dict[str, frozenset[str]]
+
+
+class Paperdoll:
+    """Identity, obedience and bleed by the probe; detail and contrast by :class:`Plain`."""
+
+    name = "paperdoll"
+
+    def __init__(self, weights: Path | None, probe: Probe | None = None) -> None:
+        if probe is None:
+            if weights is None or not Path(weights).is_file():
+                raise UserError(f"judge paperdoll: there is no probe at {weights}; restore resources/bases/paperdoll")
+            probe = Probe.load(Path(weights))
+        self.weights = file_digest(weights) if weights else ""
+        self._probe = probe
+        self._plain = Plain()
+        self._mean: np.ndarray | None = None
+        self._levels: dict[str, float] = {}
+        self._wardrobe = _Wardrobe(frozenset(), frozenset(), {})
+
+    def study(self, references: Sequence[Picture]) -> dict[str, float]:
+        """Learn the mean identity and the wardrobe; levels are leave-one-out cosines, over all and by view."""
+        levels = self._plain.study(references)
+        if len(references) < 2:
+            return levels  # no mean without a picture that is judged by it: identity stays not scored
+        read, vectors = self._read(references)
+        named = [language.parse(picture.text) for picture in references]
+        self._mean = _unit(vectors.sum(axis=0))
+        cosines = [float(vector @ _unit(vectors.sum(axis=0) - vector)) for vector in vectors]
+        # A back view shows hair and skin only: it is judged by what the character's own back views reach.
+        backs = [words.get("view") == "back" for words in named]
+        groups = {"identity": cosines, "identity_back": [c for c, back in zip(cosines, backs, strict=True) if back]}
+        self._levels = {key: float(np.mean(values)) for key, values in groups.items() if len(values) >= 2}
+        self._wardrobe = _wardrobe(named, read)
+        return {**levels, **self._levels}
+
+    def measure(self, samples: Sequence[Picture]) -> list[Reading]:
+        """All metrics of each sample; identity only when there were references."""
+        if not samples:
+            return []
+        read, vectors = self._read(samples)
+        readings = []
+        for sample, values, vector, plain in zip(samples, read, vectors, self._plain.measure(samples), strict=True):
+            named = {k: v for k, v in language.parse(sample.text).items() if k in attributes.SCENE_VALUES}
+            seen = attributes.visible(language.scene_from(sample.text))
+            out: dict[str, float] = {}
+            if self._mean is not None:
+                out["identity"] = float(vector @ self._mean)
+                level = self._levels.get("identity_back" if named.get("view") == "back" else "identity")
+                level = level if level is not None else self._levels["identity"]
+                if level > 0:
+                    out["identity_relative"] = out["identity"] / level
+            obeyed = {key: values[key] == value for key, value in named.items() if seen[key]}
+            out |= _share("obedience", obeyed)
+            bled = _bleed(named, seen, values, self._wardrobe) if self._mean is not None else {}
+            out |= _share("bleed", bled)
+            misses = [f"{key}: asked for {named[key]}, got {values[key]}" for key, right in obeyed.items() if not right]
+            misses += [f"{key}: {values[key]} comes from the training pictures" for key in ACCESSORIES if bled.get(key)]
+            readings.append(Reading(out | plain.values, tuple(misses)))
+        return readings
+
+    def _read(self, pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], np.ndarray]:
+        """The likeliest value of every attribute, and identity vectors (B, E)."""
+        from PIL import Image
+
+        pixels = [
+            np.asarray(Image.fromarray(p.pixels).resize((SIZE, SIZE), Image.Resampling.LANCZOS)) for p in pictures
+        ]
+        result = self._probe.read(np.stack(pixels))
+        best = {key: probabilities.argmax(axis=1) for key, probabilities in result["attributes"].items()}
+        read = [{key: TABLES[key][int(index[i])] for key, index in best.items()} for i in range(len(pictures))]
+        return read, result["identity"]
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def _share(metric: str, hits: dict[str, bool]) -> dict[str, float]:
+    """The metric as share of ``hits``, and one value per attribute; nothing when there was no chance at all."""
+    if not hits:
+        return {}
+    return {metric: sum(hits.values()) / len(hits), **{f"{metric}.{key}": float(hit) for key, hit in hits.items()}}
+
+
+def _wardrobe(named: list[dict[str, str]], read: list[dict[str, str]]) -> _Wardrobe:
+    """What the references hold: outfits and backgrounds by their captions (as read, where those are silent).
+
+    Accessories count as read, because the untagged ones are those that bleed.
+    """
+    told = [{**seen, **words} for words, seen in zip(named, read, strict=True)]
+    accessories = {}
+    for key in ACCESSORIES:
+        # Where an accessory is out of sight the probe reads nothing sensible; the caption tells where that is.
+        shown = [seen[key] for words, seen in zip(named, read, strict=True) if _visible(words)[key]]
+        counts = Counter(value for value in shown if value != "none")
+        accessories[key] = frozenset(value for value, count in counts.items() if count >= TYPICAL_SHARE * len(shown))
+    return _Wardrobe(
+        outfits=frozenset((values["outfit"], values["color"]) for values in told),
+        backgrounds=frozenset(values["background"] for values in told),
+        accessories=accessories,
+    )
+
+
+def _visible(words: dict[str, str]) -> dict[str, bool]:
+    return attributes.visible(attributes.Scene(**{k: v for k, v in words.items() if k in attributes.SCENE_VALUES}))
+
+
+def _bleed(named: dict[str, str], seen: dict[str, bool], read: dict[str, str], wardrobe: _Wardrobe) -> dict[str, bool]:
+    """For every chance to copy the training pictures, whether it was taken.
+
+    There is a chance where the prompt asks for an outfit or background that they do not hold, and where it
+    names no accessory of a kind that they hold. What the prompt leaves open entirely (no outfit, no
+    background) is no chance: something has to be drawn there.
+    """
+    chances: dict[str, bool] = {}
+    if "outfit" in named:
+        asked = (named["outfit"], named.get("color", read["color"]))
+        got = (read["outfit"], read["color"])
+        if asked not in wardrobe.outfits:
+            chances["outfit"] = got != asked and got in wardrobe.outfits
+    if "background" in named and named["background"] not in wardrobe.backgrounds:
+        chances["background"] = read["background"] in wardrobe.backgrounds
+    for key in ACCESSORIES:
+        if seen[key] and wardrobe.accessories.get(key):
+            asked_for = named.get(key, "none")
+            if asked_for not in wardrobe.accessories[key]:
+                chances[key] = read[key] in wardrobe.accessories[key]
+    return chances

@@ -1,0 +1,57 @@
+"""The back end ``none``: what can be said of a picture without knowing what it shows.
+
+Usable for any base. It measures sharpness and contrast only, so identity, obedience and bleed stay
+*not scored*. Other back ends take these two metrics from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from charloom.judge.backend import Picture, Reading
+
+EDGE = 256
+"""Pictures are compared at this size, so that sharpness does not depend on how many pixels they have."""
+
+
+def luminance(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) to luminance (256, 256) in 0..1, ITU-R 601 weights."""
+    image = Image.fromarray(pixels).convert("L").resize((EDGE, EDGE), Image.Resampling.LANCZOS)
+    return np.asarray(image, dtype=np.float64) / 255.0
+
+
+def sharpness(grey: np.ndarray) -> float:
+    """Variance of the Laplacian of a luminance picture (H, W); a common measure of focus (Pech-Pacheco 2000)."""
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4.0 * grey[1:-1, 1:-1]
+    return float(laplacian.var())
+
+
+class Plain:
+    """Sharpness relative to the references, and contrast."""
+
+    name = "none"
+
+    def __init__(self, weights: Path | None = None) -> None:
+        self.weights = ""
+        self._sharpness = 0.0
+
+    def study(self, references: Sequence[Picture]) -> dict[str, float]:
+        """The median sharpness of the references; without references nothing is relative to it."""
+        values = [sharpness(luminance(picture.pixels)) for picture in references]
+        self._sharpness = float(np.median(values)) if values else 0.0
+        return {"sharpness": self._sharpness} if values else {}
+
+    def measure(self, samples: Sequence[Picture]) -> list[Reading]:
+        """``detail`` and ``contrast`` of each sample."""
+        readings = []
+        for sample in samples:
+            grey = luminance(sample.pixels)
+            values = {"contrast": float(grey.std())}
+            if self._sharpness > 0:
+                values["detail"] = sharpness(grey) / self._sharpness
+            readings.append(Reading(values))
+        return readings

@@ -1,0 +1,1 @@
+"""Adapters: attaching, merging, exporting and checking them."""

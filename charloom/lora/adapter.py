@@ -1,0 +1,160 @@
+"""Adapters of others on plain weights: merging a training adapter for good, loading a LoRA for sampling.
+
+A merge that changes nothing is an error here, because two trainers have shipped exactly that bug
+without a word. Nothing here trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charloom.canonical import file_digest
+from charloom.errors import UserError
+from charloom.lora.files import AdapterFile, read_adapter
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did: modules changed, Frobenius norm of the whole change, ranks, and the file's SHA-256."""
+
+    modules: int
+    delta_norm: float
+    rank: int | None
+    sha256: str
+    names: tuple[str, ...]
+
+    def record(self) -> dict[str, object]:
+        """Plain values for a JSON record."""
+        return {**asdict(self), "names": list(self.names)}
+
+
+@torch.no_grad()
+def merge(model: nn.Module, path: Path) -> MergeReport:
+    """Add an adapter to the weights of ``model`` in place: ``W + B A alpha / rank`` in fp32, cast back once.
+
+    The weights must still be floating point (merge before quantising).
+
+    Raises:
+        UserError: keys that are not understood, modules that the model lacks, wrong shapes, quantised weights,
+            or a change of norm zero.
+    """
+    adapter = read_adapter(path)
+    linears = _match(model, adapter)
+    squares = 0.0
+    for module, linear in linears.items():
+        before = linear.weight.float()
+        after = adapter.apply(module, linear.weight)
+        squares += float((after - before).double().square().sum())
+        linear.weight.copy_(after.to(linear.weight.dtype))
+    norm = math.sqrt(squares)
+    if not norm > 0 or not math.isfinite(norm):
+        raise UserError(f"{path}: merging it changes the weights by {norm}: the file is empty or broken, get it again")
+    ranks = {adapter.rank(module) for module in linears}
+    return MergeReport(
+        len(linears), norm, ranks.pop() if len(ranks) == 1 else None, file_digest(path), tuple(sorted(linears))
+    )
+
+
+def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
+    """The Linear of each adapter module, shapes checked."""
+    named = dict(model.named_modules())
+    missing = [module for module in adapter.modules if not isinstance(named.get(module), nn.Linear)]
+    if missing:
+        raise UserError(
+            f"{adapter.path}: {len(missing)} of {len(adapter.modules)} modules do not exist in the base, "
+            f"e.g. {missing[0]}: this adapter belongs to another model"
+        )
+    linears = {module: named[module] for module in adapter.modules}
+    for module, linear in linears.items():
+        shape = shape_of(adapter.modules[module])
+        if shape != tuple(linear.weight.shape):
+            raise UserError(
+                f"{adapter.path}: {module} is made for a weight of {shape}, the base has "
+                f"{tuple(linear.weight.shape)}: this adapter belongs to another model"
+            )
+        if not linear.weight.is_floating_point() or linear.weight.element_size() < 2:
+            raise UserError(f"{adapter.path}: {module} of the base is quantised; merge into full-precision weights")
+    return linears
+
+
+def shape_of(parts: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(out, in) of the weight that an adapter module changes, without multiplying it out."""
+    if "lora_A" in parts:
+        return parts["lora_B"].shape[0], parts["lora_A"].shape[1]
+    rows1, columns1 = _factor(parts, "lokr_w1")
+    rows2, columns2 = _factor(parts, "lokr_w2")
+    return rows1 * rows2, columns1 * columns2
+
+
+def _factor(parts: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    if name in parts:
+        return tuple(parts[name].shape)
+    return parts[f"{name}_a"].shape[0], parts[f"{name}_b"].shape[1]
+
+
+class LoadedLora:
+    """A LoRA on a model; :meth:`remove` (or leaving the ``with`` block) restores the very same weights."""
+
+    def __init__(self, originals: dict[nn.Linear, Tensor], hooks: list, modules: int) -> None:
+        self._originals = originals
+        self._hooks = hooks
+        self.modules = modules
+
+    @torch.no_grad()
+    def remove(self) -> None:
+        """Take the LoRA off again; calling it twice is harmless."""
+        for linear, weight in self._originals.items():
+            linear.weight.data = weight
+        for hook in self._hooks:
+            hook.remove()
+        self._originals, self._hooks = {}, []
+
+    def __enter__(self) -> LoadedLora:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+
+@torch.no_grad()
+def load_into(model: nn.Module, path: Path, strength: float = 1.0) -> LoadedLora:
+    """Put a LoRA file on a stock transformer at ``strength`` for sampling.
+
+    fp32 weights are replaced by merged copies, the originals are kept. On weights of lower precision a merge
+    would round the change away, and on big ones the copies would not fit: there a plain LoRA is added to the
+    output of its Linear instead. DoRA and LoKr are always merged. Several files can be loaded on top of each
+    other; remove them in reverse order.
+
+    Raises:
+        UserError: as :func:`merge`, except that a LoRA of norm zero is allowed (it is what step 0 looks like).
+    """
+    adapter = read_adapter(path)
+    originals: dict[nn.Linear, Tensor] = {}
+    hooks = []
+    for module, linear in _match(model, adapter).items():
+        parts = adapter.modules[module]
+        if linear.weight.dtype == torch.float32 or "lora_A" not in parts or "dora_scale" in parts:
+            originals[linear] = linear.weight.data
+            merged = adapter.apply(module, linear.weight, strength)
+            linear.weight.data = merged.to(linear.weight.dtype)
+        else:
+            down = parts["lora_A"].to(linear.weight.device, linear.weight.dtype)
+            up = parts["lora_B"].float() * (adapter.scale(module) * strength)
+            up = up.to(linear.weight.device, linear.weight.dtype)
+            hooks.append(linear.register_forward_hook(_adder(down, up)))
+    return LoadedLora(originals, hooks, len(adapter.modules))
+
+
+def _adder(down: Tensor, up: Tensor):
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + F.linear(F.linear(inputs[0].to(down.dtype), down), up)
+
+    return add

@@ -1,0 +1,152 @@
+"""Putting a trainable adapter on a frozen transformer.
+
+PEFT builds the layers, so LoRA, DoRA and LoKr are its own; the initial weights come from counter-based
+randomness and are always fp32 masters. Plain LoRA layers get a leaner forward than PEFT's. Nothing
+here knows of optimisers, steps or files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import peft
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from charloom.errors import UserError
+from charloom.train import randomness
+from charloom.train.settings import Network
+
+ADAPTER = "default"
+_PRESETS = {
+    "default": r"(^|\.)layers\.",
+    "attention": r"(^|\.)layers\..*\.attention\.",
+    "attention+mlp": r"(^|\.)layers\..*\.(attention|feed_forward)\.",
+}
+
+
+@dataclass
+class Adapter:
+    """A trainable adapter on a model.
+
+    ``parameters`` maps file-like names (``layers.0.attention.to_q.lora_A.weight``) to fp32 parameters, in a
+    fixed order; ``layers`` maps module names to the PEFT layers that replaced them.
+    """
+
+    network: Network
+    parameters: dict[str, nn.Parameter]
+    layers: dict[str, BaseTunerLayer]
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The bare base inside the block. Only a flag is set: PEFT's own switch would also touch requires_grad."""
+        for layer in self.layers.values():
+            layer._disable_adapters = True
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer._disable_adapters = False
+
+
+def target_modules(model: nn.Module, modules: str | tuple[str, ...]) -> list[str]:
+    """Names of the Linears that an adapter goes on: a preset, or every Linear that one of the patterns matches.
+
+    ``default`` is every Linear below ``layers`` (8 per block: 240 on Z-Image-Turbo), ``attention`` its q, k, v
+    and output projections (120), ``attention+mlp`` those and w1, w2, w3 (210).
+
+    Raises:
+        UserError: nothing matches.
+    """
+    patterns = [_PRESETS[modules]] if isinstance(modules, str) else list(modules)
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(re.search(pattern, name) for pattern in patterns)
+    ]
+    if not names:
+        raise UserError(f"recipe key network.modules: no Linear of the base matches {modules!r}, e.g. use 'default'")
+    return names
+
+
+def attach(model: nn.Module, network: Network, seed: int) -> Adapter:
+    """Freeze ``model``, inject the adapter into it, and initialise it from ``seed``.
+
+    A fresh adapter changes nothing: B is zero (LoRA, DoRA) or the second Kronecker factor is (LoKr), the other
+    factors are uniform in ±1/sqrt(fan in), and DoRA's magnitudes are the row norms of the base.
+    """
+    model.requires_grad_(False)
+    names = target_modules(model, network.modules)
+    model = peft.inject_adapter_in_model(_config(network, names), model, ADAPTER)
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    if sorted(layers) != sorted(names):
+        raise RuntimeError(f"PEFT adapted {len(layers)} modules instead of {len(names)}")
+    parameters = {}
+    for name, parameter in sorted(model.named_parameters()):
+        if not parameter.requires_grad:
+            continue
+        key = _file_name(name)
+        # PEFT follows the dtype of the base; masters must be able to hold small updates.
+        parameter.data = parameter.data.float()
+        _initialise(key, parameter, seed)
+        parameters[key] = parameter
+    if not network.dropout and network.type == "lora":
+        for layer in layers.values():
+            if type(layer) is LoraLinear:
+                layer.forward = types.MethodType(_lean_forward, layer)
+    return Adapter(network, parameters, layers)
+
+
+def _config(network: Network, names: list[str]) -> peft.PeftConfig:
+    if network.type == "lokr":
+        return peft.LoKrConfig(
+            r=network.rank,
+            alpha=network.alpha,
+            target_modules=names,
+            module_dropout=network.dropout,
+            decompose_factor=network.lokr_factor,
+            init_weights="lycoris",
+        )
+    return peft.LoraConfig(
+        r=network.rank,
+        lora_alpha=network.alpha,
+        target_modules=names,
+        lora_dropout=network.dropout,
+        use_dora=network.type == "dora",
+    )
+
+
+def _file_name(name: str) -> str:
+    """PEFT's parameter name without its adapter name: ``….lora_A.default.weight`` becomes ``….lora_A.weight``."""
+    return name.replace(f".{ADAPTER}.", ".").removesuffix(f".{ADAPTER}")
+
+
+def _initialise(key: str, parameter: nn.Parameter, seed: int) -> None:
+    role = key.removesuffix(".weight").rsplit(".", 1)[-1]
+    if role == "lora_magnitude_vector":
+        return  # set by PEFT to the row norms of the base
+    if role in ("lora_B", "lokr_w2", "lokr_w2_b"):
+        parameter.data.zero_()
+    else:
+        parameter.data.copy_(randomness.kaiming_uniform(seed, key, tuple(parameter.shape)))
+
+
+def _lean_forward(self: LoraLinear, x: Tensor) -> Tensor:
+    """``W x + b + scale B A x`` with the low-rank part in the base's dtype, accumulated in one product.
+
+    Equal to PEFT's forward, without its intermediate copies of the whole output.
+    """
+    out = self.base_layer(x)
+    if self._disable_adapters:
+        return out
+    inner = F.linear(x, self.lora_A[ADAPTER].weight.to(x.dtype))
+    up = self.lora_B[ADAPTER].weight.to(x.dtype)
+    flat = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), up.t(), alpha=self.scaling[ADAPTER])
+    return flat.view(out.shape)

@@ -1,0 +1,171 @@
+"""Safetensors files: writing the same bytes for the same content, and reading adapters of any common spelling.
+
+``safetensors.save_file`` orders metadata at random, so two equal checkpoints would differ; the format is
+simple enough to write here (eight bytes of header length, JSON header, raw little-endian tensors). This
+module knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from charloom.errors import UserError
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+
+PREFIXES = ("diffusion_model.", "transformer.")
+_SUFFIXES = {
+    "lora_A": (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight"),
+    "lora_B": (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight"),
+    **{name: (f".{name}",) for name in ("alpha", "dora_scale", "lokr_w1", "lokr_w2")},
+    **{name: (f".{name}",) for name in ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")},
+}
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The raw bytes of a tensor in row-major order."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whose bytes depend on the content only; tensors and metadata sorted by name."""
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in sorted(tensors):
+        size = tensors[name].numel() * tensors[name].element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start on an eight-byte boundary
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in sorted(tensors):
+            file.write(tensor_bytes(tensors[name]))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and metadata of a file.
+
+    Raises:
+        UserError: there is no such file, or it isn't a whole safetensors file.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            # Copies: tensors that share a mapped file may be unaligned, and may vanish with it.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); make it again") from None
+
+
+@dataclass
+class AdapterFile:
+    """An adapter read from a file: for each module (diffusers name) its tensors by role."""
+
+    path: Path
+    modules: dict[str, dict[str, Tensor]]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def scale(self, module: str) -> float:
+        """alpha / rank of a module; 1 where the file has no alpha or the factors carry no rank."""
+        parts = self.modules[module]
+        rank = self.rank(module)
+        return float(parts["alpha"]) / rank if "alpha" in parts and rank else 1.0
+
+    def rank(self, module: str) -> int | None:
+        """Inner dimension of a module's factors; None for LoKr with two full factors."""
+        for role in ("lora_A", "lokr_w2_b", "lokr_w1_b"):
+            if role in self.modules[module]:
+                return int(self.modules[module][role].shape[0])
+        return None
+
+    def delta(self, module: str) -> Tensor:
+        """The change of the module's weight (out, in) in fp32, scale included; before any DoRA rescaling."""
+        parts = {role: tensor.float() for role, tensor in self.modules[module].items()}
+        if "lora_A" in parts:
+            return parts["lora_B"] @ parts["lora_A"] * self.scale(module)
+        w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
+        w2 = parts["lokr_w2"] if "lokr_w2" in parts else parts["lokr_w2_a"] @ parts["lokr_w2_b"]
+        return torch.kron(w1, w2) * self.scale(module)
+
+    def apply(self, module: str, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """``weight`` (out, in) with the adapter merged in at ``strength``, fp32, on the weight's device.
+
+        DoRA (Liu et al. 2024, eq. 5): rows of W + delta are rescaled to the stored magnitudes.
+        """
+        weight = weight.float()
+        changed = weight + self.delta(module).to(weight.device) * (
+            1.0 if "dora_scale" in self.modules[module] else strength
+        )
+        if "dora_scale" in self.modules[module]:
+            magnitude = self.modules[module]["dora_scale"].float().to(weight.device).view(-1, 1)
+            changed = changed * (magnitude / changed.norm(dim=1, keepdim=True))
+            changed = weight + strength * (changed - weight)
+        return changed
+
+
+def read_adapter(path: Path) -> AdapterFile:
+    """Read a LoRA, DoRA or LoKr file; every key must be understood.
+
+    Raises:
+        UserError: unreadable file, unknown keys, an incomplete module, or no module at all.
+    """
+    tensors, metadata = read_safetensors(path)
+    modules: dict[str, dict[str, Tensor]] = {}
+    unknown = []
+    for key, tensor in tensors.items():
+        found = split_key(key)
+        if found is None:
+            unknown.append(key)
+        else:
+            modules.setdefault(found[0], {})[found[1]] = tensor
+    if unknown:
+        raise UserError(
+            f"{path}: {len(unknown)} of {len(tensors)} keys are not those of an adapter for Z-Image, "
+            f"e.g. {unknown[0]}: use a file with keys like diffusion_model.layers.0.attention.to_q.lora_A.weight"
+        )
+    if not modules:
+        raise UserError(f"{path}: holds no adapter module at all")
+    for module, parts in modules.items():
+        lokr = ("lokr_w1" in parts or {"lokr_w1_a", "lokr_w1_b"} <= set(parts)) and (
+            "lokr_w2" in parts or {"lokr_w2_a", "lokr_w2_b"} <= set(parts)
+        )
+        if not ({"lora_A", "lora_B"} <= set(parts) or lokr):
+            raise UserError(f"{path}: module {module} is incomplete, it only has {', '.join(sorted(parts))}")
+    return AdapterFile(Path(path), modules, metadata)
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """(module, role) of a key, e.g. ``("layers.0.attention.to_q", "lora_A")``; None if it isn't an adapter key."""
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    for role, suffixes in _SUFFIXES.items():
+        for suffix in suffixes:
+            if key.endswith(suffix):
+                return key.removesuffix(suffix), role
+    return None

@@ -1,0 +1,1 @@
+"""What people look at: grids of samples (``grid``) and the page about a character (``html``)."""

@@ -1,0 +1,192 @@
+"""Reading the results folder of one character into what the report shows.
+
+Everything but the choice is optional: a run without previews, logs or benchmarks still has a report. Light:
+no pandas, no torch, no picture is opened here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from charloom.errors import UserError
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An image of the data set with its caption."""
+
+    name: str
+    tier: str
+    caption: str
+    picture: Path
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A sample prompt."""
+
+    name: str
+    text: str
+    seed: int | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a rule has cost: jobs, seconds and the largest memory in MiB."""
+
+    name: str
+    jobs: int
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the page tells about a character."""
+
+    id: str
+    name: str
+    trigger: str
+    base: str
+    choice: Mapping[str, Any]
+    base_source: str = ""
+    concept: str = ""
+    reference: Path | None = None
+    shots: Sequence[Shot] = ()
+    prompts: Sequence[Prompt] = ()
+    samples: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
+    """Step, then prompt name, to the picture."""
+    scores: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Step to its score document."""
+    loss: Sequence[tuple[int, float]] = ()
+    lint: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    stages: Sequence[Stage] = ()
+    file: Path | None = None
+    """The checkpoint that is shipped."""
+    file_bytes: int = 0
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+def gather(results: Path, settings: Mapping[str, Any]) -> Material:
+    """The material of the character in ``results``.
+
+    Args:
+        results: the folder ``results/<character>``.
+        settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``concept``, ``shots`` (names in order),
+            ``prompts`` (``name``, ``text``, ``seed``, ``scale``), ``steps`` (sampled ones) and ``recipe_settings``.
+
+    Raises:
+        UserError: ``validation.json`` is missing or broken; everything else may be absent.
+    """
+    try:
+        choice = json.loads((results / "validation.json").read_text(encoding="utf-8"))
+        step = int(choice["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{results}/validation.json: cannot be read ({error}); delete it so it is made again") from None
+    file = results / "checkpoints" / f"step-{step:06d}.safetensors"
+    prompts = [Prompt(p["name"], p["text"], p.get("seed"), p.get("scale", 1.0)) for p in settings.get("prompts", ())]
+    reference = results / "reference.png"
+    return Material(
+        id=settings["character"],
+        name=settings.get("name", settings["character"]),
+        trigger=settings.get("trigger", ""),
+        base=settings.get("base", ""),
+        base_source=settings.get("base_source", ""),
+        choice=choice,
+        concept=settings.get("concept", ""),
+        reference=reference if reference.is_file() else None,
+        shots=[_shot(results, shot) for shot in settings.get("shots", ())],
+        prompts=prompts,
+        samples={s: _samples(results, s, prompts) for s in settings.get("steps", ())},
+        scores={s: d for s in settings.get("steps", ()) if (d := _json(results / "scores" / f"step-{s:06d}.json"))},
+        loss=_loss(results),
+        lint=_json(results / "lint.json"),
+        recipe=settings.get("recipe_settings", {}),
+        stages=_stages(results / "benchmarks"),
+        file=file if file.is_file() else None,
+        file_bytes=file.stat().st_size if file.is_file() else 0,
+        header=header(file),
+    )
+
+
+def header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, read without torch; empty when there is none."""
+    try:
+        with open(path, "rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            return dict(json.loads(file.read(min(length, 2**25))).get("__metadata__", {}))
+    except (OSError, ValueError, struct.error, AttributeError):
+        return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shot(results: Path, shot: Any) -> Shot:
+    name = shot if isinstance(shot, str) else shot["name"]
+    path = results / "dataset" / f"{name}.txt"
+    caption = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return Shot(name, tier(name, caption), caption, results / "dataset" / f"{name}.png")
+
+
+def tier(name: str, caption: str) -> str:
+    """close-up, medium or full-body, by the first words of the caption, else by the name."""
+    for text in (caption.lower()[:40], name.lower()):
+        for key, signs in {
+            "close-up": ("close-up", "closeup", "portrait"),
+            "medium": ("medium",),
+            "full-body": ("full body", "full-body", "fullbody"),
+        }.items():
+            if any(sign in text for sign in signs):
+                return key
+    return "other"
+
+
+def _samples(results: Path, step: int, prompts: Sequence[Prompt]) -> dict[str, Path]:
+    folder = results / "samples" / f"step-{step:06d}"
+    return {p.name: path for p in prompts if (path := folder / f"{p.name}.png").is_file()}
+
+
+def _loss(results: Path) -> list[tuple[int, float]]:
+    """(step, loss) of the newest record of the trainer; of a step that was done twice, the later."""
+    records = sorted(results.glob("**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    losses: dict[int, float] = {}
+    if records:
+        for line in records[-1].read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                losses[int(entry["step"])] = float(entry["loss"])
+            except (ValueError, KeyError, TypeError):
+                continue  # held-out losses have lines of their own; a line being written may be cut
+    return sorted(losses.items())
+
+
+def _stages(folder: Path) -> list[Stage]:
+    """Costs by rule from Snakemake's benchmark files, in the order in which the rules first finished."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for path in sorted(folder.glob("**/*.tsv"), key=lambda path: (path.stat().st_mtime, path.name)):
+        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                found.setdefault(rule, []).append((_number(row.get("s")), _number(row.get("max_rss"))))
+    return [Stage(rule, len(v), sum(s for s, _ in v), max(m for _, m in v)) for rule, v in found.items()]
+
+
+def _number(text: str | None) -> float:
+    try:
+        return max(0.0, float(text or 0))
+    except ValueError:
+        return 0.0  # Snakemake writes NA where a job was too short to be measured

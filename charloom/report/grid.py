@@ -1,0 +1,211 @@
+"""Grids of samples as pictures: one checkpoint with all prompts, or all checkpoints side by side.
+
+Knows pictures and labels only. Sizes are in pixels; every length follows from the width of a cell, so that
+a grid of 256-pixel samples and one of 1024-pixel samples look alike.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from charloom.errors import UserError
+
+PAPER, INK, SOFT, LINE, MARK = "#faf7f3", "#2b2230", "#7a6f80", "#e7dfd8", "#c2552d"
+CELL = 384
+"""Samples are shown at most this wide, so that a grid of 1024-pixel samples stays a file to look at."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture with its number and the words it was drawn from."""
+
+    number: str
+    text: str
+    picture: Path | Image.Image
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(max(9, round(size)))
+
+
+def open_rgb(picture: Path | Image.Image) -> Image.Image:
+    """The picture as RGB.
+
+    Raises:
+        UserError: the file is missing or is no picture.
+    """
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        with Image.open(picture) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"{picture}: there is no such picture; make it first") from None
+    except OSError as error:
+        raise UserError(f"{picture}: is no readable picture ({error}); delete it so that it is made again") from None
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """``image`` scaled to lie within a box, never enlarged more than to the box, on the colour of the page."""
+    scale = min(width / image.width, height / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    if size == (width, height):
+        return image
+    page = Image.new("RGB", (width, height), LINE)
+    page.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return page
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    """``text`` in at most ``lines`` lines of ``width`` pixels; what does not fit ends in an ellipsis."""
+    out: list[str] = []
+    words = text.split()
+    while words and len(out) < lines:
+        line = words.pop(0)
+        while words and font.getlength(f"{line} {words[0]}") <= width:
+            line += f" {words.pop(0)}"
+        out.append(line)
+    if words:
+        out[-1] += " …"
+    # A word, or a last line with its ellipsis, may still be too long.
+    return [_cut(line, font, width) for line in out]
+
+
+def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    line = line.removesuffix(" …")
+    while line and font.getlength(line + "…") > width:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+def short(text: str, trigger: str = "") -> str:
+    """A prompt or caption without what all of them share.
+
+    "a full body photo of l3yla, a woman with red hair, dancing" becomes "full body, dancing": article, trigger
+    and the identity line behind it (a phrase with hair or eyes) are left out.
+    """
+    text = " ".join(text.split())
+    if trigger:
+        text = re.sub(
+            rf"( photo)? of {re.escape(trigger)}\b(, an? [^,]*\b(hair|eyes|bob|cut)\b[^,]*)?", "", text, count=1
+        )
+    return text.removeprefix("a ").removeprefix("an ")
+
+
+def _rounded(image: Image.Image, radius: int) -> Image.Image:
+    """A mask with round corners, drawn large and reduced, because Pillow does not smooth edges."""
+    mask = Image.new("L", (image.width * 4, image.height * 4), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, mask.width - 1, mask.height - 1), radius * 4, fill=255)
+    return mask.resize(image.size, Image.Resampling.LANCZOS)
+
+
+def checkpoint_grid(cells: Sequence[Cell], *, title: str, subtitle: str = "", columns: int = 5) -> Image.Image:
+    """The samples of one checkpoint as one labelled picture.
+
+    Args:
+        cells: samples in the order of the prompts.
+        title: heading, for example the character and the step.
+        subtitle: smaller words beside it.
+        columns: pictures a row; fewer when there are fewer pictures.
+    """
+    if not cells:
+        raise UserError("a grid needs at least one sample")
+    pictures = [open_rgb(cell.picture) for cell in cells]
+    columns = max(1, min(columns, len(cells)))
+    width = min(CELL, max(image.width for image in pictures))
+    height = round(width * max(image.height / image.width for image in pictures))
+    gap, margin = round(width * 0.07), round(width * 0.12)
+    label, number, heading = _font(width * 0.048), _font(width * 0.062), _font(width * 0.125)
+    line = round(width * 0.062)
+    head = round(width * 0.24)
+    words = 3 * line + round(width * 0.05)
+    rows = -(-len(cells) // columns)
+    page = Image.new(
+        "RGB",
+        (2 * margin + columns * (width + gap) - gap, margin + head + rows * (height + words + gap) - gap + margin // 2),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(page)
+    draw.text((margin, margin), title, INK, font=heading, anchor="lt")
+    if subtitle:
+        draw.text((page.width - margin, margin + width * 0.1), subtitle, SOFT, font=number, anchor="rs")
+    for index, (cell, image) in enumerate(zip(cells, pictures, strict=True)):
+        x = margin + index % columns * (width + gap)
+        y = margin + head + index // columns * (height + words + gap)
+        image = fit(image, width, height)
+        page.paste(image, (x, y), _rounded(image, max(3, width // 40)))
+        top = y + height + round(width * 0.035)
+        indent = round(width * 0.115)
+        draw.text((x, top + 0.75 * line), cell.number, MARK, font=number, anchor="ls")
+        for i, words_ in enumerate(wrap(cell.text, label, width - indent, 3)):
+            draw.text((x + indent, top + (i + 0.75) * line), words_, INK if i == 0 else SOFT, font=label, anchor="ls")
+    return page
+
+
+def comparison_grid(
+    rows: Sequence[tuple[str, str]],
+    columns: Sequence[tuple[str, Sequence[Path | Image.Image | None]]],
+    *,
+    chosen: int | None = None,
+    title: str = "",
+    cell: int = 256,
+) -> Image.Image:
+    """Rows of prompts, columns of checkpoints, the chosen column highlighted.
+
+    Args:
+        rows: (number, words) of each prompt.
+        columns: (label, pictures in the order of ``rows``) of each checkpoint; ``None`` leaves a gap.
+        chosen: index of the column to ship.
+        title: heading.
+        cell: width of a picture.
+    """
+    if not rows or not columns:
+        raise UserError("a comparison needs at least one prompt and one checkpoint")
+    gap, margin, side = max(4, cell // 24), cell // 6, round(cell * 0.92)
+    pictures = [[None if p is None else open_rgb(p) for p in column] for _, column in columns]
+    shapes = [image.height / image.width for column in pictures for image in column if image]
+    height = round(cell * max(shapes, default=1.0))
+    label, number, heading = _font(cell * 0.062), _font(cell * 0.085), _font(cell * 0.15)
+    top = margin + (round(cell * 0.3) if title else 0) + round(cell * 0.2)
+    page = Image.new(
+        "RGB",
+        (2 * margin + side + len(columns) * (cell + gap), top + len(rows) * (height + gap) + margin - gap),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(page)
+    if title:
+        draw.text((margin, margin), title, INK, font=heading, anchor="lt")
+    for c, (name, _) in enumerate(columns):
+        x = margin + side + gap + c * (cell + gap)
+        if c == chosen:
+            box = (x - gap, top - cell * 0.2, x + cell + gap - 1, page.height - margin + gap)
+            draw.rounded_rectangle(box, gap * 2, fill=MARK)
+        draw.text((x + cell / 2, top - cell * 0.09), name, "white" if c == chosen else INK, font=number, anchor="mm")
+    for r, (prompt, words) in enumerate(rows):
+        y = top + r * (height + gap)
+        draw.text((margin, y), prompt, MARK, font=number, anchor="lt")
+        for i, line in enumerate(wrap(words, label, side - gap, 7)):
+            draw.text((margin, y + cell * (0.18 + 0.085 * i)), line, SOFT, font=label, anchor="ls")
+        for c, column in enumerate(pictures):
+            image = column[r]
+            if image is not None:
+                page.paste(fit(image, cell, height), (margin + side + gap + c * (cell + gap), y))
+    return page
+
+
+def save_picture(image: Image.Image, output: Path) -> None:
+    """Write a PNG whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    image.save(temporary, format="PNG")
+    os.replace(temporary, output)

@@ -1,0 +1,245 @@
+"""The slice of the settings that each rule depends on, and nothing more.
+
+A rule carries its slice as one canonical JSON string; what is not in it cannot make the rule run again.
+Recipe numbers stand in for the code (see :mod:`charloom.recipes`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from charloom import captions, sources
+from charloom.canonical import canonical_json
+from charloom.character import Character
+from charloom.config import Base
+from charloom.recipes import RECIPES
+from charloom.train.settings import DATASET_STAGE_KEYS, RECIPE
+
+
+def prompt_sheet(character: Character) -> str:
+    """For the prompt sheet: everything that a generator is told."""
+    return canonical_json(
+        {
+            "name": character.name,
+            "concept": character.concept,
+            "appearance": character.appearance,
+            "shots": [shot.phrases() for shot in character.shots],
+            "recipe": RECIPES["prompts"],
+        }
+    )
+
+
+def source_image(character: Character, shot_name: str | None) -> str:
+    """For one image of the source; None is the neutral reference."""
+    shot = character.shot(shot_name) if shot_name else None
+    return canonical_json({"source": character.source, **sources.get(character.source).settings(character, shot)})
+
+
+def crop(character: Character) -> str:
+    """For the crop of the watermark."""
+    return canonical_json({**character.crop, "recipe": RECIPES["crop"]})
+
+
+def caption(character: Character, shot_name: str) -> str:
+    """For one caption: the finished text, so that a changed word elsewhere in the shot does not count."""
+    return canonical_json({"caption": captions.caption(character, character.shot(shot_name))})
+
+
+def lint(character: Character) -> str:
+    """For the check of the data set."""
+    shots = character.shots
+    return canonical_json(
+        {
+            "character": character.id,
+            "trigger": character.trigger,
+            "shots": [{key: shot.phrases()[key] for key in ("name", "tier", "view", "expression")} for shot in shots],
+            "count": character.count,
+            "minimum": character.crop["minimum"],
+            "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
+            "recipe": RECIPES["lint"],
+        }
+    )
+
+
+def latents(character: Character) -> str:
+    """For the latents of an image."""
+    data = character.recipe["data"]
+    return canonical_json(
+        {
+            "resolutions": sorted(data["resolutions"]),
+            "flips": [axis for axis in ("x", "y") if data[f"flip_{axis}"]],
+            "recipe": RECIPES["latents"],
+        }
+    )
+
+
+def text_encoder(character: Character) -> str:
+    """For the embedding of any text."""
+    precision = character.recipe["quantization"]["text_encoder"]
+    return canonical_json({"quantization": precision, "recipe": RECIPES["embeddings"]})
+
+
+def texts(character: Character) -> dict[str, str]:
+    """Texts to be encoded besides the captions, by the name of their file (without its ending)."""
+    found = {"_empty": "", "_trigger": character.trigger}
+    differential = character.recipe["train"]["preservation"]["differential"]
+    if differential["enabled"]:
+        found["_class"] = differential["class"]
+    return found | {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+
+
+def text(character: Character, name: str) -> str:
+    """For the embedding of one of :func:`texts`; JSON, because an empty word would be lost on a command line."""
+    return canonical_json(texts(character)[name])
+
+
+def variants(character: Character) -> list[str]:
+    """Names in :func:`texts` that training itself reads."""
+    return [name for name in texts(character) if not name.startswith("_prompt-")]
+
+
+def base_lock(base: Base) -> str:
+    """For the lock file of a base: where its files are."""
+    return canonical_json({"name": base.name, **base.source(), "adapters": base.adapters})
+
+
+def prepared_base(adapter: str, quantization: str) -> str:
+    """For the prepared transformer."""
+    return canonical_json({"adapter": adapter, "quantization": quantization, "recipe": RECIPES["base"]})
+
+
+def prepared_name(character: Character) -> str:
+    """Stem of the prepared transformer that the character trains on."""
+    return f"{character.base}-{character.recipe['training_adapter']}-{character.recipe['quantization']['transformer']}"
+
+
+def manifest(character: Character) -> str:
+    """For the manifest of the data set."""
+    data = character.recipe["data"]
+    return canonical_json(
+        {
+            "items": character.shot_names,
+            "variants": variants(character),
+            "repeats": data["repeats"],
+            "weight": data["weight"],
+        }
+    )
+
+
+def train(character: Character) -> str:
+    """For training: what the bytes of a checkpoint depend on besides data and base.
+
+    How often it saves and what it keeps is left out, and the number of steps too unless the learning rate
+    follows it: raising it must extend a run, not start another.
+    """
+    recipe = character.recipe
+    knobs = dict(recipe["train"])
+    if knobs["lr_scheduler"] == "constant":
+        del knobs["steps"]
+    return canonical_json(
+        {
+            "recipe": {
+                "network": recipe["network"],
+                "train": knobs,
+                "save": {"dtype": recipe["save"]["dtype"]},
+                "data": {key: value for key, value in recipe["data"].items() if key not in DATASET_STAGE_KEYS},
+            },
+            "header": {"title": character.id, "trigger": character.trigger},
+            "number": RECIPE,
+        }
+    )
+
+
+def sample(character: Character, prompt_name: str) -> str:
+    """For one preview of a checkpoint."""
+    prompt, knobs = character.prompt(prompt_name), character.recipe["sample"]
+    return canonical_json(
+        {
+            "width": prompt.width,
+            "height": prompt.height,
+            "seed": prompt.seed,
+            "scale": prompt.scale,
+            "steps": knobs["steps"],
+            "guidance": knobs["guidance"],
+            "recipe": RECIPES["sample"],
+        }
+    )
+
+
+def samples(character: Character) -> dict[str, Any]:
+    """Settings of every preview by the name of its prompt: what one process does in one go."""
+    return {name: sample(character, name) for name in character.prompt_names}
+
+
+def grid(character: Character) -> str:
+    """For the grid of a checkpoint's previews."""
+    words = {"prompts": prompts(character), "name": character.name, "trigger": character.trigger}
+    return canonical_json({**words, "recipe": RECIPES["grid"]})
+
+
+def prompts(character: Character) -> list[dict[str, Any]]:
+    """Name, text, seed and strength of every sample prompt."""
+    return [
+        {"name": p.name, "text": p.text, "seed": p.seed, "scale": p.scale, "width": p.width, "height": p.height}
+        for p in character.sample_prompts
+    ]
+
+
+def score(character: Character, base: Base) -> str:
+    """For the scores of a checkpoint."""
+    return canonical_json(
+        {
+            "character": character.id,
+            "trigger": character.trigger,
+            "judge": base.judge,
+            "prompts": prompts(character),
+            "recipe": RECIPES["score"],
+        }
+    )
+
+
+def choice(character: Character) -> str:
+    """For the choice of the checkpoint by validation."""
+    return canonical_json(
+        {
+            "character": character.id,
+            "candidates": character.candidates,
+            "last": character.saved_steps[-1],
+            "keep": str(character.recipe["save"]["keep"]),
+            "recipe": RECIPES["choice"],
+        }
+    )
+
+
+def report(character: Character, base: Base) -> str:
+    """For the report."""
+    return canonical_json(
+        {
+            "character": character.id,
+            "name": character.name,
+            "trigger": character.trigger,
+            "base": character.base,
+            "base_source": base.path or base.repo,
+            "concept": character.concept,
+            "shots": character.shot_names,
+            "prompts": prompts(character),
+            "steps": character.sampled_steps,
+            "recipe_settings": character.recipe,
+            "recipe": RECIPES["report"],
+        }
+    )
+
+
+def final(character: Character) -> str:
+    """For the file to ship."""
+    return canonical_json({"checkpoint": character.checkpoint, "name": character.name, "recipe": RECIPES["final"]})
+
+
+def other_texts(character: Character) -> str:
+    """Everything but the captions that one start of the text encoder should do (see ``untracked`` in common.smk)."""
+    return canonical_json(list(texts(character).values()))
+
+
+def other_samples(character: Character) -> str:
+    """Steps and prompts that one start of the sampler should do."""
+    return canonical_json({"steps": character.sampled_steps, "prompts": samples(character)})

@@ -1,0 +1,113 @@
+"""Previews: what a checkpoint draws for the sample prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charloom.canonical import digest, file_digest
+from charloom.store import Store
+
+KIND = "sample"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One preview: checkpoint (None is the base alone), embedding of the prompt, settings, and its store key."""
+
+    step: int
+    prompt: str
+    checkpoint: Path | None
+    embedding: Path
+    settings: dict[str, Any]
+    key: str
+
+
+class Previews:
+    """The previews of one character, whose results are in ``results``; files are hashed once."""
+
+    def __init__(self, results: Path, lock: dict[str, Any]) -> None:
+        self.results = results
+        self.lock = lock
+        self._digests: dict[Path, str] = {}
+
+    def wanted(self, step: int, prompt: str, settings: dict[str, Any]) -> Wanted | None:
+        """One preview, or None while its checkpoint or its embedding is not there."""
+        checkpoint = self.results / "checkpoints" / f"step-{step:06d}.safetensors" if step else None
+        embedding = self.results / "embeddings" / f"_prompt-{prompt}.safetensors"
+        if not embedding.is_file() or (checkpoint and not checkpoint.is_file()):
+            return None
+        empty = self.results / "embeddings" / "_empty.safetensors"
+        key = digest(
+            {
+                "checkpoint": self._digest(checkpoint) if checkpoint else None,
+                "embedding": self._digest(embedding),
+                "negative": self._digest(empty) if settings["guidance"] > 1 else None,
+                "transformer": self.lock["components"]["transformer"],
+                "vae": self.lock["components"]["vae"],
+                **settings,
+            }
+        )
+        return Wanted(step, prompt, checkpoint, embedding, settings, key)
+
+    def all(self, sisters: dict[str, Any]) -> list[Wanted]:
+        """Every preview of ``sisters`` (``steps``; ``prompts``: name to settings, JSON) that could be made now."""
+        found = [
+            self.wanted(step, name, json.loads(settings))
+            for step in sisters["steps"]
+            for name, settings in sisters["prompts"].items()
+        ]
+        return [one for one in found if one]
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = file_digest(path)
+        return self._digests[path]
+
+
+def make(previews: Previews, wanted: list[Wanted], store: Store, device: Any, tell: Callable[[str], None]) -> None:
+    """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint, with the model loaded once."""
+    import contextlib
+    import time
+
+    import torch
+    from PIL import Image
+
+    from charloom.lora.adapter import load_into
+    from charloom.lora.files import read_safetensors
+    from charloom.zimage import base, sampling
+
+    missing = [one for one in wanted if not store.has(KIND, one.key, ".png")]
+    if not missing:
+        return
+    root = Path(previews.lock["root"])
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = base.load_transformer(root, dtype=dtype, device=device)
+    vae = base.load_vae(root, device=device)
+    empty = read_safetensors(previews.results / "embeddings" / "_empty.safetensors")[0]["embeds"]
+    groups: dict[tuple[Any, ...], list[Wanted]] = {}
+    for one in missing:
+        s = one.settings
+        groups.setdefault((one.step, s["scale"], s["width"], s["height"], s["steps"], s["guidance"]), []).append(one)
+    for (step, scale, width, height, steps, guidance), members in groups.items():
+        started = time.monotonic()
+        checkpoint = members[0].checkpoint
+        with load_into(model, checkpoint, scale) if checkpoint else contextlib.nullcontext():
+            pixels = sampling.sample(
+                model,
+                vae,
+                [read_safetensors(one.embedding)[0]["embeds"] for one in members],
+                width=width,
+                height=height,
+                seeds=[one.settings["seed"] for one in members],
+                steps=steps,
+                guidance=guidance,
+                negative=empty if guidance > 1 else None,
+            )
+        for one, picture in zip(members, pixels, strict=True):
+            with store.put(KIND, one.key, ".png") as path:
+                Image.fromarray(picture).save(path, format="PNG", compress_level=6)
+        tell(f"step {step}: {len(members)} pictures of {width}x{height} in {time.monotonic() - started:.1f} s")

@@ -1,0 +1,1 @@
+"""Training of a LoRA on a frozen Z-Image transformer."""

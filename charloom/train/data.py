@@ -1,0 +1,279 @@
+"""Training samples: which image, size, caption and noise each step sees.
+
+The plan of a step is a pure function of the settings, the manifest and the step number; only then are
+latents and embeddings looked up (read once, kept in RAM, checked against the hashes of the manifest). It
+knows nothing of the model beyond the rule that captions of one forward share a padded length.
+
+A manifest (``dataset.json``) is a list of items, or ``{"items": [...], "variants": {...}}``:
+
+    item      name, latents, latents_sha256, embeddings, embeddings_sha256; weight, repeats, is_reg optional
+    variants  empty, trigger, class: each with embeddings and embeddings_sha256
+
+Paths are relative to the manifest, or else to the working directory. A latent file holds one tensor
+"<W>x<H>" (in pixels) per bucket, and beside it "<W>x<H>.flip_x" and so on where flips are trained. An
+embedding file holds "embeds" (L, D), and "class" where the caption's own class variant was encoded.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from charloom.canonical import file_digest
+from charloom.errors import UserError
+from charloom.lora.files import read_safetensors
+from charloom.train import randomness, timesteps
+from charloom.train.settings import TrainSettings, manifest_parts
+from charloom.zimage.forward import padded_length
+
+
+class CorruptFile(UserError):
+    """A latent or embedding file that isn't what the manifest says; ``path`` names it, so that it can be remade."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path}: {what}: delete it and run again, it will be made anew")
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training sample of the plan: item ``name`` at noise level ``sigma``, with its noise and loss weight."""
+
+    index: int
+    item: int
+    name: str
+    sigma: float
+    weight: float
+    latents: Tensor
+    caption: Tensor
+    is_reg: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one shape: latents and noise (B, C, h, w) fp32, sigma and weight (B,) fp32, captions [(L_i, D)]."""
+
+    latents: Tensor
+    noise: Tensor
+    sigma: Tensor
+    weight: Tensor
+    captions: list[Tensor]
+    draws: list[Draw] = field(repr=False)
+
+
+class TrainingData:
+    """The samples of a run, by step."""
+
+    def __init__(self, manifest: Path, settings: TrainSettings) -> None:
+        self.root = Path(manifest).parent
+        self.settings = settings
+        items, self.variants = read_manifest(manifest)
+        self.items = items
+        # One position per appearance in an epoch; regularisation items have an epoch of their own.
+        self.order = [i for i, e in enumerate(items) if not e.get("is_reg") for _ in range(int(e.get("repeats", 1)))]
+        self.reg_order = [i for i, e in enumerate(items) if e.get("is_reg") for _ in range(int(e.get("repeats", 1)))]
+        if not self.order:
+            raise UserError(f"{manifest}: no image to train on: every item is for regularisation or has repeats 0")
+        self._files: dict[str, dict[str, Tensor]] = {}
+        if settings.data.flip_x or settings.data.flip_y:
+            warnings.warn("flips teach a character that left and right are the same: meant for textures", stacklevel=2)
+
+    def item_of(self, draw: int) -> int:
+        """Index of the item that training sample ``draw`` shows. With regularisation items, every second one is one."""
+        order, purpose = self.order, "order"
+        if self.reg_order:
+            draw, rest = divmod(draw, 2)
+            if rest:
+                order, purpose = self.reg_order, "order-reg"
+        epoch, place = divmod(draw, len(order))
+        return order[int(randomness.permutation(self.settings.train.seed, purpose, len(order), epoch)[place])]
+
+    def resolution_of(self, step: int) -> int:
+        """Training resolution of a step, one for all its samples; every round of steps has each resolution once."""
+        resolutions = self.settings.data.resolutions
+        turn, place = divmod(step - 1, len(resolutions))
+        order = randomness.permutation(self.settings.train.seed, "resolution", len(resolutions), turn)
+        return resolutions[int(order[place])]
+
+    def sigma_of(self, draw: int) -> float:
+        """Noise level of a training sample."""
+        train = self.settings.train
+        return timesteps.sigma(train.seed, draw, train.timestep_type, train.timestep_bias)
+
+    def sigma_histogram(self, step: int) -> list[int]:
+        """Histogram (20 bins over [0, 1]) of all noise levels that the updates 1…step have seen."""
+        return timesteps.histogram([self.sigma_of(i) for i in range(step * self.settings.train.draws_per_step)])
+
+    def draws(self, step: int) -> list[Draw]:
+        """The samples of update ``step`` (from 1)."""
+        count = self.settings.train.draws_per_step
+        resolution = self.resolution_of(step)
+        return [self._draw(index, resolution) for index in range((step - 1) * count, step * count)]
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The samples of update ``step`` in batches of at most ``batch_size``, each of one shape.
+
+        Samples are grouped by bucket and padded caption length, in order of appearance. How they are grouped
+        changes nothing but rounding, because every sample brings its own noise and weight.
+        """
+        groups: dict[tuple, list[Draw]] = {}
+        for draw in self.draws(step):
+            groups.setdefault((tuple(draw.latents.shape), padded_length(len(draw.caption))), []).append(draw)
+        size = self.settings.train.batch_size
+        for members in groups.values():
+            for start in range(0, len(members), size):
+                yield self._batch(members[start : start + size])
+
+    def stream(self, steps: range, ahead: bool) -> Iterator[tuple[int, list[Batch]]]:
+        """(step, its batches) one after the other; ``ahead`` prepares the next step in a thread, for a busy GPU.
+
+        What is prepared when changes nothing, because every step is a function of its number.
+        """
+        if not ahead:
+            yield from ((step, list(self.batches(step))) for step in steps)
+            return
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            coming = None
+            for step in steps:
+                now = coming or pool.submit(lambda step=step: list(self.batches(step)))
+                following = step + steps.step
+                coming = pool.submit(lambda step=following: list(self.batches(step))) if following in steps else None
+                yield step, now.result()
+
+    def variant(self, kind: str) -> Tensor:
+        """Embedding (L, D) of a caption variant: ``empty``, ``trigger`` or ``class``."""
+        entry = self.variants.get(kind)
+        if entry is None:
+            guess = self.root / "embeddings" / f"_{kind}.safetensors"
+            if not guess.is_file():
+                raise UserError(f"{guess}: the embedding of the caption variant '{kind}' is missing from the data set")
+            entry = {"embeddings": f"embeddings/_{kind}.safetensors"}
+        return self._tensors(entry, "embeddings")["embeds"]
+
+    def class_caption(self, item: int) -> Tensor:
+        """The item's caption with the class word instead of the trigger, or the class alone where that's missing."""
+        own = self._tensors(self.items[item], "embeddings").get("class")
+        return self.variant("class") if own is None else own
+
+    def _draw(self, index: int, resolution: int) -> Draw:
+        item = self.item_of(index)
+        entry = self.items[item]
+        sigma = self.sigma_of(index)
+        return Draw(
+            index=index,
+            item=item,
+            name=str(entry["name"]),
+            sigma=sigma,
+            weight=float(entry.get("weight", 1)) * timesteps.loss_weight(sigma, self.settings.train.timestep_type),
+            latents=self._latents(index, entry, resolution),
+            caption=self._caption(index, entry),
+            is_reg=bool(entry.get("is_reg", False)),
+        )
+
+    def _latents(self, index: int, entry: Mapping[str, Any], resolution: int) -> Tensor:
+        tensors = self._tensors(entry, "latents")
+        bucket = bucket_of(tensors, resolution)
+        if bucket is None:
+            raise UserError(f"{entry['latents']}: no latents of at most {resolution}² pixels: see data.resolutions")
+        data, seed = self.settings.data, self.settings.train.seed
+        flips = "".join(
+            axis
+            for axis, wanted in (("x", data.flip_x), ("y", data.flip_y))
+            if wanted and randomness.uniform(seed, f"flip_{axis}", index) < 0.5
+        )
+        key = f"{bucket}.flip_{flips}" if flips else bucket
+        if key not in tensors:
+            raise UserError(f"{entry['latents']}: has no latents '{key}', which data.flip_{flips[0]} needs")
+        return tensors[key]
+
+    def _caption(self, index: int, entry: Mapping[str, Any]) -> Tensor:
+        data, seed = self.settings.data, self.settings.train.seed
+        if data.caption_dropout and randomness.uniform(seed, "caption-dropout", index) < data.caption_dropout:
+            # A regularisation image shows somebody else: the trigger must not name it.
+            return self.variant("empty" if entry.get("is_reg") else data.dropout_caption)
+        return self._tensors(entry, "embeddings")["embeds"]
+
+    def _batch(self, draws: list[Draw]) -> Batch:
+        seed = self.settings.train.seed
+        return Batch(
+            latents=torch.stack([draw.latents for draw in draws]),
+            noise=torch.stack([randomness.noise(seed, draw.index, tuple(draw.latents.shape)) for draw in draws]),
+            sigma=torch.tensor([draw.sigma for draw in draws], dtype=torch.float32),
+            weight=torch.tensor([draw.weight for draw in draws], dtype=torch.float32),
+            captions=[draw.caption for draw in draws],
+            draws=draws,
+        )
+
+    def _tensors(self, entry: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
+        """The checked tensors (fp32) of a latent or embedding file, read once."""
+        name = str(entry[kind])
+        if name not in self._files:
+            self._files[name] = read_checked(located(self.root, name), entry.get(f"{kind}_sha256"))
+        return self._files[name]
+
+
+def read_manifest(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
+    """Items and variants of a manifest file; every item must have its files and hashes.
+
+    Raises:
+        UserError: no such file, not JSON, or an item without one of its keys.
+    """
+    try:
+        items, variants = manifest_parts(json.loads(Path(path).read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such manifest") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a data set manifest ({error})") from None
+    for item in items:
+        for key in ("name", "latents", "latents_sha256", "embeddings", "embeddings_sha256"):
+            if key not in item:
+                raise UserError(f"{path}: item {item.get('name', '?')} has no {key}: make the manifest again")
+    return items, variants
+
+
+def located(root: Path, name: str) -> Path:
+    """A file named in a manifest: relative to the manifest's folder, or else to the working directory."""
+    beside = root / name
+    return beside if beside.is_file() or beside.parent.is_dir() else Path(name)
+
+
+def read_checked(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Tensors of a file in fp32, compared with its hash and searched for NaN and infinity.
+
+    Raises:
+        CorruptFile: missing, altered, unreadable, or with values that are not finite.
+    """
+    if not path.is_file():
+        raise CorruptFile(path, "the file is missing")
+    if sha256 is not None and file_digest(path) != sha256:
+        raise CorruptFile(path, "its SHA-256 differs from the manifest's")
+    try:
+        tensors, _ = read_safetensors(path)
+    except UserError:
+        raise CorruptFile(path, "it cannot be read") from None
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CorruptFile(path, f"tensor {name} holds NaN or infinity")
+    return tensors
+
+
+def bucket_of(names: Mapping[str, Any], resolution: int) -> str | None:
+    """The largest bucket "<W>x<H>" among ``names`` with at most ``resolution``² pixels.
+
+    An image smaller than the resolution has smaller buckets only: nothing is ever scaled up.
+    """
+    best: tuple[int, str] | None = None
+    for name in names:
+        width, _, height = name.partition("x")
+        if width.isdigit() and height.isdigit() and int(width) * int(height) <= resolution**2:
+            best = max(best or (0, ""), (int(width) * int(height), name))
+    return best[1] if best else None

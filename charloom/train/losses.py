@@ -1,0 +1,35 @@
+"""Losses between predicted and true velocity, one value per sample, always in fp32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+HUBER_C = 0.01
+"""Width of the quadratic part of the pseudo-Huber loss; ai-toolkit's value."""
+
+
+def per_item(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Mean loss of each sample: (B, …) and (B, …) give (B,) fp32.
+
+    ``mse`` (p - t)^2; ``mae`` |p - t|; ``huber`` sqrt((p - t)^2 + c^2) - c with c = 0.01 (pseudo-Huber).
+    """
+    difference = prediction.float() - target.float()
+    if kind == "mse":
+        values = difference.square()
+    elif kind == "mae":
+        values = difference.abs()
+    elif kind == "huber":
+        values = torch.sqrt(difference.square() + HUBER_C**2) - HUBER_C
+    else:
+        raise ValueError(f"unknown loss {kind!r}")
+    return values.flatten(1).mean(dim=1)
+
+
+def preservation(adapted: Tensor, bare: Tensor) -> Tensor:
+    """Per-sample squared distance (B,) between the adapted model's prediction and the bare base's.
+
+    Used on other prompts than the caption: the class instead of the trigger (differential output
+    preservation) or nothing at all (blank prompt preservation). No gradient reaches ``bare``.
+    """
+    return per_item(adapted, bare.detach(), "mse")

@@ -1,0 +1,172 @@
+"""What can be read of a run while it runs: progress lines, metrics.jsonl, TensorBoard scalars.
+
+Smoothed values are part of the training state, so a resumed run continues the same curves. Nothing here
+influences the training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from charloom.train import timesteps
+
+SMOOTHING = 0.98
+"""Weight of the past in the smoothed losses, about the last 50 samples."""
+
+EVERY_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of progress. ``eta`` in seconds to the end of this call, ``memory`` (peak) in bytes."""
+
+    step: int
+    until: int
+    loss: float
+    smoothed: float
+    rate: float
+    eta: float
+    memory: int
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.eta), 60)
+        speed = f"{self.rate:.2f} it/s" if self.rate >= 1 else f"{1 / max(self.rate, 1e-9):.2f} s/it"
+        return (
+            f"step {self.step}/{self.until}  loss {self.loss:.4f} (smoothed {self.smoothed:.4f})  {speed}  "
+            f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}  peak memory {self.memory / 2**30:.2f} GiB"
+        )
+
+
+@dataclass
+class Smoothed:
+    """Exponential means of the loss, overall and per band of sigma, corrected for their short start."""
+
+    sums: list[float] = field(default_factory=lambda: [0.0] * (timesteps.BANDS + 1))
+    weights: list[float] = field(default_factory=lambda: [0.0] * (timesteps.BANDS + 1))
+
+    def add(self, loss: float, sigma: float) -> None:
+        """Take in the loss of one sample."""
+        for index in (timesteps.band(sigma), timesteps.BANDS):
+            self.sums[index] = SMOOTHING * self.sums[index] + (1 - SMOOTHING) * loss
+            self.weights[index] = SMOOTHING * self.weights[index] + (1 - SMOOTHING)
+
+    def value(self, index: int = timesteps.BANDS) -> float:
+        """Smoothed loss of a band, of everything by default; NaN before the first sample."""
+        return self.sums[index] / self.weights[index] if self.weights[index] else math.nan
+
+    def bands(self) -> dict[str, float]:
+        """Smoothed loss by band, e.g. ``{"0.00-0.25": 0.31}``; bands without samples are left out."""
+        n = timesteps.BANDS
+        return {f"{i / n:.2f}-{(i + 1) / n:.2f}": self.value(i) for i in range(n) if self.weights[i]}
+
+
+def print_progress(progress: Progress) -> None:
+    """The default receiver of progress: a line on standard error."""
+    print(progress, file=sys.stderr, flush=True)
+
+
+class Metrics:
+    """Writes the records of a run below ``folder``: ``metrics.jsonl`` and ``tensorboard/<run>/``."""
+
+    def __init__(self, folder: Path, run: str, start: int, until: int, on_progress: Callable[[Progress], None]) -> None:
+        self.path = Path(folder) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.smoothed = Smoothed()
+        self._start, self._until, self._on_progress = start, until, on_progress
+        self._began = self._told = time.monotonic()
+        self._file = None
+        self._board = _board(Path(folder) / "tensorboard" / run[:12], start)
+
+    def begin(self, earlier: Path | None, values: dict[str, Any] | None) -> None:
+        """Start the record, or go on from that of the state the run resumes from (later lines are forgotten)."""
+        if earlier is not None and earlier.is_file():
+            shutil.copyfile(earlier, self.path)
+            self.path.chmod(0o644)
+        elif self.path.exists():
+            self.path.unlink()
+        if values is not None:
+            self.smoothed = Smoothed(list(values["sums"]), list(values["weights"]))
+        self._file = open(self.path, "a")
+        self._began = self._told = time.monotonic()
+
+    def step(
+        self, step: int, losses: Sequence[float], sigmas: Sequence[float], names: Sequence[str], lr: float, norm: float
+    ) -> None:
+        """Record one update: the unweighted loss of every sample, the learning rate and the gradient norm."""
+        for loss, sigma in zip(losses, sigmas, strict=True):
+            self.smoothed.add(loss, sigma)
+        loss = sum(losses) / len(losses)
+        now = time.monotonic()
+        rate = (step - self._start) / max(now - self._began, 1e-9)
+        memory = peak_memory()
+        self.write(
+            step,
+            {
+                "loss": loss,
+                "smoothed": self.smoothed.value(),
+                "bands": self.smoothed.bands(),
+                "lr": lr,
+                "grad_norm": norm,
+            }
+            | {"rate": rate, "memory": memory, "sigma": list(sigmas), "items": list(names)},
+        )
+        if now - self._told >= EVERY_SECONDS or step == self._until:
+            self._told = now
+            self._file.flush()
+            eta = (self._until - step) / rate
+            self._on_progress(Progress(step, self._until, loss, self.smoothed.value(), rate, eta, memory))
+
+    def write(self, step: int, record: dict[str, Any]) -> None:
+        """Append a record; its numbers, also one level down, become TensorBoard scalars."""
+        self._file.write(json.dumps({"step": step, **record}) + "\n")
+        if self._board is not None:
+            for name, value in record.items():
+                for part, number in value.items() if isinstance(value, dict) else [("", value)]:
+                    if isinstance(number, int | float):
+                        self._board.add_scalar(f"{name}/{part}" if part else name, number, step)
+
+    def values(self) -> dict[str, Any]:
+        """The part that belongs into the training state."""
+        return {"sums": list(self.smoothed.sums), "weights": list(self.smoothed.weights)}
+
+    def copy_to(self, path: Path) -> None:
+        """Copy all records so far."""
+        self._file.flush()
+        shutil.copyfile(self.path, path)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes: of the GPU's allocator where one is in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _board(folder: Path, start: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log.warning("TensorBoard is not installed: only metrics.jsonl is written (pip install tensorboard)")
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,0 +1,135 @@
+"""Optimisers and learning rates.
+
+The optimisers come from well-kept libraries; here they only get a common face: built by name, and
+their state as a flat dictionary of tensors plus plain numbers, so that it can be stored without pickle
+and restored exactly. The learning rate is a pure function of the step.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from charloom.errors import UserError
+from charloom.train.settings import Optimisation
+
+ADAM_EPS = 1e-6
+"""ai-toolkit's epsilon; torch's default of 1e-8 would enlarge the updates of nearly unused LoRA rows."""
+
+
+def build(
+    settings: Optimisation, parameters: Mapping[str, nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimiser of the recipe over named parameters.
+
+    ``adamw8bit`` (bitsandbytes) needs CUDA and becomes plain AdamW elsewhere, with one warning.
+
+    Raises:
+        UserError: a library that is not installed, with the command that installs it.
+    """
+    values = list(parameters.values())
+    lr, decay = settings.lr, settings.weight_decay
+    name = settings.optimizer
+    if name == "adamw8bit" and device.type != "cuda":
+        warnings.warn("optimizer adamw8bit needs a CUDA GPU: training with plain adamw instead", stacklevel=2)
+        name = "adamw"
+    if name == "adamw":
+        return torch.optim.AdamW(values, lr=lr, weight_decay=decay, eps=ADAM_EPS, foreach=True)
+    if name == "adamw8bit":
+        adamw8bit = _library("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", name)
+        return adamw8bit(values, lr=lr, weight_decay=decay, eps=ADAM_EPS)
+    if name == "adafactor":
+        adafactor = _library("transformers.optimization", "Adafactor", "transformers", name)
+        return adafactor(
+            values, lr=lr, weight_decay=decay, scale_parameter=False, relative_step=False, warmup_init=False
+        )
+    if name == "prodigy":
+        prodigy = _library("prodigyopt", "Prodigy", "prodigyopt", name)
+        return prodigy(values, lr=lr, weight_decay=decay, eps=ADAM_EPS)
+    if name == "lion":
+        lion = _library("lion_pytorch", "Lion", "lion-pytorch", name)
+        return lion(values, lr=lr, weight_decay=decay)
+    raise ValueError(f"unknown optimizer {name!r}")
+
+
+def _library(module: str, attribute: str, package: str, name: str) -> Callable[..., torch.optim.Optimizer]:
+    try:
+        return getattr(__import__(module, fromlist=[attribute]), attribute)
+    except ImportError:
+        raise UserError(
+            f"recipe key train.optimizer is {name}, which needs the package {package}: pip install {package}"
+        ) from None
+
+
+def learning_rate(settings: Optimisation, step: int) -> float:
+    """Learning rate of update ``step`` (from 1): linear warm-up, then constant, or falling towards 0 at the end.
+
+    The last update still has a rate above 0. ``linear`` is 1 - p and ``cosine`` (1 + cos(pi p)) / 2, where p is
+    the part of the steps after the warm-up that is already done.
+    """
+    warmup = settings.warmup_steps
+    if step <= warmup:
+        return settings.lr * step / warmup
+    progress = (step - 1 - warmup) / max(settings.steps - warmup, 1)
+    if settings.lr_scheduler == "constant":
+        return settings.lr
+    if settings.lr_scheduler == "linear":
+        return settings.lr * max(1.0 - progress, 0.0)
+    return settings.lr * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimiser's state as tensors called ``<parameter>|<entry>`` and plain values for a JSON header.
+
+    ``names`` are the parameters' names in the order the optimiser got them. Entries of the parameter group
+    that change while training (Prodigy's estimates, for instance) are among the plain values.
+    """
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {"state": {}, "group": {}}
+    (group,) = optimizer.param_groups
+    for name, parameter in zip(names, group["params"], strict=True):
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}|{entry}"] = value.detach().cpu().clone()
+            else:
+                values["state"].setdefault(name, {})[entry] = _json(value, entry)
+    for entry, value in group.items():
+        if isinstance(value, Tensor):
+            tensors[f"|{entry}"] = value.detach().cpu().clone()
+        elif entry not in ("params", "lr") and isinstance(value, bool | int | float) and math.isfinite(value):
+            values["group"][entry] = value  # what isn't finite is a limit from the constructor
+    return tensors, values
+
+
+def _json(value: Any, entry: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"optimiser entry {entry} of type {type(value).__name__} cannot be stored")
+
+
+def restore(
+    optimizer: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> None:
+    """Put back what :func:`state_tensors` gave, to the bit.
+
+    ``load_state_dict`` is avoided: it casts state to the dtype of its parameter.
+    """
+    (group,) = optimizer.param_groups
+    parameters = dict(zip(names, group["params"], strict=True))
+    optimizer.state.clear()
+    for key, tensor in tensors.items():
+        name, entry = key.rsplit("|", 1)
+        if not name:
+            group[entry] = tensor.clone()
+            continue
+        # Step counters of torch's optimisers live on the CPU, everything else beside its parameter.
+        device = torch.device("cpu") if entry == "step" else parameters[name].device
+        optimizer.state[parameters[name]][entry] = tensor.to(device, copy=True)
+    for name, entries in values["state"].items():
+        optimizer.state[parameters[name]].update(entries)
+    group.update(values["group"])

@@ -1,0 +1,24 @@
+# The file to ship.
+
+
+rule export_final:
+    input:
+        validation="results/{character}/validation.json",
+        report="results/{character}/report.html",
+        checkpoints=shippable_checkpoints,
+    output:
+        lora="results/{character}/final.safetensors",
+    log:
+        "results/{character}/logs/export_final.log",
+    benchmark:
+        "results/{character}/benchmarks/export_final.tsv"
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=settings(slices.final),
+    message:
+        "{wildcards.character}: the LoRA to ship"
+    shell:
+        "run export_final {input.validation:q} --checkpoints {input.checkpoints:q} "
+        "--settings {params.settings:q} --output {output.lora:q} --log {log:q}"

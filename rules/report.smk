@@ -1,0 +1,37 @@
+# One self-contained HTML page about a character, and its checkpoints side by side as a picture.
+
+
+rule write_report:
+    input:
+        reference="results/{character}/reference.png",
+        prompts="results/{character}/prompts.html",
+        lint="results/{character}/lint.json",
+        images=files_of(
+            "results/{character}/dataset/{name}.png", lambda c: c.shot_names
+        ),
+        captions=files_of(
+            "results/{character}/dataset/{name}.txt", lambda c: c.shot_names
+        ),
+        samples=files_of(
+            "results/{character}/samples/step-{name}/grid.png",
+            step_names(lambda c: c.sampled_steps),
+        ),
+        validation="results/{character}/validation.json",
+        table="results/{character}/scores.csv",
+    output:
+        report="results/{character}/report.html",
+        comparison="results/{character}/comparison.png",
+    log:
+        "results/{character}/logs/write_report.log",
+    benchmark:
+        "results/{character}/benchmarks/write_report.tsv"
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=settings_with_base(slices.report),
+    message:
+        "{wildcards.character}: report"
+    shell:
+        "run write_report --results results/{wildcards.character} "
+        "--settings {params.settings:q} --output {output.report:q} --comparison {output.comparison:q} --log {log:q}"

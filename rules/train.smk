@@ -1,0 +1,45 @@
+# Training as a chain of segments: one checkpoint each, progress kept in the store.
+
+
+rule train_segment:
+    input:
+        manifest="results/{character}/dataset.json",
+        latents=files_of(
+            "results/{character}/latents/{name}.safetensors", lambda c: c.shot_names
+        ),
+        embeddings=files_of(
+            "results/{character}/embeddings/{name}.safetensors", lambda c: c.shot_names
+        ),
+        variants=files_of(
+            "results/{character}/embeddings/{name}.safetensors", slices.variants
+        ),
+        lock=lock_of,
+        transformer=prepared(".safetensors"),
+        record=prepared(".json"),
+        previous=previous_checkpoint,
+    output:
+        checkpoint="results/{character}/checkpoints/step-{step}.safetensors",
+    log:
+        "results/{character}/logs/train_segment/{step}.log",
+    benchmark:
+        "results/{character}/benchmarks/train_segment/{step}.tsv"
+    priority: 8
+    conda:
+        "../envs/charloom.yaml"
+    threads: 64
+    # Not parameters, because resources never make a job run again: how far one start of the trainer may go on,
+    # how often it saves, and the last step.
+    resources:
+        gpu=1,
+        until=run_until,
+        every=lambda wildcards: CHARACTERS[wildcards.character].recipe["save"]["every"],
+        last=lambda wildcards: CHARACTERS[wildcards.character].saved_steps[-1],
+    params:
+        settings=settings(slices.train),
+    message:
+        "{wildcards.character}: train to step {wildcards.step}"
+    shell:
+        "run train_segment {input.manifest:q} --lock {input.lock:q} "
+        "--transformer {input.transformer:q} --record {input.record:q} --settings {params.settings:q} "
+        "--step {wildcards.step} --until {resources.until} --every {resources.every} --last {resources.last} "
+        "--threads {threads} --output {output.checkpoint:q} --log {log:q}"

@@ -1,0 +1,57 @@
+# Scores of every sampled checkpoint, and the choice of the one to ship, with its reasons.
+
+
+rule score_checkpoint:
+    input:
+        samples=files_of(
+            "results/{character}/samples/step-{step}/{name}.png",
+            lambda c: c.prompt_names,
+        ),
+        images=files_of(
+            "results/{character}/dataset/{name}.png", lambda c: c.shot_names
+        ),
+        manifest="results/{character}/dataset.json",
+        weights=judge_weights,
+    output:
+        scores="results/{character}/scores/step-{step}.json",
+    log:
+        "results/{character}/logs/score_checkpoint/{step}.log",
+    benchmark:
+        "results/{character}/benchmarks/score_checkpoint/{step}.tsv"
+    priority: 2
+    conda:
+        "../envs/charloom.yaml"
+    threads: 64
+    params:
+        settings=settings_with_base(slices.score),
+    message:
+        "{wildcards.character}: scores of step {wildcards.step}"
+    shell:
+        "run score_checkpoint --results results/{wildcards.character} --weights {input.weights:q} "
+        "--step {wildcards.step} --settings {params.settings:q} "
+        "--threads {threads} --output {output.scores:q} --log {log:q}"
+
+
+rule choose_checkpoint:
+    input:
+        scores=files_of(
+            "results/{character}/scores/step-{name}.json",
+            step_names(lambda c: c.sampled_steps),
+        ),
+    output:
+        validation="results/{character}/validation.json",
+        table="results/{character}/scores.csv",
+    log:
+        "results/{character}/logs/choose_checkpoint.log",
+    benchmark:
+        "results/{character}/benchmarks/choose_checkpoint.tsv"
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=settings(slices.choice),
+    message:
+        "{wildcards.character}: choice of the checkpoint"
+    shell:
+        "run choose_checkpoint {input.scores:q} --settings {params.settings:q} "
+        "--validation {output.validation:q} --table {output.table:q} --log {log:q}"

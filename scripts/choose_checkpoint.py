@@ -1,0 +1,31 @@
+"""Choose the checkpoint to ship by its scores, and say why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from charloom import jobs
+from charloom.errors import cli
+from charloom.judge import choice, table
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    parser.add_argument("scores", nargs="*", type=Path, help="scores/step-....json of every sampled checkpoint")
+    parser.add_argument("--validation", type=Path, required=True, help="file for the choice and its reasons")
+    parser.add_argument("--table", type=Path, required=True, help="file for the long table of scores")
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, arguments.settings["character"])
+    settings = arguments.settings
+    rows = table.from_scores(table.read_scores(arguments.scores))
+    table.write_csv(rows, arguments.table)
+    result = choice.choose(rows, settings["candidates"] or [settings["last"]], keep=settings["keep"])
+    jobs.write_json(arguments.validation, result)
+    lines = choice.explain(result).splitlines()
+    log(lines[0])
+    for line in lines[1:]:
+        log.quietly(line)
+
+
+if __name__ == "__main__":
+    cli(main)

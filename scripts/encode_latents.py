@@ -1,0 +1,36 @@
+"""Encode an image into latents; on a miss, all images beside it as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from charloom import jobs
+from charloom.canonical import file_digest
+from charloom.errors import UserError, cli
+from charloom.stages import latents
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__, heavy=True)
+    parser.add_argument("image", type=Path, help="the image; its sisters are the other PNGs of the folder")
+    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, "latents")
+    lock, settings, store = arguments.lock, arguments.settings, arguments.store
+
+    def make() -> None:
+        device = jobs.torch_device(arguments.device, arguments.threads)
+        images = [arguments.image, *sorted(set(arguments.image.parent.glob("*.png")) - {arguments.image})]
+        log(f"encoding up to {len(images)} images on {device}")
+        for image, reason in latents.make(images, lock, settings, store, device):
+            if image == arguments.image:
+                raise UserError(reason)
+            log(f"left out for now: {reason}")
+
+    key = latents.key(file_digest(arguments.image), lock, settings)
+    jobs.serve(store, latents.KIND, key, ".safetensors", arguments.output, "encode-latents", make)
+    log.quietly(f"{arguments.image.name}: {key}")
+
+
+if __name__ == "__main__":
+    cli(main)

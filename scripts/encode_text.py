@@ -1,0 +1,43 @@
+"""Encode a caption or prompt; on a miss, all texts of the character as well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from charloom import jobs
+from charloom.captions import tidy
+from charloom.errors import cli
+from charloom.stages import texts
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__, heavy=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--file", type=Path, help="a caption; its sisters are the other .txt of the folder")
+    what.add_argument("--text", type=json.loads, help="the text itself, JSON")
+    parser.add_argument("--sisters", type=json.loads, default=[], help="further texts to encode on a miss, JSON")
+    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, "embeddings")
+    lock, settings, store = arguments.lock, arguments.settings, arguments.store
+    text = read(arguments.file) if arguments.file else arguments.text
+
+    def make() -> None:
+        device = jobs.torch_device(arguments.device, arguments.threads)
+        folder = arguments.file.parent if arguments.file else arguments.output.parents[1] / "dataset"
+        wanted = dict.fromkeys([text, *arguments.sisters, *map(read, sorted(folder.glob("*.txt")))])
+        log(f"encoding up to {len(wanted)} texts on {device}")
+        texts.make(wanted, lock, settings, store, device)
+
+    key = texts.key(text, lock, settings)
+    jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, "encode-text", make)
+    log.quietly(f"{key}: {text}")
+
+
+def read(path: Path) -> str:
+    return tidy(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,35 @@
+"""Hand out the chosen checkpoint as the LoRA to ship."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from charloom import jobs
+from charloom.errors import UserError, cli
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    parser.add_argument("validation", type=jobs.read_json, help="validation.json")
+    parser.add_argument("--checkpoints", nargs="+", type=Path, required=True, help="checkpoints to choose from")
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, arguments.settings["name"])
+    wanted = arguments.settings["checkpoint"]
+    step = arguments.validation["step"] if wanted == "auto" else wanted
+    name = f"step-{step:06d}.safetensors"
+    chosen = next((path for path in arguments.checkpoints if path.name == name), None)
+    if chosen is None:
+        there = ", ".join(path.stem for path in arguments.checkpoints)
+        raise UserError(f"checkpoint: step {step} is not among {there}; set checkpoint: auto or one of these")
+    output = arguments.output
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    shutil.copyfile(chosen, temporary)
+    os.replace(temporary, output)
+    by = "by validation" if wanted == "auto" else "by hand"
+    log(f"step {step}, chosen {by}: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    cli(main)

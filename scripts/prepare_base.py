@@ -1,0 +1,27 @@
+"""Merge the training adapter into the transformer of a base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from charloom import jobs
+from charloom.errors import cli
+from charloom.stages import prepared
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    parser.add_argument("lock", type=jobs.read_json, help="lock file of the base")
+    parser.add_argument("--record", type=Path, required=True, help="file for the record of what was merged")
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, f"base {arguments.lock['name']}")
+    record = prepared.make(arguments.lock, arguments.settings, arguments.output)
+    if merged := record["merged"]:
+        log(f"merged {merged['modules']} modules, norm of the change {merged['delta_norm']:.4g}")
+    if record["quantization"] not in ("none", "bf16"):
+        log(f"kept in bf16: {record['quantization']} is up to the engine that trains on it")
+    jobs.write_json(arguments.record, record)
+
+
+if __name__ == "__main__":
+    cli(main)

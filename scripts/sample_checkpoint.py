@@ -1,0 +1,40 @@
+"""Draw one sample prompt with one checkpoint; on a miss, all prompts with all checkpoints that are there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from charloom import jobs
+from charloom.errors import UserError, cli
+from charloom.stages import samples
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__, heavy=True)
+    parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
+    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--step", type=int, required=True, help="step of the checkpoint; 0 is the base alone")
+    parser.add_argument("--prompt", required=True, help="name of the prompt: 01, 02, ...")
+    parser.add_argument(
+        "--sisters", type=json.loads, default={"steps": [], "prompts": {}}, help="steps and prompts, JSON"
+    )
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, "samples")
+    previews = samples.Previews(arguments.results, arguments.lock)
+    own = previews.wanted(arguments.step, arguments.prompt, arguments.settings)
+    if own is None:
+        raise UserError(
+            f"{arguments.results}: checkpoint or embedding of step {arguments.step} is missing; make it first"
+        )
+
+    def make() -> None:
+        device = jobs.torch_device(arguments.device, arguments.threads)
+        others = [one for one in previews.all(arguments.sisters) if one.key != own.key]
+        samples.make(previews, [own, *others], arguments.store, device, log)
+
+    jobs.serve(arguments.store, samples.KIND, own.key, ".png", arguments.output, "sample", make)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,33 @@
+"""Score the previews of a checkpoint; on a miss, those of all checkpoints that are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from charloom import jobs
+from charloom.errors import UserError, cli
+from charloom.stages.scores import KIND, Judgement
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__, heavy=True)
+    parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
+    parser.add_argument("--weights", type=Path, nargs="?", help="network of the judge, if it has one")
+    parser.add_argument("--step", type=int, required=True, help="step of the checkpoint")
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, "scores")
+    judgement = Judgement(arguments.results, arguments.settings, arguments.weights)
+    key = judgement.key(arguments.step)
+    if key is None:
+        raise UserError(f"{arguments.results}: samples of step {arguments.step} are missing; draw them first")
+
+    def make() -> None:
+        jobs.torch_device("cpu", arguments.threads)
+        steps = judgement.make(arguments.store)
+        log(f"judge {arguments.settings['judge']}: steps {', '.join(map(str, steps))}")
+
+    jobs.serve(arguments.store, KIND, key, ".json", arguments.output, "score", make)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,56 @@
+"""Bring a training run to a step: out of the store, or by training on from the last state that is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from charloom import jobs
+from charloom.errors import cli
+from charloom.stages import training
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__, heavy=True)
+    parser.add_argument("manifest", type=Path, help="dataset.json")
+    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--transformer", type=Path, required=True, help="prepared transformer")
+    parser.add_argument("--record", type=jobs.read_json, required=True, help="record of the prepared transformer")
+    parser.add_argument("--step", type=int, required=True, help="step of the checkpoint to write")
+    parser.add_argument("--until", type=int, required=True, help="step up to which one start may run ahead")
+    parser.add_argument("--every", type=int, required=True, help="steps from checkpoint to checkpoint")
+    parser.add_argument("--last", type=int, required=True, help="last step of the run")
+    arguments = parser.parse_args()
+    store, slice_ = arguments.store, arguments.settings
+    log = jobs.Log(arguments.log, slice_["header"]["title"])
+    settings = training.settings_of(slice_, every=arguments.every, last=arguments.last)
+    run = training.key(settings, slice_, arguments.manifest, arguments.record)
+    log.quietly(f"run {run}")
+
+    def make() -> None:
+        log(f"training to step {arguments.until}; loading torch and the base")
+        device = jobs.torch_device(arguments.device, arguments.threads)
+
+        from charloom.stages import prepared
+        from charloom.train.loop import TrainJob, train
+
+        job = TrainJob(
+            settings=settings,
+            run_key=run,
+            manifest=arguments.manifest,
+            load_model=lambda dtype, device: prepared.load(arguments.lock, arguments.transformer, dtype, device),
+            log_dir=arguments.manifest.parent / "training",
+            title=slice_["header"]["title"],
+            trigger=slice_["header"]["trigger"],
+            device=str(device),
+            provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
+        )
+        train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)))
+        # A store that was thinned out may hold the goal and lack this step.
+        train(job, store, arguments.step, on_progress=lambda progress: log(str(progress)))
+
+    key = training.entry(run, arguments.step)
+    jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,19 @@
+"""Write the manifest of a data set: every image, caption, latent and embedding by its digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from charloom import dataset, jobs
+from charloom.errors import cli
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
+    arguments = parser.parse_args()
+    jobs.write_json(arguments.output, dataset.manifest(arguments.results, arguments.settings))
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,25 @@
+"""Write the prompt sheet of a character: a page to copy from, and the same as plain text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from charloom import jobs, prompts
+from charloom.errors import cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True, help="the rule's slice of the settings, JSON")
+    parser.add_argument("--html", type=Path, required=True)
+    parser.add_argument("--txt", type=Path, required=True)
+    arguments = parser.parse_args()
+    sheet = prompts.sheet(arguments.settings)
+    jobs.write_text(arguments.html, prompts.as_html(sheet))
+    jobs.write_text(arguments.txt, prompts.as_text(sheet))
+
+
+if __name__ == "__main__":
+    cli(main)

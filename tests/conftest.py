@@ -1,0 +1,161 @@
+"""Fixtures shared by the tests: a tiny random base in the diffusers layout, and tiny data sets of random latents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+CAPTION_WIDTH = 32
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny products are faster on one thread, and never disturbed by what else runs on the machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def build_tokenizer():
+    """A byte-level BPE of a few hundred tokens with Qwen's chat markers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["a medium shot photo of l3yla, a plain wall, user assistant"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        padding_side="right",
+        model_max_length=1024,
+    )
+
+
+def build_transformer(seed: int = 0):
+    """A random ``ZImageTransformer2DModel``: dim 64, two layers, one refiner block of each kind, two heads."""
+    import torch
+    from diffusers import ZImageTransformer2DModel
+
+    torch.manual_seed(seed)
+    model = ZImageTransformer2DModel(
+        dim=64,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=CAPTION_WIDTH,
+        axes_dims=[8, 12, 12],
+        axes_lens=[1536, 64, 64],
+    )
+    # Zero by default, which would hide a mistake with padding.
+    torch.nn.init.normal_(model.x_pad_token, std=0.5)
+    torch.nn.init.normal_(model.cap_pad_token, std=0.5)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A diffusers folder with every part of Z-Image in the stock classes, tiny and random."""
+    import torch
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(1)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+    )
+    tokenizer = build_tokenizer()
+    text_encoder = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=CAPTION_WIDTH,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=1024,
+        )
+    )
+    folder = tmp_path_factory.mktemp("tiny-base")
+    pipeline = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=build_transformer(),
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """A factory of manifests with random latents and embeddings.
+
+    ``make_dataset(captions=[5, 40], sizes=[(64, 64)], items=[{"repeats": 2}, {}])`` gives the path of a
+    ``dataset.json`` with one item per caption length; ``items`` are merged into the entries.
+    """
+    import torch
+
+    from charloom.canonical import file_digest
+    from charloom.lora.files import write_safetensors
+
+    def make(
+        captions=(5, 20, 40, 9), sizes=((32, 32), (48, 48)), items=(), flips=(), name="data", variants=True
+    ) -> Path:
+        folder = tmp_path / name
+        for part in ("latents", "embeddings"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        generator = torch.Generator().manual_seed(7)
+
+        def embedding(stem: str, length: int) -> dict[str, str]:
+            path = folder / "embeddings" / f"{stem}.safetensors"
+            write_safetensors(path, {"embeds": torch.randn(length, CAPTION_WIDTH, generator=generator)}, {})
+            return {"embeddings": f"embeddings/{stem}.safetensors", "embeddings_sha256": file_digest(path)}
+
+        entries = []
+        for index, length in enumerate(captions):
+            stem = f"shot-{index + 1:02d}"
+            latents = {f"{w}x{h}": torch.randn(16, h // 8, w // 8, generator=generator) for w, h in sizes}
+            for flip in flips:
+                axes = {"x": -1, "y": -2}
+                keys = [key for key in latents if "." not in key]
+                latents |= {f"{k}.flip_{flip}": latents[k].flip([axes[a] for a in flip]) for k in keys}
+            path = folder / "latents" / f"{stem}.safetensors"
+            write_safetensors(path, latents, {})
+            entry = {"name": stem, "latents": f"latents/{stem}.safetensors", "latents_sha256": file_digest(path)}
+            entries.append(entry | embedding(stem, length) | (items[index] if index < len(items) else {}))
+        extra = {k: embedding(f"_{k}", n) for k, n in (("empty", 8), ("trigger", 10), ("class", 9))} if variants else {}
+        manifest = folder / "dataset.json"
+        manifest.write_text(json.dumps({"items": entries, "variants": extra}))
+        return manifest
+
+    return make

@@ -1,0 +1,153 @@
+"""A small project on its own: three shots, two prompts, two checkpoints, and a base of empty files.
+
+Enough for everything that is decided before a job starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("Snakefile", "charloom", "rules", "scripts", "profiles", "envs", "config/schemas")
+TARGET = "results/mara/final.safetensors"
+
+CHARACTER: dict[str, Any] = {
+    "name": "Mara",
+    "trigger": "m4ra",
+    "concept": {"prompt": "photo of a woman, plain white t-shirt, light gray studio background"},
+    "appearance": "a woman with curly black hair and green eyes",
+    "identity_line": {
+        "full": "{trigger}, a woman with curly black hair and green eyes",
+        "eyes_hidden": "{trigger}, a woman with curly black hair",
+    },
+    "images": {"source": "paperdoll", "count": 3},
+    "doll": {
+        "skin": "tan",
+        "hair_color": "black",
+        "hair_style": "curly",
+        "eye_color": "green",
+        "eye_size": "medium",
+        "face_width": "oval",
+        "brows": "thin",
+        "lips": "full",
+        "freckles": "none",
+    },
+    "shots": [
+        {
+            "name": "closeup-01",
+            "tier": "close-up",
+            "view": "frontal view",
+            "expression": "soft smile",
+            "outfit": "a white t-shirt",
+            "accessories": ["gold hoop earrings"],
+            "background": "light gray studio background",
+        },
+        {
+            "name": "medium-01",
+            "tier": "medium",
+            "view": "side profile",
+            "pose": "arms crossed",
+            "expression": "serious expression",
+            "outfit": "a black hoodie",
+            "background": "white studio background",
+        },
+        {
+            "name": "fullbody-01",
+            "tier": "full-body",
+            "view": "seen from behind",
+            "pose": "standing with arms at her sides",
+            "outfit": "a beige pantsuit",
+            "background": "beach",
+        },
+    ],
+    "sample_prompts": [
+        "a medium shot photo of {trigger}, laughing, wearing a red hoodie, kitchen",
+        {"prompt": "a full body photo of {trigger}, jumping, wearing teal pajamas, bedroom", "scale": 0.8},
+    ],
+}
+CONFIG: dict[str, Any] = {
+    "base": "mini",
+    "recipe": {"train": {"steps": 100}, "save": {"every": 50, "keep": "all"}, "sample": {"every": 50}},
+}
+BASE: dict[str, Any] = {
+    "path": "resources/bases/mini",
+    "architecture": "z-image",
+    "native_size": 256,
+    "judge": "none",
+    "adapters": {"v1": "resources/bases/mini/adapter.safetensors"},
+    "recipe": {
+        "quantization": {"transformer": "none", "text_encoder": "none"},
+        "data": {"resolutions": [128]},
+        "train": {"optimizer": "adamw"},
+        "sample": {"width": 128, "height": 128},
+    },
+}
+
+
+def write_yaml(path: Path, data: dict[str, Any]) -> None:
+    """Write a YAML file with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def edit(path: Path, /, **changes: Any) -> None:
+    """Set top-level keys of a YAML file."""
+    write_yaml(path, {**yaml.safe_load(path.read_text()), **changes})
+
+
+def make(folder: Path) -> Path:
+    """The configuration and an empty base in ``folder``."""
+    write_yaml(folder / "config/config.yaml", CONFIG)
+    write_yaml(folder / "config/bases/mini.yaml", BASE)
+    write_yaml(folder / "config/characters/mara.yaml", CHARACTER)
+    base = folder / BASE["path"]
+    for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (base / name).mkdir(parents=True)
+        (base / name / "config.json").write_text("{}")
+    for name in ("model_index.json", "adapter.safetensors"):
+        (base / name).write_text("{}")
+    return folder
+
+
+def add_code(folder: Path) -> Path:
+    """A copy of the workflow's code beside the configuration, so that a test may edit it."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in CODE:
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(source, folder / name, **({"ignore": ignored} if source.is_dir() else {}))
+    return folder
+
+
+PRETENDER = """#!{python} -S
+# Stands in for the interpreter of the jobs: writes the files that a script is asked for, and nothing else.
+import sys
+for flag, value in zip(sys.argv, sys.argv[1:]):
+    if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table"):
+        with open(value, "w") as file:
+            file.write(value)
+"""
+
+
+def pretender(folder: Path) -> Path:
+    """An interpreter that only pretends to run the scripts."""
+    path = folder / "pretender"
+    path.write_text(PRETENDER.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def snakemake(folder: Path, *arguments: str, code: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in ``folder`` with the code that lies there (or in ``code``)."""
+    code = code or folder
+    environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder)}
+    command = [sys.executable, "-m", "snakemake", "-s", str(code / "Snakefile"), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

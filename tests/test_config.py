@@ -1,0 +1,355 @@
+"""Every mistake in a configuration is one line that names file, key and remedy; right ones merge as promised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_project
+import yaml
+from PIL import Image
+from small_project import CHARACTER, edit, write_yaml
+
+from charloom import schema, slices
+from charloom.config import load
+from charloom.errors import UserError
+
+MARA = "config/characters/mara.yaml"
+CONFIG = "config/config.yaml"
+BASE = "config/bases/mini.yaml"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return small_project.make(tmp_path)
+
+
+def problems(folder: Path, **arguments: Any) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load(folder, **arguments)
+    return str(caught.value).splitlines()
+
+
+def recipe(**changes: Any) -> Callable[[Path], None]:
+    return lambda p: edit(p / CONFIG, recipe=schema.merge(small_project.CONFIG["recipe"], changes))
+
+
+def text(file: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / file
+        content = path.read_text()
+        assert old in content
+        path.write_text(content.replace(old, new, 1))
+
+    return change
+
+
+def stray_caption(folder: Path) -> None:
+    path = folder / "config/captions/mara/closup-01.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("m4ra")
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "unknown key": (
+        recipe(network={"rnak": 8}),
+        ["config/config.yaml: recipe.network.rnak: unknown key; did you mean rank?"],
+    ),
+    "key in the wrong place": (
+        recipe(lr=0.1),
+        ["config/config.yaml: recipe.lr: unknown key; did you mean recipe.train.lr?"],
+    ),
+    "wrong type": (
+        recipe(train={"steps": "many"}),
+        ["config/config.yaml: recipe.train.steps: must be a whole number, not the text 'many'"],
+    ),
+    "unknown value": (
+        recipe(train={"optimizer": "adamw9bit"}),
+        ["config/config.yaml: recipe.train.optimizer: the text 'adamw9bit' is not known; did you mean adamw8bit? "],
+    ),
+    "out of range": (
+        recipe(network={"rank": 0}),
+        ["config/config.yaml: recipe.network.rank: must be at least 1, not 0"],
+    ),
+    "odd resolution": (
+        recipe(data={"resolutions": [500]}),
+        ["config/config.yaml: recipe.data.resolutions[1]: must be a multiple of 32, not 500"],
+    ),
+    "previews between checkpoints": (
+        recipe(sample={"every": 75}),
+        ["config/characters/mara.yaml: recipe.sample.every: 75 is no multiple of save.every 50; only saved"],
+    ),
+    "unknown adapter": (
+        recipe(training_adapter="v3"),
+        [
+            "config/characters/mara.yaml: recipe.training_adapter: config/bases/mini.yaml has no adapter "
+            "v3; one of none, v1"
+        ],
+    ),
+    "broken expression": (
+        recipe(network={"modules": ["layers.("]}),
+        ["config/characters/mara.yaml: recipe.network.modules: 'layers.(' is no regular expression"],
+    ),
+    "no such base": (
+        lambda p: edit(p / CONFIG, base="minni"),
+        ["config/config.yaml: base: there is no config/bases/minni.yaml; did you mean mini?"],
+    ),
+    "no such character": (
+        lambda p: edit(p / CONFIG, characters=["marra"]),
+        ["config/config.yaml: characters: there is no config/characters/marra.yaml; did you mean mara?"],
+    ),
+    "base without weights": (
+        lambda p: edit(p / BASE, path="resources/none"),
+        ["config/bases/mini.yaml: path: there is no folder resources/none; correct it"],
+    ),
+    "base without adapter": (
+        lambda p: (p / "resources/bases/mini/adapter.safetensors").unlink(),
+        ["config/bases/mini.yaml: adapters.v1: there is no file resources/bases/mini/adapter.safetensors"],
+    ),
+    "base from two places": (
+        lambda p: edit(p / BASE, repo="a/b", revision="c"),
+        ["config/bases/mini.yaml: give either path (a folder) or repo and revision (on the hub)"],
+    ),
+    "not YAML": (
+        lambda p: (p / CONFIG).write_text("base: [mini\ndevice: cpu"),
+        ["config/config.yaml: line 2, column 7: not valid YAML: "],
+    ),
+    "a key twice": (
+        lambda p: (p / CONFIG).write_text("base: mini\nbase: mini\n"),
+        ["config/config.yaml: line 2, column 1: not valid YAML: the key 'base' is written twice"],
+    ),
+    "missing key": (
+        lambda p: write_yaml(p / MARA, {k: v for k, v in CHARACTER.items() if k != "trigger"}),
+        ["config/characters/mara.yaml: trigger: is missing; wanted: the new word for the character"],
+    ),
+    "trigger missing from the identity template": (
+        text(MARA, "'{trigger}, a woman with curly black hair and green eyes'", "a woman with green eyes"),
+        [
+            "config/characters/mara.yaml: identity_line.full: must hold the trigger exactly once; begin it "
+            "with '{trigger}, '"
+        ],
+    ),
+    "trigger missing from a prompt": (
+        text(MARA, "a medium shot photo of {trigger}", "a medium shot photo"),
+        ["config/characters/mara.yaml: sample_prompts[1]: must hold the trigger exactly once; write {trigger}"],
+    ),
+    "trigger told to the generator": (
+        text(MARA, "appearance: a woman", "appearance: m4ra, a woman"),
+        [
+            "config/characters/mara.yaml: appearance: holds the trigger, which an image generator does not "
+            "know; take it out"
+        ],
+    ),
+    "two shots instead of three": (
+        lambda p: edit(p / MARA, shots=CHARACTER["shots"][:2]),
+        ["config/characters/mara.yaml: shots: 2 shots (1 close-up, 1 medium, 0 full-body) where 3 are wanted; add the"],
+    ),
+    "a shot twice": (
+        lambda p: edit(p / MARA, shots=[*CHARACTER["shots"][:2], CHARACTER["shots"][0]]),
+        ["config/characters/mara.yaml: shots: closeup-01 is there twice; every shot needs its own name"],
+    ),
+    "a name that is no file name": (
+        text(MARA, "name: closeup-01", "name: ../closeup"),
+        ["config/characters/mara.yaml: shots[1].name: the text '../closeup' will not do; wanted: name of the image"],
+    ),
+    "a mistake in the middle of a list": (
+        text(MARA, "view: side profile", "view: sideways"),
+        ["config/characters/mara.yaml: shots[2].view: the text 'sideways' is not known; allowed: frontal view, "],
+    ),
+    "a character file that is no file name": (
+        lambda p: (p / MARA).rename(p / "config/characters/Mara One.yaml"),
+        ["config/characters/Mara One.yaml: rename it; the name becomes part of paths"],
+    ),
+    "an outfit that nobody can draw": (
+        text(MARA, "a beige pantsuit", "a beige panzuit"),
+        [
+            "config/characters/mara.yaml: shots.fullbody-01.outfit: the paper doll cannot draw 'a beige "
+            "panzuit'; did you mean"
+        ],
+    ),
+    "a colour that nobody can draw": (
+        text(MARA, "a beige pantsuit", "a mauve pantsuit"),
+        ["config/characters/mara.yaml: shots.fullbody-01.outfit: 'a mauve pantsuit' has no colour that can be drawn; "],
+    ),
+    "a part of the doll unknown": (
+        text(MARA, "skin: tan", "skin: blue"),
+        ["config/characters/mara.yaml: doll.skin: cannot be 'blue'; known: porcelain, fair, "],
+    ),
+    "a checkpoint that is not saved": (
+        lambda p: edit(p / MARA, checkpoint=75),
+        ["config/characters/mara.yaml: checkpoint: step 75 is not saved; auto or one of 50, 100"],
+    ),
+    "a caption for no shot": (
+        stray_caption,
+        ["config/captions/mara/closup-01.txt: there is no shot called closup-01; did you mean closeup-01?"],
+    ),
+    "a folder that is not there": (
+        lambda p: edit(p / MARA, images={"source": "folder", "path": "photos", "count": 3}),
+        ["config/characters/mara.yaml: images.path: there is no folder photos; make it and put 3 images in it"],
+    ),
+    "a plan that is not there": (
+        lambda p: edit(p / MARA, shots="portrait-30"),
+        ["config/characters/mara.yaml: shots: there is no config/plans/portrait-30.yaml; there are none"],
+    ),
+    "two characters with one trigger": (
+        lambda p: write_yaml(p / "config/characters/mira.yaml", {**CHARACTER, "trigger": "M4RA"}),
+        [
+            "config/characters/mira.yaml: trigger: M4RA is the trigger of config/characters/mara.yaml too; "
+            "choose another"
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(project: Path, name: str) -> None:
+    change, expected = MISTAKES[name]
+    change(project)
+    found = problems(project)
+    assert len(found) == len(expected), found
+    for line, beginning in zip(found, expected, strict=True):
+        assert line.startswith(beginning)
+
+
+def test_all_mistakes_are_reported_together(project: Path) -> None:
+    write_yaml(project / "config/characters/mira.yaml", {**CHARACTER, "trigger": "m1ra", "checkpoint": 7})
+    text(MARA, "skin: tan", "skin: blue")(project)
+    text(MARA, "a beige pantsuit", "a cape")(project)
+    assert [line.split(":")[1].strip() for line in problems(project)] == [
+        "doll.skin",
+        "shots.fullbody-01.outfit",
+        "checkpoint",
+    ]
+
+
+def test_missing_images_are_named(project: Path) -> None:
+    folder = project / "photos"
+    folder.mkdir()
+    for name in ("reference", "closeup-01", "medium_01"):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    edit(project / MARA, images={"source": "folder", "path": "photos", "count": 3})
+    assert problems(project) == [
+        "config/characters/mara.yaml: images.path: photos has no medium-01.png (nor .jpg, .webp); rename medium_01?",
+        "config/characters/mara.yaml: images.path: photos has no fullbody-01.png (nor .jpg, .webp); "
+        "add the image or change the plan",
+    ]
+
+
+def test_numbers_that_yaml_reads_as_texts(project: Path) -> None:
+    (project / CONFIG).write_text(
+        "base: mini\nrecipe: {train: {lr: 1e-4, steps: 1e2, weight_decay: 0}, save: {every: 50}}\n"
+    )
+    edit(project / MARA, recipe={"sample": {"every": 50}})
+    train = load(project).characters["mara"].recipe["train"]
+    assert (train["lr"], train["steps"], train["weight_decay"]) == (1e-4, 100, 0.0)
+    assert isinstance(train["steps"], int) and isinstance(train["weight_decay"], float)
+
+
+def test_precedence_of_recipes(project: Path) -> None:
+    def rank() -> int:
+        return load(project).characters["mara"].recipe["network"]["rank"]
+
+    assert rank() == 32
+    edit(project / BASE, recipe={**small_project.BASE["recipe"], "network": {"rank": 4}})
+    assert rank() == 4
+    edit(project / CONFIG, recipe={**small_project.CONFIG["recipe"], "network": {"rank": 5}})
+    assert rank() == 5
+    edit(project / MARA, recipe={"network": {"rank": 6}})
+    assert rank() == 6
+    assert load(project, {"recipe": {"network": {"rank": "7"}}}).characters["mara"].recipe["network"]["rank"] == 6
+
+
+def test_command_line_values_are_typed(project: Path) -> None:
+    workflow = load(project, {"recipe": {"save": {"keep": "1"}, "data": {"flip_x": "true"}}, "device": "cpu"})
+    recipe = workflow.characters["mara"].recipe
+    assert (recipe["save"]["keep"], recipe["data"]["flip_x"], workflow.device) == (1, True, "cpu")
+    assert problems(project, overrides={"devise": "cpu"}) == ["--config: devise: unknown key; did you mean device?"]
+
+
+def test_a_plan_can_be_shared_and_changed(project: Path) -> None:
+    write_yaml(project / "config/plans/three.yaml", {"shots": CHARACTER["shots"]})
+    changes = {"medium-01": {"outfit": "a red sundress"}}
+    edit(project / MARA, shots={"plan": "three", "replace": changes})
+    character = load(project).characters["mara"]
+    assert character.shot("medium-01").outfit == "a red sundress"
+    assert character.shot("closeup-01").outfit == "a white t-shirt"
+    edit(project / MARA, shots={"plan": "three", "replace": {"medium-1": {}, "medium-01": {"outfitt": "x"}}})
+    assert problems(project) == [
+        "config/characters/mara.yaml: shots.replace.medium-1: there is no shot called medium-1; did you "
+        "mean medium-01?",
+        "config/characters/mara.yaml: shots.replace.medium-01: outfitt: unknown key; did you mean outfit?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "saved", "sampled", "candidates"),
+    [
+        ({}, [50, 100], [50, 100], [50, 100]),
+        ({"train": {"steps": 120}}, [50, 100, 120], [50, 100, 120], [50, 100, 120]),
+        ({"save": {"keep": 1}}, [50, 100], [50, 100], [100]),
+        ({"sample": {"every": 100}}, [50, 100], [100], [100]),
+        ({"sample": {"skip_first": False}}, [50, 100], [0, 50, 100], [50, 100]),
+        ({"sample": {"force_first": True}}, [50, 100], [0, 50, 100], [50, 100]),
+        ({"sample": {"disable": True}}, [50, 100], [], []),
+    ],
+)
+def test_steps(project: Path, changes: dict, saved: list[int], sampled: list[int], candidates: list[int]) -> None:
+    recipe(**changes)(project)
+    mara = load(project).characters["mara"]
+    assert (mara.saved_steps, mara.sampled_steps, mara.candidates) == (saved, sampled, candidates)
+
+
+def test_seeds_walk(project: Path) -> None:
+    assert [p.seed for p in load(project).characters["mara"].sample_prompts] == [42, 43]
+    recipe(sample={"walk_seed": False})(project)
+    assert [p.seed for p in load(project).characters["mara"].sample_prompts] == [42, 42]
+
+
+def test_steps_are_no_part_of_a_run_unless_the_learning_rate_follows_them(project: Path) -> None:
+    def slice_(**changes: Any) -> str:
+        recipe(**changes)(project)
+        return slices.train(load(project).characters["mara"])
+
+    assert slice_() == slice_(train={"steps": 200}) == slice_(save={"every": 25, "keep": 1})
+    assert slice_(train={"lr_scheduler": "cosine"}) != slice_(train={"lr_scheduler": "cosine", "steps": 200})
+    assert slice_() != slice_(train={"lr": 0.5})
+
+
+def test_the_shipped_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All five characters load; their plans are the guide's, their prompts test what the plans do not hold."""
+    from charloom import lint
+
+    monkeypatch.chdir(small_project.ROOT)
+    if not Path("resources/bases/paperdoll/model_index.json").is_file():
+        pytest.skip("the embedded base is not here")
+    workflow = load(".")
+    assert list(workflow.characters) == ["camila", "leyla", "nika", "orla", "yuna"]
+    for character in workflow.characters.values():
+        import json
+
+        assert len(character.shots) == 30 and len(character.sample_prompts) == 10
+        settings = json.loads(slices.lint(character))
+        assert lint._plan(settings) == [] and lint._trigger(settings) == []
+
+
+@pytest.mark.parametrize("path", sorted((small_project.ROOT / "config/schemas").glob("*.yaml")), ids=lambda p: p.stem)
+def test_schemas_are_closed_and_described(path: Path) -> None:
+    """No key is read by mistake, and every leaf says what it is for."""
+
+    def walk(node: Any, where: str) -> None:
+        if not isinstance(node, dict):
+            return
+        if "properties" in node:
+            assert node.get("additionalProperties") is False, where
+            for key, part in node["properties"].items():
+                described = "description" in part or "properties" in part or part.get("$ref")
+                assert described, f"{where}.{key}"
+                walk(part, f"{where}.{key}")
+        for part in [node.get("items"), node.get("additionalProperties"), *node.get("anyOf", ())]:
+            walk(part, where)
+
+    walk(yaml.safe_load(path.read_text()), path.stem)
+    assert schema.load_schema(path.name.removesuffix(".schema.yaml"))

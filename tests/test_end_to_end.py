@@ -1,0 +1,155 @@
+"""The whole workflow on a tiny random base: every file, nothing twice, and nothing lost by a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small_project
+from small_project import TARGET, edit, snakemake, write_yaml
+
+RECIPE = {
+    "network": {"rank": 4, "alpha": 4},
+    "train": {"steps": 6, "lr": 1.0e-3},
+    "save": {"every": 2, "keep": "all"},
+    "sample": {"every": 2, "steps": 2},
+    "data": {"resolutions": [64, 96]},
+}
+
+
+def build(folder: Path, *arguments: str) -> str:
+    result = snakemake(folder, "--cores", "2", TARGET, *arguments, code=small_project.ROOT)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return result.stdout + result.stderr
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of all that must come out the same however often it is made."""
+    kinds = (
+        "checkpoints/*",
+        "samples/*/*.png",
+        "dataset/*",
+        "latents/*",
+        "embeddings/*",
+        "scores*/*",
+        "final.safetensors",
+    )
+    files = [path for kind in kinds for path in sorted((folder / "results/mara").glob(kind))]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    folder = small_project.make(tmp_path_factory.mktemp("end-to-end") / "project")
+    shutil.rmtree(folder / small_project.BASE["path"])
+    shutil.copytree(tiny_base, folder / small_project.BASE["path"])
+    base = {**small_project.BASE, "adapters": {}, "run_ahead": 0}
+    recipe = {**base["recipe"], "sample": {"width": 64, "height": 64}, "training_adapter": "none"}
+    write_yaml(folder / "config/bases/mini.yaml", {**base, "recipe": recipe})
+    edit(folder / "config/config.yaml", recipe=RECIPE, device="cpu")
+    build(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(project: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(project, tmp_path / "project"))
+
+
+def test_every_file_is_there(project: Path) -> None:
+    results = project / "results/mara"
+    for name in ("final.safetensors", "report.html", "validation.json", "scores.csv", "prompts.html", "reference.png"):
+        assert (results / name).stat().st_size > 0, name
+    assert sorted(path.name for path in (results / "checkpoints").iterdir()) == [
+        f"step-{step:06d}.safetensors" for step in (2, 4, 6)
+    ]
+    assert len(list(results.glob("samples/*/[0-9]*.png"))) == 6
+    chosen = json.loads((results / "validation.json").read_text())["step"]
+    checkpoint = results / f"checkpoints/step-{chosen:06d}.safetensors"
+    assert (results / "final.safetensors").read_bytes() == checkpoint.read_bytes()
+
+
+def test_progress_is_in_the_log(project: Path) -> None:
+    log = "\n".join(path.read_text() for path in (project / "results/mara/logs/train_segment").iterdir())
+    assert re.search(r"step \d/6  loss \d\.\d+ .* ETA ", log)
+    assert list((project / "results/mara/benchmarks/train_segment").glob("*.tsv"))
+
+
+def test_nothing_is_done_twice(project: Path) -> None:
+    assert "Nothing to be done" in build(project)
+
+
+def test_lost_results_come_out_of_the_store(copy: Path) -> None:
+    before = digests(copy)
+    shutil.rmtree(copy / "results")
+    text = build(copy)
+    assert "loading torch" not in text and "encoding up to" not in text and "pictures of" not in text
+    assert digests(copy) == before
+
+
+def test_settings_there_and_back_again_cost_nothing(copy: Path) -> None:
+    before = digests(copy)
+    assert "loading torch" in build(copy, "--config", "recipe={network: {rank: 2, alpha: 2}}")
+    assert digests(copy) != before
+    assert "loading torch" not in build(copy)
+    assert digests(copy) == before
+
+
+def test_more_steps_go_on_from_where_it_stopped(copy: Path) -> None:
+    before = digests(copy)
+    text = build(copy, "--config", "recipe={train: {steps: 8}}")
+    steps = [int(step) for step in re.findall(r"step (\d+)/8  loss", text)]
+    assert steps and min(steps) > 6
+    after = digests(copy)
+    assert {name: after[name] for name in before if "final" not in name} == {
+        k: v for k, v in before.items() if "final" not in k
+    }
+
+
+def test_a_killed_run_goes_on_and_comes_out_the_same(copy: Path) -> None:
+    """kill -9 of everything at the first sign of a checkpoint; the rest is made by the next call."""
+    before = digests(copy)
+    shutil.rmtree(copy / "results")
+    for kind in ("checkpoint", "state", "metrics", "sample"):
+        shutil.rmtree(copy / "work/store" / kind, ignore_errors=True)
+    command = [sys.executable, "-m", "snakemake", "-s", str(small_project.ROOT / "Snakefile"), "--cores", "2", TARGET]
+    environment = {**os.environ, "PYTHONPATH": str(small_project.ROOT)}
+    process = subprocess.Popen(
+        command,
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((copy / "work/store").glob("checkpoint/*/[0-9a-f]*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    unlocked = snakemake(copy, "--unlock", TARGET, code=small_project.ROOT)
+    assert unlocked.returncode == 0, unlocked.stderr
+    build(copy)
+    assert digests(copy) == before
+
+
+def test_a_failing_job_keeps_what_was_shipped(copy: Path) -> None:
+    before = {path: path.read_bytes() for path in (copy / "results/mara").glob("*.*")}
+    own = copy / "config/captions/mara/closeup-01.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("a caption without the word that matters")
+    result = snakemake(copy, "--cores", "2", TARGET, code=small_project.ROOT)
+    assert result.returncode == 1
+    assert "error: results/mara/dataset: closeup-01.txt: the trigger m4ra is missing" in result.stderr
+    kept = {path for path in before if path.name != "lint.json"}
+    assert all(path.read_bytes() == before[path] for path in kept)

@@ -1,0 +1,311 @@
+"""Adapter files: same bytes for the same content, the shipped layout, the gate, merging and loading."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_transformer
+from safetensors import safe_open
+
+from charloom.errors import UserError
+from charloom.lora import export
+from charloom.lora.adapter import load_into, merge
+from charloom.lora.attach import attach
+from charloom.lora.files import read_adapter, read_safetensors, write_safetensors
+from charloom.lora.verify import comfy_key_map, module_shapes, verify
+from charloom.train.settings import Network
+from charloom.zimage import forward
+
+
+@pytest.fixture
+def model():
+    return build_transformer().requires_grad_(False)
+
+
+def trained(network: Network, model=None):
+    """An adapter whose zero factors are filled, as if it had been trained, on a model of its own."""
+    adapter = attach(model or build_transformer(), network, seed=3)
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in adapter.parameters.items():
+        if "magnitude" in name:
+            parameter.data *= 1.0 + 0.1 * torch.rand(parameter.shape, generator=generator)
+        elif not parameter.any():
+            parameter.data.normal_(std=0.1, generator=generator)
+    return adapter
+
+
+def ship(path: Path, network: Network, dtype: str = "fp32") -> Path:
+    header = export.metadata(network, title="x", trigger="l3yla", step=1, provenance={"seed": 42})
+    export.export(path, trained(network).parameters, network, dtype, header)
+    return path
+
+
+def outputs(model):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 16, 8, 8, generator=generator)
+    caps = torch.randn(1, 9, 32, generator=generator)
+    with torch.no_grad():
+        return forward.forward(forward.prepare(model), x, torch.tensor([0.4]), caps, [9])
+
+
+def test_same_content_same_bytes_in_every_process(tmp_path):
+    tensors = {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor(2.0, dtype=torch.bfloat16)}
+    metadata = {name: name for name in "qwertyuiop"}
+    write_safetensors(tmp_path / "a", tensors, metadata)
+    write_safetensors(tmp_path / "b", dict(reversed(tensors.items())), dict(reversed(metadata.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    read, header = read_safetensors(tmp_path / "a")
+    assert header == metadata
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+    with safe_open(str(tmp_path / "a"), "pt") as file:
+        assert set(file.keys()) == {"a", "b"}
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_safetensors(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"not at all")
+    with pytest.raises(UserError, match="bad.safetensors: not a readable"):
+        read_safetensors(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("alpha", [4.0, 8.0, 1.0])
+def test_shipped_layout(tmp_path, alpha):
+    network = Network(rank=4, alpha=alpha)
+    path = ship(tmp_path / "x.safetensors", network, "bf16")
+    tensors, header = read_safetensors(path)
+    assert len(tensors) == 3 * 16
+    assert all(tensor.dtype == torch.bfloat16 and tensor.is_contiguous() for tensor in tensors.values())
+    stem = "diffusion_model.layers.1.attention.to_out.0"
+    assert tensors[f"{stem}.lora_A.weight"].shape == (4, 64)
+    assert tensors[f"{stem}.lora_B.weight"].shape == (64, 4)
+    assert tensors[f"{stem}.alpha"] == 4.0
+    assert header["modelspec.trigger_phrase"] == "l3yla" and json.loads(header["charloom.provenance"]) == {"seed": 42}
+    assert "lora_adapter_metadata" not in header
+    # The scale that was trained with is in B.
+    parameters = trained(network).parameters
+    expected = parameters["layers.1.attention.to_out.0.lora_B.weight"] * (alpha / 4)
+    assert torch.equal(tensors[f"{stem}.lora_B.weight"], expected.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "lokr"])
+@pytest.mark.parametrize("alpha", [4.0, 6.0])
+def test_a_shipped_file_does_what_was_trained(tmp_path, kind, alpha):
+    network = Network(type=kind, rank=4, alpha=alpha)
+    base = build_transformer()
+    before = outputs(base)
+    trained(network, base)
+    expected = outputs(base)
+    assert (expected - before).abs().max() > 1e-3
+    stock = build_transformer()
+    with load_into(stock, ship(tmp_path / "x.safetensors", network)) as loaded:
+        assert loaded.modules == 16
+        torch.testing.assert_close(outputs(stock), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(outputs(stock), before)
+
+
+def test_strength_and_exact_removal(tmp_path, model):
+    path = ship(tmp_path / "x.safetensors", Network(rank=4, alpha=4))
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    name = "layers.0.feed_forward.w2"
+    delta = read_adapter(path).delta(name)
+    first = load_into(model, path, strength=0.6)
+    changed = model.get_submodule(name).weight - weights[f"{name}.weight"]
+    torch.testing.assert_close(changed, 0.6 * delta, rtol=1e-4, atol=1e-6)
+    second = load_into(model, path, strength=-0.3)
+    second.remove()
+    first.remove()
+    first.remove()
+    assert all(torch.equal(p, weights[n]) for n, p in model.named_parameters())
+
+
+def test_low_precision_bases_get_the_lora_beside_the_weight(tmp_path):
+    path = ship(tmp_path / "x.safetensors", Network(rank=4, alpha=4))
+    model = build_transformer().to(torch.bfloat16)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    plain = outputs(model)
+    loaded = load_into(model, path)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    reference = build_transformer()
+    with load_into(reference, path):
+        expected = outputs(reference)
+    assert (outputs(model).float() - expected).abs().max() < 0.05 * expected.abs().max() + 0.05
+    loaded.remove()
+    assert torch.equal(outputs(model), plain)
+
+
+def test_merge_counts_and_measures(tmp_path, model):
+    path = ship(tmp_path / "a.safetensors", Network(rank=4, alpha=4))
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    report = merge(model, path)
+    adapter = read_adapter(path)
+    norm = sum(float(adapter.delta(m).double().square().sum()) for m in adapter.modules) ** 0.5
+    assert report.modules == 16 and report.rank == 4 and len(report.sha256) == 64
+    assert report.delta_norm == pytest.approx(norm, rel=1e-3)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, weights[name])}
+    assert changed == {f"{name}.weight" for name in report.names}
+    json.dumps(report.record())
+
+
+def test_merge_reads_ai_toolkit_files_without_alpha(tmp_path, model):
+    a, b = torch.randn(2, 64), torch.randn(64, 2)
+    stem = "diffusion_model.layers.0.attention.to_k"
+    write_safetensors(tmp_path / "a", {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}, {})
+    before = model.layers[0].attention.to_k.weight.clone()
+    merge(model, tmp_path / "a")
+    torch.testing.assert_close(model.layers[0].attention.to_k.weight, before + b @ a)
+
+
+def _pair(stem, shape=(64, 64), value=1.0):
+    return {f"{stem}.lora_A.weight": torch.ones(2, shape[1]), f"{stem}.lora_B.weight": torch.full((shape[0], 2), value)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"some.other.key": torch.ones(2)}, "not those of an adapter"),
+        (_pair("lora_unet_layers_0_attention_to_q"), "do not exist in the base"),
+        (_pair("diffusion_model.layers.9.attention.to_q"), "do not exist in the base"),
+        (_pair("diffusion_model.layers.0.attention.to_q", (32, 64)), r"made for a weight of \(32, 64\)"),
+        (_pair("diffusion_model.layers.0.attention.to_q", value=0.0), "changes the weights by 0"),
+        ({"diffusion_model.layers.0.attention.to_q.lora_A.weight": torch.ones(2, 64)}, "incomplete"),
+        ({}, "no adapter module"),
+    ],
+)
+def test_a_merge_is_never_a_silent_no_op(tmp_path, model, tensors, message):
+    write_safetensors(tmp_path / "a.safetensors", tensors, {})
+    with pytest.raises(UserError, match=message):
+        merge(model, tmp_path / "a.safetensors")
+
+
+def test_quantised_weights_are_not_merged_into(tmp_path, model):
+    path = ship(tmp_path / "a.safetensors", Network(rank=4, alpha=4))
+    linear = model.layers[0].attention.to_q
+    linear.weight = torch.nn.Parameter(linear.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(UserError, match="quantised"):
+        merge(model, path)
+
+
+def test_fp16_overflow_and_nan_are_refused():
+    network = Network(rank=4, alpha=4)
+    parameters = dict(trained(network).parameters)
+    name = "layers.0.attention.to_q.lora_B.weight"
+    parameters[name] = parameters[name].detach().clone()
+    parameters[name][0, 0] = 1e5
+    with pytest.raises(UserError, match="too large for fp16"):
+        export.layout(parameters, network, "fp16")
+    export.layout(parameters, network, "bf16")
+    parameters[name][0, 0] = torch.nan
+    with pytest.raises(UserError, match="NaN"):
+        export.layout(parameters, network, "fp32")
+
+
+SHAPES = module_shapes(
+    {
+        "dim": 64,
+        "n_layers": 2,
+        "n_refiner_layers": 1,
+        "cap_feat_dim": 32,
+        "in_channels": 16,
+        "all_patch_size": [2],
+        "all_f_patch_size": [1],
+    }
+)
+
+
+def test_module_shapes_are_those_of_the_model(model):
+    expected = {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert SHAPES == expected
+
+
+def test_gate_passes_what_we_ship(tmp_path):
+    for kind in ("lora", "dora", "lokr"):
+        report = verify(ship(tmp_path / kind, Network(type=kind, rank=4, alpha=2), "bf16"), SHAPES, modules=16)
+        assert report.ok, str(report)
+        assert report.kind == kind and report.modules == 16 and report.delta_norm > 0
+    assert verify(tmp_path / "lora", SHAPES, modules=16).rank == 4
+
+
+def test_comfy_targets_are_rows_of_fused_weights():
+    targets = comfy_key_map(SHAPES)
+    stem = "diffusion_model.layers.0.attention."
+    rows = [(targets[stem + p].weight, targets[stem + p].start) for p in ("to_q", "to_k", "to_v")]
+    assert rows == [(stem + "qkv.weight", 0), (stem + "qkv.weight", 64), (stem + "qkv.weight", 128)]
+    assert targets[stem + "to_out.0"].weight == stem + "out.weight"
+    assert targets["diffusion_model.all_final_layer.2-1.linear"].weight == "diffusion_model.final_layer.linear.weight"
+
+
+def _spoil(tmp_path, change):
+    tensors, header = read_safetensors(ship(tmp_path / "good", Network(rank=4, alpha=4)))
+    change(tensors)
+    write_safetensors(tmp_path / "bad", tensors, header)
+    return verify(tmp_path / "bad", SHAPES, modules=16)
+
+
+STEM = "diffusion_model.layers.0.attention.to_q"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(f"{STEM}.alpha"), "no alpha"),
+        (lambda t: t.update({f"{STEM}.alpha": torch.tensor(1.0)}), "alpha differs from the rank"),
+        (lambda t: t.pop(f"{STEM}.lora_B.weight"), "incomplete"),
+        (lambda t: [t.pop(k) for k in list(t) if k.startswith(STEM)], "15 modules instead of 16"),
+        (lambda t: t.update({f"{STEM}.lora_B.weight": torch.zeros(64, 4)}), "change nothing"),
+        (lambda t: t.update({f"{STEM}.lora_B.weight": torch.full((64, 4), torch.inf)}), "NaN or infinity"),
+        (lambda t: t.update({f"{STEM}.lora_B.weight": torch.ones(32, 4)}), r"\(32, 64\), the base has \(64, 64\)"),
+        (lambda t: t.update({k.replace("to_q", "qkv"): t.pop(k) for k in list(t) if STEM in k}), "no module"),
+        (lambda t: t.update({k[16:]: t.pop(k) for k in list(t)}), "do not start with"),
+        (lambda t: t.update({"lora_te_x.lora_down.weight": torch.ones(1)}), "incomplete"),
+        (lambda t: t.update({"odd.key": torch.ones(1)}), "not those of an adapter"),
+    ],
+)
+def test_gate_names_what_is_wrong(tmp_path, change, message):
+    import re
+
+    report = _spoil(tmp_path, change)
+    assert not report.ok
+    assert re.search(message, str(report)), str(report)
+
+
+def test_gate_catches_a_loader_that_would_change_the_strength(tmp_path, monkeypatch):
+    from diffusers.loaders import lora_conversion_utils as utils
+
+    real = utils._convert_non_diffusers_z_image_lora_to_diffusers
+    monkeypatch.setattr(
+        utils,
+        "_convert_non_diffusers_z_image_lora_to_diffusers",
+        lambda state: {name: tensor * 2 for name, tensor in real(state).items()},
+    )
+    report = verify(ship(tmp_path / "x", Network(rank=4, alpha=4)), SHAPES)
+    assert any("another strength" in problem for problem in report.problems)
+
+
+def test_stock_diffusers_loads_it_at_the_same_strength(tmp_path, tiny_base):
+    from diffusers import ZImagePipeline
+
+    network = Network(rank=4, alpha=2)
+    path = ship(tmp_path / "x.safetensors", network)
+    pipe = ZImagePipeline.from_pretrained(tiny_base, vae=None, text_encoder=None, tokenizer=None)
+    base = build_transformer()
+    base.load_state_dict(pipe.transformer.state_dict())
+    pipe.load_lora_weights(str(path))
+    with load_into(base, path):
+        torch.testing.assert_close(outputs(pipe.transformer), outputs(base), rtol=1e-4, atol=1e-4)
+
+
+def test_files_do_not_depend_on_the_process(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; from test_lora_files import ship, Network\n"
+        "ship(Path(sys.argv[1]), Network(rank=4, alpha=8), 'bf16')"
+    )
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a"), str(here)], check=True, cwd=here.parent)
+    assert (tmp_path / "a").read_bytes() == ship(tmp_path / "b", Network(rank=4, alpha=8), "bf16").read_bytes()

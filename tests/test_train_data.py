@@ -1,0 +1,202 @@
+"""Training samples: order, sizes, captions, weights and what happens with broken files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from charloom.errors import UserError
+from charloom.lora.files import write_safetensors
+from charloom.train.data import CorruptFile, TrainingData, bucket_of
+from charloom.train.settings import TrainSettings
+
+
+def settings(train=None, data=None):
+    train = {"batch_size": 1, "steps": 40, **(train or {})}
+    return TrainSettings.from_recipe(
+        {"train": train, "data": {"resolutions": [32, 48], "caption_dropout": 0.0, **(data or {})}}
+    )
+
+
+def seen(data, steps, attribute="name"):
+    return [getattr(draw, attribute) for step in range(1, steps + 1) for draw in data.draws(step)]
+
+
+def test_every_epoch_shows_every_item_once_in_another_order(make_dataset):
+    data = TrainingData(make_dataset(), settings())
+    names = seen(data, 16)
+    epochs = [names[i : i + 4] for i in range(0, 16, 4)]
+    assert all(sorted(epoch) == [f"shot-0{i}" for i in range(1, 5)] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert names == seen(TrainingData(data.root / "dataset.json", settings()), 16)
+
+
+def test_samples_do_not_depend_on_the_layout_of_batches(make_dataset):
+    path = make_dataset()
+    whole = TrainingData(path, settings({"batch_size": 4}))
+    parts = TrainingData(path, settings({"batch_size": 1, "gradient_accumulation": 4}))
+    mixed = TrainingData(path, settings({"batch_size": 2, "gradient_accumulation": 2}))
+    for step in (1, 2, 5):
+        noises = []
+        for data in (whole, parts, mixed):
+            batches = list(data.batches(step))
+            assert all(len(b.captions) <= data.settings.train.batch_size for b in batches)
+            by_index = {d.index: (d.name, d.sigma, n) for b in batches for d, n in zip(b.draws, b.noise, strict=True)}
+            noises.append(by_index)
+        for index, (name, sigma, noise) in noises[0].items():
+            assert all(o[index][0] == name and o[index][1] == sigma for o in noises)
+            assert all(torch.equal(o[index][2], noise) for o in noises)
+
+
+def test_batches_are_of_one_shape_and_padded_length(make_dataset):
+    data = TrainingData(make_dataset(captions=(5, 31, 33, 64, 65)), settings({"batch_size": 4}))
+    lengths = set()
+    for step in range(1, 11):
+        for batch in data.batches(step):
+            padded = {-(-len(c) // 32) for c in batch.captions}
+            assert len(padded) == 1 and batch.latents.shape == batch.noise.shape
+            lengths |= padded
+    assert lengths == {1, 2, 3}
+
+
+def test_preparing_ahead_gives_the_same_batches(make_dataset):
+    data = TrainingData(make_dataset(), settings({"batch_size": 2}))
+    for (a, first), (b, second) in zip(data.stream(range(3, 9), True), data.stream(range(3, 9), False), strict=True):
+        assert a == b and len(first) == len(second)
+        for x, y in zip(first, second, strict=True):
+            assert torch.equal(x.noise, y.noise) and torch.equal(x.latents, y.latents) and torch.equal(x.sigma, y.sigma)
+    assert list(data.stream(range(5, 5), True)) == []
+
+
+def test_repeats_and_weight(make_dataset):
+    path = make_dataset(captions=(5, 5), items=[{"repeats": 3}, {"weight": 0.25}])
+    data = TrainingData(path, settings())
+    assert Counter(seen(data, 8)) == {"shot-01": 6, "shot-02": 2}
+    weights = {draw.name: draw.weight for step in range(1, 9) for draw in data.draws(step)}
+    assert weights == {"shot-01": 1.0, "shot-02": 0.25}
+
+
+def test_weighted_timesteps_weigh_the_loss(make_dataset):
+    path = make_dataset()
+    plain = TrainingData(path, settings({"timestep_type": "linear"}))
+    bell = TrainingData(path, settings({"timestep_type": "weighted"}))
+    assert seen(plain, 8, "sigma") == seen(bell, 8, "sigma")
+    assert set(seen(plain, 8, "weight")) == {1.0} and len(set(seen(bell, 8, "weight"))) == 8
+
+
+def test_regularisation_takes_every_second_sample_and_no_trigger(make_dataset):
+    path = make_dataset(items=[{}, {}, {"is_reg": True}, {"is_reg": True}])
+    data = TrainingData(path, settings(data={"caption_dropout": 1.0}))
+    assert seen(data, 6, "is_reg") == [False, True] * 3
+    assert set(seen(data, 8)[1::2]) == {"shot-03", "shot-04"}
+    lengths = [len(draw.caption) for step in range(1, 5) for draw in data.draws(step)]
+    assert lengths == [10, 8] * 2  # trigger alone for the character, empty for the others
+
+
+def test_resolutions_take_turns_and_never_scale_up(make_dataset):
+    data = TrainingData(make_dataset(sizes=((32, 32), (48, 48))), settings(data={"resolutions": [32, 48, 1024]}))
+    sides = [8 * data.draws(step)[0].latents.shape[-1] for step in range(1, 13)]
+    assert all(sorted(sides[i : i + 3]) == [32, 48, 48] for i in range(0, 12, 3))
+    assert bucket_of(["64x48", "48x64", "16x16"], 48) == "16x16"
+    assert bucket_of(["64x48", "16x16", "64x48.flip_x"], 64) == "64x48"
+    too_small = TrainingData(data.root / "dataset.json", settings(data={"resolutions": [16]}))
+    with pytest.raises(UserError, match="data.resolutions"):
+        too_small.draws(1)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("trigger", 10), ("empty", 8)])
+def test_caption_dropout(make_dataset, kind, length):
+    path = make_dataset(captions=(20, 20))
+    data = TrainingData(path, settings(data={"caption_dropout": 0.25, "dropout_caption": kind}))
+    lengths = Counter(len(d.caption) for step in range(1, 401) for d in data.draws(step))
+    assert set(lengths) == {20, length} and 60 <= lengths[length] <= 140
+    without = TrainingData(path, settings())
+    assert {len(d.caption) for step in range(1, 401) for d in without.draws(step)} == {20}
+    # Nothing but the caption changes.
+    assert seen(data, 50, "sigma") == seen(without, 50, "sigma") and seen(data, 50) == seen(without, 50)
+
+
+def test_flips_are_separate_latents(make_dataset):
+    path = make_dataset(sizes=((32, 32),), flips=("x", "y", "xy"))
+    with pytest.warns(UserWarning, match="flips"):
+        data = TrainingData(path, settings(data={"flip_x": True}))
+    plain = TrainingData(path, settings())
+    kinds = Counter()
+    for step in range(1, 101):
+        a, b = data.draws(step)[0], plain.draws(step)[0]
+        assert a.name == b.name and a.sigma == b.sigma
+        kinds["same" if torch.equal(a.latents, b.latents) else "flipped"] += 1
+        assert torch.equal(a.latents, b.latents) or torch.equal(a.latents, b.latents.flip(-1))
+    assert 30 <= kinds["flipped"] <= 70
+    with pytest.warns(UserWarning):
+        both = TrainingData(make_dataset(name="none"), settings(data={"flip_x": True, "flip_y": True}))
+    with pytest.raises(UserError, match="which data.flip_. needs"):
+        seen(both, 8)
+
+
+def test_sigma_histogram_is_of_what_was_seen(make_dataset):
+    data = TrainingData(make_dataset(), settings({"batch_size": 2}))
+    values = seen(data, 10, "sigma")
+    assert sum(data.sigma_histogram(10)) == 20
+    assert data.sigma_histogram(10)[10] == sum(0.5 <= v < 0.55 for v in values)
+
+
+def damage(path, how):
+    if how == "missing":
+        path.unlink()
+    elif how == "bytes":
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(bytes(content))
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("part", ["latents", "embeddings"])
+@pytest.mark.parametrize("how", ["missing", "bytes", "truncated"])
+def test_broken_files_are_named_and_never_used(make_dataset, part, how):
+    path = make_dataset(captions=(5,))
+    broken = path.parent / part / "shot-01.safetensors"
+    damage(broken, how)
+    data = TrainingData(path, settings())
+    with pytest.raises(CorruptFile, match=f"{part}/shot-01.safetensors.*made anew") as error:
+        data.draws(1)
+    assert error.value.path == broken
+
+
+def test_nan_is_found_even_when_the_hash_fits(make_dataset):
+    from charloom.canonical import file_digest
+
+    path = make_dataset(captions=(5,))
+    broken = path.parent / "latents" / "shot-01.safetensors"
+    write_safetensors(broken, {"32x32": torch.full((16, 4, 4), torch.nan)}, {})
+    manifest = json.loads(path.read_text())
+    manifest["items"][0]["latents_sha256"] = file_digest(broken)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CorruptFile, match="NaN"):
+        TrainingData(path, settings()).draws(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such manifest"),
+        ("{", "not a data set manifest"),
+        ('[{"name": "a", "latents": "x"}]', "item a has no latents_sha256"),
+        ("[]", "no image to train on"),
+    ],
+)
+def test_wrong_manifests_are_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        TrainingData(tmp_path / "dataset.json", settings())
+
+
+def test_missing_variant_is_named(make_dataset):
+    data = TrainingData(make_dataset(variants=False), settings(data={"caption_dropout": 1.0}))
+    with pytest.raises(UserError, match="variant 'trigger' is missing"):
+        data.draws(1)

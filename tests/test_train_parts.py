@@ -1,0 +1,274 @@
+"""Settings, randomness, noise levels, losses, buckets, optimisers: each for itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from charloom.errors import UserError
+from charloom.train import losses, optim, randomness, timesteps
+from charloom.train.buckets import bucket, buckets, cover_box
+from charloom.train.settings import Optimisation, TrainSettings, kept_steps, manifest_digest, run_key
+
+
+def test_defaults_are_the_guides():
+    s = TrainSettings.from_recipe({})
+    assert (s.network.type, s.network.rank, s.network.alpha, s.network.modules) == ("lora", 32, 32, "default")
+    assert (s.train.steps, s.train.batch_size, s.train.optimizer, s.train.lr) == (3000, 1, "adamw8bit", 1e-4)
+    assert (s.train.weight_decay, s.train.timestep_type, s.train.timestep_bias) == (1e-4, "sigmoid", "balanced")
+    assert (s.train.loss, s.train.ema, s.save.dtype, s.save.every, s.save.keep) == ("mse", None, "bf16", 250, 4)
+    assert (s.data.caption_dropout, s.data.resolutions, s.data.flip_x) == (0.05, (512, 768, 1024), False)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"train": {"stepz": 1}}, "train.stepz is unknown"),
+        ({"train": {"lr": "fast"}}, "train.lr is 'fast': use a number"),
+        ({"train": {"steps": 1.5}}, "train.steps is 1.5: use a whole number"),
+        ({"train": {"batch_size": True}}, "train.batch_size is True"),
+        ({"train": {"optimizer": "sgd"}}, "train.optimizer is 'sgd': use one of adamw8bit"),
+        ({"train": {"ema": "yes"}}, "train.ema is 'yes'"),
+        ({"train": {"warmup_steps": 9, "steps": 5}}, "warmup_steps"),
+        ({"train": {"preservation": {"other": {}}}}, "train.preservation.other is unknown"),
+        ({"network": {"modules": ["("]}}, "network.modules"),
+        ({"network": {"rank": 0}}, "network.rank is 0: use at least 1"),
+        ({"save": {"keep": "best"}}, "save.keep is 'best'"),
+        ({"data": {"resolutions": [500]}}, "data.resolutions"),
+        ({"data": {"caption_dropout": 2}}, "data.caption_dropout"),
+    ],
+)
+def test_wrong_settings_are_named(recipe, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(").replace("[", r"\[")):
+        TrainSettings.from_recipe(recipe)
+
+
+def test_other_sections_and_yaml_habits_are_understood():
+    s = TrainSettings.from_recipe(
+        {
+            "quantization": {"transformer": "float8"},
+            "sample": {"every": 3},
+            "network": {"rank": 8, "alpha": 4, "modules": ["to_q$"]},
+            "train": {"ema": False, "lr": 1, "preservation": {"differential": {"enabled": True, "class": "woman"}}},
+            "data": {"repeats": 2, "regularization": ["x"]},
+        }
+    )
+    assert s.network.modules == ("to_q$",) and s.network.alpha == 4.0 and s.train.ema is None and s.train.lr == 1.0
+    assert s.train.differential.cls == "woman" and not s.train.blank.enabled
+
+
+def key(recipe):
+    return run_key(TrainSettings.from_recipe(recipe).slice(), "data", "base", 1)
+
+
+def test_run_key_covers_what_changes_results_and_nothing_else():
+    base = key({})
+    same = [{"train": {"steps": 4000}}, {"save": {"every": 100}}, {"save": {"keep": "all"}}, {"sample": {"steps": 9}}]
+    assert {key(recipe) for recipe in same} == {base}
+    other = [
+        *[{"network": n} for n in ({"rank": 8}, {"alpha": 8}, {"type": "dora"}, {"modules": "attention"})],
+        *[{"train": {k: v}} for k, v in (("lr", 1e-5), ("seed", 1), ("loss", "mae"), ("ema", {"decay": 0.9}))],
+        {"train": {"preservation": {"blank": {"enabled": True}}}},
+        {"save": {"dtype": "fp32"}},
+        {"data": {"caption_dropout": 0.1}},
+        {"train": {"lr_scheduler": "cosine"}},
+        {"train": {"lr_scheduler": "cosine", "steps": 4000}},  # here the total does matter
+    ]
+    assert len({base, *[key(recipe) for recipe in other]}) == len(other) + 1
+    s = TrainSettings.from_recipe({}).slice()
+    assert (
+        len({run_key(s, "a", "b", 1), run_key(s, "x", "b", 1), run_key(s, "a", "x", 1), run_key(s, "a", "b", 2)}) == 4
+    )
+
+
+def test_manifest_digest_ignores_paths_and_sees_contents():
+    item = {"name": "a", "latents": "x", "latents_sha256": "1", "embeddings": "y", "embeddings_sha256": "2"}
+    base = manifest_digest([item])
+    assert manifest_digest([{**item, "latents": "elsewhere", "caption": "c", "image": "z"}]) == base
+    assert manifest_digest({"items": [{**item, "weight": 1, "repeats": 1, "is_reg": False}]}) == base
+    changes = [{"latents_sha256": "9"}, {"embeddings_sha256": "9"}, {"weight": 2}, {"repeats": 2}, {"is_reg": True}]
+    assert len({base, *[manifest_digest([{**item, **c}]) for c in changes]}) == 6
+
+
+def test_checkpoints_and_what_is_kept():
+    settings = TrainSettings.from_recipe({"train": {"steps": 7}, "save": {"every": 3}})
+    assert settings.checkpoint_steps() == [3, 6, 7] and settings.checkpoint_steps(6) == [3, 6]
+    assert kept_steps([1, 2, 3], "all") == [1, 2, 3]
+    assert kept_steps([3, 1, 2], 2) == [2, 3]
+    scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: 0.2}
+    assert kept_steps([1, 2, 3, 4], "score:2", scores) == [1, 3]
+    assert kept_steps([1, 2, 3, 4, 5], "score:2", scores) == [1, 3, 5]
+
+
+def test_randomness_is_a_function_of_its_name():
+    assert torch.equal(randomness.noise(1, 5, (16, 4, 4)), randomness.noise(1, 5, (16, 4, 4)))
+    others = [randomness.noise(2, 5, (16,)), randomness.noise(1, 6, (16,)), randomness.normals(1, "x", (16,), 5)]
+    assert not any(torch.equal(randomness.noise(1, 5, (16,)), other) for other in others)
+    assert sorted(randomness.permutation(1, "order", 30, 0)) == list(range(30))
+    assert list(randomness.permutation(1, "order", 30, 0)) != list(randomness.permutation(1, "order", 30, 1))
+
+
+def test_randomness_is_stable_across_releases():
+    """Frozen values: if these change, every character is retrained, and recipe number `train` must be raised."""
+    assert randomness.raw(42, "noise", 2, 7).tolist() == FROZEN_WORDS
+    assert randomness.noise(42, 7, (3,)).tolist() == pytest.approx(FROZEN_NOISE, abs=1e-6)
+
+
+FROZEN_WORDS = [264490615971172035, 7028231251409937541]
+FROZEN_NOISE = [-2.7014642, -0.4163159, -1.0916803]
+
+
+def test_noise_is_standard_normal():
+    x = randomness.noise(3, 0, (16, 128, 128)).double()
+    assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01 and abs(x.pow(4).mean() - 3) < 0.05
+    y = randomness.noise(3, 1, (16, 128, 128)).double()
+    assert abs((x * y).mean()) < 0.01
+    u = randomness.uniforms(3, "u", 100_000)
+    assert 0 < u.min() and u.max() < 1 and abs(u.mean() - 0.5) < 0.01
+
+
+def test_noise_speed_is_no_bottleneck():
+    import time
+
+    start = time.process_time()
+    for i in range(5):
+        randomness.noise(1, i, (16, 64, 64))
+    assert (time.process_time() - start) / 5 < 0.1
+
+
+def sigmas(kind, bias="balanced", count=4000):
+    return np.array([timesteps.sigma(1, i, kind, bias) for i in range(count)])
+
+
+def test_sigma_distributions():
+    assert sigmas("linear").mean() == pytest.approx(0.5, abs=0.02)
+    assert sigmas("linear").std() == pytest.approx(12**-0.5, abs=0.01)
+    logits = np.log(sigmas("sigmoid") / (1 - sigmas("sigmoid")))
+    assert logits.mean() == pytest.approx(0, abs=0.05) and logits.std() == pytest.approx(1, abs=0.03)
+    s = sigmas("linear")
+    assert np.allclose(sigmas("shift"), 3 * s / (1 + 2 * s))
+    assert np.array_equal(sigmas("weighted"), s)
+
+
+def test_bias_moves_the_noise_level():
+    for kind in ("linear", "sigmoid", "shift"):
+        low, mid, high = (sigmas(kind, b).mean() for b in ("low_noise", "balanced", "high_noise"))
+        assert low < mid - 0.1 and high > mid + 0.1
+    # ai-toolkit's cubes: sigma = 1 - u^3 and u^3 on the linear schedule, with means 3/4 and 1/4.
+    assert sigmas("linear", "high_noise").mean() == pytest.approx(0.75, abs=0.02)
+    assert sigmas("linear", "low_noise").mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_bell_weights():
+    values = [timesteps.loss_weight((i + 0.5) / 1000, "weighted") for i in range(1000)]
+    assert np.mean(values) == pytest.approx(1.0, abs=0.01) and max(values) == pytest.approx(1.522, abs=0.01)
+    for sigma, weight in ((1.0, 0.906), (0.5, 0.925), (0.002, 0.446), (0.0, 0.446)):
+        assert timesteps.loss_weight(sigma, "weighted") == pytest.approx(weight, abs=0.005)
+    assert timesteps.loss_weight(0.3, "sigmoid") == 1.0
+
+
+def test_histogram_and_bands():
+    assert timesteps.histogram([0.0, 0.04, 0.05, 1.0]) == [2, 1, *[0] * 16, 0, 1]
+    assert [timesteps.band(s) for s in (0.0, 0.25, 0.74, 0.75, 1.0)] == [0, 1, 2, 3, 3]
+
+
+def test_losses():
+    a, b = torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.5]])
+    assert losses.per_item(a, b, "mse").tolist() == pytest.approx([5.0, 0.125])
+    assert losses.per_item(a, b, "mae").tolist() == pytest.approx([2.0, 0.25])
+    huber = [(math.hypot(1, 0.01) + math.hypot(3, 0.01)) / 2 - 0.01, (math.hypot(0.5, 0.01) + 0.01) / 2 - 0.01]
+    assert losses.per_item(a, b, "huber").tolist() == pytest.approx(huber, rel=1e-4)
+    assert losses.per_item(a.bfloat16(), b.bfloat16(), "mse").dtype == torch.float32
+    bare = b.clone().requires_grad_()
+    losses.preservation(a.requires_grad_(), bare).sum().backward()
+    assert bare.grad is None and a.grad is not None
+
+
+def test_buckets_never_scale_up():
+    assert bucket(1898, 1898, 1024) == (1024, 1024) and bucket(1898, 1898, 512) == (512, 512)
+    assert buckets(256, 256, (128, 192, 256)) == [(128, 128), (192, 192), (256, 256)]
+    assert buckets(600, 600, (512, 768, 1024)) == [(512, 512), (592, 592)]
+    for size in ((1920, 1080), (1080, 1920), (333, 777), (100, 5000), (16, 16), (1024, 1000)):
+        for resolution in (256, 512, 1024):
+            w, h = bucket(*size, resolution)
+            assert w % 16 == 0 and h % 16 == 0 and w <= max(size[0], 16) and h <= max(size[1], 16)
+            assert w * h <= min(size[0] * size[1], resolution**2)
+            left, top, right, bottom = cover_box(*size, (w, h))
+            assert left >= -1e-6 and top >= -1e-6 and (right - left) / (bottom - top) == pytest.approx(w / h)
+    with pytest.raises(ValueError, match="too small"):
+        bucket(8, 100, 512)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+def test_learning_rate_is_a_function_of_the_step(kind):
+    settings = Optimisation(steps=10, warmup_steps=4, lr=1.0, lr_scheduler=kind)
+    rates = [optim.learning_rate(settings, step) for step in range(1, 11)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
+    ends = {"constant": 1.0, "linear": 1 / 6, "cosine": 0.5 * (1 + math.cos(math.pi * 5 / 6))}
+    assert rates[-1] == pytest.approx(ends[kind]) and rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
+
+
+def parameters(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a": (4, 64), "b": (70, 4)}
+    return {n: torch.nn.Parameter(torch.randn(s, generator=generator)) for n, s in shapes.items()}
+
+
+OPTIMIZERS = ["adamw", "adafactor", "prodigy", "lion"]
+
+
+def make(name, params, **more):
+    if name in ("prodigy", "lion"):
+        pytest.importorskip({"prodigy": "prodigyopt", "lion": "lion_pytorch"}[name])
+    settings = Optimisation(optimizer=name, lr=1.0 if name == "prodigy" else 1e-2, **more)
+    return optim.build(settings, params, torch.device("cpu"))
+
+
+def run(optimizer, params, steps):
+    for step in steps:
+        for i, p in enumerate(params.values()):
+            p.grad = randomness.normals(1, f"grad{i}", tuple(p.shape), step)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_state_round_trip_is_exact(name):
+    straight = parameters()
+    run(make(name, straight), straight, range(10))
+    first = parameters()
+    optimizer = make(name, first)
+    run(optimizer, first, range(5))
+    tensors, values = optim.state_tensors(optimizer, list(first))
+    values = json.loads(json.dumps(values))
+    second = {n: torch.nn.Parameter(p.detach().clone()) for n, p in first.items()}
+    resumed = make(name, second)
+    optim.restore(resumed, list(second), tensors, values)
+    run(resumed, second, range(5, 10))
+    assert all(torch.equal(straight[n], second[n]) for n in straight)
+    assert not any(torch.equal(straight[n], first[n]) for n in straight)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_shrinks(name):
+    plain, decayed = parameters(), parameters()
+    run(make(name, plain, weight_decay=0.0), plain, range(5))
+    run(make(name, decayed, weight_decay=0.5), decayed, range(5))
+    assert not torch.equal(plain["a"], decayed["a"])
+
+
+def test_adamw8bit_on_the_cpu_is_adamw_with_a_warning():
+    with pytest.warns(UserWarning, match="needs a CUDA GPU"):
+        optimizer = make("adamw8bit", parameters())
+    assert type(optimizer) is torch.optim.AdamW
+
+
+@pytest.mark.parametrize(("name", "package"), [("prodigy", "prodigyopt"), ("lion", "lion-pytorch")])
+def test_missing_packages_are_named(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+    with pytest.raises(UserError, match=f"pip install {package}"):
+        optim.build(Optimisation(optimizer=name), parameters(), torch.device("cpu"))

@@ -1,0 +1,231 @@
+"""What a dry run says: which jobs an edit costs, and how a mistake is told before any job starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import small_project
+from small_project import TARGET, edit, snakemake
+
+CHARACTER = "config/characters/mara.yaml"
+CONFIG = "config/config.yaml"
+AFTER_SAMPLES = {"draw_grid": 2, "score_checkpoint": 2, "choose_checkpoint": 1, "write_report": 1, "export_final": 1}
+AFTER_DATA = {"train_segment": 2, "sample_checkpoint": 4, **AFTER_SAMPLES}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose every file was made by a pretender, with Snakemake's own records of it."""
+    folder = small_project.add_code(small_project.make(tmp_path_factory.mktemp("workflow") / "project"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLOOM_PYTHON", str(small_project.pretender(folder)))
+        made = snakemake(folder, "--cores", "2", TARGET)
+    assert made.returncode == 0, made.stderr
+    assert planned(folder) == {}
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished project to edit."""
+    return Path(shutil.copytree(finished, tmp_path / "project"))
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Jobs by rule that a dry run plans."""
+    result = snakemake(folder, "-n", TARGET, *arguments)
+    assert result.returncode == 0, result.stderr
+    text = result.stdout + result.stderr
+    if "Nothing to be done" in text:
+        return {}
+    table = text[text.index("Job stats:") :]
+    rows = re.findall(r"^(\w+) +(\d+)$", table.split("total")[0], flags=re.MULTILINE)
+    assert rows, text
+    return {rule: int(number) for rule, number in rows}
+
+
+def reword_docstrings(folder: Path) -> None:
+    for name in ("captions", "crop", "lint"):
+        path = folder / "charloom" / f"{name}.py"
+        path.write_text(path.read_text().replace('"""', '"""Again. ', 1))
+
+
+def replace(folder: Path, file: str, old: str, new: str) -> None:
+    path = folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def by_hand(folder: Path) -> None:
+    path = folder / "config/captions/mara/medium-01.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("a medium shot photo of m4ra, side profile, a black hoodie")
+
+
+EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
+    "a caption by hand": (
+        by_hand,
+        {"write_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1, **AFTER_DATA},
+    ),
+    "rank": (lambda p: replace(p, CONFIG, "recipe:\n", "recipe:\n  network:\n    rank: 8\n"), AFTER_DATA),
+    "a sample prompt": (
+        lambda p: replace(p, CHARACTER, "a red hoodie", "a green hoodie"),
+        {"encode_text": 1, "sample_checkpoint": 2, **AFTER_SAMPLES},
+    ),
+    "the strength of a preview": (
+        lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.7"),
+        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+    ),
+    "the checkpoint": (lambda p: edit(p / CHARACTER, checkpoint=50), {"export_final": 1}),
+    "more steps": (
+        lambda p: replace(p, CONFIG, "steps: 100", "steps: 150"),
+        {
+            "train_segment": 1,
+            "sample_checkpoint": 2,
+            "draw_grid": 1,
+            "score_checkpoint": 1,
+            "choose_checkpoint": 1,
+            "write_report": 1,
+            "export_final": 1,
+        },
+    ),
+    "the outfit of a shot": (
+        lambda p: replace(p, CHARACTER, "a black hoodie", "a gray hoodie"),
+        {
+            "write_prompts": 1,
+            "make_source_image": 1,
+            "crop_watermark": 1,
+            "write_caption": 1,
+            "lint_dataset": 1,
+            "encode_latents": 1,
+            "encode_caption": 1,
+            "write_manifest": 1,
+            **AFTER_DATA,
+        },
+    ),
+    "the person": (
+        lambda p: replace(p, CHARACTER, "skin: tan", "skin: fair"),
+        {
+            "make_reference": 1,
+            "make_source_image": 3,
+            "crop_watermark": 3,
+            "lint_dataset": 1,
+            "encode_latents": 3,
+            "write_manifest": 1,
+            **AFTER_DATA,
+        },
+    ),
+    "the appearance in words": (
+        lambda p: replace(p, CHARACTER, "appearance: a woman", "appearance: a tall woman"),
+        {"write_prompts": 1, "write_report": 1, "export_final": 1},
+    ),
+    "a training resolution": (
+        lambda p: replace(p, "config/bases/mini.yaml", "- 128", "- 192"),
+        {"encode_latents": 3, "write_manifest": 1, **AFTER_DATA},
+    ),
+    "another training adapter": (
+        lambda p: replace(p, CONFIG, "recipe:\n", "recipe:\n  training_adapter: none\n"),
+        {"prepare_base": 1, **AFTER_DATA},
+    ),
+    "a file of the base": (
+        lambda p: (p / "resources/bases/mini/vae/config.json").write_text("{ }"),
+        {
+            "lock_base": 1,
+            "prepare_base": 1,
+            "encode_latents": 3,
+            "encode_caption": 3,
+            "encode_text": 4,
+            "write_manifest": 1,
+            **AFTER_DATA,
+        },
+    ),
+    "files touched": (lambda p: [os.utime(path) for path in p.rglob("*") if path.is_file()], {}),
+    "a comment in YAML": (lambda p: replace(p, CHARACTER, "name: Mara", "# a comment\nname: Mara"), {}),
+    "keys in another order": (lambda p: edit(p / CONFIG, base="mini", device="auto"), {}),
+    "a default spelt out": (
+        lambda p: replace(p, CONFIG, "recipe:\n", "recipe:\n  network:\n    rank: 32\n    alpha: 32\n"),
+        {},
+    ),
+    "a docstring in the library": (
+        reword_docstrings,
+        {},
+    ),
+    "device and store": (lambda p: edit(p / CONFIG, device="cpu", store="work/elsewhere"), {}),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_costs_only_what_depends_on_it(project: Path, name: str) -> None:
+    change, expected = EDITS[name]
+    change(project)
+    assert planned(project) == expected
+
+
+def test_everything_from_nothing(tmp_path: Path) -> None:
+    folder = small_project.make(tmp_path)
+    result = snakemake(folder, "-n", code=small_project.ROOT)
+    assert result.returncode == 0, result.stderr
+    jobs = Counter(re.findall(r"^(\w+) +\d+$", result.stdout + result.stderr, flags=re.MULTILINE))
+    assert {"make_source_image", "train_segment", "export_final", "write_report"} <= set(jobs)
+
+
+def test_another_interpreter_changes_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLOOM_PYTHON", "/another/python")
+    assert planned(project) == {}
+
+
+def test_settings_on_the_command_line_win(project: Path) -> None:
+    assert planned(project, "--config", "recipe={network: {rank: 8}}") == AFTER_DATA
+
+
+def test_mistakes_are_lines_and_nothing_starts(project: Path) -> None:
+    before = {path: path.read_bytes() for path in (project / "results").rglob("*") if path.is_file()}
+    replace(project, CONFIG, "recipe:\n", "recipe:\n  network:\n    rnak: 8\n")
+    replace(project, CHARACTER, "a beige pantsuit", "a beige cape")
+    result = snakemake(project, "--cores", "1", TARGET)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert lines == ["error: config/config.yaml: recipe.network.rnak: unknown key; did you mean rank?"]
+    replace(project, CONFIG, "rnak: 8", "rank: 8")
+    result = snakemake(project, "--cores", "1", TARGET)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: config/characters/mara.yaml: shots.fullbody-01.outfit: ")
+    assert before == {path: path.read_bytes() for path in (project / "results").rglob("*") if path.is_file()}
+
+
+def test_the_snakefile_imports_nothing_heavy(tmp_path: Path) -> None:
+    folder = small_project.make(tmp_path)
+    code = (
+        "import sys; from charloom import slices, sources, bases; from charloom.config import load; load('.');"
+        "print(sorted({'torch', 'pandas', 'numpy', 'PIL', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(small_project.ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_workflow_passes_the_linters() -> None:
+    root = small_project.ROOT
+    files = ["Snakefile", *sorted(str(path) for path in (root / "rules").glob("*.smk"))]
+    formatted = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", *files], cwd=root, capture_output=True, text=True
+    )
+    assert formatted.returncode == 0, formatted.stderr
+
+
+def test_snakemake_lint(project: Path) -> None:
+    result = snakemake(project, "--lint")
+    assert result.returncode == 0, result.stdout + result.stderr
