@@ -52,10 +52,10 @@ appearance: >-
   a woman of thirty with tan skin, an oval face, curly black hair, hazel eyes, medium brows and full lips,
   hardly any makeup
 
-# The few constant words of every caption. The face itself stays unsaid: the trigger has to carry it.
+# The few constant words of every caption. What the person looks like stays unsaid: the trigger has to carry it.
 identity_line:
-  full: "{{trigger}}, a woman with curly black hair and hazel eyes"
-  eyes_hidden: "{{trigger}}, a woman with curly black hair"
+  full: "{{trigger}}, a woman"
+  eyes_hidden: "{{trigger}}, a woman"
 
 images:
   source: paperdoll              # drawn by charloom. Your own: {{source: folder, path: resources/characters/{id}}}

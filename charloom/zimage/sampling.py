@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charloom.zimage import flow, vae as vae_codec
+from charloom.zimage import flow
+from charloom.zimage import vae as vae_codec
 from charloom.zimage.forward import forward, pad_captions, padded_length
 
 Predict = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
@@ -97,7 +98,13 @@ def sample(
             chunk = members[start : start + batch_size]
             noise = torch.stack([initial_noise(seeds[i], channels, height, width) for i in chunk]).to(device)
             latents = sample_latents(
-                predict, noise, [embeds[i] for i in chunk], steps=steps, guidance=guidance, negative=negative, shift=shift
+                predict,
+                noise,
+                [embeds[i] for i in chunk],
+                steps=steps,
+                guidance=guidance,
+                negative=negative,
+                shift=shift,
             )
             images[chunk] = vae_codec.to_uint8(vae_codec.decode(vae, latents)).cpu().numpy()
     return images

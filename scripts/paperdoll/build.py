@@ -5,7 +5,8 @@
 Three processes share the machine: one draws and captions the world (CPU), one trains the autoencoder and
 then the probe, one compiles the transformer's training step meanwhile and trains it as soon as the
 autoencoder is there. Every stage that is finished is skipped by a later run and a transformer that is
-not finished goes on from its last state, so the work folder can be taken from run to run. Seeds are fixed;
+not finished goes on from its last state, so the work folder can be taken from run to run; ``--start`` goes on
+from the weights of a finished base on another machine. Seeds are fixed;
 schedules follow the clock, so the weights depend on the speed of the machine. What was reached is
 written to ``measured.json``.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -38,9 +40,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=64_000, help="pictures to draw")
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--vae-seconds", type=float, default=120)
-    parser.add_argument("--vae-from", type=Path, help="autoencoder weights to start from (safetensors)")
+    parser.add_argument("--start", type=Path, help="a finished base: its autoencoder is kept, the rest trains on")
     parser.add_argument("--probe-seconds", type=float, default=140)
     parser.add_argument("--base-seconds", type=float, default=600)
+    parser.add_argument("--base-rate", type=float, default=1.2e-3, help="peak learning rate")
     parser.add_argument("--adapter-seconds", type=float, default=25)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the batch size, for small machines")
     parser.add_argument("--prompts", type=int, default=500, help="unseen prompts in the evaluation")
@@ -127,17 +130,17 @@ def build_eyes(run: Run) -> None:
     import train_probe
     import train_vae
     from clock import Budget
-    from safetensors.torch import load_file
 
     from charloom.paperdoll.probe import Probe
 
     args, work, device = run.args, run.work, device_settings()
+    if args.start and not (work / "vae.done").exists():
+        shutil.copytree(args.start / "vae", work / "vae", dirs_exist_ok=True)
+        run.done("vae.done")
     if not (work / "vae.done").exists():
         run.wait_for("drawn.txt")
         pictures = np.load(work / "pictures.npy", mmap_mode="r")
         vae = models.autoencoder()
-        if args.vae_from:
-            vae.load_state_dict({key: value.float() for key, value in load_file(args.vae_from).items()})
         steps = train_vae.train(
             vae, pictures, lambda: int((work / "drawn.txt").read_text()), Budget(args.vae_seconds), device, run.log
         )
@@ -148,7 +151,7 @@ def build_eyes(run: Run) -> None:
         vae.save_pretrained(work / "vae")
         run.done("vae.done")
         run.log(f"vae: {steps} steps, shift {vae.config.shift_factor}, scale {vae.config.scaling_factor}")
-        run.record("vae", {"steps": steps, "seconds": args.vae_seconds, "warm start": bool(args.vae_from)})
+        run.record("vae", {"steps": steps, "seconds": args.vae_seconds})
     vae = load_vae(run, device)
     run.wait_for("world.done")
     unseen = np.load(work / "unseen.npy")
@@ -160,7 +163,7 @@ def build_eyes(run: Run) -> None:
     if not (work / "probe.safetensors").exists():
         pictures = on_device(np.load(work / "pictures.npy", mmap_mode="r"), device)
         run.log("probe: pictures on the device")
-        probe = Probe()
+        probe = Probe.load(args.start / "probe.safetensors").requires_grad_(True) if args.start else Probe()
         labels = dict(np.load(work / "labels.npz"))
         steps = train_probe.train(probe, vae, pictures, labels, Budget(args.probe_seconds), device, run.log)
         probe.save(work / "probe.tmp")
@@ -207,15 +210,20 @@ def build_base(run: Run) -> None:
     import torch
     import train_adapter
     import train_base
-    import train_vae
     from clock import Budget
+    from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
     from charloom.paperdoll.probe import Probe
 
     args, work, device = run.args, run.work, device_settings()
     torch.manual_seed(1)
-    trainer = train_base.Trainer(models.transformer(), models.text_encoder(), device)
+    transformer, encoder = models.transformer(), models.text_encoder()
+    if args.start:
+        for model, name in ((transformer, "transformer/diffusion_pytorch_model"), (encoder, "text_encoder/model")):
+            weights = load_file(args.start / f"{name}.safetensors")
+            model.load_state_dict({key: value.float() for key, value in weights.items()})
+    trainer = train_base.Trainer(transformer, encoder, device, rate=args.base_rate)
     trainer.transformer.train()
     if not args.no_compile:
         trainer.compile()
@@ -239,7 +247,9 @@ def build_base(run: Run) -> None:
     seconds = min(args.base_seconds, trainer.spent + run.remaining() - end)
     run.log(f"base: from step {trainer.step}, {trainer.spent:.0f} of {seconds:.0f} s")
     for share in (0.55, 1.0):
-        trainer.run(latents, captions, Budget(seconds, trainer.spent, (seconds * share) - trainer.spent), run.log, args.scale)
+        trainer.run(
+            latents, captions, Budget(seconds, trainer.spent, (seconds * share) - trainer.spent), run.log, args.scale
+        )
         torch.save(trainer.state(), state_file)
         with trainer.averaged():
             export(run, trainer)

@@ -52,7 +52,8 @@ def encode(vae, pictures: np.ndarray, device: torch.device, batch: int = 512) ->
     """Normalised latents of all pictures at every resolution, bf16 on the device; each picture is read once."""
     sizes = [size for size, _, _ in RESOLUTIONS]
     out = {
-        size: torch.empty(len(pictures), 16, size // 8, size // 8, dtype=torch.bfloat16, device=device) for size in sizes
+        size: torch.empty(len(pictures), 16, size // 8, size // 8, dtype=torch.bfloat16, device=device)
+        for size in sizes
     }
     for start in range(0, len(pictures), batch):
         part = torch.from_numpy(pictures[start : start + batch].copy()).to(device)
@@ -79,7 +80,7 @@ def text_states(encoder, ids: Tensor) -> Tensor:
 class Trainer:
     """Holds the two models, their optimiser and their moving average; :meth:`run` goes on where it stopped."""
 
-    def __init__(self, transformer, encoder, device: torch.device, seed: int = 7):
+    def __init__(self, transformer, encoder, device: torch.device, seed: int = 7, rate: float = RATE):
         self.device = device
         self.transformer = prepare(transformer).to(device)
         self.encoder = encoder.to(device)
@@ -91,10 +92,11 @@ class Trainer:
         decay = [p for p in self.parameters if p.ndim >= 2]
         plain = [p for p in self.parameters if p.ndim < 2]
         cuda = device.type == "cuda"
-        self.rate = torch.tensor(RATE, device=device)
+        self.peak = rate
+        self.rate = torch.tensor(rate, device=device)
         self.optimizer = torch.optim.AdamW(
             [{"params": decay, "weight_decay": 0.03}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.rate if cuda else RATE,
+            lr=self.rate if cuda else rate,
             betas=(0.9, 0.98),
             fused=cuda,
             capturable=cuda,
@@ -198,7 +200,7 @@ class Trainer:
         self.transformer.train()
         shares = np.array([share for _, share, _ in RESOLUTIONS])
         while not budget.over:
-            rate = budget.rate(RATE, self.step, warmup=500)
+            rate = budget.rate(self.peak, self.step, warmup=500)
             self.rate.fill_(rate)
             if self.device.type != "cuda":
                 for group in self.optimizer.param_groups:

@@ -14,6 +14,8 @@ from charloom.paperdoll.probe import TABLES, Probe
 
 BATCH = 192
 RATE = 2e-3
+BOOST = {"lips": 4.0, "brows": 3.0, "skin": 2.0, "outfit": 2.0, "expression": 2.0}
+"""Weights of the attributes that are learned last: small, or alike from behind."""
 
 
 @torch.no_grad()
@@ -63,6 +65,7 @@ def targets(labels: dict[str, np.ndarray], device) -> tuple[Tensor, Tensor]:
             weight[hidden, i] = 0.3
         else:
             weight[hidden, i] = 0.0
+        weight[:, i] *= BOOST.get(key, 1.0)
     return goal.to(device), weight.to(device)
 
 

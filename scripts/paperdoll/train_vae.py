@@ -67,7 +67,9 @@ def train(vae: AutoencoderKL, pictures: np.ndarray, ready, budget: Budget, devic
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, pictures: np.ndarray | Tensor, size: int, device: torch.device, batch: int = 256) -> Tensor:
+def encode_all(
+    vae: AutoencoderKL, pictures: np.ndarray | Tensor, size: int, device: torch.device, batch: int = 256
+) -> Tensor:
     """Posterior modes of all pictures at ``size``, bf16 on the device, (N, 16, size/8, size/8), not normalised."""
     out = torch.empty(len(pictures), 16, size // 8, size // 8, dtype=torch.bfloat16, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
