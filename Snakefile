@@ -14,7 +14,8 @@ include: "rules/common.smk"
 wildcard_constraints:
     character=any_of(CHARACTERS),
     base=any_of(BASES),
-    shot="[a-z0-9][a-z0-9_-]*",
+    # An image of the plan, or <data set>/<image>.
+    shot="[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?",
     text="_[a-z0-9-]+",
     step="[0-9]{6}",
     prompt="[0-9]{2}",

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from charloom import scaffold, schema
+from charloom import aitoolkit_sets, scaffold, schema
 from charloom.errors import UserError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -74,7 +74,7 @@ GIVEN: dict[str, str] = {
     "datasets.cache_latents_to_disk": "latents are always made once and kept",
     "datasets.cache_latents": "latents are always made once and kept",
     "datasets.caption_ext": "captions are .txt",
-    "datasets.is_reg": "false is the only way",
+    "datasets.is_reg": "one data set must show the character",
     "train.train_unet": "the transformer is always trained",
     "train.train_text_encoder": "the text encoder is never trained",
     "train.gradient_checkpointing": "as the memory demands",
@@ -174,9 +174,7 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
         result.ignored["meta"] = IGNORED["meta"]
     for key in set(data) - {"job", "config", "meta"}:
         result.ignored[key] = "unknown to charloom"
-    tree["datasets"], *others = tree.get("datasets") or [{}]
-    for index, _ in enumerate(others, 2):
-        result.ignored[f"datasets[{index}]"] = "a character has one data set; only the first is imported"
+    _, tree["datasets"], others = aitoolkit_sets.own_first(tree.get("datasets") or [])
     job = _Job(tree)
     _character(job, result, title)
     result.character["recipe"] = _recipe(job, result)
@@ -184,9 +182,27 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
     _samples(job, result)
     _images(job, result)
     _account(job, result)
-    order = ("name", "trigger", "concept", "appearance", "identity_line", "images", "shots", "crop", "sample_prompts")
+    for number, found in others:
+        _further_set(number, found, result)
+    order = ("name", "trigger", "concept", "appearance", "identity_line", "images", "shots", "crop", "datasets")
+    order = (*order, "sample_prompts")
     result.character = {key: result.character[key] for key in (*order, "base", "recipe") if key in result.character}
     return result
+
+
+def _further_set(number: int, found: Mapping[str, Any], result: Imported) -> None:
+    """Add a data set beside the character's own, and account for its keys as ``datasets[number].key``."""
+    sets = result.character.setdefault("datasets", [])
+    made, understood, todo = aitoolkit_sets.entry(number, found, [other["name"] for other in sets])
+    sets.append(made)
+    result.todo += todo
+    for key, value in found.items():
+        known = f"datasets.{key}"
+        if key in understood or (known in GIVEN and (known not in _USUAL or value in _USUAL[known])):
+            result.understood.append(f"datasets[{number}].{key}")
+        else:
+            why = f"{value} is not possible: {GIVEN[known]}" if known in GIVEN else "unknown to charloom"
+            result.ignored[f"datasets[{number}].{key}"] = IGNORED.get(known, why)
 
 
 def _account(job: _Job, result: Imported) -> None:
@@ -285,7 +301,7 @@ def _recipe(job: _Job, result: Imported) -> dict[str, Any]:
     put("save.dtype", "save.dtype", _NUMBERS)
     put("save.every", "save.save_every", int)
     put("save.keep", "save.max_step_saves_to_keep", int)
-    put("data.resolutions", "datasets.resolution", _sizes)
+    put("data.resolutions", "datasets.resolution", aitoolkit_sets.sizes)
     put("data.caption_dropout", "datasets.caption_dropout_rate", float)
     put("data.repeats", "datasets.num_repeats", int)
     put("data.weight", "datasets.network_weight", float)
@@ -307,8 +323,10 @@ def _recipe(job: _Job, result: Imported) -> dict[str, Any]:
     if every and sampled and sampled % every:
         why = f"{sampled} is no multiple of save.every {every}; only saved steps are sampled"
         result.todo.append(f"recipe.sample.every: {why}")
-    if default := job.take("datasets.default_caption"):
-        result.ignored["datasets.default_caption"] = f"every image has its own caption; '{default}' is not used"
+    put("data.default_caption", "datasets.default_caption", aitoolkit_sets.caption)
+    both = recipe.get("train", {}).get("preservation", {})
+    if all(both.get(kind, {}).get("enabled") for kind in ("differential", "blank")):
+        result.todo.append("recipe.train.preservation: differential and blank are both on; switch one of them off")
     return recipe
 
 
@@ -391,13 +409,15 @@ def _images(job: _Job, result: Imported) -> None:
         result.todo.append(f"images.path: {where}; correct it, or name your images as in config/plans/portrait-30.yaml")
         return
     trigger, shots = result.character["trigger"], []
+    default = result.character["recipe"].get("data", {}).get("default_caption", "")
     for file in files:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", file.stem):
             result.todo.append(f"images.path: rename {file.name} (and its .txt); names are up to 40 of a-z 0-9 - _")
             continue
         words = file.with_suffix(".txt")
         text = " ".join(words.read_text(encoding="utf-8-sig").split()) if words.is_file() else ""
-        text = text.replace("[trigger]", trigger)
+        # Only shots written by hand may lack a text, so the default becomes the image's own.
+        text = (text or default).replace("[trigger]", trigger).replace("{trigger}", trigger)
         if text:
             result.captions[file.stem] = text
         else:
@@ -437,10 +457,6 @@ def _identity_line(captions: list[str], trigger: str) -> str:
 
 def _whole(value: Any) -> int:
     return int(float(value))
-
-
-def _sizes(value: Any) -> list[int]:
-    return sorted({int(size) for size in (value if isinstance(value, list) else [value])})
 
 
 def character_yaml(imported: Imported, source: Path) -> str:

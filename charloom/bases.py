@@ -1,108 +1,235 @@
 """Which bytes a base model is: its files, their digests, and a lock file that names them.
 
 A lock is a few kilobytes and stands in for gigabytes: a moved or touched file changes nothing, another
-revision changes everything that depends on it. Digests are kept in the store by size and time of
+revision changes everything that depends on it. A branch of a hub repo (``main``) is resolved to its commit when the
+lock is made, and stays that commit until the lock is deleted. Digests are kept in the store by size and time of
 change, so large files are read once. Must not import torch.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from charloom import basefiles, hub
 from charloom.canonical import digest, file_digest
 from charloom.errors import UserError
 from charloom.store import Store
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+SINGLE_FILE = "transformer_file"
 _IGNORED = (".md", ".txt", ".png", ".jpg")
 _KEEP = ("merges.txt",)
+_LARGE = 10**9
 
 
-def local_files(folder: str | None, adapters: dict[str, Any]) -> list[str]:
-    """Files of a base on this disk: what the components are loaded from, and the adapters."""
-    found = [str(path) for name in COMPONENTS for path in component_files(Path(folder), name)] if folder else []
-    return found + [adapter for adapter in adapters.values() if isinstance(adapter, str)]
+def local_files(folder: str | None, adapters: dict[str, Any], single_file: Any = None) -> list[str]:
+    """Files of a base on this disk: what the components are loaded from, the single file, and the adapters."""
+    found = []
+    for name in COMPONENTS if folder else ():
+        found += [str(path) for path in component_files(Path(folder), name, bool(single_file))]
+    others = [single_file, *adapters.values()]
+    return found + [path for path in others if isinstance(path, str)]
 
 
-def component_files(folder: Path, component: str) -> list[Path]:
-    """Files of one component in the diffusers layout, sorted; pictures and documents do not count."""
+def component_files(folder: Path, component: str, single_file: bool = False) -> list[Path]:
+    """Files of one component in the diffusers layout, sorted; pictures and documents do not count.
+
+    With ``single_file`` the transformer's weights lie elsewhere, and only its config is taken from here.
+    """
     files = sorted(path for path in (folder / component).glob("*") if path.is_file())
+    if single_file and component == "transformer":
+        files = [path for path in files if path.name == "config.json"]
     return [
         path for path in files if (path.suffix not in _IGNORED or path.name in _KEEP) and not path.name.startswith(".")
     ]
 
 
-def lock(settings: dict[str, Any], store: Store) -> dict[str, Any]:
+def lock(settings: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
     """The lock of a base.
 
     Returns ``name``, ``root`` (folder of the components), ``components`` (digest of each), ``adapters``
-    (name -> path, sha256) and ``files`` (name -> size, sha256). Fetches from the hub what is not there yet.
+    (name -> path, sha256; or repo, file, revision), ``files`` (name -> size, sha256), for a base of the hub
+    ``repo`` and ``revision`` (the commit), and with a single-file transformer ``transformer_file``. Fetches from
+    the hub what is not there yet; ``tell`` hears of the progress.
 
     Raises:
-        UserError: a component is missing, or the hub cannot be reached.
+        UserError: a component is missing or damaged, a checksum is not the one listed, or the hub cannot be reached.
     """
-    root = Path(settings["path"]) if settings.get("path") else _fetch(settings["repo"], settings["revision"])
+    label = _label(settings["name"])
+    single, checksums = settings.get(SINGLE_FILE), settings.get("checksums", {})
+    root, origin = _root(settings, label, tell)
+    made: dict[str, Any] = {"name": settings["name"], "root": str(root), **origin}
     files: dict[str, dict[str, Any]] = {}
     components = {}
     for name in COMPONENTS:
-        paths = component_files(root, name)
+        paths = component_files(root, name, bool(single))
         if not paths:
             raise UserError(
                 f"{root}: the base has no files in {name}/; it must be a whole folder in the diffusers layout"
             )
-        own = {f"{name}/{path.name}": _facts(path, store) for path in paths}
-        files |= own
-        components[name] = digest({key: facts["sha256"] for key, facts in own.items()})
-    adapters = {}
-    for name, where in settings["adapters"].items():
-        path = Path(where) if isinstance(where, str) else None
-        # An adapter on the hub is fetched by the job that merges it: most bases offer more than one.
-        adapters[name] = {"path": str(path), "sha256": _facts(path, store)["sha256"]} if path else dict(where)
-    return {"name": settings["name"], "root": str(root), "components": components, "adapters": adapters, "files": files}
+        digests = {}
+        for path in paths:
+            key = f"{name}/{path.name}"
+            files[key] = _checked(key, path, checksums, store, label, tell)
+            digests[key] = files[key]["sha256"]
+        if single and name == "transformer":
+            where, path = _single(single, label, tell)
+            made[SINGLE_FILE] = where | _checked(SINGLE_FILE, path, checksums, store, label, tell)
+            digests[SINGLE_FILE] = made[SINGLE_FILE]["sha256"]
+        components[name] = digest(digests)
+    for name in checksums:
+        unused = name == SINGLE_FILE or (single and name.startswith("transformer/"))
+        if name not in files and not unused:
+            raise UserError(f"{root / name}: is listed in {label} and not there; get it, or take out checksums.{name}")
+    adapters = {name: _adapter(where, store, label) for name, where in settings["adapters"].items()}
+    return {**made, "components": components, "adapters": adapters, "files": files}
 
 
-def adapter_file(entry: dict[str, Any]) -> Path:
-    """The file of an adapter entry of a lock, fetched from the hub if it is not here."""
+def locate(lock: dict[str, Any], component: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
+    """The folder of the base, once the files of ``component`` are known to be there and to be those of the lock.
+
+    Files of the hub that are gone from the cache are fetched again, at the commit of the lock.
+
+    Raises:
+        UserError: naming the file that is missing or another one.
+    """
+    root = Path(lock["root"])
+    names = [name for name in lock["files"] if name.startswith(f"{component}/")]
+    if "repo" in lock and not all((root / name).is_file() for name in names):
+        root = hub.snapshot(lock["repo"], lock["revision"], names, _label(lock["name"]), tell)
+    for name in names:
+        _same(root / name, lock["files"][name], lock, store)
+    return root
+
+
+def single_file(lock: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> Path | None:
+    """The single file that the transformer's weights come from, checked as by :func:`locate`; None if there is none."""
+    entry = lock.get(SINGLE_FILE)
+    if not entry:
+        return None
+    path = _single_path(entry, _label(lock["name"]), tell)
+    _same(path, entry, lock, store)
+    return path
+
+
+def adapter_file(lock: dict[str, Any], name: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
+    """The file of a training adapter of a lock, fetched from the hub if it is not here.
+
+    Raises:
+        UserError: it cannot be had, or is damaged or another file than the lock's.
+    """
+    entry = lock["adapters"][name]
+    if "path" in entry:
+        _same(Path(entry["path"]), entry, lock, store)
+        return Path(entry["path"])
+    if "unresolved" in entry:
+        raise UserError(f"{entry['unresolved']}; then delete {_lock_file(lock)}")
+    path = _single_path(entry, _label(lock["name"]), tell)
+    basefiles.check_whole(path)
+    _check_blob(path, _facts(path, store)["sha256"])
+    return path
+
+
+def _root(settings: dict[str, Any], label: str, tell: hub.Tell) -> tuple[Path, dict[str, str]]:
+    if settings.get("path"):
+        return Path(settings["path"]), {}
+    repo, revision = settings["repo"], settings["revision"]
+    root = hub.snapshot(repo, revision, _patterns(bool(settings.get(SINGLE_FILE))), label, tell)
+    return root, {"repo": repo, "revision": hub.commit_of(root) or revision}
+
+
+def _patterns(single_file: bool) -> Sequence[str]:
+    own = {"transformer": "transformer/config.json"} if single_file else {}
+    return ["model_index.json", *(own.get(name, f"{name}/*") for name in COMPONENTS)]
+
+
+def _single(where: Any, label: str, tell: hub.Tell) -> tuple[dict[str, str], Path]:
+    """(entry for the lock, path) of the single file that ``where`` names."""
+    if isinstance(where, str):
+        return {"path": where}, Path(where)
+    path = hub.file(where["repo"], where["file"], where.get("revision", "main"), label, tell)
+    revision = hub.commit_of(path) or where.get("revision", "main")
+    return {"repo": where["repo"], "file": where["file"], "revision": revision}, path
+
+
+def _single_path(entry: dict[str, Any], label: str, tell: hub.Tell) -> Path:
     if "path" in entry:
         return Path(entry["path"])
-    return _fetch_file(entry["repo"], entry["file"], entry.get("revision", "main"))
+    return hub.file(entry["repo"], entry["file"], entry["revision"], label, tell)
 
 
-def _facts(path: Path, store: Store) -> dict[str, Any]:
+def _adapter(where: Any, store: Store, label: str) -> dict[str, Any]:
+    if isinstance(where, str):
+        return {"path": where, "sha256": _facts(Path(where), store)["sha256"]}
+    # Fetched by the job that merges it: most bases offer more than one, and only one is used.
+    entry = {"repo": where["repo"], "file": where["file"], "revision": where.get("revision", "main")}
+    try:
+        return entry | {"revision": hub.resolve(entry["repo"], entry["revision"], label)}
+    except UserError as error:
+        return entry | {"unresolved": str(error)}
+
+
+def _checked(
+    name: str, path: Path, checksums: dict[str, str], store: Store, label: str, tell: hub.Tell
+) -> dict[str, Any]:
+    """Size and SHA-256 of a file that is whole and has the checksum listed for it, if there is one."""
+    if path.suffix == ".safetensors":
+        basefiles.check_whole(path)
+    facts = _facts(path, store, tell)
+    _check_blob(path, facts["sha256"])
+    if expected := checksums.get(name):
+        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else _remembered(path, store, "md5", tell)
+        basefiles.check_sum(name, path, expected, found, label)
+    return facts
+
+
+def _check_blob(path: Path, sha256: str) -> None:
+    if hub.blob_digest(path) not in (None, sha256):
+        raise UserError(f"{path}: was damaged in the hub's cache; delete {path.resolve()} and run again")
+
+
+def _same(path: Path, locked: dict[str, Any], lock: dict[str, Any], store: Store) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: is gone; put it back, or delete {_lock_file(lock)} to start over with what is there")
+    found = _facts(path, store)["sha256"]
+    if found != locked["sha256"]:
+        raise UserError(
+            f"{path}: has changed since base {lock['name']} was locked (sha256 {found[:12]}…, not "
+            f"{locked['sha256'][:12]}…); put it back, or delete {_lock_file(lock)} to start over with it"
+        )
+
+
+def _facts(path: Path, store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    return {"size": path.stat().st_size, "sha256": _remembered(path, store, "sha256", tell)}
+
+
+def _remembered(path: Path, store: Store, algorithm: str, tell: hub.Tell) -> str:
+    """A digest of a file, computed when its size or time of change is new."""
     state = path.stat()
-    key = digest({"path": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns})
+    about: dict[str, Any] = {"path": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns}
+    key = digest(about if algorithm == "sha256" else {**about, "algorithm": algorithm})
     if store.has("file-digest", key):
-        sha = store.path("file-digest", key).read_text()
-    else:
-        sha = file_digest(path)
-        with store.put("file-digest", key) as entry:
-            entry.write_text(sha)
-    return {"size": state.st_size, "sha256": sha}
+        return store.path("file-digest", key).read_text()
+    if state.st_size >= _LARGE:
+        tell(f"{algorithm} of {path.name}, {state.st_size / 1e9:.1f} GB")
+    found = file_digest(path) if algorithm == "sha256" else _md5(path)
+    with store.put("file-digest", key) as entry:
+        entry.write_text(found)
+    return found
 
 
-def _fetch(repo: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["model_index.json", *(f"{name}/*" for name in COMPONENTS)]
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises dozens of kinds, all of them the same to the user
-        raise UserError(_unreachable(f"{repo} at {revision}", error)) from None
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _fetch_file(repo: str, file: str, revision: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repo, file, revision=revision))
-    except Exception as error:
-        raise UserError(_unreachable(f"{repo}/{file} at {revision}", error)) from None
+def _label(name: str) -> str:
+    return f"config/bases/{name}.yaml"
 
 
-def _unreachable(what: str, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-    return (
-        f"{what} cannot be fetched from the hub ({type(error).__name__}: {reason}); "
-        "check the network and the name, or give the path of a local copy in config/bases/"
-    )
+def _lock_file(lock: dict[str, Any]) -> str:
+    return f"work/bases/{lock['name']}.lock.json"

@@ -6,6 +6,7 @@ A hand-written file always wins over the grammar. Knows nothing of files or of m
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def caption(character: Character, shot: Shot) -> str:
     line = character.identity_full if eyes_visible(shot) else character.identity_hidden
     identity = line.replace("{trigger}", character.trigger)
     return ", ".join([f"{TIER_PHRASES[shot.tier]} of {identity}", *scene_phrases(shot)])
+
+
+def swapped(text: str, swap: tuple[str, str] | list[str]) -> str:
+    """The caption with another word in place of the trigger, wherever that stands as a word of its own."""
+    trigger, other = swap
+    return re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", lambda _: other, text, flags=re.IGNORECASE)
 
 
 def tidy(text: str) -> str:

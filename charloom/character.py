@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from charloom import datasets as further
 from charloom import schema
+from charloom.datasets import DataSet
 from charloom.errors import UserError
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
@@ -70,6 +72,9 @@ class Character:
     crop: dict[str, int]
     recipe: dict[str, Any]
     checkpoint: str | int
+    datasets: tuple[DataSet, ...] = ()
+    blank: frozenset[str] = frozenset()
+    """Shots whose hand-written caption is an empty file, which asks for the default caption."""
 
     def shot(self, name: str) -> Shot:
         """The shot called ``name``."""
@@ -83,6 +88,27 @@ class Character:
     def shot_names(self) -> list[str]:
         """Names of the images in the order of the plan."""
         return [shot.name for shot in self.shots]
+
+    @property
+    def image_names(self) -> list[str]:
+        """Names of all images that are trained on: the shots, then ``<set>/<image>`` of the further data sets."""
+        return [*self.shot_names, *(item for part in self.datasets for item in part.items)]
+
+    def part_of(self, name: str) -> tuple[DataSet | None, str]:
+        """The further data set that an image belongs to (None: the plan), and its name in there."""
+        part, _, image = name.rpartition("/")
+        return next((known for known in self.datasets if known.name == part), None), image
+
+    @property
+    def default_caption(self) -> str:
+        """``recipe.data.default_caption`` with the trigger filled in."""
+        return further.fill(self.recipe["data"]["default_caption"], self.trigger)
+
+    @property
+    def class_word(self) -> str | None:
+        """What stands for the trigger in class captions; None unless differential output preservation is on."""
+        differential = self.recipe["train"]["preservation"]["differential"]
+        return differential["class"] if differential["enabled"] else None
 
     @property
     def prompt_names(self) -> list[str]:
@@ -129,6 +155,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     if problems:
         raise UserError.several(problems)
     images = data["images"]
+    sets, wrong = further.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
+    written = context["root"] / "config" / "captions" / path.stem
     character = Character(
         id=path.stem,
         label=label,
@@ -148,9 +176,15 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         crop=schema.merge(schema.defaults(schema.load_schema("crop")), context["crop"], data.get("crop", {})),
         recipe=recipe,
         checkpoint=data.get("checkpoint", "auto"),
+        datasets=tuple(sets),
+        blank=frozenset(shot.name for shot in shots if further.is_blank(written / f"{shot.name}.txt")),
     )
-    problems = [f"{label}: {line}" for line in _mistakes(character, data["sample_prompts"])]
+    problems = [f"{label}: {line}" for line in wrong]
+    problems += [f"{label}: {line}" for line in _mistakes(character, data["sample_prompts"])]
     problems += _stray_captions(character, context["root"])
+    if not character.default_caption:
+        remedy = "write a caption, delete the file, or set recipe.data.default_caption"
+        problems += [f"config/captions/{path.stem}/{name}.txt: is empty; {remedy}" for name in sorted(character.blank)]
     if problems:
         raise UserError.several(problems)
     return character

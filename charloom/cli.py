@@ -91,7 +91,7 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character file")]
     dataset = root / "results" / name / "dataset"
     missing = [
         f"{shot}{suffix}"
-        for shot in character.shot_names
+        for shot in character.image_names
         for suffix in (".png", ".txt")
         if not (dataset / f"{shot}{suffix}").is_file()
     ]

@@ -37,6 +37,8 @@ class Base:
     judge_weights: str | None
     run_ahead: int
     adapters: dict[str, Any]
+    transformer_file: Any
+    checksums: dict[str, str]
     recipe: dict[str, Any]
 
     def source(self) -> dict[str, Any]:
@@ -163,6 +165,9 @@ def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
     for key, adapter in adapters.items():
         if isinstance(adapter, str) and not (root / adapter).is_file():
             problems.append(f"{label}: adapters.{key}: there is no file {adapter}; correct it or take it out")
+    single = data.get("transformer_file")
+    if isinstance(single, str) and not (root / single).is_file():
+        problems.append(f"{label}: transformer_file: there is no file {single}; correct it or take it out")
     weights = data.get("judge_weights")
     if weights and not (root / weights).is_file():
         problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")
@@ -181,6 +186,8 @@ def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
             judge_weights=data.get("judge_weights"),
             run_ahead=data.get("run_ahead", 1),
             adapters=adapters,
+            transformer_file=single,
+            checksums=data.get("checksums", {}),
             recipe=data.get("recipe", {}),
         ),
         [],
@@ -199,6 +206,9 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
         lines.append(
             f"{label}: recipe.sample.every: {sampled} is no multiple of save.every {every}; only saved steps are drawn"
         )
+    preservation = recipe["train"]["preservation"]
+    if preservation["differential"]["enabled"] and preservation["blank"]["enabled"]:
+        lines.append(f"{label}: recipe.train.preservation: differential and blank are both on; switch one of them off")
     if recipe["train"]["warmup_steps"] > recipe["train"]["steps"]:
         lines.append(
             f"{label}: recipe.train.warmup_steps: is more than train.steps {recipe['train']['steps']}; lower it"

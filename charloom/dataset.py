@@ -17,29 +17,33 @@ def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``items``: for each image ``name``, ``image`` (sha256), ``caption``, ``latents`` and ``embeddings`` (paths),
-        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``; ``variants``: embeddings that are not of an image, by
-        name (``empty``, ``trigger``, ``class``).
+        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of a further data
+        set) with its own ``resolutions``, ``caption_dropout``, ``flip_x``, ``flip_y``; ``class_embeddings`` (the
+        caption with the class word for the trigger).
+        ``variants``: embeddings that are not of an image, by name (``empty``, ``trigger``).
     """
     items = []
-    for name in settings["items"]:
-        latents = results / "latents" / f"{name}.safetensors"
-        items.append(
-            {
-                "name": name,
-                "image": file_digest(results / "dataset" / f"{name}.png"),
-                "caption": tidy((results / "dataset" / f"{name}.txt").read_text(encoding="utf-8")),
-                "latents": latents.as_posix(),
-                "latents_sha256": file_digest(latents),
-                **_embedding(results, name),
-                "weight": settings["weight"],
-                "repeats": settings["repeats"],
-                "is_reg": False,
-            }
-        )
+    for part in settings["sets"]:
+        shares = {key: part[key] for key in ("set", "weight", "repeats", "is_reg") if key in part}
+        for name in part["items"]:
+            latents = results / "latents" / f"{name}.safetensors"
+            items.append(
+                {
+                    "name": name,
+                    "image": file_digest(results / "dataset" / f"{name}.png"),
+                    "caption": tidy((results / "dataset" / f"{name}.txt").read_text(encoding="utf-8")),
+                    "latents": latents.as_posix(),
+                    "latents_sha256": file_digest(latents),
+                    **_embedding(results, name),
+                    **(_embedding(results, f"{name}.class", "class_embeddings") if name in settings["class"] else {}),
+                    **shares,
+                    **part.get("own", {}),
+                }
+            )
     variants = {name.removeprefix("_"): _embedding(results, name) for name in settings["variants"]}
     return {"items": items, "variants": variants}
 
 
-def _embedding(results: Path, name: str) -> dict[str, str]:
+def _embedding(results: Path, name: str, key: str = "embeddings") -> dict[str, str]:
     path = results / "embeddings" / f"{name}.safetensors"
-    return {"embeddings": path.as_posix(), "embeddings_sha256": file_digest(path)}
+    return {key: path.as_posix(), f"{key}_sha256": file_digest(path)}

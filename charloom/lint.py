@@ -77,6 +77,7 @@ def lint(dataset: Path, settings: dict[str, Any], facts_of: Callable[[Path], dic
         *_trigger(settings),
         *_captions(captions, settings),
         *_plan(settings),
+        *_sets(dataset, settings),
         *_images(images, settings),
     ]
     return sorted(found, key=lambda finding: finding.level)
@@ -128,7 +129,7 @@ def _trigger(settings: dict[str, Any]) -> list[Finding]:
     elif trigger.isalpha() and trigger.lower() != "ohwx":
         found.append(Finding("warning", "trigger", f"{trigger} has letters only, models may know it; put a digit in"))
     if not 4 <= len(trigger) <= 6:
-        advice = "4 to 6 make 1 or 2 tokens and are easy to type"
+        advice = "4 to 6 make few tokens and are easy to type"
         found.append(Finding("warning", "trigger", f"{trigger} has {len(trigger)} characters; {advice}"))
     return found
 
@@ -202,6 +203,28 @@ def _plan(settings: dict[str, Any]) -> list[Finding]:
             found.append(Finding("warning", "plan", f"no {', '.join(missing)} among the {tier} shots; add one of each"))
         if tier != "medium" and not any(shot["view"] == "seen from behind" for shot in block):
             found.append(Finding("warning", "plan", f"no {tier} shot from behind; add one"))
+    return found
+
+
+def _sets(dataset: Path, settings: dict[str, Any]) -> list[Finding]:
+    """Captions of further data sets: the trigger names the character, and nobody on a regularisation image."""
+    trigger, found = settings["trigger"], []
+    for part in settings.get("sets", ()):
+        if any(part["flips"]) and not part["regularization"]:
+            what = "flips teach that a face is symmetric; most are not; turn them off"
+            found.append(Finding("warning", f"datasets.{part['name']}", what))
+        for name in part["items"]:
+            text = (dataset / f"{name}.txt").read_text(encoding="utf-8")
+            if len(text.split()) * TOKENS_PER_WORD > USABLE_TOKENS:
+                what = f"has {len(text.split())} words, and only {USABLE_TOKENS} tokens are read; shorten it"
+                found.append(Finding("error", f"{name}.txt", what))
+            times = count_word(text, trigger)
+            if part["regularization"] and times:
+                what = f"holds the trigger {trigger}, but regularisation images show others; take it out"
+                found.append(Finding("error", f"{name}.txt", what))
+            elif not part["regularization"] and times != 1:
+                what = f"has the trigger {trigger} {times} times; once if it shows the character"
+                found.append(Finding("warning", f"{name}.txt", f"{what}, else set regularization: true"))
     return found
 
 

@@ -12,6 +12,7 @@ from charloom import captions, sources
 from charloom.canonical import canonical_json
 from charloom.character import Character
 from charloom.config import Base
+from charloom.datasets import DataSet, is_blank
 from charloom.recipes import RECIPES
 from charloom.train.settings import DATASET_STAGE_KEYS, RECIPE
 
@@ -31,17 +32,29 @@ def prompt_sheet(character: Character) -> str:
 
 def source_image(character: Character, shot_name: str | None) -> str:
     """For one image of the source; None is the neutral reference."""
+    if shot_name and character.part_of(shot_name)[0]:
+        return canonical_json({"source": "folder"})
     shot = character.shot(shot_name) if shot_name else None
     return canonical_json({"source": character.source, **sources.get(character.source).settings(character, shot)})
 
 
-def crop(character: Character) -> str:
+def crop(character: Character, name: str) -> str:
     """For the crop of the watermark."""
-    return canonical_json({**character.crop, "recipe": RECIPES["crop"]})
+    part, _ = character.part_of(name)
+    return canonical_json({**(part.crop if part else character.crop), "recipe": RECIPES["crop"]})
 
 
 def caption(character: Character, shot_name: str) -> str:
-    """For one caption: the finished text, so that a changed word elsewhere in the shot does not count."""
+    """For one caption: the finished text, so that a changed word elsewhere in the shot does not count.
+
+    A default caption counts only for images that need it.
+    """
+    part, image = character.part_of(shot_name)
+    if part:
+        words = part.caption_file(image)
+        return canonical_json({} if words.is_file() and not is_blank(words) else {"default": part.default_caption})
+    if shot_name in character.blank:
+        return canonical_json({"default": character.default_caption})
     return canonical_json({"caption": captions.caption(character, character.shot(shot_name))})
 
 
@@ -56,14 +69,21 @@ def lint(character: Character) -> str:
             "count": character.count,
             "minimum": character.crop["minimum"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
+            **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
             "recipe": RECIPES["lint"],
         }
     )
 
 
-def latents(character: Character) -> str:
+def _lint_set(part: DataSet) -> dict[str, Any]:
+    flips = [part.own.get("flip_x", False), part.own.get("flip_y", False)]
+    return {"name": part.name, "items": part.items, "regularization": part.regularization, "flips": flips}
+
+
+def latents(character: Character, name: str) -> str:
     """For the latents of an image."""
-    data = character.recipe["data"]
+    part, _ = character.part_of(name)
+    data = {**character.recipe["data"], **(part.own if part else {})}
     return canonical_json(
         {
             "resolutions": sorted(data["resolutions"]),
@@ -82,9 +102,6 @@ def text_encoder(character: Character) -> str:
 def texts(character: Character) -> dict[str, str]:
     """Texts to be encoded besides the captions, by the name of their file (without its ending)."""
     found = {"_empty": "", "_trigger": character.trigger}
-    differential = character.recipe["train"]["preservation"]["differential"]
-    if differential["enabled"]:
-        found["_class"] = differential["class"]
     return found | {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
 
 
@@ -93,14 +110,29 @@ def text(character: Character, name: str) -> str:
     return canonical_json(texts(character)[name])
 
 
+def class_captions(character: Character) -> list[str]:
+    """Images whose caption is also encoded with the class word in place of the trigger."""
+    if character.class_word is None:
+        return []
+    regularization = {item for part in character.datasets if part.regularization for item in part.items}
+    return [name for name in character.image_names if name not in regularization]
+
+
+def swap(character: Character) -> str:
+    """For class captions: what is replaced by what; ``null`` while they are not wanted."""
+    return canonical_json(None if character.class_word is None else [character.trigger, character.class_word])
+
+
 def variants(character: Character) -> list[str]:
     """Names in :func:`texts` that training itself reads."""
     return [name for name in texts(character) if not name.startswith("_prompt-")]
 
 
 def base_lock(base: Base) -> str:
-    """For the lock file of a base: where its files are."""
-    return canonical_json({"name": base.name, **base.source(), "adapters": base.adapters})
+    """For the lock file of a base: where its files are, and what is known of them."""
+    known = {"transformer_file": base.transformer_file, "checksums": base.checksums}
+    given = {key: value for key, value in known.items() if value}
+    return canonical_json({"name": base.name, **base.source(), "adapters": base.adapters, **given})
 
 
 def prepared_base(adapter: str, quantization: str) -> str:
@@ -116,13 +148,20 @@ def prepared_name(character: Character) -> str:
 def manifest(character: Character) -> str:
     """For the manifest of the data set."""
     data = character.recipe["data"]
-    return canonical_json(
+    plan = {"items": character.shot_names, "repeats": data["repeats"], "weight": data["weight"], "is_reg": False}
+    further = [
         {
-            "items": character.shot_names,
-            "variants": variants(character),
-            "repeats": data["repeats"],
-            "weight": data["weight"],
+            "set": part.name,
+            "items": part.items,
+            "repeats": part.repeats,
+            "weight": part.weight,
+            "is_reg": part.regularization,
+            "own": dict(part.own),
         }
+        for part in character.datasets
+    ]
+    return canonical_json(
+        {"sets": [plan, *further], "variants": variants(character), "class": class_captions(character)}
     )
 
 

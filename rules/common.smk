@@ -80,14 +80,19 @@ def source_inputs(wildcards):
     """Files that one image of the data set is made from."""
     character = CHARACTERS[wildcards.character]
     shot = wildcards.get("shot")
+    part, image = character.part_of(shot) if shot else (None, None)
+    if part:
+        return [str(part.picture(image))]
     return sources.get(character.source).inputs(
         character, character.shot(shot) if shot else None
     )
 
 
 def handwritten_caption(wildcards):
-    """The user's own caption of a shot, if there is one."""
-    path = Path("config", "captions", wildcards.character, f"{wildcards.shot}.txt")
+    """The user's own caption of an image, if there is one."""
+    part, image = CHARACTERS[wildcards.character].part_of(wildcards.shot)
+    folder = Path("config", "captions", wildcards.character)
+    path = part.caption_file(image) if part else folder / f"{image}.txt"
     return [str(path)] if path.is_file() else []
 
 
@@ -99,7 +104,7 @@ def lock_of(wildcards):
 def base_files(wildcards):
     """Files of a base on this disk; those of the hub are named by their revision instead."""
     base = BASES[wildcards.base]
-    return bases.local_files(base.path, base.adapters)
+    return bases.local_files(base.path, base.adapters, base.transformer_file)
 
 
 def prepared(suffix):

@@ -82,7 +82,7 @@ rule crop_watermark:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings(slices.crop),
+        settings=settings_of(slices.crop, "shot"),
     message:
         "{wildcards.character}: crop {wildcards.shot}"
     shell:
@@ -118,7 +118,7 @@ rule lint_dataset:
             "results/{character}/dataset/{name}.png", lambda c: c.shot_names
         ),
         captions=files_of(
-            "results/{character}/dataset/{name}.txt", lambda c: c.shot_names
+            "results/{character}/dataset/{name}.txt", lambda c: c.image_names
         ),
     output:
         findings="results/{character}/lint.json",
@@ -144,19 +144,24 @@ rule write_manifest:
     input:
         lint="results/{character}/lint.json",
         images=files_of(
-            "results/{character}/dataset/{name}.png", lambda c: c.shot_names
+            "results/{character}/dataset/{name}.png", lambda c: c.image_names
         ),
         captions=files_of(
-            "results/{character}/dataset/{name}.txt", lambda c: c.shot_names
+            "results/{character}/dataset/{name}.txt", lambda c: c.image_names
         ),
         latents=files_of(
-            "results/{character}/latents/{name}.safetensors", lambda c: c.shot_names
+            "results/{character}/latents/{name}.safetensors", lambda c: c.image_names
         ),
         embeddings=files_of(
-            "results/{character}/embeddings/{name}.safetensors", lambda c: c.shot_names
+            "results/{character}/embeddings/{name}.safetensors",
+            lambda c: c.image_names,
         ),
         variants=files_of(
             "results/{character}/embeddings/{name}.safetensors", slices.variants
+        ),
+        classes=files_of(
+            "results/{character}/embeddings/{name}.class.safetensors",
+            slices.class_captions,
         ),
     output:
         manifest="results/{character}/dataset.json",

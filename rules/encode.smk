@@ -20,7 +20,7 @@ rule encode_latents:
     resources:
         gpu=1,
     params:
-        settings=settings(slices.latents),
+        settings=settings_of(slices.latents, "shot"),
     message:
         "{wildcards.character}: latents of {wildcards.shot}"
     shell:
@@ -48,11 +48,41 @@ rule encode_caption:
     params:
         settings=settings(slices.text_encoder),
         sisters=untracked(slices.other_texts),
+        swap=untracked(slices.swap),
     message:
         "{wildcards.character}: embedding of caption {wildcards.shot}"
     shell:
         "run encode_text --file {input.caption:q} --lock {input.lock:q} "
-        "--sisters {params.sisters:q} --settings {params.settings:q} "
+        "--sisters {params.sisters:q} --swap {params.swap:q} --settings {params.settings:q} "
+        "--threads {threads} --output {output.embedding:q} --log {log:q}"
+
+
+# The caption with the class word in place of the trigger, for differential output preservation.
+rule encode_class_caption:
+    input:
+        caption="results/{character}/dataset/{shot}.txt",
+        lock=lock_of,
+    output:
+        embedding="results/{character}/embeddings/{shot}.class.safetensors",
+    log:
+        "results/{character}/logs/encode_class_caption/{shot}.log",
+    benchmark:
+        "results/{character}/benchmarks/encode_class_caption/{shot}.tsv"
+    priority: 11
+    conda:
+        "../envs/charloom.yaml"
+    threads: 64
+    resources:
+        gpu=1,
+    params:
+        settings=settings(slices.text_encoder),
+        sisters=untracked(slices.other_texts),
+        swap=settings(slices.swap),
+    message:
+        "{wildcards.character}: embedding of class caption {wildcards.shot}"
+    shell:
+        "run encode_text --file {input.caption:q} --as-class --swap {params.swap:q} "
+        "--lock {input.lock:q} --sisters {params.sisters:q} --settings {params.settings:q} "
         "--threads {threads} --output {output.embedding:q} --log {log:q}"
 
 
@@ -75,9 +105,10 @@ rule encode_text:
         text=settings_of(slices.text, "text"),
         settings=settings(slices.text_encoder),
         sisters=untracked(slices.other_texts),
+        swap=untracked(slices.swap),
     message:
         "{wildcards.character}: embedding of {wildcards.text}"
     shell:
         "run encode_text --text {params.text:q} --lock {input.lock:q} "
-        "--sisters {params.sisters:q} --settings {params.settings:q} "
+        "--sisters {params.sisters:q} --swap {params.swap:q} --settings {params.settings:q} "
         "--threads {threads} --output {output.embedding:q} --log {log:q}"

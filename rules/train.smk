@@ -5,13 +5,18 @@ rule train_segment:
     input:
         manifest="results/{character}/dataset.json",
         latents=files_of(
-            "results/{character}/latents/{name}.safetensors", lambda c: c.shot_names
+            "results/{character}/latents/{name}.safetensors", lambda c: c.image_names
         ),
         embeddings=files_of(
-            "results/{character}/embeddings/{name}.safetensors", lambda c: c.shot_names
+            "results/{character}/embeddings/{name}.safetensors",
+            lambda c: c.image_names,
         ),
         variants=files_of(
             "results/{character}/embeddings/{name}.safetensors", slices.variants
+        ),
+        classes=files_of(
+            "results/{character}/embeddings/{name}.class.safetensors",
+            slices.class_captions,
         ),
         lock=lock_of,
         transformer=prepared(".safetensors"),

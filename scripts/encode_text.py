@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from charloom import jobs
-from charloom.captions import tidy
+from charloom.captions import swapped, tidy
 from charloom.errors import cli
 from charloom.stages import texts
 
@@ -17,16 +17,23 @@ def main() -> None:
     what.add_argument("--file", type=Path, help="a caption; its sisters are the other .txt of the folder")
     what.add_argument("--text", type=json.loads, help="the text itself, JSON")
     parser.add_argument("--sisters", type=json.loads, default=[], help="further texts to encode on a miss, JSON")
+    parser.add_argument("--swap", type=json.loads, help="trigger and class word, JSON; captions are done with both")
+    parser.add_argument("--as-class", action="store_true", help="encode --file with the class word")
     parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "embeddings")
     lock, settings, store = arguments.lock, arguments.settings, arguments.store
     text = read(arguments.file) if arguments.file else arguments.text
+    if arguments.as_class:
+        text = swapped(text, arguments.swap)
 
     def make() -> None:
         device = jobs.torch_device(arguments.device, arguments.threads)
-        folder = arguments.file.parent if arguments.file else arguments.output.parents[1] / "dataset"
-        wanted = dict.fromkeys([text, *arguments.sisters, *map(read, sorted(folder.glob("*.txt")))])
+        # Images of further data sets lie one folder deeper.
+        results = next(folder.parent for folder in arguments.output.parents if folder.name == "embeddings")
+        captions = [read(path) for path in sorted((results / "dataset").rglob("*.txt"))]
+        classes = [swapped(caption, arguments.swap) for caption in captions] if arguments.swap else []
+        wanted = dict.fromkeys([text, *arguments.sisters, *captions, *classes])
         log(f"encoding up to {len(wanted)} texts on {device}")
         texts.make(wanted, lock, settings, store, device)
 

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, required=True, help="file for the record of what was merged")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.lock['name']}")
-    record = prepared.make(arguments.lock, arguments.settings, arguments.output)
+    record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log)
     if merged := record["merged"]:
         log(f"merged {merged['modules']} modules, norm of the change {merged['delta_norm']:.4g}")
     if record["quantization"] not in ("none", "bf16"):

@@ -1,4 +1,4 @@
-"""Write one caption: the user's own if there is one, or the one that the grammar gives."""
+"""Write one caption: the user's own if there is one, the one that the grammar gives, or the default."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("handwritten", nargs="?", type=Path, help="the user's caption, which wins")
     arguments = parser.parse_args()
-    text = arguments.settings["caption"]
+    text = arguments.settings.get("caption")
     if arguments.handwritten:
         try:
             text = tidy(arguments.handwritten.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
             raise UserError(f"{arguments.handwritten}: is not UTF-8 text; save it as UTF-8") from None
-        if not text:
-            raise UserError(f"{arguments.handwritten}: is empty; write a caption or delete the file")
+    text = text or arguments.settings.get("default")
+    if not text:
+        raise UserError(f"{arguments.handwritten}: is empty; write a caption, or set default_caption")
     jobs.write_text(arguments.output, text + "\n")
 
 

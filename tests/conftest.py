@@ -153,7 +153,10 @@ def make_dataset(tmp_path):
             write_safetensors(path, latents, {})
             entry = {"name": stem, "latents": f"latents/{stem}.safetensors", "latents_sha256": file_digest(path)}
             entries.append(entry | embedding(stem, length) | (items[index] if index < len(items) else {}))
-        extra = {k: embedding(f"_{k}", n) for k, n in (("empty", 8), ("trigger", 10), ("class", 9))} if variants else {}
+        extra = {k: embedding(f"_{k}", n) for k, n in (("empty", 8), ("trigger", 10))} if variants else {}
+        for entry, length in zip(entries, captions, strict=True):
+            if variants and not entry.get("is_reg"):
+                entry |= {f"class_{k}": v for k, v in embedding(f"{entry['name']}.class", length + 1).items()}
         manifest = folder / "dataset.json"
         manifest.write_text(json.dumps({"items": entries, "variants": extra}))
         return manifest

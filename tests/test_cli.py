@@ -282,6 +282,55 @@ def test_a_data_set_brings_its_captions(root):
     assert person.identity_hidden == "{trigger}, a woman with green hair" and person.count == 2
 
 
+def test_several_data_sets_and_a_default_caption(root):
+    """Every key of every data set is understood; the file loads and gives the same data sets."""
+    for folder, names in {"mine": ["a-1", "a-2", "reference"], "faces": ["x-1"], "more": ["m-1", "m-2"]}.items():
+        (root / folder).mkdir()
+        for name in names:
+            (root / folder / f"{name}.png").touch()
+    (root / "mine/a-1.txt").write_text("a close-up portrait photo of [trigger], wearing a red coat, garden")
+    (root / "more/m-1.txt").write_text("a photo of m1ra")
+    tree = yaml.safe_load(JOB)
+    own = tree["config"]["process"][0]["datasets"][0]
+    tree["config"]["process"][0]["datasets"] = [
+        {"folder_path": "faces", "is_reg": True, "default_caption": "a  woman", "num_repeats": 3, "resolution": 512},
+        {**own, "folder_path": "mine", "default_caption": "a photo of [trigger]", "network_weight": 0.8},
+        {"folder_path": "more", "network_weight": 0.5, "caption_dropout_rate": 0.2, "flip_x": True, "mask_path": "m",
+         "resolution": [768, 512], "cache_latents_to_disk": True, "caption_ext": "json", "wibble": 1},
+    ]  # fmt: skip
+    (root / "job.yaml").write_text(yaml.safe_dump(tree))
+    found = aitoolkit.read(root / "job.yaml", ROOT)
+    assert found.character["datasets"] == [
+        {"name": "faces", "path": "faces", "repeats": 3, "regularization": True, "resolutions": [512],
+         "default_caption": "a woman"},
+        {"name": "more", "path": "more", "weight": 0.5, "caption_dropout": 0.2, "flip_x": True,
+         "resolutions": [512, 768]},
+    ]  # fmt: skip
+    assert {key: why for key, why in found.ignored.items() if "datasets" in key} == {
+        "datasets[3].mask_path": "masks are not supported",
+        "datasets[3].caption_ext": "json is not possible: captions are .txt",
+        "datasets[3].wibble": "unknown to charloom",
+    }
+    assert {"datasets.default_caption", "datasets.network_weight", "datasets.is_reg", "datasets.num_repeats"} <= set(
+        found.understood
+    )
+    assert {"datasets[1].is_reg", "datasets[1].default_caption", "datasets[3].network_weight"} <= set(found.understood)
+    assert found.character["recipe"]["data"]["weight"] == 0.8
+    assert found.captions["a-2"] == "a photo of m1ra"
+    assert "1 images have no .txt; write captions, or set default_caption" in "\n".join(found.todo)
+    (root / "more/m-2.txt").write_text("a photo of m1ra, again")
+    assert call("import-ai-toolkit", "job.yaml", "--name", "mira").exit_code == 0
+    person = config.load(root).characters["mira"]
+    assert person.image_names == ["a-1", "a-2", "faces/x-1", "more/m-1", "more/m-2"]
+    assert [(p.weight, p.repeats, p.regularization) for p in person.datasets] == [(1.0, 3, True), (0.5, 1, False)]
+    assert person.default_caption == "a photo of m1ra"
+
+
+def test_two_preservations_in_a_job_are_pointed_out(tmp_path):
+    found = imported(tmp_path, train__diff_output_preservation=True, train__blank_prompt_preservation=True)
+    assert "differential and blank are both on" in "\n".join(found.todo)
+
+
 def test_keys_of_the_form_and_unknown_ones(tmp_path):
     found = imported(
         tmp_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ def stray_caption(folder: Path) -> None:
     path = folder / "config/captions/mara/closup-01.txt"
     path.parent.mkdir(parents=True)
     path.write_text("m4ra")
+
+
+def further_set(folder: Path, **changes: Any) -> None:
+    """Add a data set of two images, one of them with an empty text."""
+    (folder / "more").mkdir(exist_ok=True)
+    for name in ("a.png", "b.jpg", "b.txt"):
+        (folder / "more" / name).touch()
+    others = yaml.safe_load((folder / MARA).read_text()).get("datasets", [])
+    edit(folder / MARA, datasets=[*others, {"name": "more", "path": "more", **changes}])
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
@@ -190,6 +200,34 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: edit(p / MARA, images={"source": "folder", "path": "photos", "count": 3}),
         ["config/characters/mara.yaml: images.path: there is no folder photos; make it and put 3 images in it"],
     ),
+    "a data set that is not there": (
+        lambda p: edit(p / MARA, datasets=[{"name": "more", "path": "more"}]),
+        ["config/characters/mara.yaml: datasets[1].path: there is no folder more; correct it, or take the"],
+    ),
+    "a data set without images": (
+        lambda p: (further_set(p), (p / "more/a.png").unlink(), (p / "more/b.jpg").unlink()),
+        ["config/characters/mara.yaml: datasets[1].path: more has no image (.png, .jpg, .webp); put some in"],
+    ),
+    "a data set without captions": (
+        lambda p: further_set(p),
+        ["config/characters/mara.yaml: datasets[1].path: more has no text in a.txt and 1 more; write captions, or set"],
+    ),
+    "an image that is no file name": (
+        lambda p: (further_set(p, default_caption="x"), (p / "more/a.png").rename(p / "more/My A.png")),
+        ["config/characters/mara.yaml: datasets[1].path: rename My A.png in more; names of images are up to 40 of"],
+    ),
+    "two data sets of one name": (
+        lambda p: (further_set(p, default_caption="x"), further_set(p, default_caption="x")),
+        ["config/characters/mara.yaml: datasets[2].name: more is there twice; every data set needs its own name"],
+    ),
+    "an unknown key of a data set": (
+        lambda p: further_set(p, default_caption="x", is_reg=True),
+        ["config/characters/mara.yaml: datasets[1].is_reg: unknown key; allowed here: name, path, weight, repeats, "],
+    ),
+    "two preservations": (
+        recipe(train={"preservation": {"differential": {"enabled": True}, "blank": {"enabled": True}}}),
+        ["config/characters/mara.yaml: recipe.train.preservation: differential and blank are both on; switch one of"],
+    ),
     "a plan that is not there": (
         lambda p: edit(p / MARA, shots="portrait-30"),
         ["config/characters/mara.yaml: shots: there is no config/plans/portrait-30.yaml; there are none"],
@@ -290,6 +328,15 @@ def test_a_plan_can_be_shared_and_changed(project: Path) -> None:
         ({}, [50, 100], [50, 100], [50, 100]),
         ({"train": {"steps": 120}}, [50, 100, 120], [50, 100, 120], [50, 100, 120]),
         ({"save": {"keep": 1}}, [50, 100], [50, 100], [100]),
+        ({"save": {"keep": 9}}, [50, 100], [50, 100], [50, 100]),
+        (
+            {"save": {"every": 25, "keep": "score:2"}, "sample": {"every": 25}},
+            [25, 50, 75, 100],
+            [25, 50, 75, 100],
+            [25, 50, 75, 100],
+        ),
+        ({"save": {"every": 25, "keep": 2}, "sample": {"every": 25}}, [25, 50, 75, 100], [25, 50, 75, 100], [75, 100]),
+        ({"sample": {"skip_first": True, "force_first": True}}, [50, 100], [0, 50, 100], [50, 100]),
         ({"sample": {"every": 100}}, [50, 100], [100], [100]),
         ({"sample": {"skip_first": False}}, [50, 100], [0, 50, 100], [50, 100]),
         ({"sample": {"force_first": True}}, [50, 100], [0, 50, 100], [50, 100]),
@@ -306,6 +353,43 @@ def test_seeds_walk(project: Path) -> None:
     assert [p.seed for p in load(project).characters["mara"].sample_prompts] == [42, 43]
     recipe(sample={"walk_seed": False})(project)
     assert [p.seed for p in load(project).characters["mara"].sample_prompts] == [42, 42]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({"width": 256}, "width"), ({"height": 256}, "height"), ({"seed": 7}, "seed"), ({"scale": 0.5}, "scale")],
+)
+def test_a_prompt_has_its_own_settings(project: Path, own: dict[str, Any], expected: str) -> None:
+    before = slices.samples(load(project).characters["mara"])
+    second = {**CHARACTER["sample_prompts"][1], **own}
+    edit(project / MARA, sample_prompts=[CHARACTER["sample_prompts"][0], second])
+    after = slices.samples(load(project).characters["mara"])
+    assert after["01"] == before["01"]
+    old, new = json.loads(before["02"]), json.loads(after["02"])
+    assert [key for key in new if new[key] != old[key]] == [expected] and new[expected] == own[expected]
+
+
+@pytest.mark.parametrize(
+    ("knob", "changed"),
+    [
+        ({"seed": 7}, {"01": ["seed"], "02": ["seed"]}),
+        ({"walk_seed": False}, {"01": [], "02": ["seed"]}),
+        ({"steps": 9}, {"01": ["steps"], "02": ["steps"]}),
+        ({"guidance": 2.0}, {"01": ["guidance"], "02": ["guidance"]}),
+        ({"width": 256}, {"01": ["width"], "02": ["width"]}),
+        ({"skip_first": False, "force_first": True, "disable": True}, {"01": [], "02": []}),
+    ],
+)
+def test_knobs_of_previews(project: Path, knob: dict[str, Any], changed: dict[str, list[str]]) -> None:
+    """Each changes its own setting of the previews, and never the training."""
+    person = load(project).characters["mara"]
+    before = {name: json.loads(text) for name, text in slices.samples(person).items()}
+    train = slices.train(person)
+    edit(project / MARA, recipe={"sample": knob})
+    person = load(project).characters["mara"]
+    after = {name: json.loads(text) for name, text in slices.samples(person).items()}
+    assert {name: [k for k in after[name] if after[name][k] != before[name][k]] for name in after} == changed
+    assert slices.train(person) == train
 
 
 def test_steps_are_no_part_of_a_run_unless_the_learning_rate_follows_them(project: Path) -> None:
@@ -328,8 +412,6 @@ def test_the_shipped_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     workflow = load(".")
     assert list(workflow.characters) == ["camila", "leyla", "nika", "orla", "yuna"]
     for character in workflow.characters.values():
-        import json
-
         assert len(character.shots) == 30 and len(character.sample_prompts) == 10
         settings = json.loads(slices.lint(character))
         assert lint._plan(settings) == [] and lint._trigger(settings) == []

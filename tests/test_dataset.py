@@ -77,7 +77,7 @@ def test_a_caption_by_hand_wins(mara: Character, tmp_path: Path) -> None:
     assert (tmp_path / "b.txt").read_text() == "m4ra, in my words\n"
     own.write_text(" \n")
     failed = run_script("write_caption", "own.txt", *settings, "--output", "b.txt", cwd=tmp_path)
-    assert failed.stderr == "error: own.txt: is empty; write a caption or delete the file\n"
+    assert failed.stderr == "error: own.txt: is empty; write a caption, or set default_caption\n"
     assert (tmp_path / "b.txt").read_text() == "m4ra, in my words\n"
 
 
@@ -183,6 +183,107 @@ def test_own_images_are_copied_as_they_are(tmp_path: Path) -> None:
         assert b.format == "PNG" and np.array_equal(np.asarray(a), np.asarray(b))
     with pytest.raises(UserError, match="gone from the folder"):
         folder_source.make({}, [], tmp_path / "c.png")
+
+
+# further data sets and default captions
+
+
+def with_sets(folder: Path, **changes: object) -> Character:
+    """Mara with a regularisation set of two images, one of them without a text, and the given changes to it."""
+    (folder / "others").mkdir()
+    for name in ("a-1", "a-2"):
+        picture(folder / f"others/{name}.png", (80, 64))
+    (folder / "others/a-1.txt").write_text("a photo of a woman")
+    entry = {"name": "others", "path": "others", "regularization": True, "default_caption": "somebody", **changes}
+    small_project.edit(folder / "config/characters/mara.yaml", datasets=[entry])
+    return load(folder).characters["mara"]
+
+
+def test_further_sets_take_the_same_way(mara: Character, tmp_path: Path) -> None:
+    person = with_sets(tmp_path, repeats=3, weight=0.5, resolutions=[64], flip_x=True)
+    assert person.image_names == [*mara.shot_names, "others/a-1", "others/a-2"]
+    assert json.loads(slices.caption(person, "others/a-1")) == {}
+    assert json.loads(slices.caption(person, "others/a-2")) == {"default": "somebody"}
+    assert json.loads(slices.crop(person, "others/a-1")) == {"right": 0, "bottom": 0, "minimum": 64, "recipe": 1}
+    assert json.loads(slices.crop(person, "medium-01"))["right"] == 150
+    own = json.loads(slices.latents(person, "others/a-1"))
+    assert (own["resolutions"], own["flips"]) == ([64], ["x"])
+    assert json.loads(slices.latents(person, "medium-01"))["resolutions"] == [128]
+    plan, others = json.loads(slices.manifest(person))["sets"]
+    assert plan == {"items": mara.shot_names, "is_reg": False, "repeats": 1, "weight": 1.0}
+    assert others == {
+        "set": "others",
+        "items": ["others/a-1", "others/a-2"],
+        "is_reg": True,
+        "repeats": 3,
+        "weight": 0.5,
+        "own": {"resolutions": [64], "flip_x": True},
+    }
+    # The settings of the plan do not know of the set.
+    for slice_of in (slices.caption, slices.crop, slices.latents, slices.source_image):
+        assert slice_of(person, "medium-01") == slice_of(mara, "medium-01")
+    assert slices.train(person) == slices.train(mara)
+
+
+def test_a_default_caption_is_for_images_without_text(mara: Character, tmp_path: Path) -> None:
+    def captions_of(default: str) -> list[str]:
+        recipe = {**small_project.CONFIG["recipe"], "data": {"default_caption": default}}
+        small_project.edit(tmp_path / "config/config.yaml", recipe=recipe)
+        person = load(tmp_path).characters["mara"]
+        return [slices.caption(person, name) for name in person.shot_names]
+
+    assert captions_of("a photo of {trigger}") == captions_of("")
+    own = tmp_path / "config/captions/mara/medium-01.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text(" \n")
+    with pytest.raises(UserError, match=r"config/captions/mara/medium-01.txt: is empty; write a caption, delete the"):
+        captions_of("")
+    before, after = captions_of("x {trigger}"), captions_of("a photo\n of {trigger}")
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    result = run_script("write_caption", str(own), "--settings", after[1], "--output", "out.txt", cwd=tmp_path)
+    assert result.returncode == 0 and (tmp_path / "out.txt").read_text() == "a photo of m4ra\n"
+
+
+def test_class_captions_have_the_class_word_for_the_trigger(mara: Character, tmp_path: Path) -> None:
+    assert slices.class_captions(mara) == [] and slices.swap(mara) == "null"
+    recipe = {"train": {"preservation": {"differential": {"enabled": True, "class": "girl"}}}}
+    small_project.edit(tmp_path / "config/characters/mara.yaml", recipe=recipe)
+    person = with_sets(tmp_path)
+    assert slices.class_captions(person) == mara.shot_names  # nobody to preserve on regularisation images
+    assert json.loads(slices.swap(person)) == ["m4ra", "girl"]
+    assert captions.swapped("M4ra, m4rab and m4ra", ["m4ra", "girl"]) == "girl, m4rab and girl"
+    assert slices.texts(person) == slices.texts(mara)
+
+
+def test_captions_of_further_sets_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    for name, text in (("a", "a photo of m4ra"), ("b", "a photo of somebody"), ("c", "word " * 400)):
+        (tmp_path / f"s/{name}.txt").write_text(text)
+
+    def found(regularization: bool, flips: list[bool]) -> list[str]:
+        part = {"name": "s", "items": ["s/a", "s/b", "s/c"], "regularization": regularization, "flips": flips}
+        return [line.split(";")[0] for line in checked(tmp_path, sets=[part])]
+
+    long = "error: s/c.txt: has 400 words, and only 504 tokens are read"
+    assert found(True, [True, False]) == [
+        "error: s/a.txt: holds the trigger m4ra, but regularisation images show others",
+        long,
+    ]
+    assert found(False, [False, True]) == [
+        long,
+        "warning: datasets.s: flips teach that a face is symmetric",
+        "warning: s/b.txt: has the trigger m4ra 0 times",
+        "warning: s/c.txt: has the trigger m4ra 0 times",
+    ]
+
+
+def test_flips_of_the_recipe_reach_the_check(mara: Character, tmp_path: Path) -> None:
+    assert lint._plan({**json.loads(slices.lint(mara)), "shots": []}) == []
+    for axis in ("flip_x", "flip_y"):
+        small_project.edit(tmp_path / "config/characters/mara.yaml", recipe={"data": {axis: True}})
+        settings = json.loads(slices.lint(load(tmp_path).characters["mara"]))
+        found = lint._plan({**settings, "shots": []})
+        assert [f.level for f in found] == ["warning"] and "flips teach" in found[0].what
 
 
 # the checks
@@ -318,7 +419,27 @@ def test_the_manifest_names_contents(mara: Character, tmp_path: Path) -> None:
     assert made["items"][0]["caption"] == "closeup-01 in dataset"
     assert made["items"][0]["latents"] == "results/mara/latents/closeup-01.safetensors"
     assert set(made["variants"]) == {"empty", "trigger"}
+    assert not {"set", "class_embeddings", "resolutions"} & set(made["items"][0])
     assert len({item["embeddings_sha256"] for item in made["items"]}) == 3
+
+
+def test_the_manifest_of_several_sets_and_class_captions(mara: Character, tmp_path: Path) -> None:
+    recipe = {"train": {"preservation": {"differential": {"enabled": True}}}}
+    small_project.edit(tmp_path / "config/characters/mara.yaml", recipe=recipe)
+    person = with_sets(tmp_path, weight=0.5, resolutions=[64])
+    results = tmp_path / "results" / "mara"
+    files = [f"dataset/{n}.{s}" for n in person.image_names for s in ("png", "txt")]
+    files += [f"{folder}/{n}.safetensors" for n in person.image_names for folder in ("latents", "embeddings")]
+    files += [f"embeddings/{n}.class.safetensors" for n in mara.shot_names]
+    for name in (*files, "embeddings/_empty.safetensors", "embeddings/_trigger.safetensors"):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text(name)
+    made = dataset.manifest(Path("results/mara"), json.loads(slices.manifest(person)))["items"]
+    assert [item["name"] for item in made] == person.image_names
+    assert all(item["class_embeddings"].endswith(f"{item['name']}.class.safetensors") for item in made[:3])
+    assert "class_embeddings" not in made[3]
+    shares = [(i.get("set"), i["weight"], i["repeats"], i["is_reg"], i.get("resolutions")) for i in made[2:4]]
+    assert shares == [(None, 1.0, 1, False, None), ("others", 0.5, 1, True, [64])]
 
 
 def test_a_lock_names_bytes_not_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

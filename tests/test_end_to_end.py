@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import small_project
+from PIL import Image
+from safetensors import safe_open
 from small_project import TARGET, edit, snakemake, write_yaml
 
 RECIPE = {
@@ -44,7 +46,7 @@ def digests(folder: Path) -> dict[str, str]:
         "final.safetensors",
     )
     files = [path for kind in kinds for path in sorted((folder / "results/mara").glob(kind))]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,30 @@ def test_settings_there_and_back_again_cost_nothing(copy: Path) -> None:
     assert digests(copy) != before
     assert "loading torch" not in build(copy)
     assert digests(copy) == before
+
+
+def test_a_further_set_and_class_captions_are_trained_on(copy: Path) -> None:
+    """A regularisation set with a default caption, and differential output preservation, from files to a checkpoint."""
+    goal = "results/mara/checkpoints/step-000002.safetensors"
+    before = digests(copy)[goal]
+    (copy / "others").mkdir()
+    for index, name in enumerate(("a-1.png", "a-2.jpg")):
+        Image.new("RGB", (120, 80), (90 * index, 80, 160)).save(copy / "others" / name)
+    (copy / "others/a-1.txt").write_text("a photo of a woman\n")
+    entry = {"name": "others", "path": "others", "regularization": True, "default_caption": "somebody", "repeats": 2}
+    recipe = {"train": {"preservation": {"differential": {"enabled": True, "class": "girl"}}}}
+    edit(copy / "config/characters/mara.yaml", datasets=[{**entry, "resolutions": [64]}], recipe=recipe)
+    result = snakemake(copy, "--cores", "2", goal, code=small_project.ROOT)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stderr.count("texts on cpu") == 1  # captions and class captions in one start
+    items = {item["name"]: item for item in json.loads((copy / "results/mara/dataset.json").read_text())["items"]}
+    assert [items[name]["caption"] for name in ("others/a-1", "others/a-2")] == ["a photo of a woman", "somebody"]
+    assert [name for name in items if "class_embeddings" in items[name]] == [n for n in items if "/" not in n]
+    with safe_open(copy / items["medium-01"]["class_embeddings"], "pt") as file:
+        assert file.metadata()["caption"] == items["medium-01"]["caption"].replace("m4ra", "girl")
+    with safe_open(copy / items["others/a-2"]["latents"], "pt") as file:
+        assert list(file.keys()) == ["64x64"]
+    assert digests(copy)[goal] != before
 
 
 def test_more_steps_go_on_from_where_it_stopped(copy: Path) -> None:

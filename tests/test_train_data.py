@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from charloom.errors import UserError
 from charloom.lora.files import write_safetensors
-from charloom.train.data import CorruptFile, TrainingData, bucket_of
-from charloom.train.settings import TrainSettings
+from charloom.train.data import CorruptFile, TrainingData, bucket_of, read_checked
+from charloom.train.settings import TrainSettings, manifest_digest
+
+LATENTS = "latents/shot-02.safetensors"
 
 
 def settings(train=None, data=None):
@@ -135,6 +138,46 @@ def test_flips_are_separate_latents(make_dataset):
         both = TrainingData(make_dataset(name="none"), settings(data={"flip_x": True, "flip_y": True}))
     with pytest.raises(UserError, match="which data.flip_. needs"):
         seen(both, 8)
+
+
+def test_items_may_have_settings_of_their_own(make_dataset):
+    own = {"resolutions": [32], "caption_dropout": 1.0, "flip_y": True}
+    path = make_dataset(captions=(20, 20), flips=("x", "y", "xy"), items=[{}, own])
+    with pytest.warns(UserWarning, match="flips"):
+        data = TrainingData(path, settings(data={"dropout_caption": "trigger"}))
+    plain = TrainingData(make_dataset(captions=(20, 20), name="plain"), settings())
+    flipped = 0
+    for step in range(1, 61):
+        got, other = data.draws(step)[0], plain.draws(step)[0]
+        assert (got.name, got.sigma, got.weight) == (other.name, other.sigma, other.weight)
+        if got.name == "shot-01":
+            assert torch.equal(got.latents, other.latents) and len(got.caption) == 20
+        else:
+            assert 8 * got.latents.shape[-1] == 32 and len(got.caption) == 10
+            flipped += not any(torch.equal(got.latents, t) for n, t in data._files[LATENTS].items() if "." not in n)
+    assert 5 <= flipped <= 25
+    # A regularisation image may be mirrored without a word.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TrainingData(make_dataset(items=[{}, {"is_reg": True, "flip_x": True}]), settings())
+
+
+def test_what_an_item_has_of_its_own_makes_another_run(make_dataset):
+    digests = {
+        manifest_digest(json.loads(make_dataset(captions=(5, 5), items=[{}, own], variants=False).read_text()))
+        for own in ({}, {"resolutions": [32]}, {"caption_dropout": 0.0}, {"flip_x": True}, {"flip_y": True})
+        + ({"weight": 2}, {"repeats": 2}, {"is_reg": True}, {"class_embeddings_sha256": "0"})
+    }
+    assert len(digests) == 9
+
+
+def test_class_captions_are_the_items_own(make_dataset):
+    path = make_dataset(captions=(5, 20), items=[{}, {"is_reg": True}])
+    data = TrainingData(path, settings(data={"caption_dropout": 1.0}))
+    expected = read_checked(path.parent / "embeddings/shot-01.class.safetensors", None)["embeds"]
+    assert torch.equal(data.class_caption(0), expected) and len(expected) == 6
+    with pytest.raises(UserError, match="item shot-02 has no class caption"):
+        data.class_caption(1)
 
 
 def test_sigma_histogram_is_of_what_was_seen(make_dataset):

@@ -230,8 +230,11 @@ def test_clipping_scales_the_gradient_and_reports_its_norm():
 
 
 def test_save_dtype_only_rounds(trainer):
-    full, half = trainer(recipe()), trainer(recipe(save={"dtype": "bf16"}))
-    assert all(torch.equal(full[k].bfloat16(), half[k]) for k in full)
+    full = trainer(recipe())
+    assert {t.dtype for t in full.values()} == {torch.float32}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        half = trainer(recipe(save={"dtype": name}))
+        assert set(half) == set(full) and all(torch.equal(full[k].to(dtype), half[k]) for k in full)
 
 
 def test_ema_is_the_mean_that_is_exported(make_dataset, tmp_path):
@@ -267,10 +270,62 @@ def test_preservation_holds_the_base(trainer):
     assert drift(trainer(recipe(train={"preservation": {"blank": held}}), 20)) < 0.8 * free
 
 
-def test_regularisation_items_are_not_preserved_twice(make_dataset, tmp_path):
+def test_differential_preservation_speaks_about_each_caption(make_dataset, tmp_path):
+    """The adapted and the bare model see the same noise with the class caption of each image, and only images of
+    the character count."""
+    manifest = make_dataset(captions=(20, 25), items=[{}, {"is_reg": True}])
+    settings = recipe(train={"preservation": {"differential": {"enabled": True, "multiplier": 0.5}}})
+    job = job_of(manifest, settings, tmp_path / "log")
+    data = loop.TrainingData(manifest, job.settings)
+    model = build_transformer()
+    adapter = loop.attach(model, job.settings.network, 42)
+    with torch.no_grad():
+        for parameter in adapter.parameters.values():
+            parameter.add_(0.1)
+    calls = []
+    real = loop.eager_predict(model, adapter)
+
+    def predict(x, t, caps, lengths):
+        calls.append((len(x), lengths))
+        return real(x, t, caps, lengths)
+
+    (batch,) = data.batches(1)
+    assert [draw.is_reg for draw in batch.draws] == [False, True]
+    total, plain = loop.batch_loss(batch, data, predict, adapter, torch.device("cpu"))
+    assert calls == [(2, [len(c) for c in batch.captions]), (1, [21]), (1, [21])]
+    noisy, t = flow.noisy(batch.latents, batch.noise, batch.sigma), 1 - batch.sigma
+    caps, lengths = forward.pad_captions([data.class_caption(batch.draws[0].item)])
+    with torch.no_grad():
+        adapted = real(noisy[:1], t[:1], caps, lengths)
+        with adapter.disabled():
+            bare = real(noisy[:1], t[:1], caps, lengths)
+    expected = (plain.sum() + 0.5 * (adapted - bare).square().mean()) / 2
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5) and not torch.equal(adapted, bare)
+
+
+@pytest.mark.parametrize("kind", ["differential", "blank"])
+def test_regularisation_items_are_not_preserved_twice(make_dataset, tmp_path, kind):
     manifest = make_dataset(items=[{}, {}, {"is_reg": True}, {"is_reg": True}])
-    change = {"preservation": {"blank": {"enabled": True}}}
+    change = {"preservation": {kind: {"enabled": True}}}
     train(job_of(manifest, recipe(train=change), tmp_path / "log"), Store(tmp_path / "s"), 2, quiet)
+
+
+def test_only_one_preservation_at_a_time():
+    both = {kind: {"enabled": True} for kind in ("differential", "blank")}
+    with pytest.raises(UserError, match="differential and blank at once"):
+        TrainSettings.from_recipe(recipe(train={"preservation": both}))
+
+
+def test_weights_and_repeats_of_a_set_count(make_dataset, tmp_path):
+    """Twice the weight is not twice the repeats, and both are another run."""
+    results = []
+    shares = {"plain": {}, "weight": {"weight": 2.0}, "repeats": {"repeats": 2}, "regularization": {"is_reg": True}}
+    for name, own in shares.items():
+        job = job_of(make_dataset(name=name, items=[{}, {}, own, own]), recipe(), tmp_path / "log")
+        store = Store(tmp_path / name)
+        train(job, store, 4, quiet)
+        results.append(checkpoint_bytes(store, job, [4])[4])
+    assert len(set(results)) == 4
 
 
 # --- the same bytes ------------------------------------------------------------------------------------------

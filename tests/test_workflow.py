@@ -18,6 +18,8 @@ from small_project import TARGET, edit, snakemake
 CHARACTER = "config/characters/mara.yaml"
 CONFIG = "config/config.yaml"
 AFTER_SAMPLES = {"draw_grid": 2, "score_checkpoint": 2, "choose_checkpoint": 1, "write_report": 1, "export_final": 1}
+REPORTED = {"write_report": 1, "export_final": 1}
+FIRST_PREVIEW = {"sample_checkpoint": 2, "draw_grid": 1, "score_checkpoint": 1, "choose_checkpoint": 1, **REPORTED}
 AFTER_DATA = {"train_segment": 2, "sample_checkpoint": 4, **AFTER_SAMPLES}
 
 
@@ -69,6 +71,16 @@ def by_hand(folder: Path) -> None:
     path = folder / "config/captions/mara/medium-01.txt"
     path.parent.mkdir(parents=True)
     path.write_text("a medium shot photo of m4ra, side profile, a black hoodie")
+
+
+def further_set(folder: Path, **changes: object) -> None:
+    """Two regularisation images, one with a text of its own."""
+    (folder / "others").mkdir(exist_ok=True)
+    for name in ("a-1.png", "a-2.jpg"):
+        (folder / "others" / name).touch()
+    (folder / "others/a-1.txt").write_text("a photo of a woman")
+    entry = {"name": "others", "path": "others", "regularization": True, "default_caption": "somebody", **changes}
+    edit(folder / CHARACTER, datasets=[entry])
 
 
 EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
@@ -148,6 +160,75 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
             **AFTER_DATA,
         },
     ),
+    "a data set more": (
+        further_set,
+        {
+            "make_source_image": 2,
+            "crop_watermark": 2,
+            "write_caption": 2,
+            "lint_dataset": 1,
+            "encode_latents": 2,
+            "encode_caption": 2,
+            "write_manifest": 1,
+            **AFTER_DATA,
+        },
+    ),
+    "differential preservation": (
+        lambda p: edit(p / CHARACTER, recipe={"train": {"preservation": {"differential": {"enabled": True}}}}),
+        {"encode_class_caption": 3, "write_manifest": 1, **AFTER_DATA},
+    ),
+    "blank preservation": (
+        lambda p: edit(p / CHARACTER, recipe={"train": {"preservation": {"blank": {"enabled": True}}}}),
+        AFTER_DATA,
+    ),
+    "a default caption that nobody needs": (
+        lambda p: edit(p / CHARACTER, recipe={"data": {"default_caption": "a photo of {trigger}"}}),
+        REPORTED,
+    ),
+    "repeats": (
+        lambda p: edit(p / CHARACTER, recipe={"data": {"repeats": 2}}),
+        {"write_manifest": 1, **AFTER_DATA},
+    ),
+    "flips": (
+        lambda p: edit(p / CHARACTER, recipe={"data": {"flip_x": True}}),
+        {"lint_dataset": 1, "encode_latents": 3, "write_manifest": 1, **AFTER_DATA},
+    ),
+    "how many checkpoints are kept": (
+        lambda p: edit(p / CHARACTER, recipe={"save": {"keep": 1}}),
+        {"choose_checkpoint": 1, **REPORTED},
+    ),
+    "checkpoints kept by score": (
+        lambda p: edit(p / CHARACTER, recipe={"save": {"keep": "score:1"}}),
+        {"choose_checkpoint": 1, **REPORTED},
+    ),
+    "number format of the files": (
+        lambda p: edit(p / CHARACTER, recipe={"save": {"dtype": "fp16"}}),
+        AFTER_DATA,
+    ),
+    "a seed that does not walk": (
+        lambda p: edit(p / CHARACTER, recipe={"sample": {"walk_seed": False}}),
+        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+    ),
+    "the seed of one prompt": (
+        lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.8\n  seed: 7"),
+        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+    ),
+    "the size of one prompt": (
+        lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.8\n  width: 256\n  height: 192"),
+        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+    ),
+    "a preview of the base": (
+        lambda p: edit(p / CHARACTER, recipe={"sample": {"skip_first": False}}),
+        FIRST_PREVIEW,
+    ),
+    "a preview of the base by force": (
+        lambda p: edit(p / CHARACTER, recipe={"sample": {"force_first": True}}),
+        FIRST_PREVIEW,
+    ),
+    "no previews": (
+        lambda p: edit(p / CHARACTER, recipe={"sample": {"disable": True}}),
+        {"choose_checkpoint": 1, **REPORTED},
+    ),
     "files touched": (lambda p: [os.utime(path) for path in p.rglob("*") if path.is_file()], {}),
     "a comment in YAML": (lambda p: replace(p, CHARACTER, "name: Mara", "# a comment\nname: Mara"), {}),
     "keys in another order": (lambda p: edit(p / CONFIG, base="mini", device="auto"), {}),
@@ -168,6 +249,30 @@ def test_an_edit_costs_only_what_depends_on_it(project: Path, name: str) -> None
     change, expected = EDITS[name]
     change(project)
     assert planned(project) == expected
+
+
+def test_an_edit_of_a_further_set_costs_only_what_depends_on_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    further_set(project)
+    monkeypatch.setenv("CHARLOOM_PYTHON", str(small_project.pretender(project)))
+    made = snakemake(project, "--cores", "2", TARGET)
+    assert made.returncode == 0, made.stderr
+    assert planned(project) == {}
+    assert (project / "results/mara/latents/others/a-2.safetensors").is_file()
+    changes: list[tuple[Callable[[], object], dict[str, int]]] = [
+        (lambda: further_set(project, weight=0.5), {"write_manifest": 1}),
+        (lambda: further_set(project, resolutions=[64]), {"encode_latents": 2, "write_manifest": 1}),
+        (
+            lambda: further_set(project, default_caption="nobody"),
+            {"write_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1},
+        ),
+        (
+            lambda: (further_set(project), (project / "others/a-1.txt").write_text("a photo of another woman")),
+            {"write_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1},
+        ),
+    ]
+    for change, expected in changes:
+        change()
+        assert planned(project) == {**expected, **AFTER_DATA}
 
 
 def test_everything_from_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from charloom import bases
 from charloom.canonical import digest, file_digest
 from charloom.errors import UserError
 from charloom.store import Store
@@ -40,7 +41,7 @@ def make(
         entry = key(sha, lock, settings)
         if store.has(KIND, entry, ".safetensors"):
             continue
-        vae = vae or base.load_vae(Path(lock["root"]), device=device)
+        vae = vae or base.load_vae(bases.locate(lock, "vae", store), device=device)
         try:
             tensors = encode(vae, image, settings["resolutions"], settings["flips"], device)
         except UserError as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from charloom import bases
 from charloom.canonical import digest
 from charloom.errors import UserError
+from charloom.hub import Tell
+from charloom.store import Store
 
 FULL_PRECISION = "none"
 
@@ -27,11 +30,11 @@ def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
     )
 
 
-def make(lock: dict[str, Any], settings: dict[str, Any], output: Path) -> dict[str, Any]:
+def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Tell) -> dict[str, Any]:
     """Write the prepared weights to ``output``; returns the record of what was done.
 
     Raises:
-        UserError: the adapter is unknown, belongs to another model, or changes nothing.
+        UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full.
     """
     import torch
 
@@ -40,13 +43,19 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path) -> dict[s
     from charloom.zimage import base
 
     dtype = torch.float32 if settings["quantization"] == FULL_PRECISION else torch.bfloat16
-    model = base.load_transformer(Path(lock["root"]), dtype=dtype)
+    root, single = bases.locate(lock, "transformer", store, tell), bases.single_file(lock, store, tell)
+    model = base.load_transformer(root, dtype=dtype, single_file=single)
     merged = None
     if settings["adapter"] != "none":
-        merged = adapters.merge(model, bases.adapter_file(lock["adapters"][settings["adapter"]])).record()
+        merged = adapters.merge(model, bases.adapter_file(lock, settings["adapter"], store, tell)).record()
         if not merged["modules"]:
             raise UserError(f"training adapter {settings['adapter']}: no module of it fits the base; choose another")
     record = {"base": lock["name"], "digest": key(lock, settings), "merged": merged, **settings}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size > (free := shutil.disk_usage(output.parent).free):
+        raise UserError(
+            f"{output}: needs {size / 1e9:.1f} GB on its disk, which has {free / 1e9:.1f} GB free; free some space"
+        )
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         write_safetensors(temporary, model.state_dict(), {"format": "pt", "charloom.base": record["digest"]})

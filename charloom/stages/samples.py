@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charloom import bases
 from charloom.canonical import digest, file_digest
 from charloom.store import Store
 
@@ -83,10 +84,10 @@ def make(previews: Previews, wanted: list[Wanted], store: Store, device: Any, te
     missing = [one for one in wanted if not store.has(KIND, one.key, ".png")]
     if not missing:
         return
-    root = Path(previews.lock["root"])
+    root, single = bases.locate(previews.lock, "transformer", store), bases.single_file(previews.lock, store)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = base.load_transformer(root, dtype=dtype, device=device)
-    vae = base.load_vae(root, device=device)
+    model = base.load_transformer(root, dtype=dtype, device=device, single_file=single)
+    vae = base.load_vae(bases.locate(previews.lock, "vae", store), device=device)
     empty = read_safetensors(previews.results / "embeddings" / "_empty.safetensors")[0]["embeds"]
     groups: dict[tuple[Any, ...], list[Wanted]] = {}
     for one in missing:

@@ -19,7 +19,8 @@ class Judgement:
         self.results = results
         self.settings = settings
         self.weights = weights
-        items = jobs.read_json(results / "dataset.json")["items"]
+        # The plan alone: further data sets may show somebody else.
+        items = [item for item in jobs.read_json(results / "dataset.json")["items"] if "set" not in item]
         self._references = [(item["name"], item["caption"]) for item in items]
         images = [[item["image"], item["caption"]] for item in items]
         self._fixed = digest({"references": images, "weights": file_digest(weights) if weights else None, **settings})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
+from charloom import bases
 from charloom.canonical import digest
 from charloom.store import Store
 
@@ -31,7 +31,9 @@ def make(texts: Iterable[str], lock: dict[str, Any], settings: dict[str, Any], s
     }
     if not missing:
         return 0
-    tokenizer, encoder = base.load_text_encoder(Path(lock["root"]), dtype=_dtype(device), device=device)
+    bases.locate(lock, "tokenizer", store)
+    root = bases.locate(lock, "text_encoder", store)
+    tokenizer, encoder = base.load_text_encoder(root, dtype=_dtype(device), device=device)
     for entry, words in missing.items():
         embeds = text.encode(tokenizer, encoder, [words])[0].float().cpu()
         with store.put(KIND, entry, ".safetensors") as path:

@@ -6,19 +6,21 @@ knows nothing of the model beyond the rule that captions of one forward share a 
 
 A manifest (``dataset.json``) is a list of items, or ``{"items": [...], "variants": {...}}``:
 
-    item      name, latents, latents_sha256, embeddings, embeddings_sha256; weight, repeats, is_reg optional
-    variants  empty, trigger, class: each with embeddings and embeddings_sha256
+    item      name, latents, latents_sha256, embeddings, embeddings_sha256; optional weight, repeats, is_reg,
+              class_embeddings with class_embeddings_sha256, and resolutions, caption_dropout, flip_x, flip_y
+              where they differ from the settings
+    variants  empty, trigger: each with embeddings and embeddings_sha256
 
 Paths are relative to the manifest, or else to the working directory. A latent file holds one tensor
 "<W>x<H>" (in pixels) per bucket, and beside it "<W>x<H>.flip_x" and so on where flips are trained. An
-embedding file holds "embeds" (L, D), and "class" where the caption's own class variant was encoded.
+embedding file holds "embeds" (L, D); the class embeddings are those of the caption with the class word.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +85,7 @@ class TrainingData:
         if not self.order:
             raise UserError(f"{manifest}: no image to train on: every item is for regularisation or has repeats 0")
         self._files: dict[str, dict[str, Tensor]] = {}
-        if settings.data.flip_x or settings.data.flip_y:
+        if any(self._own(e, axis) for e in items if not e.get("is_reg") for axis in ("flip_x", "flip_y")):
             warnings.warn("flips teach a character that left and right are the same: meant for textures", stacklevel=2)
 
     def item_of(self, draw: int) -> int:
@@ -96,9 +98,12 @@ class TrainingData:
         epoch, place = divmod(draw, len(order))
         return order[int(randomness.permutation(self.settings.train.seed, purpose, len(order), epoch)[place])]
 
-    def resolution_of(self, step: int) -> int:
-        """Training resolution of a step, one for all its samples; every round of steps has each resolution once."""
-        resolutions = self.settings.data.resolutions
+    def resolution_of(self, step: int, own: Sequence[int] = ()) -> int:
+        """Training resolution of a step; every round of steps has each resolution once.
+
+        One for all its samples, but for items with resolutions of their ``own``, which take turns likewise.
+        """
+        resolutions = own or self.settings.data.resolutions
         turn, place = divmod(step - 1, len(resolutions))
         order = randomness.permutation(self.settings.train.seed, "resolution", len(resolutions), turn)
         return resolutions[int(order[place])]
@@ -115,8 +120,7 @@ class TrainingData:
     def draws(self, step: int) -> list[Draw]:
         """The samples of update ``step`` (from 1)."""
         count = self.settings.train.draws_per_step
-        resolution = self.resolution_of(step)
-        return [self._draw(index, resolution) for index in range((step - 1) * count, step * count)]
+        return [self._draw(index, step) for index in range((step - 1) * count, step * count)]
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The samples of update ``step`` in batches of at most ``batch_size``, each of one shape.
@@ -149,7 +153,7 @@ class TrainingData:
                 yield step, now.result()
 
     def variant(self, kind: str) -> Tensor:
-        """Embedding (L, D) of a caption variant: ``empty``, ``trigger`` or ``class``."""
+        """Embedding (L, D) of a caption variant: ``empty`` or ``trigger``."""
         entry = self.variants.get(kind)
         if entry is None:
             guess = self.root / "embeddings" / f"_{kind}.safetensors"
@@ -159,11 +163,17 @@ class TrainingData:
         return self._tensors(entry, "embeddings")["embeds"]
 
     def class_caption(self, item: int) -> Tensor:
-        """The item's caption with the class word instead of the trigger, or the class alone where that's missing."""
-        own = self._tensors(self.items[item], "embeddings").get("class")
-        return self.variant("class") if own is None else own
+        """Embedding of the item's caption with the class word for the trigger, also where the caption was dropped."""
+        entry = self.items[item]
+        if "class_embeddings" not in entry:
+            raise UserError(f"item {entry['name']} has no class caption: delete the manifest, it will be made anew")
+        return self._tensors(entry, "class_embeddings")["embeds"]
 
-    def _draw(self, index: int, resolution: int) -> Draw:
+    def _own(self, entry: Mapping[str, Any], key: str) -> Any:
+        """A setting of ``data``, or the item's own."""
+        return entry.get(key, getattr(self.settings.data, key))
+
+    def _draw(self, index: int, step: int) -> Draw:
         item = self.item_of(index)
         entry = self.items[item]
         sigma = self.sigma_of(index)
@@ -173,7 +183,7 @@ class TrainingData:
             name=str(entry["name"]),
             sigma=sigma,
             weight=float(entry.get("weight", 1)) * timesteps.loss_weight(sigma, self.settings.train.timestep_type),
-            latents=self._latents(index, entry, resolution),
+            latents=self._latents(index, entry, self.resolution_of(step, entry.get("resolutions", ()))),
             caption=self._caption(index, entry),
             is_reg=bool(entry.get("is_reg", False)),
         )
@@ -183,11 +193,11 @@ class TrainingData:
         bucket = bucket_of(tensors, resolution)
         if bucket is None:
             raise UserError(f"{entry['latents']}: no latents of at most {resolution}² pixels: see data.resolutions")
-        data, seed = self.settings.data, self.settings.train.seed
+        seed = self.settings.train.seed
         flips = "".join(
             axis
-            for axis, wanted in (("x", data.flip_x), ("y", data.flip_y))
-            if wanted and randomness.uniform(seed, f"flip_{axis}", index) < 0.5
+            for axis in ("x", "y")
+            if self._own(entry, f"flip_{axis}") and randomness.uniform(seed, f"flip_{axis}", index) < 0.5
         )
         key = f"{bucket}.flip_{flips}" if flips else bucket
         if key not in tensors:
@@ -196,7 +206,8 @@ class TrainingData:
 
     def _caption(self, index: int, entry: Mapping[str, Any]) -> Tensor:
         data, seed = self.settings.data, self.settings.train.seed
-        if data.caption_dropout and randomness.uniform(seed, "caption-dropout", index) < data.caption_dropout:
+        dropout = self._own(entry, "caption_dropout")
+        if dropout and randomness.uniform(seed, "caption-dropout", index) < dropout:
             # A regularisation image shows somebody else: the trigger must not name it.
             return self.variant("empty" if entry.get("is_reg") else data.dropout_caption)
         return self._tensors(entry, "embeddings")["embeds"]

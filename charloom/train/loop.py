@@ -162,7 +162,7 @@ def batch_loss(
     per_item = losses.per_item(-predict(noisy, t, caps, lengths), flow.target(x0, noise), settings.loss)
     total = per_item * batch.weight.to(device)
     for term, captions in _preservations(batch, data):
-        rows = [row for row, draw in enumerate(batch.draws) if not draw.is_reg]
+        rows = list(captions)
         for group in _by_padded_length(rows, captions):
             caps, lengths = forward.pad_captions([captions[row] for row in group], device)
             inputs = noisy[group], t[group], caps, lengths
@@ -173,16 +173,17 @@ def batch_loss(
     return total.sum() / settings.draws_per_step, per_item.detach()
 
 
-def _preservations(batch: Batch, data: TrainingData) -> Iterator[tuple[Preservation, list[Tensor]]]:
-    """(settings, captions by row) of each preservation term that is on."""
+def _preservations(batch: Batch, data: TrainingData) -> Iterator[tuple[Preservation, dict[int, Tensor]]]:
+    """(settings, captions by row) of the preservation term that is on; regularisation images need none."""
     settings = data.settings.train
+    rows = {row: draw for row, draw in enumerate(batch.draws) if not draw.is_reg}
     if settings.differential.enabled:
-        yield settings.differential, [data.class_caption(draw.item) for draw in batch.draws]
+        yield settings.differential, {row: data.class_caption(draw.item) for row, draw in rows.items()}
     if settings.blank.enabled:
-        yield settings.blank, [data.variant("empty")] * len(batch.draws)
+        yield settings.blank, dict.fromkeys(rows, data.variant("empty"))
 
 
-def _by_padded_length(rows: list[int], captions: list[Tensor]) -> list[list[int]]:
+def _by_padded_length(rows: list[int], captions: Mapping[int, Tensor]) -> list[list[int]]:
     groups: dict[int, list[int]] = {}
     for row in rows:
         groups.setdefault(forward.padded_length(len(captions[row])), []).append(row)

@@ -169,6 +169,12 @@ class TrainSettings:
             one_of(t, "train.timestep_type", TIMESTEP_TYPES),
             one_of(t, "train.timestep_bias", TIMESTEP_BIASES),
             one_of(t, "train.loss", LOSSES),
+            (
+                "train.preservation",
+                "differential and blank at once",
+                not (t.differential.enabled and t.blank.enabled),
+                "one of them",
+            ),
             ("train.ema.decay", t.ema, t.ema is None or 0 < t.ema < 1, "between 0 and 1"),
             ("train.seed", t.seed, t.seed >= 0, "0 or more"),
             one_of(t, "train.dtype", TRAIN_DTYPES),
@@ -203,6 +209,10 @@ DATASET_STAGE_KEYS = ("repeats", "weight", "default_caption", "regularization")
 """Keys of ``data`` that the data set stage writes into the manifest; the trainer reads them there."""
 
 
+ITEM_OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
+"""Keys of ``data`` that an item of the manifest may have of its own."""
+
+
 def run_key(settings_slice: Mapping[str, Any], dataset: str, base: str, recipe_number: int = RECIPE) -> str:
     """The key of a training run; checkpoints and states of a run are named ``<run_key>-<step:06d>``.
 
@@ -216,7 +226,7 @@ def manifest_digest(manifest: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
     entries, variants = manifest_parts(manifest)
     return digest(
         {
-            "items": [[e["latents_sha256"], e["embeddings_sha256"], *_shares(e)] for e in entries],
+            "items": [[e["latents_sha256"], e["embeddings_sha256"], *_shares(e), *_own(e)] for e in entries],
             "variants": {name: entry["embeddings_sha256"] for name, entry in variants.items()},
         }
     )
@@ -225,7 +235,7 @@ def manifest_digest(manifest: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
 def manifest_parts(
     manifest: Mapping[str, Any] | Sequence[Mapping[str, Any]],
 ) -> tuple[list[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
-    """Items and caption variants (``empty``, ``trigger``, ``class``) of a manifest; a bare list has no variants."""
+    """Items and caption variants (``empty``, ``trigger``) of a manifest; a bare list has no variants."""
     if isinstance(manifest, Mapping):
         return list(manifest["items"]), manifest.get("variants") or {}
     return list(manifest), {}
@@ -254,6 +264,13 @@ def kept_steps(steps: Iterable[int], keep: int | str, scores: Mapping[int, float
 
 def _shares(entry: Mapping[str, Any]) -> list[Any]:
     return [float(entry.get("weight", 1)), int(entry.get("repeats", 1)), bool(entry.get("is_reg", False))]
+
+
+def _own(entry: Mapping[str, Any]) -> list[Any]:
+    """What only some items have, so that the others keep their digest."""
+    keys = ("class_embeddings_sha256", *ITEM_OVERRIDES)
+    own = {key: list(entry[key]) if key == "resolutions" else entry[key] for key in keys if key in entry}
+    return [own] if own else []
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,109 @@
+"""Further data sets of a character: folders of images with a .txt beside each.
+
+More pictures of the character, or regularisation images of other people. Their images are called
+``<set>/<image>`` and go through the same rules as the shots of the plan. Lists folders; opens no image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from charloom import schema
+from charloom.sources import folder as images_of
+
+OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
+"""Keys that a data set may have of its own; otherwise those of ``recipe.data`` hold."""
+_STEM = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One folder of images; ``images`` are their names (stems), ``own`` what differs from ``recipe.data``."""
+
+    name: str
+    folder: str
+    images: tuple[str, ...]
+    weight: float = 1.0
+    repeats: int = 1
+    default_caption: str = ""
+    regularization: bool = False
+    crop: Mapping[str, int] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def items(self) -> list[str]:
+        """Names of the images in the workflow: ``<set>/<image>``."""
+        return [f"{self.name}/{image}" for image in self.images]
+
+    def picture(self, image: str) -> Path | None:
+        """The image's file."""
+        return images_of.find(self.folder, image)
+
+    def caption_file(self, image: str) -> Path:
+        """Where the image's own caption is, if it has one."""
+        return Path(self.folder, f"{image}.txt")
+
+
+def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
+    """The data sets of a character file, and a line ``key: what is wrong; what to do`` for each mistake.
+
+    ``default_caption`` (of ``recipe.data``) holds for sets that have none of their own.
+    """
+    sets, problems = [], []
+    for index, entry in enumerate(entries, 1):
+        where, folder = f"datasets[{index}]", entry["path"]
+        if entry["name"] in {other.name for other in sets}:
+            problems.append(f"{where}.name: {entry['name']} is there twice; every data set needs its own name")
+        if not Path(folder).is_dir():
+            problems.append(f"{where}.path: there is no folder {folder}; correct it, or take the data set out")
+            continue
+        files = [path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in images_of.SUFFIXES]
+        stems = tuple(dict.fromkeys(path.stem for path in files))
+        made = DataSet(
+            name=entry["name"],
+            folder=folder,
+            images=stems,
+            weight=entry.get("weight", 1.0),
+            repeats=entry.get("repeats", 1),
+            default_caption=fill(entry.get("default_caption", default_caption), trigger),
+            regularization=entry.get("regularization", False),
+            crop={**schema.defaults(schema.load_schema("crop")), **NO_CROP, **entry.get("crop", {})},
+            own={key: entry[key] for key in OVERRIDES if key in entry},
+        )
+        sets.append(made)
+        problems += [f"{where}.path: {line}" for line in _folder_mistakes(made, files)]
+    return sets, problems
+
+
+NO_CROP = {"right": 0, "bottom": 0, "minimum": 64}
+"""Images of further sets are taken as they are, unless the set says otherwise."""
+
+
+def fill(text: str, trigger: str) -> str:
+    """A default caption in one line, with the trigger where it says ``{trigger}``."""
+    return " ".join(text.split()).replace("{trigger}", trigger)
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a caption file is there and holds no word."""
+    return path.is_file() and path.stat().st_size < 64 and not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n")
+
+
+def _folder_mistakes(made: DataSet, files: Sequence[Path]) -> list[str]:
+    if not files:
+        return [f"{made.folder} has no image (.png, .jpg, .webp); put some in, or take the data set out"]
+    if odd := [path.name for path in files if not _STEM.fullmatch(path.stem)]:
+        return [f"rename {_some(odd)} in {made.folder}; names of images are up to 40 of a-z 0-9 - _"]
+    without = [f"{image}.txt" for image in made.images if not made.caption_file(image).is_file()]
+    without += [f"{image}.txt" for image in made.images if is_blank(made.caption_file(image))]
+    if without and not made.default_caption:
+        return [f"{made.folder} has no text in {_some(sorted(without))}; write captions, or set default_caption"]
+    return []
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
