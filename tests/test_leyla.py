@@ -98,5 +98,5 @@ def test_prompts_are_obeyed_as_well_as_by_the_base(judged: dict[str, dict[str, f
     assert judged["lora"]["obedience"] >= judged["base"]["obedience"] - 0.05
 
 
-IDENTITY = 0.6
+IDENTITY = 0.75
 """Share of what her own pictures reach. The aim is 0.85: the miniature does not draw faces sharply enough yet."""
