@@ -20,14 +20,16 @@ def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
         their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of a further data
         set) with its own ``resolutions``, ``caption_dropout``, ``flip_x``, ``flip_y``; ``class_embeddings`` (the
         caption with the class word for the trigger).
+        ``holdout``, where there are such images: items that training must not see.
         ``variants``: embeddings that are not of an image, by name (``empty``, ``trigger``).
     """
-    items = []
+    items: list[dict[str, Any]] = []
+    held_out: list[dict[str, Any]] = []
     for part in settings["sets"]:
         shares = {key: part[key] for key in ("set", "weight", "repeats", "is_reg") if key in part}
         for name in part["items"]:
             latents = results / "latents" / f"{name}.safetensors"
-            items.append(
+            (held_out if part.get("holdout") else items).append(
                 {
                     "name": name,
                     "image": file_digest(results / "dataset" / f"{name}.png"),
@@ -41,7 +43,7 @@ def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
                 }
             )
     variants = {name.removeprefix("_"): _embedding(results, name) for name in settings["variants"]}
-    return {"items": items, "variants": variants}
+    return {"items": items, **({"holdout": held_out} if held_out else {}), "variants": variants}
 
 
 def _embedding(results: Path, name: str, key: str = "embeddings") -> dict[str, str]:

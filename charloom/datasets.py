@@ -1,7 +1,7 @@
 """Further data sets of a character: folders of images with a .txt beside each.
 
-More pictures of the character, or regularisation images of other people. Their images are called
-``<set>/<image>`` and go through the same rules as the shots of the plan. Lists folders; opens no image.
+More pictures of the character, regularisation images of other people, or pictures held out of training. Their images
+are called ``<set>/<image>`` and go through the same rules as the shots of the plan. Lists folders; opens no image.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class DataSet:
     repeats: int = 1
     default_caption: str = ""
     regularization: bool = False
+    holdout: bool = False
     crop: Mapping[str, int] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
 
@@ -58,6 +59,8 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
         where, folder = f"datasets[{index}]", entry["path"]
         if entry["name"] in {other.name for other in sets}:
             problems.append(f"{where}.name: {entry['name']} is there twice; every data set needs its own name")
+        if entry.get("holdout") and entry.get("regularization"):
+            problems.append(f"{where}: holdout and regularization exclude each other; take one of them out")
         if not Path(folder).is_dir():
             problems.append(f"{where}.path: there is no folder {folder}; correct it, or take the data set out")
             continue
@@ -71,6 +74,7 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
             repeats=entry.get("repeats", 1),
             default_caption=fill(entry.get("default_caption", default_caption), trigger),
             regularization=entry.get("regularization", False),
+            holdout=entry.get("holdout", False),
             crop={**schema.defaults(schema.load_schema("crop")), **NO_CROP, **entry.get("crop", {})},
             own={key: entry[key] for key in OVERRIDES if key in entry},
         )

@@ -114,8 +114,8 @@ def class_captions(character: Character) -> list[str]:
     """Images whose caption is also encoded with the class word in place of the trigger."""
     if character.class_word is None:
         return []
-    regularization = {item for part in character.datasets if part.regularization for item in part.items}
-    return [name for name in character.image_names if name not in regularization]
+    without = {item for part in character.datasets if part.regularization or part.holdout for item in part.items}
+    return [name for name in character.image_names if name not in without]
 
 
 def swap(character: Character) -> str:
@@ -157,6 +157,7 @@ def manifest(character: Character) -> str:
             "weight": part.weight,
             "is_reg": part.regularization,
             "own": dict(part.own),
+            **({"holdout": True} if part.holdout else {}),
         }
         for part in character.datasets
     ]

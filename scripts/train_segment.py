@@ -42,6 +42,7 @@ def main() -> None:
             title=slice_["header"]["title"],
             trigger=slice_["header"]["trigger"],
             device=str(device),
+            holdout=arguments.manifest if jobs.read_json(arguments.manifest).get("holdout") else None,
             provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
         )
         train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)))

@@ -434,12 +434,29 @@ def test_the_manifest_of_several_sets_and_class_captions(mara: Character, tmp_pa
     for name in (*files, "embeddings/_empty.safetensors", "embeddings/_trigger.safetensors"):
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text(name)
-    made = dataset.manifest(Path("results/mara"), json.loads(slices.manifest(person)))["items"]
+    slice_ = json.loads(slices.manifest(person))
+    made = dataset.manifest(Path("results/mara"), slice_)["items"]
     assert [item["name"] for item in made] == person.image_names
     assert all(item["class_embeddings"].endswith(f"{item['name']}.class.safetensors") for item in made[:3])
     assert "class_embeddings" not in made[3]
     shares = [(i.get("set"), i["weight"], i["repeats"], i["is_reg"], i.get("resolutions")) for i in made[2:4]]
     assert shares == [(None, 1.0, 1, False, None), ("others", 0.5, 1, True, [64])]
+
+    slice_["sets"][1]["holdout"] = True
+    held = dataset.manifest(Path("results/mara"), slice_)
+    assert [item["name"] for item in held["items"]] == mara.shot_names
+    assert [item["name"] for item in held["holdout"]] == ["others/a-1", "others/a-2"]
+
+
+def test_a_held_out_set_says_so_in_the_manifest_slice(mara: Character, tmp_path: Path) -> None:
+    person = with_sets(tmp_path, regularization=False, holdout=True)
+    assert json.loads(slices.manifest(person))["sets"][1]["holdout"] is True
+    assert slices.train(person) == slices.train(mara)
+
+
+def test_a_set_is_held_out_or_regularises(mara: Character, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"datasets\[1\]: holdout and regularization exclude each other"):
+        with_sets(tmp_path, holdout=True)
 
 
 def test_a_lock_names_bytes_not_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

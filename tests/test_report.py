@@ -90,7 +90,7 @@ def results(tmp_path) -> Path:
         )
     (root / "validation.json").write_text(json.dumps(choice.choose(rows, [50, 100])))
     lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 101)]
-    lines.insert(50, json.dumps({"step": 50, "holdout": {"0.5": 0.3}}))
+    lines.insert(50, json.dumps({"step": 50, "holdout": {"on 0.50": 0.3, "off 0.50": 0.5}}))
     (root / "training" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 101, "lo')
     finding = {"level": "warning", "where": "plan", "what": "too few <profiles>"}
     (root / "lint.json").write_text(json.dumps({"errors": 0, "warnings": 1, "findings": [finding]}))
@@ -123,6 +123,7 @@ def test_page_is_whole_and_self_contained(results, settings):
     assert tags.open == ["html"] or tags.open == []
     assert len(text.encode()) < 4e6
     for wanted in ("Why step 100", "n1ka", "resources/bases/paperdoll", "LoraLoaderModelOnly", "Training loss",
+                   "Loss on held-out images",
                    "1 min 02 s", "c0ffee", "train.ema", "prefers-color-scheme: dark", "outfit: asked for gown",
                    "too few &lt;profiles&gt;", "step 100 of 100"):  # fmt: skip
         assert wanted in text, wanted

@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,13 +107,20 @@ def test_the_first_update_is_what_the_formulas_say(make_dataset, tmp_path):
         torch.testing.assert_close(got[f"diffusion_model.{name}"], expected, rtol=1e-3, atol=2e-4)
 
 
+def held_out(manifest: Path) -> Path:
+    """A manifest beside ``manifest`` whose items are held out."""
+    path = manifest.with_name("held-out.json")
+    path.write_text(json.dumps({"items": [], "holdout": json.loads(manifest.read_text())["items"]}))
+    return path
+
+
 def test_training_lowers_the_loss_at_every_noise_level(make_dataset, tmp_path):
     """One picture, learnt and then held against the bare base on noise that was never trained on."""
     manifest = make_dataset(captions=(9,), sizes=((32, 32),))
     knobs = recipe(
         network={"rank": 16, "alpha": 16}, train={"steps": 80}, save={"every": 80}, data={"resolutions": [32]}
     )
-    train(job_of(manifest, knobs, tmp_path / "log", holdout=manifest), Store(tmp_path / "store"), 80, quiet)
+    train(job_of(manifest, knobs, tmp_path / "log", holdout=held_out(manifest)), Store(tmp_path / "store"), 80, quiet)
     lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 81))
     found = next(line["holdout"] for line in lines if "holdout" in line)
@@ -562,7 +570,7 @@ def test_broken_numbers_stop_the_run_and_are_explained(make_dataset, tmp_path, w
 
 
 def test_holdout_is_measured_with_and_without_the_adapter(make_dataset, tmp_path):
-    holdout = make_dataset(captions=(12, 12), name="holdout")
+    holdout = held_out(make_dataset(captions=(12, 12), name="holdout"))
     manifest = make_dataset()
     job = job_of(manifest, recipe(save={"every": 5}), tmp_path / "log", holdout=holdout)
     store = Store(tmp_path / "store")

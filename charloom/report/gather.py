@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from charloom.errors import UserError
@@ -66,6 +67,8 @@ class Material:
     scores: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Step to its score document."""
     loss: Sequence[tuple[int, float]] = ()
+    holdout: Sequence[tuple[int, float, float]] = ()
+    """(step, loss with the adapter, loss without it) on held-out images, mean over the noise levels."""
     lint: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     stages: Sequence[Stage] = ()
@@ -94,6 +97,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
     file = results / "checkpoints" / f"step-{step:06d}.safetensors"
     prompts = [Prompt(p["name"], p["text"], p.get("seed"), p.get("scale", 1.0)) for p in settings.get("prompts", ())]
     reference = results / "reference.png"
+    records = _records(results)
     return Material(
         id=settings["character"],
         name=settings.get("name", settings["character"]),
@@ -107,7 +111,8 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         prompts=prompts,
         samples={s: _samples(results, s, prompts) for s in settings.get("steps", ())},
         scores={s: d for s in settings.get("steps", ()) if (d := _json(results / "scores" / f"step-{s:06d}.json"))},
-        loss=_loss(results),
+        loss=_loss(records),
+        holdout=_holdout(records),
         lint=_json(results / "lint.json"),
         recipe=settings.get("recipe_settings", {}),
         stages=_stages(results / "benchmarks"),
@@ -160,18 +165,32 @@ def _samples(results: Path, step: int, prompts: Sequence[Prompt]) -> dict[str, P
     return {p.name: path for p in prompts if (path := folder / f"{p.name}.png").is_file()}
 
 
-def _loss(results: Path) -> list[tuple[int, float]]:
-    """(step, loss) of the newest record of the trainer; of a step that was done twice, the later."""
-    records = sorted(results.glob("**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
-    losses: dict[int, float] = {}
-    if records:
-        for line in records[-1].read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-                losses[int(entry["step"])] = float(entry["loss"])
-            except (ValueError, KeyError, TypeError):
-                continue  # held-out losses have lines of their own; a line being written may be cut
-    return sorted(losses.items())
+def _records(results: Path) -> list[dict[str, Any]]:
+    """Lines of the newest record of the trainer that are whole."""
+    files = sorted(results.glob("**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    records = []
+    for line in files[-1].read_text(encoding="utf-8").splitlines() if files else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue  # a line that is being written may be cut
+    return [record for record in records if isinstance(record, dict) and "step" in record]
+
+
+def _loss(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(step, loss); of a step that was done twice, the later."""
+    return sorted({int(r["step"]): float(r["loss"]) for r in records if "loss" in r}.items())
+
+
+def _holdout(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
+    """(step, with, without the adapter) of the held-out images, mean over the noise levels."""
+    found = {}
+    for record in records:
+        losses = record.get("holdout") or {}
+        on, off = ([v for k, v in losses.items() if k.startswith(f"{name} ")] for name in ("on", "off"))
+        if on and off:
+            found[int(record["step"])] = (fmean(on), fmean(off))
+    return [(step, *found[step]) for step in sorted(found)]
 
 
 def _stages(folder: Path) -> list[Stage]:

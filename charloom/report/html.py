@@ -270,6 +270,14 @@ def _charts(m: Material) -> str:
         low, high = _inner(y for _, y in raw)
         svg = line_chart(loss, title="Training loss", y_range=(low, high), mark=m.choice["step"])
         charts.append(f'<div class="card"><h3>Training loss</h3>{svg}</div>')
+    if m.holdout:
+        held_out = [
+            Line("With the LoRA", [(step, on) for step, on, _ in m.holdout], 1),
+            Line("Base alone", [(step, off) for step, _, off in m.holdout], 3),
+        ]
+        low, high = _inner(y for line in held_out for _, y in line.points)
+        svg = line_chart(held_out, title="Loss on held-out images", y_range=(low, high), mark=m.choice["step"])
+        charts.append(f'<div class="card"><h3>Loss on held-out images</h3>{svg}</div>')
     return f'<h2>The course</h2><div class="two">{"".join(charts)}</div>' if charts else ""
 
 

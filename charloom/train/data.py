@@ -231,14 +231,17 @@ class TrainingData:
         return self._files[name]
 
 
-def read_manifest(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
-    """Items and variants of a manifest file; every item must have its files and hashes.
+def read_manifest(path: Path, which: str = "items") -> tuple[list[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
+    """Items (or the ``holdout`` ones) and variants of a manifest file; every item must have its files and hashes.
 
     Raises:
         UserError: no such file, not JSON, or an item without one of its keys.
     """
     try:
-        items, variants = manifest_parts(json.loads(Path(path).read_text()))
+        manifest = json.loads(Path(path).read_text())
+        items, variants = manifest_parts(manifest)
+        if which != "items":
+            items = list(manifest[which])
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:

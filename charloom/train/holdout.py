@@ -30,7 +30,7 @@ def evaluate(
     ``off`` is the bare base; an adapter that generalises lowers ``on`` below it. Images are taken in the largest
     training resolution.
     """
-    items, _ = read_manifest(manifest)
+    items, _ = read_manifest(manifest, "holdout")
     sums: dict[str, float] = {}
     for index, item in enumerate(items):
         root = Path(manifest).parent

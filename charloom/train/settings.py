@@ -224,9 +224,12 @@ def run_key(settings_slice: Mapping[str, Any], dataset: str, base: str, recipe_n
 def manifest_digest(manifest: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Digest of what training reads of a manifest: contents and weights, in order; neither paths nor captions' text."""
     entries, variants = manifest_parts(manifest)
+    held_out = manifest.get("holdout") if isinstance(manifest, Mapping) else None
     return digest(
         {
             "items": [[e["latents_sha256"], e["embeddings_sha256"], *_shares(e), *_own(e)] for e in entries],
+            # They change no weight, but their losses are part of the run's record.
+            **({"holdout": [[e["latents_sha256"], e["embeddings_sha256"]] for e in held_out]} if held_out else {}),
             "variants": {name: entry["embeddings_sha256"] for name, entry in variants.items()},
         }
     )
