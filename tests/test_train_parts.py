@@ -272,3 +272,36 @@ def test_missing_packages_are_named(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
     with pytest.raises(UserError, match=f"pip install {package}"):
         optim.build(Optimisation(optimizer=name), parameters(), torch.device("cpu"))
+
+
+def test_eight_bit_adam_goes_on_to_the_bit_from_its_state():
+    """With bitsandbytes' own optimiser, which runs on the CPU too; the recipe asks for it on CUDA only."""
+    adamw8bit = pytest.importorskip("bitsandbytes.optim", reason="pip install 'charloom[cuda]'").AdamW8bit
+
+    def made() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+        generator = torch.Generator().manual_seed(0)
+        # 8 bits from 4096 values on; smaller tensors keep fp32 state
+        shapes = ((64, 128), (8, 16))
+        parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        return parameters, adamw8bit(parameters, lr=1e-3, weight_decay=1e-4, eps=1e-8)
+
+    def run(parameters, optimizer, steps) -> None:
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+
+    straight, optimizer = made()
+    run(straight, optimizer, range(6))
+    first, optimizer = made()
+    run(first, optimizer, range(3))
+    tensors, values = optim.state_tensors(optimizer, ["a", "b"])
+    assert tensors["a|state1"].dtype == torch.uint8
+    second, again = made()
+    with torch.no_grad():
+        for new, old in zip(second, first, strict=True):
+            new.copy_(old)
+    optim.restore(again, ["a", "b"], tensors, values)
+    run(second, again, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(straight, second, strict=True))
