@@ -126,7 +126,6 @@ def load_vae(run: Run, device):
 def build_eyes(run: Run) -> None:
     """Autoencoder, then probe."""
     import models
-    import torch
     import train_probe
     import train_vae
     from clock import Budget
@@ -173,8 +172,7 @@ def build_eyes(run: Run) -> None:
         accuracy = train_probe.accuracy(probe, unseen, truth)
         run.record("probe", {"steps": steps, "seconds": args.probe_seconds, "accuracy": accuracy})
         run.log(f"probe: {steps} steps, unseen drawn pictures {accuracy}")
-        (run.out / "probe.safetensors").write_bytes((work / "probe.safetensors").read_bytes())
-    torch.cuda.empty_cache() if device.type == "cuda" else None
+        shutil.copyfile(work / "probe.safetensors", run.out / "probe.safetensors")
 
 
 def on_device(pictures: np.ndarray, device):
