@@ -35,8 +35,8 @@ IRIS: dict[str, Colour] = {
 }
 EYE_SIZE = {"small": (0.16, 0.15), "medium": (0.205, 0.205), "large": (0.245, 0.265)}
 FACE_WIDTH = {"narrow": 0.72, "oval": 0.83, "round": 0.96}
-BROWS = {"thin": 0.034, "medium": 0.064, "thick": 0.105}
-LIPS = {"thin": 0.022, "medium": 0.066, "full": 0.122}
+BROWS = {"thin": 0.03, "medium": 0.08, "thick": 0.145}
+LIPS = {"thin": 0.016, "medium": 0.085, "full": 0.16}
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class Mood:
 
 
 MOODS: dict[str, Mood] = {
-    "laughing": Mood("laugh", "happy", left=(0.07, 0.04), right=(0.07, 0.04)),
-    "joyful": Mood("grin", left=(0.05, 0.03), right=(0.05, 0.03)),
-    "smile": Mood("smile"),
+    "laughing": Mood("laugh", "happy", left=(0.08, 0.05), right=(0.08, 0.05)),
+    "joyful": Mood("grin", left=(0.07, 0.05), right=(0.07, 0.05)),
+    "smile": Mood("smile", left=(0.02, 0.02), right=(0.02, 0.02)),
     "neutral": Mood("neutral"),
-    "serious": Mood("flat", open=0.72, left=(-0.115, 0.02), right=(-0.115, 0.02)),
-    "contemplative": Mood("purse", gaze=(1.0, -0.7), left=(0.0, 0.03), right=(0.06, 0.09)),
-    "sad": Mood("frown", open=0.85, gaze=(0.0, 0.25), left=(0.13, -0.09), right=(0.13, -0.09)),
-    "looking up": Mood("relaxed", gaze=(0.0, -1.0), left=(0.03, 0.03), right=(0.03, 0.03)),
-    "surprised": Mood("o", open=1.18, left=(0.17, 0.14), right=(0.17, 0.14)),
-    "skeptical": Mood("smirk", open=0.8, gaze=(0.2, 0.0), left=(-0.1, -0.02), right=(0.15, 0.17)),
-    "crying": Mood("wail", open=0.8, left=(0.16, -0.09), right=(0.16, -0.09)),
+    "serious": Mood("flat", open=0.66, left=(-0.135, 0.03), right=(-0.135, 0.03)),
+    "contemplative": Mood("purse", gaze=(1.0, -0.7), left=(0.0, 0.03), right=(0.1, 0.13)),
+    "sad": Mood("frown", open=0.8, gaze=(0.0, 0.3), left=(0.18, -0.11), right=(0.18, -0.11)),
+    "looking up": Mood("relaxed", gaze=(0.0, -1.0), left=(0.05, 0.05), right=(0.05, 0.05)),
+    "surprised": Mood("o", open=1.2, left=(0.2, 0.17), right=(0.2, 0.17)),
+    "skeptical": Mood("smirk", open=0.7, gaze=(0.2, 0.0), left=(-0.15, -0.03), right=(0.22, 0.24)),
+    "crying": Mood("wail", open=0.8, left=(0.19, -0.1), right=(0.19, -0.1)),
     "serene": Mood("gentle", "closed", left=(0.03, 0.0), right=(0.03, 0.0)),
 }
 
@@ -328,16 +328,16 @@ def draw_mouth(pen: Pen, face: Face) -> None:
         return
     # Closed mouths: (half width, heights of left corner, middle, right corner; positive is down).
     hw, left, mid, right = {
-        "smile": (0.25, -0.075, 0.05, -0.075),
-        "neutral": (0.19, 0.0, 0.008, 0.0),
-        "flat": (0.2, 0.035, 0.0, 0.035),
-        "purse": (0.13, 0.03, -0.005, -0.02),
-        "frown": (0.2, 0.09, -0.025, 0.09),
-        "relaxed": (0.16, 0.0, 0.012, 0.0),
-        "smirk": (0.23, 0.055, 0.03, -0.1),
-        "gentle": (0.19, -0.04, 0.03, -0.04),
+        "smile": (0.35, -0.15, 0.065, -0.15),
+        "neutral": (0.2, 0.0, 0.01, 0.0),
+        "flat": (0.27, 0.06, 0.0, 0.06),
+        "purse": (0.12, 0.04, -0.01, -0.03),
+        "frown": (0.27, 0.15, -0.05, 0.15),
+        "relaxed": (0.15, 0.0, 0.014, 0.0),
+        "smirk": (0.31, 0.08, 0.04, -0.17),
+        "gentle": (0.25, -0.07, 0.045, -0.07),
     }[kind]
-    x0 = 0.07 if kind == "purse" and not face.profile else 0.0
+    x0 = 0.13 if kind == "purse" and not face.profile else 0.0
     if face.profile and kind == "smirk":
         left, right = right, left
     xs = np.linspace(-1.0, 1.0, 9)

@@ -47,6 +47,7 @@ EXPRESSION = (
     "crying",
     "serene",
 )
+LONG_HAIR = ("long wavy", "long straight")
 NEEDS_EYES = ("serious", "contemplative", "looking up", "crying", "serene")
 """Expressions that sunglasses make unreadable."""
 ARMS = ("at sides", "crossed", "on hips", "waving", "raised", "on chin", "mug", "book")
@@ -162,16 +163,18 @@ SCENE_VALUES: dict[str, tuple[str, ...]] = {
 }
 
 
-def visible(scene: Scene) -> dict[str, bool]:
+def visible(scene: Scene, identity: Identity | None = None) -> dict[str, bool]:
     """Which attributes can be read from a picture of ``scene`` (keys of both classes).
 
     A back view shows no face and, close up, little but hair; a close-up shows neither arms nor
-    stance; sunglasses hide the eyes; in full-body pictures the finest features are too small.
+    stance; sunglasses hide the eyes; in full-body pictures the finest features are too small. With ``identity``
+    also what her hair hides: long hair falls over the back, and of the clothes only their colour shows.
     """
     face = scene.view != "back"
     near = scene.tier != "full-body"
     profile = scene.view == "profile"
     close_back = not face and scene.tier == "close-up"
+    covered = not face and near and identity is not None and identity.hair_style in LONG_HAIR
     eyes = face and scene.glasses != "sunglasses"
     iris = eyes and scene.expression not in ("laughing", "serene")
     mouth = face and near and not profile and scene.expression not in ("laughing", "joyful", "surprised", "crying")
@@ -190,7 +193,7 @@ def visible(scene: Scene) -> dict[str, bool]:
         "expression": face and not (scene.glasses == "sunglasses" and scene.expression in NEEDS_EYES),
         "arms": scene.tier != "close-up" and (face or scene.arms in ("at sides", "on hips", "waving", "raised")),
         "stance": scene.tier == "full-body",
-        "outfit": not close_back,
+        "outfit": not close_back and not covered,
         "color": not close_back,
         "earrings": face and near,
         "necklace": face and near and not profile and scene.outfit not in ("turtleneck", "hoodie"),
