@@ -30,6 +30,8 @@ import world  # noqa: E402
 VARIANTS, LONGEST = 4, 96
 UNSEEN = 2000
 """Drawn pictures kept apart to measure autoencoder and probe."""
+PROBE_SHARE = 0.4
+"""The probe learns from so much of the world, so that it's done when the transformer needs the GPU."""
 
 
 def arguments() -> argparse.Namespace:
@@ -41,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--vae-seconds", type=float, default=120)
     parser.add_argument("--start", type=Path, help="a finished base: its autoencoder is kept, the rest trains on")
-    parser.add_argument("--probe-seconds", type=float, default=140)
+    parser.add_argument("--probe-seconds", type=float, default=140, help="0 keeps the probe of --start")
     parser.add_argument("--base-seconds", type=float, default=600)
     parser.add_argument("--base-rate", type=float, default=1.2e-3, help="peak learning rate")
     parser.add_argument("--adapter-seconds", type=float, default=25)
@@ -99,20 +101,23 @@ def device_settings():
 
 
 def prepare_world(run: Run) -> None:
-    """Pictures, labels and tokens."""
+    """Labels and the unseen pictures first, for the probe starts while the world is still being drawn."""
     args, work = run.args, run.work
+    np.savez(work / "labels.npz", **world.all_labels(0, args.count, args.workers))
+    np.save(work / "detail.npy", world.detail_maps(args.workers))
+    for _ in world.render(work / "unseen.npy", world.UNSEEN_SEED, min(UNSEEN, args.count), args.workers):
+        pass
+    run.done("labels.done")
+    run.log("world: labels and unseen pictures ready")
     for done in world.render(work / "pictures.npy", 0, args.count, args.workers):
         if done % 1024 == 0 or done == args.count:
             (work / "drawn.tmp").write_text(str(done), encoding="utf-8")
             (work / "drawn.tmp").replace(work / "drawn.txt")
     run.log(f"world: {args.count} pictures drawn")
-    np.savez(work / "labels.npz", **world.all_labels(0, args.count, args.workers))
-    for _ in world.render(work / "unseen.npy", world.UNSEEN_SEED, min(UNSEEN, args.count), args.workers):
-        pass
     tokens = world.tokens(run.out / "tokenizer", 0, args.count, VARIANTS, LONGEST, args.workers)
     np.save(work / "tokens.npy", tokens)
     run.done("world.done")
-    run.log("world: labels and captions ready")
+    run.log("world: captions ready")
 
 
 def load_vae(run: Run, device):
@@ -152,18 +157,24 @@ def build_eyes(run: Run) -> None:
         run.log(f"vae: {steps} steps, shift {vae.config.shift_factor}, scale {vae.config.scaling_factor}")
         run.record("vae", {"steps": steps, "seconds": args.vae_seconds})
     vae = load_vae(run, device)
-    run.wait_for("world.done")
+    run.wait_for("labels.done")
     unseen = np.load(work / "unseen.npy")
     values = run.measured().get("vae", {})
     values.update(train_vae.measure(vae, unseen[:256], device))
     run.record("vae", values)
     run.log(f"vae: PSNR on unseen pictures {values['psnr']:.2f} dB")
 
+    if args.start and not args.probe_seconds:
+        shutil.copyfile(args.start / "probe.safetensors", work / "probe.safetensors")
     if not (work / "probe.safetensors").exists():
-        pictures = on_device(np.load(work / "pictures.npy", mmap_mode="r"), device)
+        run.wait_for("drawn.txt")
+        while int((work / "drawn.txt").read_text()) < PROBE_SHARE * args.count:
+            time.sleep(0.3)
+        drawn = int((work / "drawn.txt").read_text())
+        pictures = on_device(np.load(work / "pictures.npy", mmap_mode="r")[:drawn], device)
         run.log("probe: pictures on the device")
         probe = Probe.load(args.start / "probe.safetensors").requires_grad_(True) if args.start else Probe()
-        labels = dict(np.load(work / "labels.npz"))
+        labels = {key: values[:drawn] for key, values in np.load(work / "labels.npz").items()}
         steps = train_probe.train(probe, vae, pictures, labels, Budget(args.probe_seconds), device, run.log)
         probe.save(work / "probe.tmp")
         (work / "probe.tmp").replace(work / "probe.safetensors")
@@ -221,7 +232,8 @@ def build_base(run: Run) -> None:
         for model, name in ((transformer, "transformer/diffusion_pytorch_model"), (encoder, "text_encoder/model")):
             weights = load_file(args.start / f"{name}.safetensors")
             model.load_state_dict({key: value.float() for key, value in weights.items()})
-    trainer = train_base.Trainer(transformer, encoder, device, rate=args.base_rate)
+    null = train_base.null_tokens(AutoTokenizer.from_pretrained(run.out / "tokenizer"), LONGEST)
+    trainer = train_base.Trainer(transformer, encoder, device, null, rate=args.base_rate)
     trainer.transformer.train()
     if not args.no_compile:
         trainer.compile()
@@ -240,13 +252,20 @@ def build_base(run: Run) -> None:
     run.wait_for("world.done")
     pictures = np.load(work / "pictures.npy", mmap_mode="r")
     latents = train_base.encode(vae, pictures, device)
-    captions = train_base.Captions(np.load(work / "tokens.npy"), device)
+    labels = dict(np.load(work / "labels.npz"))
+    captions = train_base.Captions(np.load(work / "tokens.npy"), train_base.hard_cases(labels), device)
+    weights = train_base.detail_weights(np.load(work / "detail.npy"), labels, device)
     end = 30 + args.adapter_seconds + 15
     seconds = min(args.base_seconds, trainer.spent + run.remaining() - end)
     run.log(f"base: from step {trainer.step}, {trainer.spent:.0f} of {seconds:.0f} s")
     for share in (0.55, 1.0):
         trainer.run(
-            latents, captions, Budget(seconds, trainer.spent, (seconds * share) - trainer.spent), run.log, args.scale
+            latents,
+            weights,
+            captions,
+            Budget(seconds, trainer.spent, (seconds * share) - trainer.spent),
+            run.log,
+            args.scale,
         )
         torch.save(trainer.state(), state_file)
         with trainer.averaged():

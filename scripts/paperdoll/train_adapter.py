@@ -38,13 +38,15 @@ def train(trainer, latents: Tensor, ids: Tensor, mask: Tensor, budget: Budget, p
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=1e-4)
+    trainer.guidance.zero_()
+    even = torch.ones(1, 1, 1, 1, device=latents.device)
     generator = torch.Generator(latents.device).manual_seed(11)
     step, count = 0, min(BATCH, len(latents))
     while not budget.over:
         for group in optimizer.param_groups:
             group["lr"] = budget.rate(RATE, step, warmup=50)
         picked = torch.randint(len(latents), (count,), generator=generator, device=latents.device)
-        loss = trainer.loss(latents[picked], ids[picked], mask[picked])
+        loss = trainer.loss(latents[picked], even, ids[picked], mask[picked])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -11,7 +11,10 @@ from clock import Budget
 from torch import Tensor
 from train_vae import encode_all
 
+from charloom.paperdoll import attributes
+from charloom.zimage import flow
 from charloom.zimage.forward import forward_masked, padded_length, prepare
+from charloom.zimage.text import token_ids
 
 # (resolution, share of steps, batch): about the same number of tokens in each
 RESOLUTIONS = ((256, 0.56, 256), (192, 0.22, 384), (128, 0.22, 640))
@@ -19,21 +22,32 @@ LENGTHS = (32, 64, 96)
 SHAPES = {256: LENGTHS, 192: (32, 64), 128: (32, 64)}
 """Padded caption lengths seen at each resolution; long captions are rare and cost a graph each."""
 RATE = 1.2e-3
-TRAIN_SHIFT = 2.0
 AVERAGING = 1e-3
+ON_SCHEDULE = 0.5
+"""Share of noise levels drawn from those that an 8-step sampler visits; the others are logit-normal."""
+BLANK = 0.1
+"""Share of captions that are replaced by the empty prompt."""
+GUIDANCE = 0.55
+"""Strength w of guidance that is trained into the model, which then acts like guidance 1 / (1 - w)."""
+HARD = {"skeptical": 3, "contemplative": 2, "serious": 2, "neutral": 2}
+"""Expressions that are learned last, and how often they are shown for once of the others."""
+DETAIL = 4.0
+"""How much more a latent cell of the face counts than one of the background."""
 
 
 class Captions:
-    """Caption token ids on the device, indexed by padded length."""
+    """Caption token ids on the device, indexed by padded length; a picture is drawn as often as ``repeats`` says."""
 
-    def __init__(self, tokens: np.ndarray, device: torch.device):
+    def __init__(self, tokens: np.ndarray, repeats: np.ndarray, device: torch.device):
         flat = tokens.reshape(-1, tokens.shape[-1])
         self.variants = tokens.shape[1]
         self.lengths = torch.from_numpy(flat[:, 0].astype(np.int64)).to(device)
         self.ids = torch.from_numpy(flat[:, 1:].astype(np.int64)).to(device)
         padded = np.array([padded_length(int(n)) for n in flat[:, 0]])
-        self.rows = {n: torch.from_numpy(np.flatnonzero(padded == n)).to(device) for n in LENGTHS}
-        self.shares = np.array([len(self.rows[n]) for n in LENGTHS], dtype=float)
+        rows = {n: np.flatnonzero(padded == n) for n in LENGTHS}
+        self.shares = np.array([len(rows[n]) for n in LENGTHS], dtype=float)
+        repeated = {n: np.repeat(found, repeats[found // self.variants]) for n, found in rows.items()}
+        self.rows = {n: torch.from_numpy(found).to(device) for n, found in repeated.items()}
         # long captions are rare in the world and must still be seen often enough
         self.shares = np.maximum(self.shares / self.shares.sum(), (0.1, 0.1, 0.06))
         self.shares /= self.shares.sum()
@@ -45,6 +59,39 @@ class Captions:
         ids = self.ids[picked, :length]
         mask = torch.arange(length, device=rows.device) >= self.lengths[picked][:, None]
         return picked // self.variants, ids, mask[..., None]
+
+
+def hard_cases(labels: dict[str, np.ndarray]) -> np.ndarray:
+    """How often each picture is shown: more often where a brow and a corner of the mouth make the expression."""
+    often = np.array([HARD.get(name, 1) for name in attributes.EXPRESSION])
+    near = labels["tier"] != attributes.TIER.index("full-body")
+    return np.where(near & (labels["expression"] >= 0), often[labels["expression"]], 1)
+
+
+def null_tokens(tokenizer, longest: int) -> tuple[list[int], int]:
+    """Ids of the empty prompt in its template, zero-padded to ``longest``, and their number."""
+    ids = token_ids(tokenizer, "")
+    return ids + [0] * (longest - len(ids)), len(ids)
+
+
+class DetailWeights:
+    """Weight of every latent cell by picture: faces are small and hold most of what a caption asks for."""
+
+    def __init__(self, maps: dict[int, Tensor], rows: Tensor):
+        self.maps, self.rows = maps, rows
+
+    def __call__(self, index: Tensor, size: int) -> Tensor:
+        """(B, 1, size / 8, size / 8) for pictures ``index`` (B,)."""
+        return self.maps[size][self.rows[index]]
+
+
+def detail_weights(maps: np.ndarray, labels: dict[str, np.ndarray], device: torch.device) -> DetailWeights:
+    """Weights from ``world.detail_maps`` (tiers, views, 32, 32), 1 in the mean over all pictures."""
+    rows = torch.from_numpy(labels["tier"].astype(np.int64) * maps.shape[1] + labels["view"].astype(np.int64))
+    flat = 1.0 + DETAIL * torch.from_numpy(maps).float().flatten(0, 1)[:, None]
+    flat /= flat[rows].mean()
+    sizes = {size: F.adaptive_avg_pool2d(flat, size // 8).to(device) for size, _, _ in RESOLUTIONS}
+    return DetailWeights(sizes, rows.to(device))
 
 
 @torch.no_grad()
@@ -80,8 +127,14 @@ def text_states(encoder, ids: Tensor) -> Tensor:
 class Trainer:
     """Holds the two models, their optimiser and their moving average; :meth:`run` goes on where it stopped."""
 
-    def __init__(self, transformer, encoder, device: torch.device, seed: int = 7, rate: float = RATE):
+    def __init__(
+        self, transformer, encoder, device: torch.device, null: tuple[list[int], int], seed: int = 7, rate: float = RATE
+    ):
         self.device = device
+        self.null = torch.tensor(null[0], device=device)
+        self.null_length = null[1]
+        self.levels = torch.tensor(flow.sample_sigmas(8)[:-1], device=device)
+        self.guidance = torch.zeros((), device=device)
         self.transformer = prepare(transformer).to(device)
         self.encoder = encoder.to(device)
         processor = self.transformer.layers[0].attention.processor
@@ -141,22 +194,44 @@ class Trainer:
         for block in (*self.transformer.noise_refiner, *self.transformer.context_refiner, *self.transformer.layers):
             block.compile(dynamic=True)
 
-    def loss(self, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Flow-matching loss of normalised ``latents``, fp32 scalar; noise and sigma from the default generator."""
-        sigma = torch.sigmoid(torch.randn(len(latents), device=self.device))
-        sigma = TRAIN_SHIFT * sigma / (1 + (TRAIN_SHIFT - 1) * sigma)
+    def sigmas(self, count: int) -> Tensor:
+        """Noise levels (count,): half of them near those of the 8-step sampler, half logit-normal."""
+        visited = self.levels[torch.randint(len(self.levels), (count,), device=self.device)]
+        visited = (visited + 0.02 * torch.randn(count, device=self.device)).clamp(0.02, 1.0)
+        spread = torch.sigmoid(torch.randn(count, device=self.device))
+        return torch.where(torch.rand(count, device=self.device) < ON_SCHEDULE, visited, spread)
+
+    def loss(self, latents: Tensor, weight: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Flow-matching loss of normalised ``latents``, fp32 scalar; noise and sigma from the default generator.
+
+        The model is guided as Z-Image-Turbo is: it learns to draw with one pass what guidance would need two
+        for. Its target is ``v + w (v(caption) - v(nothing))`` with its own predictions (model guidance,
+        arXiv 2502.12154).
+        """
+        count, length = ids.shape
+        sigma = self.sigmas(count)
         noise = torch.randn(latents.shape, device=self.device)
         level = sigma[:, None, None, None]
         x = (1 - level) * latents + level * noise
+        blank = torch.rand(count, 1, device=self.device) < BLANK
+        nothing = torch.arange(length, device=self.device) >= self.null_length
+        ids = torch.where(blank, self.null[:length], ids)
+        mask = torch.where(blank[..., None], nothing[:, None], mask)
         cuda = self.device.type == "cuda"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda, cache_enabled=False):
-            out = forward_masked(self.transformer, x, 1 - sigma, text_states(self.encoder, ids), mask)
-        return F.mse_loss(-out.float(), noise - latents)
+            predicted = -forward_masked(self.transformer, x, 1 - sigma, text_states(self.encoder, ids), mask).float()
+            with torch.no_grad():
+                caps = text_states(self.encoder, self.null[None, :length]).expand(count, -1, -1)
+                empty = nothing[None, :, None].expand(count, -1, -1)
+                unsaid = -forward_masked(self.transformer, x, 1 - sigma, caps, empty).float()
+        strength = torch.where(blank[..., None, None], 0.0, self.guidance)
+        target = noise - latents + strength * (predicted.detach() - unsaid)
+        return ((predicted - target).square() * weight).mean()
 
-    def update(self, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def update(self, latents: Tensor, weight: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """One optimiser update; returns the loss."""
         torch._foreach_zero_([p.grad for p in self.parameters])
-        loss = self.loss(latents, ids, mask)
+        loss = self.loss(latents, weight, ids, mask)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
@@ -173,6 +248,7 @@ class Trainer:
                 n = max(2, int(count * scale))
                 inputs = (
                     torch.randn(n, 16, size // 8, size // 8, device=self.device),
+                    torch.ones(n, 1, size // 8, size // 8, device=self.device),
                     torch.ones(n, length, dtype=torch.long, device=self.device),
                     torch.zeros(n, length, 1, dtype=torch.bool, device=self.device),
                 )
@@ -195,13 +271,23 @@ class Trainer:
                 for value in state.values():
                     value.zero_()
 
-    def run(self, latents: dict[int, Tensor], captions: Captions, budget: Budget, log, scale: float = 1.0) -> None:
+    def run(
+        self,
+        latents: dict[int, Tensor],
+        weights: DetailWeights,
+        captions: Captions,
+        budget: Budget,
+        log,
+        scale: float = 1.0,
+    ) -> None:
         """Train until the budget is spent; ``latents`` are normalised, one table per resolution."""
         self.transformer.train()
         shares = np.array([share for _, share, _ in RESOLUTIONS])
         while not budget.over:
             rate = budget.rate(self.peak, self.step, warmup=500)
             self.rate.fill_(rate)
+            # What nothing looks like has to be learned before it can guide.
+            self.guidance.fill_(GUIDANCE * min(1.0, budget.progress / 0.15))
             if self.device.type != "cuda":
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
@@ -210,17 +296,17 @@ class Trainer:
                 self.averaging = True
             size, _, count = RESOLUTIONS[self.choice.choice(len(RESOLUTIONS), p=shares)]
             lengths = SHAPES[size]
-            weights = captions.shares[: len(lengths)]
-            length = int(self.choice.choice(lengths, p=weights / weights.sum()))
+            odds = captions.shares[: len(lengths)]
+            length = int(self.choice.choice(lengths, p=odds / odds.sum()))
             index, ids, mask = captions.batch(max(2, int(count * scale)), length, self.generator)
             if (size, length) in self.graphs:
                 graph, inputs, loss = self.graphs[size, length]
-                inputs[0].copy_(latents[size][index])
-                inputs[1].copy_(ids)
-                inputs[2].copy_(mask)
+                values = (latents[size][index], weights(index, size), ids, mask)
+                for static, value in zip(inputs, values, strict=True):
+                    static.copy_(value)
                 graph.replay()
             else:
-                loss = self.update(latents[size][index].float(), ids, mask)
+                loss = self.update(latents[size][index].float(), weights(index, size), ids, mask)
             if self.step % 500 == 0:
                 value = loss.item()
                 if not np.isfinite(value):

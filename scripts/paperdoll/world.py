@@ -6,6 +6,7 @@ scenes and the two stay independent. Everything is a function of (seed, index).
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import random
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def labels(seed: int, count: int, start: int = 0) -> dict[str, np.ndarray]:
     out = {key: np.full(count, -1, dtype=np.int16) for key in tables}
     for index in range(count):
         identity, scene = person(seed, start + index)
-        seen = attributes.visible(scene)
+        seen = attributes.visible(scene, identity)
         for key, values in tables.items():
             if seen[key]:
                 owner = identity if key in attributes.IDENTITY_VALUES else scene
@@ -55,6 +56,32 @@ def all_labels(seed: int, count: int, workers: int, chunk: int = 2000) -> dict[s
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         parts = pool.map(_label_chunk, jobs)
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _detail(job: tuple[str, str, int]) -> np.ndarray:
+    """Where pictures of one tier and view differ when only the face does, (32, 32) in [0, 1]."""
+    tier, view, pairs = job
+    out = np.zeros((SIZE, SIZE))
+    rng = random.Random(f"detail-{tier}-{view}")
+    for _ in range(pairs):
+        identity = attributes.random_identity(rng)
+        scene = dataclasses.replace(attributes.random_scene(rng), tier=tier, view=view, glasses="none", hat="none")
+        for first, second in (("neutral", "laughing"), ("sad", "surprised")):
+            shots = [
+                np.asarray(draw(identity, dataclasses.replace(scene, expression=e), SIZE, seed=0), dtype=float)
+                for e in (first, second)
+            ]
+            out += np.abs(shots[0] - shots[1]).mean(-1) > 12
+    cells = out.reshape(32, SIZE // 32, 32, SIZE // 32).mean((1, 3))
+    return (cells / max(cells.max(), 1e-6)).astype(np.float32) if cells.max() > 0 else cells.astype(np.float32)
+
+
+def detail_maps(workers: int, pairs: int = 24) -> np.ndarray:
+    """(tiers, views, 32, 32) in [0, 1]: how often a latent cell shows a part of the face that expressions change."""
+    jobs = [(tier, view, pairs) for tier in attributes.TIER for view in attributes.VIEW]
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        maps = pool.map(_detail, jobs, chunksize=1)
+    return np.stack(maps).reshape(len(attributes.TIER), len(attributes.VIEW), 32, 32)
 
 
 def caption(seed: int, index: int, variant: int) -> str:
