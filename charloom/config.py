@@ -213,6 +213,12 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
         lines.append(
             f"{label}: recipe.train.warmup_steps: is more than train.steps {recipe['train']['steps']}; lower it"
         )
+    kept = recipe["quantization"]["transformer"]
+    if recipe["network"]["type"] == "dora" and kept not in ("none", "bf16"):
+        lines.append(
+            f"{label}: recipe.network.type: dora needs quantization.transformer none or bf16, not {kept}, because it "
+            f"rescales the weights themselves; set it so, or take lora"
+        )
     for pattern in recipe["network"]["modules"] if isinstance(recipe["network"]["modules"], list) else ():
         try:
             re.compile(pattern)

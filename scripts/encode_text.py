@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from charloom import jobs
 from charloom.captions import swapped, tidy
+from charloom.engine.options import EngineOptions
 from charloom.errors import cli
 from charloom.stages import texts
 
@@ -20,6 +22,7 @@ def main() -> None:
     parser.add_argument("--swap", type=json.loads, help="trigger and class word, JSON; captions are done with both")
     parser.add_argument("--as-class", action="store_true", help="encode --file with the class word")
     parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "embeddings")
     lock, settings, store = arguments.lock, arguments.settings, arguments.store
@@ -28,18 +31,32 @@ def main() -> None:
         text = swapped(text, arguments.swap)
 
     def make() -> None:
-        device = jobs.torch_device(arguments.device, arguments.threads)
+        limit = EngineOptions.from_values(arguments.engine).limit
+        device = jobs.torch_device(arguments.device, arguments.threads, limit)
         # Images of further data sets lie one folder deeper.
         results = next(folder.parent for folder in arguments.output.parents if folder.name == "embeddings")
         captions = [read(path) for path in sorted((results / "dataset").rglob("*.txt"))]
         classes = [swapped(caption, arguments.swap) for caption in captions] if arguments.swap else []
         wanted = dict.fromkeys([text, *arguments.sisters, *captions, *classes])
         log(f"encoding up to {len(wanted)} texts on {device}")
-        texts.make(wanted, lock, settings, store, device)
+        if not fits(lambda: texts.make(wanted, lock, settings, store, device)):
+            log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
+            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads))
 
     key = texts.key(text, lock, settings)
     jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, "encode-text", make)
     log.quietly(f"{key}: {text}")
+
+
+def fits(work: Callable[[], object]) -> bool:
+    """Do ``work``; False if the GPU's memory is too small for it."""
+    import torch
+
+    try:
+        work()
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Merge the training adapter into the transformer of a base."""
+"""Merge the training adapter into the transformer of a base, and quantise the result."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ def main() -> None:
     record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log)
     if merged := record["merged"]:
         log(f"merged {merged['modules']} modules, norm of the change {merged['delta_norm']:.4g}")
-    if record["quantization"] not in ("none", "bf16"):
-        log(f"kept in bf16: {record['quantization']} is up to the engine that trains on it")
     jobs.write_json(arguments.record, record)
 
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charloom.canonical import file_digest
+from charloom.engine.quantize import QuantizedLinear
 from charloom.errors import UserError
-from charloom.lora.files import AdapterFile, read_adapter
+from charloom.lora.files import AdapterFile, kronecker, read_adapter
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ def merge(model: nn.Module, path: Path) -> MergeReport:
     """
     adapter = read_adapter(path)
     linears = _match(model, adapter)
+    for module, linear in linears.items():
+        if _is_quantised(linear):
+            raise UserError(f"{path}: {module} of the base is quantised; merge into full-precision weights")
     squares = 0.0
     for module, linear in linears.items():
         before = linear.weight.float()
@@ -75,14 +79,18 @@ def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
     linears = {module: named[module] for module in adapter.modules}
     for module, linear in linears.items():
         shape = shape_of(adapter.modules[module])
-        if shape != tuple(linear.weight.shape):
+        # Of quantised weights the stored shape says nothing.
+        own = (linear.out_features, linear.in_features)
+        if shape != own:
             raise UserError(
-                f"{adapter.path}: {module} is made for a weight of {shape}, the base has "
-                f"{tuple(linear.weight.shape)}: this adapter belongs to another model"
+                f"{adapter.path}: {module} is made for a weight of {shape}, the base has {own}: "
+                f"this adapter belongs to another model"
             )
-        if not linear.weight.is_floating_point() or linear.weight.element_size() < 2:
-            raise UserError(f"{adapter.path}: {module} of the base is quantised; merge into full-precision weights")
     return linears
+
+
+def _is_quantised(linear: nn.Linear) -> bool:
+    return not linear.weight.is_floating_point() or linear.weight.element_size() < 2
 
 
 def shape_of(parts: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -130,18 +138,25 @@ def load_into(model: nn.Module, path: Path, strength: float = 1.0) -> LoadedLora
 
     fp32 weights are replaced by merged copies, the originals are kept. On weights of lower precision a merge
     would round the change away, and on big ones the copies would not fit: there a plain LoRA is added to the
-    output of its Linear instead. DoRA and LoKr are always merged. Several files can be loaded on top of each
-    other; remove them in reverse order.
+    output of its Linear instead. DoRA and LoKr are merged, except on quantised weights, where they too are added to the
+    output. Several files can be loaded on top of each other; remove them in reverse order.
 
     Raises:
-        UserError: as :func:`merge`, except that a LoRA of norm zero is allowed (it is what step 0 looks like).
+        UserError: as :func:`merge`, except that a LoRA of norm zero is allowed (it is what step 0 looks like), and
+            quantised weights are, unless they are not charloom's own.
     """
     adapter = read_adapter(path)
     originals: dict[nn.Linear, Tensor] = {}
     hooks = []
     for module, linear in _match(model, adapter).items():
         parts = adapter.modules[module]
-        if linear.weight.dtype == torch.float32 or "lora_A" not in parts or "dora_scale" in parts:
+        if isinstance(linear, QuantizedLinear):
+            hooks.append(
+                linear.register_forward_hook(_beside(adapter, module, linear, strength, _working_dtype(model)))
+            )
+        elif _is_quantised(linear):
+            raise UserError(f"{path}: {module} of the base is quantised in a way that charloom does not know")
+        elif linear.weight.dtype == torch.float32 or "lora_A" not in parts or "dora_scale" in parts:
             originals[linear] = linear.weight.data
             merged = adapter.apply(module, linear.weight, strength)
             linear.weight.data = merged.to(linear.weight.dtype)
@@ -158,3 +173,30 @@ def _adder(down: Tensor, up: Tensor):
         return output + F.linear(F.linear(inputs[0].to(down.dtype), down), up)
 
     return add
+
+
+def _beside(adapter: AdapterFile, module: str, linear: QuantizedLinear, strength: float, dtype: torch.dtype):
+    """A hook that adds any adapter's change to the output of a quantised Linear; the factors are kept in ``dtype``."""
+    parts, device = adapter.modules[module], linear.weight.device
+    plain = "lora_A" in parts
+    a, b = (parts["lora_A"].float(), parts["lora_B"].float()) if plain else adapter.factors(module)
+    a, b = a.to(device, dtype), (b * adapter.scale(module)).to(device, dtype)
+    stretch = None
+    if "dora_scale" in parts:
+        changed = linear.dense() + adapter.delta(module).to(device)
+        stretch = (parts["dora_scale"].float().to(device).flatten() / changed.norm(dim=1)).to(dtype)
+
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0].to(dtype)
+        change = F.linear(F.linear(x, a), b) if plain else kronecker(x, a, b)
+        if stretch is not None:
+            bare = output if linear.bias is None else output - linear.bias
+            change = (change + bare) * stretch - bare
+        return output + strength * change.to(output.dtype)
+
+    return add
+
+
+def _working_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype that a model with quantised weights computes in: that of the weights that are not."""
+    return next(p.dtype for p in model.parameters() if p.is_floating_point() and p.element_size() > 1)

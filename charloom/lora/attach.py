@@ -20,7 +20,9 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from charloom.engine.quantize import QuantizedLinear
 from charloom.errors import UserError
+from charloom.lora.files import kronecker
 from charloom.train import randomness
 from charloom.train.settings import Network
 
@@ -81,9 +83,16 @@ def attach(model: nn.Module, network: Network, seed: int) -> Adapter:
 
     A fresh adapter changes nothing: B is zero (LoRA, DoRA) or the second Kronecker factor is (LoKr), the other
     factors are uniform in ±1/sqrt(fan in), and DoRA's magnitudes are the row norms of the base.
+
+    Raises:
+        UserError: no module is meant, or DoRA on quantised weights.
     """
     model.requires_grad_(False)
     names = target_modules(model, network.modules)
+    if network.type == "dora" and any(isinstance(model.get_submodule(name), QuantizedLinear) for name in names):
+        raise UserError(
+            "recipe key network.type: dora needs quantization.transformer none or bf16; set it so, or take lora"
+        )
     model = peft.inject_adapter_in_model(_config(network, names), model, ADAPTER)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
     if sorted(layers) != sorted(names):
@@ -101,6 +110,11 @@ def attach(model: nn.Module, network: Network, seed: int) -> Adapter:
         for layer in layers.values():
             if type(layer) is LoraLinear:
                 layer.forward = types.MethodType(_lean_forward, layer)
+    if network.type == "lokr":
+        for layer in layers.values():
+            # PEFT would give its change the shape of the stored weight, which need not be that of the matrix.
+            if isinstance(layer.get_base_layer(), QuantizedLinear):
+                layer._get_delta_activations = types.MethodType(_lean_kronecker, layer)
     return Adapter(network, parameters, layers)
 
 
@@ -139,14 +153,29 @@ def _initialise(key: str, parameter: nn.Parameter, seed: int) -> None:
 
 
 def _lean_forward(self: LoraLinear, x: Tensor) -> Tensor:
-    """``W x + b + scale B A x`` with the low-rank part in the base's dtype, accumulated in one product.
+    """``W x + b + scale B A x`` with the low-rank part in the base's dtype.
 
-    Equal to PEFT's forward, without its intermediate copies of the whole output.
+    Equal to PEFT's forward, without its intermediate copies of the whole output: accumulated in one product, or,
+    where a compiler joins the sum with what follows, as a sum.
     """
     out = self.base_layer(x)
     if self._disable_adapters:
         return out
     inner = F.linear(x, self.lora_A[ADAPTER].weight.to(x.dtype))
     up = self.lora_B[ADAPTER].weight.to(x.dtype)
+    if torch.compiler.is_compiling():
+        return out + F.linear(inner, up) * self.scaling[ADAPTER]
     flat = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), up.t(), alpha=self.scaling[ADAPTER])
     return flat.view(out.shape)
+
+
+def _lean_kronecker(self: BaseTunerLayer, name: str, x: Tensor) -> Tensor:
+    """PEFT's change of the output in ``x``'s dtype, without multiplying the factors out to a whole weight."""
+    w1, w2 = (
+        factors[name] if name in factors else low[name] @ high[name]
+        for factors, low, high in (
+            (self.lokr_w1, self.lokr_w1_a, self.lokr_w1_b),
+            (self.lokr_w2, self.lokr_w2_a, self.lokr_w2_b),
+        )
+    )
+    return kronecker(x, (w1 * self.scaling[name]).to(x.dtype), w2.to(x.dtype))

@@ -109,9 +109,14 @@ class AdapterFile:
         parts = {role: tensor.float() for role, tensor in self.modules[module].items()}
         if "lora_A" in parts:
             return parts["lora_B"] @ parts["lora_A"] * self.scale(module)
+        return torch.kron(*self.factors(module)) * self.scale(module)
+
+    def factors(self, module: str) -> tuple[Tensor, Tensor]:
+        """The two Kronecker factors of a LoKr module in fp32, without the scale."""
+        parts = {role: tensor.float() for role, tensor in self.modules[module].items()}
         w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
         w2 = parts["lokr_w2"] if "lokr_w2" in parts else parts["lokr_w2_a"] @ parts["lokr_w2_b"]
-        return torch.kron(w1, w2) * self.scale(module)
+        return w1, w2
 
     def apply(self, module: str, weight: Tensor, strength: float = 1.0) -> Tensor:
         """``weight`` (out, in) with the adapter merged in at ``strength``, fp32, on the weight's device.
@@ -127,6 +132,12 @@ class AdapterFile:
             changed = changed * (magnitude / changed.norm(dim=1, keepdim=True))
             changed = weight + strength * (changed - weight)
         return changed
+
+
+def kronecker(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    """``x`` (…, in) times the transposed Kronecker product of ``w1`` and ``w2``, which is never made; (…, out)."""
+    inner = x.unflatten(-1, (w1.shape[1], w2.shape[1])) @ w2.t()
+    return (w1 @ inner).flatten(-2)
 
 
 def read_adapter(path: Path) -> AdapterFile:

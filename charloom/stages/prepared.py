@@ -1,4 +1,4 @@
-"""The prepared base: the transformer with the training adapter merged into its weights."""
+"""The prepared base: the transformer with the training adapter merged into its weights, which are then quantised."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from charloom.hub import Tell
 from charloom.store import Store
 
 FULL_PRECISION = "none"
+_KIND = "charloom.quantization"
 
 
 def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -33,11 +34,16 @@ def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
 def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Tell) -> dict[str, Any]:
     """Write the prepared weights to ``output``; returns the record of what was done.
 
+    fp32 with quantization ``none``, else bf16, of which float8, int8 and nf4 keep the Linears of the blocks in fewer
+    bits. The adapter is merged before that: fewer bits would round it away. Takes the memory of the bf16 model.
+
     Raises:
-        UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full.
+        UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full; nf4 without
+            bitsandbytes.
     """
     import torch
 
+    from charloom.engine import quantize
     from charloom.lora import adapter as adapters
     from charloom.lora.files import write_safetensors
     from charloom.zimage import base
@@ -50,6 +56,8 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
         merged = adapters.merge(model, bases.adapter_file(lock, settings["adapter"], store, tell)).record()
         if not merged["modules"]:
             raise UserError(f"training adapter {settings['adapter']}: no module of it fits the base; choose another")
+    if (kind := settings["quantization"]) in quantize.KINDS:
+        tell(f"{quantize.quantize(model, kind, 'cpu')} Linears of the blocks kept in {kind}")
     record = {"base": lock["name"], "digest": key(lock, settings), "merged": merged, **settings}
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > (free := shutil.disk_usage(output.parent).free):
@@ -58,7 +66,10 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
         )
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        write_safetensors(temporary, model.state_dict(), {"format": "pt", "charloom.base": record["digest"]})
+        header = {"format": "pt", "charloom.base": record["digest"]}
+        if kind in quantize.KINDS:
+            header[_KIND] = kind
+        write_safetensors(temporary, model.state_dict(), header)
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
@@ -68,18 +79,38 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
 def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
     """The prepared transformer, frozen, as :func:`charloom.zimage.base.load_transformer` gives it.
 
-    Raises:
-        UserError: the file does not fit the base's config.
-    """
-    from safetensors.torch import load_file
+    ``dtype`` is that of the weights that are not quantised. Tensors go to ``device`` one by one, so that nothing is in
+    memory twice; float8 Linears multiply as is best there.
 
+    Raises:
+        UserError: the file is damaged or does not fit the base's config; nf4 without bitsandbytes.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from charloom.engine import quantize
     from charloom.zimage import base
     from charloom.zimage.forward import prepare
 
     model = base.empty_transformer(Path(lock["root"]))
-    tensors = {name: tensor.to(dtype) for name, tensor in load_file(prepared).items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
+    state, fixed = {}, set()
+    try:
+        with safe_open(str(prepared), framework="pt", device=str(device)) as file:
+            if kind := (file.metadata() or {}).get(_KIND):
+                quantize.restructure(model, kind)
+                fixed = quantize.stored_names(model)
+            for name in file.keys():
+                tensor = file.get_tensor(name)
+                state[name] = _aligned(tensor if name in fixed else tensor.to(dtype))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{prepared}: cannot be read ({error}); delete it, so that it is made anew") from None
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     if missing or unexpected:
         name = (*missing, *unexpected)[0]
         raise UserError(f"{prepared}: does not fit the base (for example {name}); delete it, so that it is made anew")
+    quantize.set_mode(model, quantize.best_mode(device))
     return prepare(model.to(device).eval().requires_grad_(False))
+
+
+def _aligned(tensor: Any) -> Any:
+    """``tensor``, copied if it starts at an odd place of the mapped file."""
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor

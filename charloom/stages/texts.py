@@ -10,6 +10,7 @@ from charloom.canonical import digest
 from charloom.store import Store
 
 KIND = "embedding"
+FULL_PRECISION = "none"
 
 
 def key(text: str, lock: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -21,10 +22,16 @@ def key(text: str, lock: dict[str, Any], settings: dict[str, Any]) -> str:
 def make(texts: Iterable[str], lock: dict[str, Any], settings: dict[str, Any], store: Store, device: Any) -> int:
     """Encode those of ``texts`` that are not stored: tensor ``embeds`` (L, D) fp32 each; returns how many.
 
-    One text at a time, so that an embedding does not depend on its neighbours.
+    One text at a time, so that an embedding does not depend on its neighbours. The encoder is gone from the device
+    afterwards.
+
+    Raises:
+        UserError: a file of the encoder is missing or another one; quantization nf4 without bitsandbytes.
     """
+    import torch
+
     from charloom.lora.files import write_safetensors
-    from charloom.zimage import base, text
+    from charloom.zimage import text
 
     missing = {
         entry: words for words in texts if not store.has(KIND, entry := key(words, lock, settings), ".safetensors")
@@ -33,15 +40,30 @@ def make(texts: Iterable[str], lock: dict[str, Any], settings: dict[str, Any], s
         return 0
     bases.locate(lock, "tokenizer", store)
     root = bases.locate(lock, "text_encoder", store)
-    tokenizer, encoder = base.load_text_encoder(root, dtype=_dtype(device), device=device)
+    tokenizer, encoder = _load(root, settings.get("quantization", FULL_PRECISION), device)
     for entry, words in missing.items():
         embeds = text.encode(tokenizer, encoder, [words])[0].float().cpu()
         with store.put(KIND, entry, ".safetensors") as path:
             write_safetensors(path, {"embeds": embeds}, {"caption": words})
+    del encoder
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return len(missing)
 
 
-def _dtype(device: Any) -> Any:
+def _load(root: Any, kind: str, device: Any) -> tuple[Any, Any]:
+    """(tokenizer, encoder), its Linears kept in ``kind``: read in bf16 and quantised on the device one by one, so that
+    the device never holds it whole. fp32 only on the CPU and with ``none``."""
     import torch
 
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    from charloom.engine import quantize
+    from charloom.zimage import base
+
+    full = kind == FULL_PRECISION and device.type == "cpu"
+    dtype = torch.float32 if full else torch.bfloat16
+    if kind not in quantize.KINDS:
+        return base.load_text_encoder(root, dtype=dtype, device=device)
+    tokenizer, encoder = base.load_text_encoder(root, dtype=dtype)
+    quantize.quantize(encoder, kind, device)
+    quantize.set_mode(encoder, "dequantize")  # captions are short: rounding their rows as well would save nothing
+    return tokenizer, encoder.to(device)

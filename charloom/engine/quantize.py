@@ -1,0 +1,439 @@
+"""Frozen Linears of fewer bits, which compute with their stored weights and pass gradients on to their input.
+
+``float8`` (e4m3) and ``int8`` have one scale per output channel, ``nf4`` one per block of 64 weights. Only Linears of
+the transformer blocks are replaced; embedders, norms, modulation and the final layer stay as they are. On cards
+with float8 units the input is rounded to float8 as well, one scale per row, so that the units multiply forward and
+backward; everywhere else the weights are widened for each product and forgotten at once. Nothing here knows of
+adapters, memory budgets or files.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from charloom.errors import UserError
+
+KINDS = ("float8", "int8", "nf4")
+MODES = ("units", "emulate", "dequantize")
+
+BLOCKS = re.compile(r"^(layers|noise_refiner|context_refiner)\.")
+"""Linears below these are quantised (``layers`` is also what a Qwen text encoder calls its blocks)."""
+
+SENSITIVE = ("adaLN_modulation",)
+"""Parts of names inside the blocks that stay as they are. Modulation scales and gates whole streams, so that an error
+of its own would hit every token alike (on random weights it raises the model's error from 3.6 to 4.0 %), and at 2 % of
+the weights it saves next to nothing."""
+
+GRADIENT_FAST_ACCUM = True
+"""Whether the units may accumulate gradients in their short registers, as in the forward product."""
+
+_LARGEST = 448.0  # of e4m3
+_TINY = 1e-30  # rows of zeros still need a scale; gradients of 1e-12 are common and must not be cut
+_BLOCK = 64
+_MULTIPLE = 16
+
+
+def _to_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` (rows, n) in e4m3 with one fp32 scale a row (rows, 1).
+
+    Plain elementwise operations on purpose: a compiler fuses them with what made ``x`` and does them once for all
+    Linears that share it. No clamp is needed, as nothing exceeds the largest value by more than rounding.
+    """
+    x = x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / _LARGEST
+    return (x / scale).to(torch.float8_e4m3fn).contiguous(), scale
+
+
+def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, emulate: bool, fast: bool) -> Tensor:
+    """``a`` (m, k) times ``b`` (n, k) transposed, both e4m3 with a scale per row; (m, n) in bf16."""
+    if emulate:
+        return ((a.float() * a_scale) @ (b.float() * b_scale).t()).to(torch.bfloat16)
+    return torch._scaled_mm(a, b.t(), a_scale, b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=fast)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """Contiguous (in, out) copy of a weight (out, in)."""
+    return weight.t().contiguous()
+
+
+class _Float8Product(torch.autograd.Function):
+    """``x`` times the transposed weight on float8 units; keeps no activation, only names the frozen weight.
+
+    The units multiply row-major by column-major only, so the gradient needs the weight transposed: ``weight_t``, or
+    a copy that lives for this one product. The weight's scales belong to the dimension that is summed over there,
+    and are therefore folded into the gradient before it is rounded.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        rows: Tensor,
+        row_scale: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        weight_t: Tensor | None,
+        emulate: bool,
+    ) -> Tensor:
+        # x itself is there for its gradient only: it is rounded outside, as torch 2.11's tracer fails on two of these
+        # functions that compute with the same tensor.
+        ctx.save_for_backward(weight, scale, weight_t)
+        ctx.emulate = emulate
+        out = _product(rows, row_scale, weight, scale, emulate, True)
+        return out.view(*x.shape[:-1], weight.shape[0]).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        weight, scale, weight_t = ctx.saved_tensors
+        rows, row_scale = _to_rows(gradient.reshape(-1, gradient.shape[-1]).float() * scale.t())
+        weight_t = _transposed(weight) if weight_t is None else weight_t
+        ones = torch.ones(weight_t.shape[0], 1, device=weight.device)
+        out = _product(rows, row_scale, weight_t, ones, ctx.emulate, GRADIENT_FAST_ACCUM)
+        return out.view(*gradient.shape[:-1], weight.shape[1]).to(gradient.dtype), *(None,) * 6
+
+
+# Opaque operators rather than traced code: a compiler would find the widened weight in forward and backward alike and
+# keep it in between, which is what quantising is meant to avoid.
+
+
+@torch.library.custom_op("charloom::frozen_linear", mutates_args=())
+def _frozen_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    wide, after = _widened(weight, scale, x.dtype)
+    out = x.reshape(-1, x.shape[-1]) @ wide.t()
+    if after is not None:
+        out.mul_(after.t())
+    return out.view(*x.shape[:-1], wide.shape[0])
+
+
+@torch.library.custom_op("charloom::frozen_linear_gradient", mutates_args=())
+def _frozen_linear_gradient(gradient: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    wide, after = _widened(weight, scale, gradient.dtype)
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    if after is not None:
+        rows = (rows * after.t()).to(gradient.dtype)
+    return (rows @ wide).view(*gradient.shape[:-1], wide.shape[1])
+
+
+@_frozen_linear.register_fake
+def _(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@_frozen_linear_gradient.register_fake
+def _(gradient: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return gradient.new_empty(*gradient.shape[:-1], weight.shape[1] * (2 if weight.dtype == torch.uint8 else 1))
+
+
+def _remember(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _pass_on(ctx, gradient: Tensor):
+    return _frozen_linear_gradient(gradient, *ctx.saved_tensors), None, None
+
+
+_frozen_linear.register_autograd(_pass_on, setup_context=_remember)
+
+
+def _widened(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """(weight in ``dtype``, scales (out, 1) still to be applied to the product or None).
+
+    Stored values are exact in bf16 and fp32, and scaling rows of the product is cheaper than scaling the weight; in
+    fp16 the unscaled product could overflow.
+    """
+    if weight.dtype == torch.uint8:
+        return _dense_nf4(weight, scale, dtype), None
+    if dtype == torch.float16:
+        return (weight.float() * scale).to(dtype), None
+    return weight.to(dtype), scale
+
+
+def _dense_nf4(packed: Tensor, absmax: Tensor, dtype: torch.dtype) -> Tensor:
+    functional = _bitsandbytes().functional
+    shape = (packed.shape[0], 2 * packed.shape[1])
+    state = functional.QuantState(absmax, shape=shape, dtype=dtype, blocksize=_BLOCK, quant_type="nf4")
+    return functional.dequantize_4bit(packed.view(-1, 1), state)
+
+
+@functools.cache
+def _bitsandbytes():
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise UserError(
+            "quantization nf4 needs bitsandbytes, which is not installed: pip install bitsandbytes, or choose float8"
+        ) from None
+    return bitsandbytes
+
+
+class QuantizedLinear(nn.Linear):
+    """A frozen Linear: ``weight`` in its stored dtype, a buffer with its scales, ``bias`` as in ``nn.Linear``.
+
+    Maps (…, in) to (…, out) in the dtype of its input and is differentiable with respect to the input only. Casting
+    the module (``model.to(torch.bfloat16)``) moves it but never changes a dtype of it.
+    """
+
+    kind: str
+    scale_name = "weight_scale"
+
+    def __init__(self, inputs: int, outputs: int, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__(inputs, outputs, bias=False, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer(self.scale_name, scale)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, device: torch.device | None = None) -> QuantizedLinear:
+        """The quantised form of ``linear``, made on ``device`` (default: where its weight is)."""
+        wide = linear.weight.detach().to(device)
+        bias = None if linear.bias is None else linear.bias.detach().to(device)
+        return cls(linear.in_features, linear.out_features, *cls.pack(wide), bias)
+
+    @classmethod
+    def empty(cls, linear: nn.Linear) -> QuantizedLinear:
+        """On the meta device: dtypes and shapes of the quantised form of ``linear``."""
+        shapes = cls.stored(linear.out_features, linear.in_features)
+        weight, scale = (torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
+        bias = None if linear.bias is None else linear.bias.detach().to("meta")
+        return cls(linear.in_features, linear.out_features, weight, scale, bias)
+
+    @staticmethod
+    def pack(wide: Tensor) -> tuple[Tensor, Tensor]:
+        """(stored weight, scales) of a weight (out, in)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def stored(outputs: int, inputs: int) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        """Shape and dtype of what :meth:`pack` gives."""
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> Tensor:
+        """The buffer with the scales."""
+        return getattr(self, self.scale_name)
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight (out, in) that the module stands for."""
+        wide, after = _widened(self.weight, self.scale, torch.float32)
+        return (wide if after is None else wide * after).to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.product(x)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x`` times the transposed weight."""
+        return _frozen_linear(x, self.weight, self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, kind={self.kind}"
+
+    def _apply(self, fn, recurse: bool = True):
+        def moved(tensor: Tensor) -> Tensor:
+            out = fn(tensor)
+            # A cast would drop the scales.
+            return out if out.dtype == tensor.dtype else tensor.to(out.device)
+
+        return super()._apply(moved, recurse)
+
+
+class Float8Linear(QuantizedLinear):
+    """e4m3 weights (out, in) with one scale per output channel.
+
+    ``mode`` says how it multiplies: ``units`` on the card's float8 units, ``emulate`` the same numbers in fp32 on any
+    device, ``dequantize`` with widened weights and an input that is not rounded. ``weight_t`` is None or the
+    transposed copy that :func:`keep_transposed` makes. ``fused``: the weight is a part of a larger one, which is
+    what multiplies (:mod:`charloom.engine.fuse`).
+    """
+
+    kind = "float8"
+
+    def __init__(self, inputs: int, outputs: int, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__(inputs, outputs, weight, scale, bias)
+        self.register_buffer("weight_t", None, persistent=False)
+        self.mode = "dequantize"
+        self.fused = False
+
+    @staticmethod
+    def pack(wide: Tensor) -> tuple[Tensor, Tensor]:
+        return _to_rows(wide)
+
+    @staticmethod
+    def stored(outputs: int, inputs: int) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        return ((outputs, inputs), torch.float8_e4m3fn), ((outputs, 1), torch.float32)
+
+    @property
+    def fits_units(self) -> bool:
+        """Whether the units take these sizes."""
+        return not (self.in_features % _MULTIPLE or self.out_features % _MULTIPLE)
+
+    def product(self, x: Tensor) -> Tensor:
+        if self.mode == "emulate" or (self.mode == "units" and self.fits_units):
+            rows, row_scale = _to_rows(x.detach().reshape(-1, x.shape[-1]))
+            weights = self.weight, self.weight_scale, self.weight_t
+            return _Float8Product.apply(x, rows, row_scale, *weights, self.mode == "emulate")
+        return super().product(x)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, mode={self.mode}"
+
+
+class Int8Linear(QuantizedLinear):
+    """int8 weights (out, in) with one scale per output channel."""
+
+    kind = "int8"
+
+    @staticmethod
+    def pack(wide: Tensor) -> tuple[Tensor, Tensor]:
+        wide = wide.float()
+        scale = wide.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / 127.0
+        return (wide / scale).round().to(torch.int8), scale
+
+    @staticmethod
+    def stored(outputs: int, inputs: int) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        return ((outputs, inputs), torch.int8), ((outputs, 1), torch.float32)
+
+
+class NF4Linear(QuantizedLinear):
+    """Four-bit weights of bitsandbytes, two a byte (out, in / 2), with a scale per block of 64 in row-major order."""
+
+    kind = "nf4"
+    scale_name = "weight_absmax"
+
+    @staticmethod
+    def pack(wide: Tensor) -> tuple[Tensor, Tensor]:
+        packed, state = _bitsandbytes().functional.quantize_4bit(
+            wide.contiguous(), blocksize=_BLOCK, compress_statistics=False, quant_type="nf4"
+        )
+        return packed.view(wide.shape[0], -1), state.absmax.float()
+
+    @staticmethod
+    def stored(outputs: int, inputs: int) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        return ((outputs, inputs // 2), torch.uint8), ((-(-outputs * inputs // _BLOCK),), torch.float32)
+
+
+_CLASSES: dict[str, type[QuantizedLinear]] = {cls.kind: cls for cls in (Float8Linear, Int8Linear, NF4Linear)}
+
+
+def eligible(model: nn.Module) -> list[str]:
+    """Names of the Linears that :func:`quantize` replaces."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear
+        and BLOCKS.match(name)
+        and not any(part in name for part in SENSITIVE)
+        and not module.in_features % 2  # nf4 packs two a byte
+    ]
+
+
+def quantize(model: nn.Module, kind: str, device: str | torch.device | None = None) -> int:
+    """Replace the eligible Linears of ``model`` by frozen ones of ``kind``; returns how many.
+
+    One at a time, so that no more than one weight exists twice. With ``device`` each is quantised there and stays
+    there; the rest of the model is left where it is. float8 gets the best mode of its device.
+
+    Raises:
+        UserError: nf4 without bitsandbytes.
+    """
+    device = torch.device(device) if device is not None else None
+    count = 0
+    for parent, child, linear in _replaceable(model, kind):
+        new = _CLASSES[kind].from_linear(linear, device)
+        if isinstance(new, Float8Linear):
+            new.mode = best_mode(new.weight.device)
+        setattr(parent, child, new)
+        count += 1
+    return count
+
+
+def restructure(model: nn.Module, kind: str) -> None:
+    """Give ``model``, which is on the meta device, the quantised Linears without values, so that
+    ``load_state_dict(…, assign=True)`` takes the tensors of a quantised model.
+
+    Raises:
+        UserError: nf4 without bitsandbytes.
+    """
+    for parent, child, linear in _replaceable(model, kind):
+        setattr(parent, child, _CLASSES[kind].empty(linear))
+
+
+def _replaceable(model: nn.Module, kind: str) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    if kind == "nf4":
+        _bitsandbytes()
+    for name in eligible(model):
+        parent, _, child = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        yield owner, child, getattr(owner, child)
+
+
+def quantized(model: nn.Module) -> list[QuantizedLinear]:
+    """The quantised Linears of a model, also those under adapters."""
+    return [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+
+
+def stored_names(model: nn.Module) -> set[str]:
+    """Names in the state dict of ``model`` of what is quantised, and of its scales: tensors whose dtype is fixed."""
+    return {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLinear)
+        for part in ("weight", module.scale_name)
+    }
+
+
+def set_mode(model: nn.Module, mode: str) -> None:
+    """How the float8 Linears of ``model`` multiply; the other kinds know one way only."""
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    for module in quantized(model):
+        if isinstance(module, Float8Linear):
+            module.mode = mode
+
+
+def best_mode(device: str | torch.device) -> str:
+    """``units`` where the device has float8 units that this build of torch can use, else ``dequantize``."""
+    device = torch.device(device)
+    return "units" if device.type == "cuda" and _units_work(device) else "dequantize"
+
+
+@functools.cache
+def _units_work(device: torch.device) -> bool:
+    if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 9):
+        return False
+    # The capability alone does not say whether this build has kernels for scales per row.
+    a = torch.zeros(_MULTIPLE, _MULTIPLE, device=device).to(torch.float8_e4m3fn)
+    scale = torch.ones(_MULTIPLE, 1, device=device)
+    try:
+        _product(a, scale, a, scale, emulate=False, fast=True)
+    except RuntimeError:
+        return False
+    return True
+
+
+def keep_transposed(model: nn.Module) -> int:
+    """Keep a transposed copy of every float8 weight that the units use, so that backward need not make it each time.
+
+    Returns the bytes that this takes. Not part of the state dict; calling it again changes nothing.
+    """
+    total = 0
+    for module in quantized(model):
+        if isinstance(module, Float8Linear) and module.mode != "dequantize" and module.fits_units and not module.fused:
+            if module.weight_t is None:
+                module.weight_t = _transposed(module.weight)
+            total += module.weight_t.numel()
+    return total
+
+
+def drop_transposed(model: nn.Module) -> None:
+    """Forget what :func:`keep_transposed` made."""
+    for module in quantized(model):
+        if isinstance(module, Float8Linear):
+            module.weight_t = None
