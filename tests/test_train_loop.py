@@ -23,6 +23,7 @@ from charloom.lora.verify import verify
 from charloom.store import Store
 from charloom.train import loop, metrics, randomness
 from charloom.train import state as states
+from charloom.train import step as one_step
 from charloom.train.loop import TrainingStopped, TrainJob, train
 from charloom.train.settings import TrainSettings, checkpoint_key, manifest_digest, run_key
 from charloom.zimage import flow, forward
@@ -129,11 +130,11 @@ def test_training_lowers_the_loss_at_every_noise_level(make_dataset, tmp_path):
 
 @pytest.mark.parametrize("broken", ["sign", "time", "target"])
 def test_a_broken_convention_is_noticed(make_dataset, tmp_path, monkeypatch, broken):
-    real = forward.forward
+    real = forward.forward_masked
     if broken == "sign":
-        monkeypatch.setattr(forward, "forward", lambda m, x, t, c, n: -real(m, x, t, c, n))
+        monkeypatch.setattr(forward, "forward_masked", lambda m, x, t, c, n: -real(m, x, t, c, n))
     elif broken == "time":
-        monkeypatch.setattr(forward, "forward", lambda m, x, t, c, n: real(m, x, 1 - t, c, n))
+        monkeypatch.setattr(forward, "forward_masked", lambda m, x, t, c, n: real(m, x, 1 - t, c, n))
     else:
         monkeypatch.setattr(flow, "target", lambda x0, noise: x0 - noise)
     with pytest.raises(AssertionError):
@@ -291,22 +292,26 @@ def test_differential_preservation_speaks_about_each_caption(make_dataset, tmp_p
         for parameter in adapter.parameters.values():
             parameter.add_(0.1)
     calls = []
-    real = loop.eager_predict(model, adapter)
+    forward.prepare(model)
 
-    def predict(x, t, caps, lengths):
-        calls.append((len(x), lengths))
-        return real(x, t, caps, lengths)
+    def real(x, t, caps, pad):
+        return forward.forward_masked(model, x, t, caps, pad)
+
+    def predict(x, t, caps, pad):
+        calls.append((~pad[..., 0]).sum(1).tolist())
+        return real(x, t, caps, pad)
 
     (batch,) = data.batches(1)
     assert [draw.is_reg for draw in batch.draws] == [False, True]
-    total, plain = loop.batch_loss(batch, data, predict, adapter, torch.device("cpu"))
-    assert calls == [(2, [len(c) for c in batch.captions]), (1, [21]), (1, [21])]
+    inputs = one_step.inputs_of(batch, data, torch.device("cpu"))
+    total, plain = one_step.loss_of(predict, adapter, inputs, job.settings.train)
+    assert calls == [[len(c) for c in batch.captions], [21], [21]]
     noisy, t = flow.noisy(batch.latents, batch.noise, batch.sigma), 1 - batch.sigma
-    caps, lengths = forward.pad_captions([data.class_caption(batch.draws[0].item)])
+    other = one_step.padded([data.class_caption(batch.draws[0].item)], torch.device("cpu"))
     with torch.no_grad():
-        adapted = real(noisy[:1], t[:1], caps, lengths)
+        adapted = real(noisy[:1], t[:1], *other)
         with adapter.disabled():
-            bare = real(noisy[:1], t[:1], caps, lengths)
+            bare = real(noisy[:1], t[:1], *other)
     expected = (plain.sum() + 0.5 * (adapted - bare).square().mean()) / 2
     assert total.item() == pytest.approx(expected.item(), rel=1e-5) and not torch.equal(adapted, bare)
 
@@ -520,18 +525,20 @@ def test_states_of_other_runs_are_refused(make_dataset, tmp_path):
 
 
 def nan_at(step_of_nan, where):
-    """A ``make_predict`` whose output breaks at one call."""
+    """A ``make_engine`` whose output breaks at one call."""
 
-    def make(model, adapter):
-        real, calls = loop.eager_predict(model, adapter), iter(range(1, 10**6))
+    def make(*arguments):
+        engine, calls = loop.build_engine(*arguments), iter(range(1, 10**6))
+        real = engine.predict
 
-        def predict(x, t, caps, lengths):
-            out = real(x, t, caps, lengths)
+        def predict(*inputs):
+            out = real(*inputs)
             if next(calls) == step_of_nan:
                 return out * math.nan if where == "loss" else Poison.apply(out)
             return out
 
-        return predict
+        engine.predict = predict
+        return engine
 
     return make
 
@@ -555,7 +562,7 @@ def test_broken_numbers_stop_the_run_and_are_explained(make_dataset, tmp_path, w
         manifest,
         recipe(data={"resolutions": [32], "caption_dropout": 0.0}),
         tmp_path / "log",
-        make_predict=nan_at(15, where),
+        make_engine=nan_at(15, where),
     )
     store = Store(tmp_path / "store")
     with pytest.raises(TrainingStopped) as error:
@@ -566,7 +573,7 @@ def test_broken_numbers_stop_the_run_and_are_explained(make_dataset, tmp_path, w
     assert store.has("checkpoint", checkpoint_key(job.run_key, 10), ".safetensors")
     assert not store.has("state", checkpoint_key(job.run_key, 15), ".safetensors")
     # The same job without the fault goes on from there.
-    train(replace(job, make_predict=loop.eager_predict), store, 20, quiet)
+    train(replace(job, make_engine=loop.build_engine), store, 20, quiet)
 
 
 def test_holdout_is_measured_with_and_without_the_adapter(make_dataset, tmp_path):

@@ -305,3 +305,31 @@ def test_eight_bit_adam_goes_on_to_the_bit_from_its_state():
     optim.restore(again, ["a", "b"], tensors, values)
     run(second, again, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(straight, second, strict=True))
+
+
+def test_flattened_parameters_learn_what_single_ones_do():
+    """One long tensor in place of many: views, gradients, updates and the stored state."""
+    torch.manual_seed(0)
+    shapes = [(4, 64), (64, 4), (7,), (300,)]
+    single = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    views = [torch.nn.Parameter(p.detach().clone()) for p in single]
+    views[0].grad = torch.ones(shapes[0])
+    flat = optim.flatten(views)
+    assert flat.numel() % optim.FLAT_ALIGNMENT == 0 and views[0].grad.data_ptr() == flat.grad.data_ptr()
+    assert flat.grad.sum() == 4 * 64  # what was accumulated stays
+    ones = torch.optim.AdamW(single, lr=0.01, weight_decay=0.1)
+    long = torch.optim.AdamW([flat], lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        gradients = [torch.randn(shape) for shape in shapes]
+        for p, view, gradient in zip(single, views, gradients, strict=True):
+            p.grad = gradient
+            view.grad.copy_(gradient)
+        ones.step()
+        long.step()
+    for p, view in zip(single, views, strict=True):
+        torch.testing.assert_close(view, p, rtol=1e-6, atol=1e-7)
+    tensors, values = optim.state_tensors(long, ["a", "b", "c", "d"])
+    assert set(tensors) == {"flat|step", "flat|exp_avg", "flat|exp_avg_sq"}
+    again = torch.optim.AdamW([flat], lr=0.01, weight_decay=0.1)
+    optim.restore(again, ["a", "b", "c", "d"], tensors, values)
+    assert all(torch.equal(again.state[flat][k], long.state[flat][k]) for k in ("step", "exp_avg", "exp_avg_sq"))

@@ -16,7 +16,8 @@ from charloom.lora.attach import Adapter
 from charloom.train import losses, randomness
 from charloom.train.data import bucket_of, located, read_checked, read_manifest
 from charloom.train.settings import TrainSettings
-from charloom.zimage import flow, forward
+from charloom.train.step import padded
+from charloom.zimage import flow
 
 SIGMAS = (0.25, 0.5, 0.75, 1.0)
 
@@ -38,11 +39,11 @@ def evaluate(
         bucket = bucket_of(latents, max(settings.data.resolutions))
         caption = read_checked(located(root, item["embeddings"]), item["embeddings_sha256"])["embeds"]
         x0 = latents[bucket][None].to(device)
-        caps, lengths = forward.pad_captions([caption], device)
+        caps, pad = padded([caption], device)
         for level, value in enumerate(SIGMAS):
             noise = randomness.normals(settings.train.seed, "holdout", tuple(x0.shape), index, level).to(device)
             sigma = torch.full((1,), value, device=device)
-            inputs = flow.noisy(x0, noise, sigma), 1.0 - sigma, caps, lengths
+            inputs = flow.noisy(x0, noise, sigma), 1.0 - sigma, caps, pad
             for name, output in (("on", predict(*inputs)), ("off", _bare(predict, adapter, inputs))):
                 loss = losses.per_item(-output, flow.target(x0, noise), settings.train.loss).item()
                 sums[f"{name} {value:.2f}"] = sums.get(f"{name} {value:.2f}", 0.0) + loss / len(items)

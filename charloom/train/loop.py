@@ -2,13 +2,13 @@
 
 Update N uses the samples that :mod:`charloom.train.data` plans for N and nothing else that isn't in the
 state, so runs may be stopped anywhere and continued: the bytes of every checkpoint stay the same. It
-knows nothing of how the model computes: ``predict`` is handed in.
+knows nothing of how the model computes: that is the engine's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,36 +16,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charloom.engine import memory
+from charloom.engine.engine import Engine
+from charloom.engine.options import EngineOptions
 from charloom.errors import UserError
 from charloom.lora import export
 from charloom.lora.attach import Adapter, attach
 from charloom.store import Store
-from charloom.train import holdout, losses, optim, randomness
+from charloom.train import holdout, optim, randomness, step
 from charloom.train import state as states
-from charloom.train.data import Batch, Draw, TrainingData
+from charloom.train.data import Draw, TrainingData
 from charloom.train.metrics import Metrics, Progress, print_progress
-from charloom.train.settings import RECIPE, Preservation, TrainSettings, checkpoint_key, manifest_digest
-from charloom.zimage import flow, forward
+from charloom.train.settings import RECIPE, TrainSettings, checkpoint_key, manifest_digest
 
 CHECKPOINT, METRICS = "checkpoint", "metrics"
 
-Predict = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
-"""``predict(x, t, caps, cap_lens)``: raw output of the adapted model, as :func:`charloom.zimage.forward.forward`."""
+TYPICAL_CAPTION = 96
+"""Caption tokens that memory is planned for before any caption was seen."""
 
 
 class TrainingStopped(UserError):
     """The numbers broke: NaN or infinity in a loss or gradient."""
 
 
-def eager_predict(model: nn.Module, adapter: Adapter) -> Predict:
-    """The plain forward. Another engine may compile or capture it, as long as it honours ``adapter.disabled()``."""
-    forward.prepare(model)
-    return lambda x, t, caps, cap_lens: forward.forward(model, x, t, caps, cap_lens)
+def build_engine(
+    model: nn.Module,
+    adapter: Adapter,
+    settings: TrainSettings,
+    device: torch.device,
+    options: EngineOptions,
+    reserve: Callable[[], int],
+    tell: Callable[[str], None],
+) -> Engine:
+    """The engine that runs the model: :class:`charloom.engine.engine.Engine` on the loss of the settings."""
+    largest = max(settings.data.resolutions)
+    tokens = (largest // 16) ** 2 + TYPICAL_CAPTION
+
+    def loss(predict: step.Predict, inputs: step.Inputs) -> tuple[Tensor, Tensor]:
+        return step.loss_of(predict, adapter, inputs, settings.train)
+
+    return Engine(model, adapter, loss, device, options, reserve=reserve, largest=tokens, tell=tell)
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What to train.
+    """What to train, and with what the model is run.
 
     ``load_model(dtype, device)`` gives the prepared base (training adapter merged in). ``provenance`` are plain
     values for the header of every checkpoint; times and paths don't belong there. ``holdout`` is a manifest of
@@ -62,13 +77,20 @@ class TrainJob:
     device: str = "auto"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     holdout: Path | None = None
-    make_predict: Callable[[nn.Module, Adapter], Predict] = eager_predict
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    make_engine: Callable[..., Engine] = build_engine
 
 
-def train(job: TrainJob, store: Store, until: int, on_progress: Callable[[Progress], None] = print_progress) -> None:
+def train(
+    job: TrainJob,
+    store: Store,
+    until: int,
+    on_progress: Callable[[Progress], None] = print_progress,
+    tell: Callable[[str], None] = print,
+) -> None:
     """Train up to update ``until``, storing a checkpoint and a state every ``save.every`` updates and at the end.
 
-    Continues from the newest intact state of this run in the store.
+    Continues from the newest intact state of this run in the store. ``tell`` takes what the engine has to say.
 
     Raises:
         TrainingStopped: a loss or gradient that is not finite; the last good checkpoint is named.
@@ -79,11 +101,17 @@ def train(job: TrainJob, store: Store, until: int, on_progress: Callable[[Progre
     settings, train_settings = job.settings, job.settings.train
     device, dtype = resolve(job.device, train_settings.dtype)
     data = TrainingData(job.manifest, settings)
-    model = job.load_model(dtype, device)
+    model = job.load_model(dtype, memory.home(job.engine, device))
     adapter = attach(model, settings.network, train_settings.seed)
     model.train()
-    predict = job.make_predict(model, adapter)
     names, parameters = list(adapter.parameters), list(adapter.parameters.values())
+    optimizer = None
+
+    def reserve() -> int:
+        expected = optim.state_bytes(train_settings, parameters)
+        return max(0, expected - (optim.allocated_bytes(optimizer) if optimizer else 0))
+
+    engine = job.make_engine(model, adapter, settings, device, job.engine, reserve, tell)
     optimizer = optim.build(train_settings, adapter.parameters, device)
     ema = [p.detach().clone() for p in parameters] if train_settings.ema else []
 
@@ -100,7 +128,7 @@ def train(job: TrainJob, store: Store, until: int, on_progress: Callable[[Progre
     def save(step: int) -> None:
         weights = dict(zip(names, ema or parameters, strict=True))
         if job.holdout is not None:
-            metrics.write(step, {"holdout": holdout.evaluate(predict, adapter, job.holdout, settings, device)})
+            metrics.write(step, {"holdout": holdout.evaluate(engine.predict, adapter, job.holdout, settings, device)})
         key = checkpoint_key(job.run_key, step)
         with store.put(METRICS, key, ".jsonl") as path:
             metrics.copy_to(path)
@@ -111,29 +139,28 @@ def train(job: TrainJob, store: Store, until: int, on_progress: Callable[[Progre
 
     checkpoints = set(settings.checkpoint_steps(until))
     try:
-        for step, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):
+        engine.zero_grad()
+        for number, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):
             # Only dropout inside PEFT's layers draws from torch's generator.
-            torch.manual_seed(randomness.torch_seed(train_settings.seed, "torch", step))
+            torch.manual_seed(randomness.torch_seed(train_settings.seed, "torch", number))
             draws, item_losses = [], []
             for batch in batches:
-                loss, per_item = batch_loss(batch, data, predict, adapter, device)
-                loss.backward()
+                item_losses.append(engine.accumulate(step.inputs_of(batch, data, device)))
                 draws += batch.draws
-                item_losses.append(per_item)
             norm = clip(parameters, train_settings.max_grad_norm)
             *values, norm = torch.cat([*item_losses, norm.view(1)]).tolist()
-            _guard(step, values, norm, draws, job, store)
+            _guard(number, values, norm, draws, job, store)
 
-            lr = optim.learning_rate(train_settings, step)
+            lr = optim.learning_rate(train_settings, number)
             optimizer.param_groups[0]["lr"] = lr
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            engine.zero_grad()
             if ema:
                 torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1.0 - train_settings.ema)
 
-            metrics.step(step, values, [d.sigma for d in draws], [d.name for d in draws], lr, norm)
-            if step in checkpoints:
-                save(step)
+            metrics.step(number, values, [d.sigma for d in draws], [d.name for d in draws], lr, norm)
+            if number in checkpoints:
+                save(number)
         if start == until:  # the state outlived its checkpoint
             save(until)
     finally:
@@ -146,48 +173,6 @@ def resolve(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     if dtype == "auto":
         dtype = "bf16" if chosen.type == "cuda" else "fp32"
     return chosen, export.DTYPES[dtype]
-
-
-def batch_loss(
-    batch: Batch, data: TrainingData, predict: Predict, adapter: Adapter, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The batch's share of the step's loss, to call ``backward`` on, and the plain loss of each sample (B,).
-
-    Prediction v = -output against noise - x0, fp32; each sample counts by its weight over the samples of a step.
-    """
-    settings = data.settings.train
-    x0, noise, sigma = batch.latents.to(device), batch.noise.to(device), batch.sigma.to(device)
-    noisy, t = flow.noisy(x0, noise, sigma), 1.0 - sigma
-    caps, lengths = forward.pad_captions(batch.captions, device)
-    per_item = losses.per_item(-predict(noisy, t, caps, lengths), flow.target(x0, noise), settings.loss)
-    total = per_item * batch.weight.to(device)
-    for term, captions in _preservations(batch, data):
-        rows = list(captions)
-        for group in _by_padded_length(rows, captions):
-            caps, lengths = forward.pad_captions([captions[row] for row in group], device)
-            inputs = noisy[group], t[group], caps, lengths
-            with torch.no_grad(), adapter.disabled():
-                bare = predict(*inputs)
-            distance = losses.preservation(predict(*inputs), bare) * term.multiplier
-            total = total.index_add(0, torch.tensor(group, device=device), distance)
-    return total.sum() / settings.draws_per_step, per_item.detach()
-
-
-def _preservations(batch: Batch, data: TrainingData) -> Iterator[tuple[Preservation, dict[int, Tensor]]]:
-    """(settings, captions by row) of the preservation term that is on; regularisation images need none."""
-    settings = data.settings.train
-    rows = {row: draw for row, draw in enumerate(batch.draws) if not draw.is_reg}
-    if settings.differential.enabled:
-        yield settings.differential, {row: data.class_caption(draw.item) for row, draw in rows.items()}
-    if settings.blank.enabled:
-        yield settings.blank, dict.fromkeys(rows, data.variant("empty"))
-
-
-def _by_padded_length(rows: list[int], captions: Mapping[int, Tensor]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for row in rows:
-        groups.setdefault(forward.padded_length(len(captions[row])), []).append(row)
-    return list(groups.values())
 
 
 def clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:

@@ -39,10 +39,12 @@ def build(
         warnings.warn("optimizer adamw8bit needs a CUDA GPU: training with plain adamw instead", stacklevel=2)
         name = "adamw"
     if name == "adamw":
-        return torch.optim.AdamW(values, lr=lr, weight_decay=decay, eps=ADAM_EPS, foreach=True)
+        fused = device.type == "cuda"
+        return torch.optim.AdamW(values, lr=lr, weight_decay=decay, eps=ADAM_EPS, foreach=not fused, fused=fused)
     if name == "adamw8bit":
         adamw8bit = _library("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", name)
-        return adamw8bit(values, lr=lr, weight_decay=decay, eps=ADAM_EPS)
+        # It launches a kernel for each tensor, and an adapter has hundreds.
+        return adamw8bit([flatten(values)], lr=lr, weight_decay=decay, eps=ADAM_EPS)
     if name == "adafactor":
         adafactor = _library("transformers.optimization", "Adafactor", "transformers", name)
         return adafactor(
@@ -57,6 +59,33 @@ def build(
     raise ValueError(f"unknown optimizer {name!r}")
 
 
+FLAT = "flat"
+FLAT_ALIGNMENT = 256
+"""Elements; a block of bitsandbytes' quantised state, so that no block belongs to two tensors."""
+
+
+@torch.no_grad()
+def flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
+    """One long parameter, of which all ``parameters`` and their gradients become views.
+
+    For optimisers that treat every element alike. The gaps between tensors stay zero.
+    """
+    starts, end = [], 0
+    for parameter in parameters:
+        starts.append(end)
+        end += -(-parameter.numel() // FLAT_ALIGNMENT) * FLAT_ALIGNMENT
+    flat = nn.Parameter(torch.zeros(end, dtype=parameters[0].dtype, device=parameters[0].device))
+    flat.grad = torch.zeros_like(flat)
+    for parameter, start in zip(parameters, starts, strict=True):
+        place = slice(start, start + parameter.numel())
+        flat.data[place] = parameter.data.flatten()
+        if parameter.grad is not None:
+            flat.grad[place] = parameter.grad.flatten()
+        parameter.data = flat.data[place].view(parameter.shape)
+        parameter.grad = flat.grad[place].view(parameter.shape)
+    return flat
+
+
 def _library(module: str, attribute: str, package: str, name: str) -> Callable[..., torch.optim.Optimizer]:
     try:
         return getattr(__import__(module, fromlist=[attribute]), attribute)
@@ -64,6 +93,18 @@ def _library(module: str, attribute: str, package: str, name: str) -> Callable[.
         raise UserError(
             f"recipe key train.optimizer is {name}, which needs the package {package}: pip install {package}"
         ) from None
+
+
+def state_bytes(settings: Optimisation, parameters: list[nn.Parameter]) -> int:
+    """Bytes that the optimiser's state will take beside its parameters."""
+    each = {"adamw8bit": 2.1, "adamw": 8, "lion": 4, "prodigy": 16, "adafactor": 0.1}[settings.optimizer]
+    return int(each * sum(p.numel() for p in parameters))
+
+
+def allocated_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the tensors that an optimiser has made so far."""
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
 
 def learning_rate(settings: Optimisation, step: int) -> float:
@@ -87,12 +128,13 @@ def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[d
     """The optimiser's state as tensors called ``<parameter>|<entry>`` and plain values for a JSON header.
 
     ``names`` are the parameters' names in the order the optimiser got them. Entries of the parameter group
-    that change while training (Prodigy's estimates, for instance) are among the plain values.
+    that change while training (Prodigy's estimates, for instance) are among the plain values. The state of a
+    flattened parameter goes by the name ``flat``.
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {"state": {}, "group": {}}
     (group,) = optimizer.param_groups
-    for name, parameter in zip(names, group["params"], strict=True):
+    for name, parameter in _named(group["params"], names).items():
         for entry, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{name}|{entry}"] = value.detach().cpu().clone()
@@ -104,6 +146,11 @@ def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[d
         elif entry not in ("params", "lr") and isinstance(value, bool | int | float) and math.isfinite(value):
             values["group"][entry] = value  # what isn't finite is a limit from the constructor
     return tensors, values
+
+
+def _named(parameters: list[Tensor], names: list[str]) -> dict[str, Tensor]:
+    flat = len(parameters) == 1 != len(names)
+    return dict(zip([FLAT] if flat else names, parameters, strict=True))
 
 
 def _json(value: Any, entry: str) -> Any:
@@ -120,15 +167,16 @@ def restore(
     ``load_state_dict`` is avoided: it casts state to the dtype of its parameter.
     """
     (group,) = optimizer.param_groups
-    parameters = dict(zip(names, group["params"], strict=True))
+    parameters = _named(group["params"], names)
     optimizer.state.clear()
     for key, tensor in tensors.items():
         name, entry = key.rsplit("|", 1)
         if not name:
             group[entry] = tensor.clone()
             continue
-        # Step counters of torch's optimisers live on the CPU, everything else beside its parameter.
-        device = torch.device("cpu") if entry == "step" else parameters[name].device
+        # Step counters of torch's optimisers live on the CPU unless they are fused, all else beside its parameter.
+        counter = entry == "step" and not group.get("fused")
+        device = torch.device("cpu") if counter else parameters[name].device
         optimizer.state[parameters[name]][entry] = tensor.to(device, copy=True)
     for name, entries in values["state"].items():
         optimizer.state[parameters[name]].update(entries)

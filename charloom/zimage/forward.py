@@ -37,9 +37,10 @@ class RealRopeAttention:
     """
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None) -> Tensor:
-        query = attn.norm_q(attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1)))
-        key = attn.norm_k(attn.to_k(hidden_states).unflatten(-1, (attn.heads, -1)))
-        value = attn.to_v(hidden_states).unflatten(-1, (attn.heads, -1))
+        # An engine may have made one product of the three.
+        projected = getattr(attn, "fused", None) or (lambda x: (attn.to_q(x), attn.to_k(x), attn.to_v(x)))
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in projected(hidden_states))
+        query, key = attn.norm_q(query), attn.norm_k(key)
         cos, sin = freqs_cis.unbind(-1)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))

@@ -1,0 +1,83 @@
+"""Compiling the transformer's blocks, and the choice of the attention kernel.
+
+All main blocks share one compiled function, and it is compiled for shapes that vary, so a new resolution costs
+no compilation. Must not know of training or sampling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+RECOMPILE_LIMIT = 64
+"""Variants of a block's code: with and without gradients, adapter on and off, refiners and main blocks."""
+
+_BEFORE = "_forward_before_compiling"
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """All transformer blocks of a Z-Image model in the order in which they run."""
+    return [*model.noise_refiner, *model.context_refiner, *model.layers]
+
+
+def compile_blocks(model: nn.Module, **how: Any) -> None:
+    """Replace the forward of the blocks by its compiled version; :func:`plain_blocks` takes it back.
+
+    Not that of the context refiner: it sees a caption and no image, and would cost as much to compile as the others.
+
+    ``how`` goes to ``torch.compile``.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    torch._dynamo.config.accumulated_recompile_limit = max(
+        torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
+    )
+    for block in (*model.noise_refiner, *model.layers):
+        if _BEFORE not in block.__dict__:
+            block.__dict__[_BEFORE] = block.__dict__.get("forward")
+            block.forward = torch.compile(block.forward, **{"dynamic": True, **how})
+
+
+def plain_blocks(model: nn.Module) -> None:
+    """Undo :func:`compile_blocks`."""
+    for block in blocks_of(model):
+        if _BEFORE not in block.__dict__:
+            continue
+        before = block.__dict__.pop(_BEFORE)
+        if before is None:
+            del block.forward
+        else:
+            block.forward = before
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether :func:`compile_blocks` is in force."""
+    return any(_BEFORE in block.__dict__ for block in blocks_of(model))
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept from run to run: beside the store, which may always be deleted."""
+    return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled"
+
+
+@contextlib.contextmanager
+def attention(prefer_cudnn: bool) -> Iterator[None]:
+    """Inside the block cuDNN's attention comes first; measured on an H100 it is the fastest there is."""
+    if not prefer_cudnn or not torch.cuda.is_available():
+        yield
+        return
+    order = [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ]
+    with sdpa_kernel(order, set_priority=True):
+        yield

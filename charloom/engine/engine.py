@@ -1,0 +1,331 @@
+"""The engine: a stock transformer with an adapter, made fast and small by a few independent transformations.
+
+In this order, each with an off switch in :class:`~charloom.engine.options.EngineOptions`, and none on the CPU:
+
+1. float8 weights are multiplied on the card's fp8 units (:mod:`charloom.engine.quantize`);
+2. Linears with one input become one product (:mod:`charloom.engine.fuse`);
+3. every block is compiled (:mod:`charloom.engine.compile`);
+4. the weights of some blocks live in main memory, if the budget demands it (:mod:`charloom.engine.swap`);
+5. blocks recompute their activations, as many as the budget demands (:mod:`charloom.engine.recompute`);
+6. forward and backward pass are recorded as one CUDA graph for each shape (:mod:`charloom.engine.graphs`).
+
+What does not work on a machine (a compiler that is missing, a capture that fails) is left out with one line, and a
+step that runs out of memory is repeated with less of it. The engine knows neither optimisers nor data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from charloom.engine import compile as compiling
+from charloom.engine import fuse as fusing
+from charloom.engine import graphs, memory, quantize
+from charloom.engine.options import EngineOptions
+from charloom.engine.recompute import Recompute
+from charloom.engine.swap import SLOTS, Swap, move, size_of, spread
+from charloom.errors import UserError
+from charloom.lora.attach import Adapter
+from charloom.train.step import Inputs
+from charloom.zimage import forward
+
+GRAPH_LIMIT = 32
+"""Shapes beyond this many run without a graph: recording one costs seconds and some memory."""
+SWAP_STEP = 6
+"""Blocks that move to main memory at a time when memory runs out."""
+TRANSPOSE_WORTH = 0.85
+"""Transposed copies of the weights are kept if even the largest shape then recomputes no more than the rest."""
+
+Loss = Callable[[Callable[..., Tensor], Inputs], tuple[Tensor, Tensor]]
+Tell = Callable[[str], None]
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether the transformations apply on ``device``."""
+    return device.type == "cuda"
+
+
+class Engine:
+    """Runs the adapted ``model`` on ``device``.
+
+    ``loss(predict, inputs)`` gives the loss to differentiate and what is to be reported of it, one number a sample.
+    ``reserve()`` is what others (the optimiser) will allocate later, in bytes. ``largest`` is the longest sequence
+    that will come, in tokens. ``tell`` takes one line for whatever the user should know.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        loss: Loss,
+        device: torch.device,
+        options: EngineOptions | None = None,
+        *,
+        reserve: Callable[[], int] = int,
+        largest: int | None = None,
+        tell: Tell = print,
+    ) -> None:
+        self.model, self.adapter, self.loss, self.device, self.tell = model, adapter, loss, device, tell
+        self.options = options or EngineOptions()
+        self.reserve, self.largest = reserve, largest
+        self.cuda = is_gpu(device)
+        self.compiled = self.cuda and self.options.compile
+        # Dropout in a block that recomputes needs the generator's state, which no graph can save.
+        self.graphed = self.cuda and self.options.graphs and not adapter.network.dropout
+        self.swap: Swap | None = None
+        self.recompute: Recompute | None = None
+        self.kept: dict[Any, int] = {}
+        self._recorded: dict[Any, graphs.Recorded] = {}
+        self._pool: Any = None
+        self._recording = False
+        self._started = False
+        forward.prepare(model)
+        if self.cuda:
+            self._transform()
+            for parameter in self._parameters:
+                parameter.grad = torch.zeros_like(parameter)
+
+    # -- transformations -------------------------------------------------------------------------------------
+
+    def _transform(self, swapped: int = 0) -> None:
+        model, blocks = self.model, list(self.model.layers)
+        quantize.set_mode(model, quantize.best_mode(self.device) if self.options.fp8_units else "dequantize")
+        swapped = max(swapped, self._swapped_at_least())
+        if self.options.fuse:
+            fusing.fuse(compiling.blocks_of(model))
+        if self.compiled:
+            compiling.compile_blocks(model)
+        if swapped:
+            self.swap = Swap([blocks[i] for i in spread(len(blocks), swapped)], self.device)
+        for block in compiling.blocks_of(model):
+            if next(block.parameters()).device != self.device:
+                move(block, self.device)
+        model.to(self.device)
+        if not swapped and self._roomy():
+            quantize.keep_transposed(model)
+        self.recompute = Recompute(blocks, random=bool(self.adapter.network.dropout))
+
+    def _fixed(self) -> int:
+        """Bytes of all weights, of the adapter with its gradients, and of what others will allocate."""
+        weights = sum(map(size_of, compiling.blocks_of(self.model)))
+        return weights + sum(8 * p.numel() for p in self._parameters) + self.reserve()
+
+    def _swapped_at_least(self) -> int:
+        """How many blocks must be swapped for the weights alone to fit, by the recipe or by the budget."""
+        blocks = list(self.model.layers)
+        wanted = len(blocks) // 2 if self.options.layer_offloading else 0
+        room = memory.budget(self.options.limit, self.device)
+        # Activations need some room as well; how much exactly is measured later.
+        least = self._fixed() + size_of(blocks[0]) * 3
+        return max(wanted, memory.blocks_to_swap(room, least, size_of(blocks[0]), SLOTS, len(blocks)))
+
+    def _roomy(self) -> bool:
+        """Whether transposed copies of float8 weights fit, and leave room for most activations."""
+        if self.largest is None or not self.options.fp8_units:
+            return False
+        blocks = self.model.layers
+        activations = memory.ACTIVATION_BYTES * self.model.config.dim * self.largest * len(blocks)
+        needed = 2 * self._fixed() + int(TRANSPOSE_WORTH * activations)
+        return needed <= memory.budget(self.options.limit, self.device)
+
+    def remove(self) -> None:
+        """Undo the transformations; the model runs as before."""
+        if not self.cuda:
+            return
+        self._drop_graphs()
+        self.recompute.remove()
+        if self.swap:
+            self.swap.remove()
+            self.swap = None
+        compiling.plain_blocks(self.model)
+        quantize.drop_transposed(self.model)
+        self.kept.clear()
+
+    def _begin_again(self, swapped: int = 0) -> None:
+        self.remove()
+        self._transform(swapped)
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    def predict(self, x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
+        """Raw output (B, C, h, w) of the adapted model, as :func:`charloom.zimage.forward.forward_masked`."""
+        with compiling.attention(self.cuda and self.options.cudnn_attention):
+            return forward.forward_masked(self.model, x, t, caps, pad)
+
+    def zero_grad(self) -> None:
+        """Begin a step: no gradient has been accumulated."""
+        self._started = False
+        if self.cuda:  # recordings write to these very tensors
+            torch._foreach_zero_([p.grad for p in self._parameters])
+            return
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def accumulate(self, inputs: Inputs) -> Tensor:
+        """Add the gradients of a batch to the adapter's; returns the plain loss of each sample (B,).
+
+        Raises:
+            UserError: the GPU's memory does not suffice although everything is done to save it.
+        """
+        if not self.cuda:
+            return self._plain(inputs)
+        key = graphs.shape_key(inputs.tensors)
+        steady = key in self._recorded
+        # A new shape is tried out before it counts, and anything but a recording may run out of memory.
+        before = [p.grad.clone() for p in self._parameters] if self._started and not steady else None
+        self._started = True
+        while True:
+            try:
+                return self._accumulate(key, inputs, before)
+            except torch.OutOfMemoryError:
+                self._recording, problem = False, None
+            except UserError:
+                raise
+            except Exception as error:
+                problem = error
+            if problem is None:
+                self._step_down(key)
+            else:
+                self._fall_back(problem)
+            self._reset_gradients(before)
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return list(self.adapter.parameters.values())
+
+    def _plain(self, inputs: Inputs) -> Tensor:
+        if self.swap:
+            self.swap.forget()
+        total, reported = self.loss(self.predict, inputs)
+        total.backward()
+        if self.swap:
+            self.swap.join()
+        return reported
+
+    def _accumulate(self, key: Any, inputs: Inputs, before: list[Tensor] | None) -> Tensor:
+        if key not in self.kept:
+            self._fit(key, inputs)
+            self._reset_gradients(before)
+        self.recompute.keep(self.kept[key])
+        if not self.graphed or (key not in self._recorded and len(self._recorded) >= GRAPH_LIMIT):
+            return self._plain(inputs)
+        if key not in self._recorded:
+            self._record(key, inputs)
+        return self._recorded[key](*inputs.tensors)[0].clone()
+
+    @torch.no_grad()
+    def _reset_gradients(self, before: list[Tensor] | None) -> None:
+        gradients = [p.grad for p in self._parameters]
+        if before is None:
+            torch._foreach_zero_(gradients)
+        else:
+            torch._foreach_copy_(gradients, before)
+
+    def _record(self, key: Any, inputs: Inputs) -> None:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        self._recording = True
+        self._recorded[key] = graphs.Recorded(
+            lambda *tensors: (self._plain(inputs.filled(tensors)),), inputs.tensors, self._pool
+        )
+        self._recording = False
+
+    # -- memory ----------------------------------------------------------------------------------------------
+
+    def _fit(self, key: Any, inputs: Inputs) -> None:
+        """Measure a shape and settle how many blocks keep their activations."""
+        limit, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
+        self.recompute.keep(0)
+        seen: list[tuple] = []
+        hook = self.model.layers[-1].register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+        try:
+            graphs.warm_up(lambda: self._plain(inputs))  # compiles
+        finally:
+            hook.remove()
+        peak = self._peak(inputs)
+        if peak > limit and self._can_swap():
+            raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {limit / memory.GIB:.2f} GiB")
+        keep = 0
+        if not self.swap:
+            kept, boundary = self._block_bytes(seen[0])
+            passes = 1 + len(inputs.terms)
+            keep = memory.blocks_to_keep(limit, peak, passes * kept, passes * boundary, blocks)
+            while keep:
+                self.recompute.keep(keep)
+                over = self._peak(inputs) - limit
+                if over <= 0:
+                    break
+                keep = max(0, keep - max(1, -(-over // max(passes * (kept - boundary), 1))))
+        self.kept[key] = keep
+        size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
+        if peak > limit:
+            self.tell(
+                f"engine: {size} needs {peak / memory.GIB:.1f} GiB of GPU memory although every block lives in main "
+                f"memory, more than the {limit / memory.GIB:.1f} GiB that may be taken; trying all the same"
+            )
+        self.tell(
+            f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
+            + (f", {len(self.swap.blocks)} live in main memory" if self.swap else "")
+        )
+
+    def _peak(self, inputs: Inputs) -> int:
+        """Bytes allocated at most in one step, with what others will allocate later."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+        graphs.warm_up(lambda: self._plain(inputs))
+        return torch.cuda.max_memory_allocated(self.device) + self.reserve()
+
+    def _block_bytes(self, arguments: tuple) -> tuple[int, int]:
+        """Bytes that one block keeps for its backward pass, its output included, and bytes of that output."""
+        hidden, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
+        hidden.requires_grad_()
+        before = torch.cuda.memory_allocated(self.device)
+        with compiling.attention(self.options.cudnn_attention):
+            out = self.recompute.inner(-1)(hidden, *others)
+        return torch.cuda.memory_allocated(self.device) - before, out.numel() * out.element_size()
+
+    def _drop_graphs(self) -> None:
+        self._recorded.clear()
+        self._pool = None
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+
+    def _can_swap(self) -> bool:
+        return (len(self.swap.blocks) if self.swap else 0) < len(self.model.layers)
+
+    def _step_down(self, key: Any) -> None:
+        """Out of memory: keep fewer activations, then swap more blocks, and say so."""
+        kept = self.kept.get(key, 0)
+        if kept:
+            self._drop_graphs()
+            self.kept[key] = kept // 2
+            self.tell(f"engine: out of GPU memory; {kept // 2} instead of {kept} blocks keep their activations")
+        elif self._can_swap():
+            swapped = (len(self.swap.blocks) if self.swap else 0) + SWAP_STEP
+            self._begin_again(min(swapped, len(self.model.layers)))
+            self.tell(
+                f"engine: out of GPU memory; {len(self.swap.blocks)} of {len(self.model.layers)} blocks live in main "
+                "memory now"
+            )
+        else:
+            raise UserError(
+                "the GPU's memory does not suffice even with every block in main memory: lower data.resolutions or "
+                "train.batch_size, set quantization.transformer: nf4, or close other programs on the GPU"
+            )
+
+    def _fall_back(self, error: Exception) -> None:
+        """Leave out what does not work here, with one line; raises what nothing can be done about."""
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+        if self._recording:
+            self._recording = self.graphed = False
+            self._drop_graphs()
+            self.tell(f"engine: CUDA graphs do not work here, training on without ({reason})")
+        elif self.compiled:
+            self.compiled = False
+            # A failed compilation may leave the tracer switched on for whatever checkpointing computes again.
+            torch.compiler.set_stance("force_eager")
+            self._begin_again(len(self.swap.blocks) if self.swap else 0)
+            self.tell(f"engine: torch.compile does not work here, training on without ({reason})")
+        else:
+            raise error

@@ -1,0 +1,66 @@
+"""Recording a computation as a CUDA graph: launched as one, it costs the CPU next to nothing.
+
+The recorded function sees the same memory every time, so inputs are copied into static tensors first. Must not
+know what is computed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+WARMUPS = 1
+
+
+class Recorded:
+    """``function`` of tensors of fixed shapes, recorded once; call it with tensors of the same shapes.
+
+    ``function`` must not synchronise, and gives tensors whose memory stays the same from call to call: copy
+    what is to survive the next call. All recordings of one ``pool`` share their memory, so only one at a time may be
+    in use.
+    """
+
+    def __init__(
+        self, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], pool: tuple[int, int]
+    ) -> None:
+        self.inputs = tuple(tensor.clone() for tensor in inputs)
+        # What the warm-up needed must be free again before the graph's own pool takes the same once more.
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        self.graph = torch.cuda.CUDAGraph()
+        # thread_local: the thread that prepares batches may use the GPU meanwhile.
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            self.outputs = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        for static, tensor in zip(self.inputs, inputs, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        return self.outputs
+
+
+def warm_up(function: Callable[[], object], times: int = WARMUPS) -> None:
+    """Run ``function`` on a side stream, as recording demands: lazy initialisation and compilation happen here.
+
+    Always the same stream, because the allocator keeps what a stream has freed for that stream alone.
+    """
+    stream = _side_stream(torch.cuda.current_device())
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(times):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+
+
+@functools.cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def shape_key(tensors: tuple[Tensor, ...]) -> tuple[tuple[int, ...], ...]:
+    """What a recording is looked up by."""
+    return tuple(tuple(tensor.shape) for tensor in tensors)

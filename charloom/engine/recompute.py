@@ -1,0 +1,59 @@
+"""Recomputing activations: a block either keeps what its backward pass needs, or computes it a second time.
+
+Must not know how many blocks ought to do which; that is :mod:`charloom.engine.memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Recompute:
+    """Wraps the forward of ``blocks``; :meth:`keep` says how many of the last ones keep their activations.
+
+    The last ones, because their backward pass comes first and frees the memory for the others.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], random: bool = False) -> None:
+        """``random``: the blocks draw random numbers (dropout), which the second computation must repeat."""
+        self.blocks = list(blocks)
+        self.random = random
+        self.kept = 0
+        self._inner: list[Callable[..., Any]] = [block.forward for block in self.blocks]
+        for index, block in enumerate(self.blocks):
+            block.forward = self._wrapped(index)
+
+    def _wrapped(self, index: int) -> Callable[..., Any]:
+        inner = self._inner[index]
+
+        def forward(hidden: Tensor, *others: Any) -> Any:
+            if torch.is_grad_enabled() and not hidden.requires_grad:
+                # Nothing before the first block is trained. A gradient that nobody asks for is cheaper than compiling
+                # the block a second time for an input without one.
+                hidden = hidden.detach().requires_grad_()
+            args = (hidden, *others)
+            if index >= len(self.blocks) - self.kept:
+                return inner(*args)
+            return checkpoint(
+                inner, *args, use_reentrant=False, preserve_rng_state=self.random, determinism_check="none"
+            )
+
+        return forward
+
+    def keep(self, count: int) -> None:
+        """From now on the last ``count`` blocks keep their activations and the others recompute them."""
+        self.kept = max(0, min(count, len(self.blocks)))
+
+    def inner(self, index: int) -> Callable[..., Any]:
+        """The forward of a block without recomputation."""
+        return self._inner[index]
+
+    def remove(self) -> None:
+        """Put the blocks' own forward back."""
+        for block, inner in zip(self.blocks, self._inner, strict=True):
+            block.forward = inner

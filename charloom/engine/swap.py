@@ -1,0 +1,150 @@
+"""Block swap: frozen weights of some blocks stay in main memory and come to the GPU when they are needed.
+
+Each swapped block has one pinned buffer; the blocks share a few buffers of the same size on the GPU. While one
+block computes, the next one that is swapped is copied on a stream of its own. A forward pass visits the blocks
+upwards, a backward pass (which recomputes every swapped block) downwards; the direction tells what comes next. Must not
+know of budgets or of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from charloom.engine.fuse import Fused
+
+ALIGN = 256
+SLOTS = 2
+
+
+def frozen_tensors(block: nn.Module) -> list[Tensor]:
+    """Everything in a block that training does not change: base weights, their scales, norms. Views only once."""
+    views = {id(t) for part in block.modules() if isinstance(part, Fused) for t in part.shared_tensors()}
+    parameters = [p for p in block.parameters() if not p.requires_grad and id(p) not in views]
+    return parameters + [b for b in block.buffers() if b is not None and id(b) not in views]
+
+
+def share(block: nn.Module) -> None:
+    """Renew the views of tensors that have moved."""
+    for part in block.modules():
+        if isinstance(part, Fused):
+            part.share()
+
+
+def move(block: nn.Module, device: torch.device) -> None:
+    """Bring a block to ``device`` without leaving copies of what is a view."""
+    block.to(device)
+    share(block)
+
+
+def size_of(block: nn.Module) -> int:
+    """Bytes of a block's frozen tensors, each rounded up to the alignment."""
+    return sum(-(-t.numel() * t.element_size() // ALIGN) * ALIGN for t in frozen_tensors(block))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """``count`` of ``total`` indices, evenly spaced, so that copies and computation overlap everywhere."""
+    return sorted({(2 * i + 1) * total // (2 * count) for i in range(count)}) if count else []
+
+
+class Swap:
+    """Keeps the frozen weights of ``blocks`` in pinned memory. The blocks must be of equal layout."""
+
+    def __init__(self, blocks: Sequence[nn.Module], device: torch.device, slots: int = SLOTS) -> None:
+        self.blocks = list(blocks)
+        self.device = device
+        self.cuda = device.type == "cuda"
+        size = max(map(size_of, self.blocks))
+        self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(slots, len(self.blocks)))]
+        self.host = [torch.empty(size, dtype=torch.uint8, pin_memory=self.cuda) for _ in self.blocks]
+        self.stream = torch.cuda.Stream(device) if self.cuda else None
+        self.ready: list[Any] = [None] * len(self.slots)
+        self.holds: list[int | None] = [None] * len(self.slots)
+        self.last = -1
+        self._inner: list[Callable[..., Any]] = []
+        for index, block in enumerate(self.blocks):
+            self._move_out(index)
+            self._inner.append(block.forward)
+            block.forward = self._wrapped(index)
+
+    def _move_out(self, index: int) -> None:
+        slot, place = self.slots[index % len(self.slots)], 0
+        for tensor in frozen_tensors(self.blocks[index]):
+            length = tensor.numel() * tensor.element_size()
+            flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+            self.host[index][place : place + length].copy_(flat)
+            view = slot[place : place + length].view(tensor.dtype).view(tensor.shape)
+            tensor.data = view
+            place += -(-length // ALIGN) * ALIGN
+        share(self.blocks[index])
+
+    def _wrapped(self, index: int) -> Callable[..., Any]:
+        def forward(*args: Any) -> Any:
+            upwards = index > self.last
+            self.last = index
+            self._need(index)
+            out = self._inner[index](*args)
+            if upwards:
+                self._fetch(index + len(self.slots))
+            elif args[0].requires_grad:
+                # A backward pass: this block's weights are needed until the gradient of its input is there.
+                args[0].register_hook(lambda grad: self._fetch(index - len(self.slots)))
+            return out
+
+        return forward
+
+    def _need(self, index: int) -> None:
+        """Make the block's weights available to what is computed from now on."""
+        slot = index % len(self.slots)
+        if self.holds[slot] != index:
+            self._fetch(index)
+        if self.ready[slot] is not None:
+            torch.cuda.current_stream(self.device).wait_event(self.ready[slot])
+            self.ready[slot] = None
+
+    def _fetch(self, index: int) -> None:
+        """Start copying a block's weights, after everything that was computed so far."""
+        if not 0 <= index < len(self.blocks):
+            return
+        slot = index % len(self.slots)
+        if self.holds[slot] == index:
+            return
+        self.holds[slot] = index
+        with torch.no_grad():
+            if not self.cuda:
+                self.slots[slot].copy_(self.host[index])
+                return
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self.stream):
+                self.slots[slot].copy_(self.host[index], non_blocking=True)
+                self.ready[slot] = self.stream.record_event()
+
+    def forget(self) -> None:
+        """Assume nothing about what is on the GPU: a step recorded as a graph must load all that it needs."""
+        self.holds = [None] * len(self.slots)
+        self.ready = [None] * len(self.slots)
+        self.last = -1
+
+    def join(self) -> None:
+        """Let what comes next wait for copies that nobody has waited for."""
+        if self.cuda and any(event is not None for event in self.ready):
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+            self.ready = [None] * len(self.slots)
+
+    @torch.no_grad()
+    def remove(self) -> None:
+        """Put the blocks' own forward back and their weights into ordinary main memory."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+        for index, block in enumerate(self.blocks):
+            block.forward = self._inner[index]
+            place = 0
+            for tensor in frozen_tensors(block):
+                length = tensor.numel() * tensor.element_size()
+                flat = self.host[index][place : place + length].clone()
+                tensor.data = flat.view(tensor.dtype).view(tensor.shape)
+                place += -(-length // ALIGN) * ALIGN
+            share(block)

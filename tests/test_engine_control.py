@@ -1,0 +1,239 @@
+"""What the engine does when something is missing, breaks or does not fit: on a CPU that it takes for a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_engine import adapted
+
+from charloom.engine import compile as compiling
+from charloom.engine import engine as engines
+from charloom.engine import graphs, memory
+from charloom.engine.options import EngineOptions
+from charloom.errors import UserError
+from charloom.train.settings import Optimisation
+from charloom.train.step import Inputs, loss_of
+
+CPU = torch.device("cpu")
+GIB = memory.GIB
+
+
+class Replay:
+    """Stands in for a recording: computes again every time, on its own copies of the inputs."""
+
+    made = 0
+
+    def __init__(self, function, inputs, pool):
+        Replay.made += 1
+        self.function, self.inputs = function, tuple(tensor.clone() for tensor in inputs)
+
+    def __call__(self, *inputs):
+        for static, tensor in zip(self.inputs, inputs, strict=True):
+            static.copy_(tensor)
+        return self.function(*self.inputs)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A GPU of 8 GiB on which every step takes 1 GiB and a block keeps 0.5 GiB."""
+    numbers = {"budget": 8 * GIB, "peak": 1 * GIB, "allocated": 0}
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+    monkeypatch.setattr(memory, "budget", lambda limit, device: numbers["budget"])
+    monkeypatch.setattr(graphs, "warm_up", lambda function, times=1: function())
+    monkeypatch.setattr(graphs, "Recorded", Replay)
+    monkeypatch.setattr(engines.Engine, "_block_bytes", lambda self, arguments: (GIB // 2, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: numbers["peak"])
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *a, **k: None)
+    monkeypatch.setattr(compiling, "compile_blocks", lambda model: None)
+    Replay.made = 0
+    return numbers
+
+
+def inputs(size: int = 8, length: int = 32, seed: int = 0) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    pad = torch.zeros(2, length, 1, dtype=torch.bool)
+    pad[:, length - 5 :] = True
+    x0, noise = (torch.randn(2, 16, size, size, generator=generator) for _ in range(2))
+    caps = torch.randn(2, length, adapted()[0].config.cap_feat_dim, generator=generator)
+    return Inputs(x0, noise, torch.rand(2, generator=generator), torch.ones(2), caps, pad)
+
+
+def engine_of(options=None, said=None, kind="none"):
+    model, adapter = adapted(kind=kind)
+    model.train()
+
+    def loss(predict, one):
+        return loss_of(predict, adapter, one, Optimisation())
+
+    tell = (said if said is not None else []).append
+    return engines.Engine(model, adapter, loss, CPU, options or EngineOptions(), tell=tell)
+
+
+def step(engine, *batches):
+    """Losses and gradients of one step."""
+    engine.zero_grad()
+    losses = torch.cat([engine.accumulate(one) for one in batches])
+    return losses.clone(), {name: p.grad.clone() for name, p in engine.adapter.parameters.items()}
+
+
+@pytest.fixture
+def plain():
+    """A step of the untouched model."""
+
+    def run(*batches):
+        return step(engine_of(), *batches)
+
+    return run
+
+
+def assert_same(a, b):
+    torch.testing.assert_close(a[0], b[0], rtol=1e-5, atol=1e-6)
+    for name in a[1]:
+        torch.testing.assert_close(a[1][name], b[1][name], rtol=1e-4, atol=1e-7)
+
+
+def test_the_first_step_of_a_shape_is_measured_and_recorded_once(plain, fake, monkeypatch):
+    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+    wanted = [plain(inputs()), plain(inputs(12, 64))]
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+    said = []
+    engine = engine_of(said=said)
+    for _ in range(3):
+        assert_same(step(engine, inputs()), wanted[0])
+        assert_same(step(engine, inputs(12, 64)), wanted[1])
+    assert Replay.made == 2 and len(said) == 2
+    assert "64x64, 32 caption tokens: 0 of 4 blocks recompute" in said[0]
+
+
+def test_a_new_shape_in_the_middle_of_a_step_loses_no_gradient(plain, fake, monkeypatch):
+    """Measuring and recording run the batch several times; only one of them may count."""
+    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+    wanted = plain(inputs(), inputs(12, 64), inputs(8, 64))
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+    assert_same(step(engine_of(), inputs(), inputs(12, 64), inputs(8, 64)), wanted)
+
+
+@pytest.mark.parametrize(("budget", "recompute"), [(8, 0), (2, 2), (1.2, 4)])
+def test_the_budget_decides_how_many_blocks_recompute(fake, budget, recompute):
+    fake["budget"] = int(budget * GIB)
+    said = []
+    engine = engine_of(said=said)
+    step(engine, inputs())
+    assert f"{recompute} of 4 blocks recompute" in said[0]
+    assert list(engine.kept.values()) == [4 - recompute]
+
+
+def test_a_budget_too_small_for_recomputation_swaps(fake):
+    fake["budget"], fake["peak"] = 1 * GIB, 2 * GIB
+    said = []
+    engine = engine_of(said=said)
+    step(engine, inputs())
+    assert len(engine.swap.blocks) == 4 and any("live in main memory now" in line for line in said)
+    assert any("needs 2.0 GiB" in line and "more than the 1.0 GiB" in line for line in said), said
+
+    def short(predict, one):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.loss = short
+    with pytest.raises(UserError, match="even with every block in main memory"):
+        step(engine, inputs(12, 64))
+
+
+@pytest.mark.parametrize("option", ["layer_offloading", "memory"])
+def test_swapping_may_be_asked_for_or_follow_from_the_budget(plain, fake, monkeypatch, option):
+    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+    wanted = plain(inputs())
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+    if option == "memory":
+        monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 9 * GIB)
+    engine = engine_of(EngineOptions(layer_offloading=option == "layer_offloading"))
+    assert len(engine.swap.blocks) == (2 if option == "layer_offloading" else 4)
+    for _ in range(2):
+        assert_same(step(engine, inputs()), wanted)
+
+
+def test_running_out_of_memory_goes_down_the_ladder(plain, fake, monkeypatch):
+    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+    wanted = plain(inputs())
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+    said = []
+    engine = engine_of(EngineOptions(graphs=False), said=said)
+    step(engine, inputs())
+    real, failures = engine.loss, [1] * 4
+
+    def short(predict, one):
+        if failures:
+            failures.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(predict, one)
+
+    engine.loss = short
+    assert_same(step(engine, inputs()), wanted)
+    steps = [line for line in said if "out of GPU memory" in line]
+    assert ["2 instead of 4" in steps[0], "1 instead of 2" in steps[1], "0 instead of 1" in steps[2]] == [True] * 3
+    assert "4 of 4 blocks live in main memory now" in steps[3] and len(steps) == 4
+    assert_same(step(engine, inputs()), wanted)
+
+
+def test_a_compiler_that_fails_is_left_out_with_one_line(plain, fake, monkeypatch):
+    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+    wanted = plain(inputs())
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+
+    def broken(*arguments):
+        raise RuntimeError("no compiler here\nand more")
+
+    def compile_blocks(model):
+        for block in model.layers:
+            block.__dict__[compiling._BEFORE] = block.__dict__.get("forward")
+            block.forward = broken
+
+    monkeypatch.setattr(compiling, "compile_blocks", compile_blocks)
+    said = []
+    engine = engine_of(said=said)
+    assert_same(step(engine, inputs()), wanted)
+    told = [line for line in said if "torch.compile does not work here" in line]
+    assert len(told) == 1 and "no compiler here" in told[0] and "and more" not in told[0] and engine.graphed
+
+
+def test_a_recording_that_fails_is_left_out_with_one_line(plain, fake, monkeypatch):
+    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+    wanted = plain(inputs())
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+
+    def broken(*arguments):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs, "Recorded", broken)
+    said = []
+    engine = engine_of(said=said)
+    for _ in range(2):
+        assert_same(step(engine, inputs()), wanted)
+    assert len([line for line in said if "CUDA graphs do not work here" in line]) == 1 and engine.compiled
+
+
+def test_what_is_not_the_engines_fault_is_raised(fake):
+    engine = engine_of()
+
+    def broken(predict, one):
+        raise ValueError("a mistake in the loss")
+
+    engine.loss = broken
+    with pytest.raises(ValueError, match="a mistake in the loss"):
+        step(engine, inputs())
+
+
+def test_switched_off_means_off(fake):
+    said = []
+    engine = engine_of(EngineOptions(compile=False, graphs=False, fuse=False), said=said)
+    step(engine, inputs())
+    assert not engine.compiled and not engine.graphed and Replay.made == 0
+    assert not any("fused" in dict(block.attention.named_children()) for block in engine.model.layers)
+
+
+def test_dropout_runs_without_recordings(fake):
+    model, adapter = adapted(dropout=0.1)
+    engine = engines.Engine(model, adapter, None, CPU, EngineOptions(), tell=lambda _: None)
+    assert not engine.graphed and engine.recompute.random
