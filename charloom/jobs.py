@@ -116,8 +116,11 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def torch_device(name: str, threads: int) -> Any:
-    """The torch device called ``name`` (``auto`` takes the best there is), with the CPU limited to ``threads``."""
+def torch_device(name: str, threads: int, limit: float | None = None) -> Any:
+    """The torch device called ``name`` (``auto`` takes the best there is), with the CPU limited to ``threads``.
+
+    With ``limit`` torch allocates no more than that many GiB of a GPU: what needs more sees it as full.
+    """
     import torch
 
     from charloom.errors import UserError
@@ -127,4 +130,8 @@ def torch_device(name: str, threads: int) -> Any:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name}: torch sees no CUDA device; set device: cpu or install a CUDA build of torch")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and limit is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 2**30 / total), device.index)
+    return device

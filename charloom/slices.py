@@ -275,6 +275,14 @@ def final(character: Character) -> str:
     return canonical_json({"checkpoint": character.checkpoint, "name": character.name, "recipe": RECIPES["final"]})
 
 
+def engine(character: Character) -> str:
+    """How the GPU is used by whatever loads a model. It decides how fast and how big, not what is asked for."""
+    recipe = character.recipe
+    return canonical_json(
+        {**{key: recipe[key] for key in ("memory", "low_vram", "layer_offloading")}, **recipe["engine"]}
+    )
+
+
 def other_texts(character: Character) -> str:
     """Everything but the captions that one start of the text encoder should do (see ``untracked`` in common.smk)."""
     return canonical_json(list(texts(character).values()))

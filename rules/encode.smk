@@ -21,11 +21,12 @@ rule encode_latents:
         gpu=1,
     params:
         settings=settings_of(slices.latents, "shot"),
+        engine=untracked(slices.engine),
     message:
         "{wildcards.character}: latents of {wildcards.shot}"
     shell:
         "run encode_latents {input.image:q} --lock {input.lock:q} "
-        "--settings {params.settings:q} --threads {threads} "
+        "--settings {params.settings:q} --engine {params.engine:q} --threads {threads} "
         "--output {output.latents:q} --log {log:q}"
 
 
@@ -48,13 +49,14 @@ rule encode_caption:
     params:
         settings=settings(slices.text_encoder),
         sisters=untracked(slices.other_texts),
+        engine=untracked(slices.engine),
         swap=untracked(slices.swap),
     message:
         "{wildcards.character}: embedding of caption {wildcards.shot}"
     shell:
         "run encode_text --file {input.caption:q} --lock {input.lock:q} "
         "--sisters {params.sisters:q} --swap {params.swap:q} --settings {params.settings:q} "
-        "--threads {threads} --output {output.embedding:q} --log {log:q}"
+        "--engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"
 
 
 # The caption with the class word in place of the trigger, for differential output preservation.
@@ -77,13 +79,14 @@ rule encode_class_caption:
     params:
         settings=settings(slices.text_encoder),
         sisters=untracked(slices.other_texts),
+        engine=untracked(slices.engine),
         swap=settings(slices.swap),
     message:
         "{wildcards.character}: embedding of class caption {wildcards.shot}"
     shell:
         "run encode_text --file {input.caption:q} --as-class --swap {params.swap:q} "
         "--lock {input.lock:q} --sisters {params.sisters:q} --settings {params.settings:q} "
-        "--threads {threads} --output {output.embedding:q} --log {log:q}"
+        "--engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"
 
 
 rule encode_text:
@@ -105,10 +108,11 @@ rule encode_text:
         text=settings_of(slices.text, "text"),
         settings=settings(slices.text_encoder),
         sisters=untracked(slices.other_texts),
+        engine=untracked(slices.engine),
         swap=untracked(slices.swap),
     message:
         "{wildcards.character}: embedding of {wildcards.text}"
     shell:
         "run encode_text --text {params.text:q} --lock {input.lock:q} "
         "--sisters {params.sisters:q} --swap {params.swap:q} --settings {params.settings:q} "
-        "--threads {threads} --output {output.embedding:q} --log {log:q}"
+        "--engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"

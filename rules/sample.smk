@@ -22,12 +22,13 @@ rule sample_checkpoint:
     params:
         settings=settings_of(slices.sample, "prompt"),
         sisters=untracked(slices.other_samples),
+        engine=untracked(slices.engine),
     message:
         "{wildcards.character}: step {wildcards.step} draws prompt {wildcards.prompt}"
     shell:
         "run sample_checkpoint --results results/{wildcards.character} --lock {input.lock:q} "
         "--step {wildcards.step} --prompt {wildcards.prompt} --settings {params.settings:q} "
-        "--sisters {params.sisters:q} --threads {threads} "
+        "--sisters {params.sisters:q} --engine {params.engine:q} --threads {threads} "
         "--output {output.image:q} --log {log:q}"
 
 

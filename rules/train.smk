@@ -41,10 +41,11 @@ rule train_segment:
         last=lambda wildcards: CHARACTERS[wildcards.character].saved_steps[-1],
     params:
         settings=settings(slices.train),
+        engine=untracked(slices.engine),
     message:
         "{wildcards.character}: train to step {wildcards.step}"
     shell:
         "run train_segment {input.manifest:q} --lock {input.lock:q} "
         "--transformer {input.transformer:q} --record {input.record:q} --settings {params.settings:q} "
         "--step {wildcards.step} --until {resources.until} --every {resources.every} --last {resources.last} "
-        "--threads {threads} --output {output.checkpoint:q} --log {log:q}"
+        "--engine {params.engine:q} --threads {threads} --output {output.checkpoint:q} --log {log:q}"

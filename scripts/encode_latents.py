@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from charloom import jobs
 from charloom.canonical import file_digest
+from charloom.engine.options import EngineOptions
 from charloom.errors import UserError, cli
 from charloom.stages import latents
 
@@ -14,15 +16,17 @@ def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("image", type=Path, help="the image; its sisters are the other PNGs of the folder")
     parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "latents")
     lock, settings, store = arguments.lock, arguments.settings, arguments.store
 
     def make() -> None:
-        device = jobs.torch_device(arguments.device, arguments.threads)
+        limit = EngineOptions.from_values(arguments.engine).limit
+        device = jobs.torch_device(arguments.device, arguments.threads, limit)
         images = [arguments.image, *sorted(set(arguments.image.parent.glob("*.png")) - {arguments.image})]
         log(f"encoding up to {len(images)} images on {device}")
-        for image, reason in latents.make(images, lock, settings, store, device):
+        for image, reason in latents.make(images, lock, settings, store, device, log):
             if image == arguments.image:
                 raise UserError(reason)
             log(f"left out for now: {reason}")

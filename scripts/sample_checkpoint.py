@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from charloom import jobs
+from charloom.engine.options import EngineOptions
 from charloom.errors import UserError, cli
 from charloom.stages import samples
 
@@ -19,6 +20,7 @@ def main() -> None:
     parser.add_argument(
         "--sisters", type=json.loads, default={"steps": [], "prompts": {}}, help="steps and prompts, JSON"
     )
+    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "samples")
     previews = samples.Previews(arguments.results, arguments.lock)
@@ -29,9 +31,10 @@ def main() -> None:
         )
 
     def make() -> None:
-        device = jobs.torch_device(arguments.device, arguments.threads)
+        options = EngineOptions.from_values(arguments.engine)
+        device = jobs.torch_device(arguments.device, arguments.threads, options.limit)
         others = [one for one in previews.all(arguments.sisters) if one.key != own.key]
-        samples.make(previews, [own, *others], arguments.store, device, log)
+        samples.make(previews, [own, *others], arguments.store, device, log, options)
 
     jobs.serve(arguments.store, samples.KIND, own.key, ".png", arguments.output, "sample", make)
 

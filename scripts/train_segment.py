@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from charloom import jobs
+from charloom.engine.options import EngineOptions
 from charloom.errors import cli
 from charloom.stages import training
 
@@ -19,6 +21,7 @@ def main() -> None:
     parser.add_argument("--until", type=int, required=True, help="step up to which one start may run ahead")
     parser.add_argument("--every", type=int, required=True, help="steps from checkpoint to checkpoint")
     parser.add_argument("--last", type=int, required=True, help="last step of the run")
+    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     store, slice_ = arguments.store, arguments.settings
     log = jobs.Log(arguments.log, slice_["header"]["title"])
@@ -43,11 +46,12 @@ def main() -> None:
             trigger=slice_["header"]["trigger"],
             device=str(device),
             holdout=arguments.manifest if jobs.read_json(arguments.manifest).get("holdout") else None,
+            engine=EngineOptions.from_values(arguments.engine),
             provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
         )
-        train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)))
+        train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)), tell=log)
         # A store that was thinned out may hold the goal and lack this step.
-        train(job, store, arguments.step, on_progress=lambda progress: log(str(progress)))
+        train(job, store, arguments.step, on_progress=lambda progress: log(str(progress)), tell=log)
 
     key = training.entry(run, arguments.step)
     jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)

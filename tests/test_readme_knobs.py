@@ -107,6 +107,7 @@ def another(name: str, value: Any, node: dict[str, Any]) -> Any:
 OTHERS: dict[str, Any] = {
     "network.modules": "attention",
     "training_adapter": "none",
+    "memory": 8,
     "train.ema": {"decay": 0.9},
     "train.steps": 150,
     "train.preservation.differential.class": "girl",

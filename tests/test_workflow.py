@@ -144,6 +144,10 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
         lambda p: replace(p, "config/bases/mini.yaml", "- 128", "- 192"),
         {"encode_latents": 3, "write_manifest": 1, **AFTER_DATA},
     ),
+    "how the GPU is used": (
+        lambda p: replace(p, CONFIG, "recipe:\n", "recipe:\n  memory: 9.5\n  engine: {compile: false}\n"),
+        REPORTED,
+    ),
     "another training adapter": (
         lambda p: replace(p, CONFIG, "recipe:\n", "recipe:\n  training_adapter: none\n"),
         {"prepare_base": 1, **AFTER_DATA},

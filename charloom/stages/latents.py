@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,18 @@ def key(image_sha256: str, lock: dict[str, Any], settings: dict[str, Any]) -> st
 
 
 def make(
-    images: Sequence[Path], lock: dict[str, Any], settings: dict[str, Any], store: Store, device: Any
+    images: Sequence[Path],
+    lock: dict[str, Any],
+    settings: dict[str, Any],
+    store: Store,
+    device: Any,
+    tell: Callable[[str], None] | None = None,
 ) -> list[tuple[Path, str]]:
     """Encode those of ``images`` that are not stored.
 
     Each file holds, by ``"<W>x<H>"`` in pixels, normalised latents (16, H/8, W/8) fp32, and with flips also
     ``"<W>x<H>.flip_x"`` and so on. Images are encoded one by one, so that a latent does not depend on its
-    neighbours.
+    neighbours. ``tell`` gets a line for each size that only fits into the GPU's memory in tiles.
 
     Returns:
         (image, reason) for each image that could not be read.
@@ -43,7 +48,7 @@ def make(
             continue
         vae = vae or base.load_vae(bases.locate(lock, "vae", store), device=device)
         try:
-            tensors = encode(vae, image, settings["resolutions"], settings["flips"], device)
+            tensors = encode(vae, image, settings["resolutions"], settings["flips"], device, tell)
         except UserError as error:
             failed.append((image, str(error)))
             continue
@@ -52,7 +57,14 @@ def make(
     return failed
 
 
-def encode(vae: Any, image: Path, resolutions: Sequence[int], flips: Sequence[str], device: Any) -> dict[str, Any]:
+def encode(
+    vae: Any,
+    image: Path,
+    resolutions: Sequence[int],
+    flips: Sequence[str],
+    device: Any,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Latents of one image at each of its training sizes.
 
     Raises:
@@ -81,7 +93,7 @@ def encode(vae: Any, image: Path, resolutions: Sequence[int], flips: Sequence[st
         pixels = codec.from_uint8(torch.from_numpy(np.array(small))[None]).to(device)
         for name, axes in _flips(flips).items():
             turned = pixels.flip(axes) if axes else pixels
-            tensors[f"{size[0]}x{size[1]}{name}"] = codec.encode(vae, turned)[0].float().cpu()
+            tensors[f"{size[0]}x{size[1]}{name}"] = codec.encode(vae, turned, tell)[0].float().cpu()
     return tensors
 
 

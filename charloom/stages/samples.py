@@ -10,6 +10,7 @@ from typing import Any
 
 from charloom import bases
 from charloom.canonical import digest, file_digest
+from charloom.engine.options import EngineOptions
 from charloom.store import Store
 
 KIND = "sample"
@@ -69,15 +70,24 @@ class Previews:
         return self._digests[path]
 
 
-def make(previews: Previews, wanted: list[Wanted], store: Store, device: Any, tell: Callable[[str], None]) -> None:
-    """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint, with the model loaded once."""
-    import contextlib
+def make(
+    previews: Previews,
+    wanted: list[Wanted],
+    store: Store,
+    device: Any,
+    tell: Callable[[str], None],
+    options: EngineOptions,
+) -> None:
+    """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint, with the model loaded once.
+
+    ``options`` and the memory that is free decide how many are drawn at a time and in which precision; as that is
+    worth little more than rounding, it is no part of a preview's key.
+    """
     import time
 
-    import torch
     from PIL import Image
 
-    from charloom.lora.adapter import load_into
+    from charloom.engine import sampling as engine
     from charloom.lora.files import read_safetensors
     from charloom.zimage import base, sampling
 
@@ -85,18 +95,27 @@ def make(previews: Previews, wanted: list[Wanted], store: Store, device: Any, te
     if not missing:
         return
     root, single = bases.locate(previews.lock, "transformer", store), bases.single_file(previews.lock, store)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = base.load_transformer(root, dtype=dtype, device=device, single_file=single)
+    model = engine.load_transformer(root, single, device, options, tell)
     vae = base.load_vae(bases.locate(previews.lock, "vae", store), device=device)
+    predict = engine.predict_for(model, options, sum(one.settings["steps"] for one in missing))
+    adapters = engine.Adapters(model)
     empty = read_safetensors(previews.results / "embeddings" / "_empty.safetensors")[0]["embeds"]
     groups: dict[tuple[Any, ...], list[Wanted]] = {}
     for one in missing:
         s = one.settings
         groups.setdefault((one.step, s["scale"], s["width"], s["height"], s["steps"], s["guidance"]), []).append(one)
+    batches: dict[tuple[int, int], int] = {}
+
     for (step, scale, width, height, steps, guidance), members in groups.items():
+        size = (width, height)
+        batches.setdefault(size, engine.batch_size(model, width, height, device, options))
+
+        def halved(batch: int, size: tuple[int, int] = size) -> None:
+            batches[size] = batch
+            tell(f"the GPU memory is too small for more: {size[0]}x{size[1]} in batches of {batch} from now on")
+
         started = time.monotonic()
-        checkpoint = members[0].checkpoint
-        with load_into(model, checkpoint, scale) if checkpoint else contextlib.nullcontext():
+        with adapters.put_on(members[0].checkpoint, scale):
             pixels = sampling.sample(
                 model,
                 vae,
@@ -107,6 +126,10 @@ def make(previews: Previews, wanted: list[Wanted], store: Store, device: Any, te
                 steps=steps,
                 guidance=guidance,
                 negative=empty if guidance > 1 else None,
+                batch_size=batches[size],
+                predict=predict,
+                tell=tell,
+                on_halved=halved,
             )
         for one, picture in zip(members, pixels, strict=True):
             with store.put(KIND, one.key, ".png") as path:

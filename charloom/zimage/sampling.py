@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from charloom.errors import UserError
 from charloom.zimage import flow
 from charloom.zimage import vae as vae_codec
 from charloom.zimage.forward import forward, pad_captions, padded_length
@@ -75,10 +76,17 @@ def sample(
     shift: float = flow.SHIFT,
     batch_size: int = 10,
     predict: Predict | None = None,
+    tell: Callable[[str], None] | None = None,
+    on_halved: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Pictures for ``embeds`` (one each, with its seed), uint8 (B, height, width, 3).
 
-    Pictures are batched by padded caption length; ``predict`` replaces the plain forward of ``model``.
+    Pictures are batched by padded caption length; ``predict`` replaces the plain forward of ``model``. A batch
+    that does not fit into the GPU's memory is halved for good, of which ``on_halved`` hears the new size;
+    ``tell`` gets a line when the autoencoder must work in tiles.
+
+    Raises:
+        UserError: not even one picture fits.
     """
     if width % 16 or height % 16:
         raise ValueError(f"width and height must be multiples of 16, got {width}x{height}")
@@ -94,17 +102,42 @@ def sample(
     images = np.zeros((len(embeds), height, width, 3), dtype=np.uint8)
     channels = model.config.in_channels
     for members in groups.values():
-        for start in range(0, len(members), batch_size):
-            chunk = members[start : start + batch_size]
+        while members:
+            chunk = members[:batch_size]
             noise = torch.stack([initial_noise(seeds[i], channels, height, width) for i in chunk]).to(device)
-            latents = sample_latents(
-                predict,
-                noise,
-                [embeds[i] for i in chunk],
-                steps=steps,
-                guidance=guidance,
-                negative=negative,
-                shift=shift,
-            )
-            images[chunk] = vae_codec.to_uint8(vae_codec.decode(vae, latents)).cpu().numpy()
+            try:
+                latents = sample_latents(
+                    predict,
+                    noise,
+                    [embeds[i] for i in chunk],
+                    steps=steps,
+                    guidance=guidance,
+                    negative=negative,
+                    shift=shift,
+                )
+            except torch.OutOfMemoryError:
+                # Tried again below, where the traceback no longer keeps the tensors alive.
+                latents = None
+            if latents is None:
+                torch.cuda.empty_cache()
+                if len(chunk) == 1:
+                    raise UserError(
+                        f"a picture of {width}x{height} needs more GPU memory than there is; lower recipe.sample.width "
+                        "and height, set recipe.low_vram or close other programs that use the GPU"
+                    )
+                batch_size = len(chunk) // 2
+                if on_halved:
+                    on_halved(batch_size)
+                continue
+            # On a GPU the autoencoder needs gigabytes for one picture, and several at once are no faster.
+            for part, piece in _pieces(chunk, latents):
+                images[part] = vae_codec.to_uint8(vae_codec.decode(vae, piece, tell)).cpu().numpy()
+            members = members[batch_size:]
     return images
+
+
+def _pieces(chunk: list[int], latents: Tensor) -> list[tuple[list[int], Tensor]]:
+    """What is decoded in one go, with the indices of its pictures."""
+    if latents.device.type != "cuda":
+        return [(chunk, latents)]
+    return [([index], latents[place : place + 1]) for place, index in enumerate(chunk)]

@@ -1,31 +1,81 @@
 """Pixels to normalised latents and back, as ``ZImagePipeline`` does it.
 
 Normalised means ``(z - shift_factor) * scaling_factor``; the latent is the mode of the posterior,
-not a sample, so that encoding is a function of the pixels alone.
+not a sample, so that encoding is a function of the pixels alone. A picture that does not fit into the GPU's
+memory is done in overlapping tiles, which are blended; that is close, not equal.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from charloom.errors import UserError
+
 FACTOR = 8
 """Pixels per latent cell; two cells make a transformer patch, so image sides are multiples of 16."""
 
+TILES = (512, 256, 128)
+"""Edges of tiles in pixels, tried one after the other. The autoencoder's own is 1024, which helps nobody."""
+
+Tell = Callable[[str], None]
+
+_tiled: WeakKeyDictionary[AutoencoderKL, dict[tuple[str, int, int], int]] = WeakKeyDictionary()
+"""What did not fit in one piece so far, and the tile that did."""
+
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] to normalised latents (B, C, H/8, W/8), fp32."""
-    mode = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+def encode(vae: AutoencoderKL, pixels: Tensor, tell: Tell | None = None) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] to normalised latents (B, C, H/8, W/8), fp32; ``tell`` hears of tiles."""
+
+    def work() -> Tensor:
+        return vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+
+    mode = _fitting(work, vae, ("encoding", pixels.shape[-1], pixels.shape[-2]), tell)
     return (mode - vae.config.shift_factor) * vae.config.scaling_factor
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Normalised latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32."""
+def decode(vae: AutoencoderKL, latents: Tensor, tell: Tell | None = None) -> Tensor:
+    """Normalised latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32; ``tell`` hears of tiles."""
     latents = latents.float() / vae.config.scaling_factor + vae.config.shift_factor
-    return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
+
+    def work() -> Tensor:
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
+
+    return _fitting(work, vae, ("decoding", latents.shape[-1] * FACTOR, latents.shape[-2] * FACTOR), tell)
+
+
+def _fitting(work: Callable[[], Tensor], vae: AutoencoderKL, what: tuple[str, int, int], tell: Tell | None) -> Tensor:
+    """The result of ``work``, in tiles if it does not fit; the same size goes straight to its tiles next time."""
+    known = _tiled.setdefault(vae, {})
+    verb, width, height = what
+    whole = max(width, height)
+    edges = [edge for edge in (whole, *(tile for tile in TILES if tile < whole)) if edge <= known.get(what, whole)]
+    for edge in edges:
+        vae.use_tiling = edge < whole
+        vae.tile_sample_min_size, vae.tile_latent_min_size = edge, edge // FACTOR
+        try:
+            result = work()
+        except torch.OutOfMemoryError:
+            # The next try has to wait until the handler is left: its traceback keeps the tensors alive.
+            result = None
+        finally:
+            vae.use_tiling = False
+        if result is not None:
+            if tell and known.setdefault(what, whole) != edge:
+                tell(f"{verb} {width}x{height} does not fit into the GPU memory in one piece: in tiles of {edge}")
+            known[what] = edge
+            return result
+        torch.cuda.empty_cache()
+    raise UserError(
+        f"{verb} a picture of {width}x{height} needs more GPU memory than there is, even in tiles of {edges[-1]}; "
+        "close other programs that use the GPU, raise recipe.memory or set device: cpu"
+    )
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

@@ -1,0 +1,178 @@
+"""Drawing previews with the memory and the units that there are: number format, batch size, compiled blocks.
+
+Decides how the sampler of :mod:`charloom.zimage.sampling` is fed; what is drawn is none of its business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charloom.engine import memory, quantize
+from charloom.engine.compile import attention, compile_blocks, is_compiled, plain_blocks
+from charloom.engine.options import EngineOptions
+from charloom.errors import UserError
+from charloom.lora.adapter import load_into
+from charloom.lora.files import AdapterFile, read_adapter
+from charloom.zimage import base
+from charloom.zimage.forward import PATCH, forward
+from charloom.zimage.sampling import Predict
+from charloom.zimage.vae import FACTOR
+
+BATCH = 10
+"""Pictures in a batch at most: more are no faster."""
+
+COMPILE_FROM = 400
+"""Forward passes, counted by the picture, from which on compiling (tens of seconds) is worth it."""
+
+ROOM = int(1.7 * memory.GIB)
+"""Needed beside the transformer's weights to draw one picture: the autoencoder, activations, workspaces."""
+
+_QUANTISED = "float8"
+
+
+def load_transformer(
+    root: Path,
+    single_file: Path | None,
+    device: torch.device,
+    options: EngineOptions,
+    tell: Callable[[str], None],
+) -> nn.Module:
+    """The transformer of a base on ``device``: fp32, on a GPU bf16, or float8 where bf16 is too big for it.
+
+    Raises:
+        UserError: it is too big in any case.
+    """
+    if device.type != "cuda":
+        return base.load_transformer(root, dtype=torch.float32, device=device, single_file=single_file)
+    model = base.load_transformer(root, dtype=torch.bfloat16, single_file=single_file)
+    budget = memory.budget(options.limit, device)
+    try:
+        if not fits_plain(model, budget):
+            tell(f"drawing with the transformer in {_QUANTISED}: bf16 is too big for {budget / memory.GIB:.1f} GiB")
+            quantize.quantize(model, _QUANTISED, device)
+            quantize.set_mode(model, quantize.best_mode(device) if options.fp8_units else "dequantize")
+        return model.to(device)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"the transformer does not fit into the {budget / memory.GIB:.1f} GiB of GPU memory that may be taken; "
+            "close other programs that use the GPU, raise recipe.memory or set device: cpu"
+        ) from None
+
+
+def fits_plain(model: nn.Module, budget: int) -> bool:
+    """Whether ``model`` fits into ``budget`` bytes as it is. Z-Image-Turbo in bf16 asks for 14 GiB."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) + ROOM <= budget
+
+
+def batch_size(model: nn.Module, width: int, height: int, device: torch.device, options: EngineOptions) -> int:
+    """How many pictures to draw at a time with what is free; a guess that :func:`sample` corrects."""
+    if device.type != "cuda":
+        return BATCH
+    free = memory.budget(options.limit, device) - torch.cuda.memory_allocated(device)
+    return pictures_in(free, width, height, model.config.dim)
+
+
+def pictures_in(free: int, width: int, height: int, dim: int) -> int:
+    """Pictures that ``free`` bytes are enough for, from 1 to :data:`BATCH`; ``dim`` is the transformer's width.
+
+    A block holds about 40 times the width of a token in bytes at its worst: rotations are made in fp32, and the
+    inner layer of the feed-forward part is there three times.
+    """
+    tokens = (width // (FACTOR * PATCH)) * (height // (FACTOR * PATCH)) + 128
+    return max(1, min(BATCH, free // (40 * dim * tokens)))
+
+
+def predict_for(model: nn.Module, options: EngineOptions, forwards: int) -> Predict:
+    """The model's forward pass as the sampler calls it, as fast as ``options`` allow.
+
+    ``forwards`` (counted by the picture) is how often it will be used. Not recorded as a CUDA graph: a batch of
+    pictures keeps the GPU busy for longer than launching it takes.
+    """
+    device = next(model.parameters()).device
+    if device.type == "cuda" and options.compile and forwards >= COMPILE_FROM:
+        compile_blocks(model)
+
+    def predict(x: Tensor, t: Tensor, caps: Tensor, lengths: Sequence[int]) -> Tensor:
+        with attention(options.cudnn_attention):
+            return forward(model, x, t, caps, lengths)
+
+    return predict
+
+
+class Adapters:
+    """LoRA files on a model, one after the other, also where its blocks are compiled.
+
+    Compiled code does not see a hook that came later: it would go on drawing what the base draws, without a
+    word. There each Linear gets its hook once, and a further file only changes the numbers in it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._slots: dict[str, tuple[Tensor, Tensor]] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    @contextlib.contextmanager
+    def put_on(self, path: Path | None, strength: float) -> Iterator[None]:
+        """Inside the block the model draws with the file at ``path``; None is the model alone.
+
+        Raises:
+            UserError: the file does not fit the model.
+        """
+        if path is None or not is_compiled(self.model):
+            with load_into(self.model, path, strength) if path else contextlib.nullcontext():
+                yield
+            return
+        adapter = read_adapter(path)
+        if any("lora_A" not in parts or "dora_scale" in parts for parts in adapter.modules.values()):
+            # Not a sum of two outputs: rare enough to be drawn without compiled blocks.
+            plain_blocks(self.model)
+            try:
+                with load_into(self.model, path, strength):
+                    yield
+            finally:
+                compile_blocks(self.model)
+            return
+        self._fill(adapter, strength)
+        try:
+            yield
+        finally:
+            for _, up in self._slots.values():
+                up.zero_()
+
+    @torch.no_grad()
+    def _fill(self, adapter: AdapterFile, strength: float) -> None:
+        parts = {name: (found["lora_A"], found["lora_B"]) for name, found in adapter.modules.items()}
+        if {name: down.shape for name, (down, _) in parts.items()} != {n: d.shape for n, (d, _) in self._slots.items()}:
+            self._lay_out(adapter)
+        for name, (down, up) in parts.items():
+            self._slots[name][0].copy_(down)
+            self._slots[name][1].copy_(up.float() * (adapter.scale(name) * strength))
+
+    def _lay_out(self, adapter: AdapterFile) -> None:
+        """A hook with empty numbers for each module of ``adapter``, in place of those that are there."""
+        load_into(self.model, adapter.path).remove()  # says what is wrong with a file that does not fit
+        for hook in self._hooks:
+            hook.remove()
+        self._slots, self._hooks = {}, []
+        torch._dynamo.reset()
+        linears = dict(self.model.named_modules())
+        embedder = self.model.all_x_embedder["2-1"].weight  # never quantised
+        like = {"dtype": embedder.dtype, "device": embedder.device}
+        for name, found in adapter.modules.items():
+            down = torch.zeros(found["lora_A"].shape, **like)
+            up = torch.zeros(found["lora_B"].shape, **like)
+            self._slots[name] = (down, up)
+            self._hooks.append(linears[name].register_forward_hook(_adder(down, up)))
+
+
+def _adder(down: Tensor, up: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + F.linear(F.linear(inputs[0].to(down.dtype), down), up)
+
+    return add
