@@ -25,11 +25,12 @@ from typing import Any
 import torch
 
 from charloom.canonical import file_digest
-from charloom.lora.attach import Adapter
+from charloom.engine.engine import Engine
 from charloom.lora.files import write_safetensors
 from charloom.store import Store
-from charloom.train.loop import Predict, TrainJob, eager_predict, resolve, train
+from charloom.train.loop import TrainJob, build_engine, resolve, train
 from charloom.train.settings import TrainSettings
+from charloom.train.step import Inputs
 from charloom.zimage import base
 
 BASE = Path(__file__).resolve().parents[1] / "resources" / "bases" / "paperdoll"
@@ -79,16 +80,18 @@ def measure(resolutions: Sequence[int], arguments: argparse.Namespace) -> dict[s
     )
     moments: list[float] = []
 
-    def clocked(model: torch.nn.Module, adapter: Adapter) -> Predict:
-        predict = eager_predict(model, adapter)
+    def clocked(*parts: Any) -> Engine:
+        engine = build_engine(*parts)
+        accumulate = engine.accumulate
 
-        def call(*inputs: Any) -> torch.Tensor:
-            if inputs[0].is_cuda:
+        def call(inputs: Inputs) -> torch.Tensor:
+            if inputs.x0.is_cuda:
                 torch.cuda.synchronize()
             moments.append(time.perf_counter())
-            return predict(*inputs)
+            return accumulate(inputs)
 
-        return call
+        engine.accumulate = call
+        return engine
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -102,7 +105,7 @@ def measure(resolutions: Sequence[int], arguments: argparse.Namespace) -> dict[s
             title="benchmark",
             trigger="token",
             device=arguments.device,
-            make_predict=clocked,
+            make_engine=clocked,
         )
         started, processor = time.perf_counter(), time.process_time()
         train(job, Store(folder / "store"), settings.train.steps, lambda _: None)

@@ -1,0 +1,459 @@
+"""Seconds and memory of one training step of the full-size Z-Image transformer, with random weights, on one GPU.
+
+    python benchmarks/train_step.py                       # everything, under nine minutes on an H100
+    python benchmarks/train_step.py --only default roomy  # some configurations
+    python benchmarks/train_step.py --small               # the same code on a small model, to see that it runs
+
+A step is what the trainer does: batch to the device, forward, loss, backward, clipping, one look at the numbers,
+optimiser; batch 1, rank 32 on 240 modules, captions of 96 tokens. Every configuration runs in a process of its own and
+prints one JSON line for each size. Peaks count from before the first step. Ceilings are measured in the same run: a
+large matrix product in bf16 and one in float8. TFLOP count what a step needs at least (forward and gradients of the
+input, attention and its gradients); what is recomputed does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+SIZES = (512, 768, 1024)
+CAPTION = 96
+RANK = 32
+GIB = 2**30
+
+FULL = {
+    "dim": 3840,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "cap_feat_dim": 2560,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+}
+"""The shape of Z-Image-Turbo's transformer; the rest is the class's default."""
+SMALL = {**FULL, "dim": 256, "n_layers": 6, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 64}
+VAE = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "default": {"about": "budget 9 GiB", "options": {"memory": 9.0}},
+    "roomy": {"about": "budget 32 GiB", "options": {"memory": 32.0}},
+    "swap": {"about": "blocks in main memory, budget 6.5 GiB", "options": {"memory": 6.5}},
+    "16 GiB card": {"about": "memory auto in 16 GiB of the card", "options": {}, "fraction": 16 * GIB},
+    "bf16": {"about": "bf16 weights, budget 64 GiB", "options": {"memory": 64.0}, "kind": "bf16"},
+    "eager": {
+        "about": "float8, nothing compiled or recorded",
+        "options": {"memory": 9.0, "compile": False, "graphs": False, "fuse": False},
+        "sizes": (1024,),
+    },
+    "sample": {"about": "8 steps, bf16", "sample": True},
+    "gradients": {"about": "float8 against bf16", "gradients": True},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=CONFIGURATIONS, help="configurations; default: all")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each size")
+    parser.add_argument("--sizes", type=int, nargs="*", help="instead of 512, 768 and 1024")
+    parser.add_argument("--small", action="store_true", help="a small model, on any GPU")
+    parser.add_argument("--profile", action="store_true", help="also print the slowest kernels of one step")
+    parser.add_argument("--output", type=Path, help="file for the JSON lines as well")
+    parser.add_argument("--run", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        for line in run(arguments.run, arguments):
+            print(json.dumps(line), flush=True)
+        return
+    lines = []
+    for name in arguments.only or CONFIGURATIONS:
+        command = [sys.executable, __file__, "--run", name, "--steps", str(arguments.steps)]
+        command += ["--small"] if arguments.small else []
+        command += ["--profile"] if arguments.profile else []
+        command += ["--sizes", *map(str, arguments.sizes)] if arguments.sizes else []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for text in process.stdout:
+                print(text, end="", flush=True)
+                if text.startswith("{"):
+                    lines.append(text)
+        if process.returncode:
+            lines.append(json.dumps({"configuration": name, "failed": process.returncode}) + "\n")
+            print(lines[-1], end="", flush=True)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text("".join(lines), encoding="utf-8")
+
+
+def run(name: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The lines of one configuration."""
+    import torch
+
+    from charloom.engine.options import EngineOptions
+
+    os.environ.setdefault("CHARLOOM_STORE", str(ROOT / "work" / "store"))
+    device = torch.device("cuda")
+    plan = CONFIGURATIONS[name]
+    if "fraction" in plan:
+        torch.cuda.set_per_process_memory_fraction(plan["fraction"] / torch.cuda.get_device_properties(0).total_memory)
+    common = {
+        "benchmark": "train_step",
+        "configuration": name,
+        "about": plan["about"],
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("diffusers", "peft")},
+    }
+    shape = SMALL if arguments.small else FULL
+    options = EngineOptions(**plan.get("options", {}))
+    sizes = arguments.sizes or plan.get("sizes", SIZES)
+    if plan.get("sample"):
+        work = sample(shape, device, options)
+    elif plan.get("gradients"):
+        work = gradients(shape, device)
+    else:
+        work = train(shape, device, options, plan.get("kind", "float8"), sizes, arguments)
+    for line in work:
+        yield common | line
+
+
+def ceilings(device: Any) -> dict[str, float]:
+    """TFLOP/s of large matrix products of random numbers, bf16 and float8."""
+    import torch
+
+    n = 8192
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)
+    one = torch.ones(n, 1, device=device)
+
+    def float8() -> None:
+        torch._scaled_mm(a8, b8.t(), one, one.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    found = {"bf16": 2 * n**3 / median_seconds(lambda: a @ b) / 1e12}
+    if torch.cuda.get_device_capability() >= (8, 9):
+        found["float8"] = 2 * n**3 / median_seconds(float8) / 1e12
+    return {kind: round(value, 1) for kind, value in found.items()}
+
+
+def median_seconds(work: Callable[[], Any], times: int = 10) -> float:
+    """Median over ``times`` calls, each between two events."""
+    import torch
+
+    for _ in range(3):
+        work()
+    marks = []
+    for _ in range(times):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        stop.record()
+        marks.append((start, stop))
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(stop) for start, stop in marks) / 1000
+
+
+def build(shape: dict[str, Any], device: Any, kind: str) -> Any:
+    """A transformer of random weights, quantised block by block, so that it never is there in bf16 as a whole."""
+    import torch
+    from diffusers import ZImageTransformer2DModel
+
+    from charloom.engine import quantize
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = ZImageTransformer2DModel(**shape).to(torch.bfloat16)
+    model.requires_grad_(False).eval()
+    for name, module in list(model.named_modules()):
+        own = dict(module.named_parameters(recurse=False))
+        if not own:
+            continue
+        for key, parameter in own.items():
+            value = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(value, std=0.7 / parameter.shape[-1] ** 0.5)
+            elif key == "weight":
+                value.fill_(1.0)
+            else:
+                torch.nn.init.normal_(value, std=0.02)
+            setattr(module, key, torch.nn.Parameter(value, requires_grad=False))
+        if kind in quantize.KINDS and isinstance(module, torch.nn.Linear) and name in quantize.eligible(model):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, quantize._CLASSES[kind].from_linear(module))
+    return model
+
+
+def lora(model: Any, seed: int = 1) -> Any:
+    """Rank 32 on every Linear of the main blocks, with an effect."""
+    import torch
+
+    from charloom.lora.attach import attach
+    from charloom.train.settings import Network
+
+    adapter = attach(model, Network(rank=RANK, alpha=RANK), seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in adapter.parameters.items():
+        if "lora_B" in name:
+            parameter.data.copy_(0.002 * torch.randn(parameter.shape, generator=generator))
+    return adapter
+
+
+def batch(model: Any, size: int, device: Any, seed: int = 0) -> Any:
+    """One sample at ``size`` pixels with a caption of 96 tokens."""
+    import torch
+
+    from charloom.train.step import Inputs
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Any:
+        return torch.randn(shape, generator=generator).to(device)
+
+    cells = size // 8
+    sigma = torch.rand(1, generator=generator).to(device)
+    pad = torch.zeros(1, CAPTION, 1, dtype=torch.bool, device=device)
+    pad[:, CAPTION - 7 :] = True
+    return Inputs(
+        x0=normal(1, 16, cells, cells),
+        noise=normal(1, 16, cells, cells),
+        sigma=sigma,
+        weight=torch.ones(1, device=device),
+        caps=normal(1, CAPTION, model.config.cap_feat_dim),
+        pad=pad,
+    )
+
+
+def tflop(model: Any, size: int) -> dict[str, float]:
+    """10^12 operations of a forward pass and the gradients of its inputs, without recomputation."""
+    config = model.config
+    tokens = (size // 16) ** 2 + CAPTION
+    block = 4 * config.dim**2 + 3 * config.dim * int(config.dim / 3 * 8)
+    main = 2 * tokens * block * config.n_layers
+    refiners = 2 * block * config.n_refiner_layers * tokens  # each token goes through one of the two
+    attention = 4 * tokens**2 * config.dim * config.n_layers
+    return {"linear": (2 * main + refiners) / 1e12, "attention": 3.5 * attention / 1e12}
+
+
+def train(
+    shape: dict[str, Any], device: Any, options: Any, kind: str, sizes: tuple[int, ...], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Training steps at each size."""
+    import functools
+
+    import torch
+
+    from charloom.engine import memory
+    from charloom.engine.engine import Engine
+    from charloom.train import optim
+    from charloom.train.loop import clip
+    from charloom.train.settings import Optimisation
+    from charloom.train.step import loss_of
+
+    top = ceilings(device)
+    began = time.perf_counter()
+    model = build(shape, device, kind)
+    model.to(memory.home(options, device))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    loading = time.perf_counter() - began
+    began = time.perf_counter()
+    adapter = lora(model)
+    model.train()
+    settings = Optimisation(optimizer=optimizer_name(), lr=1e-4)
+    parameters = list(adapter.parameters.values())
+    optimizer = None
+
+    def reserve() -> int:
+        made = optim.allocated_bytes(optimizer) if optimizer else 0
+        return max(0, optim.state_bytes(settings, parameters) - made)
+
+    loss = functools.partial(_loss, loss_of, adapter, settings)
+    tokens = (max(sizes) // 16) ** 2 + CAPTION
+    said: list[str] = []
+    engine = Engine(model, adapter, loss, device, options, reserve=reserve, largest=tokens, tell=said.append)
+    optimizer = optim.build(settings, adapter.parameters, device)
+    engine.zero_grad()
+    for size in sizes:
+        inputs = [batch(model, size, device, seed) for seed in range(4)]
+
+        def step(i: int, inputs: list = inputs) -> float:
+            reported = engine.accumulate(inputs[i % len(inputs)])
+            norm = clip(parameters, 1.0)
+            value, norm = torch.cat([reported, norm.view(1)]).tolist()
+            optimizer.step()
+            engine.zero_grad()
+            return value
+
+        first = time.perf_counter()
+        values = [step(0)]
+        torch.cuda.synchronize()
+        first = time.perf_counter() - first
+        cold = time.perf_counter() - began
+        for i in range(3):
+            step(i)
+        clock = []
+        for i in range(arguments.steps):
+            start = time.perf_counter()
+            values.append(step(i))
+            torch.cuda.synchronize()
+            clock.append(time.perf_counter() - start)
+        if arguments.profile:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                step(0)
+                torch.cuda.synchronize()
+            table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=90)
+            print(table, file=sys.stderr, flush=True)
+        median = statistics.median(clock)
+        flop = tflop(model, size)
+        rate = top.get("float8" if kind == "float8" else "bf16", top["bf16"])
+        floor = flop["linear"] / rate + flop["attention"] / top["bf16"]
+        yield {
+            "size": size,
+            "weights": kind,
+            "optimizer": settings.optimizer,
+            "seconds": round(median, 4),
+            "p90": round(sorted(clock)[int(0.9 * len(clock))], 4),
+            "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
+            "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
+            "tflops": round(sum(flop.values()) / median, 1),
+            "ceilings": top,
+            "share_of_floor": round(floor / median, 3),
+            "first_step_s": round(first, 1),
+            "cold_start_s": round(cold, 1),
+            "loading_s": round(loading, 1),
+            "losses_finite": all(value == value and abs(value) < 1e4 for value in values),
+            "said": said[:],
+        }
+        said.clear()
+
+
+def optimizer_name() -> str:
+    """The recipe's default where it is installed."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        return "adamw"
+    return "adamw8bit"
+
+
+def _loss(loss_of: Callable, adapter: Any, settings: Any, predict: Callable, inputs: Any) -> Any:
+    return loss_of(predict, adapter, inputs, settings)
+
+
+def sample(shape: dict[str, Any], device: Any, options: Any) -> Iterator[dict[str, Any]]:
+    """Pictures of 1024 x 1024 with 8 steps: transformer, autoencoder, and both together."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from charloom.engine.sampling import predict_for
+    from charloom.zimage import forward, sampling
+    from charloom.zimage import vae as codec
+
+    size = 1024 if shape is FULL else 256
+    model = forward.prepare(build(shape, device, "bf16"))
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**VAE).to(device).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    caps = [torch.randn(CAPTION - 7, model.config.cap_feat_dim, generator=generator) for _ in range(8)]
+    predict = predict_for(model, options, 10**6)
+
+    def draw(count: int) -> float:
+        began = time.perf_counter()
+        sampling.sample(
+            model, vae, caps[:count], width=size, height=size, seeds=list(range(count)), steps=8, predict=predict,
+            batch_size=count,
+        )  # fmt: skip
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    for count in (1, 4):
+        first = draw(count)
+        clock = [draw(count) / count for _ in range(4)]
+        latents = torch.randn(1, 16, size // 8, size // 8, device=device)
+        decoding = median_seconds(lambda latents=latents: codec.decode(vae, latents), 3)
+        yield {
+            "size": size,
+            "weights": "bf16",
+            "batch": count,
+            "seconds_per_image": round(statistics.median(clock), 4),
+            "decoding_s": round(decoding, 4),
+            "first_s": round(first, 1),
+            "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
+        }
+
+
+def gradients(shape: dict[str, Any], device: Any, batches: int = 20) -> Iterator[dict[str, Any]]:
+    """LoRA gradients and losses of the engine against plain uncompiled bf16, over 20 batches."""
+    import functools
+
+    import torch
+
+    from charloom.engine.engine import Engine
+    from charloom.engine.options import EngineOptions
+    from charloom.train.settings import Optimisation
+    from charloom.train.step import loss_of
+
+    settings = Optimisation()
+    size = 512 if shape is FULL else 128
+
+    def collect(kind: str, options: Any) -> tuple[list[float], list[list[Any]]]:
+        model = build(shape, device, kind)
+        adapter = lora(model)
+        model.train()
+        engine = Engine(model, adapter, functools.partial(_loss, loss_of, adapter, settings), device, options)
+        losses, found = [], []
+        for seed in range(batches):
+            engine.zero_grad()
+            losses.append(engine.accumulate(batch(model, size, device, seed)).item())
+            found.append([p.grad.detach().to(torch.bfloat16).cpu() for p in adapter.parameters.values()])
+        return losses, found
+
+    plain = EngineOptions(compile=False, graphs=False, cudnn_attention=False, fuse=False)
+    losses, wanted = collect("bf16", plain)
+    for kind, options in (("float8", EngineOptions(memory=24.0)), ("bf16", EngineOptions(memory=40.0))):
+        torch.cuda.empty_cache()
+        got_losses, got = collect(kind, options)
+        cosines = [
+            statistics.median(
+                torch.nn.functional.cosine_similarity(one[i].flatten().float(), two[i].flatten().float(), dim=0).item()
+                for one, two in zip(got, wanted, strict=True)
+            )
+            for i in range(len(wanted[0]))
+        ]
+        difference = [abs(a - b) / b for a, b in zip(got_losses, losses, strict=True)]
+        yield {
+            "size": size,
+            "weights": kind,
+            "batches": batches,
+            "cosine_median": round(statistics.median(cosines), 5),
+            "cosine_worst": round(min(cosines), 5),
+            "tensors": len(cosines),
+            "loss_difference_mean": round(statistics.mean(difference), 5),
+            "loss_difference_worst": round(max(difference), 5),
+        }
+
+
+if __name__ == "__main__":
+    main()
