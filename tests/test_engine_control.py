@@ -177,6 +177,29 @@ def test_running_out_of_memory_goes_down_the_ladder(plain, fake, monkeypatch):
     assert_same(step(engine, inputs()), wanted)
 
 
+def test_recordings_make_room_for_a_new_shape_first(plain, fake, monkeypatch):
+    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+    wanted = [plain(inputs()), plain(inputs(12, 64))]
+    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
+    said = []
+    engine = engine_of(said=said)
+    step(engine, inputs())
+    real, failures = engine.loss, [1]
+
+    def short(predict, one):
+        if failures:
+            failures.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(predict, one)
+
+    engine.loss = short
+    assert_same(step(engine, inputs(12, 64)), wanted[1])
+    assert set(engine.kept.values()) == {4} and Replay.made == 2 and not any("out of" in line for line in said)
+    assert_same(step(engine, inputs()), wanted[0])
+    assert Replay.made == 3  # without being measured again
+    assert len(said) == 2
+
+
 def test_a_compiler_that_fails_is_left_out_with_one_line(plain, fake, monkeypatch):
     monkeypatch.setattr(engines, "is_gpu", lambda device: False)
     wanted = plain(inputs())

@@ -295,10 +295,14 @@ class Engine:
         return (len(self.swap.blocks) if self.swap else 0) < len(self.model.layers)
 
     def _step_down(self, key: Any) -> None:
-        """Out of memory: keep fewer activations, then swap more blocks, and say so."""
+        """Out of memory: record all shapes anew, then keep fewer activations, then swap more blocks, and say so.
+
+        Recordings hold their memory, and trying out another shape takes as much again.
+        """
         kept = self.kept.get(key, 0)
-        if kept:
+        if self._recorded:
             self._drop_graphs()
+        elif kept:
             self.kept[key] = kept // 2
             self.tell(f"engine: out of GPU memory; {kept // 2} instead of {kept} blocks keep their activations")
         elif self._can_swap():
