@@ -8,14 +8,14 @@ own number in :mod:`charloom.train.settings`.
 from __future__ import annotations
 
 RECIPES: dict[str, int] = {
-    "source": 1,
+    "source": 2,
     "crop": 1,
     "caption": 1,
     "lint": 1,
     "prompts": 1,
     "latents": 1,
-    "embeddings": 1,
-    "base": 1,
+    "embeddings": 2,
+    "base": 2,
     "sample": 1,
     "grid": 1,
     "score": 1,

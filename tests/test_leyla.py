@@ -97,5 +97,5 @@ def test_prompts_are_obeyed_as_well_as_by_the_base(judged: dict[str, dict[str, f
     assert judged["lora"]["obedience"] >= judged["base"]["obedience"] - 0.05
 
 
-IDENTITY = 0.7
-"""Share of what her own pictures reach; 0.76 was measured. The aim is 0.85: the base draws faces too softly yet."""
+IDENTITY = 0.85
+"""Share of what her own pictures reach."""

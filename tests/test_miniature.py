@@ -68,13 +68,12 @@ def test_probe_reads_drawn_pictures(probe, people, drawn):
     right: dict[str, list[bool]] = {key: [] for key in TABLES}
     for index, (identity, scene) in enumerate(people):
         for key in TABLES:
-            if attributes.visible(scene)[key]:
+            if attributes.visible(scene, identity)[key]:
                 value = getattr(identity if key in attributes.IDENTITY_VALUES else scene, key)
                 right[key].append(TABLES[key][read[key][index].argmax()] == value)
     share = {key: float(np.mean(values)) for key, values in right.items()}
-    hard = {"brows": 0.75, "lips": 0.7, "expression": 0.93, "outfit": 0.93, "skin": 0.93}
     for key, value in share.items():
-        assert value >= hard.get(key, 0.95), (key, share)
+        assert value >= 0.95, (key, share)
 
 
 def test_one_person_is_nearer_to_herself_than_to_strangers(probe):
@@ -109,10 +108,10 @@ def test_the_card_was_measured():
 
 def test_prompts_are_followed_and_a_trigger_alone_changes_nothing(probe):
     rng = random.Random(123)
-    prompts, scenes = [], []
+    prompts, people = [], []
     for _ in range(12):
         identity, scene = attributes.random_identity(rng), attributes.random_scene(rng)
-        scenes.append(scene)
+        people.append((identity, scene))
         prompts.append(language.describe(identity, scene, "l3yla"))
     tokenizer, encoder = base.load_text_encoder(FOLDER)
     model, autoencoder = base.load_transformer(FOLDER), base.load_vae(FOLDER)
@@ -121,9 +120,9 @@ def test_prompts_are_followed_and_a_trigger_alone_changes_nothing(probe):
         embeds = text.encode(tokenizer, encoder, [prompt.replace("l3yla", trigger) for prompt in prompts])
         images = sampling.sample(model, autoencoder, embeds, width=256, height=256, seeds=list(range(12)))
         reads.append({k: v.argmax(-1) for k, v in probe.read(images)["attributes"].items()})
-    for key, floor in {"tier": 0.9, "background": 0.9, "color": 0.9, "outfit": 0.6}.items():
-        seen = [i for i, scene in enumerate(scenes) if attributes.visible(scene)[key]]
-        right = [TABLES[key][reads[0][key][i]] == getattr(scenes[i], key) for i in seen]
-        assert np.mean(right) >= floor, key
+    for key, floor in {"tier": 0.9, "background": 0.9, "color": 0.9, "outfit": 0.8, "expression": 0.7}.items():
+        seen = [i for i, (identity, scene) in enumerate(people) if attributes.visible(scene, identity)[key]]
+        right = [TABLES[key][reads[0][key][i]] == getattr(people[i][1], key) for i in seen]
+        assert np.mean(right) >= floor, (key, right)
     alike = [np.mean(reads[0][key] == reads[1][key]) for key in attributes.SCENE_VALUES]
     assert np.mean(alike) >= 0.95
