@@ -420,6 +420,16 @@ def test_killed_twenty_times_at_random_moments(make_dataset, tmp_path, kills=20)
     assert lines == list(range(1, 41))
 
 
+def test_a_run_killed_between_state_and_checkpoint_makes_the_checkpoint(make_dataset, tmp_path):
+    job = job_of(make_dataset(), recipe(save={"every": 5}), tmp_path / "log")
+    straight, store = Store(tmp_path / "straight"), Store(tmp_path / "store")
+    train(job, straight, 20, quiet)
+    train(job, store, 10, quiet)
+    store.path("checkpoint", checkpoint_key(job.run_key, 10), ".safetensors").unlink()
+    train(job, store, 20, quiet)
+    assert checkpoint_bytes(store, job, [5, 10, 15, 20]) == checkpoint_bytes(straight, job, [5, 10, 15, 20])
+
+
 def test_step_n_is_n_updates(make_dataset, tmp_path):
     job = job_of(make_dataset(), recipe(save={"every": 3}), tmp_path / "log")
     store = Store(tmp_path / "store")

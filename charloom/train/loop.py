@@ -125,8 +125,12 @@ def train(
     record = store.path(METRICS, checkpoint_key(job.run_key, start), ".jsonl") if start else None
     metrics.begin(record, earlier.values["metrics"] if earlier else None)
 
-    def save(step: int) -> None:
+    def checkpoint(step: int) -> None:
         weights = dict(zip(names, ema or parameters, strict=True))
+        with store.put(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors") as path:
+            export.export(path, weights, settings.network, settings.save.dtype, _header(job, data, step))
+
+    def save(step: int) -> None:
         if job.holdout is not None:
             metrics.write(step, {"holdout": holdout.evaluate(engine.predict, adapter, job.holdout, settings, device)})
         key = checkpoint_key(job.run_key, step)
@@ -134,11 +138,12 @@ def train(
             metrics.copy_to(path)
         states.save(store, _state(job.run_key, step, names, parameters, ema, optimizer, metrics))
         # Last, because its presence means that the step is complete.
-        with store.put(CHECKPOINT, key, ".safetensors") as path:
-            export.export(path, weights, settings.network, settings.save.dtype, _header(job, data, step))
+        checkpoint(step)
 
     checkpoints = set(settings.checkpoint_steps(until))
     try:
+        if start and not store.has(CHECKPOINT, checkpoint_key(job.run_key, start), ".safetensors"):
+            checkpoint(start)  # killed between the two
         engine.zero_grad()
         for number, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):
             # Only dropout inside PEFT's layers draws from torch's generator.
@@ -161,8 +166,6 @@ def train(
             metrics.step(number, values, [d.sigma for d in draws], [d.name for d in draws], lr, norm)
             if number in checkpoints:
                 save(number)
-        if start == until:  # the state outlived its checkpoint
-            save(until)
     finally:
         metrics.close()
 
