@@ -83,9 +83,25 @@ def plain():
     """A step of the untouched model."""
 
     def run(*batches):
-        return step(engine_of(), *batches)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engines, "is_gpu", lambda device: False)
+            return step(engine_of(), *batches)
 
     return run
+
+
+def run_short(engine, times):
+    """Let the next ``times`` passes of ``engine`` run out of memory; returns what is left of them."""
+    real, failures = engine.loss, [1] * times
+
+    def short(predict, one):
+        if failures:
+            failures.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(predict, one)
+
+    engine.loss = short
+    return failures
 
 
 def assert_same(a, b):
@@ -94,10 +110,8 @@ def assert_same(a, b):
         torch.testing.assert_close(a[1][name], b[1][name], rtol=1e-4, atol=1e-7)
 
 
-def test_the_first_step_of_a_shape_is_measured_and_recorded_once(plain, fake, monkeypatch):
-    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+def test_the_first_step_of_a_shape_is_measured_and_recorded_once(plain, fake):
     wanted = [plain(inputs()), plain(inputs(12, 64))]
-    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
     said = []
     engine = engine_of(said=said)
     for _ in range(3):
@@ -107,11 +121,9 @@ def test_the_first_step_of_a_shape_is_measured_and_recorded_once(plain, fake, mo
     assert "64x64, 32 caption tokens: 0 of 4 blocks recompute" in said[0]
 
 
-def test_a_new_shape_in_the_middle_of_a_step_loses_no_gradient(plain, fake, monkeypatch):
+def test_a_new_shape_in_the_middle_of_a_step_loses_no_gradient(plain, fake):
     """Measuring and recording run the batch several times; only one of them may count."""
-    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
     wanted = plain(inputs(), inputs(12, 64), inputs(8, 64))
-    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
     assert_same(step(engine_of(), inputs(), inputs(12, 64), inputs(8, 64)), wanted)
 
 
@@ -143,9 +155,7 @@ def test_a_budget_too_small_for_recomputation_swaps(fake):
 
 @pytest.mark.parametrize("option", ["layer_offloading", "memory"])
 def test_swapping_may_be_asked_for_or_follow_from_the_budget(plain, fake, monkeypatch, option):
-    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
     wanted = plain(inputs())
-    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
     if option == "memory":
         monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 9 * GIB)
     engine = engine_of(EngineOptions(layer_offloading=option == "layer_offloading"))
@@ -154,22 +164,12 @@ def test_swapping_may_be_asked_for_or_follow_from_the_budget(plain, fake, monkey
         assert_same(step(engine, inputs()), wanted)
 
 
-def test_running_out_of_memory_goes_down_the_ladder(plain, fake, monkeypatch):
-    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+def test_running_out_of_memory_goes_down_the_ladder(plain, fake):
     wanted = plain(inputs())
-    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
     said = []
     engine = engine_of(EngineOptions(graphs=False), said=said)
     step(engine, inputs())
-    real, failures = engine.loss, [1] * 4
-
-    def short(predict, one):
-        if failures:
-            failures.pop()
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(predict, one)
-
-    engine.loss = short
+    run_short(engine, 4)
     assert_same(step(engine, inputs()), wanted)
     steps = [line for line in said if "out of GPU memory" in line]
     assert ["2 instead of 4" in steps[0], "1 instead of 2" in steps[1], "0 instead of 1" in steps[2]] == [True] * 3
@@ -177,22 +177,12 @@ def test_running_out_of_memory_goes_down_the_ladder(plain, fake, monkeypatch):
     assert_same(step(engine, inputs()), wanted)
 
 
-def test_recordings_make_room_for_a_new_shape_first(plain, fake, monkeypatch):
-    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
+def test_recordings_make_room_for_a_new_shape_first(plain, fake):
     wanted = [plain(inputs()), plain(inputs(12, 64))]
-    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
     said = []
     engine = engine_of(said=said)
     step(engine, inputs())
-    real, failures = engine.loss, [1]
-
-    def short(predict, one):
-        if failures:
-            failures.pop()
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(predict, one)
-
-    engine.loss = short
+    run_short(engine, 1)
     assert_same(step(engine, inputs(12, 64)), wanted[1])
     assert set(engine.kept.values()) == {4} and Replay.made == 2 and not any("out of" in line for line in said)
     assert_same(step(engine, inputs()), wanted[0])
@@ -201,9 +191,7 @@ def test_recordings_make_room_for_a_new_shape_first(plain, fake, monkeypatch):
 
 
 def test_a_compiler_that_fails_is_left_out_with_one_line(plain, fake, monkeypatch):
-    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
     wanted = plain(inputs())
-    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
 
     def broken(*arguments):
         raise RuntimeError("no compiler here\nand more")
@@ -222,9 +210,7 @@ def test_a_compiler_that_fails_is_left_out_with_one_line(plain, fake, monkeypatc
 
 
 def test_a_recording_that_fails_is_left_out_with_one_line(plain, fake, monkeypatch):
-    monkeypatch.setattr(engines, "is_gpu", lambda device: False)
     wanted = plain(inputs())
-    monkeypatch.setattr(engines, "is_gpu", lambda device: True)
 
     def broken(*arguments):
         raise RuntimeError("operation not permitted when stream is capturing")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
+from test_engine_control import run_short
 
 from charloom.engine import quantize
 from charloom.engine.engine import Engine
@@ -175,15 +176,7 @@ def test_out_of_memory_steps_down_and_says_so(monkeypatch):
     engine = engine_of(model, adapter, EngineOptions(), said)
     wanted = engine.accumulate(inputs()).cpu()
     engine._recorded.clear()
-    real, failures = engine.loss, [1, 1]
-
-    def short(predict, one):
-        if failures:
-            failures.pop()
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(predict, one)
-
-    engine.loss = short
+    failures = run_short(engine, 2)
     engine.zero_grad()
     got = engine.accumulate(inputs()).cpu()
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)

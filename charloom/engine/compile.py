@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def attention(prefer_cudnn: bool) -> Iterator[None]:
-    """Inside the block cuDNN's attention comes first; measured on an H100 it is the fastest there is."""
+    """Inside the block cuDNN's attention comes first, and the others follow where it does not apply."""
     if not prefer_cudnn or not torch.cuda.is_available():
         yield
         return

@@ -267,7 +267,7 @@ class Engine:
             )
         self.tell(
             f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
-            + (f", {len(self.swap.blocks)} live in main memory" if self.swap else "")
+            + (f", {self._swapped} live in main memory" if self.swap else "")
         )
 
     def _peak(self, inputs: Inputs) -> int:
@@ -291,8 +291,13 @@ class Engine:
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
 
+    @property
+    def _swapped(self) -> int:
+        """How many blocks live in main memory."""
+        return len(self.swap.blocks) if self.swap else 0
+
     def _can_swap(self) -> bool:
-        return (len(self.swap.blocks) if self.swap else 0) < len(self.model.layers)
+        return self._swapped < len(self.model.layers)
 
     def _step_down(self, key: Any) -> None:
         """Out of memory: record all shapes anew, then keep fewer activations, then swap more blocks, and say so.
@@ -306,12 +311,9 @@ class Engine:
             self.kept[key] = kept // 2
             self.tell(f"engine: out of GPU memory; {kept // 2} instead of {kept} blocks keep their activations")
         elif self._can_swap():
-            swapped = (len(self.swap.blocks) if self.swap else 0) + SWAP_STEP
-            self._begin_again(min(swapped, len(self.model.layers)))
-            self.tell(
-                f"engine: out of GPU memory; {len(self.swap.blocks)} of {len(self.model.layers)} blocks live in main "
-                "memory now"
-            )
+            blocks = len(self.model.layers)
+            self._begin_again(min(self._swapped + SWAP_STEP, blocks))
+            self.tell(f"engine: out of GPU memory; {self._swapped} of {blocks} blocks live in main memory now")
         else:
             raise UserError(
                 "the GPU's memory does not suffice even with every block in main memory: lower data.resolutions or "
@@ -329,7 +331,7 @@ class Engine:
             self.compiled = False
             # A failed compilation may leave the tracer switched on for whatever checkpointing computes again.
             torch.compiler.set_stance("force_eager")
-            self._begin_again(len(self.swap.blocks) if self.swap else 0)
+            self._begin_again(self._swapped)
             self.tell(f"engine: torch.compile does not work here, training on without ({reason})")
         else:
             raise error
