@@ -61,7 +61,7 @@ def autoencoder():
 @pytest.fixture(scope="module")
 def drawing() -> Tensor:
     """A training picture of the miniature's world, (1, 3, 256, 256)."""
-    picture = Image.open(MINIATURE / "../../../docs/leyla.webp").convert("RGB").crop((0, 0, 256, 256))
+    picture = draw(*scene_of(7), 256, seed=7)
     return vae.from_uint8(torch.from_numpy(np.array(picture))[None])
 
 
