@@ -1,25 +1,28 @@
 """Seconds and memory of one training step of the full-size Z-Image transformer, with random weights, on one GPU.
 
-    python benchmarks/train_step.py                       # everything, under nine minutes on an H100
+    python benchmarks/train_step.py                       # everything, in at most nine minutes
     python benchmarks/train_step.py --only default roomy  # some configurations
     python benchmarks/train_step.py --small               # the same code on a small model, to see that it runs
 
-A step is what the trainer does: batch to the device, forward, loss, backward, clipping, one look at the numbers,
-optimiser; batch 1, rank 32 on 240 modules, captions of 96 tokens. Every configuration runs in a process of its own and
-prints one JSON line for each size. Peaks count from before the first step. Ceilings are measured in the same run: a
-large matrix product in bf16 and one in float8. TFLOP count what a step needs at least (forward and gradients of the
-input, attention and its gradients); what is recomputed does not count.
+A step is what the trainer does with a batch that is on the device: forward, loss, backward, clipping, one look at the
+numbers, optimiser; batch 1, rank 32 on 240 modules, captions of 96 tokens. Every configuration runs in a process of its
+own and prints one JSON line for each size; one that takes too long is stopped, and the next begins. Peaks count from
+before the first step. Ceilings are measured in the same run: a large matrix product in bf16 and one in float8. TFLOP
+count what a step needs at least (forward and gradients of the input, attention and its gradients); what is recomputed
+does not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -62,22 +65,27 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {"about": "budget 9 GiB", "options": {"memory": 9.0}},
     "roomy": {"about": "budget 32 GiB", "options": {"memory": 32.0}},
     "swap": {"about": "blocks in main memory, budget 6.5 GiB", "options": {"memory": 6.5}},
-    "16 GiB card": {"about": "memory auto in 16 GiB of the card", "options": {}, "fraction": 16 * GIB},
-    "bf16": {"about": "bf16 weights, budget 64 GiB", "options": {"memory": 64.0}, "kind": "bf16"},
+    "sample": {"about": "8 steps, bf16", "sample": True},
+    "16 GiB card": {"about": "memory auto in 16 GiB of the card", "fraction": 16 * GIB, "sizes": (1024,)},
+    "gradients": {"about": "float8 against bf16", "gradients": True},
     "eager": {
         "about": "float8, nothing compiled or recorded",
         "options": {"memory": 9.0, "compile": False, "graphs": False, "fuse": False},
         "sizes": (1024,),
     },
-    "sample": {"about": "8 steps, bf16", "sample": True},
-    "gradients": {"about": "float8 against bf16", "gradients": True},
+    "bf16": {"about": "bf16 weights, budget 64 GiB", "options": {"memory": 64.0}, "kind": "bf16", "sizes": (1024,)},
 }
+"""In the order of what matters, should time run out."""
+
+MINUTES = 8.8
+SECONDS_EACH = 150
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=CONFIGURATIONS, help="configurations; default: all")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each size")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all configurations together")
     parser.add_argument("--sizes", type=int, nargs="*", help="instead of 512, 768 and 1024")
     parser.add_argument("--small", action="store_true", help="a small model, on any GPU")
     parser.add_argument("--profile", action="store_true", help="also print the slowest kernels of one step")
@@ -88,23 +96,37 @@ def main() -> None:
         for line in run(arguments.run, arguments):
             print(json.dumps(line), flush=True)
         return
-    lines = []
+    deadline = time.monotonic() + 60 * arguments.minutes
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.unlink(missing_ok=True)
+
+    def say(text: str) -> None:
+        # At once, for whatever stops this program later.
+        print(text, end="", flush=True)
+        if arguments.output and text.startswith("{"):
+            with open(arguments.output, "a", encoding="utf-8") as file:
+                file.write(text)
+
     for name in arguments.only or CONFIGURATIONS:
         command = [sys.executable, __file__, "--run", name, "--steps", str(arguments.steps)]
         command += ["--small"] if arguments.small else []
         command += ["--profile"] if arguments.profile else []
         command += ["--sizes", *map(str, arguments.sizes)] if arguments.sizes else []
+        seconds = min(SECONDS_EACH, deadline - time.monotonic())
+        if seconds < 10:
+            say(json.dumps({"configuration": name, "skipped": f"{arguments.minutes:g} minutes are over"}) + "\n")
+            continue
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            timer = threading.Timer(seconds, process.kill)
+            timer.start()
             for text in process.stdout:
-                print(text, end="", flush=True)
-                if text.startswith("{"):
-                    lines.append(text)
+                say(text)
+            process.wait()
+            timer.cancel()
         if process.returncode:
-            lines.append(json.dumps({"configuration": name, "failed": process.returncode}) + "\n")
-            print(lines[-1], end="", flush=True)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("".join(lines), encoding="utf-8")
+            what = f"stopped after {seconds:.0f} s" if process.returncode == -9 else process.returncode
+            say(json.dumps({"configuration": name, "failed": what}) + "\n")
 
 
 def run(name: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -272,6 +294,7 @@ def train(
     from charloom.train.step import loss_of
 
     top = ceilings(device)
+    torch._C._cuda_clearCublasWorkspaces()
     began = time.perf_counter()
     model = build(shape, device, kind)
     model.to(memory.home(options, device))
@@ -326,6 +349,7 @@ def train(
             table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=90)
             print(table, file=sys.stderr, flush=True)
         median = statistics.median(clock)
+        engine.note_peak()
         flop = tflop(model, size)
         rate = top.get("float8" if kind == "float8" else "bf16", top["bf16"])
         floor = flop["linear"] / rate + flop["attention"] / top["bf16"]
@@ -335,8 +359,8 @@ def train(
             "optimizer": settings.optimizer,
             "seconds": round(median, 4),
             "p90": round(sorted(clock)[int(0.9 * len(clock))], 4),
-            "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
-            "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
+            "peak_gib": round(engine.peak / GIB, 2),
+            "reserved_gib": round(engine.reserved / GIB, 2),
             "tflops": round(sum(flop.values()) / median, 1),
             "ceilings": top,
             "share_of_floor": round(floor / median, 3),
@@ -367,14 +391,14 @@ def sample(shape: dict[str, Any], device: Any, options: Any) -> Iterator[dict[st
     import torch
     from diffusers import AutoencoderKL
 
-    from charloom.engine.sampling import predict_for
+    from charloom.engine.sampling import predict_for, quick_decoder
     from charloom.zimage import forward, sampling
     from charloom.zimage import vae as codec
 
     size = 1024 if shape is FULL else 256
     model = forward.prepare(build(shape, device, "bf16"))
     torch.manual_seed(0)
-    vae = AutoencoderKL(**VAE).to(device).eval().requires_grad_(False)
+    vae = quick_decoder(AutoencoderKL(**VAE).eval().requires_grad_(False), device)
     generator = torch.Generator().manual_seed(0)
     caps = [torch.randn(CAPTION - 7, model.config.cap_feat_dim, generator=generator) for _ in range(8)]
     predict = predict_for(model, options, 10**6)
@@ -428,12 +452,15 @@ def gradients(shape: dict[str, Any], device: Any, batches: int = 20) -> Iterator
             engine.zero_grad()
             losses.append(engine.accumulate(batch(model, size, device, seed)).item())
             found.append([p.grad.detach().to(torch.bfloat16).cpu() for p in adapter.parameters.values()])
+        engine.remove()
+        del engine, model, adapter  # cycles: gone only after a collection, and the next one is measured
+        gc.collect()
+        torch.cuda.empty_cache()
         return losses, found
 
     plain = EngineOptions(compile=False, graphs=False, cudnn_attention=False, fuse=False)
     losses, wanted = collect("bf16", plain)
     for kind, options in (("float8", EngineOptions(memory=24.0)), ("bf16", EngineOptions(memory=40.0))):
-        torch.cuda.empty_cache()
         got_losses, got = collect(kind, options)
         cosines = [
             statistics.median(

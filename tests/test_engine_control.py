@@ -33,20 +33,42 @@ class Replay:
         return self.function(*self.inputs)
 
 
+@pytest.fixture(autouse=True)
+def compilers_work():
+    """Falling back to eager is for the whole process."""
+    yield
+    torch.compiler.set_stance("default")
+
+
 @pytest.fixture
 def fake(monkeypatch):
-    """A GPU of 8 GiB on which every step takes 1 GiB and a block keeps 0.5 GiB."""
-    numbers = {"budget": 8 * GIB, "peak": 1 * GIB, "allocated": 0}
+    """A GPU of 8 GiB on which a step takes 1 GiB; a block keeps 0.5 GiB, the first in place of what is recomputed."""
+    numbers = {"budget": 8 * GIB, "peak": 1 * GIB, "block": GIB // 2, "most": 8 * GIB, "keep": 0, "crowded": False}
+    keep = engines.Recompute.keep
+
+    def kept(recompute, count):
+        numbers["keep"] = count
+        keep(recompute, count)
+
+    def allocated(device=None):
+        found = numbers["peak"] + max(0, numbers["keep"] - 1) * numbers["block"]
+        if found > numbers["most"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    monkeypatch.setattr(engines.Recompute, "keep", kept)
     monkeypatch.setattr(engines, "is_gpu", lambda device: True)
     monkeypatch.setattr(memory, "budget", lambda limit, device: numbers["budget"])
+    monkeypatch.setattr(memory, "crowded", lambda limit, device, activations: numbers["crowded"])
     monkeypatch.setattr(graphs, "warm_up", lambda function, times=1: function())
     monkeypatch.setattr(graphs, "Recorded", Replay)
     monkeypatch.setattr(engines.Engine, "_block_bytes", lambda self, arguments: (GIB // 2, 0))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: numbers["peak"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", allocated)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device=None: numbers["peak"])
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *a, **k: None)
-    monkeypatch.setattr(compiling, "compile_blocks", lambda model: None)
+    monkeypatch.setattr(compiling, "compile_blocks", lambda model, prefer_cudnn: None)
     Replay.made = 0
     return numbers
 
@@ -127,9 +149,19 @@ def test_a_new_shape_in_the_middle_of_a_step_loses_no_gradient(plain, fake):
     assert_same(step(engine_of(), inputs(), inputs(12, 64), inputs(8, 64)), wanted)
 
 
-@pytest.mark.parametrize(("budget", "recompute"), [(8, 0), (2, 2), (1.2, 4)])
-def test_the_budget_decides_how_many_blocks_recompute(fake, budget, recompute):
-    fake["budget"] = int(budget * GIB)
+@pytest.mark.parametrize(
+    ("budget", "block", "most", "recompute"),
+    [
+        (8, 0.5, 8, 0),
+        (2, 0.5, 8, 1),
+        (1.2, 0.5, 8, 3),
+        (2, 0.4, 8, 1),  # one takes less than it looked like
+        (2, 0.9, 8, 2),  # or more
+        (8, 0.5, 1.6, 2),  # the card holds less than the budget allows
+    ],
+)
+def test_the_budget_decides_how_many_blocks_recompute(fake, budget, block, most, recompute):
+    fake.update(budget=int(budget * GIB), block=int(block * GIB), most=int(most * GIB))
     said = []
     engine = engine_of(said=said)
     step(engine, inputs())
@@ -190,13 +222,29 @@ def test_recordings_make_room_for_a_new_shape_first(plain, fake):
     assert len(said) == 2
 
 
+def test_crowded_recordings_are_made_from_large_to_small(plain, fake):
+    """Then they share memory; a trial of a new shape needs room beside them, too."""
+    wanted = [plain(inputs()), plain(inputs(12, 64))]
+    engine = engine_of()
+    fake["crowded"] = True
+    seen = []
+    for index in (0, 1, 0, 1, 0):
+        assert_same(step(engine, inputs() if index == 0 else inputs(12, 64)), wanted[index])
+        seen.append((Replay.made, len(engine._recorded)))
+    assert seen == [(1, 1), (2, 1), (3, 2), (3, 2), (3, 2)]
+    engine._drop_graphs()
+    for index in (0, 1, 0):  # sizes are known now: only recording them is left
+        assert_same(step(engine, inputs() if index == 0 else inputs(12, 64)), wanted[index])
+    assert (Replay.made, len(engine._recorded)) == (6, 2)
+
+
 def test_a_compiler_that_fails_is_left_out_with_one_line(plain, fake, monkeypatch):
     wanted = plain(inputs())
 
     def broken(*arguments):
         raise RuntimeError("no compiler here\nand more")
 
-    def compile_blocks(model):
+    def compile_blocks(model, prefer_cudnn):
         for block in model.layers:
             block.__dict__[compiling._BEFORE] = block.__dict__.get("forward")
             block.forward = broken

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
-from test_engine_control import run_short
+from test_engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
 
 from charloom.engine import quantize
 from charloom.engine.engine import Engine
@@ -158,13 +158,13 @@ def test_units_equal_their_emulation():
         out.backward(torch.randn(40, 384, device=GPU, generator=torch.Generator(GPU).manual_seed(2)).bfloat16())
         results.append((out.detach().float(), x.grad.float()))
     for units, emulated in zip(*results, strict=True):
-        assert (units - emulated).norm() / emulated.norm() < 5e-3
+        assert (units - emulated).norm() / emulated.norm() < 1e-2
 
 
 def test_transposed_copies_change_nothing():
     losses, wanted, plain = run(EngineOptions(), "float8")
     got_losses, got, roomy = run(EngineOptions(), "float8", largest=320)
-    kept = [m.weight_t is not None for m in quantize.quantized(roomy.model) if not m.fused]
+    kept = [m.weight_t is not None for m in quantize.quantized(roomy.model.layers) if m.fits_units and not m.fused]
     assert all(kept) and not any(m.weight_t is not None for m in quantize.quantized(plain.model))
     torch.testing.assert_close(got_losses, losses, rtol=1e-4, atol=1e-4)
     assert cosine(got, wanted) > 0.9999
@@ -175,19 +175,20 @@ def test_out_of_memory_steps_down_and_says_so(monkeypatch):
     model, adapter = adapted("float8")
     engine = engine_of(model, adapter, EngineOptions(), said)
     wanted = engine.accumulate(inputs()).cpu()
-    engine._recorded.clear()
+    engine._drop_graphs()
     failures = run_short(engine, 2)
     engine.zero_grad()
     got = engine.accumulate(inputs()).cpu()
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
     assert any("3 instead of 6 blocks keep" in line for line in said), said
     engine.kept = dict.fromkeys(engine.kept, 0)
-    engine._recorded.clear()
+    engine._drop_graphs()
     failures.append(1)
     engine.zero_grad()
     got = engine.accumulate(inputs()).cpu()
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
     assert engine.swap is not None and any("live in main memory now" in line for line in said), said
+    assert engine.graphed, said
 
 
 @pytest.mark.parametrize("part", ["compile", "graphs"])
@@ -200,7 +201,7 @@ def test_what_does_not_work_is_left_out_with_one_line(monkeypatch, part):
 
     if part == "compile":
 
-        def compile_blocks(model):
+        def compile_blocks(model, prefer_cudnn):
             for block in compiling.blocks_of(model):
                 block.__dict__[compiling._BEFORE] = block.__dict__.get("forward")
                 block.forward = broken

@@ -467,13 +467,15 @@ def test_the_units_compute_what_is_emulated(rows, kept):
         out = linear(x)
         found[mode] = (out, *torch.autograd.grad(out, x, g))
     for units, emulated in zip(found["units"], found["emulate"], strict=True):
-        assert units.dtype == torch.bfloat16 and error(units, emulated) < 0.005
+        assert units.dtype == torch.bfloat16 and error(units, emulated) < 0.01
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", q.KINDS)
 def test_compiled_and_captured_on_a_card(kind):
+    if kind == "nf4":
+        pytest.importorskip("bitsandbytes")
     linear, _ = quantised(kind, inputs=512, outputs=256)
     linear.cuda()
     q.set_mode(linear, q.best_mode("cuda"))

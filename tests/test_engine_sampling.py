@@ -28,6 +28,8 @@ from charloom.errors import UserError
 from charloom.hub import silent
 from charloom.lora.adapter import load_into
 from charloom.lora.files import write_safetensors
+from charloom.paperdoll import attributes
+from charloom.paperdoll.draw import draw
 from charloom.stages import latents, samples, texts
 from charloom.store import Store
 from charloom.zimage import base, sampling, vae
@@ -61,7 +63,7 @@ def autoencoder():
 @pytest.fixture(scope="module")
 def drawing() -> Tensor:
     """A training picture of the miniature's world, (1, 3, 256, 256)."""
-    picture = draw(*scene_of(7), 256, seed=7)
+    picture = draw(attributes.Identity(), attributes.Scene(), 256, seed=7).convert("RGB")
     return vae.from_uint8(torch.from_numpy(np.array(picture))[None])
 
 
@@ -77,10 +79,10 @@ def test_what_does_not_fit_in_one_piece_is_done_in_tiles(autoencoder, drawing, m
     tiled = vae.encode(autoencoder, drawing, lines.append)
     assert lines == ["encoding 256x256 does not fit into the GPU memory in one piece: in tiles of 128"]
     assert tries.count(False) == 1 and tries.count(True) == 9
-    assert (tiled - z).abs().mean() < 0.1 * z.abs().mean()
+    assert (tiled - z).abs().mean() < 0.2 * z.abs().mean()  # a tile normalises by itself; a wrong one is off by 1
     again = vae.decode(autoencoder, z, lines.append)
     assert len(lines) == 2 and "decoding 256x256" in lines[1]
-    assert (again - whole).abs().mean() < 0.05  # of 2: a tile normalises by itself
+    assert (again - whole).abs().mean() < 0.05  # of 2
     # The size is known now: no more failures, no more lines; another size is tried in one piece.
     tries.clear()
     assert torch.equal(vae.decode(autoencoder, z, lines.append), again)
@@ -352,4 +354,5 @@ def test_previews_with_and_without_compiled_blocks(previews, tmp_path, monkeypat
         return np.stack([np.array(Image.open(store.path(samples.KIND, one.key, ".png"))) for one in wanted]).astype(int)
 
     plain, fast = drawn("plain", 10**9), drawn("fast", 0)
-    assert np.abs(plain - fast).mean() < 2 and np.abs(plain[:3] - plain[3:6]).mean() > 4
+    noise, change = np.abs(plain - fast).mean(), np.abs(plain[:3] - plain[3:6]).mean()
+    assert noise < 2 < 4 < change, (noise, change)

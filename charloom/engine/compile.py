@@ -7,14 +7,22 @@ no compilation. Must not know of training or sampling.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch._functorch.config
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from charloom.engine import fuse, quantize
+from charloom.engine.fuse import takes_groups
+from charloom.zimage import forward
+from charloom.zimage.forward import TOKEN_MULTIPLE
 
 RECOMPILE_LIMIT = 64
 """Variants of a block's code: with and without gradients, adapter on and off, refiners and main blocks."""
@@ -27,14 +35,17 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [*model.noise_refiner, *model.context_refiner, *model.layers]
 
 
-def compile_blocks(model: nn.Module, **how: Any) -> None:
+def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> None:
     """Replace the forward of the blocks by its compiled version; :func:`plain_blocks` takes it back.
 
     Not that of the context refiner: it sees a caption and no image, and would cost as much to compile as the others.
 
-    ``how`` goes to ``torch.compile``.
+    ``prefer_cudnn`` as for :func:`attention`; ``how`` goes to ``torch.compile``.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(prefer_cudnn)))
+    if hasattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions"):
+        # Float8 products are such functions; without it no block of them would come out of the cache.
+        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
@@ -42,7 +53,12 @@ def compile_blocks(model: nn.Module, **how: Any) -> None:
     for block in (*model.noise_refiner, *model.layers):
         if _BEFORE not in block.__dict__:
             block.__dict__[_BEFORE] = block.__dict__.get("forward")
-            block.forward = torch.compile(block.forward, **{"dynamic": True, **how})
+            compiled = torch.compile(block.forward, **{"dynamic": True, **how})
+            block.forward = functools.partial(_in_groups, compiled) if takes_groups(block) else compiled
+
+
+def _in_groups(compiled: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+    return compiled(x.unflatten(1, (-1, TOKEN_MULTIPLE)), *others)
 
 
 def plain_blocks(model: nn.Module) -> None:
@@ -62,9 +78,17 @@ def is_compiled(model: nn.Module) -> bool:
     return any(_BEFORE in block.__dict__ for block in blocks_of(model))
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept from run to run: beside the store, which may always be deleted."""
-    return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled"
+def cache_folder(prefer_cudnn: bool) -> Path:
+    """Where compiled kernels are kept from run to run: beside the store, which may always be deleted.
+
+    One folder for each choice of attention and each state of the code that is compiled: torch's own key of an entry
+    knows neither the one nor, for autograd functions, all of the other.
+    """
+    code = hashlib.sha256()
+    for module in (fuse, quantize, forward):
+        code.update(Path(module.__file__).read_bytes())
+    name = f"{code.hexdigest()[:12]}-{'cudnn' if prefer_cudnn else 'torch'}"
+    return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled" / name
 
 
 @contextlib.contextmanager

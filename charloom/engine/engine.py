@@ -15,6 +15,7 @@ step that runs out of memory is repeated with less of it. The engine knows neith
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,7 @@ class Engine:
         self.kept: dict[Any, int] = {}
         self._recorded: dict[Any, graphs.Recorded] = {}
         self._pool: Any = None
+        self.peak = self.reserved = 0
         self._recording = False
         self._started = False
         forward.prepare(model)
@@ -97,7 +99,7 @@ class Engine:
         if self.options.fuse:
             fusing.fuse(compiling.blocks_of(model))
         if self.compiled:
-            compiling.compile_blocks(model)
+            compiling.compile_blocks(model, self.options.cudnn_attention)
         if swapped:
             self.swap = Swap([blocks[i] for i in spread(len(blocks), swapped)], self.device)
         for block in compiling.blocks_of(model):
@@ -105,8 +107,10 @@ class Engine:
                 move(block, self.device)
         model.to(self.device)
         if not swapped and self._roomy():
-            quantize.keep_transposed(model)
+            for block in blocks:  # the refiners pass no gradient on
+                quantize.keep_transposed(block)
         self.recompute = Recompute(blocks, random=bool(self.adapter.network.dropout))
+        torch.cuda.empty_cache()  # what was fused has moved and left holes in which nothing of a block fits
 
     def _fixed(self) -> int:
         """Bytes of all weights, of the adapter with its gradients, and of what others will allocate."""
@@ -126,10 +130,18 @@ class Engine:
         """Whether transposed copies of float8 weights fit, and leave room for most activations."""
         if self.largest is None or not self.options.fp8_units:
             return False
-        blocks = self.model.layers
-        activations = memory.ACTIVATION_BYTES * self.model.config.dim * self.largest * len(blocks)
-        needed = 2 * self._fixed() + int(TRANSPOSE_WORTH * activations)
+        needed = 2 * self._fixed() + int(TRANSPOSE_WORTH * self._activations(self.largest))
         return needed <= memory.budget(self.options.limit, self.device)
+
+    def _activations(self, tokens: int) -> int:
+        """About what all blocks keep of so many tokens, in bytes."""
+        return memory.ACTIVATION_BYTES * self.model.config.dim * tokens * len(self.model.layers)
+
+    def _crowded(self, inputs: Inputs) -> bool:
+        """Whether recordings stand in the way of ``inputs``."""
+        batch, _, height, width = inputs.x0.shape
+        tokens = batch * (height * width // forward.PATCH**2 + inputs.caps.shape[1])
+        return memory.crowded(self.options.limit, self.device, self._activations((1 + len(inputs.terms)) * tokens))
 
     def remove(self) -> None:
         """Undo the transformations; the model runs as before."""
@@ -190,6 +202,7 @@ class Engine:
                 self._step_down(key)
             else:
                 self._fall_back(problem)
+                problem.__traceback__ = problem.__context__ = None  # they hold the tensors of the step that failed
             self._reset_gradients(before)
 
     @property
@@ -199,11 +212,26 @@ class Engine:
     def _plain(self, inputs: Inputs) -> Tensor:
         if self.swap:
             self.swap.forget()
-        total, reported = self.loss(self.predict, inputs)
-        total.backward()
-        if self.swap:
-            self.swap.join()
+        try:
+            # Around the backward pass as well: what is recomputed there must choose the same kernels.
+            with compiling.attention(self.cuda and self.options.cudnn_attention):
+                total, reported = self.loss(self.predict, inputs)
+                self._backward(total)
+        finally:
+            if self.swap:
+                self.swap.join()
         return reported
+
+    def _backward(self, total: Tensor) -> None:
+        """Add the gradients of ``total`` to the parameters'."""
+        if not self.cuda:
+            total.backward()
+            return
+        # All at once instead of an addition for each of some hundred parameters.
+        parameters = self._parameters
+        found = torch.autograd.grad(total, parameters, allow_unused=True)
+        pairs = [(p.grad, gradient) for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+        torch._foreach_add_([own for own, _ in pairs], [gradient for _, gradient in pairs])
 
     def _accumulate(self, key: Any, inputs: Inputs, before: list[Tensor] | None) -> Tensor:
         if key not in self.kept:
@@ -213,6 +241,9 @@ class Engine:
         if not self.graphed or (key not in self._recorded and len(self._recorded) >= GRAPH_LIMIT):
             return self._plain(inputs)
         if key not in self._recorded:
+            smallest = min(map(_size, self._recorded), default=math.inf)
+            if _size(key) > smallest and self._crowded(inputs):
+                self._drop_graphs()  # from large to small they share their memory; the other way they add up
             self._record(key, inputs)
         return self._recorded[key](*inputs.tensors)[0].clone()
 
@@ -227,19 +258,30 @@ class Engine:
     def _record(self, key: Any, inputs: Inputs) -> None:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         self._recording = True
-        self._recorded[key] = graphs.Recorded(
-            lambda *tensors: (self._plain(inputs.filled(tensors)),), inputs.tensors, self._pool
-        )
+        try:
+            self._recorded[key] = graphs.Recorded(
+                lambda *tensors: (self._plain(inputs.filled(tensors)),), inputs.tensors, self._pool
+            )
+        except Exception:
+            if not self._recorded:
+                self._pool = None  # nobody holds it, so it cannot be taken again
+            raise
         self._recording = False
 
     # -- memory ----------------------------------------------------------------------------------------------
 
     def _fit(self, key: Any, inputs: Inputs) -> None:
         """Measure a shape and settle how many blocks keep their activations."""
+        if self._recorded and self._crowded(inputs):
+            self._drop_graphs()
         limit, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
         self.recompute.keep(0)
         seen: list[tuple] = []
-        hook = self.model.layers[-1].register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+
+        def look(_: nn.Module, arguments: tuple) -> None:
+            seen[:] = [arguments]
+
+        hook = self.model.layers[-1].register_forward_pre_hook(look)
         try:
             graphs.warm_up(lambda: self._plain(inputs))  # compiles
         finally:
@@ -247,17 +289,9 @@ class Engine:
         peak = self._peak(inputs)
         if peak > limit and self._can_swap():
             raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {limit / memory.GIB:.2f} GiB")
-        keep = 0
-        if not self.swap:
-            kept, boundary = self._block_bytes(seen[0])
-            passes = 1 + len(inputs.terms)
-            keep = memory.blocks_to_keep(limit, peak, passes * kept, passes * boundary, blocks)
-            while keep:
-                self.recompute.keep(keep)
-                over = self._peak(inputs) - limit
-                if over <= 0:
-                    break
-                keep = max(0, keep - max(1, -(-over // max(passes * (kept - boundary), 1))))
+        # The arguments of a block hold a whole graph: nothing may keep them while memory is measured.
+        sizes = self._block_bytes(seen.pop())
+        keep = 0 if self.swap else self._search(inputs, limit, peak, *sizes)
         self.kept[key] = keep
         size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
@@ -270,20 +304,59 @@ class Engine:
             + (f", {self._swapped} live in main memory" if self.swap else "")
         )
 
+    def _search(self, inputs: Inputs, limit: int, peak: int, kept: int, boundary: int) -> int:
+        """The largest number of blocks that keep their activations within ``limit``, by trying.
+
+        ``peak`` is what a step takes when all recompute; a block keeps ``kept`` bytes, ``boundary`` in any case.
+        """
+        blocks, passes = len(self.model.layers), 1 + len(inputs.terms)
+        extra = max(passes * (kept - boundary), 1)
+        # One more than the sum says: the first takes the place of the activations that are recomputed.
+        keep = min(blocks, memory.blocks_to_keep(limit, peak, passes * kept, passes * boundary, blocks) + 1)
+        growing = True
+        while keep:
+            self.recompute.keep(keep)
+            try:
+                used = self._peak(inputs)
+            except torch.OutOfMemoryError:
+                used = limit + extra
+            if used <= limit:
+                more = min(blocks - keep, (limit - used) // extra) if growing else 0
+                if not more:
+                    break
+                keep += more
+                continue
+            growing = False
+            seen = max(extra, (used - peak) // max(keep - 1, 1))
+            keep = max(0, keep + (limit - used) // seen)  # rounded down: at least one less
+        return keep
+
     def _peak(self, inputs: Inputs) -> int:
         """Bytes allocated at most in one step, with what others will allocate later."""
+        self.note_peak()
         torch.cuda.reset_peak_memory_stats(self.device)
         graphs.warm_up(lambda: self._plain(inputs))
         return torch.cuda.max_memory_allocated(self.device) + self.reserve()
+
+    def note_peak(self) -> None:
+        """Bring ``peak`` and ``reserved``, in bytes since the beginning, up to date; measuring resets torch's own."""
+        self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
+        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved(self.device))
 
     def _block_bytes(self, arguments: tuple) -> tuple[int, int]:
         """Bytes that one block keeps for its backward pass, its output included, and bytes of that output."""
         hidden, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
         hidden.requires_grad_()
-        before = torch.cuda.memory_allocated(self.device)
-        with compiling.attention(self.options.cudnn_attention):
-            out = self.recompute.inner(-1)(hidden, *others)
-        return torch.cuda.memory_allocated(self.device) - before, out.numel() * out.element_size()
+        sizes = []
+
+        def one() -> None:
+            before = torch.cuda.memory_allocated(self.device)
+            with compiling.attention(self.options.cudnn_attention):
+                out = self.recompute.inner(-1)(hidden, *others)
+            sizes.extend((torch.cuda.memory_allocated(self.device) - before, out.numel() * out.element_size()))
+
+        graphs.warm_up(one)
+        return sizes[0], sizes[1]
 
     def _drop_graphs(self) -> None:
         self._recorded.clear()
@@ -335,3 +408,8 @@ class Engine:
             self.tell(f"engine: torch.compile does not work here, training on without ({reason})")
         else:
             raise error
+
+
+def _size(key: Any) -> int:
+    """Numbers in all inputs of a recording, to order recordings by."""
+    return sum(map(math.prod, key))

@@ -6,6 +6,7 @@ know what is computed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 
@@ -31,9 +32,30 @@ class Recorded:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         self.graph = torch.cuda.CUDAGraph()
-        # thread_local: the thread that prepares batches may use the GPU meanwhile.
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.outputs = function(*self.inputs)
+        device = torch.cuda.current_device()
+        before, cause = torch.cuda.current_stream(), None
+        # On the stream of the warm-up, for which the libraries have their workspaces already. thread_local: the thread
+        # that prepares batches may use the GPU meanwhile.
+        capture = torch.cuda.graph(
+            self.graph, pool=pool, stream=_side_stream(device), capture_error_mode="thread_local"
+        )
+        try:
+            with capture:
+                try:
+                    self.outputs = function(*self.inputs)
+                except BaseException as error:
+                    cause = error
+                    raise
+        except Exception:
+            # A capture that breaks off may leave its stream current and its pool open for allocations.
+            torch.cuda.set_stream(before)
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(device, pool)
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            raise
+        finally:
+            cause = None  # its traceback holds tensors
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         for static, tensor in zip(self.inputs, inputs, strict=True):
@@ -49,11 +71,13 @@ def warm_up(function: Callable[[], object], times: int = WARMUPS) -> None:
     """
     stream = _side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(times):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(times):
+                function()
+    finally:
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
 
 
 @functools.cache

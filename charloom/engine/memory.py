@@ -13,6 +13,8 @@ MARGIN = 0.25 * GIB
 """Left free beside what PyTorch allocates: cuBLAS and cuDNN workspaces."""
 FRAGMENTATION = 0.92
 """Share of the free memory that allocations may fill when nobody set a budget; the allocator's gaps take the rest."""
+BESIDE = 1.25
+"""How far what is reserved may exceed a budget that somebody set, which is about what is allocated."""
 ACTIVATION_BYTES = 40
 """What a block keeps, per token and channel; from an H100, used only before anything can be measured."""
 
@@ -26,6 +28,18 @@ def budget(limit: float | None, device: torch.device) -> int:
         available = min(available, int(torch.cuda.get_per_process_memory_fraction(device.index) * total))
     reachable = int(FRAGMENTATION * available - MARGIN)
     return reachable if limit is None else min(reachable, int(limit * GIB))
+
+
+def crowded(limit: float | None, device: torch.device, activations: int) -> bool:
+    """Whether trying out a shape beside what is reserved already might take much more than the budget.
+
+    Recordings keep the memory that they need reserved, and a trial has memory of its own until it is over; it takes
+    about ``activations`` bytes if nothing holds it back.
+    """
+    allowed = budget(limit, device)
+    trial = min(activations, max(0, allowed - torch.cuda.memory_allocated(device)))
+    most = allowed if limit is None else int(BESIDE * allowed)
+    return torch.cuda.memory_reserved(device) + trial > most
 
 
 def blocks_to_keep(limit: int, peak: int, kept: int, boundary: int, blocks: int) -> int:

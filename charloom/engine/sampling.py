@@ -65,6 +65,15 @@ def load_transformer(
         ) from None
 
 
+def quick_decoder(vae: nn.Module, device: torch.device) -> nn.Module:
+    """The autoencoder as previews use it: on a GPU bf16 with channels last.
+
+    Not for encoding, where latents are made that are trained on.
+    """
+    vae = vae.to(device)
+    return vae.to(torch.bfloat16, memory_format=torch.channels_last) if device.type == "cuda" else vae
+
+
 def fits_plain(model: nn.Module, budget: int) -> bool:
     """Whether ``model`` fits into ``budget`` bytes as it is. Z-Image-Turbo in bf16 asks for 14 GiB."""
     return sum(p.numel() * p.element_size() for p in model.parameters()) + ROOM <= budget

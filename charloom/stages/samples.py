@@ -81,7 +81,7 @@ def make(
     """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint, with the model loaded once.
 
     ``options`` and the memory that is free decide how many are drawn at a time and in which precision; as that is
-    worth little more than rounding, it is no part of a preview's key.
+    worth little more than rounding, it is no part of a preview's key, and neither is the device.
     """
     import time
 
@@ -96,7 +96,7 @@ def make(
         return
     root, single = bases.locate(previews.lock, "transformer", store), bases.single_file(previews.lock, store)
     model = engine.load_transformer(root, single, device, options, tell)
-    vae = base.load_vae(bases.locate(previews.lock, "vae", store), device=device)
+    vae = engine.quick_decoder(base.load_vae(bases.locate(previews.lock, "vae", store)), device)
     predict = engine.predict_for(model, options, sum(one.settings["steps"] for one in missing))
     adapters = engine.Adapters(model)
     empty = read_safetensors(previews.results / "embeddings" / "_empty.safetensors")[0]["embeds"]

@@ -60,7 +60,7 @@ def prepare(model: ZImageTransformer2DModel) -> ZImageTransformer2DModel:
     return model
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # recordings hold on to the tables
 def rotation_table(
     axes_dims: tuple[int, ...],
     axes_lens: tuple[int, ...],
