@@ -23,6 +23,27 @@ wildcard_constraints:
     quantization="float8|int8|nf4|bf16|none",
 
 
+# A limit of GPUs is one for each host. On a cluster every job has a host of its own.
+resource_scopes:
+    gpu="local",
+
+
+# Of interest to clusters alone: seconds of work, and the download, for which computing nodes often have no way out.
+localrules:
+    lock_base,
+    write_prompts,
+    make_reference,
+    make_source_image,
+    crop_watermark,
+    write_caption,
+    lint_dataset,
+    write_manifest,
+    draw_grid,
+    choose_checkpoint,
+    write_report,
+    export_final,
+
+
 rule all:
     input:
         final=expand("results/{character}/final.safetensors", character=CHARACTERS),

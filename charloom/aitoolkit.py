@@ -16,8 +16,10 @@ import yaml
 
 from charloom import aitoolkit_sets, scaffold, schema
 from charloom.errors import UserError
+from charloom.sources import folder as images_of
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_SAVE_EVERY = 250
+"""What ``save.every`` is where the job does not say it."""
 _OPTIMIZERS = {"adamw8bit": "adamw8bit", "adamw": "adamw", "adafactor": "adafactor", "prodigy": "prodigy",
                "prodigyopt": "prodigy", "lion": "lion", "lion8bit": "lion"}  # fmt: skip
 _BIAS = {"balanced": "balanced", "content": "high_noise", "high_noise": "high_noise", "style": "low_noise",
@@ -233,8 +235,7 @@ def _character(job: _Job, result: Imported, title: str) -> None:
     result.character |= {
         "name": title[:60],
         "trigger": trigger,
-        "concept": {"prompt": "The images exist already. Describe the neutral reference here to make new ones."},
-        "appearance": "the person of the images; describe what never changes to make new ones",
+        "appearance": "the person of the images",
         "identity_line": {"full": "{trigger}, a person", "eyes_hidden": "{trigger}, a person"},
     }
 
@@ -319,9 +320,11 @@ def _recipe(job: _Job, result: Imported) -> dict[str, Any]:
         put("sample.skip_first", f"{place}.skip_first_sample", bool)
         put("sample.force_first", f"{place}.force_first_sample", bool)
         put("sample.disable", f"{place}.disable_sampling", bool)
-    every, sampled = recipe.get("save", {}).get("every"), recipe.get("sample", {}).get("every")
-    if every and sampled and sampled % every:
-        why = f"{sampled} is no multiple of save.every {every}; only saved steps are sampled"
+    every = recipe.get("save", {}).get("every", _SAVE_EVERY)
+    sampled = recipe.get("sample", {}).get("every", every)
+    if sampled % every:
+        rounded = recipe["sample"]["every"] = -(-sampled // every) * every
+        why = f"{sampled} is no multiple of save.every {every}, and only saved steps are sampled; {rounded} was put in"
         result.todo.append(f"recipe.sample.every: {why}")
     put("data.default_caption", "datasets.default_caption", aitoolkit_sets.caption)
     both = recipe.get("train", {}).get("preservation", {})
@@ -368,7 +371,7 @@ _FLAG = re.compile(r"\s--(\w+)\s+(\S+)")
 
 
 def _samples(job: _Job, result: Imported) -> None:
-    """Prompts with the trigger as ``{trigger}``; flags in the prompt become keys of their own."""
+    """Prompts with the trigger, where they have it, as ``{trigger}``; flags in the prompt become keys of their own."""
     entries = [{"prompt": p} if isinstance(p, str) else dict(p) for p in job.take("sample.prompts", [])]
     entries += [dict(sample) for sample in job.take("sample.samples", [])]
     trigger, prompts = result.character["trigger"], []
@@ -379,10 +382,11 @@ def _samples(job: _Job, result: Imported) -> None:
         for flag, value in _FLAG.findall(text):
             entry[flag] = value
         text = " ".join(_FLAG.sub("", text).split()).replace("[trigger]", "{trigger}")
-        text = re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", "{trigger}", text)
-        if text.count("{trigger}") != 1:
-            text = "{trigger}, " + text.replace("{trigger}", "the person")
-            result.todo.append(f"sample_prompts[{index}]: did not have the trigger exactly once; read it again")
+        text = re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", "{trigger}", text, flags=re.IGNORECASE)
+        if text.count("{trigger}") > 1:
+            first, _, rest = text.partition("{trigger}")
+            text = first + "{trigger}" + rest.replace("{trigger}", "the person")
+            result.todo.append(f"sample_prompts[{index}]: had the trigger several times; read it again")
         own: dict[str, Any] = {}
         for key, value in entry.items():
             if key in names and value is not None:
@@ -392,17 +396,18 @@ def _samples(job: _Job, result: Imported) -> None:
         prompts.append({"prompt": text, **own} if own else text)
     if not prompts:
         result.todo.append("sample_prompts: the job has none; those of charloom new were put in")
+    elif not any("{trigger}" in str(prompt) for prompt in prompts):
+        result.todo.append("sample_prompts: none of the job has the trigger; one of charloom new was put in front")
+        prompts.insert(0, scaffold.PROMPTS[0])
     result.character["sample_prompts"] = prompts or list(scaffold.PROMPTS)
 
 
 def _images(job: _Job, result: Imported) -> None:
     """The data set: shots and captions out of the folder, or the common plan where the folder is not here."""
     folder = str(job.take("datasets.folder_path", ""))
-    path = Path(folder)
     result.character["images"] = {"source": "folder", "path": folder or f"resources/characters/{result.id}"}
     result.character["crop"] = {"right": 0, "bottom": 0}  # ai-toolkit trains on images that are cropped already
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES) if folder and path.is_dir() else []
-    files = [file for file in files if file.stem != "reference"]
+    files = [file for file in images_of.images(folder) if file.stem != images_of.REFERENCE] if folder else []
     if not files:
         result.character["shots"] = "portrait-30"
         where = f"there are no images in {folder}" if folder else "the job names no folder"
@@ -410,26 +415,22 @@ def _images(job: _Job, result: Imported) -> None:
         return
     trigger, shots = result.character["trigger"], []
     default = result.character["recipe"].get("data", {}).get("default_caption", "")
-    for file in files:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", file.stem):
-            result.todo.append(f"images.path: rename {file.name} (and its .txt); names are up to 40 of a-z 0-9 - _")
-            continue
+    for name, file in images_of.names(files).items():
         words = file.with_suffix(".txt")
         text = " ".join(words.read_text(encoding="utf-8-sig").split()) if words.is_file() else ""
         # Only shots written by hand may lack a text, so the default becomes the image's own.
         text = (text or default).replace("[trigger]", trigger).replace("{trigger}", trigger)
         if text:
-            result.captions[file.stem] = text
+            result.captions[name] = text
         else:
-            result.todo.append(f"shots.{file.stem}: has no caption; describe the shot in the character file")
-        shots.append(shot_from(file.stem, text))
+            result.todo.append(f"shots.{name}: has no caption; describe the shot in the character file")
+        shots.append(shot_from(name, text) | ({"file": file.name} if file.stem != name else {}))
     result.character["images"]["count"] = len(shots)
     result.character["shots"] = shots
     if line := _identity_line(list(result.captions.values()), trigger):
         hidden = re.sub(r",? and [^,]*\beyes\b.*", "", line)
         result.character["identity_line"] = {"full": f"{{trigger}}, {line}", "eyes_hidden": f"{{trigger}}, {hidden}"}
-    if not any((path / f"reference{suffix}").is_file() for suffix in _SUFFIXES):
-        result.todo.append(f"images.path: put the neutral reference into {folder} as reference.png")
+        result.character["appearance"] = line
 
 
 def shot_from(name: str, caption: str) -> dict[str, Any]:

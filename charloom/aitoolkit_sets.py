@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from charloom.sources.folder import SUFFIXES
+from charloom.sources.folder import images
 
 _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "num_repeats": ("repeats", int),
@@ -72,7 +72,7 @@ def entry(number: int, found: Mapping[str, Any], taken: Sequence[str]) -> tuple[
 
 def _left_to_do(number: int, made: Mapping[str, Any]) -> list[str]:
     where, folder = f"datasets.{made['name']}.path", Path(made["path"])
-    files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES] if folder.is_dir() else []
+    files = images(folder)
     if not files:
         return [f"{where}: there are no images in {folder} (data set {number} of the job); correct it"]
     without = [path.name for path in files if not path.with_suffix(".txt").is_file()]

@@ -32,6 +32,8 @@ class Shot:
     pose: str = ""
     expression: str = ""
     accessories: tuple[str, ...] = ()
+    file: str = ""
+    """Name of the image in ``images.path``, where it is not that of the shot."""
 
     def phrases(self) -> dict[str, Any]:
         """The shot as plain values, for settings."""
@@ -40,7 +42,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One preview: the text with the trigger in it, pixels, seed and strength of the LoRA."""
+    """One preview: the text (without the trigger it draws somebody else), pixels, seed and strength of the LoRA."""
 
     name: str
     text: str
@@ -75,6 +77,21 @@ class Character:
     datasets: tuple[DataSet, ...] = ()
     blank: frozenset[str] = frozenset()
     """Shots whose hand-written caption is an empty file, which asks for the default caption."""
+
+    def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
+        """The caption that was written by hand: in ``config/captions/``, or else beside the user's own image."""
+        from charloom.sources import folder
+
+        own = [root / "config" / "captions" / self.id / f"{shot.name}.txt"]
+        if self.source == "folder" and self.folder:
+            own.append(folder.caption_file(self.folder, shot))
+        return next((path for path in own if path.is_file()), None)
+
+    def image_problems(self) -> list[str]:
+        """What stands in the way of the images, by source and further data sets; it counts once they are needed."""
+        from charloom import sources
+
+        return [f"{self.label}: {line}" for line in sources.problems(self) + further.problems(self.datasets)]
 
     def shot(self, name: str) -> Shot:
         """The shot called ``name``."""
@@ -142,8 +159,9 @@ class Character:
 def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Character:
     """The character in ``path``.
 
-    ``context`` gives ``base`` and ``crop`` of the workflow and ``root``, the folder that paths start from;
-    ``recipe_for(base, overrides)`` merges the recipe. Raises one :class:`UserError` with a line for each mistake.
+    ``context`` gives ``base`` and ``crop`` of the workflow, ``root``, the folder that paths start from, and ``ready``,
+    the character whose images must be there too; ``recipe_for(base, overrides)`` merges the recipe. Raises one
+    :class:`UserError` with a line for each mistake.
     """
     data, problems = schema.check(schema.read_yaml(path, label), "character", label)
     if problems:
@@ -151,18 +169,16 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     shots, problems = _shots(data["shots"], label, context["root"])
     base = data.get("base", context["base"])
     recipe, more = recipe_for(base, data.get("recipe", {}), label)
-    problems += more
     if problems:
-        raise UserError.several(problems)
+        raise UserError.several(problems + more)
     images = data["images"]
     sets, wrong = further.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
-    written = context["root"] / "config" / "captions" / path.stem
     character = Character(
         id=path.stem,
         label=label,
         name=data["name"],
         trigger=data["trigger"],
-        concept=_line(data["concept"]["prompt"]),
+        concept=_line(data.get("concept", {}).get("prompt", "")),
         appearance=_line(data["appearance"]),
         identity_full=_line(data["identity_line"]["full"]),
         identity_hidden=_line(data["identity_line"]["eyes_hidden"]),
@@ -173,21 +189,32 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         shots=tuple(shots),
         sample_prompts=tuple(_prompts(data["sample_prompts"], data["trigger"], recipe["sample"])),
         base=base,
-        crop=schema.merge(schema.defaults(schema.load_schema("crop")), context["crop"], data.get("crop", {})),
+        crop=_crop(schema.merge(context["crop"], data.get("crop", {})), recipe["data"]["resolutions"]),
         recipe=recipe,
         checkpoint=data.get("checkpoint", "auto"),
         datasets=tuple(sets),
-        blank=frozenset(shot.name for shot in shots if further.is_blank(written / f"{shot.name}.txt")),
     )
-    problems = [f"{label}: {line}" for line in wrong]
-    problems += [f"{label}: {line}" for line in _mistakes(character, data["sample_prompts"])]
+    texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
+    blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and further.is_blank(text)}
+    character = replace(character, blank=frozenset(blank))
+    problems = more + [f"{label}: {line}" for line in [*wrong, *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     if not character.default_caption:
         remedy = "write a caption, delete the file, or set recipe.data.default_caption"
-        problems += [f"config/captions/{path.stem}/{name}.txt: is empty; {remedy}" for name in sorted(character.blank)]
+        problems += [f"{text}: is empty; {remedy}" for text in blank.values()]
+    if context["ready"] == path.stem:
+        problems += character.image_problems()
     if problems:
         raise UserError.several(problems)
     return character
+
+
+def _crop(given: dict[str, int], resolutions: list[int]) -> dict[str, int]:
+    """The crop with its defaults. Images that are taken whole need half the smallest resolution of training at an edge,
+    as long ones of the same area have (832 x 1216)."""
+    crop = schema.merge(schema.defaults(schema.load_schema("crop")), given)
+    whole = not crop["right"] and not crop["bottom"] and "minimum" not in given
+    return {**crop, "minimum": min(crop["minimum"], min(resolutions) // 2)} if whole else crop
 
 
 def _line(text: str) -> str:
@@ -244,20 +271,22 @@ def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[Samp
     return prompts
 
 
-def _mistakes(character: Character, raw_prompts: list[Any]) -> list[str]:
+def _mistakes(character: Character) -> list[str]:
     """What the schema cannot see, each as ``key: what is wrong; what to do``."""
-    from charloom import sources
-
     found = []
+    if not character.concept and character.source != "folder":
+        found.append("concept.prompt: is missing; describe the neutral reference that the images are made from")
     if len(character.shots) != character.count:
         found.append(_wrong_count(character))
     for key, text in (("full", character.identity_full), ("eyes_hidden", character.identity_hidden)):
         if count_word(text.replace("{trigger}", character.trigger), character.trigger) != 1:
             found.append(f"identity_line.{key}: must hold the trigger exactly once; begin it with '{{trigger}}, '")
-    for index, entry in enumerate(raw_prompts):
-        text = (entry["prompt"] if isinstance(entry, dict) else entry).replace("{trigger}", character.trigger)
-        if count_word(text, character.trigger) != 1:
-            found.append(f"sample_prompts[{index + 1}]: must hold the trigger exactly once; write {{trigger}} in it")
+    times = [count_word(prompt.text, character.trigger) for prompt in character.sample_prompts]
+    for index, number in enumerate(times, 1):
+        if number > 1:
+            found.append(f"sample_prompts[{index}]: holds the trigger {number} times; once, or not at all to compare")
+    if not any(times):
+        found.append("sample_prompts: none holds the trigger, so none shows the character; write {trigger} in them")
     generation = {"concept.prompt": character.concept, "appearance": character.appearance}
     for shot in character.shots:
         generation[f"shots.{shot.name}"] = " ".join(str(value) for value in shot.phrases().values())
@@ -267,7 +296,7 @@ def _mistakes(character: Character, raw_prompts: list[Any]) -> list[str]:
     if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
         found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
-    return found + sources.problems(character)
+    return found
 
 
 def count_word(text: str, word: str) -> int:

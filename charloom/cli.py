@@ -60,9 +60,11 @@ def new(
     root = _workflow_folder()
     path = root / "config" / "characters" / f"{scaffold.check_name(name)}.yaml"
     scaffold.write_new(path, scaffold.character_file(name, trigger))
-    problems = _problems(root, name)
-    print(f"{path}: written; edit it, then: snakemake --cores 2 results/{name}/final.safetensors")
-    for line in problems:
+    print(f"{path}: written; edit it, then:")
+    print(f"  charloom lint {name}")
+    print(f"  snakemake --cores 2 results/{name}/prompts.html         what to tell a generator, for images of your own")
+    print(f"  snakemake --cores 2 results/{name}/final.safetensors")
+    for line in _problems(root, name):
         print(f"to do: {line}")
 
 
@@ -71,7 +73,7 @@ def _problems(root: Path, name: str) -> list[str]:
     from charloom import config
 
     try:
-        config.load(root)
+        config.load(root, ready=name)
     except UserError as error:
         label = f"config/characters/{name}.yaml"
         return [line for line in str(error).splitlines() if label in line]
@@ -82,11 +84,13 @@ def _problems(root: Path, name: str) -> list[str]:
 @_one_line
 def lint(name: Annotated[str, typer.Argument(help="name of the character file")]) -> None:
     """Check a character: its file, and its images and captions as far as they are made."""
+    import json
+
     from charloom import config, slices
     from charloom import lint as checks
 
     root = _workflow_folder()
-    character = _character(config.load(root), name)
+    character = _character(config.load(root, ready=name), name)
     print(f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: fine")
     dataset = root / "results" / name / "dataset"
     missing = [
@@ -95,14 +99,16 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character file")]
         for suffix in (".png", ".txt")
         if not (dataset / f"{shot}{suffix}").is_file()
     ]
+    settings = json.loads(slices.lint(character))
     if missing:
+        for finding in checks.stray(settings):
+            print(finding)
         print(
-            f"{dataset}: {len(missing)} files are not made yet ({missing[0]} ...); snakemake results/{name}/lint.json"
+            f"{dataset}: {len(missing)} files are not made yet ({missing[0]} ...); "
+            f"snakemake --cores 2 results/{name}/lint.json"
         )
         return
-    import json
-
-    findings = checks.lint(dataset, json.loads(slices.lint(character)), checks.facts)
+    findings = checks.lint(dataset, settings, checks.facts)
     for finding in findings:
         print(finding)
     errors = sum(finding.level == "error" for finding in findings)
@@ -121,14 +127,17 @@ def _character(workflow: Any, name: str) -> Any:
     raise UserError(f"there is no config/characters/{name}.yaml; {hint}")
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})
 @_one_line
 def plan(
     targets: Annotated[
         list[str] | None, typer.Argument(help="files, or names of characters; everything if none")
     ] = None,
 ) -> None:
-    """Say what snakemake would make, and why, without making it."""
+    """Say what snakemake would make, and why, without making it.
+
+    Options go on to snakemake, after the targets: charloom plan mara --profile profiles/gpu-24gb
+    """
     from charloom import planning
 
     root = _workflow_folder()

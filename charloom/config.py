@@ -31,8 +31,6 @@ class Base:
     path: str | None
     repo: str | None
     revision: str | None
-    architecture: str
-    native_size: int
     judge: str
     judge_weights: str | None
     run_ahead: int
@@ -56,10 +54,11 @@ class Workflow:
     bases: dict[str, Base]
 
 
-def load(root: str | Path = ".", overrides: dict[str, Any] | None = None) -> Workflow:
+def load(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready: str | None = None) -> Workflow:
     """The configuration below ``root``, with ``overrides`` (of a command line) over ``config/config.yaml``.
 
-    Raises one :class:`UserError` holding a line for every mistake in every file.
+    ``ready`` names a character whose images must be there as well; of the others only the files are checked, because
+    a character is made one step after the other. Raises one :class:`UserError` with a line for every mistake.
     """
     root = Path(root)
     data, problems = schema.check(schema.read_yaml(root / CONFIG, CONFIG), "config", CONFIG)
@@ -70,7 +69,8 @@ def load(root: str | Path = ".", overrides: dict[str, Any] | None = None) -> Wor
         problems += [line for line in more if line.replace("--config", CONFIG, 1) not in problems]
     if problems:
         raise UserError.several(problems)
-    own_recipe = data.get("recipe", {})  # without defaults, which would hide the base's recipe
+    # Without defaults, which would hide the base's recipe and what was asked for.
+    own_recipe, own_crop = data.get("recipe", {}), data.get("crop", {})
     data = schema.merge(schema.defaults(schema.load_schema("config")), data)
 
     bases: dict[str, Base] = {}
@@ -89,11 +89,16 @@ def load(root: str | Path = ".", overrides: dict[str, Any] | None = None) -> Wor
     def recipe_for(name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
         found, wrong = base(name, label)
         plain = schema.defaults(schema.load_schema("recipe"))
-        recipe = schema.merge(plain, found.recipe if found else {}, own_recipe, own)
+        given = schema.merge(found.recipe if found else {}, own_recipe, own)
+        recipe = schema.merge(plain, given)
+        if "every" not in given.get("sample", {}):
+            # Only saved steps are drawn: as often as by default, or the next step that is saved.
+            every = recipe["save"]["every"]
+            recipe["sample"]["every"] = -(-recipe["sample"]["every"] // every) * every
         return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
 
     _, problems = base(data["base"], CONFIG)
-    context = {"base": data["base"], "crop": data["crop"], "root": root}
+    context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready}
     people: dict[str, Character] = {}
     for path in _character_files(root, data["characters"], problems):
         label = f"config/characters/{path.name}"
@@ -180,8 +185,6 @@ def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
             path=data.get("path"),
             repo=data.get("repo"),
             revision=data.get("revision"),
-            architecture=data["architecture"],
-            native_size=data["native_size"],
             judge=data.get("judge", "none"),
             judge_weights=data.get("judge_weights"),
             run_ahead=data.get("run_ahead", 1),

@@ -6,7 +6,6 @@ are called ``<set>/<image>`` and go through the same rules as the shots of the p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +16,15 @@ from charloom.sources import folder as images_of
 
 OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
 """Keys that a data set may have of its own; otherwise those of ``recipe.data`` hold."""
-_STEM = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One folder of images; ``images`` are their names (stems), ``own`` what differs from ``recipe.data``."""
+    """One folder of images; ``files`` are these by name, ``own`` is what differs from ``recipe.data``."""
 
     name: str
     folder: str
-    images: tuple[str, ...]
+    files: Mapping[str, Path]
     weight: float = 1.0
     repeats: int = 1
     default_caption: str = ""
@@ -38,38 +36,30 @@ class DataSet:
     @property
     def items(self) -> list[str]:
         """Names of the images in the workflow: ``<set>/<image>``."""
-        return [f"{self.name}/{image}" for image in self.images]
-
-    def picture(self, image: str) -> Path | None:
-        """The image's file."""
-        return images_of.find(self.folder, image)
+        return [f"{self.name}/{image}" for image in self.files]
 
     def caption_file(self, image: str) -> Path:
         """Where the image's own caption is, if it has one."""
-        return Path(self.folder, f"{image}.txt")
+        return self.files[image].with_suffix(".txt")
 
 
 def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
     """The data sets of a character file, and a line ``key: what is wrong; what to do`` for each mistake.
 
-    ``default_caption`` (of ``recipe.data``) holds for sets that have none of their own.
+    ``default_caption`` (of ``recipe.data``) holds for sets that have none of their own. What is wrong with the
+    folders is told by :func:`problems`.
     """
     sets, problems = [], []
     for index, entry in enumerate(entries, 1):
-        where, folder = f"datasets[{index}]", entry["path"]
+        where = f"datasets[{index}]"
         if entry["name"] in {other.name for other in sets}:
             problems.append(f"{where}.name: {entry['name']} is there twice; every data set needs its own name")
         if entry.get("holdout") and entry.get("regularization"):
             problems.append(f"{where}: holdout and regularization exclude each other; take one of them out")
-        if not Path(folder).is_dir():
-            problems.append(f"{where}.path: there is no folder {folder}; correct it, or take the data set out")
-            continue
-        files = [path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in images_of.SUFFIXES]
-        stems = tuple(dict.fromkeys(path.stem for path in files))
         made = DataSet(
             name=entry["name"],
-            folder=folder,
-            images=stems,
+            folder=entry["path"],
+            files=images_of.names(images_of.images(entry["path"])),
             weight=entry.get("weight", 1.0),
             repeats=entry.get("repeats", 1),
             default_caption=fill(entry.get("default_caption", default_caption), trigger),
@@ -79,8 +69,12 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
             own={key: entry[key] for key in OVERRIDES if key in entry},
         )
         sets.append(made)
-        problems += [f"{where}.path: {line}" for line in _folder_mistakes(made, files)]
     return sets, problems
+
+
+def problems(sets: Sequence[DataSet]) -> list[str]:
+    """Missing folders, images and captions of data sets, each as ``key: what is wrong; what to do``."""
+    return [f"datasets[{index}].path: {line}" for index, part in enumerate(sets, 1) for line in _folder_mistakes(part)]
 
 
 NO_CROP = {"right": 0, "bottom": 0, "minimum": 64}
@@ -97,13 +91,13 @@ def is_blank(path: Path) -> bool:
     return path.is_file() and path.stat().st_size < 64 and not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n")
 
 
-def _folder_mistakes(made: DataSet, files: Sequence[Path]) -> list[str]:
-    if not files:
+def _folder_mistakes(made: DataSet) -> list[str]:
+    if not Path(made.folder).is_dir():
+        return [f"there is no folder {made.folder}; correct it, or take the data set out"]
+    if not made.files:
         return [f"{made.folder} has no image (.png, .jpg, .webp); put some in, or take the data set out"]
-    if odd := [path.name for path in files if not _STEM.fullmatch(path.stem)]:
-        return [f"rename {_some(odd)} in {made.folder}; names of images are up to 40 of a-z 0-9 - _"]
-    without = [f"{image}.txt" for image in made.images if not made.caption_file(image).is_file()]
-    without += [f"{image}.txt" for image in made.images if is_blank(made.caption_file(image))]
+    texts = [made.caption_file(image) for image in made.files]
+    without = [path.name for path in texts if not path.is_file() or is_blank(path)]
     if without and not made.default_caption:
         return [f"{made.folder} has no text in {_some(sorted(without))}; write captions, or set default_caption"]
     return []

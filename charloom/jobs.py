@@ -18,6 +18,9 @@ from typing import Any, TextIO
 
 from charloom.store import Store
 
+BIG = 4e9
+"""Bytes from which on a base takes days on a CPU."""
+
 
 class Log:
     """Lines for the job's log file that the terminal shows as well, with the seconds since the start.
@@ -116,10 +119,14 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def torch_device(name: str, threads: int, limit: float | None = None) -> Any:
+def torch_device(name: str, threads: int, limit: float | None = None, lock: dict[str, Any] | None = None) -> Any:
     """The torch device called ``name`` (``auto`` takes the best there is), with the CPU limited to ``threads``.
 
-    With ``limit`` torch allocates no more than that many GiB of a GPU: what needs more sees it as full.
+    With ``limit`` torch allocates no more than that many GiB of a GPU: what needs more sees it as full. ``lock`` is
+    that of the base; one of many GB is never left to the CPU by ``auto``.
+
+    Raises:
+        UserError: no such device, or none that the base could be run on in reasonable time.
     """
     import torch
 
@@ -128,6 +135,12 @@ def torch_device(name: str, threads: int, limit: float | None = None) -> Any:
     torch.set_num_threads(max(1, threads))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        size = sum(facts["size"] for facts in lock["files"].values()) if lock else 0
+        if name == "cpu" and size > BIG:
+            raise UserError(
+                f"base {lock['name']} ({size / 1e9:.0f} GB) wants a GPU and torch {torch.__version__} sees none: "
+                "install a build of torch for yours, or set device: cpu if you mean it"
+            )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name}: torch sees no CUDA device; set device: cpu or install a CUDA build of torch")
     device = torch.device(name)

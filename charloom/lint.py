@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from charloom.character import count_word
+from charloom.crop import FLATTENED
 
 USABLE_TOKENS = 504
 """Room for a caption of Z-Image: 512 tokens less the 8 of the chat template."""
@@ -79,8 +80,15 @@ def lint(dataset: Path, settings: dict[str, Any], facts_of: Callable[[Path], dic
         *_plan(settings),
         *_sets(dataset, settings),
         *_images(images, settings),
+        *stray(settings),
     ]
     return sorted(found, key=lambda finding: finding.level)
+
+
+def stray(settings: dict[str, Any]) -> list[Finding]:
+    """Captions beside the user's images that belong to none."""
+    remedy = "no image of a shot is called like it, so it is not read; rename or delete it"
+    return [Finding("warning", name, remedy) for name in settings.get("stray", ())]
 
 
 def as_record(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -94,12 +102,14 @@ def facts(path: Path) -> dict[str, Any]:
     """What the checks need to know of an image, as plain values.
 
     ``size`` (width, height); ``sharpness``, variance of the Laplacian at 512 pixels; ``thumb``, 64 x 64 grey
-    levels; ``right`` and ``left``, the bottom corners as 24 x 24 grey levels, the left one mirrored.
+    levels; ``right`` and ``left``, the bottom corners as 24 x 24 grey levels, the left one mirrored; ``flattened``,
+    only where it is true, if it was transparent before the crop.
     """
     from PIL import Image
 
     with Image.open(path) as opened:
         size = opened.size
+        flattened = opened.info.get("Comment") == FLATTENED
         grey = opened.convert("L")
     middle = np.asarray(grey.resize((512, max(1, 512 * size[1] // size[0])), Image.Resampling.BOX), dtype=np.float32)
     edge = max(2, int(min(size) * CORNER_SHARE))
@@ -113,6 +123,7 @@ def facts(path: Path) -> dict[str, Any]:
         "thumb": np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.BOX)).flatten().tolist(),
         "right": np.asarray(grey.resize(**shrink, box=box)).flatten().tolist(),
         "left": left.flatten().tolist(),
+        **({"flattened": True} if flattened else {}),
     }
 
 
@@ -235,6 +246,9 @@ def _images(images: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list
         if min(width, height) < settings["minimum"]:
             limit = f"less than {settings['minimum']} pixels at an edge"
             found.append(Finding("error", f"{name}.png", f"{width}x{height} is {limit}; use a larger image"))
+        if fact.get("flattened"):
+            what = "was transparent and stands on white now; give it a background of its own"
+            found.append(Finding("warning", f"{name}.png", what))
         if fact["sharpness"] < SHARP:
             found.append(Finding("warning", f"{name}.png", "looks blurred; a LoRA learns that too; replace it"))
     thumbs = np.array([fact["thumb"] for fact in images.values()], dtype=np.float32)

@@ -42,13 +42,13 @@ class Group:
     """Files that changed, for jobs that run because of them."""
 
 
-def dry_run(targets: Sequence[str], root: Path = Path(".")) -> str:
-    """What Snakemake says to a dry run.
+def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
+    """What Snakemake says to a dry run with ``arguments``: targets, then options such as ``--profile``.
 
     Raises:
         UserError: the configuration or the target is wrong; its own lines are handed on.
     """
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", *targets]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     output = done.stdout + done.stderr
     if done.returncode:
@@ -58,7 +58,7 @@ def dry_run(targets: Sequence[str], root: Path = Path(".")) -> str:
 
 def _complaint(output: str) -> str:
     """The lines of a failed dry run that a user needs."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("Using workflow")]
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("Using ")]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return "\n".join(errors)
@@ -67,7 +67,9 @@ def _complaint(output: str) -> str:
             return f"plan: nothing makes {match[1]}; name a character, or a file that the rules make"
         if "Missing input files" in line:
             return f"plan: {' '.join(lines[index : index + 4])}"
-    return f"plan: snakemake failed: {' '.join(lines[:2]) or 'without a word'}"
+    # A usage or a traceback says at its end what is wrong.
+    told = lines[-1:] if lines and lines[0].startswith(("usage: ", "Traceback")) else lines[:2]
+    return f"plan: snakemake failed: {' '.join(told) or 'without a word'}"
 
 
 def groups(output: str) -> list[Group]:

@@ -17,7 +17,7 @@ _TIER_TITLES = {"close-up": "Close-up portraits", "medium": "Medium shots", "ful
 
 @dataclass(frozen=True)
 class Sheet:
-    """All prompts of a character: the reference first, then (tier, shot name, prompt)."""
+    """All prompts of a character: the reference first, if there is a text for it, then (tier, shot name, prompt)."""
 
     name: str
     reference: str
@@ -44,20 +44,15 @@ def sheet(settings: dict[str, Any]) -> Sheet:
 
 def as_text(sheet: Sheet) -> str:
     """Plain text: a heading for each prompt, an empty line between them."""
-    blocks = [f"# {sheet.name}: reference (text to image)\n{sheet.reference}"]
+    blocks = [f"# {sheet.name}: reference (text to image)\n{sheet.reference}"] if sheet.reference else []
     blocks += [f"# {name}\n{prompt}" for _, name, prompt in sheet.shots]
     return "\n\n".join(blocks) + "\n"
 
 
 def as_html(sheet: Sheet) -> str:
     """One self-contained page with a button to copy each prompt and a tick for the ones that are done."""
-    sections = [
-        _section(
-            "Reference",
-            "Made once, from text alone. Everything else is made from it.",
-            [("reference", sheet.reference)],
-        )
-    ]
+    note = "Made once, from text alone. Everything else is made from it."
+    sections = [_section("Reference", note, [("reference", sheet.reference)])] if sheet.reference else []
     for tier, title in _TIER_TITLES.items():
         prompts = [(name, prompt) for its_tier, name, prompt in sheet.shots if its_tier == tier]
         if prompts:

@@ -57,9 +57,12 @@ identity_line:
   full: "{{trigger}}, a woman"
   eyes_hidden: "{{trigger}}, a woman"
 
+# Who makes the images: charloom draws them (paperdoll), or you bring your own. For those write
+#   images: {{source: folder, path: resources/characters/{id}}}
+# and take doll out. results/{id}/prompts.html says what to tell a generator and is made before there is any image.
 images:
-  source: paperdoll              # drawn by charloom. Your own: {{source: folder, path: resources/characters/{id}}}
-doll:                            # the person that the paperdoll source draws; leave it out with your own images
+  source: paperdoll
+doll:                            # the person that the paperdoll source draws
   skin: tan
   hair_color: black
   hair_style: curly
@@ -74,7 +77,8 @@ doll:                            # the person that the paperdoll source draws; l
 #   shots: {{plan: portrait-30, replace: {{closeup-03: {{outfit: a red t-shirt}}}}}}   or write all of them here.
 shots: portrait-30
 
-# Previews of every checkpoint; ask for what the 30 images do not hold.
+# Previews of every checkpoint; ask for what the 30 images do not hold. One without the trigger draws somebody else,
+# to compare with.
 sample_prompts:
 {prompts}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from charloom.errors import UserError
 
 SCHEMAS = Path(__file__).resolve().parents[1] / "config" / "schemas"
 
-# PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text.
+# PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text, 000200 is 128 and 16:9 is 969.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_INTEGER = "tag:yaml.org,2002:int"
 _KIND = {
     "object": "a group of keys",
     "array": "a list",
@@ -32,7 +34,12 @@ _KIND = {
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader, which also refuses a key that is written twice."""
+    """The safe loader, which also refuses a key that is written twice, and reads whole numbers as decimal."""
+
+    yaml_implicit_resolvers = {
+        sign: [(tag, pattern) for tag, pattern in resolvers if tag != _INTEGER]
+        for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -41,7 +48,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} is written twice", key_node.start_mark
+                None, None, f"the key '{key}' is written twice; take one out", key_node.start_mark
             )
         seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
     loader.flatten_mapping(node)
@@ -49,10 +56,12 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?\d+(_\d+)*$"), list("-+0123456789"))
+_Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scalar(node)))
 
 
 def read_yaml(path: str | Path, label: str | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file; a missing or broken file is a :class:`UserError` naming line and column."""
+    """The mapping in a YAML file; a missing or broken file is a :class:`UserError` naming the line and a remedy."""
     label = label or str(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -63,9 +72,8 @@ def read_yaml(path: str | Path, label: str | None = None) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a subclass of the safe loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{label}:{where}: not valid YAML: {error.problem or error.context}") from None
+        number, remedy = _remedy(error, text.splitlines())
+        raise UserError(f"{label}: line {number}: {remedy}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
     if data is None:
@@ -73,6 +81,47 @@ def read_yaml(path: str | Path, label: str | None = None) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{label}: must be keys and values, not {_what(data)}")
     return data
+
+
+def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
+    """The line where the mistake is, counted from 1, and what to do there.
+
+    The parser tells where it gave up, which is often after the mistake, and in terms of grammar.
+    """
+    mark = error.problem_mark or error.context_mark
+    last = min(mark.line, len(lines) - 1)
+    first = min(error.context_mark.line, last) if error.context_mark else last
+    line, context, problem = lines[last], error.context or "", error.problem or ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return last + 1, "begins with a tab, which YAML does not allow; indent it with spaces"
+    if "quoted scalar" in context:
+        if "end of stream" in problem:
+            return first + 1, "a quote is opened and never closed; close it"
+        return last + 1, "\\ has a meaning of its own between double quotes; use single quotes, or / in paths"
+    value = re.match(r"\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?(.*)", line)[1]
+    if re.match(r"\{[^}]*\}[^#]*[^\s#]|[@`%*&!]", value):
+        return last + 1, f"a text that begins with {value[0]} needs quotes: {_quoted(value)}"
+    if re.match(r"""("[^"]*"|'[^']*')\s*[^\s#]""", value):
+        return last + 1, "text goes on after the closing quote; put all of it in quotes of the other kind"
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return last + 1, problem
+    if "flow" in context:
+        return first + 1, "a [ or { is opened and never closed; close it"
+    if "simple key" in context:
+        return first + 1, f"no colon and space after '{lines[first].strip()}'; write it as key: value"
+    if "mapping values" in problem:
+        before = [n for n in range(last) if lines[n].strip() and not lines[n].lstrip().startswith("#")]
+        if re.search(r":\s", line[: mark.column]) or not before:
+            return last + 1, f"a text with a colon in it needs quotes: {_quoted(value)}"
+        return before[-1] + 1, f"no colon and space after '{lines[before[-1]].strip()}'; write it as key: value"
+    if "block" in context:
+        return last + 1, "stands too far left or right; begin it below the keys that it belongs to"
+    return last + 1, f"not valid YAML: {problem}"
+
+
+def _quoted(text: str) -> str:
+    text = text.strip()
+    return "'" + text.replace("'", "''") + "'"
 
 
 def scalar(text: str) -> Any:
@@ -129,8 +178,11 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def coerce(value: Any, schema: dict[str, Any]) -> Any:
     """``value`` with numbers as the schema wants them: ``1e-4`` out of a text, ``300`` as ``300.0`` where a
-    fraction may stand, ``3e3`` as ``3000`` where none may. What does not fit is left for :func:`check` to report."""
+    fraction may stand, ``3e3`` as ``3000`` where none may. A group or list whose lines are all comments is empty.
+    What does not fit is left for :func:`check` to report."""
     kind = schema.get("type")
+    if value is None and kind in ("object", "array"):
+        return {} if kind == "object" else []
     if isinstance(value, dict):
         named = schema.get("properties", {})
         other = schema.get("additionalProperties")
@@ -190,10 +242,9 @@ def _lines(error: Any, root: dict[str, Any], label: str) -> list[str]:
         if inside:
             return [line for e in sorted(inside, key=_place) for line in _lines(e, root, label)]
     if rule == "additionalProperties":
-        known = list(schema.get("properties", {}))
-        unknown = [key for key in value if key not in known]
+        unknown = [key for key in value if key not in schema.get("properties", {})]
         return [
-            f"{label}: {dotted([*error.absolute_path, key])}: unknown key; {_instead(str(key), known, root, path)}"
+            f"{label}: {dotted([*error.absolute_path, key])}: unknown key; {_instead(str(key), schema, root)}"
             for key in unknown
         ]
     if rule == "required":
@@ -203,7 +254,8 @@ def _lines(error: Any, root: dict[str, Any], label: str) -> list[str]:
             f"{label}: {dotted([*error.absolute_path, missing])}: is missing" + (f"; wanted: {what}" if what else "")
         ]
     if rule == "type":
-        return [f"{where}: must be {_KIND[error.validator_value]}, not {_what(value)}"]
+        kind = error.validator_value
+        return [f"{where}: must be {_KIND[kind]}, not {_what(value)}{_misread(kind, value)}"]
     if rule == "enum":
         return [
             f"{where}: {_what(value)} is not known; {_choices(str(value), [str(v) for v in error.validator_value])}"
@@ -247,19 +299,33 @@ def _choices(word: str, allowed: list[str]) -> str:
     return f"{hint}Allowed: {', '.join(allowed)}" if hint else f"allowed: {', '.join(allowed)}"
 
 
-def _instead(key: str, known: list[str], root: dict[str, Any], path: str) -> str:
-    """A remedy for an unknown key: a sister of similar name, the same name elsewhere, or the list of sisters."""
-    close = difflib.get_close_matches(key.lower(), known, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    elsewhere = [name for name in _paths(root) if name.rpartition(".")[2] == key]
-    if elsewhere:
-        return f"did you mean {elsewhere[0]}?"
-    return f"allowed here: {', '.join(known)}" if known else "nothing is allowed here"
+def _misread(kind: str, value: Any) -> str:
+    """A remedy for what YAML reads otherwise than it was meant."""
+    if kind == "string" and isinstance(value, dict) and list(value.values()) == [None]:
+        return "; a text that begins with { needs quotes: '{" + str(*value) + "}'"
+    if kind == "object" and isinstance(value, str):
+        return "; write each of its keys as key: value, on a line of its own"
+    return ""
 
 
-def _paths(schema: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
+def _instead(key: str, group: dict[str, Any], root: dict[str, Any]) -> str:
+    """A remedy for an unknown key of a group: the same name elsewhere, the name that it has here, a sister of similar
+    name, or the list of sisters."""
+    sisters = list(group.get("properties", {}))
+    there = [f"{prefix}{key}" for prefix, part in _groups(root) if key in part.get("properties", {})]
+    own = [name for name in (group.get("aka", {}).get(key),) if name in sisters]
+    other = [f"{prefix}{part['aka'][key]}" for prefix, part in _groups(root) if key in part.get("aka", {})]
+    meant = there or own or other or difflib.get_close_matches(key.lower(), sisters, n=1)
+    if meant:
+        return f"did you mean {' or '.join(meant[:3])}?"
+    return f"allowed here: {', '.join(sisters)}" if sisters else "nothing is allowed here"
+
+
+def _groups(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every group of keys in a schema, after what the names of its keys begin with: "", "recipe.", "datasets[]."."""
+    yield prefix, schema
     for key, part in schema.get("properties", {}).items():
-        names += [f"{prefix}{key}", *_paths(part, f"{prefix}{key}.")]
-    return names
+        if "properties" in part:
+            yield from _groups(part, f"{prefix}{key}.")
+        if "properties" in part.get("items", {}):
+            yield from _groups(part["items"], f"{prefix}{key}[].")

@@ -14,6 +14,7 @@ from charloom.character import Character
 from charloom.config import Base
 from charloom.datasets import DataSet, is_blank
 from charloom.recipes import RECIPES
+from charloom.sources import folder
 from charloom.train.settings import DATASET_STAGE_KEYS, RECIPE
 
 
@@ -70,6 +71,7 @@ def lint(character: Character) -> str:
             "minimum": character.crop["minimum"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
+            **({"stray": stray} if (stray := folder.stray_captions(character)) else {}),
             "recipe": RECIPES["lint"],
         }
     )

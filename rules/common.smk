@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -11,7 +12,10 @@ from charloom.config import load
 from charloom.errors import UserError
 
 # The interpreter of the jobs: snakemake and torch may live in different environments.
-PYTHON = os.environ.get("CHARLOOM_PYTHON", sys.executable)
+CONDA = "CONDA" in {
+    method.name for method in workflow.deployment_settings.deployment_method
+}
+PYTHON = os.environ.get("CHARLOOM_PYTHON", "python" if CONDA else sys.executable)
 SCRIPTS = Path(workflow.basedir) / "scripts"
 
 try:
@@ -23,9 +27,17 @@ except UserError as error:
 CHARACTERS = WORKFLOW.characters
 BASES = WORKFLOW.bases
 
+# Where a start of the trainer makes one checkpoint, its previews and scores (priorities 4 to 2) come before the next
+# start. Where it makes all of them, they come after, so that one process draws for every checkpoint.
+RUN_AHEAD = {BASES[character.base].run_ahead for character in CHARACTERS.values()}
+TRAINING = 1 if any(RUN_AHEAD) else 8
+
 # What every command starts with: `run NAME …` calls the script of that name. Not part of the rules' own text, so
 # that neither another interpreter nor another place of the store makes anything run again.
 START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
+if CONDA:
+    # The environment holds what charloom needs, not charloom itself.
+    START = f"PYTHONPATH={quote(str(workflow.basedir))} {START}"
 shell.prefix(
     f"export CHARLOOM_STORE={quote(WORKFLOW.store)} CHARLOOM_DEVICE={quote(WORKFLOW.device)}; "
     f'run() {{{{ name="$1"; shift; {START}/"$name".py "$@"; }}}}; '
@@ -76,13 +88,21 @@ def step_names(steps_of):
     return lambda character: [f"{step:06d}" for step in steps_of(character)]
 
 
+@cache
+def image_problems(name):
+    """What stands in the way of a character's images."""
+    return CHARACTERS[name].image_problems()
+
+
 def source_inputs(wildcards):
-    """Files that one image of the data set is made from."""
+    """Files that one image of the data set is made from; the place where it counts whether there are images."""
     character = CHARACTERS[wildcards.character]
+    if lines := image_problems(character.id):
+        sys.exit("\n".join(f"error: {line}" for line in lines))
     shot = wildcards.get("shot")
     part, image = character.part_of(shot) if shot else (None, None)
     if part:
-        return [str(part.picture(image))]
+        return [str(part.files[image])] if image in part.files else []
     return sources.get(character.source).inputs(
         character, character.shot(shot) if shot else None
     )
@@ -90,10 +110,14 @@ def source_inputs(wildcards):
 
 def handwritten_caption(wildcards):
     """The user's own caption of an image, if there is one."""
-    part, image = CHARACTERS[wildcards.character].part_of(wildcards.shot)
-    folder = Path("config", "captions", wildcards.character)
-    path = part.caption_file(image) if part else folder / f"{image}.txt"
-    return [str(path)] if path.is_file() else []
+    character = CHARACTERS[wildcards.character]
+    part, image = character.part_of(wildcards.shot)
+    path = (
+        part.caption_file(image)
+        if part
+        else character.caption_file(character.shot(image))
+    )
+    return [str(path)] if path and path.is_file() else []
 
 
 def lock_of(wildcards):

@@ -6,12 +6,14 @@ rule export_final:
         validation="results/{character}/validation.json",
         report="results/{character}/report.html",
         checkpoints=shippable_checkpoints,
+        lock=lock_of,
     output:
         lora="results/{character}/final.safetensors",
     log:
         "results/{character}/logs/export_final.log",
     benchmark:
         "results/{character}/benchmarks/export_final.tsv"
+    priority: 2
     conda:
         "../envs/charloom.yaml"
     threads: 1
@@ -21,4 +23,4 @@ rule export_final:
         "{wildcards.character}: the LoRA to ship"
     shell:
         "run export_final {input.validation:q} --checkpoints {input.checkpoints:q} "
-        "--settings {params.settings:q} --output {output.lora:q} --log {log:q}"
+        "--lock {input.lock:q} --settings {params.settings:q} --output {output.lora:q} --log {log:q}"

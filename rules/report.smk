@@ -25,6 +25,7 @@ rule write_report:
         "results/{character}/logs/write_report.log",
     benchmark:
         "results/{character}/benchmarks/write_report.tsv"
+    priority: 2
     conda:
         "../envs/charloom.yaml"
     threads: 1

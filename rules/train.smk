@@ -28,7 +28,7 @@ rule train_segment:
         "results/{character}/logs/train_segment/{step}.log",
     benchmark:
         "results/{character}/benchmarks/train_segment/{step}.tsv"
-    priority: 8
+    priority: TRAINING
     conda:
         "../envs/charloom.yaml"
     threads: 64

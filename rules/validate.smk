@@ -45,6 +45,7 @@ rule choose_checkpoint:
         "results/{character}/logs/choose_checkpoint.log",
     benchmark:
         "results/{character}/benchmarks/choose_checkpoint.tsv"
+    priority: 2
     conda:
         "../envs/charloom.yaml"
     threads: 1

@@ -23,7 +23,7 @@ def main() -> None:
 
     def make() -> None:
         limit = EngineOptions.from_values(arguments.engine).limit
-        device = jobs.torch_device(arguments.device, arguments.threads, limit)
+        device = jobs.torch_device(arguments.device, arguments.threads, limit, lock)
         images = [arguments.image, *sorted(set(arguments.image.parent.glob("*.png")) - {arguments.image})]
         log(f"encoding up to {len(images)} images on {device}")
         for image, reason in latents.make(images, lock, settings, store, device, log):

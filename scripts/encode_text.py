@@ -32,7 +32,7 @@ def main() -> None:
 
     def make() -> None:
         limit = EngineOptions.from_values(arguments.engine).limit
-        device = jobs.torch_device(arguments.device, arguments.threads, limit)
+        device = jobs.torch_device(arguments.device, arguments.threads, limit, lock)
         # Images of further data sets lie one folder deeper.
         results = next(folder.parent for folder in arguments.output.parents if folder.name == "embeddings")
         captions = [read(path) for path in sorted((results / "dataset").rglob("*.txt"))]

@@ -1,4 +1,4 @@
-"""Hand out the chosen checkpoint as the LoRA to ship."""
+"""Hand out the chosen checkpoint as the LoRA to ship, if it passes the gate."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("validation", type=jobs.read_json, help="validation.json")
     parser.add_argument("--checkpoints", nargs="+", type=Path, required=True, help="checkpoints to choose from")
+    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["name"])
     wanted = arguments.settings["checkpoint"]
@@ -23,6 +24,14 @@ def main() -> None:
     if chosen is None:
         there = ", ".join(path.stem for path in arguments.checkpoints)
         raise UserError(f"checkpoint: step {step} is not among {there}; set checkpoint: auto or one of these")
+    from charloom.lora.verify import module_shapes, verify
+
+    config = jobs.read_json(Path(arguments.lock["root"]) / "transformer" / "config.json")
+    report = verify(chosen, module_shapes(config))
+    for line in str(report).splitlines():
+        log.quietly(line)
+    if not report.ok:
+        raise UserError(f"{chosen}: {report.problems[0]}; delete it, so that it is made again")
     output = arguments.output
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     shutil.copyfile(chosen, temporary)

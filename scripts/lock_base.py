@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from charloom import basefiles, bases, jobs
-from charloom.errors import cli
+from charloom.errors import UserError, cli
 
 
 def main() -> None:
     arguments = jobs.parser(__doc__).parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.settings['name']}")
+    if "repo" in arguments.settings and os.environ.get("CHARLOOM_DEVICE", "auto") == "auto":
+        check_torch(arguments.settings["name"])
     lock = bases.lock(arguments.settings, arguments.store, log)
     basefiles.check_layout(Path(lock["root"]), single_file=bases.SINGLE_FILE in lock)
     size = sum(facts["size"] for facts in lock["files"].values())
@@ -18,6 +21,17 @@ def main() -> None:
     log.quietly(f"{len(lock['files'])} files, {size / 1e6:.1f} MB, in {lock['root']}")
     if "revision" in lock:
         log.quietly(f"{lock['repo']} at {lock['revision']}; stays so until {arguments.output} is deleted")
+
+
+def check_torch(name: str) -> None:
+    """Fail before gigabytes are fetched for a torch that could not use them on any machine."""
+    import torch
+
+    if not (torch.version.cuda or torch.version.hip or torch.backends.mps.is_built()):
+        raise UserError(
+            f"base {name} wants a GPU and torch {torch.__version__} is a build for CPUs alone: install another, or set "
+            "device: cpu if you mean it"
+        )
 
 
 if __name__ == "__main__":

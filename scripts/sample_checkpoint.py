@@ -32,7 +32,7 @@ def main() -> None:
 
     def make() -> None:
         options = EngineOptions.from_values(arguments.engine)
-        device = jobs.torch_device(arguments.device, arguments.threads, options.limit)
+        device = jobs.torch_device(arguments.device, arguments.threads, options.limit, arguments.lock)
         others = [one for one in previews.all(arguments.sisters) if one.key != own.key]
         samples.make(previews, [own, *others], arguments.store, device, log, options)
 

@@ -31,7 +31,7 @@ def main() -> None:
 
     def make() -> None:
         log(f"training to step {arguments.until}; loading torch and the base")
-        device = jobs.torch_device(arguments.device, arguments.threads)
+        device = jobs.torch_device(arguments.device, arguments.threads, lock=arguments.lock)
 
         from charloom.stages import prepared
         from charloom.train.loop import TrainJob, train
@@ -55,6 +55,8 @@ def main() -> None:
 
     key = training.entry(run, arguments.step)
     jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)
+    # Also where nothing was trained: the curve belongs to the checkpoint, not to the run that came last.
+    store.fetch(training.METRICS, key, ".jsonl", arguments.manifest.parent / "training" / "metrics.jsonl")
 
 
 if __name__ == "__main__":

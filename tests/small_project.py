@@ -78,8 +78,6 @@ CONFIG: dict[str, Any] = {
 }
 BASE: dict[str, Any] = {
     "path": "resources/bases/mini",
-    "architecture": "z-image",
-    "native_size": 256,
     "judge": "none",
     "adapters": {"v1": "resources/bases/mini/adapter.safetensors"},
     "recipe": {

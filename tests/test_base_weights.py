@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +23,7 @@ from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 from small_project import edit, write_yaml
 
-from charloom import basefiles, bases, hub, slices
+from charloom import basefiles, bases, hub, jobs, slices
 from charloom.config import load
 from charloom.errors import UserError
 from charloom.stages import latents, prepared, texts
@@ -438,6 +441,29 @@ def test_room_on_the_disk_is_checked_before_the_prepared_base(
 
 
 # The base's file
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_auto_leaves_no_big_base_to_the_cpu() -> None:
+    lock = {"name": "z-image-turbo", "files": {"a": {"size": 12e9}, "b": {"size": 20e9}}}
+    with pytest.raises(UserError, match=r"z-image-turbo \(32 GB\) wants a GPU .* or set device: cpu"):
+        jobs.torch_device("auto", 1, lock=lock)
+    assert jobs.torch_device("cpu", 1, lock=lock).type == "cpu"
+    small = {"name": "paperdoll", "files": {"a": {"size": 2e7}}}
+    assert jobs.torch_device("auto", 1, lock=small).type == "cpu"
+
+
+@pytest.mark.skipif(bool(torch.version.cuda or torch.version.hip), reason="a build of torch for GPUs")
+def test_nothing_is_fetched_for_a_torch_without_a_gpu(tmp_path: Path) -> None:
+    settings = json.dumps({"name": "far", "repo": "nobody/nothing", "revision": "main", "adapters": {}})
+    command = [sys.executable, small_project.ROOT / "scripts/lock_base.py", "--settings", settings]
+    result = subprocess.run(
+        [*command, "--output", tmp_path / "lock.json", "--store", tmp_path / "store"],
+        env={**os.environ, "CHARLOOM_DEVICE": "auto", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1 and "is a build for CPUs alone" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_the_slice_of_a_base_says_only_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,8 @@ def imported(tmp_path: Path, text: str = JOB, **changes):
 def test_new_writes_a_file_that_passes_the_checks_and_is_never_overwritten(root):
     result = call("new", "mara")
     assert result.exit_code == 0 and "written" in said(result) and "to do" not in said(result)
+    sheet, final = (said(result).index(f"results/mara/{file}") for file in ("prompts.html", "final.safetensors"))
+    assert said(result).index("charloom lint mara") < sheet < final
     character = config.load(root).characters["mara"]
     assert (character.name, character.trigger, len(character.shots)) == ("Mara", "m4ra", 30)
     assert len(character.sample_prompts) == 10 and "m4ra" in character.sample_prompts[0].text
@@ -148,7 +150,8 @@ def test_outside_the_workflow_one_line_says_so(tmp_path, monkeypatch):
 
 def test_lint_of_a_good_file_and_of_a_wrong_name(root):
     result = call("lint", "leyla")
-    assert result.exit_code == 0 and "30 shots" in said(result) and "not made yet" in said(result)
+    assert result.exit_code == 0 and "30 shots" in said(result)
+    assert "snakemake --cores 2 results/leyla/lint.json" in said(result)
     result = call("lint", "leila")
     assert result.exit_code == 1 and "did you mean leyla?" in said(result)
 
@@ -158,6 +161,25 @@ def test_lint_reports_every_mistake_in_a_file(root):
     path.write_text(path.read_text().replace("trigger: n1ka", "trigger: n1ka\nrecipee: {}"))
     result = call("lint", "nika")
     assert result.exit_code == 1 and "nika.yaml: recipee: unknown key; did you mean recipe?" in said(result)
+
+
+def test_lint_asks_for_the_images_of_one_character_alone(root):
+    for name in ("nika", "orla"):
+        path = root / "config" / "characters" / f"{name}.yaml"
+        images = {"source": "folder", "path": name}
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "images": images}))
+    assert call("lint", "leyla").exit_code == 0
+    result = call("lint", "nika")
+    assert result.exit_code == 1
+    assert said(result) == (
+        "error: config/characters/nika.yaml: images.path: there is no folder nika; make it and put 30 images in it\n"
+    )
+    (root / "nika").mkdir()
+    for shot in config.load(root).characters["nika"].shot_names:
+        (root / "nika" / f"{shot}.PNG").touch()
+    (root / "nika" / "notes.txt").touch()
+    text = said(call("lint", "nika"))
+    assert "30 shots" in text and "warning: notes.txt: no image of a shot" in text
 
 
 # plan
@@ -211,6 +233,17 @@ def test_plan_asks_snakemake(root, monkeypatch):
     assert said(wrong).startswith("error: plan: nothing makes results/nobody/final.safetensors")
 
 
+def test_plan_hands_options_on(root, monkeypatch):
+    """A profile or --config may name another base, whose plan is another one."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name in ("Snakefile", "rules", "scripts", "profiles", "envs"):
+        (root / name).symlink_to(ROOT / name)
+    wrong = call("plan", "nika", "--config", "base=paperdol")
+    assert said(wrong).startswith("error: config/config.yaml: base: there is no config/bases/paperdol.yaml; did you")
+    wrong = call("plan", "nika", "--frobnicate")
+    assert said(wrong).count("\n") == 1 and "unrecognized arguments: --frobnicate" in said(wrong)
+
+
 # import-ai-toolkit
 
 
@@ -235,8 +268,8 @@ def test_round_trip_into_the_resolved_recipe(root):
     images = root / "images"
     images.mkdir()
     plan = yaml.safe_load((root / "config" / "plans" / "portrait-30.yaml").read_text())
-    for name in ["reference", *(shot["name"] for shot in plan["shots"])]:
-        (images / f"{name}.png").touch()
+    for shot in plan["shots"]:
+        (images / f"{shot['name']}.png").touch()
     path.write_text(path.read_text().replace("/nowhere/mira", "images"))
     data, recipe = yaml.safe_load(path.read_text()), config.load(root).characters["mira"].recipe
     expected = {
@@ -268,18 +301,30 @@ def test_a_data_set_brings_its_captions(root):
     for name, text in texts.items():
         (folder / f"{name}.png").touch()
         (folder / f"{name}.txt").write_text(text)
-    (folder / "Bad Name.png").touch()
-    (folder / "reference.png").touch()
+    (folder / "ComfyUI_00012_.PNG").touch()
+    (folder / "ComfyUI_00012_.txt").write_text("a medium shot photo of m1ra, wearing a cap, yard")
+    (folder / "A-1.png").touch()
     (root / "job.yaml").write_text(JOB.replace("/nowhere/mira", "mine"))
     text = said(call("import-ai-toolkit", "job.yaml", "--name", "mira"))
-    assert "2 captions" in text and "rename Bad Name.png" in text
-    person = config.load(root).characters["mira"]
+    assert "3 captions" in text
+    assert [line for line in text.splitlines() if line.startswith("to do")] == [
+        "to do: shots.a-1-2: has no caption; describe the shot in the character file"
+    ]
+    person = config.load(root, ready="mira").characters["mira"]
+    assert {shot.name: shot.file for shot in person.shots} == {
+        "a-1-2": "A-1.png",
+        "comfyui_00012": "ComfyUI_00012_.PNG",
+        "a-1": "",
+        "a-2": "",
+    }
+    assert (person.concept, person.appearance) == ("", "a woman with green hair and gray eyes")
+    assert person.crop == {"right": 0, "bottom": 0, "minimum": 256}
     assert (root / "config" / "captions" / "mira" / "a-2.txt").read_text().strip() == texts["a-2"]
-    assert [(s.tier, s.view, s.outfit, s.background) for s in person.shots] == [
+    assert [(s.tier, s.view, s.outfit, s.background) for s in person.shots[2:]] == [
         ("close-up", "frontal view", "a red coat", "garden"),
         ("full-body", "seen from behind", "a blue coat", "pier at dusk"),
     ]
-    assert person.identity_hidden == "{trigger}, a woman with green hair" and person.count == 2
+    assert person.identity_hidden == "{trigger}, a woman with green hair" and person.count == 4
 
 
 def test_several_data_sets_and_a_default_caption(root):
@@ -324,6 +369,27 @@ def test_several_data_sets_and_a_default_caption(root):
     assert person.image_names == ["a-1", "a-2", "faces/x-1", "more/m-1", "more/m-2"]
     assert [(p.weight, p.repeats, p.regularization) for p in person.datasets] == [(1.0, 3, True), (0.5, 1, False)]
     assert person.default_caption == "a photo of m1ra"
+
+
+def test_prompts_without_the_trigger_stay_as_they_are(tmp_path):
+    found = imported(tmp_path, sample__prompts=["a dog", "m1ra beside [trigger] and M1ra, [trigger]", "a red car"])
+    prompts = found.character["sample_prompts"]
+    assert prompts == ["a dog", "{trigger} beside the person and the person, the person", "a red car"]
+    assert [line for line in found.todo if "prompts" in line] == [
+        "sample_prompts[2]: had the trigger several times; read it again"
+    ]
+    found = imported(tmp_path, sample__prompts=["a dog"])
+    assert found.character["sample_prompts"] == [scaffold.PROMPTS[0], "a dog"]
+    assert "sample_prompts: none of the job has the trigger; one of charloom new was put in front" in found.todo
+
+
+@pytest.mark.parametrize(
+    ("save", "sampled", "rounded"), [(200, 200, None), (200, 250, 400), (300, 100, 300), (None, 300, 500)]
+)
+def test_previews_between_checkpoints_are_put_off(tmp_path, save, sampled, rounded):
+    found = imported(tmp_path, save__save_every=save, sample__sample_every=sampled)
+    assert found.character["recipe"]["sample"]["every"] == (rounded or sampled)
+    assert ("only saved steps are sampled" in "\n".join(found.todo)) == (rounded is not None)
 
 
 def test_two_preservations_in_a_job_are_pointed_out(tmp_path):
@@ -383,7 +449,7 @@ def test_what_a_job_leaves_open_is_said(tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("a: 1", "is no job of ai-toolkit"),
     ("job: generate\nconfig: {process: [{type: x}]}", "only job: extension"),
-    ("config: [", "not valid YAML"),
+    ("config: [", "opened and never closed"),
 ])  # fmt: skip
 def test_what_is_no_job(tmp_path, text, message):
     (tmp_path / "job.yaml").write_text(text)

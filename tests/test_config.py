@@ -16,6 +16,7 @@ from small_project import CHARACTER, edit, write_yaml
 from charloom import schema, slices
 from charloom.config import load
 from charloom.errors import UserError
+from charloom.sources import folder
 
 MARA = "config/characters/mara.yaml"
 CONFIG = "config/config.yaml"
@@ -29,8 +30,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def problems(folder: Path, **arguments: Any) -> list[str]:
+    """What stands in the way of Mara's images."""
     with pytest.raises(UserError) as caught:
-        load(folder, **arguments)
+        load(folder, ready="mara", **arguments)
     return str(caught.value).splitlines()
 
 
@@ -123,13 +125,72 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: edit(p / BASE, repo="a/b", revision="c"),
         ["config/bases/mini.yaml: give either path (a folder) or repo and revision (on the hub)"],
     ),
-    "not YAML": (
+    "a name of ai-toolkit": (
+        recipe(network={"linear": 8}),
+        ["config/config.yaml: recipe.network.linear: unknown key; did you mean recipe.network.rank?"],
+    ),
+    "a knob outside of the recipe": (
+        lambda p: edit(p / MARA, steps=300),
+        ["config/characters/mara.yaml: steps: unknown key; did you mean recipe.train.steps or recipe.sample.steps?"],
+    ),
+    "a knob one group too high": (
+        recipe(rank=8),
+        ["config/config.yaml: recipe.rank: unknown key; did you mean recipe.network.rank?"],
+    ),
+    "a group without its colon": (
+        text(CONFIG, "train:\n    steps: 100", "train:\n    steps 100"),
+        ["config/config.yaml: recipe.train: must be a group of keys, not the text 'steps 100'; write each of its"],
+    ),
+    "a trigger alone without quotes": (
+        text(MARA, "full: '{trigger}, a woman with curly black hair and green eyes'", "full: {trigger}"),
+        [
+            "config/characters/mara.yaml: identity_line.full: must be a text, not a group of keys; a text that "
+            "begins with { needs quotes: '{trigger}'"
+        ],
+    ),
+    "a list without its end": (
         lambda p: (p / CONFIG).write_text("base: [mini\ndevice: cpu"),
-        ["config/config.yaml: line 2, column 7: not valid YAML: "],
+        ["config/config.yaml: line 1: a [ or { is opened and never closed; close it"],
     ),
     "a key twice": (
         lambda p: (p / CONFIG).write_text("base: mini\nbase: mini\n"),
-        ["config/config.yaml: line 2, column 1: not valid YAML: the key 'base' is written twice"],
+        ["config/config.yaml: line 2: the key 'base' is written twice; take one out"],
+    ),
+    "a tab": (
+        lambda p: (p / CONFIG).write_text("base: mini\nrecipe:\n\ttrain: {}\n"),
+        ["config/config.yaml: line 3: begins with a tab, which YAML does not allow; indent it with spaces"],
+    ),
+    "a trigger without quotes": (
+        lambda p: (p / CONFIG).write_text("base: mini\nstore: {trigger}, a woman\n"),
+        ["config/config.yaml: line 2: a text that begins with { needs quotes: '{trigger}, a woman'"],
+    ),
+    "a Windows path in double quotes": (
+        lambda p: (p / CONFIG).write_text('base: mini\nstore: "C:\\Users\\me"\n'),
+        ["config/config.yaml: line 2: \\ has a meaning of its own between double quotes; use single quotes, or /"],
+    ),
+    "no colon": (
+        lambda p: (p / CONFIG).write_text("base: mini\ndevice cpu\nstore: x\n"),
+        ["config/config.yaml: line 2: no colon and space after 'device cpu'; write it as key: value"],
+    ),
+    "no colon after a group": (
+        lambda p: (p / CONFIG).write_text("base: mini\nrecipe\n  train: {}\n"),
+        ["config/config.yaml: line 2: no colon and space after 'recipe'; write it as key: value"],
+    ),
+    "a colon too many": (
+        lambda p: (p / CONFIG).write_text("base: mini\nstore: a: b\n"),
+        ["config/config.yaml: line 2: a text with a colon in it needs quotes: 'a: b'"],
+    ),
+    "a line between two depths": (
+        lambda p: (p / CONFIG).write_text("base: mini\nrecipe:\n  train:\n    steps: 3\n   save: {}\n"),
+        ["config/config.yaml: line 5: stands too far left or right; begin it below the keys that it belongs to"],
+    ),
+    "an open quote": (
+        lambda p: (p / CONFIG).write_text("base: 'mini\ndevice: cpu\n"),
+        ["config/config.yaml: line 1: a quote is opened and never closed; close it"],
+    ),
+    "a quote inside quotes": (
+        lambda p: (p / CONFIG).write_text("base: mini\nstore: 'Mara's'\n"),
+        ["config/config.yaml: line 2: text goes on after the closing quote; put all of it in quotes of the other kind"],
     ),
     "missing key": (
         lambda p: write_yaml(p / MARA, {k: v for k, v in CHARACTER.items() if k != "trigger"}),
@@ -142,9 +203,46 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
             "with '{trigger}, '"
         ],
     ),
-    "trigger missing from a prompt": (
-        text(MARA, "a medium shot photo of {trigger}", "a medium shot photo"),
-        ["config/characters/mara.yaml: sample_prompts[1]: must hold the trigger exactly once; write {trigger}"],
+    "trigger missing from all prompts": (
+        lambda p: edit(p / MARA, sample_prompts=["a dog", {"prompt": "a cat"}]),
+        ["config/characters/mara.yaml: sample_prompts: none holds the trigger, so none shows the character; write"],
+    ),
+    "trigger twice in a prompt": (
+        text(MARA, "a medium shot photo of {trigger}", "a medium shot photo of {trigger} and M4ra"),
+        ["config/characters/mara.yaml: sample_prompts[1]: holds the trigger 2 times; once, or not at all to compare"],
+    ),
+    "no concept to draw from": (
+        lambda p: write_yaml(p / MARA, {k: v for k, v in CHARACTER.items() if k != "concept"}),
+        ["config/characters/mara.yaml: concept.prompt: is missing; describe the neutral reference"],
+    ),
+    "a file that is not there": (
+        lambda p: (
+            (p / "photos").mkdir(),
+            [(p / "photos" / name).touch() for name in ("medium-01.png", "fullbody-01.jpg")],
+            edit(p / MARA, images={"source": "folder", "path": "photos", "count": 3}),
+            text(MARA, "name: closeup-01", "name: closeup-01\n  file: Mira 01.png")(p),
+        ),
+        ["config/characters/mara.yaml: shots.closeup-01.file: photos has no Mira 01.png; correct it, or add the"],
+    ),
+    "an empty caption beside an image": (
+        lambda p: (
+            (p / "photos").mkdir(),
+            [(p / "photos" / f"{shot['name']}.png").touch() for shot in CHARACTER["shots"]],
+            (p / "photos/medium-01.txt").write_text(" "),
+            edit(p / MARA, images={"source": "folder", "path": "photos", "count": 3}),
+        ),
+        ["photos/medium-01.txt: is empty; write a caption, delete the file, or set recipe.data.default_caption"],
+    ),
+    "a mistake in the recipe and a missing folder": (
+        lambda p: edit(
+            p / MARA,
+            images={"source": "folder", "path": "photos", "count": 3},
+            recipe={"train": {"steps": 40, "warmup_steps": 50}},
+        ),
+        [
+            "config/characters/mara.yaml: recipe.train.warmup_steps: is more than train.steps 40",
+            "config/characters/mara.yaml: images.path: there is no folder photos; make it and put 3 images in it",
+        ],
     ),
     "trigger told to the generator": (
         text(MARA, "appearance: a woman", "appearance: m4ra, a woman"),
@@ -212,17 +310,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: further_set(p),
         ["config/characters/mara.yaml: datasets[1].path: more has no text in a.txt and 1 more; write captions, or set"],
     ),
-    "an image that is no file name": (
-        lambda p: (further_set(p, default_caption="x"), (p / "more/a.png").rename(p / "more/My A.png")),
-        ["config/characters/mara.yaml: datasets[1].path: rename My A.png in more; names of images are up to 40 of"],
-    ),
     "two data sets of one name": (
         lambda p: (further_set(p, default_caption="x"), further_set(p, default_caption="x")),
         ["config/characters/mara.yaml: datasets[2].name: more is there twice; every data set needs its own name"],
     ),
     "an unknown key of a data set": (
         lambda p: further_set(p, default_caption="x", is_reg=True),
-        ["config/characters/mara.yaml: datasets[1].is_reg: unknown key; allowed here: name, path, weight, repeats, "],
+        ["config/characters/mara.yaml: datasets[1].is_reg: unknown key; did you mean regularization?"],
     ),
     "two preservations": (
         recipe(train={"preservation": {"differential": {"enabled": True}, "blank": {"enabled": True}}}),
@@ -269,11 +363,85 @@ def test_missing_images_are_named(project: Path) -> None:
     for name in ("reference", "closeup-01", "medium_01"):
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     edit(project / MARA, images={"source": "folder", "path": "photos", "count": 3})
-    assert problems(project) == [
+    expected = [
         "config/characters/mara.yaml: images.path: photos has no medium-01.png (nor .jpg, .webp); rename medium_01?",
         "config/characters/mara.yaml: images.path: photos has no fullbody-01.png (nor .jpg, .webp); "
         "add the image or change the plan",
     ]
+    assert problems(project) == expected == load(project).characters["mara"].image_problems()
+
+
+def test_images_that_are_still_to_be_made_are_no_mistake_in_the_file(project: Path) -> None:
+    """The prompt sheet comes before the images, and other characters must not wait for them."""
+    edit(
+        project / MARA, images={"source": "folder", "path": "photos", "count": 3}, datasets=[{"name": "x", "path": "x"}]
+    )
+    mira = {**CHARACTER, "trigger": "m1ra", "doll": {"skin": "blue"}}
+    write_yaml(project / "config/characters/mira.yaml", mira)
+    people = load(project).characters
+    assert "beige pantsuit" in slices.prompt_sheet(people["mara"])
+    assert [line.split(":")[1].strip() for line in problems(project)] == ["images.path", "datasets[1].path"]
+    assert [line.split(":")[1].strip() for line in people["mira"].image_problems()] == ["doll.skin", "doll"]
+
+
+def test_images_of_any_ending_and_name(project: Path) -> None:
+    (project / "photos").mkdir()
+    for name in ("closeup-01.PNG", "medium-01.JPeG", "Mira 01_.Webp"):
+        (project / "photos" / name).touch()
+    edit(project / MARA, images={"source": "folder", "path": "photos", "count": 3})
+    text(MARA, "name: fullbody-01", "name: fullbody-01\n  file: Mira 01_.Webp")(project)
+    further_set(project, default_caption="x")
+    for old, new in (("a.png", "ComfyUI_00012_.PNG"), ("b.jpg", "b.JPG")):
+        (project / "more" / old).rename(project / "more" / new)
+    (project / "more/b.png").touch()  # beside b.JPG: the same image once more
+    mara = load(project, ready="mara").characters["mara"]
+    found = [folder.inputs(mara, shot) for shot in (*mara.shots, None)]
+    names = ["closeup-01.PNG", "medium-01.JPeG", "Mira 01_.Webp"]
+    assert found == [[f"photos/{name}"] for name in (*names, "closeup-01.PNG")]  # no reference: the first close-up
+    (project / "photos/reference.jpg").touch()
+    assert folder.inputs(mara, None) == ["photos/reference.jpg"]
+    assert {name: path.name for name, path in mara.datasets[0].files.items()} == {
+        "comfyui_00012": "ComfyUI_00012_.PNG",
+        "b": "b.png",
+    }
+    assert mara.datasets[0].caption_file("b") == Path("more/b.txt")
+
+
+def test_names_that_would_be_the_same_are_numbered() -> None:
+    files = [Path(name) for name in ("Mira 1.png", "mira-1.jpg", "mira_1.png", "mira-1.png", "mira 1.png", "Ж.png")]
+    assert {name: path.name for name, path in folder.names(files).items()} == {
+        "mira-1-2": "Mira 1.png",
+        "mira-1": "mira-1.png",
+        "mira_1": "mira_1.png",
+        "mira-1-3": "mira 1.png",
+        "image": "Ж.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("everybody", "own", "minimum"),
+    [
+        ({}, {}, 1024),
+        ({"right": 0, "bottom": 0}, {}, 384),
+        ({}, {"right": 0, "bottom": 0}, 384),
+        ({}, {"right": 0}, 1024),
+        ({"minimum": 900}, {"right": 0, "bottom": 0}, 900),
+        ({"right": 0, "bottom": 0}, {"minimum": 2000}, 2000),
+    ],
+)
+def test_images_that_are_taken_whole_need_half_the_smallest_resolution(
+    project: Path, everybody: dict[str, int], own: dict[str, int], minimum: int
+) -> None:
+    edit(project / CONFIG, crop=everybody)
+    edit(project / MARA, crop=own, recipe={"data": {"resolutions": [1024, 768]}})
+    mara = load(project).characters["mara"]
+    assert json.loads(slices.crop(mara, "medium-01"))["minimum"] == minimum == json.loads(slices.lint(mara))["minimum"]
+
+
+@pytest.mark.parametrize(("every", "sampled"), [(50, 250), (200, 400), (250, 250), (300, 300)])
+def test_previews_follow_the_checkpoints_unless_it_is_said(project: Path, every: int, sampled: int) -> None:
+    edit(project / CONFIG, recipe={"save": {"every": every}})
+    assert load(project).characters["mara"].recipe["sample"]["every"] == sampled
 
 
 def test_numbers_that_yaml_reads_as_texts(project: Path) -> None:
@@ -284,6 +452,20 @@ def test_numbers_that_yaml_reads_as_texts(project: Path) -> None:
     train = load(project).characters["mara"].recipe["train"]
     assert (train["lr"], train["steps"], train["weight_decay"]) == (1e-4, 100, 0.0)
     assert isinstance(train["steps"], int) and isinstance(train["weight_decay"], float)
+
+
+def test_whole_numbers_are_decimal(project: Path) -> None:
+    """In YAML 1.1 a leading zero would make a step octal."""
+    text(MARA, "name: Mara", "name: Mara\ncheckpoint: 000100")(project)
+    assert load(project).characters["mara"].checkpoint == 100
+    assert schema.scalar("010") == 10 and schema.scalar("16:9") == "16:9" and schema.scalar("-1_000") == -1000
+
+
+def test_a_group_of_comments_is_empty(project: Path) -> None:
+    before = load(project).characters["mara"]
+    text(CONFIG, "recipe:\n", "recipe:\n  network:\n    # rank: 8\n")(project)
+    text(MARA, "name: Mara", "name: Mara\ndatasets:\n  # - name: more\nrecipe:\n  # train: {}")(project)
+    assert load(project).characters["mara"] == before
 
 
 def test_precedence_of_recipes(project: Path) -> None:

@@ -81,6 +81,32 @@ def test_a_caption_by_hand_wins(mara: Character, tmp_path: Path) -> None:
     assert (tmp_path / "b.txt").read_text() == "m4ra, in my words\n"
 
 
+def test_a_caption_beside_the_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small_project.make(tmp_path))
+    Path("photos").mkdir()
+    shots = [dict(shot) for shot in small_project.CHARACTER["shots"]]
+    shots[1]["file"] = "My 2.JPG"
+    for name in ("closeup-01.txt", "My 2.txt", "medium-01.txt", "reference.txt"):
+        Path("photos", name).write_text("m4ra")
+    changes = {"images": {"source": "folder", "path": "photos", "count": 3}, "shots": shots}
+    small_project.edit(Path("config/characters/mara.yaml"), **changes)
+    person = load(".").characters["mara"]
+    files = [person.caption_file(shot) for shot in person.shots]
+    assert files == [Path("photos/closeup-01.txt"), Path("photos/My 2.txt"), None]
+    settings = json.loads(slices.lint(person))
+    assert [str(finding) for finding in lint.stray(settings)] == [
+        "warning: medium-01.txt: no image of a shot is called like it, so it is not read; rename or delete it"
+    ]
+    own = Path("config/captions/mara/closeup-01.txt")
+    own.parent.mkdir(parents=True)
+    own.write_text("m4ra")
+    assert person.caption_file(person.shots[0]) == own
+    own.unlink()
+    small_project.edit(Path("config/characters/mara.yaml"), images={"source": "paperdoll", "count": 3})
+    person = load(".").characters["mara"]
+    assert person.caption_file(person.shots[0]) is None and "stray" not in slices.lint(person)
+
+
 # the prompt sheet
 
 
@@ -103,6 +129,12 @@ def test_the_sheet_escapes_what_users_write(mara: Character) -> None:
     settings = json.loads(slices.prompt_sheet(mara))
     page = prompts.as_html(prompts.sheet({**settings, "name": "<b>", "appearance": "a & <script>alert(1)</script>"}))
     assert "<script>alert" not in page and "&lt;b&gt;: prompt sheet" in page
+
+
+def test_without_a_concept_the_sheet_has_no_reference(mara: Character) -> None:
+    sheet = prompts.sheet({**json.loads(slices.prompt_sheet(mara)), "concept": ""})
+    assert prompts.as_text(sheet).startswith("# closeup-01\n")
+    assert prompts.as_html(sheet).count("<article ") == 3
 
 
 # crops
@@ -134,14 +166,36 @@ def test_a_crop_of_nothing_keeps_all_pixels(tmp_path: Path) -> None:
 
 def test_crops_that_cannot_be(tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png", (1100, 1300))
-    with pytest.raises(UserError, match=r"a\.png: 1100x1300 leaves 950x1150 .* less than the minimum of 1024; use a"):
+    message = r"a\.png: 1100x1300 leaves 950x1150 .* less than the minimum of 1024; use a .* set crop: {right: 0, bot"
+    with pytest.raises(UserError, match=message):
         crop_file(source, tmp_path / "b.png")
+    with pytest.raises(UserError, match=r"1100x1300 is less than the minimum of 1200; .* lower crop.minimum$"):
+        crop_file(source, tmp_path / "b.png", right=0, bottom=0, minimum=1200)
     with pytest.raises(UserError, match="overwritten by its own crop"):
         crop_file(source, source, right=0)
     (tmp_path / "c.png").write_text("no image")
     with pytest.raises(UserError, match=r"c\.png: is no image that can be read"):
         crop_file(tmp_path / "c.png", tmp_path / "b.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+    whole = {"right": 0, "bottom": 0, "minimum": 8}
+    with Image.open(picture(tmp_path / "a.png", (64, 64))) as image:
+        image.convert(mode).save(tmp_path / "opaque.png")
+        clear = image.convert("RGBA")
+    clear.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    clear.convert(mode).save(tmp_path / "clear.png")
+    crop_file(tmp_path / "clear.png", tmp_path / "b.png", **whole)
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.mode == "RGB" and image.getpixel((10, 10)) == (255, 255, 255) != image.getpixel((50, 50))
+    assert lint.facts(tmp_path / "b.png")["flattened"] is True
+    crop_file(tmp_path / "opaque.png", tmp_path / "c.png", **whole)
+    with Image.open(tmp_path / "opaque.png") as image:
+        image.convert("RGB").save(tmp_path / "expected.png", compress_level=4)
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    assert "flattened" not in lint.facts(tmp_path / "c.png")
 
 
 def test_the_crop_script_does_a_folder(tmp_path: Path) -> None:
@@ -181,6 +235,12 @@ def test_own_images_are_copied_as_they_are(tmp_path: Path) -> None:
     folder_source.make({}, [str(tmp_path / "b.jpg")], tmp_path / "b.png")
     with Image.open(tmp_path / "b.jpg") as a, Image.open(tmp_path / "b.png") as b:
         assert b.format == "PNG" and np.array_equal(np.asarray(a), np.asarray(b))
+    with Image.open(source) as image:
+        image.putalpha(100)
+        image.save(tmp_path / "d.webp", lossless=True)
+    folder_source.make({}, [str(tmp_path / "d.webp")], tmp_path / "d.png")
+    with Image.open(tmp_path / "d.png") as image:
+        assert image.mode == "RGBA" and image.getpixel((0, 0))[3] == 100
     with pytest.raises(UserError, match="gone from the folder"):
         folder_source.make({}, [], tmp_path / "c.png")
 
@@ -367,6 +427,16 @@ def test_twins_blur_and_small_images_are_found(tmp_path: Path) -> None:
         "warning: s3.png: looks blurred; a LoRA learns that too; replace it",
         "warning: s0.png, s2.png: are almost the same image; replace one of them",
         "warning: s1.png, s2.png: are almost the same image; replace one of them",
+    ]
+
+
+def test_images_that_were_transparent_are_named(tmp_path: Path) -> None:
+    with Image.open(picture(tmp_path / "clear.png", (600, 600), seed=0)) as image:
+        image.putalpha(200)
+        image.save(tmp_path / "clear.png")
+    crop_file(tmp_path / "clear.png", tmp_path / "s0.png", right=0, bottom=0, minimum=64)
+    assert checked(tmp_path) == [
+        "warning: s0.png: was transparent and stands on white now; give it a background of its own"
     ]
 
 

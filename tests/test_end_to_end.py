@@ -17,6 +17,7 @@ import pytest
 import small_project
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from small_project import TARGET, edit, snakemake, write_yaml
 
 RECIPE = {
@@ -99,11 +100,31 @@ def test_lost_results_come_out_of_the_store(copy: Path) -> None:
 
 
 def test_settings_there_and_back_again_cost_nothing(copy: Path) -> None:
-    before = digests(copy)
+    curve = copy / "results/mara/training/metrics.jsonl"
+    before, drawn = digests(copy), curve.read_bytes()
     assert "loading torch" in build(copy, "--config", "recipe={network: {rank: 2, alpha: 2}}")
-    assert digests(copy) != before
+    assert digests(copy) != before and curve.read_bytes() != drawn
     assert "loading torch" not in build(copy)
     assert digests(copy) == before
+    assert curve.read_bytes() == drawn  # the report draws it
+
+
+def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
+    final = copy / "results/mara/final.safetensors"
+    before, steps = final.read_bytes(), sorted((copy / "results/mara/checkpoints").iterdir())
+    tensors = load_file(steps[-1])
+    next(value for name, value in tensors.items() if name.endswith("lora_B.weight"))[0, 0] = float("nan")
+    steps[-1].unlink()
+    save_file(tensors, steps[-1])
+    script, lock = small_project.ROOT / "scripts/export_final.py", copy / "work/bases/mini.lock.json"
+    command = [sys.executable, script, copy / "results/mara/validation.json", "--checkpoints", *steps, "--lock", lock]
+    settings = json.dumps({"checkpoint": 6, "name": "Mara"})
+    result = subprocess.run(
+        [*command, "--settings", settings, "--output", final], cwd=copy, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "step-000006.safetensors: 1 tensors hold NaN" in result.stderr and "Traceback" not in result.stderr
+    assert final.read_bytes() == before
 
 
 def test_a_further_set_and_class_captions_are_trained_on(copy: Path) -> None:

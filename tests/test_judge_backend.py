@@ -12,6 +12,8 @@ from charloom.errors import UserError
 from charloom.judge import backend, table
 from charloom.judge.backend import Picture
 from charloom.judge.plain import Plain
+from charloom.stages.scores import KIND, Judgement
+from charloom.store import Store
 
 
 def noise(seed: int, blur: float = 0.0, size: int = 256) -> np.ndarray:
@@ -105,6 +107,33 @@ def test_without_references_identity_is_not_scored():
     judge = Paperdoll(None, FakeProbe())
     document = backend.score(judge, judge.study([]), "c", 50, [doll(PROMPT)])
     assert {"identity", "identity_relative", "bleed", "detail"} == set(document["not_scored"])
+
+
+def test_a_sample_without_the_trigger_has_no_identity(judge):
+    samples = [doll(PROMPT, name="01"), doll(PROMPT.replace("l3yla", "a woman"), name="02", earrings="hoops")]
+    document = backend.score(judge, {}, "c", 50, samples, "l3yla")
+    metrics = {
+        name: {r["metric"].split(".")[0] for r in document["rows"] if r["prompt"] == name} for name in ("01", "02")
+    }
+    assert metrics["01"] - metrics["02"] == {"identity", "identity_relative", "bleed"}
+    assert metrics["02"] == {"obedience", "detail", "contrast"} and document["not_scored"] == []
+
+
+def test_the_scores_of_a_checkpoint_know_the_trigger(judge, tmp_path, monkeypatch):
+    prompts = [PROMPT, PROMPT.replace("l3yla", "a woman")]
+    for folder, names in {"dataset": ["a", "b"], "samples/step-000050": ["01", "02"]}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            Image.fromarray(doll(PROMPT).pixels).save(tmp_path / folder / f"{name}.png")
+    items = [{"name": name, "caption": CAPTION, "image": name} for name in ("a", "b")]
+    (tmp_path / "dataset.json").write_text(json.dumps({"items": items}))
+    monkeypatch.setattr(backend, "open_backend", lambda name, weights: judge)
+    numbered = [{"name": f"{i:02d}", "text": text, "seed": 42, "scale": 1.0} for i, text in enumerate(prompts, 1)]
+    settings = {"character": "c", "trigger": "l3yla", "judge": "paperdoll", "prompts": numbered}
+    judgement, store = Judgement(tmp_path, settings, None), Store(tmp_path / "store")
+    assert judgement.make(store) == [50]
+    rows = json.loads(store.path(KIND, judgement.key(50), ".json").read_text())["rows"]
+    assert [row["prompt"] for row in rows if row["metric"] == "identity"] == ["01"]
 
 
 def test_a_real_probe_runs():

@@ -120,6 +120,16 @@ def test_random_strangers_are_instability():
     assert "2 of 10 samples show somebody else" in reasons(result, 3)
 
 
+def test_samples_without_the_trigger_do_not_count_as_strangers():
+    """Two of ten have no identity: one stranger among the other eight is more than a tenth."""
+    table = rows(course([0.95] * 4, [0.9] * 4, [0.0] * 4))
+    table = [row for row in table if row["metric"] != "identity_relative" or row["prompt"] not in ("01", "02")]
+    result = chosen([{**row, "value": 0.3} if row["prompt"] == "05" and row["step"] == 400
+                     and row["metric"] == "identity_relative" else row for row in table])  # fmt: skip
+    assert result["verdicts"][0]["scores"]["portraits"] == 8 and result["verdicts"][0]["scores"]["samples"] == 10
+    assert result["step"] == 300 and "1 of 8 samples show somebody else" in reasons(result, 3)
+
+
 def test_missing_identity_is_not_a_pass():
     table = {step: {"detail": 1.0, "contrast": 0.2} for step in (100, 200, 300, 400)}
     result = chosen(rows(table))
@@ -150,18 +160,6 @@ def test_no_samples_at_all():
     result = chosen([], (100, 200))
     assert (result["step"], words(result)) == (200, ["not sampled"] * 2)
     assert "no samples" in result["why"][0]
-
-
-def test_the_user_decides():
-    table = rows(course([0.70, 0.93, 0.95, 0.97], [0.95, 0.94, 0.92, 0.70], [0.02, 0.03, 0.08, 0.45]))
-    result = chosen(table, wanted=200)
-    assert (result["step"], result["how"]) == (200, "user")
-    assert "by hand" in result["why"][0] and "step 300" in result["why"][1]
-    with pytest.raises(UserError, match="step 250 is not kept.*100, 200, 300, 400"):
-        chosen(table, wanted=250)
-    assert chosen(table, (300, 400), wanted=100, retained=[100, 200, 300, 400])["step"] == 100
-    with pytest.raises(UserError, match="step 100 is not kept"):
-        chosen(table, (300, 400), wanted=100)
 
 
 def test_keep_by_score():

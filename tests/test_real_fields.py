@@ -36,8 +36,6 @@ def project(tmp_path_factory: pytest.TempPathFactory):
         {
             "repo": REPO,
             "revision": "main",
-            "architecture": "z-image",
-            "native_size": 64,
             "judge": "none",
             "adapters": {"v1": {"repo": "tiny/adapters", "file": ADAPTER}},
             "run_ahead": 1,

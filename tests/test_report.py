@@ -130,6 +130,30 @@ def test_page_is_whole_and_self_contained(results, settings):
     assert text.count("data:image/webp") == 1 + 3 + 4
 
 
+@pytest.mark.parametrize(("width", "known"), [(3840, True), (192, False), (None, True)])
+def test_comfyui_is_only_named_for_bases_that_it_knows(results, settings, width, known):
+    tensor = {"dtype": "BF16", "shape": [16, width], "data_offsets": [0, 0]}
+    head = json.dumps({"diffusion_model.layers.0.attention.to_q.lora_A.weight": tensor} if width else {}).encode()
+    file = results / "checkpoints/step-000100.safetensors"
+    file.write_bytes(struct.pack("<Q", len(head)) + head)
+    text = html.page(gather(results, settings))
+    assert ("LoraLoaderModelOnly" in text) == known and "ZImagePipeline" in text
+    assert ("it does not fit Z-Image-Turbo" in text) != known
+
+
+def test_the_snippet_asks_for_the_character(results, settings):
+    """The first prompt has no trigger and no identity: it is there to compare with."""
+    settings["prompts"][0]["text"] = "a photo of a dog"
+    path = results / "scores/step-000100.json"
+    document = json.loads(path.read_text())
+    document["rows"] = [r for r in document["rows"] if (r["prompt"], r["metric"]) != ("01", "identity_relative")]
+    path.write_text(json.dumps(document))
+    text = html.page(gather(results, settings))
+    assert unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1]).count("n1ka,") == 1
+    told = re.findall(r'<span class="told">(.*?)</span>', text)
+    assert told == ["id 0.50 · prompt 0.90", "prompt 0.90", "id 0.50 · prompt 0.90", "id 0.95 · prompt 0.90"]
+
+
 def test_the_snippet_is_python(results, settings):
     text = html.page(gather(results, settings))
     code = unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1])

@@ -614,8 +614,26 @@ def test_smoothed_loss():
 
 
 def test_progress_line():
-    line = str(metrics.Progress(5, 10, 0.5, 0.6, 0.25, 3725.0, 2**31))
-    assert line == "step 5/10  loss 0.5000 (smoothed 0.6000)  4.00 s/it  ETA 1:02:05  peak memory 2.00 GiB"
+    line = str(metrics.Progress(262, 500, 3000, 0.5, 0.6, 0.25, 2**31))
+    assert line == (
+        "step 262/3000  loss 0.5000 (smoothed 0.6000)  4.00 s/it  ETA 3:02:32, checkpoint 500 in 0:15:52  "
+        "peak memory 2.00 GiB"
+    )
+
+
+def test_progress_counts_the_whole_run(tmp_path):
+    """One call ends at the next checkpoint; the user waits for the last."""
+    seen = []
+    records = metrics.Metrics(tmp_path, "run", 5, 7, [5, 10, 12], seen.append)
+    records.begin(None, None)
+    for step in (6, 7):
+        records.step(step, [0.5], [0.5], ["a"], 1e-4, 1.0)
+    records.close()
+    assert [(p.step, p.saved, p.last) for p in seen] == [(7, 10, 12)]
+
+
+def test_lines_of_progress_become_rarer():
+    assert [metrics.pause(elapsed) for elapsed in (0, 15, 60, 3600)] == [1.0, 1.0, 3.0, 10.0]
 
 
 def test_dtype_and_device_resolve():

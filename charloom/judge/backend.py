@@ -31,6 +31,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from charloom.character import count_word
 from charloom.errors import UserError
 
 BACKENDS: dict[str, str] = {
@@ -41,6 +42,9 @@ BACKENDS: dict[str, str] = {
 
 METRICS = ("identity", "identity_relative", "obedience", "bleed", "detail", "contrast")
 """The metrics that a report explains; back ends may add ``<metric>.<attribute>``."""
+
+OF_THE_CHARACTER = ("identity", "identity_relative", "bleed")
+"""Metrics that compare with the character, meaningless where a prompt does not ask for it."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +121,20 @@ def load_picture(
 
 
 def score(
-    backend: Backend, levels: dict[str, float], character: str, step: int, samples: Sequence[Picture]
+    backend: Backend, levels: dict[str, float], character: str, step: int, samples: Sequence[Picture], trigger: str = ""
 ) -> dict[str, Any]:
     """The scores of one checkpoint as plain values, the content of ``scores/step-NNNNNN.json``.
 
-    ``levels`` is what :meth:`Backend.study` returned. Values are rounded to 6 digits, so that the file is the
-    same on machines whose arithmetic differs in the last bits.
+    ``levels`` is what :meth:`Backend.study` returned. A sample whose prompt does not hold the trigger shows somebody
+    else, so that its identity and bleed are left out. Values are rounded to 6 digits, so that the file is the same on
+    machines whose arithmetic differs in the last bits.
     """
     rows, misses = [], {}
     for sample, reading in zip(samples, backend.measure(samples), strict=True):
+        other = bool(trigger) and not count_word(sample.text, trigger)
         for metric, value in reading.values.items():
+            if other and metric.partition(".")[0] in OF_THE_CHARACTER:
+                continue
             key = {"prompt": sample.name, "seed": sample.seed, "strength": float(sample.strength), "metric": metric}
             rows.append({**key, "value": round(float(value), 6)})
         if reading.misses:

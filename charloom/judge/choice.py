@@ -58,6 +58,8 @@ class Summary:
 
     step: int
     samples: int
+    portraits: int = 0
+    """Samples whose identity was scored; those without the trigger are not among them."""
     identity: float | None = None
     strangers: float | None = None
     obedience: float | None = None
@@ -97,6 +99,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], rule: Rule | None = None) -> di
         out[step] = Summary(
             step=step,
             samples=len({sample for found in metrics.values() for sample in found}),
+            portraits=len(identity),
             identity=_mean(identity.values()),
             strangers=_mean([float(value < rule.stranger) for value in identity.values()]),
             obedience=_mean(metrics.get("obedience", {}).values()),
@@ -159,8 +162,6 @@ def choose(
     rows: Iterable[Mapping[str, Any]],
     candidates: Sequence[int],
     *,
-    wanted: int | str = "auto",
-    retained: Sequence[int] | None = None,
     keep: int | str = "all",
     rule: Rule | None = None,
 ) -> dict[str, Any]:
@@ -170,37 +171,25 @@ def choose(
         rows: rows with the columns of ``table.COLUMNS``; step 0 is the base alone. Steps that are no candidates
             (earlier ones, which are not kept) still tell what obedience was possible.
         candidates: the steps that may be chosen, at least one.
-        wanted: ``auto``, or the step that the user decided for.
-        retained: the steps whose files exist, for ``wanted``; the candidates if not given.
         keep: a number, ``all`` or ``score:N``; the last narrows the candidates to the N best.
 
     Returns:
-        Plain values: ``step``, ``how`` (``rule``, ``user``, ``fallback`` or ``latest``), ``why``, ``warnings``,
+        Plain values: ``step``, ``how`` (``rule``, ``fallback`` or ``latest``), ``why``, ``warnings``,
         ``advice``, ``verdicts`` per candidate, ``base``, ``not_scored`` and the ``rule``.
 
     Raises:
-        UserError: there is no candidate, or the wanted step is not retained.
+        UserError: there is no candidate.
     """
     rule = rule or Rule()
     candidates = sorted({step for step in candidates if step > 0})
     if not candidates:
         raise UserError("no checkpoint can be chosen: none was kept; set recipe.save.keep to 4, all or score:4")
-    retained = sorted(set(retained) | set(candidates)) if retained is not None else candidates
-    if wanted != "auto" and wanted not in retained:
-        steps = ", ".join(map(str, retained))
-        raise UserError(f"checkpoint: step {wanted} is not kept; use auto or one of {steps}, or raise recipe.save.keep")
     summaries = summarise(rows, rule)
     if isinstance(keep, str) and keep.startswith("score:"):
         candidates = best_by_score(summaries, candidates, int(keep.removeprefix("score:")))
     verdicts = _judge(summaries, candidates, rule)
     step, how, why = _pick(verdicts)
     warnings, advice = _warnings(verdicts, summaries, rule)
-    if wanted != "auto":
-        why = [
-            f"Step {wanted} was chosen by hand (checkpoint: {wanted}).",
-            f"The rule alone would have shipped step {step}." if step != wanted else "The rule agrees.",
-        ]
-        step, how = int(wanted), "user"
     missing = [
         name for name in ("identity", "obedience", "bleed", "detail") if all(_get(v, name) is None for v in verdicts)
     ]
@@ -263,10 +252,10 @@ def _identity(own: Summary, everyone: Sequence[Summary], free: Sequence[Summary]
     findings = [Finding(solid, f"Identity {own.identity:.2f} {said} (best: {best:.2f}).")]
     # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)
-    allowed = max(rule.strangers, fewest + 1.0 / own.samples) if fewest > 0 else rule.strangers
+    allowed = max(rule.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else rule.strangers
     if own.strangers > allowed + _EPSILON:
-        number = round(own.strangers * own.samples)
-        findings.append(Finding(False, f"{number} of {own.samples} samples show somebody else: unstable."))
+        number = round(own.strangers * own.portraits)
+        findings.append(Finding(False, f"{number} of {own.portraits} samples show somebody else: unstable."))
     return findings
 
 

@@ -69,6 +69,8 @@ class Material:
     loss: Sequence[tuple[int, float]] = ()
     holdout: Sequence[tuple[int, float, float]] = ()
     """(step, loss with the adapter, loss without it) on held-out images, mean over the noise levels."""
+    gpu_bytes: int = 0
+    """GPU memory that the trainer allocated at most; 0 where it ran on a CPU."""
     lint: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     stages: Sequence[Stage] = ()
@@ -76,6 +78,8 @@ class Material:
     """The checkpoint that is shipped."""
     file_bytes: int = 0
     header: Mapping[str, str] = field(default_factory=dict)
+    width: int | None = None
+    """Width of the transformer that the file is made for."""
 
 
 def gather(results: Path, settings: Mapping[str, Any]) -> Material:
@@ -113,23 +117,40 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         scores={s: d for s in settings.get("steps", ()) if (d := _json(results / "scores" / f"step-{s:06d}.json"))},
         loss=_loss(records),
         holdout=_holdout(records),
+        gpu_bytes=max((int(r["gpu_memory"]) for r in records if "gpu_memory" in r), default=0),
         lint=_json(results / "lint.json"),
         recipe=settings.get("recipe_settings", {}),
         stages=_stages(results / "benchmarks"),
         file=file if file.is_file() else None,
         file_bytes=file.stat().st_size if file.is_file() else 0,
         header=header(file),
+        width=width(file),
     )
 
 
 def header(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, read without torch; empty when there is none."""
+    found = _entries(path).get("__metadata__", {})
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def width(path: Path) -> int | None:
+    """Width of the transformer that a LoRA is made for; ``None`` when the file does not tell."""
+    for name, entry in _entries(path).items():
+        if name.endswith(".attention.to_q.lora_A.weight"):
+            return int(entry["shape"][1])
+    return None
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file; empty when it cannot be read."""
     try:
         with open(path, "rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
-            return dict(json.loads(file.read(min(length, 2**25))).get("__metadata__", {}))
-    except (OSError, ValueError, struct.error, AttributeError):
+            found = json.loads(file.read(min(length, 2**25)))
+    except (OSError, ValueError, struct.error):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

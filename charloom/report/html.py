@@ -19,6 +19,8 @@ from charloom.report.gather import Material
 from charloom.report.grid import comparison_grid, short
 from charloom.report.style import CSS, JS
 
+Z_IMAGE_WIDTH = 3840
+"""Width of the transformer that ComfyUI knows as Z-Image."""
 SAMPLES_BUDGET = 2_400_000
 """Characters of all embedded samples together; with the data set's 700 000 the page stays below 4 MB."""
 SHOTS_BUDGET = 700_000
@@ -63,7 +65,7 @@ def _hero(m: Material) -> str:
     step, network = m.choice["step"], m.recipe.get("network", {})
     facts = [
         ("Trigger", f"<code>{escape(m.trigger)}</code>"),
-        ("Chosen", f"step {step} of {m.recipe.get('train', {}).get('steps', '?')}"),
+        ("Recommended", f"step {step} of {m.recipe.get('train', {}).get('steps', '?')}"),
         ("File", f"<code>results/{escape(m.id)}/final.safetensors</code>"),
         ("Size", _bytes(m.file_bytes) if m.file_bytes else ""),
         ("Base", escape(m.base)),
@@ -91,7 +93,10 @@ def _use(m: Material) -> str:
     sample = m.recipe.get("sample", {})
     steps, width, height = sample.get("steps", 8), sample.get("width", 1024), sample.get("height", 1024)
     chosen = m.samples.get(m.choice["step"], {})
-    prompt = next((p.text for p in m.prompts if p.name in chosen), f"a close-up portrait photo of {m.trigger}, smiling")
+    prompt = next(
+        (p.text for p in m.prompts if p.name in chosen and m.trigger in p.text),
+        f"a close-up portrait photo of {m.trigger}, smiling",
+    )
     source = m.base_source or m.base
     # The pipeline counts guidance from 0 (none), the recipe from 1 (none).
     guidance = max(0.0, float(sample.get("guidance", 1.0)) - 1.0)
@@ -113,6 +118,16 @@ image = pipe(
     generator=torch.Generator().manual_seed({sample.get("seed", 42)}),
 ).images[0]
 image.save("{m.id}.png")"""
+    use = (
+        f'<div class="card"><h3>diffusers</h3><pre>{escape(code)}</pre>'
+        '<button type="button" class="copy">Copy</button></div>'
+    )
+    if m.width not in (None, Z_IMAGE_WIDTH):
+        note = (
+            f'<p class="note">Made for {escape(source)}, whose transformer is {m.width} wide: it does not fit '
+            "Z-Image-Turbo, and ComfyUI does not know this base.</p>"
+        )
+        return f"<h2>Use it</h2>{note}{use}"
     file, lora = f"results/{escape(m.id)}/final.safetensors", f"ComfyUI/models/loras/{escape(m.id)}.safetensors"
     comfy = [
         f"Copy <code>{file}</code> to <code>{lora}</code>.",
@@ -125,9 +140,7 @@ image.save("{m.id}.png")"""
     ]
     return (
         '<h2>Use it</h2><div class="two">'
-        f'<div class="card"><h3>ComfyUI</h3><ol>{"".join(f"<li>{line}</li>" for line in comfy)}</ol></div>'
-        f'<div class="card"><h3>diffusers</h3><pre>{escape(code)}</pre>'
-        '<button type="button" class="copy">Copy</button></div></div>'
+        f'<div class="card"><h3>ComfyUI</h3><ol>{"".join(f"<li>{line}</li>" for line in comfy)}</ol></div>{use}</div>'
     )
 
 
@@ -155,7 +168,8 @@ def _choice(m: Material) -> str:
     # The file can be overruled without making this page again.
     overrule = (
         '<p class="note">To ship another one, set <code>checkpoint: &lt;step&gt;</code> in '
-        f"<code>config/characters/{escape(m.id)}.yaml</code>; only the file is made again.</p>"
+        f"<code>config/characters/{escape(m.id)}.yaml</code>; only the file is made again, and this page goes on "
+        "saying what the scores say.</p>"
     )
     said = f'<div class="card"><ul class="why">{why}</ul>{overrule}</div>'
     return f"<h2>Why step {choice['step']}</h2>{said}<p></p>{table}{note}"
@@ -377,9 +391,10 @@ def _stages(m: Material) -> str:
         for stage in stages
     )
     head = "".join(f'<th class="number">{name}</th>' for name in ("Time", "Jobs", "Memory"))
+    trainer = f"; the trainer allocated at most {_bytes(m.gpu_bytes)} on the GPU" if m.gpu_bytes else ""
     return (
         '<h2>Time</h2><p class="note">Of the jobs as they last ran; what was in the store already takes next to none. '
-        "Jobs of one stage may have run side by side.</p>"
+        f"Jobs of one stage may have run side by side. Memory is main memory{trainer}.</p>"
         f'<div class="card scroll"><table class="plain"><tr><th>Stage</th><th></th>{head}</tr>{rows}</table></div>'
     )
 

@@ -2,7 +2,8 @@
 
 A source is a module with four functions; ``shot`` is None for the neutral reference:
 
-* ``problems(character)``: lines ``key: what is wrong; what to do``, found without opening an image
+* ``problems(character)``: lines ``key: what is wrong; what to do``, found without opening an image. They count only
+  when images are really needed: the prompt sheet is made before there are any.
 * ``inputs(character, shot)``: paths of the files that the image is made from
 * ``settings(character, shot)``: plain values that decide how the image looks
 * ``make(settings, inputs, output)``: write the image as a PNG

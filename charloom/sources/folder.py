@@ -1,9 +1,12 @@
-"""The user's own images: one file for each shot, named like it, copied as PNG and never changed."""
+"""The user's own images: one file for each shot, named like it or by its key ``file``; copied as PNG, never changed."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,31 +19,84 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 REFERENCE = "reference"
 
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def images(folder: str | Path) -> list[Path]:
+    """The images in ``folder`` by name, whatever the case of their endings; none where there is no folder."""
+    found = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
+
 def find(folder: str, stem: str) -> Path | None:
     """The image called ``stem`` in ``folder``, in whatever supported format."""
-    return next((path for suffix in SUFFIXES if (path := Path(folder, stem + suffix)).is_file()), None)
+    known = (path for suffix in SUFFIXES if (path := Path(folder, stem + suffix)).is_file())
+    return next(known, None) or next((path for path in images(folder) if path.stem == stem), None)
+
+
+def names(files: Sequence[Path]) -> dict[str, Path]:
+    """The images by names that can stand in paths of the workflow: their stems where these can, else made of them.
+
+    Of files that differ in their endings alone, the one that :func:`find` takes.
+    """
+    ranked = sorted(files, key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
+    stems = {path.stem: path for path in ranked}
+    made = {stem: stem for stem in stems if _NAME.fullmatch(stem)}
+    for stem in sorted(set(stems) - set(made)):
+        like = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:34] or "image"
+        made[next(name for n in count(1) if (name := like if n == 1 else f"{like}-{n}") not in made)] = stem
+    order = [path.stem for path in files]
+    return {name: stems[stem] for name, stem in sorted(made.items(), key=lambda pair: order.index(pair[1]))}
+
+
+def of_shot(character: Character, shot: Shot) -> Path | None:
+    """The user's file of a shot."""
+    folder = character.folder or ""
+    if not shot.file:
+        return find(folder, shot.name)
+    return path if (path := Path(folder, shot.file)).is_file() else None
+
+
+def caption_file(folder: str, shot: Shot) -> Path:
+    """Where the caption beside the image of a shot would be."""
+    return Path(folder, shot.file).with_suffix(".txt") if shot.file else Path(folder, f"{shot.name}.txt")
+
+
+def stray_captions(character: Character) -> list[str]:
+    """Names of the texts in the folder that stand beside the image of no shot."""
+    if character.source != "folder" or not character.folder:
+        return []
+    taken = {f"{REFERENCE}.txt", *(caption_file(character.folder, shot).name for shot in character.shots)}
+    return sorted(path.name for path in Path(character.folder).glob("*.txt") if path.name not in taken)
 
 
 def problems(character: Character) -> list[str]:
-    """Missing folder and missing images."""
+    """Missing folder, missing images and captions without a word."""
     if not character.folder:
         return ["images.path: is missing; name the folder with your images"]
     if not Path(character.folder).is_dir():
         return [f"images.path: there is no folder {character.folder}; make it and put {character.count} images in it"]
-    names = [REFERENCE, *character.shot_names]
-    there = [path.stem for path in Path(character.folder).iterdir() if path.suffix.lower() in SUFFIXES]
+    there = [path.stem for path in images(character.folder)]
     lines = []
-    for name in names:
-        if not find(character.folder, name):
-            spare = difflib.get_close_matches(name, [stem for stem in there if stem not in names], n=1)
-            hint = f"; rename {spare[0]}?" if spare else "; add the image or change the plan"
-            lines.append(f"images.path: {character.folder} has no {name}.png (nor .jpg, .webp){hint}")
+    for shot in character.shots:
+        if of_shot(character, shot):
+            continue
+        if shot.file:
+            lines.append(f"shots.{shot.name}.file: {character.folder} has no {shot.file}; correct it, or add the image")
+            continue
+        spare = difflib.get_close_matches(shot.name, [s for s in there if s not in character.shot_names], n=1)
+        hint = f"; rename {spare[0]}?" if spare else "; add the image or change the plan"
+        lines.append(f"images.path: {character.folder} has no {shot.name}.png (nor .jpg, .webp){hint}")
     return lines
 
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
-    """The user's file."""
-    found = find(character.folder or "", shot.name if shot else REFERENCE)
+    """The user's file. Only pages show the reference, so that the first close-up stands in where there is none."""
+    if shot:
+        found = of_shot(character, shot)
+    else:
+        first = min(character.shots, key=lambda other: other.tier != "close-up")
+        found = find(character.folder or "", REFERENCE) or of_shot(character, first)
     return [str(found)] if found else []
 
 
@@ -50,8 +106,10 @@ def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
-    """Copy a PNG byte for byte; write any other format as a lossless PNG."""
+    """Copy a PNG byte for byte; write any other format as a lossless PNG, transparency and all."""
     from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from charloom.crop import transparent
 
     if not inputs:
         raise UserError(f"{output}: its image is gone from the folder; put it back")
@@ -61,6 +119,7 @@ def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
                 image.verify()
                 shutil.copyfile(inputs[0], output)
                 return
-            ImageOps.exif_transpose(image).convert("RGB").save(output, format="PNG")
+            mode = "RGBA" if transparent(image) else "RGB"
+            ImageOps.exif_transpose(image).convert(mode).save(output, format="PNG")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(f"{inputs[0]}: is no image that can be read ({error}); replace it") from None

@@ -60,7 +60,8 @@ class Judgement:
                 )
                 for path, prompt in zip(self.samples(step), self.settings["prompts"], strict=True)
             ]
+            who = self.settings["character"], step, pictures, self.settings["trigger"]
             with store.put(KIND, entry, ".json") as path:
-                jobs.write_json(path, judges.score(judge, levels, self.settings["character"], step, pictures))
+                jobs.write_json(path, judges.score(judge, levels, *who))
             done.append(step)
         return done

@@ -8,7 +8,7 @@ from typing import Any
 from charloom import jobs
 from charloom.train.settings import TrainSettings, checkpoint_key, manifest_digest, run_key
 
-KIND = "checkpoint"
+KIND, METRICS = "checkpoint", "metrics"
 
 
 def settings_of(slice_: dict[str, Any], *, every: int, last: int) -> TrainSettings:

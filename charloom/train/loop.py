@@ -121,7 +121,8 @@ def train(
         start = earlier.step
         states.check_shapes(earlier, adapter.parameters)
         _restore(earlier, names, parameters, ema, optimizer)
-    metrics = Metrics(job.log_dir, job.run_key, start, until, on_progress)
+    whole = settings.checkpoint_steps(max(until, train_settings.steps))
+    metrics = Metrics(job.log_dir, job.run_key, start, until, whole, on_progress)
     record = store.path(METRICS, checkpoint_key(job.run_key, start), ".jsonl") if start else None
     metrics.begin(record, earlier.values["metrics"] if earlier else None)
 

@@ -25,30 +25,38 @@ from charloom.train import timesteps
 SMOOTHING = 0.98
 """Weight of the past in the smoothed losses, about the last 50 samples."""
 
-EVERY_SECONDS = 1.0
+EVERY_SECONDS = (1.0, 10.0)
+"""Time between two lines of progress: at first, and at most."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of progress. ``eta`` in seconds to the end of this call, ``memory`` (peak) in bytes."""
+    """One line of progress in the whole run, of which ``last`` is the last step and ``saved`` the next checkpoint.
+
+    ``rate`` in steps a second, ``memory`` (peak) in bytes.
+    """
 
     step: int
-    until: int
+    saved: int
+    last: int
     loss: float
     smoothed: float
     rate: float
-    eta: float
     memory: int
 
     def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.eta), 60)
         speed = f"{self.rate:.2f} it/s" if self.rate >= 1 else f"{1 / max(self.rate, 1e-9):.2f} s/it"
         return (
-            f"step {self.step}/{self.until}  loss {self.loss:.4f} (smoothed {self.smoothed:.4f})  {speed}  "
-            f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}  peak memory {self.memory / 2**30:.2f} GiB"
+            f"step {self.step}/{self.last}  loss {self.loss:.4f} (smoothed {self.smoothed:.4f})  {speed}  "
+            f"ETA {self._time_to(self.last)}, checkpoint {self.saved} in {self._time_to(self.saved)}  "
+            f"peak memory {self.memory / 2**30:.2f} GiB"
         )
+
+    def _time_to(self, step: int) -> str:
+        minutes, seconds = divmod(round((step - self.step) / max(self.rate, 1e-9)), 60)
+        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 @dataclass
@@ -80,13 +88,24 @@ def print_progress(progress: Progress) -> None:
 
 
 class Metrics:
-    """Writes the records of a run below ``folder``: ``metrics.jsonl`` and ``tensorboard/<run>/``."""
+    """Writes the records of a run below ``folder``: ``metrics.jsonl`` and ``tensorboard/<run>/``.
 
-    def __init__(self, folder: Path, run: str, start: int, until: int, on_progress: Callable[[Progress], None]) -> None:
+    ``checkpoints`` are all those of the run, ``until`` is the one where this call ends.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        start: int,
+        until: int,
+        checkpoints: Sequence[int],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
         self.path = Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.smoothed = Smoothed()
-        self._start, self._until, self._on_progress = start, until, on_progress
+        self._start, self._until, self._checkpoints, self._on_progress = start, until, checkpoints, on_progress
         self._began = self._told = time.monotonic()
         self._file = None
         self._board = _board(Path(folder) / "tensorboard" / run[:12], start)
@@ -122,13 +141,15 @@ class Metrics:
                 "lr": lr,
                 "grad_norm": norm,
             }
-            | {"rate": rate, "memory": memory, "sigma": list(sigmas), "items": list(names)},
+            | {"rate": rate, "gpu_memory" if on_gpu() else "memory": memory}
+            | {"sigma": list(sigmas), "items": list(names)},
         )
-        if now - self._told >= EVERY_SECONDS or step == self._until:
+        if now - self._told >= pause(now - self._began) or step == self._until:
             self._told = now
             self._file.flush()
-            eta = (self._until - step) / rate
-            self._on_progress(Progress(step, self._until, loss, self.smoothed.value(), rate, eta, memory))
+            saved = next(number for number in self._checkpoints if number >= step)
+            last = self._checkpoints[-1]
+            self._on_progress(Progress(step, saved, last, loss, self.smoothed.value(), rate, memory))
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """Append a record; its numbers, also one level down, become TensorBoard scalars."""
@@ -156,9 +177,20 @@ class Metrics:
             self._board.close()
 
 
+def pause(elapsed: float) -> float:
+    """Seconds until the next line of progress: lively at first, and no flood in the log of a long run."""
+    shortest, longest = EVERY_SECONDS
+    return min(longest, max(shortest, elapsed / 20))
+
+
+def on_gpu() -> bool:
+    """Whether this process computes on a GPU."""
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
+
+
 def peak_memory() -> int:
     """Peak memory in bytes: of the GPU's allocator where one is in use, else of this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if on_gpu():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
