@@ -286,12 +286,14 @@ class Engine:
             graphs.warm_up(lambda: self._plain(inputs))  # compiles
         finally:
             hook.remove()
+        # Nothing may hold on to the arguments of a block, which hold a graph, while memory is measured.
+        arguments = seen.pop()
+        kept, boundary = (0, 0) if self.swap else self._block_bytes(arguments)
+        del arguments
         peak = self._peak(inputs)
         if peak > limit and self._can_swap():
             raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {limit / memory.GIB:.2f} GiB")
-        # The arguments of a block hold a whole graph: nothing may keep them while memory is measured.
-        sizes = self._block_bytes(seen.pop())
-        keep = 0 if self.swap else self._search(inputs, limit, peak, *sizes)
+        keep = 0 if self.swap else self._search(inputs, limit, peak, kept, boundary)
         self.kept[key] = keep
         size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
