@@ -217,7 +217,8 @@ class Trainer:
         nothing = torch.arange(length, device=self.device) >= self.null_length
         ids = torch.where(blank, self.null[:length], ids)
         mask = torch.where(blank[..., None], nothing[:, None], mask)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
+        cuda = self.device.type == "cuda"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda, cache_enabled=False):
             predicted = -forward_masked(self.transformer, x, 1 - sigma, text_states(self.encoder, ids), mask).float()
             with torch.no_grad():
                 caps = text_states(self.encoder, self.null[None, :length]).expand(count, -1, -1)

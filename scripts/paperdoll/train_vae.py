@@ -72,7 +72,7 @@ def encode_all(
 ) -> Tensor:
     """Posterior modes of all pictures at ``size``, bf16 on the device, (N, 16, size/8, size/8), not normalised."""
     out = torch.empty(len(pictures), 16, size // 8, size // 8, dtype=torch.bfloat16, device=device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         for start in range(0, len(pictures), batch):
             pixels = resize(to_pixels(pictures[start : start + batch], device), size)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
