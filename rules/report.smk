@@ -6,12 +6,7 @@ rule write_report:
         reference="results/{character}/reference.png",
         prompts="results/{character}/prompts.html",
         lint="results/{character}/lint.json",
-        images=files_of(
-            "results/{character}/dataset/{name}.png", lambda c: c.shot_names
-        ),
-        captions=files_of(
-            "results/{character}/dataset/{name}.txt", lambda c: c.shot_names
-        ),
+        manifest="results/{character}/dataset.json",
         samples=files_of(
             "results/{character}/samples/step-{name}/grid.png",
             step_names(lambda c: c.sampled_steps),

@@ -7,9 +7,7 @@ rule score_checkpoint:
             "results/{character}/samples/step-{step}/{name}.png",
             lambda c: c.prompt_names,
         ),
-        images=files_of(
-            "results/{character}/dataset/{name}.png", lambda c: c.shot_names
-        ),
+        # Says which images there are, so that they need not be named here once more for every step.
         manifest="results/{character}/dataset.json",
         weights=judge_weights,
     output:
