@@ -151,6 +151,7 @@ def test_the_snippet_asks_for_the_character(results, settings):
     text = html.page(gather(results, settings))
     assert unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1]).count("n1ka,") == 1
     told = re.findall(r'<span class="told">(.*?)</span>', text)
+    told = [text.replace("\N{NO-BREAK SPACE}", " ") for text in told]
     assert told == ["id 0.50 · prompt 0.90", "prompt 0.90", "id 0.50 · prompt 0.90", "id 0.95 · prompt 0.90"]
 
 

@@ -241,7 +241,7 @@ def _sample(m: Material, step: int, prompt: str, source: str, row: str, column: 
     values = {r["metric"]: r["value"] for r in document.get("rows", ()) if r["prompt"] == prompt}
     identity = values.get("identity_relative", values.get("identity"))
     parts = [("id", identity), ("prompt", values.get("obedience"))]
-    told = " · ".join(f"{name} {value:.2f}" for name, value in parts if value is not None)
+    told = " · ".join(f"{name}\N{NO-BREAK SPACE}{value:.2f}" for name, value in parts if value is not None)
     misses = document.get("misses", {}).get(prompt, ())
     text = next(p.text for p in m.prompts if p.name == prompt)
     name = "base alone" if step == 0 else f"step {step}"

@@ -102,9 +102,9 @@ table { border-collapse: collapse; width: 100%; }
 .compare .chosen { background: var(--mark); }
 .compare thead .chosen { color: var(--card); }
 .compare button { display: block; padding: 0; border: 0; background: none; cursor: zoom-in; }
-.compare img { display: block; width: clamp(7.5rem, (min(100vw, 80rem) - 16.5rem) / var(--n) - .6rem, 15rem);
+.compare img { display: block; width: clamp(6.5rem, (min(100vw, 80rem) - 16.5rem) / var(--n) - .6rem, 15rem);
   border-radius: .35rem; }
-.compare .told { display: block; margin-top: .2rem; font-size: .75rem; color: var(--soft); white-space: nowrap; }
+.compare .told { display: block; margin-top: .2rem; font-size: .75rem; color: var(--soft); }
 .compare .chosen .told { color: var(--card); }
 button:focus-visible, summary:focus-visible { outline: 3px solid var(--mark); outline-offset: 2px; }
 @media (max-width: 40rem) { .compare tbody th { position: static; min-width: 8rem; width: 8rem;
