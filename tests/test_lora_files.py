@@ -229,6 +229,7 @@ def test_gate_passes_what_we_ship(tmp_path):
         assert report.ok, str(report)
         assert report.kind == kind and report.modules == 16 and report.delta_norm > 0
     assert verify(tmp_path / "lora", SHAPES, modules=16).rank == 4
+    assert any("made for a width of 64, Z-Image has 3840" in note for note in verify(tmp_path / "lora").notes)
 
 
 def test_comfy_targets_are_rows_of_fused_weights():

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from charloom.errors import UserError
+from charloom.lora import Z_IMAGE_WIDTH
 from charloom.lora.adapter import shape_of
 from charloom.lora.files import AdapterFile, read_adapter, read_safetensors, split_key
 
@@ -119,7 +120,9 @@ def verify(path: Path, shapes: Mapping[str, tuple[int, int]] | None = None, modu
     _check_layout(tensors, adapter, report, modules)
     _check_values(tensors, adapter, report)
     if shapes is None:
-        report.notes.append("shapes were not checked: no base was named")
+        width = next((s[1] for m, p in adapter.modules.items() if m.endswith(".to_q") and (s := shape_of(p))), None)
+        made = "" if width in (None, Z_IMAGE_WIDTH) else f"; made for a width of {width}, Z-Image has {Z_IMAGE_WIDTH}"
+        report.notes.append(f"shapes were not checked: no base was named{made}")
     else:
         _check_shapes(adapter, shapes, report)
         _check_comfy(tensors, adapter, shapes, report)

@@ -13,14 +13,13 @@ from typing import Any
 
 from PIL import Image
 
+from charloom.lora import Z_IMAGE_WIDTH
 from charloom.report import pictures
 from charloom.report.charts import Line, line_chart, thin
 from charloom.report.gather import Material
 from charloom.report.grid import comparison_grid, short
 from charloom.report.style import CSS, JS
 
-Z_IMAGE_WIDTH = 3840
-"""Width of the transformer that ComfyUI knows as Z-Image."""
 SAMPLES_BUDGET = 2_400_000
 """Characters of all embedded samples together; with the data set's 700 000 the page stays below 4 MB."""
 SHOTS_BUDGET = 700_000
