@@ -28,7 +28,7 @@ resource_scopes:
     gpu="local",
 
 
-# Of interest to clusters alone: seconds of work, and the download, for which computing nodes often have no way out.
+# Of interest to clusters alone: seconds of work, and the big download, for which computing nodes often have no way out.
 localrules:
     lock_base,
     write_prompts,

@@ -322,7 +322,7 @@ def _recipe(job: _Job, result: Imported) -> dict[str, Any]:
         put("sample.disable", f"{place}.disable_sampling", bool)
     every = recipe.get("save", {}).get("every", _SAVE_EVERY)
     sampled = recipe.get("sample", {}).get("every", every)
-    if sampled % every:
+    if every > 0 and sampled % every:
         rounded = recipe["sample"]["every"] = -(-sampled // every) * every
         why = f"{sampled} is no multiple of save.every {every}, and only saved steps are sampled; {rounded} was put in"
         result.todo.append(f"recipe.sample.every: {why}")

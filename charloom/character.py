@@ -251,7 +251,8 @@ def _shots(data: Any, label: str, root: Path) -> tuple[list[Shot], list[str]]:
     if problems:
         return [], problems
     shots = [Shot(**{**by_name[name], "accessories": tuple(by_name[name].get("accessories", ()))}) for name in names]
-    return [replace(s, **{k: _line(v) for k, v in vars(s).items() if isinstance(v, str)}) for s in shots], []
+    texts = ({k: _line(v) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots)
+    return [replace(shot, **text) for shot, text in zip(shots, texts, strict=True)], []
 
 
 def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[SamplePrompt]:
@@ -289,7 +290,7 @@ def _mistakes(character: Character) -> list[str]:
         found.append("sample_prompts: none holds the trigger, so none shows the character; write {trigger} in them")
     generation = {"concept.prompt": character.concept, "appearance": character.appearance}
     for shot in character.shots:
-        generation[f"shots.{shot.name}"] = " ".join(str(value) for value in shot.phrases().values())
+        generation[f"shots.{shot.name}"] = " ".join(str(v) for k, v in shot.phrases().items() if k != "name")
     for key, text in generation.items():
         if count_word(text, character.trigger) or "{trigger}" in text:
             found.append(f"{key}: holds the trigger, which an image generator does not know; take it out")

@@ -62,7 +62,7 @@ def new(
     scaffold.write_new(path, scaffold.character_file(name, trigger))
     print(f"{path}: written; edit it, then:")
     print(f"  charloom lint {name}")
-    print(f"  snakemake --cores 2 results/{name}/prompts.html         what to tell a generator, for images of your own")
+    print(f"  snakemake --cores 2 results/{name}/prompts.html         # what to tell an image generator")
     print(f"  snakemake --cores 2 results/{name}/final.safetensors")
     for line in _problems(root, name):
         print(f"to do: {line}")

@@ -53,6 +53,8 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
     output = done.stdout + done.stderr
     if done.returncode:
         raise UserError(_complaint(output))
+    if not re.search(r"^Job \d+:|Nothing to be done", output, re.MULTILINE):
+        raise UserError("plan: snakemake listed no jobs; leave out what makes it quiet or do something else")
     return output
 
 
@@ -68,7 +70,9 @@ def _complaint(output: str) -> str:
         if "Missing input files" in line:
             return f"plan: {' '.join(lines[index : index + 4])}"
     # A usage or a traceback says at its end what is wrong.
-    told = lines[-1:] if lines and lines[0].startswith(("usage: ", "Traceback")) else lines[:2]
+    headings = [n for n, line in enumerate(lines[:-1], 1) if re.search(r"(Error|Exception)( in .*)?:$", line)]
+    usage = not lines or lines[0].startswith(("usage: ", "Traceback"))
+    told = lines[-1:] if usage else lines[headings[-1] :][:2] if headings else lines[-2:]
     return f"plan: snakemake failed: {' '.join(told) or 'without a word'}"
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 RECIPES: dict[str, int] = {
     "source": 2,
-    "crop": 1,
+    "folder": 2,
+    "crop": 2,
     "caption": 1,
     "lint": 1,
     "prompts": 1,

@@ -74,7 +74,7 @@ def read_yaml(path: str | Path, label: str | None = None) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         number, remedy = _remedy(error, text.splitlines())
         raise UserError(f"{label}: line {number}: {remedy}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that there never was is a plain ValueError
         raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
     if data is None:
         return {}
@@ -113,6 +113,8 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
         before = [n for n in range(last) if lines[n].strip() and not lines[n].lstrip().startswith("#")]
         if re.search(r":\s", line[: mark.column]) or not before:
             return last + 1, f"a text with a colon in it needs quotes: {_quoted(value)}"
+        if re.search(r":\s", lines[before[-1]]):
+            return last + 1, "stands too far right; begin it below the key above"
         return before[-1] + 1, f"no colon and space after '{lines[before[-1]].strip()}'; write it as key: value"
     if "block" in context:
         return last + 1, "stands too far left or right; begin it below the keys that it belongs to"

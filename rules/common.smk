@@ -94,24 +94,32 @@ def image_problems(name):
     return CHARACTERS[name].image_problems()
 
 
+def image_of(wildcards):
+    """(further data set or None, name in it) of the image that a path names."""
+    character = CHARACTERS[wildcards.character]
+    part, image = character.part_of(wildcards.shot)
+    if image not in (part.files if part else character.shot_names):
+        sys.exit(f"error: {character.id} has no image {wildcards.shot}")
+    return part, image
+
+
 def source_inputs(wildcards):
     """Files that one image of the data set is made from; the place where it counts whether there are images."""
     character = CHARACTERS[wildcards.character]
     if lines := image_problems(character.id):
         sys.exit("\n".join(f"error: {line}" for line in lines))
-    shot = wildcards.get("shot")
-    part, image = character.part_of(shot) if shot else (None, None)
+    part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
     if part:
-        return [str(part.files[image])] if image in part.files else []
+        return [str(part.files[image])]
     return sources.get(character.source).inputs(
-        character, character.shot(shot) if shot else None
+        character, character.shot(image) if image else None
     )
 
 
 def handwritten_caption(wildcards):
     """The user's own caption of an image, if there is one."""
     character = CHARACTERS[wildcards.character]
-    part, image = character.part_of(wildcards.shot)
+    part, image = image_of(wildcards)
     path = (
         part.caption_file(image)
         if part

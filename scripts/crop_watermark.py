@@ -14,8 +14,7 @@ from pathlib import Path
 
 from charloom.crop import crop_file
 from charloom.errors import UserError, cli
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from charloom.sources.folder import images
 
 
 def main() -> None:
@@ -34,13 +33,13 @@ def main() -> None:
     if not arguments.input.is_dir():
         crop_file(arguments.input, arguments.output, **sizes)
         return
-    images = sorted(path for path in arguments.input.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not images:
+    found = images(arguments.input)
+    if not found:
         raise UserError(f"{arguments.input}: no images in it (.png, .jpg, .webp)")
     if arguments.output.is_file():
         raise UserError(f"{arguments.output}: is a file; name a folder for the crops of a folder")
     problems = []
-    for image in images:
+    for image in found:
         try:
             width, height = crop_file(image, arguments.output / f"{image.stem}.png", **sizes)
             print(f"{image.name}: {width}x{height}")

@@ -26,12 +26,12 @@ def main() -> None:
         raise UserError(f"checkpoint: step {step} is not among {there}; set checkpoint: auto or one of these")
     from charloom.lora.verify import module_shapes, verify
 
-    config = jobs.read_json(Path(arguments.lock["root"]) / "transformer" / "config.json")
-    report = verify(chosen, module_shapes(config))
+    config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # of the hub, it may have been cleared away
+    report = verify(chosen, module_shapes(jobs.read_json(config)) if config.is_file() else None)
     for line in str(report).splitlines():
         log.quietly(line)
     if not report.ok:
-        raise UserError(f"{chosen}: {report.problems[0]}; delete it, so that it is made again")
+        raise UserError(f"{chosen}: {report.problems[0]}; set checkpoint: to another step")
     output = arguments.output
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     shutil.copyfile(chosen, temporary)

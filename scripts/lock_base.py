@@ -12,7 +12,7 @@ from charloom.errors import UserError, cli
 def main() -> None:
     arguments = jobs.parser(__doc__).parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.settings['name']}")
-    if "repo" in arguments.settings and os.environ.get("CHARLOOM_DEVICE", "auto") == "auto":
+    if "repo" in arguments.settings and os.environ.get("CHARLOOM_DEVICE") != "cpu":
         check_torch(arguments.settings["name"])
     lock = bases.lock(arguments.settings, arguments.store, log)
     basefiles.check_layout(Path(lock["root"]), single_file=bases.SINGLE_FILE in lock)

@@ -9,6 +9,7 @@ from charloom import jobs
 from charloom.engine.options import EngineOptions
 from charloom.errors import cli
 from charloom.stages import training
+from charloom.train.settings import METRICS
 
 
 def main() -> None:
@@ -55,8 +56,10 @@ def main() -> None:
 
     key = training.entry(run, arguments.step)
     jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)
-    # Also where nothing was trained: the curve belongs to the checkpoint, not to the run that came last.
-    store.fetch(training.METRICS, key, ".jsonl", arguments.manifest.parent / "training" / "metrics.jsonl")
+    # Also where nothing was trained: the curve belongs to these settings, not to the run that came last.
+    curve = arguments.manifest.parent / "training" / "metrics.jsonl"
+    if not store.fetch(METRICS, training.entry(run, arguments.last), ".jsonl", curve):
+        store.fetch(METRICS, key, ".jsonl", curve)
 
 
 if __name__ == "__main__":

@@ -454,12 +454,13 @@ def test_auto_leaves_no_big_base_to_the_cpu() -> None:
 
 
 @pytest.mark.skipif(bool(torch.version.cuda or torch.version.hip), reason="a build of torch for GPUs")
-def test_nothing_is_fetched_for_a_torch_without_a_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_nothing_is_fetched_for_a_torch_without_a_gpu(tmp_path: Path, device: str) -> None:
     settings = json.dumps({"name": "far", "repo": "nobody/nothing", "revision": "main", "adapters": {}})
     command = [sys.executable, small_project.ROOT / "scripts/lock_base.py", "--settings", settings]
     result = subprocess.run(
         [*command, "--output", tmp_path / "lock.json", "--store", tmp_path / "store"],
-        env={**os.environ, "CHARLOOM_DEVICE": "auto", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "CHARLOOM_DEVICE": device, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
     )

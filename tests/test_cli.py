@@ -231,6 +231,10 @@ def test_plan_asks_snakemake(root, monkeypatch):
     wrong = call("plan", "results/nobody/final.safetensors")
     assert wrong.exit_code == 1
     assert said(wrong).startswith("error: plan: nothing makes results/nobody/final.safetensors")
+    unknown = call("plan", "results/nika/dataset/nobody.txt")
+    assert said(unknown).strip() == "error: nika has no image nobody" and unknown.exit_code == 1
+    quiet = call("plan", "nika", "--quiet")
+    assert said(quiet).startswith("error: plan: snakemake listed no jobs") and quiet.exit_code == 1
 
 
 def test_plan_hands_options_on(root, monkeypatch):

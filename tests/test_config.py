@@ -180,6 +180,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: (p / CONFIG).write_text("base: mini\nstore: a: b\n"),
         ["config/config.yaml: line 2: a text with a colon in it needs quotes: 'a: b'"],
     ),
+    "a key too far right": (
+        lambda p: (p / CONFIG).write_text("base: mini\n  store: x\n"),
+        ["config/config.yaml: line 2: stands too far right; begin it below the key above"],
+    ),
+    "a date that there never was": (
+        lambda p: (p / CONFIG).write_text("base: mini\nstore: 2024-13-45\n"),
+        ["config/config.yaml: not valid YAML: month must be in 1..12"],
+    ),
     "a line between two depths": (
         lambda p: (p / CONFIG).write_text("base: mini\nrecipe:\n  train:\n    steps: 3\n   save: {}\n"),
         ["config/config.yaml: line 5: stands too far left or right; begin it below the keys that it belongs to"],
@@ -386,17 +394,17 @@ def test_images_that_are_still_to_be_made_are_no_mistake_in_the_file(project: Pa
 
 def test_images_of_any_ending_and_name(project: Path) -> None:
     (project / "photos").mkdir()
-    for name in ("closeup-01.PNG", "medium-01.JPeG", "Mira 01_.Webp"):
+    for name in ("closeup-01.PNG", "medium-01.JPeG", "Mira  01_.Webp", "._medium-01.png"):
         (project / "photos" / name).touch()
     edit(project / MARA, images={"source": "folder", "path": "photos", "count": 3})
-    text(MARA, "name: fullbody-01", "name: fullbody-01\n  file: Mira 01_.Webp")(project)
+    text(MARA, "name: fullbody-01", "name: fullbody-01\n  file: Mira  01_.Webp")(project)
     further_set(project, default_caption="x")
     for old, new in (("a.png", "ComfyUI_00012_.PNG"), ("b.jpg", "b.JPG")):
         (project / "more" / old).rename(project / "more" / new)
     (project / "more/b.png").touch()  # beside b.JPG: the same image once more
     mara = load(project, ready="mara").characters["mara"]
     found = [folder.inputs(mara, shot) for shot in (*mara.shots, None)]
-    names = ["closeup-01.PNG", "medium-01.JPeG", "Mira 01_.Webp"]
+    names = ["closeup-01.PNG", "medium-01.JPeG", "Mira  01_.Webp"]
     assert found == [[f"photos/{name}"] for name in (*names, "closeup-01.PNG")]  # no reference: the first close-up
     (project / "photos/reference.jpg").touch()
     assert folder.inputs(mara, None) == ["photos/reference.jpg"]

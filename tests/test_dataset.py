@@ -264,7 +264,7 @@ def test_further_sets_take_the_same_way(mara: Character, tmp_path: Path) -> None
     assert person.image_names == [*mara.shot_names, "others/a-1", "others/a-2"]
     assert json.loads(slices.caption(person, "others/a-1")) == {}
     assert json.loads(slices.caption(person, "others/a-2")) == {"default": "somebody"}
-    assert json.loads(slices.crop(person, "others/a-1")) == {"right": 0, "bottom": 0, "minimum": 64, "recipe": 1}
+    assert json.loads(slices.crop(person, "others/a-1")) == {"right": 0, "bottom": 0, "minimum": 64, "recipe": 2}
     assert json.loads(slices.crop(person, "medium-01"))["right"] == 150
     own = json.loads(slices.latents(person, "others/a-1"))
     assert (own["resolutions"], own["flips"]) == ([64], ["x"])

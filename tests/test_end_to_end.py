@@ -107,6 +107,10 @@ def test_settings_there_and_back_again_cost_nothing(copy: Path) -> None:
     assert "loading torch" not in build(copy)
     assert digests(copy) == before
     assert curve.read_bytes() == drawn  # the report draws it
+    first = "results/mara/checkpoints/step-000002.safetensors"
+    (copy / first).unlink()
+    assert snakemake(copy, "--cores", "2", first, code=small_project.ROOT).returncode == 0
+    assert curve.read_bytes() == drawn  # to its end, not to that of the checkpoint
 
 
 def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:

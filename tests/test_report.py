@@ -130,10 +130,21 @@ def test_page_is_whole_and_self_contained(results, settings):
     assert text.count("data:image/webp") == 1 + 3 + 4
 
 
-@pytest.mark.parametrize(("width", "known"), [(3840, True), (192, False), (None, True)])
-def test_comfyui_is_only_named_for_bases_that_it_knows(results, settings, width, known):
-    tensor = {"dtype": "BF16", "shape": [16, width], "data_offsets": [0, 0]}
-    head = json.dumps({"diffusion_model.layers.0.attention.to_q.lora_A.weight": tensor} if width else {}).encode()
+@pytest.mark.parametrize(
+    ("shapes", "known"),
+    [
+        ({"attention.to_q.lora_A.weight": [16, 3840]}, True),
+        ({"attention.to_q.lora_A.weight": [16, 192]}, False),
+        ({"feed_forward.w1.lora_A.weight": [16, 192]}, False),
+        ({"attention.to_k.lokr_w1": [8, 12], "attention.to_k.lokr_w2_a": [24, 4], "attention.to_k.lokr_w2_b": [4, 16]},
+         False),
+        ({"attention.to_k.lokr_w1": [8, 60], "attention.to_k.lokr_w2": [24, 64]}, True),
+        ({}, True),
+    ],
+)  # fmt: skip
+def test_comfyui_is_only_named_for_bases_that_it_knows(results, settings, shapes, known):
+    entries = {name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    head = json.dumps({f"diffusion_model.layers.0.{name}": entry for name, entry in entries.items()}).encode()
     file = results / "checkpoints/step-000100.safetensors"
     file.write_bytes(struct.pack("<Q", len(head)) + head)
     text = html.page(gather(results, settings))

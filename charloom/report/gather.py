@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,11 +137,13 @@ def header(path: Path) -> dict[str, str]:
 
 
 def width(path: Path) -> int | None:
-    """Width of the transformer that a LoRA is made for; ``None`` when the file does not tell."""
+    """Width of the transformer that an adapter is made for; ``None`` when the file does not tell."""
+    columns: dict[str, dict[str, int]] = {}
     for name, entry in _entries(path).items():
-        if name.endswith(".attention.to_q.lora_A.weight"):
-            return int(entry["shape"][1])
-    return None
+        # What these read is as wide as the transformer.
+        if found := re.search(r"\.(?:to_[qkv]|w[13])\.(lora_A|lokr_w[12](?:_b)?)(?:\.weight)?$", name):
+            columns.setdefault(name[: found.start(1)], {})[found[1].removesuffix("_b")] = int(entry["shape"][1])
+    return next((math.prod(factors.values()) for factors in columns.values()), None)
 
 
 def _entries(path: Path) -> dict[str, Any]:

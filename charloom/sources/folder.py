@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charloom.errors import UserError
+from charloom.recipes import RECIPES
 
 if TYPE_CHECKING:
     from charloom.character import Character, Shot
@@ -25,7 +26,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 def images(folder: str | Path) -> list[Path]:
     """The images in ``folder`` by name, whatever the case of their endings; none where there is no folder."""
     found = Path(folder).iterdir() if Path(folder).is_dir() else ()
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    # macOS puts ._x.png beside x.png on foreign disks.
+    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
 
 
 def find(folder: str, stem: str) -> Path | None:
@@ -45,8 +47,8 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
     for stem in sorted(set(stems) - set(made)):
         like = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:34] or "image"
         made[next(name for n in count(1) if (name := like if n == 1 else f"{like}-{n}") not in made)] = stem
-    order = [path.stem for path in files]
-    return {name: stems[stem] for name, stem in sorted(made.items(), key=lambda pair: order.index(pair[1]))}
+    by_stem = {stem: name for name, stem in made.items()}
+    return {by_stem[stem]: stems[stem] for stem in dict.fromkeys(path.stem for path in files)}
 
 
 def of_shot(character: Character, shot: Shot) -> Path | None:
@@ -71,7 +73,7 @@ def stray_captions(character: Character) -> list[str]:
 
 
 def problems(character: Character) -> list[str]:
-    """Missing folder, missing images and captions without a word."""
+    """Missing folder and missing images."""
     if not character.folder:
         return ["images.path: is missing; name the folder with your images"]
     if not Path(character.folder).is_dir():
@@ -102,7 +104,7 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
 
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
     """Nothing decides but the file itself."""
-    return {}
+    return {"recipe": RECIPES["folder"]}
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from charloom import jobs
-from charloom.train.settings import TrainSettings, checkpoint_key, manifest_digest, run_key
+from charloom.train.settings import CHECKPOINT, TrainSettings, checkpoint_key, manifest_digest, run_key
 
-KIND, METRICS = "checkpoint", "metrics"
+KIND = CHECKPOINT
 
 
 def settings_of(slice_: dict[str, Any], *, every: int, last: int) -> TrainSettings:

@@ -27,9 +27,7 @@ from charloom.train import holdout, optim, randomness, step
 from charloom.train import state as states
 from charloom.train.data import Draw, TrainingData
 from charloom.train.metrics import Metrics, Progress, print_progress
-from charloom.train.settings import RECIPE, TrainSettings, checkpoint_key, manifest_digest
-
-CHECKPOINT, METRICS = "checkpoint", "metrics"
+from charloom.train.settings import CHECKPOINT, METRICS, RECIPE, TrainSettings, checkpoint_key, manifest_digest
 
 TYPICAL_CAPTION = 96
 """Caption tokens that memory is planned for before any caption was seen."""

@@ -14,6 +14,9 @@ from typing import Any
 from charloom.canonical import digest
 from charloom.errors import UserError
 
+CHECKPOINT, METRICS = "checkpoint", "metrics"
+"""Kinds of store entries, one of each for every step that is saved."""
+
 RECIPE = 1
 """Raised by hand whenever the same settings and data would train to other bytes than before."""
 
