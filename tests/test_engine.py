@@ -164,6 +164,23 @@ def test_swapped_blocks_compute_the_same(count, slots, fused):
     assert_same(plain, gradients(model, adapter, 2))
 
 
+def test_swapped_blocks_are_fetched_ahead_in_both_directions():
+    """Only the first blocks of a step have to be waited for."""
+    model, adapter = adapted()
+    swap = Swap(list(model.layers), CPU, slots=2)
+    Recompute(model.layers)
+    need, waited = swap._need, []
+
+    def watched(index):
+        if swap.holds[index % 2] != index:
+            waited.append(index)
+        need(index)
+
+    swap._need = watched
+    gradients(model, adapter)
+    assert waited == [0, 1]
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_swapped_weights_leave_the_blocks_and_come_back(fused):
     model, adapter = adapted()
@@ -252,3 +269,22 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
     recompute.remove()
     compiling.plain_blocks(model)
     assert_same(plain, gradients(model, adapter))
+
+
+def test_sizes_that_are_equal_by_chance_are_not_one_size():
+    """1024 tokens are 32 groups of 32, and a batch may be as large as anything else."""
+    torch._dynamo.reset()
+    model, _ = adapted()
+    fusing.fuse(compiling.blocks_of(model))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiling.compile_blocks(model, backend=backend)
+    for size, length in ((64, 32), (96, 32), (48, 64)):
+        x, caps = torch.randn(1, 16, size, size), torch.randn(1, length, model.config.cap_feat_dim)
+        pad = torch.zeros(1, length, 1, dtype=torch.bool)
+        forward.forward_masked(model, x, torch.tensor([0.3]), caps, pad).sum().backward()
+    assert len(graphs) == 3  # noise refiner; main blocks, whose first input has no gradient

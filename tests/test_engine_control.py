@@ -238,6 +238,19 @@ def test_crowded_recordings_are_made_from_large_to_small(plain, fake):
     assert (Replay.made, len(engine._recorded)) == (6, 2)
 
 
+def test_crowded_recordings_settle_down(fake):
+    """However the shapes take turns, recording them comes to an end."""
+    engine = engine_of()
+    fake["crowded"] = True
+    shapes = [(8, 32), (12, 64), (10, 32), (12, 32), (8, 96)]
+    made = []
+    for _ in range(4):
+        for size, length in shapes:
+            step(engine, inputs(size, length))
+        made.append(Replay.made)
+    assert len(engine._recorded) == len(shapes) and made[1] == made[2] == made[3], made
+
+
 def test_a_compiler_that_fails_is_left_out_with_one_line(plain, fake, monkeypatch):
     wanted = plain(inputs())
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch._functorch.config
+import torch.fx.experimental._config
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -50,6 +51,8 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
     )
+    # Sizes that happen to be equal (32 groups of 32 tokens) are not the same size.
+    torch.fx.experimental._config.use_duck_shape = False
     for block in (*model.noise_refiner, *model.layers):
         if _BEFORE not in block.__dict__:
             block.__dict__[_BEFORE] = block.__dict__.get("forward")

@@ -15,6 +15,7 @@ step that runs out of memory is repeated with less of it. The engine knows neith
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +82,8 @@ class Engine:
         self.kept: dict[Any, int] = {}
         self._recorded: dict[Any, graphs.Recorded] = {}
         self._pool: Any = None
-        self.peak = self.reserved = 0
+        self._drops: dict[Any, int] = {}
+        self.peak = self.reserved = self.trial = 0
         self._recording = False
         self._started = False
         forward.prepare(model)
@@ -137,11 +139,10 @@ class Engine:
         """About what all blocks keep of so many tokens, in bytes."""
         return memory.ACTIVATION_BYTES * self.model.config.dim * tokens * len(self.model.layers)
 
-    def _crowded(self, inputs: Inputs) -> bool:
-        """Whether recordings stand in the way of ``inputs``."""
-        batch, _, height, width = inputs.x0.shape
-        tokens = batch * (height * width // forward.PATCH**2 + inputs.caps.shape[1])
-        return memory.crowded(self.options.limit, self.device, self._activations((1 + len(inputs.terms)) * tokens))
+    def _crowded(self, key: Any) -> bool:
+        """Whether recordings stand in the way of a shape."""
+        torch.cuda.empty_cache()  # what nobody uses is in nobody's way
+        return memory.crowded(self.options.limit, self.device, self._activations(_tokens(key)))
 
     def remove(self) -> None:
         """Undo the transformations; the model runs as before."""
@@ -187,7 +188,7 @@ class Engine:
         key = graphs.shape_key(inputs.tensors)
         steady = key in self._recorded
         # A new shape is tried out before it counts, and anything but a recording may run out of memory.
-        before = [p.grad.clone() for p in self._parameters] if self._started and not steady else None
+        before = self._copied_gradients() if self._started and not steady else None
         self._started = True
         while True:
             try:
@@ -202,7 +203,6 @@ class Engine:
                 self._step_down(key)
             else:
                 self._fall_back(problem)
-                problem.__traceback__ = problem.__context__ = None  # they hold the tensors of the step that failed
             self._reset_gradients(before)
 
     @property
@@ -217,9 +217,13 @@ class Engine:
             with compiling.attention(self.cuda and self.options.cudnn_attention):
                 total, reported = self.loss(self.predict, inputs)
                 self._backward(total)
-        finally:
+        except BaseException:
             if self.swap:
-                self.swap.join()
+                with contextlib.suppress(RuntimeError):  # of a broken recording; the first error tells more
+                    self.swap.join()
+            raise
+        if self.swap:
+            self.swap.join()
         return reported
 
     def _backward(self, total: Tensor) -> None:
@@ -241,11 +245,19 @@ class Engine:
         if not self.graphed or (key not in self._recorded and len(self._recorded) >= GRAPH_LIMIT):
             return self._plain(inputs)
         if key not in self._recorded:
-            smallest = min(map(_size, self._recorded), default=math.inf)
-            if _size(key) > smallest and self._crowded(inputs):
-                self._drop_graphs()  # from large to small they share their memory; the other way they add up
+            largest = max(map(_tokens, self._recorded), default=math.inf)
+            if _tokens(key) > largest and self._crowded(key):
+                self._drop_graphs()  # what comes after the largest fits into its memory; the other way they add up
             self._record(key, inputs)
         return self._recorded[key](*inputs.tensors)[0].clone()
+
+    def _copied_gradients(self) -> list[Tensor]:
+        try:
+            return [p.grad.clone() for p in self._parameters]
+        except torch.OutOfMemoryError:
+            pass
+        self._drop_graphs()
+        return [p.grad.clone() for p in self._parameters]
 
     @torch.no_grad()
     def _reset_gradients(self, before: list[Tensor] | None) -> None:
@@ -272,14 +284,15 @@ class Engine:
 
     def _fit(self, key: Any, inputs: Inputs) -> None:
         """Measure a shape and settle how many blocks keep their activations."""
-        if self._recorded and self._crowded(inputs):
+        if self._recorded and self._crowded(key):
             self._drop_graphs()
         limit, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
         self.recompute.keep(0)
         seen: list[tuple] = []
 
         def look(_: nn.Module, arguments: tuple) -> None:
-            seen[:] = [arguments]
+            if not seen:
+                seen.append(arguments)
 
         hook = self.model.layers[-1].register_forward_pre_hook(look)
         try:
@@ -337,11 +350,17 @@ class Engine:
         """Bytes allocated at most in one step, with what others will allocate later."""
         self.note_peak()
         torch.cuda.reset_peak_memory_stats(self.device)
-        graphs.warm_up(lambda: self._plain(inputs))
-        return torch.cuda.max_memory_allocated(self.device) + self.reserve()
+        try:
+            graphs.warm_up(lambda: self._plain(inputs))
+        finally:
+            used = torch.cuda.max_memory_allocated(self.device)
+            self.trial = max(self.trial, used)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return used + self.reserve()
 
     def note_peak(self) -> None:
-        """Bring ``peak`` and ``reserved``, in bytes since the beginning, up to date; measuring resets torch's own."""
+        """Bring ``peak`` and ``reserved`` up to date: bytes at most since the beginning, but for trials of how much
+        fits, which may go beyond the budget; ``trial`` is what those have taken. They reset torch's own numbers."""
         self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
         self.reserved = max(self.reserved, torch.cuda.max_memory_reserved(self.device))
 
@@ -382,6 +401,9 @@ class Engine:
         kept = self.kept.get(key, 0)
         if self._recorded:
             self._drop_graphs()
+            self._drops[key] = self._drops.get(key, 0) + 1
+            if self._drops[key] > 1 and kept:  # it will not fit beside the others the next time either
+                self.kept[key] = kept - 1
         elif kept:
             self.kept[key] = kept // 2
             self.tell(f"engine: out of GPU memory; {kept // 2} instead of {kept} blocks keep their activations")
@@ -397,21 +419,25 @@ class Engine:
 
     def _fall_back(self, error: Exception) -> None:
         """Leave out what does not work here, with one line; raises what nothing can be done about."""
+        if not (self._recording or self.compiled):
+            raise error
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # they hold the tensors of the step
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
         if self._recording:
             self._recording = self.graphed = False
             self._drop_graphs()
             self.tell(f"engine: CUDA graphs do not work here, training on without ({reason})")
-        elif self.compiled:
+        else:
             self.compiled = False
             # A failed compilation may leave the tracer switched on for whatever checkpointing computes again.
             torch.compiler.set_stance("force_eager")
             self._begin_again(self._swapped)
             self.tell(f"engine: torch.compile does not work here, training on without ({reason})")
-        else:
-            raise error
 
 
-def _size(key: Any) -> int:
-    """Numbers in all inputs of a recording, to order recordings by."""
-    return sum(map(math.prod, key))
+def _tokens(key: Any) -> int:
+    """Tokens of all passes of a shape, to compare shapes by; ``key`` is in the order of ``Inputs.tensors``."""
+    batch, _, height, width = key[0]
+    image = height * width // forward.PATCH**2
+    terms = sum(rows * (image + caption) for (rows,), (_, caption, _) in zip(key[6::3], key[7::3], strict=True))
+    return batch * (image + key[4][1]) + terms

@@ -51,6 +51,7 @@ class Recorded:
             torch.cuda.set_stream(before)
             with contextlib.suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(device, pool)
+                torch._C._cuda_releasePool(device, pool)
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
             raise

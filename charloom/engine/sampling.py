@@ -105,7 +105,7 @@ def predict_for(model: nn.Module, options: EngineOptions, forwards: int) -> Pred
     """
     device = next(model.parameters()).device
     if device.type == "cuda" and options.compile and forwards >= COMPILE_FROM:
-        compile_blocks(model)
+        compile_blocks(model, options.cudnn_attention)
 
     def predict(x: Tensor, t: Tensor, caps: Tensor, lengths: Sequence[int]) -> Tensor:
         with attention(options.cudnn_attention):

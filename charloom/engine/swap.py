@@ -86,12 +86,13 @@ class Swap:
             upwards = index > self.last
             self.last = index
             self._need(index)
+            if not upwards and args[0].requires_grad:
+                # A backward pass: this block's weights are needed until the gradient of its input is there. Said
+                # before the block computes, for checkpointing leaves it as soon as it has all that it kept.
+                args[0].register_hook(lambda grad: self._fetch(index - len(self.slots)))
             out = self._inner[index](*args)
             if upwards:
                 self._fetch(index + len(self.slots))
-            elif args[0].requires_grad:
-                # A backward pass: this block's weights are needed until the gradient of its input is there.
-                args[0].register_hook(lambda grad: self._fetch(index - len(self.slots)))
             return out
 
         return forward
