@@ -88,6 +88,11 @@ def lock(settings: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) ->
     return {**made, "components": components, "adapters": adapters, "files": files}
 
 
+def size(lock: dict[str, Any]) -> int:
+    """Bytes of all files of a base, its adapters not counted."""
+    return sum(facts["size"] for facts in lock["files"].values())
+
+
 def locate(lock: dict[str, Any], component: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
     """The folder of the base, once the files of ``component`` are known to be there and to be those of the lock.
 

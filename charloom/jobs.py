@@ -130,12 +130,13 @@ def torch_device(name: str, threads: int, limit: float | None = None, lock: dict
     """
     import torch
 
+    from charloom import bases
     from charloom.errors import UserError
 
     torch.set_num_threads(max(1, threads))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        size = sum(facts["size"] for facts in lock["files"].values()) if lock else 0
+        size = bases.size(lock) if lock else 0
         if name == "cpu" and size > BIG:
             raise UserError(
                 f"base {lock['name']} ({size / 1e9:.0f} GB) wants a GPU and torch {torch.__version__} sees none: "

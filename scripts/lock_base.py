@@ -16,9 +16,8 @@ def main() -> None:
         check_torch(arguments.settings["name"])
     lock = bases.lock(arguments.settings, arguments.store, log)
     basefiles.check_layout(Path(lock["root"]), single_file=bases.SINGLE_FILE in lock)
-    size = sum(facts["size"] for facts in lock["files"].values())
     jobs.write_json(arguments.output, lock)
-    log.quietly(f"{len(lock['files'])} files, {size / 1e6:.1f} MB, in {lock['root']}")
+    log.quietly(f"{len(lock['files'])} files, {bases.size(lock) / 1e6:.1f} MB, in {lock['root']}")
     if "revision" in lock:
         log.quietly(f"{lock['repo']} at {lock['revision']}; stays so until {arguments.output} is deleted")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import real_base
 import torch
 from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
@@ -14,26 +17,14 @@ from charloom.lora.verify import module_shapes
 from charloom.train.settings import Network
 from charloom.zimage import forward
 
-REAL_CONFIG = {
-    "all_patch_size": [2],
-    "all_f_patch_size": [1],
-    "in_channels": 16,
-    "dim": 3840,
-    "n_layers": 30,
-    "n_refiner_layers": 2,
-    "n_heads": 30,
-    "n_kv_heads": 30,
-    "cap_feat_dim": 2560,
-    "axes_dims": [32, 48, 48],
-    "axes_lens": [1536, 512, 512],
-}
+REAL_CONFIG = json.loads((real_base.FIXTURES / "transformer" / "config.json").read_text())
 """The published architecture of Z-Image-Turbo."""
 
 
 @pytest.fixture(scope="module")
 def real():
     with torch.device("meta"):
-        return ZImageTransformer2DModel(**REAL_CONFIG)
+        return ZImageTransformer2DModel.from_config(REAL_CONFIG)
 
 
 def predict(model, x, t, caps):

@@ -40,9 +40,20 @@ def move(block: nn.Module, device: torch.device) -> None:
     share(block)
 
 
+def places(block: nn.Module) -> list[tuple[Tensor, slice]]:
+    """A block's frozen tensors with their bytes in one buffer, each from a multiple of the alignment on."""
+    found, start = [], 0
+    for tensor in frozen_tensors(block):
+        stop = start + tensor.numel() * tensor.element_size()
+        found.append((tensor, slice(start, stop)))
+        start = -(-stop // ALIGN) * ALIGN
+    return found
+
+
 def size_of(block: nn.Module) -> int:
-    """Bytes of a block's frozen tensors, each rounded up to the alignment."""
-    return sum(-(-t.numel() * t.element_size() // ALIGN) * ALIGN for t in frozen_tensors(block))
+    """Bytes of a buffer for a block's frozen tensors."""
+    found = places(block)
+    return -(-found[-1][1].stop // ALIGN) * ALIGN if found else 0
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -71,14 +82,10 @@ class Swap:
             block.forward = self._wrapped(index)
 
     def _move_out(self, index: int) -> None:
-        slot, place = self.slots[index % len(self.slots)], 0
-        for tensor in frozen_tensors(self.blocks[index]):
-            length = tensor.numel() * tensor.element_size()
-            flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-            self.host[index][place : place + length].copy_(flat)
-            view = slot[place : place + length].view(tensor.dtype).view(tensor.shape)
-            tensor.data = view
-            place += -(-length // ALIGN) * ALIGN
+        slot = self.slots[index % len(self.slots)]
+        for tensor, place in places(self.blocks[index]):
+            self.host[index][place].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
+            tensor.data = slot[place].view(tensor.dtype).view(tensor.shape)
         share(self.blocks[index])
 
     def _wrapped(self, index: int) -> Callable[..., Any]:
@@ -142,10 +149,6 @@ class Swap:
             torch.cuda.synchronize(self.device)
         for index, block in enumerate(self.blocks):
             block.forward = self._inner[index]
-            place = 0
-            for tensor in frozen_tensors(block):
-                length = tensor.numel() * tensor.element_size()
-                flat = self.host[index][place : place + length].clone()
-                tensor.data = flat.view(tensor.dtype).view(tensor.shape)
-                place += -(-length // ALIGN) * ALIGN
+            for tensor, place in places(block):
+                tensor.data = self.host[index][place].clone().view(tensor.dtype).view(tensor.shape)
             share(block)
