@@ -347,7 +347,7 @@ def train(
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
                 step(0)
                 torch.cuda.synchronize()
-            table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=90)
+            table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=60, max_name_column_width=90)
             print(table, file=sys.stderr, flush=True)
         median = statistics.median(clock)
         engine.note_peak()

@@ -44,9 +44,6 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
     ``prefer_cudnn`` as for :func:`attention`; ``how`` goes to ``torch.compile``.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(prefer_cudnn)))
-    if hasattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions"):
-        # Float8 products are such functions; without it no block of them would come out of the cache.
-        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
@@ -61,7 +58,9 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
 
 
 def _in_groups(compiled: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
-    return compiled(x.unflatten(1, (-1, TOKEN_MULTIPLE)), *others)
+    x = x.unflatten(1, (-1, TOKEN_MULTIPLE))
+    # What a view is a view of counts as well; two blocks that differ in that alone would be compiled twice.
+    return compiled(x if x.requires_grad else x.data, *others)
 
 
 def plain_blocks(model: nn.Module) -> None:
@@ -85,7 +84,7 @@ def cache_folder(prefer_cudnn: bool) -> Path:
     """Where compiled kernels are kept from run to run: beside the store, which may always be deleted.
 
     One folder for each choice of attention and each state of the code that is compiled: torch's own key of an entry
-    knows neither the one nor, for autograd functions, all of the other.
+    knows neither the one nor how operators of ours are differentiated.
     """
     code = hashlib.sha256()
     for module in (fuse, quantize, forward):

@@ -58,11 +58,16 @@ class Fused(nn.Module):
         return [base.weight for base in bases] + [b.weight_scale for b in bases if isinstance(b, Float8Linear)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        out = self.base(x)
         adapted = [layer for layer in self.layers if isinstance(layer, LoraLinear) and not layer._disable_adapters]
-        if len(adapted) == len(self.layers):
+        if len(adapted) < len(self.layers):
+            out = self.base(x)
+        else:
             downs = torch.cat([layer.lora_A[ADAPTER].weight for layer in adapted]).to(x.dtype)
-            out = out + F.linear(F.linear(x, downs), self._ups(adapted).to(x.dtype))
+            ups = self._ups(adapted).to(x.dtype)
+            if isinstance(self.base, Float8Linear):
+                out = self.base(x, downs, ups)
+            else:
+                out = self.base(x) + F.linear(F.linear(x, downs), ups)
         return out.split(self.sizes, dim=-1)
 
     @staticmethod
@@ -96,7 +101,7 @@ def fusable(layers: Sequence[nn.Module]) -> bool:
     if any(base.bias is not None for base in bases):
         return False
     if type(bases[0]) is Float8Linear:
-        return all(base.mode != "dequantize" and base.fits_units for base in bases)
+        return all(base.multiplies and base.fits_units for base in bases)
     return type(bases[0]) is nn.Linear
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charloom.errors import UserError
@@ -61,44 +62,84 @@ def _transposed(weight: Tensor) -> Tensor:
     return weight.t().contiguous()
 
 
-class _Float8Product(torch.autograd.Function):
-    """``x`` times the transposed weight on float8 units; keeps no activation, only names the frozen weight.
+# Opaque operators, for three reasons. A sum of a product and a low-rank one is accumulated by the second product,
+# which a compiler would do in a pass of its own over both. It would find a widened weight in forward and backward
+# alike and keep it in between, which is what quantising is meant to avoid. And of an autograd.Function in their place
+# torch 2.11's compiler made wrong gradients, without a word.
 
-    The units multiply row-major by column-major only, so the gradient needs the weight transposed: ``weight_t``, or
-    a copy that lives for this one product. The weight's scales belong to the dimension that is summed over there,
-    and are therefore folded into the gradient before it is rounded.
+
+@torch.library.custom_op("charloom::float8_product", mutates_args=())
+def _float8_product(
+    a: Tensor,
+    a_scale: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    inner: Tensor | None,
+    up: Tensor | None,
+    dtype: torch.dtype,
+    emulate: bool,
+    fast: bool,
+) -> Tensor:
+    """:func:`_product` in ``dtype``, plus ``inner`` (m, r) times ``up`` (r, n) if they are given."""
+    out = _product(a, a_scale, b, b_scale, emulate, fast).to(dtype)
+    return out if inner is None else out.addmm_(inner, up)
+
+
+@_float8_product.register_fake
+def _(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, inner, up, dtype: torch.dtype, emulate, fast) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[0], dtype=dtype)
+
+
+@torch.library.custom_op("charloom::float8_linear", mutates_args=())
+def _float8_linear(
+    x: Tensor,
+    rows: Tensor,
+    row_scale: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    weight_t: Tensor | None,
+    downs: Tensor | None,
+    ups: Tensor | None,
+    emulate: bool,
+) -> tuple[Tensor, Tensor]:
+    """``x`` (rows, in) times the transposed weight on float8 units, plus ``x`` times ``downs`` (r, in) and ``ups``
+    (out, r), both transposed, if there are any; and the product of ``x`` and ``downs`` (rows, r).
+
+    ``rows`` and ``row_scale`` are ``x`` rounded, by a compiler together with what made it. The units multiply
+    row-major by column-major only, so the gradient needs the weight transposed: ``weight_t``, or a copy that lives for
+    this one product. The weight's scales belong to the dimension that is summed over there, and are therefore
+    folded into the gradient before it is rounded. Without an adapter no activation is kept.
     """
-
-    @staticmethod
-    def forward(
-        ctx,
-        x: Tensor,
-        rows: Tensor,
-        row_scale: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        weight_t: Tensor | None,
-        emulate: bool,
-    ) -> Tensor:
-        # x itself is there for its gradient only: it is rounded outside, as torch 2.11's tracer fails on two of these
-        # functions that compute with the same tensor.
-        ctx.save_for_backward(weight, scale, weight_t)
-        ctx.emulate = emulate
-        out = _product(rows, row_scale, weight, scale, emulate, True)
-        return out.view(*x.shape[:-1], weight.shape[0]).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        weight, scale, weight_t = ctx.saved_tensors
-        rows, row_scale = _to_rows(gradient.reshape(-1, gradient.shape[-1]).float() * scale.t())
-        weight_t = _transposed(weight) if weight_t is None else weight_t
-        ones = torch.ones(weight_t.shape[0], 1, device=weight.device)
-        out = _product(rows, row_scale, weight_t, ones, ctx.emulate, GRADIENT_FAST_ACCUM)
-        return out.view(*gradient.shape[:-1], weight.shape[1]).to(gradient.dtype), *(None,) * 6
+    inner = x.new_empty(0) if downs is None else x @ downs.t()
+    terms = (None, None) if downs is None else (inner, ups.t())
+    return _float8_product(rows, row_scale, weight, scale, *terms, x.dtype, emulate, True), inner
 
 
-# Opaque operators rather than traced code: a compiler would find the widened weight in forward and backward alike and
-# keep it in between, which is what quantising is meant to avoid.
+@_float8_linear.register_fake
+def _(x: Tensor, rows: Tensor, row_scale: Tensor, weight: Tensor, scale, weight_t, downs, ups, emulate):
+    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(0 if downs is None else (x.shape[0], downs.shape[0]))
+
+
+def _keep_for_float8(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, _, _, weight, scale, weight_t, downs, ups, ctx.emulate = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(weight, scale, weight_t, downs, ups, *((None, None) if downs is None else (x, output[1])))
+
+
+def _float8_gradients(ctx, gradient: Tensor, _):
+    weight, scale, weight_t, downs, ups, x, inner = ctx.saved_tensors
+    rows, row_scale = _to_rows(gradient.float() * scale.t())
+    weight_t = _transposed(weight) if weight_t is None else weight_t
+    ones = torch.ones(weight_t.shape[0], 1, device=weight.device)
+    back = down = up = None
+    if downs is not None:
+        back = gradient @ ups
+        down, up = back.t() @ x, gradient.t() @ inner
+    terms = (back, downs, gradient.dtype, ctx.emulate, GRADIENT_FAST_ACCUM)
+    return _float8_product(rows, row_scale, weight_t, ones, *terms), None, None, None, None, None, down, up, None
+
+
+_float8_linear.register_autograd(_float8_gradients, setup_context=_keep_for_float8)
 
 
 @torch.library.custom_op("charloom::frozen_linear", mutates_args=())
@@ -222,13 +263,15 @@ class QuantizedLinear(nn.Linear):
         wide, after = _widened(self.weight, self.scale, torch.float32)
         return (wide if after is None else wide * after).to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.product(x)
+    def forward(self, x: Tensor, *adapter: Tensor) -> Tensor:
+        """``adapter``: matrices (r, in) and (out, r) in the dtype of ``x`` whose effect is added."""
+        out = self.product(x, *adapter)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
-    def product(self, x: Tensor) -> Tensor:
-        """``x`` times the transposed weight."""
-        return _frozen_linear(x, self.weight, self.scale)
+    def product(self, x: Tensor, *adapter: Tensor) -> Tensor:
+        """``x`` times the transposed weight, and what an adapter adds to it."""
+        out = _frozen_linear(x, self.weight, self.scale)
+        return out + F.linear(F.linear(x, adapter[0]), adapter[1]) if adapter else out
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, kind={self.kind}"
@@ -272,12 +315,19 @@ class Float8Linear(QuantizedLinear):
         """Whether the units take these sizes."""
         return not (self.in_features % _MULTIPLE or self.out_features % _MULTIPLE)
 
-    def product(self, x: Tensor) -> Tensor:
-        if self.mode == "emulate" or (self.mode == "units" and self.fits_units):
-            rows, row_scale = _to_rows(x.detach().reshape(-1, x.shape[-1]))
-            weights = self.weight, self.weight_scale, self.weight_t
-            return _Float8Product.apply(x, rows, row_scale, *weights, self.mode == "emulate")
-        return super().product(x)
+    @property
+    def multiplies(self) -> bool:
+        """Whether float8 numbers are multiplied, instead of widened ones."""
+        return self.mode == "emulate" or (self.mode == "units" and self.fits_units)
+
+    def product(self, x: Tensor, *adapter: Tensor) -> Tensor:
+        if not self.multiplies:
+            return super().product(x, *adapter)
+        flat = x.reshape(-1, x.shape[-1])
+        weights = self.weight, self.weight_scale, self.weight_t
+        downs, ups = adapter or (None, None)
+        out, _ = _float8_linear(flat, *_to_rows(flat.detach()), *weights, downs, ups, self.mode == "emulate")
+        return out.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, mode={self.mode}"

@@ -20,7 +20,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from charloom.engine.quantize import QuantizedLinear
+from charloom.engine.quantize import Float8Linear, QuantizedLinear
 from charloom.errors import UserError
 from charloom.lora.files import kronecker
 from charloom.train import randomness
@@ -158,11 +158,12 @@ def _lean_forward(self: LoraLinear, x: Tensor) -> Tensor:
     Equal to PEFT's forward, without its intermediate copies of the whole output: accumulated in one product, or,
     where a compiler joins the sum with what follows, as a sum.
     """
-    out = self.base_layer(x)
     if self._disable_adapters:
-        return out
-    inner = F.linear(x, self.lora_A[ADAPTER].weight.to(x.dtype))
-    up = self.lora_B[ADAPTER].weight.to(x.dtype)
+        return self.base_layer(x)
+    down, up = self.lora_A[ADAPTER].weight.to(x.dtype), self.lora_B[ADAPTER].weight
+    if isinstance(self.base_layer, Float8Linear) and self.base_layer.multiplies:
+        return self.base_layer(x, down, (up * self.scaling[ADAPTER]).to(x.dtype))
+    out, inner, up = self.base_layer(x), F.linear(x, down), up.to(x.dtype)
     if torch.compiler.is_compiling():
         return out + F.linear(inner, up) * self.scaling[ADAPTER]
     flat = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), up.t(), alpha=self.scaling[ADAPTER])
