@@ -41,11 +41,11 @@ LIPS = {"thin": 0.016, "medium": 0.085, "full": 0.16}
 
 @dataclass(frozen=True)
 class Mood:
-    """One expression: eyes, gaze, the brows' inner and outer rise (left, right) and the mouth."""
+    """One expression: eyes and how far each is open (left, right), gaze, the brows' inner and outer rise and the mouth."""
 
     mouth: str
     eyes: str = "open"
-    open: float = 1.0
+    open: tuple[float, float] = (1.0, 1.0)
     gaze: tuple[float, float] = (0.0, 0.0)
     left: tuple[float, float] = (0.0, 0.0)
     right: tuple[float, float] = (0.0, 0.0)
@@ -56,13 +56,13 @@ MOODS: dict[str, Mood] = {
     "joyful": Mood("grin", left=(0.07, 0.05), right=(0.07, 0.05)),
     "smile": Mood("smile", left=(0.02, 0.02), right=(0.02, 0.02)),
     "neutral": Mood("neutral"),
-    "serious": Mood("flat", open=0.66, left=(-0.135, 0.03), right=(-0.135, 0.03)),
+    "serious": Mood("flat", open=(0.66, 0.66), left=(-0.135, 0.03), right=(-0.135, 0.03)),
     "contemplative": Mood("purse", gaze=(1.0, -0.7), left=(0.0, 0.03), right=(0.1, 0.13)),
-    "sad": Mood("frown", open=0.8, gaze=(0.0, 0.3), left=(0.18, -0.11), right=(0.18, -0.11)),
+    "sad": Mood("frown", open=(0.8, 0.8), gaze=(0.0, 0.3), left=(0.18, -0.11), right=(0.18, -0.11)),
     "looking up": Mood("relaxed", gaze=(0.0, -1.0), left=(0.05, 0.05), right=(0.05, 0.05)),
-    "surprised": Mood("o", open=1.2, left=(0.2, 0.17), right=(0.2, 0.17)),
-    "skeptical": Mood("smirk", open=0.7, gaze=(0.2, 0.0), left=(-0.15, -0.03), right=(0.22, 0.24)),
-    "crying": Mood("wail", open=0.8, left=(0.19, -0.1), right=(0.19, -0.1)),
+    "surprised": Mood("o", open=(1.2, 1.2), left=(0.2, 0.17), right=(0.2, 0.17)),
+    "skeptical": Mood("smirk", open=(0.5, 0.8), gaze=(0.2, 0.0), left=(-0.15, -0.03), right=(0.26, 0.28)),
+    "crying": Mood("wail", open=(0.8, 0.8), left=(0.19, -0.1), right=(0.19, -0.1)),
     "serene": Mood("gentle", "closed", left=(0.03, 0.0), right=(0.03, 0.0)),
 }
 
@@ -195,7 +195,8 @@ def draw_eyes(pen: Pen, face: Face) -> None:
         half_w, half_h = EYE_SIZE[face.identity.eye_size]
         half_w *= squash
         if mood.eyes == "open":
-            _open_eye(flat, face, x, y, half_w, half_h, out)
+            wide = sum(mood.open) / 2 if face.profile else mood.open[i]
+            _open_eye(flat, face, x, y, half_w, half_h, wide, out)
         else:
             bend = -1 if mood.eyes == "happy" else 1
             half_w *= 1.06
@@ -211,10 +212,10 @@ def draw_eyes(pen: Pen, face: Face) -> None:
         _tears(flat, face)
 
 
-def _open_eye(pen: Pen, face: Face, x: float, y: float, w: float, h: float, out: int) -> None:
+def _open_eye(pen: Pen, face: Face, x: float, y: float, w: float, h: float, wide: float, out: int) -> None:
     mood = face.mood
     iris = IRIS[face.identity.eye_color]
-    full_h, h = h, h * mood.open
+    full_h, h = h, h * wide
     y += (full_h - h) * 0.5
     white = (255, 254, 252)
     almond = [(-1.0 * out, 0.22), (-0.66 * out, -0.66), (0.0, -1.0), (0.62 * out, -0.84), (1.04 * out, -0.06),
