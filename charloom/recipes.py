@@ -8,7 +8,7 @@ own number in :mod:`charloom.train.settings`.
 from __future__ import annotations
 
 RECIPES: dict[str, int] = {
-    "source": 2,
+    "source": 3,
     "folder": 2,
     "crop": 2,
     "caption": 1,
@@ -16,7 +16,7 @@ RECIPES: dict[str, int] = {
     "prompts": 1,
     "latents": 1,
     "embeddings": 2,
-    "base": 2,
+    "base": 3,
     "sample": 1,
     "grid": 1,
     "score": 1,

@@ -46,8 +46,9 @@ def _to_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     Linears that share it. No clamp is needed, as nothing exceeds the largest value by more than rounding.
     """
     x = x.float()
-    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / _LARGEST
-    return (x / scale).to(torch.float8_e4m3fn).contiguous(), scale
+    largest = x.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY)
+    # A product with the inverse: exact divisions would cost these passes more time than memory does.
+    return (x * (_LARGEST / largest)).to(torch.float8_e4m3fn).contiguous(), largest / _LARGEST
 
 
 def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, emulate: bool, fast: bool) -> Tensor:

@@ -139,11 +139,20 @@ def train(
         # Last, because its presence means that the step is complete.
         checkpoint(step)
 
+    def look(seen: _Seen | None) -> None:
+        if seen is None:
+            return
+        *values, norm = seen.numbers.wait()
+        _guard(seen.step, values, norm, seen.draws, job, store)
+        sigmas, items = [d.sigma for d in seen.draws], [d.name for d in seen.draws]
+        metrics.step(seen.step, values, sigmas, items, seen.lr, norm)
+
     checkpoints = set(settings.checkpoint_steps(until))
     try:
         if start and not store.has(CHECKPOINT, checkpoint_key(job.run_key, start), ".safetensors"):
             checkpoint(start)  # killed between the two
         engine.zero_grad()
+        last: _Seen | None = None
         for number, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):
             # Only dropout inside PEFT's layers draws from torch's generator.
             torch.manual_seed(randomness.torch_seed(train_settings.seed, "torch", number))
@@ -152,9 +161,7 @@ def train(
                 item_losses.append(engine.accumulate(step.inputs_of(batch, data, device)))
                 draws += batch.draws
             norm = clip(parameters, train_settings.max_grad_norm)
-            *values, norm = torch.cat([*item_losses, norm.view(1)]).tolist()
-            _guard(number, values, norm, draws, job, store)
-
+            numbers = Numbers(torch.cat([*item_losses, norm.view(1)]))
             lr = optim.learning_rate(train_settings, number)
             optimizer.param_groups[0]["lr"] = lr
             optimizer.step()
@@ -162,8 +169,12 @@ def train(
             if ema:
                 torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1.0 - train_settings.ema)
 
-            metrics.step(number, values, [d.sigma for d in draws], [d.name for d in draws], lr, norm)
+            # The numbers of a step are looked at when the next one is under way, so that the GPU never waits for it.
+            look(last)
+            last = _Seen(number, draws, lr, numbers)
             if number in checkpoints:
+                look(last)
+                last = None
                 save(number)
     finally:
         metrics.close()
@@ -182,8 +193,32 @@ def clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
     return nn.utils.clip_grad_norm_(parameters, max_norm or math.inf, foreach=True)
 
 
+class Numbers:
+    """A few numbers on their way to main memory, while the GPU goes on."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.detach().to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
+
+    def wait(self) -> list[float]:
+        """The numbers, as soon as they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values.tolist()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A step that has been launched: its losses and its gradient norm are still to be looked at."""
+
+    step: int
+    draws: list[Draw]
+    lr: float
+    numbers: Numbers
+
+
 def _guard(step: int, values: list[float], norm: float, draws: list[Draw], job: TrainJob, store: Store) -> None:
-    """Stop at once when a loss or the gradient is not finite, before it reaches the weights."""
+    """Stop when a loss or the gradient is not finite, before anything is stored that it has reached."""
     if math.isfinite(norm) and all(math.isfinite(value) for value in values):
         return
     bad = [draw for draw, value in zip(draws, values, strict=True) if not math.isfinite(value)]

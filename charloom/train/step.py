@@ -63,15 +63,21 @@ def inputs_of(batch: Batch, data: TrainingData, device: torch.device) -> Inputs:
     for term, captions in _preservations(batch, data):
         for group in _by_padded_length(list(captions), captions):
             caps, pad = padded([captions[row] for row in group], device)
-            terms.append(Term(torch.tensor(group, device=device), caps, pad, term.multiplier))
+            terms.append(Term(sent(torch.tensor(group), device), caps, pad, term.multiplier))
     whole = (batch.latents, batch.noise, batch.sigma, batch.weight)
-    return Inputs(*(tensor.to(device) for tensor in whole), *padded(batch.captions, device), tuple(terms))
+    return Inputs(*(sent(tensor, device) for tensor in whole), *padded(batch.captions, device), tuple(terms))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``, without waiting for what a GPU still computes."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def padded(captions: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Captions of one padded length as (B, L, D), and their padding rows (B, L, 1) bool."""
-    caps, lengths = forward.pad_captions(captions, device)
-    return caps, forward.caption_mask(lengths, caps.shape[1], device)
+    caps, lengths = forward.pad_captions(captions)
+    pad = forward.caption_mask(lengths, caps.shape[1], caps.device)
+    return sent(caps, device), sent(pad, device)
 
 
 def loss_of(predict: Predict, adapter: Adapter, inputs: Inputs, settings: Optimisation) -> tuple[Tensor, Tensor]:

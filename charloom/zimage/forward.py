@@ -33,7 +33,7 @@ def padded_length(length: int) -> int:
 class RealRopeAttention:
     """Attention processor equal to diffusers' ``ZSingleStreamAttnProcessor``, without complex numbers.
 
-    ``freqs_cis`` is the pair stacked by :func:`rotation_table`: (B or 1, L, 1, head_dim / 2, 2).
+    ``freqs_cis`` is the pair stacked by :func:`rotation_table`: (2, B or 1, L, 1, head_dim).
     """
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None) -> Tensor:
@@ -41,16 +41,20 @@ class RealRopeAttention:
         projected = getattr(attn, "fused", None) or (lambda x: (attn.to_q(x), attn.to_k(x), attn.to_v(x)))
         query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in projected(hidden_states))
         query, key = attn.norm_q(query), attn.norm_k(key)
-        cos, sin = freqs_cis.unbind(-1)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query, key = rotate(query, *freqs_cis), rotate(key, *freqs_cis)
         out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate interleaved pairs of ``x`` (B, L, heads, head_dim) by angles given as cos/sin (…, L, 1, head_dim/2)."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
+    """Rotate interleaved pairs of ``x`` (B, L, heads, head_dim) by angles given as cos/sin (…, L, 1, head_dim).
+
+    Both stand there twice for each pair, the first sine with a minus: every element is then computed alike from
+    itself and its neighbour, which a GPU reads and writes in one piece.
+    """
+    wide = x.float()
+    neighbours = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (wide * cos + neighbours * sin).type_as(x)
 
 
 def prepare(model: ZImageTransformer2DModel) -> ZImageTransformer2DModel:
@@ -70,7 +74,7 @@ def rotation_table(
     columns: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Rotations of the image tokens and of the caption tokens, fp32, each (1, L, 1, head_dim / 2, 2).
+    """Rotations of the image tokens and of the caption tokens for :func:`rotate`, fp32, each (2, 1, L, 1, head_dim).
 
     Position ids (diffusers ``_pad_with_ids``): caption token i is (1 + i, 0, 0) also where it is
     padding; image tokens are (caption + 1, y, x); image padding is (0, 0, 0).
@@ -90,7 +94,9 @@ def rotation_table(
             freqs = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
             angles.append(torch.outer(positions[:, axis].double(), freqs).float())
         joined = torch.cat(angles, dim=-1)
-        return torch.stack((joined.cos(), joined.sin()), dim=-1)[None, :, None].to(device)
+        cos, sin = joined.cos(), joined.sin()
+        pairs = torch.stack((torch.stack((cos, cos), -1), torch.stack((-sin, sin), -1)))
+        return pairs.flatten(-2)[:, None, :, None].to(device)
 
     return table(ids), table(caption_ids)
 
@@ -160,7 +166,7 @@ def forward_masked(model: ZImageTransformer2DModel, x: Tensor, t: Tensor, caps: 
     modulation = model.t_embedder(t * config.t_scale).to(dtype)
 
     image = model.all_x_embedder["2-1"](patchify(x.to(dtype)))
-    if extra := image_rope.shape[1] - image.shape[1]:
+    if extra := image_rope.shape[2] - image.shape[1]:
         image = torch.cat((image, model.x_pad_token.to(image.dtype).expand(b, extra, -1)), dim=1)
     for block in model.noise_refiner:
         image = block(image, None, image_rope, modulation)
@@ -171,7 +177,7 @@ def forward_masked(model: ZImageTransformer2DModel, x: Tensor, t: Tensor, caps: 
         caption = block(caption, None, caption_rope)
 
     joint = torch.cat((image, caption), dim=1)
-    rope = torch.cat((image_rope, caption_rope), dim=1)
+    rope = torch.cat((image_rope, caption_rope), dim=2)
     for block in model.layers:
         joint = block(joint, None, rope, modulation)
     tokens = model.all_final_layer["2-1"](joint, c=modulation)[:, : rows * columns]
