@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
@@ -269,6 +272,40 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
     recompute.remove()
     compiling.plain_blocks(model)
     assert_same(plain, gradients(model, adapter))
+
+
+@pytest.mark.parametrize("kept", [0, 99])
+def test_compiled_float8_blocks_have_the_same_gradients(kept):
+    """Our operators through all of torch's tracing: shapes, dtypes and derivatives as it sees them."""
+    torch._dynamo.reset()
+    model, adapter = adapted(kind="float8")
+    plain = gradients(model, adapter)
+    fusing.fuse(compiling.blocks_of(model))
+    compiling.compile_blocks(model, backend="aot_eager")
+    recompute = Recompute(model.layers)
+    recompute.keep(kept)
+    compiled = gradients(model, adapter)
+    assert (compiled[0] - plain[0]).norm() < 2e-2 * plain[0].norm()
+    for name, wanted in plain[1].items():
+        # q, k and v are rounded with one scale instead of three.
+        assert (compiled[1][name] - wanted).norm() <= 0.1 * wanted.norm(), name
+
+
+def test_kernels_are_kept_beside_the_store_unless_the_user_says_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("CHARLOOM_STORE", str(tmp_path / "store"))
+    model, _ = adapted()
+    variable, found = "TORCHINDUCTOR_CACHE_DIR", []
+    for given in (None, default_cache_dir(), "one", "the same"):  # torch sets its default as soon as it is imported
+        if given is None:
+            monkeypatch.delenv(variable, raising=False)
+        elif given != "the same":
+            monkeypatch.setenv(variable, given)
+        compiling.compile_blocks(model, prefer_cudnn=given is not None)
+        found.append(os.environ[variable])
+    assert found[0].startswith(str(tmp_path / "compiled")) and found[1].startswith(str(tmp_path / "compiled"))
+    assert found[0] != found[1]  # the key of a compiled block does not say which attention it has
+    assert found[2:] == ["one", "one"]
+    compiling.plain_blocks(model)
 
 
 def test_sizes_that_are_equal_by_chance_are_not_one_size():

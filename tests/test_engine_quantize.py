@@ -484,6 +484,7 @@ def test_compiled_and_captured_on_a_card(kind):
     g = vary(64, 256).to("cuda", torch.bfloat16)
     expected = linear(x)
     (gradient,) = torch.autograd.grad(expected, x, g)
+    expected = expected.detach()  # its graph belongs to a stream that may not be captured
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

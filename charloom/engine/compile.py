@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._functorch.config
 import torch.fx.experimental._config
 from torch import Tensor, nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from charloom.engine import fuse, quantize
@@ -29,6 +29,9 @@ RECOMPILE_LIMIT = 64
 """Variants of a block's code: with and without gradients, adapter on and off, refiners and main blocks."""
 
 _BEFORE = "_forward_before_compiling"
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_cache: str | None = None
+"""What this module has set the variable to."""
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -43,7 +46,7 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
 
     ``prefer_cudnn`` as for :func:`attention`; ``how`` goes to ``torch.compile``.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(prefer_cudnn)))
+    _choose_cache(cache_folder(prefer_cudnn))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
@@ -91,6 +94,14 @@ def cache_folder(prefer_cudnn: bool) -> Path:
         code.update(Path(module.__file__).read_bytes())
     name = f"{code.hexdigest()[:12]}-{'cudnn' if prefer_cudnn else 'torch'}"
     return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled" / name
+
+
+def _choose_cache(folder: Path) -> None:
+    """Let torch keep its kernels in ``folder``, unless the user has named another."""
+    global _cache
+    # torch itself sets the variable as soon as it is imported.
+    if os.environ.get(_CACHE_VARIABLE) in (None, _cache, default_cache_dir()):
+        os.environ[_CACHE_VARIABLE] = _cache = str(folder)
 
 
 @contextlib.contextmanager

@@ -117,14 +117,14 @@ def predict_for(model: nn.Module, options: EngineOptions, forwards: int) -> Pred
 class Adapters:
     """LoRA files on a model, one after the other, also where its blocks are compiled.
 
-    Compiled code does not see a hook that came later: it would go on drawing what the base draws, without a
-    word. There each Linear gets its hook once, and a further file only changes the numbers in it.
+    Compiled code need not see a hook that comes later: it would go on drawing what the base draws, without a
+    word. There each Linear gets a wrapper, which is another type and therefore compiled anew, and a further file only
+    changes the numbers in it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._slots: dict[str, tuple[Tensor, Tensor]] = {}
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._slots: dict[str, _Adapted] = {}
 
     @contextlib.contextmanager
     def put_on(self, path: Path | None, strength: float) -> Iterator[None]:
@@ -140,6 +140,7 @@ class Adapters:
         adapter = read_adapter(path)
         if any("lora_A" not in parts or "dora_scale" in parts for parts in adapter.modules.values()):
             # Not a sum of two outputs: rare enough to be drawn without compiled blocks.
+            self._take_off()
             plain_blocks(self.model)
             try:
                 with load_into(self.model, path, strength):
@@ -151,37 +152,42 @@ class Adapters:
         try:
             yield
         finally:
-            for _, up in self._slots.values():
-                up.zero_()
+            for slot in self._slots.values():
+                slot.up.zero_()
 
     @torch.no_grad()
     def _fill(self, adapter: AdapterFile, strength: float) -> None:
         parts = {name: (found["lora_A"], found["lora_B"]) for name, found in adapter.modules.items()}
-        if {name: down.shape for name, (down, _) in parts.items()} != {n: d.shape for n, (d, _) in self._slots.items()}:
-            self._lay_out(adapter)
+        if {n: down.shape for n, (down, _) in parts.items()} != {n: s.down.shape for n, s in self._slots.items()}:
+            self._take_off()
+            load_into(self.model, adapter.path).remove()  # says what is wrong with a file that does not fit
+            dtype = self.model.all_x_embedder["2-1"].weight.dtype  # never quantised
+            for name, (down, up) in parts.items():
+                self._slots[name] = _Adapted(self.model.get_submodule(name), down.shape, up.shape, dtype)
+                _replace(self.model, name, self._slots[name])
         for name, (down, up) in parts.items():
-            self._slots[name][0].copy_(down)
-            self._slots[name][1].copy_(up.float() * (adapter.scale(name) * strength))
+            self._slots[name].down.copy_(down)
+            self._slots[name].up.copy_(up.float() * (adapter.scale(name) * strength))
 
-    def _lay_out(self, adapter: AdapterFile) -> None:
-        """A hook with empty numbers for each module of ``adapter``, in place of those that are there."""
-        load_into(self.model, adapter.path).remove()  # says what is wrong with a file that does not fit
-        for hook in self._hooks:
-            hook.remove()
-        self._slots, self._hooks = {}, []
-        torch._dynamo.reset()
-        linears = dict(self.model.named_modules())
-        embedder = self.model.all_x_embedder["2-1"].weight  # never quantised
-        like = {"dtype": embedder.dtype, "device": embedder.device}
-        for name, found in adapter.modules.items():
-            down = torch.zeros(found["lora_A"].shape, **like)
-            up = torch.zeros(found["lora_B"].shape, **like)
-            self._slots[name] = (down, up)
-            self._hooks.append(linears[name].register_forward_hook(_adder(down, up)))
+    def _take_off(self) -> None:
+        for name, slot in self._slots.items():
+            _replace(self.model, name, slot.linear)
+        self._slots = {}
 
 
-def _adder(down: Tensor, up: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + F.linear(F.linear(inputs[0].to(down.dtype), down), up)
+class _Adapted(nn.Module):
+    """A Linear and the two matrices of a LoRA, ``down`` (r, in) and ``up`` (out, r)."""
 
-    return add
+    def __init__(self, linear: nn.Module, down: torch.Size, up: torch.Size, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = linear
+        like = {"dtype": dtype, "device": linear.weight.device}
+        self.down, self.up = nn.Buffer(torch.zeros(down, **like)), nn.Buffer(torch.zeros(up, **like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + F.linear(F.linear(x.to(self.down.dtype), self.down), self.up)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
