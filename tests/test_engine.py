@@ -252,6 +252,8 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
 
     def backend(graph, inputs):
         graphs.append(graph)
+        # Numbers would be computed with on the CPU, and compiled for it.
+        assert not any(isinstance(value, torch.Tensor) and not value.ndim for value in inputs)
         return graph.forward
 
     compiling.compile_blocks(model, backend=backend)

@@ -82,7 +82,7 @@ def inputs(size: int = 8, length: int = 32, seed: int = 0) -> Inputs:
     return Inputs(x0, noise, torch.rand(2, generator=generator), torch.ones(2), caps, pad)
 
 
-def engine_of(options=None, said=None, kind="none"):
+def engine_of(options=None, said=None, kind="none", **more):
     model, adapter = adapted(kind=kind)
     model.train()
 
@@ -90,7 +90,7 @@ def engine_of(options=None, said=None, kind="none"):
         return loss_of(predict, adapter, one, Optimisation())
 
     tell = (said if said is not None else []).append
-    return engines.Engine(model, adapter, loss, CPU, options or EngineOptions(), tell=tell)
+    return engines.Engine(model, adapter, loss, CPU, options or EngineOptions(), tell=tell, **more)
 
 
 def step(engine, *batches):
@@ -185,12 +185,13 @@ def test_a_budget_too_small_for_recomputation_swaps(fake):
         step(engine, inputs(12, 64))
 
 
-@pytest.mark.parametrize("option", ["layer_offloading", "memory"])
+@pytest.mark.parametrize("option", ["layer_offloading", "weights", "activations"])
 def test_swapping_may_be_asked_for_or_follow_from_the_budget(plain, fake, monkeypatch, option):
     wanted = plain(inputs())
-    if option == "memory":
+    if option == "weights":
         monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 9 * GIB)
-    engine = engine_of(EngineOptions(layer_offloading=option == "layer_offloading"))
+    tokens = 10**9 if option == "activations" else None
+    engine = engine_of(EngineOptions(layer_offloading=option == "layer_offloading"), largest=tokens)
     assert len(engine.swap.blocks) == (2 if option == "layer_offloading" else 4)
     for _ in range(2):
         assert_same(step(engine, inputs()), wanted)

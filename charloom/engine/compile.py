@@ -51,6 +51,9 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
     )
+    # A strength or an epsilon is a constant. As a variable it would be a number in main memory, for which torch looks
+    # for a C++ compiler and what the CPU can do, at half a minute.
+    torch._dynamo.config.specialize_float = True
     # Sizes that happen to be equal (32 groups of 32 tokens) are not the same size.
     torch.fx.experimental._config.use_duck_shape = False
     for block in (*model.noise_refiner, *model.layers):

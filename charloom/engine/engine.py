@@ -125,7 +125,8 @@ class Engine:
         wanted = len(blocks) // 2 if self.options.layer_offloading else 0
         room = memory.budget(self.options.limit, self.device)
         # Activations need some room as well; how much exactly is measured later.
-        least = self._fixed() + size_of(blocks[0]) * 3
+        each = (memory.WORKING_BYTES + 2 * len(blocks)) * self.model.config.dim
+        least = self._fixed() + (3 * size_of(blocks[0]) if self.largest is None else each * self.largest)
         return max(wanted, memory.blocks_to_swap(room, least, size_of(blocks[0]), SLOTS, len(blocks)))
 
     def _roomy(self) -> bool:
