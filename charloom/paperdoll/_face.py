@@ -41,7 +41,7 @@ LIPS = {"thin": 0.016, "medium": 0.085, "full": 0.16}
 
 @dataclass(frozen=True)
 class Mood:
-    """One expression: eyes and how far each is open (left, right), gaze, the brows' inner and outer rise and the mouth."""
+    """One expression: mouth, eyes and how far each is open (left, right), gaze, the brows' inner and outer rise."""
 
     mouth: str
     eyes: str = "open"
