@@ -7,9 +7,10 @@
 A step is what the trainer does with a batch that is on the device: forward, loss, backward, clipping, optimiser, one
 look at the numbers of the step before; batch 1, rank 32 on 240 modules, captions of 96 tokens. Every configuration runs
 in a process of its own and prints one JSON line for each size; one that takes too long is stopped, and the next begins.
-Peaks count from before the first step, but for the engine's trials of how much fits (``trial_gib``). Ceilings are
-measured in the same run: a large matrix product in bf16 and one in float8. TFLOP count what a step needs at least
-(forward and gradients of the input, attention and its gradients); what is recomputed does not count.
+What prepares batches and writes metrics in training is left out. Peaks are those of the whole process, from before the
+first step on, but for the engine's trials of how much fits (``trial_gib``). Ceilings are measured in the same run: a
+large matrix product in bf16 and one in float8. TFLOP count what a step needs at least (forward and gradients of the
+input, attention and its gradients); what is recomputed does not count.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 UNTIMED = 3
 """Steps of each size before those that count."""
+CACHE_EVENTS = {"cached": "hit", "fresh": "miss", "not cacheable": "bypass"}
 MINUTES = 8.8
 SECONDS_EACH = 240
 
@@ -381,11 +383,11 @@ def train(
 
 
 def compilations() -> dict[str, int]:
-    """How many graphs came out of the cache of compiled kernels, and how many did not."""
+    """How many graphs came out of the cache of compiled kernels, and how many didn't."""
     from torch._dynamo.utils import counters
 
     found = counters["aot_autograd"]
-    return {"cached": found["autograd_cache_hit"], "fresh": found["autograd_cache_miss"]}
+    return {name: found[f"autograd_cache_{event}"] for name, event in CACHE_EVENTS.items()}
 
 
 def optimizer_name() -> str:

@@ -32,7 +32,7 @@ def adapted(dropout: float = 0.0, kind: str = "none"):
     if kind != "none":
         quantize.quantize(model, kind)
         quantize.set_mode(model, "emulate")
-    adapter = attach(model, Network(rank=4, alpha=4, dropout=dropout), 1)
+    adapter = attach(model, Network(rank=4, alpha=6, dropout=dropout), 1)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in adapter.parameters.items():
@@ -295,18 +295,42 @@ def test_compiled_float8_blocks_have_the_same_gradients(kept):
 
 def test_kernels_are_kept_beside_the_store_unless_the_user_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("CHARLOOM_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(compiling, "_cache", None)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     model, _ = adapted()
-    variable, found = "TORCHINDUCTOR_CACHE_DIR", []
-    for given in (None, default_cache_dir(), "one", "the same"):  # torch sets its default as soon as it is imported
-        if given is None:
-            monkeypatch.delenv(variable, raising=False)
-        elif given != "the same":
-            monkeypatch.setenv(variable, given)
-        compiling.compile_blocks(model, prefer_cudnn=given is not None)
-        found.append(os.environ[variable])
-    assert found[0].startswith(str(tmp_path / "compiled")) and found[1].startswith(str(tmp_path / "compiled"))
-    assert found[0] != found[1]  # the key of a compiled block does not say which attention it has
-    assert found[2:] == ["one", "one"]
+
+    def chosen(prefer_cudnn=True):
+        compiling.compile_blocks(model, prefer_cudnn)
+        return os.environ["TORCHINDUCTOR_CACHE_DIR"]
+
+    ours = chosen()
+    assert ours.startswith(str(tmp_path / "compiled"))
+    # The key of a compiled block does not say which attention it has.
+    assert chosen(prefer_cudnn=False) != ours and chosen() == ours
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # torch does so itself
+    assert chosen() == ours
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "the user's")
+    assert chosen() == chosen(prefer_cudnn=False) == "the user's"
+    compiling.plain_blocks(model)
+
+
+def test_blocks_that_are_alike_are_compiled_once():
+    """Noise refiners and main blocks run the same code; that one gets a view of something else must not count."""
+    torch._dynamo.reset()
+    config = {**build_transformer().config, "n_layers": 2, "n_refiner_layers": 2}
+    model = forward.prepare(ZImageTransformer2DModel.from_config(config)).requires_grad_(False)
+    fusing.fuse(compiling.blocks_of(model))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiling.compile_blocks(model, backend=backend)
+    x, caps = torch.randn(2, 16, 16, 16), torch.randn(2, 32, config["cap_feat_dim"])  # 64 tokens: none is padding
+    with torch.no_grad():
+        forward.forward_masked(model, x, torch.tensor([0.3, 0.8]), caps, torch.zeros(2, 32, 1, dtype=torch.bool))
+    assert len(graphs) == 1
     compiling.plain_blocks(model)
 
 

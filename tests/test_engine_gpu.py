@@ -30,7 +30,7 @@ def adapted(kind: str = "none", dtype: torch.dtype = torch.bfloat16, dim: int = 
     model = forward.prepare(ZImageTransformer2DModel.from_config(config)).to(GPU, dtype).requires_grad_(False)
     if kind != "none":
         quantize.quantize(model, kind)
-    adapter = attach(model, Network(rank=8, alpha=8), 1)
+    adapter = attach(model, Network(rank=8, alpha=12), 1)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in adapter.parameters.items():

@@ -118,6 +118,19 @@ def test_output_and_gradient_against_the_dense_weight(kind, mode, dtype):
     assert error(found, g.float() @ weight) < WEIGHT_ERROR[kind] + bound
 
 
+@pytest.mark.parametrize(("kind", "mode"), WAYS)
+def test_an_adapter_beside_a_product(kind, mode):
+    linear, _ = quantised(kind, mode, bias=True)
+    x, down, up = (vary(*shape, seed=i).requires_grad_() for i, shape in enumerate(((2, 7, 256), (8, 256), (192, 8))))
+    g = vary(2, 7, 192, seed=5)
+    out = linear(x, down, up)
+    expected = F.linear(x, linear.dense(), linear.bias) + F.linear(F.linear(x, down), up)
+    assert error(out, expected) < (0.04 if mode == "emulate" else 1e-5)
+    found, wanted = (torch.autograd.grad(y, (x, down, up), g) for y in (out, expected))
+    for one, other in zip(found, wanted, strict=True):
+        assert error(one, other) < (0.04 if mode == "emulate" else 1e-5)
+
+
 def test_gradients_of_any_size_survive():
     linear, weight = quantised("float8", "emulate")
     for size in (1e-16, 1e8):

@@ -195,12 +195,14 @@ def test_previews_with_little_memory_are_the_same_and_say_so(previews, tmp_path,
     assert max(np.abs(a - b).max() for a, b in zip(plain, tight, strict=True)) <= 1
 
 
-def lora_of(model: torch.nn.Module, seed: int, rank: int = 4, dora: bool = False) -> dict[str, Tensor]:
-    """Tensors of a LoRA on the linear layers of the main blocks, big enough to be seen."""
+def lora_of(
+    model: torch.nn.Module, seed: int, rank: int = 4, dora: bool = False, below: str = "layers."
+) -> dict[str, Tensor]:
+    """Tensors of a LoRA on the linear layers of the main blocks, or ``below`` another part, big enough to be seen."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, linear in model.named_modules():
-        if isinstance(linear, torch.nn.Linear) and name.startswith("layers."):
+        if isinstance(linear, torch.nn.Linear) and name.startswith(below):
             stem = f"diffusion_model.{name}"
             tensors[f"{stem}.lora_A.weight"] = torch.randn(rank, linear.in_features, generator=generator) * 0.2
             tensors[f"{stem}.lora_B.weight"] = torch.randn(linear.out_features, rank, generator=generator) * 0.2
@@ -214,11 +216,11 @@ def lora_of(model: torch.nn.Module, seed: int, rank: int = 4, dora: bool = False
 
 
 @pytest.fixture
-def compiled(monkeypatch) -> Iterator[Any]:
+def compiled(monkeypatch, tmp_path) -> Iterator[Any]:
     """The tiny model with compiled blocks, traced by dynamo as on a GPU but run by PyTorch itself."""
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = prepare(build_transformer().eval().requires_grad_(False))
     engine.compile_blocks(model)
     yield model
@@ -226,11 +228,11 @@ def compiled(monkeypatch) -> Iterator[Any]:
 
 
 def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) -> None:
-    files = {"a": {}, "b": {}, "wide": {"rank": 8}, "dora": {"dora": True}}
+    files = {"a": {}, "b": {}, "wide": {"rank": 8}, "dora": {"dora": True}, "time": {"below": "t_embedder."}}
     for seed, (name, kind) in enumerate(files.items()):
         write_safetensors(tmp_path / f"{name}.safetensors", lora_of(compiled, seed, **kind), {})
     plain = prepare(build_transformer().eval().requires_grad_(False))
-    adapters = engine.Adapters(compiled)
+    adapters = engine.Adapters(compiled, EngineOptions())
     generator = torch.Generator().manual_seed(0)
     x, caps = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 32, CAPTION_WIDTH, generator=generator)
     t = torch.full((2,), 0.4)
@@ -243,6 +245,7 @@ def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) ->
             ("dora", 1.0),
             (None, 1.0),
             ("wide", 1.0),
+            ("time", 1.0),
             ("a", 1),
         ):
             path = tmp_path / f"{name}.safetensors" if name else None
@@ -265,7 +268,7 @@ def test_a_file_of_another_model_is_told_below_compiled_blocks(compiled, tmp_pat
     wrong["diffusion_model.layers.9.attention.to_q.lora_B.weight"] = torch.zeros(64, 4)
     write_safetensors(tmp_path / "wrong.safetensors", wrong, {})
     with pytest.raises(UserError, match="belongs to another model"):
-        with engine.Adapters(compiled).put_on(tmp_path / "wrong.safetensors", 1.0):
+        with engine.Adapters(compiled, EngineOptions()).put_on(tmp_path / "wrong.safetensors", 1.0):
             pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -565,23 +566,25 @@ class Poison(torch.autograd.Function):
         return gradient * math.inf
 
 
+@pytest.mark.parametrize("broken", [15, 20])  # 20 is a checkpoint
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_broken_numbers_stop_the_run_and_are_explained(make_dataset, tmp_path, where):
+def test_broken_numbers_stop_the_run_and_are_explained(make_dataset, tmp_path, where, broken):
     manifest = make_dataset(captions=(9, 9))
     job = job_of(
         manifest,
         recipe(data={"resolutions": [32], "caption_dropout": 0.0}),
         tmp_path / "log",
-        make_engine=nan_at(15, where),
+        make_engine=nan_at(broken, where),
     )
     store = Store(tmp_path / "store")
     with pytest.raises(TrainingStopped) as error:
         train(job, store, 40, quiet)
     message = str(error.value)
-    assert f"step 15: the {where} is not a finite number" in message and "sigma 0." in message
+    assert f"step {broken}: the {where} is not a finite number" in message and "sigma 0." in message
     assert "item shot-0" in message and "last good checkpoint is step 10" in message and "\n" not in message
     assert store.has("checkpoint", checkpoint_key(job.run_key, 10), ".safetensors")
-    assert not store.has("state", checkpoint_key(job.run_key, 15), ".safetensors")
+    for kind, step in itertools.product(("state", "checkpoint"), (broken, 20)):
+        assert not store.has(kind, checkpoint_key(job.run_key, step), ".safetensors")
     # The same job without the fault goes on from there.
     train(replace(job, make_engine=loop.build_engine), store, 20, quiet)
 

@@ -102,7 +102,7 @@ def cache_folder(prefer_cudnn: bool) -> Path:
 def _choose_cache(folder: Path) -> None:
     """Let torch keep its kernels in ``folder``, unless the user has named another."""
     global _cache
-    # torch itself sets the variable as soon as it is imported.
+    # torch sets the variable itself, when its compiler is imported.
     if os.environ.get(_CACHE_VARIABLE) in (None, _cache, default_cache_dir()):
         os.environ[_CACHE_VARIABLE] = _cache = str(folder)
 

@@ -54,8 +54,8 @@ class Engine:
     """Runs the adapted ``model`` on ``device``.
 
     ``loss(predict, inputs)`` gives the loss to differentiate and what is to be reported of it, one number a sample.
-    ``reserve()`` is what others (the optimiser) will allocate later, in bytes. ``largest`` is the longest sequence
-    that will come, in tokens. ``tell`` takes one line for whatever the user should know.
+    ``reserve()`` is what others (the optimiser) will allocate later, in bytes. ``largest`` is the most tokens
+    that a batch will have, in all passes together. ``tell`` takes one line for whatever the user should know.
     """
 
     def __init__(
@@ -120,13 +120,13 @@ class Engine:
         return weights + sum(8 * p.numel() for p in self._parameters) + self.reserve()
 
     def _swapped_at_least(self) -> int:
-        """How many blocks must be swapped for the weights alone to fit, by the recipe or by the budget."""
+        """How many blocks must be swapped before anything was measured, by the recipe or by the budget."""
         blocks = list(self.model.layers)
         wanted = len(blocks) // 2 if self.options.layer_offloading else 0
         room = memory.budget(self.options.limit, self.device)
         # Activations need some room as well; how much exactly is measured later.
         each = (memory.WORKING_BYTES + 2 * len(blocks)) * self.model.config.dim
-        least = self._fixed() + (3 * size_of(blocks[0]) if self.largest is None else each * self.largest)
+        least = self._fixed() + max(3 * size_of(blocks[0]), each * (self.largest or 0))
         return max(wanted, memory.blocks_to_swap(room, least, size_of(blocks[0]), SLOTS, len(blocks)))
 
     def _roomy(self) -> bool:

@@ -216,8 +216,8 @@ def _bitsandbytes():
 class QuantizedLinear(nn.Linear):
     """A frozen Linear: ``weight`` in its stored dtype, a buffer with its scales, ``bias`` as in ``nn.Linear``.
 
-    Maps (…, in) to (…, out) in the dtype of its input and is differentiable with respect to the input only. Casting
-    the module (``model.to(torch.bfloat16)``) moves it but never changes a dtype of it.
+    Maps (…, in) to (…, out) in the dtype of its input, with gradients for the input and for an adapter's matrices.
+    Casting the module (``model.to(torch.bfloat16)``) moves it but never changes a dtype of it.
     """
 
     kind: str

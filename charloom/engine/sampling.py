@@ -117,13 +117,13 @@ def predict_for(model: nn.Module, options: EngineOptions, forwards: int) -> Pred
 class Adapters:
     """LoRA files on a model, one after the other, also where its blocks are compiled.
 
-    Compiled code need not see a hook that comes later: it would go on drawing what the base draws, without a
+    Compiled code may miss a hook that comes later: it would go on drawing what the base draws, without a
     word. There each Linear gets a wrapper, which is another type and therefore compiled anew, and a further file only
     changes the numbers in it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, options: EngineOptions) -> None:
+        self.model, self.options = model, options
         self._slots: dict[str, _Adapted] = {}
 
     @contextlib.contextmanager
@@ -146,10 +146,10 @@ class Adapters:
                 with load_into(self.model, path, strength):
                     yield
             finally:
-                compile_blocks(self.model)
+                compile_blocks(self.model, self.options.cudnn_attention)
             return
-        self._fill(adapter, strength)
         try:
+            self._fill(adapter, strength)
             yield
         finally:
             for slot in self._slots.values():
@@ -158,7 +158,8 @@ class Adapters:
     @torch.no_grad()
     def _fill(self, adapter: AdapterFile, strength: float) -> None:
         parts = {name: (found["lora_A"], found["lora_B"]) for name, found in adapter.modules.items()}
-        if {n: down.shape for n, (down, _) in parts.items()} != {n: s.down.shape for n, s in self._slots.items()}:
+        shapes = {name: (slot.down.shape, slot.up.shape) for name, slot in self._slots.items()}
+        if {name: (down.shape, up.shape) for name, (down, up) in parts.items()} != shapes:
             self._take_off()
             load_into(self.model, adapter.path).remove()  # says what is wrong with a file that does not fit
             dtype = self.model.all_x_embedder["2-1"].weight.dtype  # never quantised
@@ -177,6 +178,11 @@ class Adapters:
 
 class _Adapted(nn.Module):
     """A Linear and the two matrices of a LoRA, ``down`` (r, in) and ``up`` (out, r)."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The Linear's own: some modules ask for its dtype."""
+        return self.linear.weight
 
     def __init__(self, linear: nn.Module, down: torch.Size, up: torch.Size, dtype: torch.dtype) -> None:
         super().__init__()

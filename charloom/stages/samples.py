@@ -98,7 +98,7 @@ def make(
     model = engine.load_transformer(root, single, device, options, tell)
     vae = engine.quick_decoder(base.load_vae(bases.locate(previews.lock, "vae", store)), device)
     predict = engine.predict_for(model, options, sum(one.settings["steps"] for one in missing))
-    adapters = engine.Adapters(model)
+    adapters = engine.Adapters(model, options)
     empty = read_safetensors(previews.results / "embeddings" / "_empty.safetensors")[0]["embeds"]
     groups: dict[tuple[Any, ...], list[Wanted]] = {}
     for one in missing:

@@ -47,13 +47,22 @@ def build_engine(
     tell: Callable[[str], None],
 ) -> Engine:
     """The engine that runs the model: :class:`charloom.engine.engine.Engine` on the loss of the settings."""
-    largest = max(settings.data.resolutions)
-    tokens = (largest // 16) ** 2 + TYPICAL_CAPTION
+    passes = 2 if settings.train.differential.enabled or settings.train.blank.enabled else 1
+    tokens = (max(settings.data.resolutions) // 16) ** 2 + TYPICAL_CAPTION
 
     def loss(predict: step.Predict, inputs: step.Inputs) -> tuple[Tensor, Tensor]:
         return step.loss_of(predict, adapter, inputs, settings.train)
 
-    return Engine(model, adapter, loss, device, options, reserve=reserve, largest=tokens, tell=tell)
+    return Engine(
+        model,
+        adapter,
+        loss,
+        device,
+        options,
+        reserve=reserve,
+        largest=passes * settings.train.batch_size * tokens,
+        tell=tell,
+    )
 
 
 @dataclass(frozen=True)
@@ -161,17 +170,17 @@ def train(
                 item_losses.append(engine.accumulate(step.inputs_of(batch, data, device)))
                 draws += batch.draws
             norm = clip(parameters, train_settings.max_grad_norm)
-            numbers = Numbers(torch.cat([*item_losses, norm.view(1)]))
             lr = optim.learning_rate(train_settings, number)
+            # The numbers of a step are looked at when the next one is under way, so that the GPU never waits for it.
+            now = _Seen(number, draws, lr, Numbers(torch.cat([*item_losses, norm.view(1)])))
+            look(last)
+            last = now
             optimizer.param_groups[0]["lr"] = lr
             optimizer.step()
             engine.zero_grad()
             if ema:
                 torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1.0 - train_settings.ema)
 
-            # The numbers of a step are looked at when the next one is under way, so that the GPU never waits for it.
-            look(last)
-            last = _Seen(number, draws, lr, numbers)
             if number in checkpoints:
                 look(last)
                 last = None

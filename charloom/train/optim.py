@@ -44,7 +44,7 @@ def build(
     if name == "adamw8bit":
         adamw8bit = _library("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", name)
         # It launches a kernel for each tensor, and an adapter has hundreds.
-        return adamw8bit([flatten(values)], lr=lr, weight_decay=decay, eps=ADAM_EPS)
+        return _without_waiting(adamw8bit)([flatten(values)], lr=lr, weight_decay=decay, eps=ADAM_EPS)
     if name == "adafactor":
         adafactor = _library("transformers.optimization", "Adafactor", "transformers", name)
         return adafactor(
@@ -57,6 +57,27 @@ def build(
         lion = _library("lion_pytorch", "Lion", "lion-pytorch", name)
         return lion(values, lr=lr, weight_decay=decay)
     raise ValueError(f"unknown optimizer {name!r}")
+
+
+def _without_waiting(library: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """An 8-bit optimiser of bitsandbytes that doesn't wait for the GPU after a parameter, as only paged ones must."""
+
+    class Optimizer(library):
+        @torch.no_grad()
+        def step(self, closure: None = None) -> None:
+            if not self.initialized:
+                self.check_overrides()
+                self.to_gpu()
+                self.initialized = True
+            for i, group in enumerate(self.param_groups):
+                for j, parameter in enumerate(group["params"]):
+                    if parameter.grad is None:
+                        continue
+                    if not self.state[parameter]:
+                        self.init_state(group, parameter, i, j)
+                    self.update_step(group, parameter, i, j)
+
+    return Optimizer
 
 
 FLAT = "flat"

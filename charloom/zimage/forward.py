@@ -4,7 +4,7 @@ diffusers feeds its model lists of single items and rebuilds position grids, mas
 rotations on every call. Training and sampling here always work on batches of equal shape, so
 this module runs the *same modules* on plain tensors: static shapes, rotation in real
 arithmetic, nothing that a compiler or a CUDA graph would trip over. The result equals the
-stock forward up to floating-point rounding (``tests/test_zimage_forward.py``).
+stock forward up to floating-point rounding (``tests/test_zimage_parity.py``).
 
 It knows nothing of training, sampling or files.
 """
@@ -96,7 +96,8 @@ def rotation_table(
         joined = torch.cat(angles, dim=-1)
         cos, sin = joined.cos(), joined.sin()
         pairs = torch.stack((torch.stack((cos, cos), -1), torch.stack((-sin, sin), -1)))
-        return pairs.flatten(-2)[:, None, :, None].to(device)
+        # A copy in any case: a compiler treats views of something else as another kind of input.
+        return pairs.flatten(-2)[:, None, :, None].to(device, copy=True)
 
     return table(ids), table(caption_ids)
 
