@@ -13,8 +13,9 @@ from charloom.engine.engine import Engine
 from charloom.engine.options import EngineOptions
 from charloom.lora.attach import attach
 from charloom.train import optim
+from charloom.train.loop import Numbers
 from charloom.train.settings import Network, Optimisation
-from charloom.train.step import Inputs, loss_of
+from charloom.train.step import Inputs, loss_of, sent
 from charloom.zimage import forward
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -246,6 +247,20 @@ def test_eight_bit_adam_on_the_gpu_goes_on_from_its_state():
     optim.restore(optimizer, ["a", "b"], tensors, values)
     steps(optimizer, second, gradients[3:])
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
+
+
+def test_numbers_come_and_go_without_a_wait():
+    """What a step sends and reads: nothing of it may stop the CPU before the numbers are asked for."""
+    values, sums = torch.randn(3, 1000), []
+    sent(values[0], GPU)  # the first pinned buffer of a size is allocated
+    with torch.cuda.device(GPU):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for row in values:
+                sums.append(Numbers(sent(row, GPU).sum().view(1)))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(torch.tensor([one.wait()[0] for one in sums]), values.sum(1))
 
 
 def test_nothing_waits_for_the_cpu_inside_a_step():
