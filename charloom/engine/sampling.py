@@ -179,16 +179,16 @@ class Adapters:
 class _Adapted(nn.Module):
     """A Linear and the two matrices of a LoRA, ``down`` (r, in) and ``up`` (out, r)."""
 
-    @property
-    def weight(self) -> Tensor:
-        """The Linear's own: some modules ask for its dtype."""
-        return self.linear.weight
-
     def __init__(self, linear: nn.Module, down: torch.Size, up: torch.Size, dtype: torch.dtype) -> None:
         super().__init__()
         self.linear = linear
         like = {"dtype": dtype, "device": linear.weight.device}
         self.down, self.up = nn.Buffer(torch.zeros(down, **like)), nn.Buffer(torch.zeros(up, **like))
+
+    @property
+    def weight(self) -> Tensor:
+        """The Linear's own: some modules ask for its dtype."""
+        return self.linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) + F.linear(F.linear(x.to(self.down.dtype), self.down), self.up)
