@@ -228,8 +228,7 @@ def build(shape: dict[str, Any], device: Any, kind: str) -> Any:
                 torch.nn.init.normal_(value, std=0.02)
             setattr(module, key, torch.nn.Parameter(value, requires_grad=False))
         if kind in quantize.KINDS and isinstance(module, torch.nn.Linear) and name in quantize.eligible(model):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, quantize._CLASSES[kind].from_linear(module))
+            model.set_submodule(name, quantize._CLASSES[kind].from_linear(module))
             module.to("meta")  # the list of modules holds on to it
     return model
 

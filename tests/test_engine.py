@@ -238,6 +238,20 @@ def test_options():
         EngineOptions.from_values({"compil": True})
 
 
+def traced(model) -> list:
+    """Compile the blocks with a backend that runs what it gets; the list takes every graph that it is given."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        # Numbers would be computed with on the CPU, and compiled for it.
+        assert not any(isinstance(value, torch.Tensor) and not value.ndim for value in inputs)
+        return graph.forward
+
+    compiling.compile_blocks(model, backend=backend)
+    return graphs
+
+
 @pytest.mark.parametrize("kind", ["none", "float8"])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kept", [0, 99])
@@ -248,15 +262,7 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
     if fused:
         fusing.fuse(compiling.blocks_of(model))
     plain = gradients(model, adapter)
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        # Numbers would be computed with on the CPU, and compiled for it.
-        assert not any(isinstance(value, torch.Tensor) and not value.ndim for value in inputs)
-        return graph.forward
-
-    compiling.compile_blocks(model, backend=backend)
+    graphs = traced(model)
     recompute = Recompute(model.layers)
     recompute.keep(kept)
     compiled = gradients(model, adapter)
@@ -295,7 +301,6 @@ def test_compiled_float8_blocks_have_the_same_gradients(kept):
 
 def test_kernels_are_kept_beside_the_store_unless_the_user_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("CHARLOOM_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(compiling, "_cache", None)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     model, _ = adapted()
 
@@ -320,13 +325,7 @@ def test_blocks_that_are_alike_are_compiled_once():
     config = {**build_transformer().config, "n_layers": 2, "n_refiner_layers": 2}
     model = forward.prepare(ZImageTransformer2DModel.from_config(config)).requires_grad_(False)
     fusing.fuse(compiling.blocks_of(model))
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiling.compile_blocks(model, backend=backend)
+    graphs = traced(model)
     x, caps = torch.randn(2, 16, 16, 16), torch.randn(2, 32, config["cap_feat_dim"])  # 64 tokens: none is padding
     with torch.no_grad():
         forward.forward_masked(model, x, torch.tensor([0.3, 0.8]), caps, torch.zeros(2, 32, 1, dtype=torch.bool))
@@ -339,13 +338,7 @@ def test_sizes_that_are_equal_by_chance_are_not_one_size():
     torch._dynamo.reset()
     model, _ = adapted()
     fusing.fuse(compiling.blocks_of(model))
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiling.compile_blocks(model, backend=backend)
+    graphs = traced(model)
     for size, length in ((64, 32), (96, 32), (48, 64)):
         x, caps = torch.randn(1, 16, size, size), torch.randn(1, length, model.config.cap_feat_dim)
         pad = torch.zeros(1, length, 1, dtype=torch.bool)

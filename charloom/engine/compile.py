@@ -30,8 +30,6 @@ RECOMPILE_LIMIT = 64
 
 _BEFORE = "_forward_before_compiling"
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-_cache: str | None = None
-"""What this module has set the variable to."""
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -101,10 +99,10 @@ def cache_folder(prefer_cudnn: bool) -> Path:
 
 def _choose_cache(folder: Path) -> None:
     """Let torch keep its kernels in ``folder``, unless the user has named another."""
-    global _cache
-    # torch sets the variable itself, when its compiler is imported.
-    if os.environ.get(_CACHE_VARIABLE) in (None, _cache, default_cache_dir()):
-        os.environ[_CACHE_VARIABLE] = _cache = str(folder)
+    # torch sets the variable itself, when its compiler is imported; and it may name a sister of ``folder``.
+    given = os.environ.get(_CACHE_VARIABLE, default_cache_dir())
+    if given == default_cache_dir() or Path(given).parent == folder.parent:
+        os.environ[_CACHE_VARIABLE] = str(folder)
 
 
 @contextlib.contextmanager

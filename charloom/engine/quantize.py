@@ -3,8 +3,8 @@
 ``float8`` (e4m3) and ``int8`` have one scale per output channel, ``nf4`` one per block of 64 weights. Only Linears of
 the transformer blocks are replaced; embedders, norms, modulation and the final layer stay as they are. On cards
 with float8 units the input is rounded to float8 as well, one scale per row, so that the units multiply forward and
-backward; everywhere else the weights are widened for each product and forgotten at once. Nothing here knows of
-adapters, memory budgets or files.
+backward; everywhere else the weights are widened for each product and forgotten at once. What an adapter adds may be
+handed over as two matrices; nothing here knows where they come from, or of memory budgets or files.
 """
 
 from __future__ import annotations
@@ -394,11 +394,11 @@ def quantize(model: nn.Module, kind: str, device: str | torch.device | None = No
     """
     device = torch.device(device) if device is not None else None
     count = 0
-    for parent, child, linear in _replaceable(model, kind):
+    for name, linear in _replaceable(model, kind):
         new = _CLASSES[kind].from_linear(linear, device)
         if isinstance(new, Float8Linear):
             new.mode = best_mode(new.weight.device)
-        setattr(parent, child, new)
+        model.set_submodule(name, new)
         count += 1
     return count
 
@@ -410,19 +410,17 @@ def restructure(model: nn.Module, kind: str) -> None:
     Raises:
         UserError: nf4 without bitsandbytes.
     """
-    for parent, child, linear in _replaceable(model, kind):
-        setattr(parent, child, _CLASSES[kind].empty(linear))
+    for name, linear in _replaceable(model, kind):
+        model.set_submodule(name, _CLASSES[kind].empty(linear))
 
 
-def _replaceable(model: nn.Module, kind: str) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def _replaceable(model: nn.Module, kind: str) -> Iterator[tuple[str, nn.Linear]]:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if kind == "nf4":
         _bitsandbytes()
     for name in eligible(model):
-        parent, _, child = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        yield owner, child, getattr(owner, child)
+        yield name, model.get_submodule(name)
 
 
 def quantized(model: nn.Module) -> list[QuantizedLinear]:

@@ -165,14 +165,14 @@ class Adapters:
             dtype = self.model.all_x_embedder["2-1"].weight.dtype  # never quantised
             for name, (down, up) in parts.items():
                 self._slots[name] = _Adapted(self.model.get_submodule(name), down.shape, up.shape, dtype)
-                _replace(self.model, name, self._slots[name])
+                self.model.set_submodule(name, self._slots[name])
         for name, (down, up) in parts.items():
             self._slots[name].down.copy_(down)
             self._slots[name].up.copy_(up.float() * (adapter.scale(name) * strength))
 
     def _take_off(self) -> None:
         for name, slot in self._slots.items():
-            _replace(self.model, name, slot.linear)
+            self.model.set_submodule(name, slot.linear)
         self._slots = {}
 
 
@@ -192,8 +192,3 @@ class _Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) + F.linear(F.linear(x.to(self.down.dtype), self.down), self.up)
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -49,20 +49,12 @@ def build_engine(
     """The engine that runs the model: :class:`charloom.engine.engine.Engine` on the loss of the settings."""
     passes = 2 if settings.train.differential.enabled or settings.train.blank.enabled else 1
     tokens = (max(settings.data.resolutions) // 16) ** 2 + TYPICAL_CAPTION
+    largest = passes * settings.train.batch_size * tokens
 
     def loss(predict: step.Predict, inputs: step.Inputs) -> tuple[Tensor, Tensor]:
         return step.loss_of(predict, adapter, inputs, settings.train)
 
-    return Engine(
-        model,
-        adapter,
-        loss,
-        device,
-        options,
-        reserve=reserve,
-        largest=passes * settings.train.batch_size * tokens,
-        tell=tell,
-    )
+    return Engine(model, adapter, loss, device, options, reserve=reserve, largest=largest, tell=tell)
 
 
 @dataclass(frozen=True)
