@@ -16,7 +16,7 @@ from charloom.engine import memory, quantize
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import Swap, frozen_tensors, size_of, spread
-from charloom.lora.attach import attach
+from charloom.lora.attach import ADAPTER, attach
 from charloom.train.settings import Network
 from charloom.zimage import forward
 
@@ -115,6 +115,44 @@ def test_fused_linears_compute_the_same(kind):
     assert len(sizes) == 1
     fusing.unfuse(blocks)
     assert_same(plain, gradients(model, adapter))
+
+
+@pytest.mark.parametrize("kept", [0, 99])
+def test_modulations_at_once_are_those_of_the_blocks(kept):
+    model, adapter = adapted()
+    plain = gradients(model, adapter)
+    with torch.no_grad(), adapter.disabled():
+        without = gradients_free(model)
+    weights = [block.adaLN_modulation[0].base_layer.weight.clone() for block in model.layers]
+    model.__dict__["modulations"] = at_once = fusing.modulations(model.layers)
+    recompute = Recompute(model.layers)
+    recompute.keep(kept)
+    found = gradients(model, adapter)
+    torch.testing.assert_close(found[0], plain[0], rtol=1e-5, atol=1e-6)
+    for name, wanted in plain[1].items():
+        assert (found[1][name] - wanted).norm() <= 1e-4 * wanted.norm(), name
+    with torch.no_grad(), adapter.disabled():
+        torch.testing.assert_close(gradients_free(model), without, rtol=1e-5, atol=1e-6)
+    recompute.remove()
+    model.__dict__.pop("modulations").remove()
+    assert_same(plain, gradients(model, adapter))
+    for block, weight in zip(model.layers, weights, strict=True):
+        own = block.adaLN_modulation[0].base_layer.weight
+        assert torch.equal(own, weight) and own.data_ptr() != at_once.weight.data_ptr()
+        own.data.zero_()  # nobody else's
+    assert any(weight.abs().sum() for weight in weights) and at_once.weight.abs().sum()
+
+
+@pytest.mark.parametrize("spoil", ["dropout", "ranks", "one without"])
+def test_modulations_that_differ_stay_apart(spoil):
+    model, _ = adapted(dropout=0.1 if spoil == "dropout" else 0.0)
+    part = model.layers[1].adaLN_modulation
+    if spoil == "ranks":
+        part[0].scaling[ADAPTER] *= 2
+    if spoil == "one without":
+        part[0] = part[0].base_layer
+    assert fusing.modulations(model.layers) is None
+    assert fusing.modulations(model.context_refiner) is None
 
 
 def gradients_free(model):
@@ -261,6 +299,7 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
     model, adapter = adapted(kind=kind)
     if fused:
         fusing.fuse(compiling.blocks_of(model))
+        model.__dict__["modulations"] = fusing.modulations(model.layers)
     plain = gradients(model, adapter)
     graphs = traced(model)
     recompute = Recompute(model.layers)
@@ -289,6 +328,7 @@ def test_compiled_float8_blocks_have_the_same_gradients(kept):
     model, adapter = adapted(kind="float8")
     plain = gradients(model, adapter)
     fusing.fuse(compiling.blocks_of(model))
+    model.__dict__["modulations"] = fusing.modulations(model.layers)
     compiling.compile_blocks(model, backend="aot_eager")
     recompute = Recompute(model.layers)
     recompute.keep(kept)

@@ -168,7 +168,7 @@ def test_casting_a_model_leaves_quantised_tensors_alone():
     before = {name: model.state_dict()[name].clone() for name in q.stored_names(model)}
     model.to(torch.bfloat16).float().half()
     after = model.state_dict()
-    assert len(before) == 2 * 28
+    assert len(before) == 2 * 24
     assert all(after[n].dtype == t.dtype and torch.equal(after[n].float(), t.float()) for n, t in before.items())
     assert model.x_pad_token.dtype == torch.float16
 
@@ -225,18 +225,19 @@ def test_which_linears_of_the_real_architecture_are_quantised():
         model = ZImageTransformer2DModel(**REAL_CONFIG)
     total = sum(p.numel() for p in model.parameters())
     names = q.eligible(model)
-    assert len(names) == 34 * 7
-    assert not any("adaLN" in name or "embedder" in name or "final_layer" in name for name in names)
+    assert len(names) == 34 * 7 - 2 * 4
+    assert not any(part in name for name in names for part in ("adaLN", "embedder", "final_layer"))
+    assert sorted(name.split(".")[2] for name in names if name.startswith("noise_refiner")) == ["feed_forward"] * 6
     q.restructure(model, "float8")
     assert not q.eligible(model) and all(module.fits_units for module in q.quantized(model))
-    assert sum(module.weight.numel() for module in q.quantized(model)) > 0.97 * total
+    assert sum(module.weight.numel() for module in q.quantized(model)) > 0.95 * total
 
 
 @pytest.mark.parametrize("kind", q.KINDS)
 def test_an_empty_structure_takes_the_tensors_of_a_quantised_model(kind):
     model = build_transformer()
     others = {name: t.clone() for name, t in model.state_dict().items()}
-    assert q.quantize(model, kind) == 28
+    assert q.quantize(model, kind) == 24
     for name in set(model.state_dict()) - q.stored_names(model):
         assert torch.equal(model.state_dict()[name], others[name])
     with torch.device("meta"):
@@ -422,7 +423,7 @@ def test_a_prepared_base_comes_back_as_it_was_made(base_folder, store, tmp_path,
         else:
             assert tensor.dtype == torch.float32 and torch.equal(tensor, state[name].float())
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
-    assert len(q.quantized(model)) == (6 * 7 if kind in q.KINDS else 0)
+    assert len(q.quantized(model)) == (6 * 7 - 2 * 4 if kind in q.KINDS else 0)
     torch.testing.assert_close(predict(model), predict(expected.float()))
     assert (
         predict(prepared.load(lock, output, torch.bfloat16, torch.device("cpu")), dtype=torch.bfloat16).isfinite().all()

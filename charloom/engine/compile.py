@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from charloom.engine import fuse, quantize
-from charloom.engine.fuse import takes_groups
+from charloom.engine import fuse, quantize, rotary
 from charloom.zimage import forward
 from charloom.zimage.forward import TOKEN_MULTIPLE
 
@@ -52,19 +52,33 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
     # A strength or an epsilon is a constant. As a variable it would be a number in main memory, for which torch looks
     # for a C++ compiler and what the CPU can do, at half a minute.
     torch._dynamo.config.specialize_float = True
+    # Modulation is one factor for all tokens, and its gradient a sum over them: taken along by the pass over the same
+    # numbers that sums up each token's, instead of in one of its own. By itself torch tries that on larger sums only.
+    if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
+        inductor.triton.mix_order_reduction_non_strict_mode = True
+    # Each step casts dozens of small matrices of the adapters: in a few kernels instead of one for each.
+    inductor.combo_kernels = True
+    if hasattr(inductor, "combo_kernels_pointwise_only"):
+        inductor.combo_kernels_pointwise_only = True
     # Sizes that happen to be equal (32 groups of 32 tokens) are not the same size.
     torch.fx.experimental._config.use_duck_shape = False
     for block in (*model.noise_refiner, *model.layers):
         if _BEFORE not in block.__dict__:
             block.__dict__[_BEFORE] = block.__dict__.get("forward")
-            compiled = torch.compile(block.forward, **{"dynamic": True, **how})
-            block.forward = functools.partial(_in_groups, compiled) if takes_groups(block) else compiled
+            compiled = torch.compile(_of_groups, **{"dynamic": True, **how})
+            block.forward = functools.partial(_in_groups, compiled, type(block).forward, block)
 
 
-def _in_groups(compiled: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+def _in_groups(compiled: Callable[..., Tensor], forward: Callable, block: nn.Module, x: Tensor, *others: Any) -> Tensor:
     x = x.unflatten(1, (-1, TOKEN_MULTIPLE))
     # What a view is a view of counts as well; two blocks that differ in that alone would be compiled twice.
-    return compiled(x if x.requires_grad else x.data, *others)
+    return compiled(forward, block, x if x.requires_grad else x.data, *others)
+
+
+def _of_groups(forward: Callable, block: nn.Module, x: Tensor, *others: Any) -> Tensor:
+    """``forward`` of tokens in groups (B, T / 32, 32, D): a compiler then knows that T is a multiple of 32."""
+    # Expanded to what it is: as long as nobody says so, 32 is a variable as well.
+    return forward(block, x.expand(-1, -1, TOKEN_MULTIPLE, -1).flatten(1, 2), *others)
 
 
 def plain_blocks(model: nn.Module) -> None:
@@ -91,7 +105,7 @@ def cache_folder(prefer_cudnn: bool) -> Path:
     knows neither the one nor how operators of ours are differentiated.
     """
     code = hashlib.sha256()
-    for module in (fuse, quantize, forward):
+    for module in (fuse, quantize, rotary, forward):
         code.update(Path(module.__file__).read_bytes())
     name = f"{code.hexdigest()[:12]}-{'cudnn' if prefer_cudnn else 'torch'}"
     return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled" / name

@@ -111,6 +111,8 @@ class Engine:
         if not swapped and self._roomy():
             for block in blocks:  # the refiners pass no gradient on
                 quantize.keep_transposed(block)
+        if self.options.fuse and not swapped:
+            model.__dict__["modulations"] = fusing.modulations(blocks)
         self.recompute = Recompute(blocks, random=bool(self.adapter.network.dropout))
         torch.cuda.empty_cache()  # what was fused has moved and left holes in which nothing of a block fits
 
@@ -155,6 +157,8 @@ class Engine:
             self.swap.remove()
             self.swap = None
         compiling.plain_blocks(self.model)
+        if at_once := self.model.__dict__.pop("modulations", None):
+            at_once.remove()
         quantize.drop_transposed(self.model)
         self.kept.clear()
 
@@ -287,7 +291,8 @@ class Engine:
         """Measure a shape and settle how many blocks keep their activations."""
         if self._recorded and self._crowded(key):
             self._drop_graphs()
-        limit, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
+        limit = memory.budget(self.options.limit, self.device) - memory.UNSEEN
+        blocks = len(self.model.layers)
         self.recompute.keep(0)
         seen: list[tuple] = []
 

@@ -1,9 +1,10 @@
 """Linears of one input multiplied as one: queries, keys and values, and the two gates of the feed-forward part.
 
-One product of three times the width fills the GPU better than three, its input is read and rounded once, and the
-backward pass needs no sum of three gradients. The weights are laid end to end; the single Linears become views of
-them and still work. Adapters stay where they are. Modulation is written so that its gradients are cheap. Must not
-know of budgets, compilers or training.
+Their input is read and rounded once, the adapters' first matrices are one product, and the backward pass needs no sum
+of three gradients. The weights are laid end to end; the single Linears become views of them and still work. Outputs
+stay apart, each a tensor of its own: what follows, and its gradient, then reads and writes whole tensors. Adapters
+stay where they are. The modulation of all blocks is one product as well. Must not know of budgets, compilers or
+training.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from charloom.engine import rotary
 from charloom.engine.quantize import Float8Linear
 from charloom.lora.attach import ADAPTER
-from charloom.zimage.forward import TOKEN_MULTIPLE
 
 
 class Fused(nn.Module):
@@ -57,32 +58,83 @@ class Fused(nn.Module):
         bases = [base_of(layer) for layer in self.layers]
         return [base.weight for base in bases] + [b.weight_scale for b in bases if isinstance(b, Float8Linear)]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        adapted = [layer for layer in self.layers if isinstance(layer, LoraLinear) and not layer._disable_adapters]
-        if len(adapted) < len(self.layers):
-            out = self.base(x)
-        else:
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
+        adapted = _adapted(self.layers)
+        downs, ups = None, []
+        if len(adapted) == len(self.layers):
             downs = torch.cat([layer.lora_A[ADAPTER].weight for layer in adapted]).to(x.dtype)
-            ups = self._ups(adapted).to(x.dtype)
-            if isinstance(self.base, Float8Linear):
-                out = self.base(x, downs, ups)
-            else:
-                out = self.base(x) + F.linear(F.linear(x, downs), ups)
-        return out.split(self.sizes, dim=-1)
+            ups = [(layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER]).to(x.dtype) for layer in adapted]
+        if isinstance(self.base, Float8Linear):
+            return self.base.parts(x, self.sizes, downs, ups)
+        parts = self.base(x).split(self.sizes, dim=-1)
+        if downs is None:
+            return parts
+        inners = F.linear(x, downs).split([up.shape[1] for up in ups], dim=-1)
+        return [part + F.linear(inner, up) for part, inner, up in zip(parts, inners, ups, strict=True)]
 
-    @staticmethod
-    def _ups(adapted: Sequence[LoraLinear]) -> Tensor:
-        """Scaled B matrices as the blocks of one matrix (all outputs, all ranks).
 
-        Mostly zeros, yet faster than a product for each: both directions then read and write whole tensors.
-        """
-        total, start, rows = sum(layer.r[ADAPTER] for layer in adapted), 0, []
-        for layer in adapted:
-            rank = layer.r[ADAPTER]
-            up = layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER]
-            rows.append(F.pad(up, (start, total - start - rank)))
-            start += rank
-        return torch.cat(rows)
+class Modulations:
+    """The modulation of all ``blocks`` in one go, as it depends on the timestep alone.
+
+    Maps the timestep's embedding (B, C) to one (B, 4 D) for each block, which the blocks are given instead of the
+    embedding. Dozens of tiny products at each block would leave the GPU waiting for the next one most of the time.
+    Weights and adapters are held as in :class:`Fused`.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self.parts = [block.adaLN_modulation for block in blocks]
+        self.layers = [part[0] for part in self.parts]
+        bases = [base_of(layer) for layer in self.layers]
+        self.weight = torch.cat([base.weight.detach() for base in bases])
+        self.bias = torch.cat([base.bias.detach() for base in bases])
+        for base, weight in zip(bases, self.weight.chunk(len(bases)), strict=True):
+            base.weight.data = weight
+        for part in self.parts:
+            part.forward = types.MethodType(_given, part)
+
+    def __call__(self, embedding: Tensor) -> Sequence[Tensor]:
+        count = len(self.layers)
+        out = F.linear(embedding, self.weight, self.bias).unflatten(-1, (count, -1))
+        adapted = _adapted(self.layers)
+        if len(adapted) == count:
+            downs = torch.cat([layer.lora_A[ADAPTER].weight for layer in adapted]).to(embedding.dtype)
+            ups = torch.stack([layer.lora_B[ADAPTER].weight for layer in adapted]) * adapted[0].scaling[ADAPTER]
+            inner = F.linear(embedding, downs).unflatten(-1, (count, -1)).transpose(0, 1)
+            out = out + torch.bmm(inner, ups.to(embedding.dtype).transpose(1, 2)).transpose(0, 1)
+        return out.unbind(1)
+
+    def remove(self) -> None:
+        """Give the blocks their own modulation back."""
+        for part, layer in zip(self.parts, self.layers, strict=True):
+            del part.forward
+            base_of(layer).weight.data = base_of(layer).weight.data.clone()
+
+
+def modulations(blocks: Sequence[nn.Module]) -> Modulations | None:
+    """:class:`Modulations` of ``blocks``, if these are modulated alike, under equal plain LoRAs or none."""
+    if not all(block.modulation for block in blocks):
+        return None
+    layers = [block.adaLN_modulation[0] for block in blocks]
+    ranks = {(layer.r[ADAPTER], layer.scaling[ADAPTER]) for layer in layers if isinstance(layer, LoraLinear)}
+    plain = _plain(layers) and {type(base_of(layer)) for layer in layers} == {nn.Linear}
+    return Modulations(blocks) if plain and len(ranks) < 2 else None
+
+
+def _given(self: nn.Module, modulation: Tensor) -> Tensor:
+    # A compiler takes the size of what comes from outside for variable.
+    return modulation.expand(-1, self[0].out_features)
+
+
+def _adapted(layers: Sequence[nn.Module]) -> list[LoraLinear]:
+    """Those of ``layers`` whose LoRA is on."""
+    return [layer for layer in layers if isinstance(layer, LoraLinear) and not layer._disable_adapters]
+
+
+def _plain(layers: Sequence[nn.Module]) -> bool:
+    """Whether all ``layers`` are under plain LoRAs, or all under none."""
+    kinds = {type(layer) for layer in layers}
+    # Dropout and DoRA have PEFT's own forward.
+    return len(kinds) == 1 and (kinds != {LoraLinear} or all("forward" in layer.__dict__ for layer in layers))
 
 
 def base_of(layer: nn.Module) -> nn.Module:
@@ -93,11 +145,8 @@ def base_of(layer: nn.Module) -> nn.Module:
 def fusable(layers: Sequence[nn.Module]) -> bool:
     """Whether ``layers`` can be one product: under plain LoRAs or none, and float8 on units or unquantised."""
     bases = [base_of(layer) for layer in layers]
-    kinds = {type(layer) for layer in layers}
-    if len(kinds) != 1 or len({type(base) for base in bases}) != 1 or len({base.in_features for base in bases}) != 1:
+    if not _plain(layers) or len({(type(base), base.in_features) for base in bases}) != 1:
         return False
-    if kinds == {LoraLinear} and not all("forward" in layer.__dict__ for layer in layers):
-        return False  # dropout or DoRA, which is PEFT's own forward
     if any(base.bias is not None for base in bases):
         return False
     if type(bases[0]) is Float8Linear:
@@ -114,19 +163,19 @@ def fuse(blocks: Sequence[nn.Module]) -> int:
         if getattr(attention, "fused", None) is None and fusable(projections):
             attention.fused = Fused(projections)
             count += 1
+        if rotary.fits(attention, attention.heads):
+            attention.turned = types.MethodType(rotary.turned, attention)
         if getattr(feed_forward, "fused", None) is None and fusable(gates):
             feed_forward.fused = Fused(gates)
             feed_forward.forward = types.MethodType(_gated, feed_forward)
             count += 1
-        if block.modulation and "forward" not in block.__dict__:
-            block.forward = types.MethodType(_modulated, block)
     return count
 
 
 def unfuse(blocks: Sequence[nn.Module]) -> None:
     """Undo :func:`fuse` on blocks that nothing else wraps; the single Linears get weights of their own again."""
     for block in blocks:
-        block.__dict__.pop("forward", None)
+        block.attention.__dict__.pop("turned", None)
         for part in (block.attention, block.feed_forward):
             fused = part.__dict__["_modules"].pop("fused", None)
             if fused is None:
@@ -144,45 +193,6 @@ def _gated(self: nn.Module, x: Tensor) -> Tensor:
     """As the feed-forward part of diffusers' Z-Image: ``w2(silu(w1(x)) * w3(x))``."""
     gate, value = self.fused(x)
     return self.w2(F.silu(gate) * value)
-
-
-def _modulated(
-    self: nn.Module, x: Tensor, attn_mask: Tensor | None, freqs_cis: Tensor, adaln_input: Tensor | None = None
-) -> Tensor:
-    """As a modulated block of diffusers, in a form whose gradients a compiler reduces well.
-
-    ``x`` is (B, T, D), or (B, T / 32, 32, D) for a compiler: it then knows that T is a multiple of 32, and how many
-    groups there are needs no division, which it would carry through every shape that follows.
-    """
-    if x.ndim == 4:
-        groups = x.shape[1]
-        if x.shape[2] != TOKEN_MULTIPLE:
-            raise ValueError(f"tokens in groups of {x.shape[2]} instead of {TOKEN_MULTIPLE}")
-        x = x.flatten(1, 2)
-    else:
-        groups = x.shape[1] // TOKEN_MULTIPLE
-    scale_attention, gate_attention, scale_mlp, gate_mlp = self.adaLN_modulation(adaln_input).unsqueeze(1).chunk(4, -1)
-    hidden = _times(self.attention_norm1(x), 1.0 + scale_attention, groups)
-    hidden = self.attention(hidden, attention_mask=attn_mask, freqs_cis=freqs_cis)
-    x = x + _times(self.attention_norm2(hidden), gate_attention.tanh(), groups)
-    hidden = self.feed_forward(_times(self.ffn_norm1(x), 1.0 + scale_mlp, groups))
-    return x + _times(self.ffn_norm2(hidden), gate_mlp.tanh(), groups)
-
-
-def takes_groups(block: nn.Module) -> bool:
-    """Whether the forward of ``block`` takes tokens in groups of 32 as well: :func:`fuse` wrote it."""
-    return getattr(block.forward, "__func__", None) is _modulated
-
-
-def _times(x: Tensor, factor: Tensor, groups: int) -> Tensor:
-    """``x`` (B, T, D) times ``factor`` (B, 1, D), T = 32 ``groups``.
-
-    The factor's gradient is a sum over all tokens. Spread over groups of tokens first, it becomes two sums: one
-    sum over thousands of rows for a few thousand columns would keep few of the GPU's units busy, and a compiler
-    that does not know T does not split it.
-    """
-    spread = factor.unsqueeze(1).expand(-1, groups, -1, -1)
-    return (x.unflatten(1, (groups, TOKEN_MULTIPLE)) * spread).flatten(1, 2)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

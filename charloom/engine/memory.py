@@ -11,6 +11,8 @@ from charloom.engine.options import EngineOptions
 GIB = 2**30
 MARGIN = 0.25 * GIB
 """Left free beside what PyTorch allocates: cuBLAS and cuDNN workspaces."""
+UNSEEN = 64 * 2**20
+"""What a training step takes at most beyond what a trial of it shows (50 MiB on an H100): clipping, the optimiser."""
 FRAGMENTATION = 0.92
 """Share of the free memory that allocations may fill when nobody set a budget; the allocator's gaps take the rest."""
 BESIDE = 1.25

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from charloom.engine.low_rank import add_product, split_with_products
 from charloom.errors import UserError
 
 KINDS = ("float8", "int8", "nf4")
@@ -25,10 +26,11 @@ MODES = ("units", "emulate", "dequantize")
 BLOCKS = re.compile(r"^(layers|noise_refiner|context_refiner)\.")
 """Linears below these are quantised (``layers`` is also what a Qwen text encoder calls its blocks)."""
 
-SENSITIVE = ("adaLN_modulation",)
-"""Parts of names inside the blocks that stay as they are. Modulation scales and gates whole streams, so that an error
-of its own would hit every token alike (on random weights it raises the model's error from 3.6 to 4.0 %), and at 2 % of
-the weights it saves next to nothing."""
+SENSITIVE = re.compile(r"adaLN_modulation|^noise_refiner\..*\battention\b")
+"""Names inside the blocks that stay as they are. Modulation scales and gates whole streams, so that an error of its own
+would hit every token alike (on random weights it raises the model's error from 3.6 to 4.0 %), and at 2 % of the weights
+it saves next to nothing. What the noise refiner's attention gets wrong is handed to every block: in bf16, with 2 % of
+the weights, the LoRA gradients are nearer to those of a bf16 model (``benchmarks/results/train_step.json``)."""
 
 GRADIENT_FAST_ACCUM = True
 """Whether the units may accumulate gradients in their short registers, as in the forward product."""
@@ -37,25 +39,35 @@ _LARGEST = 448.0  # of e4m3
 _TINY = 1e-30  # rows of zeros still need a scale; gradients of 1e-12 are common and must not be cut
 _BLOCK = 64
 _MULTIPLE = 16
+_NARROW = 8192  # columns; of an H100, three products of 3,840 take 281 us and one of 11,520 takes 260
 
 
-def _to_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` (rows, n) in e4m3 with one fp32 scale a row (rows, 1).
+def _to_rows(*parts: Tensor) -> tuple[Tensor, Tensor]:
+    """``parts`` (rows, …) beside each other in e4m3, with one fp32 scale a row (rows, 1).
 
-    Plain elementwise operations on purpose: a compiler fuses them with what made ``x`` and does them once for all
-    Linears that share it. No clamp is needed, as nothing exceeds the largest value by more than rounding.
+    Plain elementwise operations on purpose: a compiler fuses them with what made the parts and does them once for all
+    Linears that share them. No clamp is needed, as nothing exceeds the largest value by more than rounding.
     """
-    x = x.float()
-    largest = x.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY)
+    parts = [part.float() for part in parts]
+    largest = functools.reduce(torch.maximum, [part.abs().amax(dim=-1, keepdim=True) for part in parts])
+    largest = largest.clamp(min=_TINY)
     # A product with the inverse: exact divisions would cost these passes more time than memory does.
-    return (x * (_LARGEST / largest)).to(torch.float8_e4m3fn).contiguous(), largest / _LARGEST
+    rows = [(part * (_LARGEST / largest)).to(torch.float8_e4m3fn) for part in parts]
+    return torch.cat(rows, dim=-1) if len(rows) > 1 else rows[0].contiguous(), largest / _LARGEST
 
 
-def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, emulate: bool, fast: bool) -> Tensor:
-    """``a`` (m, k) times ``b`` (n, k) transposed, both e4m3 with a scale per row; (m, n) in bf16."""
+def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor | None, emulate: bool, fast: bool) -> Tensor:
+    """``a`` (m, k) times ``b`` (n, k) transposed, both e4m3 with a scale per row (None: 1); (m, n) in bf16."""
+    if b_scale is None:
+        b_scale = _ones(len(b), b.device)
     if emulate:
         return ((a.float() * a_scale) @ (b.float() * b_scale).t()).to(torch.bfloat16)
     return torch._scaled_mm(a, b.t(), a_scale, b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=fast)
+
+
+@functools.cache  # a step would fill it hundreds of times
+def _ones(count: int, device: torch.device) -> Tensor:
+    return torch.ones(count, 1, device=device)
 
 
 def _transposed(weight: Tensor) -> Tensor:
@@ -74,7 +86,7 @@ def _float8_product(
     a: Tensor,
     a_scale: Tensor,
     b: Tensor,
-    b_scale: Tensor,
+    b_scale: Tensor | None,
     inner: Tensor | None,
     up: Tensor | None,
     dtype: torch.dtype,
@@ -83,11 +95,11 @@ def _float8_product(
 ) -> Tensor:
     """:func:`_product` in ``dtype``, plus ``inner`` (m, r) times ``up`` (r, n) if they are given."""
     out = _product(a, a_scale, b, b_scale, emulate, fast).to(dtype)
-    return out if inner is None else out.addmm_(inner, up)
+    return out if inner is None else add_product(out, inner, up)
 
 
 @_float8_product.register_fake
-def _(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, inner, up, dtype: torch.dtype, emulate, fast) -> Tensor:
+def _(a: Tensor, a_scale: Tensor, b: Tensor, b_scale, inner, up, dtype: torch.dtype, emulate, fast) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[0], dtype=dtype)
 
 
@@ -100,11 +112,13 @@ def _float8_linear(
     scale: Tensor,
     weight_t: Tensor | None,
     downs: Tensor | None,
-    ups: Tensor | None,
+    ups: list[Tensor],
+    sizes: list[int],
     emulate: bool,
-) -> tuple[Tensor, Tensor]:
-    """``x`` (rows, in) times the transposed weight on float8 units, plus ``x`` times ``downs`` (r, in) and ``ups``
-    (out, r), both transposed, if there are any; and the product of ``x`` and ``downs`` (rows, r).
+) -> list[Tensor]:
+    """``x`` (rows, in) times the transposed weight on float8 units, in parts of ``sizes`` columns, each with what an
+    adapter adds to it: ``x`` times its share of ``downs`` (all ranks, in) and its matrix of ``ups`` (size, rank), both
+    transposed. The last tensor is the product of ``x`` and ``downs`` (rows, all ranks).
 
     ``rows`` and ``row_scale`` are ``x`` rounded, by a compiler together with what made it. The units multiply
     row-major by column-major only, so the gradient needs the weight transposed: ``weight_t``, or a copy that lives for
@@ -112,32 +126,41 @@ def _float8_linear(
     folded into the gradient before it is rounded. Without an adapter no activation is kept.
     """
     inner = x.new_empty(0) if downs is None else x @ downs.t()
-    terms = (None, None) if downs is None else (inner, ups.t())
-    return _float8_product(rows, row_scale, weight, scale, *terms, x.dtype, emulate, True), inner
+    inners = inner.split([up.shape[1] for up in ups], dim=-1) if ups else [None] * len(sizes)
+    ups = [up.t() for up in ups] or [None] * len(sizes)
+    if downs is not None and len(sizes) > 1 and max(sizes) < _NARROW:
+        wide = _product(rows, row_scale, weight, scale, emulate, True).to(x.dtype)
+        return [*split_with_products(wide, inners, ups), inner]
+    parts = zip(weight.split(sizes), scale.split(sizes), inners, ups, strict=True)
+    return [*(_float8_product(rows, row_scale, *part, x.dtype, emulate, True) for part in parts), inner]
 
 
 @_float8_linear.register_fake
-def _(x: Tensor, rows: Tensor, row_scale: Tensor, weight: Tensor, scale, weight_t, downs, ups, emulate):
-    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(0 if downs is None else (x.shape[0], downs.shape[0]))
+def _(x: Tensor, rows: Tensor, row_scale: Tensor, weight, scale, weight_t, downs, ups, sizes: list[int], emulate):
+    tokens = x.shape[0]
+    parts = [x.new_empty(tokens, size) for size in sizes]
+    return [*parts, x.new_empty(0 if downs is None else (tokens, downs.shape[0]))]
 
 
-def _keep_for_float8(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    x, _, _, weight, scale, weight_t, downs, ups, ctx.emulate = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(weight, scale, weight_t, downs, ups, *((None, None) if downs is None else (x, output[1])))
+def _keep_for_float8(ctx, inputs: tuple, output: list[Tensor]) -> None:
+    x, _, _, weight, scale, weight_t, downs, ups, ctx.sizes, ctx.emulate = inputs
+    kept = (None, None) if downs is None else (x, output[-1])
+    ctx.save_for_backward(weight, scale, weight_t, downs, *kept, *ups)
 
 
-def _float8_gradients(ctx, gradient: Tensor, _):
-    weight, scale, weight_t, downs, ups, x, inner = ctx.saved_tensors
-    rows, row_scale = _to_rows(gradient.float() * scale.t())
+def _float8_gradients(ctx, gradients: list[Tensor]):
+    weight, scale, weight_t, downs, x, inner, *ups = ctx.saved_tensors
+    *gradients, _ = gradients
+    parts = [g.float() * s.t() for g, s in zip(gradients, scale.split(ctx.sizes), strict=True)]
+    rows, row_scale = _to_rows(*parts)
     weight_t = _transposed(weight) if weight_t is None else weight_t
-    ones = torch.ones(weight_t.shape[0], 1, device=weight.device)
-    back = down = up = None
+    back = down = None
     if downs is not None:
-        back = gradient @ ups
-        down, up = back.t() @ x, gradient.t() @ inner
-    terms = (back, downs, gradient.dtype, ctx.emulate, GRADIENT_FAST_ACCUM)
-    return _float8_product(rows, row_scale, weight_t, ones, *terms), None, None, None, None, None, down, up, None
+        inners = inner.split([up.shape[1] for up in ups], dim=-1)
+        back = torch.cat([g @ up for g, up in zip(gradients, ups, strict=True)], dim=-1)
+        down, ups = back.t() @ x, [g.t() @ part for g, part in zip(gradients, inners, strict=True)]
+    terms = (back, downs, gradients[0].dtype, ctx.emulate, GRADIENT_FAST_ACCUM)
+    return _float8_product(rows, row_scale, weight_t, None, *terms), *[None] * 5, down, ups, None, None
 
 
 _float8_linear.register_autograd(_float8_gradients, setup_context=_keep_for_float8)
@@ -324,11 +347,19 @@ class Float8Linear(QuantizedLinear):
     def product(self, x: Tensor, *adapter: Tensor) -> Tensor:
         if not self.multiplies:
             return super().product(x, *adapter)
+        downs, ups = (adapter[0], [adapter[1]]) if adapter else (None, [])
+        return self.parts(x, [self.out_features], downs, ups)[0]
+
+    def parts(self, x: Tensor, sizes: list[int], downs: Tensor | None, ups: list[Tensor]) -> list[Tensor]:
+        """The product on the units, without the bias, in parts (…, size), each with an adapter of its own.
+
+        ``downs`` (all ranks, in) are the adapters' first matrices, ``ups`` their second ones, (size, rank) each.
+        """
         flat = x.reshape(-1, x.shape[-1])
         weights = self.weight, self.weight_scale, self.weight_t
-        downs, ups = adapter or (None, None)
-        out, _ = _float8_linear(flat, *_to_rows(flat.detach()), *weights, downs, ups, self.mode == "emulate")
-        return out.view(*x.shape[:-1], self.out_features)
+        emulate = self.mode == "emulate"
+        *parts, _ = _float8_linear(flat, *_to_rows(flat.detach()), *weights, downs, ups, sizes, emulate)
+        return [part.view(*x.shape[:-1], size) for part, size in zip(parts, sizes, strict=True)]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, mode={self.mode}"
@@ -378,7 +409,7 @@ def eligible(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if type(module) is nn.Linear
         and BLOCKS.match(name)
-        and not any(part in name for part in SENSITIVE)
+        and not SENSITIVE.search(name)
         and not module.in_features % 2  # nf4 packs two a byte
     ]
 

@@ -14,7 +14,10 @@ from charloom.hub import Tell
 from charloom.store import Store
 
 FULL_PRECISION = "none"
+_UNQUANTISED = (FULL_PRECISION, "bf16")
 _KIND = "charloom.quantization"
+_CHOICE = 2
+"""Counts the changes of which Linears are quantised: what was prepared before is prepared anew."""
 
 
 def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -27,6 +30,7 @@ def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
             "adapter": adapter and {name: adapter[name] for name in sorted(adapter) if name != "path"},
             "quantization": settings["quantization"],
             "recipe": settings["recipe"],
+            **({} if settings["quantization"] in _UNQUANTISED else {"choice": _CHOICE}),
         }
     )
 

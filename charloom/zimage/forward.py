@@ -40,8 +40,11 @@ class RealRopeAttention:
         # An engine may have made one product of the three.
         projected = getattr(attn, "fused", None) or (lambda x: (attn.to_q(x), attn.to_k(x), attn.to_v(x)))
         query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in projected(hidden_states))
-        query, key = attn.norm_q(query), attn.norm_k(key)
-        query, key = rotate(query, *freqs_cis), rotate(key, *freqs_cis)
+        if turned := getattr(attn, "turned", None):  # likewise of norm and rotation
+            query, key = turned(query, key, freqs_cis)
+        else:
+            query, key = attn.norm_q(query), attn.norm_k(key)
+            query, key = rotate(query, *freqs_cis), rotate(key, *freqs_cis)
         out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
@@ -179,7 +182,10 @@ def forward_masked(model: ZImageTransformer2DModel, x: Tensor, t: Tensor, caps: 
 
     joint = torch.cat((image, caption), dim=1)
     rope = torch.cat((image_rope, caption_rope), dim=2)
-    for block in model.layers:
-        joint = block(joint, None, rope, modulation)
+    # An engine may have made one product of the modulations of all blocks.
+    at_once = model.__dict__.get("modulations")
+    modulations = at_once(modulation) if at_once else [modulation] * len(model.layers)
+    for block, its_own in zip(model.layers, modulations, strict=True):
+        joint = block(joint, None, rope, its_own)
     tokens = model.all_final_layer["2-1"](joint, c=modulation)[:, : rows * columns]
     return unpatchify(tokens, channels, height, width)

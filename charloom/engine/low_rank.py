@@ -1,0 +1,105 @@
+"""What an adapter adds to a wide product: a thin one, added where the wide one lies, or while it is taken apart.
+
+On a GPU a kernel of its own, which as good as only reads and writes the wide matrix; cuBLAS takes half as long again.
+Elsewhere PyTorch's. Must not know what is added to what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+
+ROWS, COLUMNS, RANKS = 64, 128, 64
+"""Of a tile, and how many ranks are multiplied at once."""
+
+
+def add_product(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``out`` (m, n) plus ``left`` (m, r) times ``right`` (r, n), in place; summed in fp32 and rounded once."""
+    if not (triton and out.is_cuda and out.is_contiguous()):
+        return out.addmm_(left, right)
+    with torch.cuda.device(out.device):
+        launch(out, [out], [left], [right])
+    return out
+
+
+def split_with_products(wide: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of ``wide`` (m, n), each plus ``left`` (m, r) times ``right`` (r, n of the part), as new tensors."""
+    sizes = [right.shape[1] for right in rights]
+    if not (triton and wide.is_cuda and len(sizes) == 3 and len(set(sizes)) == 1 and sizes[0] % COLUMNS == 0):
+        parts = zip(wide.split(sizes, dim=1), lefts, rights, strict=True)
+        return [torch.addmm(part, left, right) for part, left, right in parts]
+    outs = [wide.new_empty(len(wide), size) for size in sizes]
+    with torch.cuda.device(wide.device):
+        launch(wide, outs, lefts, rights)
+    return outs
+
+
+def launch(wide: Tensor, outs: Sequence[Tensor], lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> None:
+    """Both of the above by Triton: one part or three equal ones of multiples of 128 columns, everything contiguous but
+    the thin matrices, of which those on the same side have the same strides."""
+    m, n = wide.shape
+    ranks = lefts[0].shape[1]
+    at_once = min(RANKS, max(16, triton.next_power_of_2(ranks)))
+    if ranks > at_once and ranks % 32 == 0:
+        at_once = 32  # nothing to mask
+    grid = triton.cdiv(n, COLUMNS), triton.cdiv(m, ROWS)
+    (a, b, c), (d, e, f), (g, h, i) = (list(x) if len(x) == 3 else [x[0]] * 3 for x in (outs, lefts, rights))
+    strides = *lefts[0].stride(), *rights[0].stride()
+    size = n // len(outs)
+    _add[grid](wide, a, b, c, d, e, f, g, h, i, m, n, size, *strides, ranks, at_once, ROWS, COLUMNS, num_warps=4)
+
+
+if triton is not None:
+
+    @triton.jit
+    def _add(
+        wide,
+        out,
+        out1,
+        out2,
+        left,
+        left1,
+        left2,
+        right,
+        right1,
+        right2,
+        m,
+        n,
+        size,
+        left_row,
+        left_rank,
+        right_rank,
+        right_column,
+        ranks: tl.constexpr,
+        at_once: tl.constexpr,
+        ROWS: tl.constexpr,
+        COLUMNS: tl.constexpr,
+    ):
+        start = tl.program_id(0) * COLUMNS
+        part = start // size
+        if part == 1:
+            out, left, right = out1, left1, right1
+        if part == 2:
+            out, left, right = out2, left2, right2
+        rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
+        across = start + tl.arange(0, COLUMNS)[None, :]
+        columns = across - part * size
+        inside = (rows < m) & (across < n)
+        total = tl.load(wide + rows.to(tl.int64) * n + across, mask=inside, other=0.0).to(tl.float32)
+        for first in tl.static_range(0, ranks, at_once):
+            rank = first + tl.arange(0, at_once)
+            one, other = rank[None, :], rank[:, None]
+            a = tl.load(left + rows * left_row + one * left_rank, mask=(rows < m) & (one < ranks), other=0.0)
+            b = tl.load(
+                right + other * right_rank + columns * right_column, mask=(other < ranks) & (across < n), other=0.0
+            )
+            total = tl.dot(a, b, total)
+        tl.store(out + rows.to(tl.int64) * size + columns, total.to(out.dtype.element_ty), mask=inside)

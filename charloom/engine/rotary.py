@@ -1,0 +1,234 @@
+"""Queries and keys normalised and rotated in one pass over them, forward and backward.
+
+On a GPU by kernels of their own, one program for each token: what a compiler makes of it reads the table of rotations
+once for each head, and it depends on luck how well it is cut into pieces. Elsewhere in PyTorch's operations. Must not
+know of attention or of adapters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from charloom.zimage.forward import rotate
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+
+WARPS, WARPS_BACK = 8, 8
+
+
+def turned(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """``query`` and ``key`` (B, T, heads, head_dim) normalised as ``attention`` does and rotated by ``rotations``
+    (2, 1, T, 1, head_dim), which is :func:`charloom.zimage.forward.rotation_table`'s."""
+    norms = attention.norm_q, attention.norm_k
+    return _turn(query, key, *(norm.weight for norm in norms), rotations, *(norm.eps for norm in norms))[:2]
+
+
+def fits(attention: nn.Module, heads: int) -> bool:
+    """Whether the kernels can take the place of what ``attention`` does."""
+    norms = attention.norm_q, attention.norm_k
+    plain = all(getattr(norm, "weight", None) is not None and not norm.weight.requires_grad for norm in norms)
+    return plain and heads <= 128 and norms[0].weight.numel() in (32, 64, 128, 256)
+
+
+@torch.library.custom_op("charloom::turn", mutates_args=())
+def _turn(
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    rotations: Tensor,
+    query_eps: float,
+    key_eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The rotated query and key, and the inverse root mean squares (B, T, heads) of both."""
+    pairs = (query, query_weight, query_eps), (key, key_weight, key_eps)
+    if _by_kernel(query, key, rotations):
+        outs = [torch.empty_like(query), torch.empty_like(key)]
+        roots = [x.new_empty(x.shape[:-1], dtype=torch.float32) for x in (query, key)]
+        with torch.cuda.device(query.device):
+            launch(pairs, rotations, outs, roots)
+        return *outs, *roots
+    outs, roots = [], []
+    for x, weight, eps in pairs:
+        root = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+        outs.append(rotate((x * root).to(weight.dtype) * weight, *rotations))
+        roots.append(root.squeeze(-1))
+    return *outs, *roots
+
+
+@_turn.register_fake
+def _(query: Tensor, key: Tensor, query_weight, key_weight, rotations, query_eps, key_eps):
+    outs = [x.new_empty(x.shape) for x in (query, key)]
+    return *outs, *(x.new_empty(x.shape[:-1], dtype=torch.float32) for x in (query, key))
+
+
+@torch.library.custom_op("charloom::turn_gradient", mutates_args=())
+def _turn_gradient(
+    query_gradient: Tensor,
+    key_gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    query_root: Tensor,
+    key_root: Tensor,
+    rotations: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``query`` and ``key`` (B, T, heads, head_dim); those of the outputs may lie in memory anyhow."""
+    gradients = [query_gradient.contiguous(), key_gradient.contiguous()]
+    pairs = (query, query_weight, query_root), (key, key_weight, key_root)
+    if _by_kernel(query, key, rotations):
+        outs = [torch.empty_like(query), torch.empty_like(key)]
+        with torch.cuda.device(query.device):
+            launch_back(gradients, pairs, rotations, outs)
+        return tuple(outs)
+    outs = []
+    for gradient, (x, weight, root) in zip(gradients, pairs, strict=True):
+        cos, sin = rotations
+        wide, root = gradient.float(), root.unsqueeze(-1)
+        through = (wide * cos + _swapped(wide * sin)) * weight.float()
+        along = (through * x.float()).mean(-1, keepdim=True)
+        outs.append((root * through - x.float() * root**3 * along).to(x.dtype))
+    return tuple(outs)
+
+
+@_turn_gradient.register_fake
+def _(query_gradient: Tensor, key_gradient: Tensor, query: Tensor, key: Tensor, *_):
+    return query.new_empty(query.shape), key.new_empty(key.shape)
+
+
+def _remember(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    query, key, query_weight, key_weight, rotations, _, _ = inputs
+    ctx.save_for_backward(query, key, query_weight, key_weight, output[2], output[3], rotations)
+
+
+def _back(ctx, query_gradient: Tensor, key_gradient: Tensor, *_):
+    return *_turn_gradient(query_gradient, key_gradient, *ctx.saved_tensors), None, None, None, None, None
+
+
+_turn.register_autograd(_back, setup_context=_remember)
+
+
+def _swapped(x: Tensor) -> Tensor:
+    """Every pair of neighbours the other way round."""
+    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+
+
+def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:
+    contiguous = query.is_contiguous() and key.is_contiguous() and rotations.is_contiguous()
+    return triton is not None and query.is_cuda and contiguous and rotations.shape[1] == 1
+
+
+def _sizes(x: Tensor, rotations: Tensor) -> tuple[tuple[int], tuple[int, ...]]:
+    """The grid, and what both kernels are told of sizes."""
+    heads, dim = x.shape[-2:]
+    return (x.shape[0] * x.shape[1],), (rotations.shape[2], heads, triton.next_power_of_2(heads), dim)
+
+
+def launch(pairs, rotations: Tensor, outs: list[Tensor], roots: list[Tensor]) -> None:
+    """The forward pass by Triton."""
+    (query, query_weight, query_eps), (key, key_weight, key_eps) = pairs
+    grid, sizes = _sizes(query, rotations)
+    arguments = query, key, *outs, *roots, query_weight, key_weight, rotations, query_eps, key_eps
+    _forward[grid](*arguments, *sizes, num_warps=WARPS)
+
+
+def launch_back(gradients: list[Tensor], pairs, rotations: Tensor, outs: list[Tensor]) -> None:
+    """The backward pass by Triton."""
+    (query, query_weight, query_root), (key, key_weight, key_root) = pairs
+    grid, sizes = _sizes(query, rotations)
+    arguments = *gradients, query, key, *outs, query_root, key_root, query_weight, key_weight, rotations
+    _backward[grid](*arguments, *sizes, num_warps=WARPS_BACK)
+
+
+if triton is not None:
+
+    @triton.jit
+    def _neighbours(x, rows: tl.constexpr, dim: tl.constexpr):
+        even, odd = tl.split(tl.reshape(x, (rows, dim // 2, 2)))
+        return tl.reshape(tl.join(odd, even), (rows, dim))
+
+    @triton.jit
+    def _one(x, out, root, weight, cos, sin, eps, place, inside, row, rows: tl.constexpr, dim: tl.constexpr):
+        wide = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        inverse = tl.rsqrt(tl.sum(wide * wide, 1) / dim + eps)
+        kind = out.dtype.element_ty
+        # Rounded where PyTorch's operations round.
+        normal = ((wide * inverse[:, None]).to(kind).to(tl.float32) * weight).to(kind).to(tl.float32)
+        tl.store(out + place, (normal * cos + _neighbours(normal, rows, dim) * sin).to(kind), mask=inside)
+        tl.store(root + row, inverse, mask=tl.max(inside.to(tl.int32), 1) > 0)
+
+    @triton.jit
+    def _one_back(gradient, x, out, root, weight, cos, sin, place, inside, row, rows: tl.constexpr, dim: tl.constexpr):
+        given = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
+        wide = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        inverse = tl.load(root + row, mask=tl.max(inside.to(tl.int32), 1) > 0, other=0.0)
+        through = (given * cos + _neighbours(given * sin, rows, dim)) * weight
+        along = tl.sum(through * wide, 1) / dim * inverse * inverse * inverse
+        result = through * inverse[:, None] - wide * along[:, None]
+        tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
+
+    @triton.jit
+    def _where(rotations, tokens, heads: tl.constexpr, rows: tl.constexpr, dim: tl.constexpr):
+        token = tl.program_id(0)
+        head = tl.arange(0, rows)
+        column = tl.arange(0, dim)[None, :]
+        row = token.to(tl.int64) * heads + head
+        place = row[:, None] * dim + column
+        inside = (head[:, None] < heads) & (column < dim)
+        angle = token % tokens * dim + column
+        cos, sin = tl.load(rotations + angle), tl.load(rotations + tokens * dim + angle)
+        return place, inside, row, column, cos, sin
+
+    @triton.jit
+    def _forward(
+        query,
+        key,
+        query_out,
+        key_out,
+        query_root,
+        key_root,
+        query_weight,
+        key_weight,
+        rotations,
+        query_eps,
+        key_eps,
+        tokens,
+        heads: tl.constexpr,
+        rows: tl.constexpr,
+        dim: tl.constexpr,
+    ):
+        place, inside, row, column, cos, sin = _where(rotations, tokens, heads, rows, dim)
+        weight = tl.load(query_weight + column).to(tl.float32)
+        _one(query, query_out, query_root, weight, cos, sin, query_eps, place, inside, row, rows, dim)
+        weight = tl.load(key_weight + column).to(tl.float32)
+        _one(key, key_out, key_root, weight, cos, sin, key_eps, place, inside, row, rows, dim)
+
+    @triton.jit
+    def _backward(
+        query_gradient,
+        key_gradient,
+        query,
+        key,
+        query_out,
+        key_out,
+        query_root,
+        key_root,
+        query_weight,
+        key_weight,
+        rotations,
+        tokens,
+        heads: tl.constexpr,
+        rows: tl.constexpr,
+        dim: tl.constexpr,
+    ):
+        place, inside, row, column, cos, sin = _where(rotations, tokens, heads, rows, dim)
+        weight = tl.load(query_weight + column).to(tl.float32)
+        _one_back(query_gradient, query, query_out, query_root, weight, cos, sin, place, inside, row, rows, dim)
+        weight = tl.load(key_weight + column).to(tl.float32)
+        _one_back(key_gradient, key, key_out, key_root, weight, cos, sin, place, inside, row, rows, dim)

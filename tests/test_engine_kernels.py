@@ -1,0 +1,100 @@
+"""Kernels of our own give what PyTorch's operations give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from charloom.engine import low_rank, rotary
+from charloom.zimage.forward import rotate, rotation_table
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
+CPU = torch.device("cpu")
+
+
+class Norm(nn.Module):
+    """What is read of diffusers' RMSNorm."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.5 + torch.rand(dim), requires_grad=False)
+        self.eps = eps
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm_q, self.norm_k = Norm(dim, 1e-5), Norm(dim, 1e-3)
+
+
+def plain(x: torch.Tensor, norm: Norm, rotations: torch.Tensor) -> torch.Tensor:
+    """As the stock attention does it, all in the dtype of ``x``."""
+    root = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + norm.eps)
+    return rotate((x * root).to(x.dtype) * norm.weight, *rotations)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1.2e-2)])
+@pytest.mark.parametrize(("batch", "heads", "axes"), [(1, 3, (32, 48, 48)), (2, 30, (32, 48, 48)), (2, 5, (8, 12, 12))])
+def test_norm_and_rotation_in_one(device, dtype, tolerance, batch, heads, axes):
+    torch.manual_seed(0)
+    image, caption = rotation_table(axes, (64, 64, 64), 256.0, 32, 6, 9, CPU)
+    rotations = torch.cat((image, caption), dim=2)
+    dim, tokens = sum(axes), rotations.shape[2]
+    attention = Attention(dim).to(device, dtype)
+    assert rotary.fits(attention, heads)
+    query, key, *gradients = (torch.randn(batch, tokens, heads, dim) for _ in range(4))
+    query, key = (x.to(device, dtype).requires_grad_() for x in (query, key))
+    # Attention hands its gradients back in an order of its own.
+    gradients = [g.to(device, dtype).transpose(1, 2).contiguous().transpose(1, 2) for g in gradients]
+    rotations = rotations.to(device)
+    found = rotary.turned(attention, query, key, rotations)
+    wide = [x.detach().float().requires_grad_() for x in (query, key)]
+    attention.float()
+    wanted = [plain(x, norm, rotations) for x, norm in zip(wide, (attention.norm_q, attention.norm_k), strict=True)]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == dtype and (one - other).norm() < tolerance * other.norm()
+    back = torch.autograd.grad(found, (query, key), gradients)
+    for one, other in zip(back, torch.autograd.grad(wanted, wide, [g.float() for g in gradients]), strict=True):
+        assert one.dtype == dtype and (one - other).norm() < tolerance * other.norm()
+
+
+def test_norms_that_the_kernels_do_not_know_stay():
+    attention = Attention(128)
+    assert rotary.fits(attention, 30) and not rotary.fits(attention, 200)
+    attention.norm_q.weight.requires_grad_()
+    assert not rotary.fits(attention, 30)
+    attention.norm_q = None
+    assert not rotary.fits(attention, 30)
+    assert not rotary.fits(Attention(96), 30)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("rows", "columns", "ranks"), [(4192, 3840, 32), (70, 200, 5), (33, 128, 96), (1, 16, 130)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_thin_product_is_added_in_place(device, rows, columns, ranks, transposed):
+    torch.manual_seed(0)
+    out = torch.randn(rows, columns, device=device).bfloat16()
+    left = torch.randn(rows, ranks + 8, device=device).bfloat16()[:, 3 : 3 + ranks]
+    right = torch.randn(columns, ranks, device=device).bfloat16().t()
+    right = right if transposed else right.contiguous()
+    wanted = out.float() + left.float() @ right.float()
+    assert low_rank.add_product(out, left, right) is out
+    assert (out - wanted).norm() < 4e-3 * wanted.norm()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("sizes", [(256, 256, 256), (128, 64, 64), (96, 32)])
+def test_a_wide_product_is_taken_apart(device, sizes):
+    torch.manual_seed(0)
+    wide = torch.randn(70, sum(sizes), device=device).bfloat16()
+    before = wide.clone()
+    lefts = torch.randn(70, 16 * len(sizes), device=device).bfloat16().split(16, dim=1)
+    rights = [torch.randn(size, 16, device=device).bfloat16().t() for size in sizes]
+    found = low_rank.split_with_products(wide, lefts, rights)
+    for one, part, left, right in zip(found, wide.split(sizes, dim=1), lefts, rights, strict=True):
+        wanted = part.float() + left.float() @ right.float()
+        assert one.is_contiguous() and (one - wanted).norm() < 4e-3 * wanted.norm()
+    assert torch.equal(wide, before)
