@@ -38,7 +38,8 @@ def plain(x: torch.Tensor, norm: Norm, rotations: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1.2e-2)])
 @pytest.mark.parametrize(("batch", "heads", "axes"), [(1, 3, (32, 48, 48)), (2, 30, (32, 48, 48)), (2, 5, (8, 12, 12))])
-def test_norm_and_rotation_in_one(device, dtype, tolerance, batch, heads, axes):
+@pytest.mark.parametrize("parts", [False, True])
+def test_norm_and_rotation_in_one(device, dtype, tolerance, batch, heads, axes, parts):
     torch.manual_seed(0)
     image, caption = rotation_table(axes, (64, 64, 64), 256.0, 32, 6, 9, CPU)
     rotations = torch.cat((image, caption), dim=2)
@@ -46,7 +47,11 @@ def test_norm_and_rotation_in_one(device, dtype, tolerance, batch, heads, axes):
     attention = Attention(dim).to(device, dtype)
     assert rotary.fits(attention, heads)
     query, key, *gradients = (torch.randn(batch, tokens, heads, dim) for _ in range(4))
-    query, key = (x.to(device, dtype).requires_grad_() for x in (query, key))
+    query, key = (x.to(device, dtype) for x in (query, key))
+    if parts:  # of one product, next to each other
+        query, key = torch.cat((query, key, key), dim=-2).split(heads, dim=-2)[:2]
+        assert rotary._in_rows(query) and not query.is_contiguous()
+    query, key = query.detach().requires_grad_(), key.detach().requires_grad_()
     # Attention hands its gradients back in an order of its own.
     gradients = [g.to(device, dtype).transpose(1, 2).contiguous().transpose(1, 2) for g in gradients]
     rotations = rotations.to(device)

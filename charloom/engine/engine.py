@@ -3,7 +3,8 @@
 In this order, each with an off switch in :class:`~charloom.engine.options.EngineOptions`, and none on the CPU:
 
 1. float8 weights are multiplied on the card's fp8 units (:mod:`charloom.engine.quantize`);
-2. Linears with one input become one product (:mod:`charloom.engine.fuse`);
+2. Linears with one input become one product, and so do the modulations of all blocks (:mod:`charloom.engine.fuse`);
+   queries and keys are normalised and rotated in one pass (:mod:`charloom.engine.rotary`);
 3. every block is compiled (:mod:`charloom.engine.compile`);
 4. the weights of some blocks live in main memory, if the budget demands it (:mod:`charloom.engine.swap`);
 5. blocks recompute their activations, as many as the budget demands (:mod:`charloom.engine.recompute`);

@@ -101,5 +101,5 @@ if triton is not None:
             b = tl.load(
                 right + other * right_rank + columns * right_column, mask=(other < ranks) & (across < n), other=0.0
             )
-            total = tl.dot(a, b, total)
+            total = tl.dot(a, b, total, input_precision="ieee")
         tl.store(out + rows.to(tl.int64) * size + columns, total.to(out.dtype.element_ty), mask=inside)

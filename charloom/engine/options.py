@@ -22,7 +22,8 @@ class EngineOptions:
         graphs: record steps as CUDA graphs.
         fp8_units: multiply float8 weights on the card's fp8 units where it has them.
         cudnn_attention: prefer cuDNN's attention to the other kernels.
-        fuse: multiply queries, keys and values as one, and the two gates of the feed-forward part.
+        fuse: do as one what is many small steps: queries, keys and values, the two gates of the feed-forward part,
+            norm and rotation, the modulations of all blocks.
     """
 
     memory: float | str = "auto"

@@ -65,9 +65,17 @@ def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor | None, emul
     return torch._scaled_mm(a, b.t(), a_scale, b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=fast)
 
 
-@functools.cache  # a step would fill it hundreds of times
+_ONES: dict[tuple[int, torch.device], Tensor] = {}
+"""A step would fill them hundreds of times."""
+
+
 def _ones(count: int, device: torch.device) -> Tensor:
-    return torch.ones(count, 1, device=device)
+    if (count, device) not in _ONES:
+        ones = torch.ones(count, 1, device=device)
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return ones  # memory of a recording, which it takes along when it goes
+        _ONES[count, device] = ones
+    return _ONES[count, device]
 
 
 def _transposed(weight: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ try:
 except ImportError:
     triton = None
 
-WARPS, WARPS_BACK = 8, 8
+WARPS, WARPS_BACK = 8, 4
 
 
 def turned(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def _turn(
     """The rotated query and key, and the inverse root mean squares (B, T, heads) of both."""
     pairs = (query, query_weight, query_eps), (key, key_weight, key_eps)
     if _by_kernel(query, key, rotations):
-        outs = [torch.empty_like(query), torch.empty_like(key)]
+        outs = [x.new_empty(x.shape) for x in (query, key)]
         roots = [x.new_empty(x.shape[:-1], dtype=torch.float32) for x in (query, key)]
         with torch.cuda.device(query.device):
             launch(pairs, rotations, outs, roots)
@@ -83,7 +83,7 @@ def _turn_gradient(
     gradients = [query_gradient.contiguous(), key_gradient.contiguous()]
     pairs = (query, query_weight, query_root), (key, key_weight, key_root)
     if _by_kernel(query, key, rotations):
-        outs = [torch.empty_like(query), torch.empty_like(key)]
+        outs = [x.new_empty(x.shape) for x in (query, key)]
         with torch.cuda.device(query.device):
             launch_back(gradients, pairs, rotations, outs)
         return tuple(outs)
@@ -120,30 +120,38 @@ def _swapped(x: Tensor) -> Tensor:
 
 
 def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:
-    contiguous = query.is_contiguous() and key.is_contiguous() and rotations.is_contiguous()
-    return triton is not None and query.is_cuda and contiguous and rotations.shape[1] == 1
+    inputs = query.is_cuda and _in_rows(query) and _in_rows(key)
+    return triton is not None and inputs and rotations.is_contiguous() and rotations.shape[1] == 1
 
 
-def _sizes(x: Tensor, rotations: Tensor) -> tuple[tuple[int], tuple[int, ...]]:
-    """The grid, and what both kernels are told of sizes."""
-    heads, dim = x.shape[-2:]
-    return (x.shape[0] * x.shape[1],), (rotations.shape[2], heads, triton.next_power_of_2(heads), dim)
+def _in_rows(x: Tensor) -> bool:
+    """Whether all tokens of (B, T, heads, head_dim) lie at equal distances, each in one piece."""
+    batch, token, *inner = x.stride()
+    return tuple(inner) == (x.shape[3], 1) and (x.shape[0] == 1 or batch == x.shape[1] * token)
 
 
 def launch(pairs, rotations: Tensor, outs: list[Tensor], roots: list[Tensor]) -> None:
-    """The forward pass by Triton."""
+    """The forward pass by Triton; the inputs as :func:`_in_rows` says, everything else contiguous."""
     (query, query_weight, query_eps), (key, key_weight, key_eps) = pairs
-    grid, sizes = _sizes(query, rotations)
     arguments = query, key, *outs, *roots, query_weight, key_weight, rotations, query_eps, key_eps
-    _forward[grid](*arguments, *sizes, num_warps=WARPS)
+    _forward[_grid(query)](*arguments, *_sizes(query, key, rotations), num_warps=WARPS)
 
 
 def launch_back(gradients: list[Tensor], pairs, rotations: Tensor, outs: list[Tensor]) -> None:
-    """The backward pass by Triton."""
+    """The backward pass by Triton; likewise."""
     (query, query_weight, query_root), (key, key_weight, key_root) = pairs
-    grid, sizes = _sizes(query, rotations)
     arguments = *gradients, query, key, *outs, query_root, key_root, query_weight, key_weight, rotations
-    _backward[grid](*arguments, *sizes, num_warps=WARPS_BACK)
+    _backward[_grid(query)](*arguments, *_sizes(query, key, rotations), num_warps=WARPS_BACK)
+
+
+def _grid(x: Tensor) -> tuple[int]:
+    return (x.shape[0] * x.shape[1],)
+
+
+def _sizes(query: Tensor, key: Tensor, rotations: Tensor) -> tuple[int, ...]:
+    """What both kernels are told of sizes."""
+    heads, dim = query.shape[-2:]
+    return query.stride(1), key.stride(1), rotations.shape[2], heads, triton.next_power_of_2(heads), dim
 
 
 if triton is not None:
@@ -154,8 +162,12 @@ if triton is not None:
         return tl.reshape(tl.join(odd, even), (rows, dim))
 
     @triton.jit
-    def _one(x, out, root, weight, cos, sin, eps, place, inside, row, rows: tl.constexpr, dim: tl.constexpr):
-        wide = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    def _one(
+        x, step, out, root, weight, cos, sin, eps, within, inside, row, heads, rows: tl.constexpr, dim: tl.constexpr
+    ):
+        token = tl.program_id(0).to(tl.int64)
+        place = token * heads * dim + within
+        wide = tl.load(x + token * step + within, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.rsqrt(tl.sum(wide * wide, 1) / dim + eps)
         kind = out.dtype.element_ty
         # Rounded where PyTorch's operations round.
@@ -164,9 +176,26 @@ if triton is not None:
         tl.store(root + row, inverse, mask=tl.max(inside.to(tl.int32), 1) > 0)
 
     @triton.jit
-    def _one_back(gradient, x, out, root, weight, cos, sin, place, inside, row, rows: tl.constexpr, dim: tl.constexpr):
+    def _one_back(
+        gradient,
+        x,
+        step,
+        out,
+        root,
+        weight,
+        cos,
+        sin,
+        within,
+        inside,
+        row,
+        heads,
+        rows: tl.constexpr,
+        dim: tl.constexpr,
+    ):
+        token = tl.program_id(0).to(tl.int64)
+        place = token * heads * dim + within
         given = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        wide = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        wide = tl.load(x + token * step + within, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.load(root + row, mask=tl.max(inside.to(tl.int32), 1) > 0, other=0.0)
         through = (given * cos + _neighbours(given * sin, rows, dim)) * weight
         along = tl.sum(through * wide, 1) / dim * inverse * inverse * inverse
@@ -179,11 +208,11 @@ if triton is not None:
         head = tl.arange(0, rows)
         column = tl.arange(0, dim)[None, :]
         row = token.to(tl.int64) * heads + head
-        place = row[:, None] * dim + column
+        within = head[:, None] * dim + column
         inside = (head[:, None] < heads) & (column < dim)
         angle = token % tokens * dim + column
         cos, sin = tl.load(rotations + angle), tl.load(rotations + tokens * dim + angle)
-        return place, inside, row, column, cos, sin
+        return within, inside, row, column, cos, sin
 
     @triton.jit
     def _forward(
@@ -198,16 +227,20 @@ if triton is not None:
         rotations,
         query_eps,
         key_eps,
+        query_step,
+        key_step,
         tokens,
         heads: tl.constexpr,
         rows: tl.constexpr,
         dim: tl.constexpr,
     ):
-        place, inside, row, column, cos, sin = _where(rotations, tokens, heads, rows, dim)
+        within, inside, row, column, cos, sin = _where(rotations, tokens, heads, rows, dim)
         weight = tl.load(query_weight + column).to(tl.float32)
-        _one(query, query_out, query_root, weight, cos, sin, query_eps, place, inside, row, rows, dim)
+        _one(
+            query, query_step, query_out, query_root, weight, cos, sin, query_eps, within, inside, row, heads, rows, dim
+        )
         weight = tl.load(key_weight + column).to(tl.float32)
-        _one(key, key_out, key_root, weight, cos, sin, key_eps, place, inside, row, rows, dim)
+        _one(key, key_step, key_out, key_root, weight, cos, sin, key_eps, within, inside, row, heads, rows, dim)
 
     @triton.jit
     def _backward(
@@ -222,13 +255,32 @@ if triton is not None:
         query_weight,
         key_weight,
         rotations,
+        query_step,
+        key_step,
         tokens,
         heads: tl.constexpr,
         rows: tl.constexpr,
         dim: tl.constexpr,
     ):
-        place, inside, row, column, cos, sin = _where(rotations, tokens, heads, rows, dim)
+        within, inside, row, column, cos, sin = _where(rotations, tokens, heads, rows, dim)
         weight = tl.load(query_weight + column).to(tl.float32)
-        _one_back(query_gradient, query, query_out, query_root, weight, cos, sin, place, inside, row, rows, dim)
+        _one_back(
+            query_gradient,
+            query,
+            query_step,
+            query_out,
+            query_root,
+            weight,
+            cos,
+            sin,
+            within,
+            inside,
+            row,
+            heads,
+            rows,
+            dim,
+        )
         weight = tl.load(key_weight + column).to(tl.float32)
-        _one_back(key_gradient, key, key_out, key_root, weight, cos, sin, place, inside, row, rows, dim)
+        _one_back(
+            key_gradient, key, key_step, key_out, key_root, weight, cos, sin, within, inside, row, heads, rows, dim
+        )

@@ -40,7 +40,8 @@ class RealRopeAttention:
         # An engine may have made one product of the three.
         projected = getattr(attn, "fused", None) or (lambda x: (attn.to_q(x), attn.to_k(x), attn.to_v(x)))
         query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in projected(hidden_states))
-        if turned := getattr(attn, "turned", None):  # likewise of norm and rotation
+        turned = getattr(attn, "turned", None)  # likewise of norm and rotation
+        if turned is not None:
             query, key = turned(query, key, freqs_cis)
         else:
             query, key = attn.norm_q(query), attn.norm_k(key)
