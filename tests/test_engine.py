@@ -120,11 +120,12 @@ def test_fused_linears_compute_the_same(kind):
 @pytest.mark.parametrize("kept", [0, 99])
 def test_modulations_at_once_are_those_of_the_blocks(kept):
     model, adapter = adapted()
+    assert fusing.modulated_alike(model.layers)
     plain = gradients(model, adapter)
     with torch.no_grad(), adapter.disabled():
         without = gradients_free(model)
     weights = [block.adaLN_modulation[0].base_layer.weight.clone() for block in model.layers]
-    model.__dict__["modulations"] = at_once = fusing.modulations(model.layers)
+    model.__dict__["modulations"] = at_once = fusing.Modulations(model.layers)
     recompute = Recompute(model.layers)
     recompute.keep(kept)
     found = gradients(model, adapter)
@@ -151,8 +152,8 @@ def test_modulations_that_differ_stay_apart(spoil):
         part[0].scaling[ADAPTER] *= 2
     if spoil == "one without":
         part[0] = part[0].base_layer
-    assert fusing.modulations(model.layers) is None
-    assert fusing.modulations(model.context_refiner) is None
+    assert not fusing.modulated_alike(model.layers)
+    assert not fusing.modulated_alike(model.context_refiner)
 
 
 def gradients_free(model):
@@ -299,7 +300,7 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
     model, adapter = adapted(kind=kind)
     if fused:
         fusing.fuse(compiling.blocks_of(model))
-        model.__dict__["modulations"] = fusing.modulations(model.layers)
+        model.__dict__["modulations"] = fusing.Modulations(model.layers)
     plain = gradients(model, adapter)
     graphs = traced(model)
     recompute = Recompute(model.layers)
@@ -328,7 +329,7 @@ def test_compiled_float8_blocks_have_the_same_gradients(kept):
     model, adapter = adapted(kind="float8")
     plain = gradients(model, adapter)
     fusing.fuse(compiling.blocks_of(model))
-    model.__dict__["modulations"] = fusing.modulations(model.layers)
+    model.__dict__["modulations"] = fusing.Modulations(model.layers)
     compiling.compile_blocks(model, backend="aot_eager")
     recompute = Recompute(model.layers)
     recompute.keep(kept)
@@ -337,6 +338,40 @@ def test_compiled_float8_blocks_have_the_same_gradients(kept):
     for name, wanted in plain[1].items():
         # q, k and v are rounded with one scale instead of three.
         assert (compiled[1][name] - wanted).norm() <= 0.1 * wanted.norm(), name
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "output", "input", "adapter", "modulation"])
+def test_a_compiler_that_is_wrong_is_noticed(wrong):
+    torch._dynamo.reset()
+    model, adapter = adapted(kind="float8")
+    for name, parameter in adapter.parameters.items():
+        if "lora_B" in name:
+            parameter.data.zero_()  # as at the start of training
+    before = {name: parameter.clone() for name, parameter in adapter.parameters.items()}
+    fusing.fuse(compiling.blocks_of(model))
+    at_once = fusing.Modulations(model.layers)
+    compiling.compile_blocks(model, backend="aot_eager")
+    block, dim = model.layers[-1], model.config.dim
+    right = block.__dict__[compiling._COMPILED]
+
+    def spoilt(hidden, mask, rotations, modulation):
+        if wrong == "input":
+            return right(hidden.detach(), mask, rotations, modulation) + hidden
+        if wrong == "modulation":
+            modulation = torch.cat((modulation[:, :dim].detach(), modulation[:, dim:]), dim=1)
+        out = right(hidden, mask, rotations, modulation)
+        if wrong == "adapter":
+            block.attention.to_k.lora_B[ADAPTER].weight.register_hook(torch.zeros_like)
+        return out * torch.linspace(0, 1, dim) if wrong == "output" else out
+
+    block.__dict__[compiling._COMPILED] = spoilt
+    hidden, embedding = torch.randn(2, 64, dim), torch.randn(2, min(dim, 256))
+    image, caption = forward.rotation_table(
+        tuple(model.config.axes_dims), tuple(model.config.axes_lens), model.config.rope_theta, 32, 4, 8, CPU
+    )
+    found = compiling.likeness(block, hidden, None, torch.cat((image, caption), dim=2), at_once(embedding)[-1])
+    assert found > 0.99 if wrong == "nothing" else found < 0.95
+    assert all(torch.equal(before[name], parameter) for name, parameter in adapter.parameters.items())
 
 
 def test_kernels_are_kept_beside_the_store_unless_the_user_says_where(monkeypatch, tmp_path):

@@ -59,6 +59,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(engines.Recompute, "keep", kept)
     monkeypatch.setattr(engines, "is_gpu", lambda device: True)
     monkeypatch.setattr(memory, "budget", lambda limit, device: numbers["budget"])
+    monkeypatch.setattr(memory, "UNSEEN", 0)
     monkeypatch.setattr(memory, "crowded", lambda limit, device, activations: numbers["crowded"])
     monkeypatch.setattr(graphs, "warm_up", lambda function, times=1: function())
     monkeypatch.setattr(graphs, "Recorded", Replay)
@@ -167,6 +168,14 @@ def test_the_budget_decides_how_many_blocks_recompute(fake, budget, block, most,
     step(engine, inputs())
     assert f"{recompute} of 4 blocks recompute" in said[0]
     assert list(engine.kept.values()) == [4 - recompute]
+
+
+def test_what_trials_do_not_show_has_its_place_in_the_budget(fake, monkeypatch):
+    fake["budget"] = 2 * GIB  # one GiB of blocks that keep half of one each, exactly
+    monkeypatch.setattr(memory, "UNSEEN", 1)
+    engine = engine_of()
+    step(engine, inputs())
+    assert list(engine.kept.values()) == [2]
 
 
 def test_a_budget_too_small_for_recomputation_swaps(fake):

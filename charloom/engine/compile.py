@@ -28,7 +28,10 @@ from charloom.zimage.forward import TOKEN_MULTIPLE
 RECOMPILE_LIMIT = 64
 """Variants of a block's code: with and without gradients, adapter on and off, refiners and main blocks."""
 
-_BEFORE = "_forward_before_compiling"
+NOISE = 0.02
+"""Of the adapters' matrices when compiled blocks are compared with uncompiled ones."""
+
+_BEFORE, _COMPILED = "_forward_before_compiling", "_compiled_forward"
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -52,10 +55,6 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
     # A strength or an epsilon is a constant. As a variable it would be a number in main memory, for which torch looks
     # for a C++ compiler and what the CPU can do, at half a minute.
     torch._dynamo.config.specialize_float = True
-    # Modulation is one factor for all tokens, and its gradient a sum over them: taken along by the pass over the same
-    # numbers that sums up each token's, instead of in one of its own. By itself torch tries that on larger sums only.
-    if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
-        inductor.triton.mix_order_reduction_non_strict_mode = True
     # Each step casts dozens of small matrices of the adapters: in a few kernels instead of one for each.
     inductor.combo_kernels = True
     if hasattr(inductor, "combo_kernels_pointwise_only"):
@@ -67,6 +66,54 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
             block.__dict__[_BEFORE] = block.__dict__.get("forward")
             compiled = torch.compile(_of_groups, **{"dynamic": True, **how})
             block.forward = functools.partial(_in_groups, compiled, type(block).forward, block)
+            block.__dict__[_COMPILED] = block.forward
+
+
+def sums_along(on: bool) -> None:
+    """Let sums over all tokens be taken along by passes that sum up each token's channels, or see that they are not.
+
+    The gradient of a block's modulation is such a sum, and a pass of its own takes as long as the others. torch 2.11 is
+    right about it only if something is computed with the sum before it leaves the block: as a part of what is handed
+    out it would be left undefined. :class:`charloom.engine.fuse.Modulations` takes care of that.
+    """
+    if hasattr(inductor.triton, "mix_order_reduction"):
+        inductor.triton.mix_order_reduction = on
+    if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
+        inductor.triton.mix_order_reduction_non_strict_mode = on
+
+
+def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
+    """The lowest cosine between what the compiled ``block`` gives and what it gives uncompiled: its output, and the
+    gradients of its input, of what others have one, and of its adapters.
+
+    A compiler that is wrong about a gradient does not say so. Adapters are compared with noise added to them, for at
+    first half of their matrices are zero.
+    """
+    parameters = [p for p in block.parameters() if p.requires_grad]
+    kept = [p.detach().clone() for p in parameters]
+    generator = torch.Generator(hidden.device).manual_seed(0)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, device=like.device).to(like.dtype)
+
+    hidden = hidden.detach().requires_grad_()
+    others = [o.detach().requires_grad_(o.requires_grad) if isinstance(o, Tensor) else o for o in others]
+    leaves = [hidden, *(o for o in others if isinstance(o, Tensor) and o.requires_grad), *parameters]
+    given, found = noise(hidden), []
+    try:
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.add_(noise(parameter), alpha=NOISE)
+        for forward in (functools.partial(type(block).forward, block), block.__dict__[_COMPILED]):
+            out = forward(hidden, *others)
+            gradients = torch.autograd.grad(out, leaves, given, allow_unused=True)
+            found.append([out.detach(), *(g for g in gradients if g is not None)])
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+    pairs = [(a.flatten().float(), b.flatten().float()) for a, b in zip(*found, strict=True)]
+    return torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).min().item()
 
 
 def _in_groups(compiled: Callable[..., Tensor], forward: Callable, block: nn.Module, x: Tensor, *others: Any) -> Tensor:
@@ -87,6 +134,7 @@ def plain_blocks(model: nn.Module) -> None:
         if _BEFORE not in block.__dict__:
             continue
         before = block.__dict__.pop(_BEFORE)
+        block.__dict__.pop(_COMPILED, None)
         if before is None:
             del block.forward
         else:

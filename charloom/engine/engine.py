@@ -37,6 +37,10 @@ from charloom.zimage import forward
 
 GRAPH_LIMIT = 32
 """Shapes beyond this many run without a graph: recording one costs seconds and some memory."""
+COMPARED = 256
+"""Tokens of the comparison of a compiled block with an uncompiled one."""
+ALIKE = 0.97
+"""Least cosine of their results; float8 rounds a few numbers another way."""
 SWAP_STEP = 6
 """Blocks that move to main memory at a time when memory runs out."""
 TRANSPOSE_WORTH = 0.85
@@ -87,6 +91,7 @@ class Engine:
         self.peak = self.reserved = self.trial = 0
         self._recording = False
         self._started = False
+        self._compared = False
         forward.prepare(model)
         if self.cuda:
             self._transform()
@@ -101,8 +106,11 @@ class Engine:
         swapped = max(swapped, self._swapped_at_least())
         if self.options.fuse:
             fusing.fuse(compiling.blocks_of(model))
+        at_once = self.options.fuse and not swapped and fusing.modulated_alike(blocks)
         if self.compiled:
             compiling.compile_blocks(model, self.options.cudnn_attention)
+            # In fp32 nothing is left to be computed with such a sum: there is no cast.
+            compiling.sums_along(at_once and blocks[0].attention_norm1.weight.dtype != torch.float32)
         if swapped:
             self.swap = Swap([blocks[i] for i in spread(len(blocks), swapped)], self.device)
         for block in compiling.blocks_of(model):
@@ -112,8 +120,8 @@ class Engine:
         if not swapped and self._roomy():
             for block in blocks:  # the refiners pass no gradient on
                 quantize.keep_transposed(block)
-        if self.options.fuse and not swapped:
-            model.__dict__["modulations"] = fusing.modulations(blocks)
+        if at_once:
+            model.__dict__["modulations"] = fusing.Modulations(blocks)
         self.recompute = Recompute(blocks, random=bool(self.adapter.network.dropout))
         torch.cuda.empty_cache()  # what was fused has moved and left holes in which nothing of a block fits
 
@@ -308,6 +316,8 @@ class Engine:
             hook.remove()
         # Nothing may hold on to the arguments of a block, which hold a graph, while memory is measured.
         arguments = seen.pop()
+        if compiling.is_compiled(self.model):
+            self._compare(*arguments)
         kept, boundary = (0, 0) if self.swap else self._block_bytes(arguments)
         del arguments
         peak = self._peak(inputs)
@@ -325,6 +335,27 @@ class Engine:
             f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
             + (f", {self._swapped} live in main memory" if self.swap else "")
         )
+
+    def _compare(self, hidden: Tensor, mask: Tensor | None, rotations: Tensor, *others: Any) -> None:
+        """Compare a compiled block with the same uncompiled, once, on a few tokens.
+
+        Raises:
+            RuntimeError: they do not give the same.
+        """
+        resident = [block for block in self.model.layers if not (self.swap and block in self.swap.blocks)]
+        if self._compared or self.adapter.network.dropout or not resident:
+            return
+        few = rotations[:, :, :COMPARED].contiguous()
+        found: list[float] = []
+
+        def compare() -> None:
+            with compiling.attention(self.options.cudnn_attention):
+                found.append(compiling.likeness(resident[-1], hidden[:, :COMPARED], mask, few, *others))
+
+        graphs.warm_up(compare)
+        if not found[0] > ALIKE:
+            raise RuntimeError(f"compiled blocks give something else than uncompiled ones, cosine {found[0]:.3f}")
+        self._compared = True
 
     def _search(self, inputs: Inputs, limit: int, peak: int, kept: int, boundary: int) -> int:
         """The largest number of blocks that keep their activations within ``limit``, by trying.

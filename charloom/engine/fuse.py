@@ -101,7 +101,9 @@ class Modulations:
             ups = torch.stack([layer.lora_B[ADAPTER].weight for layer in adapted]) * adapted[0].scaling[ADAPTER]
             inner = F.linear(embedding, downs).unflatten(-1, (count, -1)).transpose(0, 1)
             out = out + torch.bmm(inner, ups.to(embedding.dtype).transpose(1, 2)).transpose(0, 1)
-        return out.unbind(1)
+        # Cast back by each block, so that the gradient's last step inside of it is arithmetic: what is merely put
+        # together there may go wrong (see compile.sums_along).
+        return out.float().unbind(1)
 
     def remove(self) -> None:
         """Give the blocks their own modulation back."""
@@ -110,19 +112,18 @@ class Modulations:
             base_of(layer).weight.data = base_of(layer).weight.data.clone()
 
 
-def modulations(blocks: Sequence[nn.Module]) -> Modulations | None:
-    """:class:`Modulations` of ``blocks``, if these are modulated alike, under equal plain LoRAs or none."""
+def modulated_alike(blocks: Sequence[nn.Module]) -> bool:
+    """Whether there can be :class:`Modulations` of ``blocks``: under equal plain LoRAs, or under none."""
     if not all(block.modulation for block in blocks):
-        return None
+        return False
     layers = [block.adaLN_modulation[0] for block in blocks]
     ranks = {(layer.r[ADAPTER], layer.scaling[ADAPTER]) for layer in layers if isinstance(layer, LoraLinear)}
-    plain = _plain(layers) and {type(base_of(layer)) for layer in layers} == {nn.Linear}
-    return Modulations(blocks) if plain and len(ranks) < 2 else None
+    return _plain(layers) and {type(base_of(layer)) for layer in layers} == {nn.Linear} and len(ranks) < 2
 
 
 def _given(self: nn.Module, modulation: Tensor) -> Tensor:
     # A compiler takes the size of what comes from outside for variable.
-    return modulation.expand(-1, self[0].out_features)
+    return modulation.expand(-1, self[0].out_features).to(base_of(self[0]).weight.dtype)
 
 
 def _adapted(layers: Sequence[nn.Module]) -> list[LoraLinear]:
