@@ -314,6 +314,14 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
         out = forward.forward_masked(model, x, torch.tensor([0.3, 0.8]), caps, pad)
         out.sum().backward()
     assert len(graphs) == with_one_shape == 2  # noise refiner and main blocks
+    seen = []
+    hook = model.layers[-1].register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    gradients(model, adapter)
+    hook.remove()
+    hidden, mask, rotations, *others = seen[-1]
+    few = hidden[:, :64].clone(), mask, rotations[:, :, :64].clone()
+    assert compiling.likeness(model.layers[-1], *few, *others) > 0.9999
+    assert len(graphs) == 2  # nor does a comparison compile anything
     values = [node.meta.get("example_value") for graph in graphs for node in graph.graph.nodes]
     divided = [value.shape for value in values if isinstance(value, torch.Tensor) and "//" in str(value.shape)]
     assert not divided or not fused, divided[:3]  # a compiler would carry the division through all that follows

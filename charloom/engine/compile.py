@@ -97,8 +97,9 @@ def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
         return torch.randn(like.shape, generator=generator, device=like.device).to(like.dtype)
 
     hidden = hidden.detach().requires_grad_()
-    others = [o.detach().requires_grad_(o.requires_grad) if isinstance(o, Tensor) else o for o in others]
-    leaves = [hidden, *(o for o in others if isinstance(o, Tensor) and o.requires_grad), *parameters]
+    pairs = [_apart(o) if isinstance(o, Tensor) and o.requires_grad else (None, o) for o in others]
+    leaves = [hidden, *(leaf for leaf, _ in pairs if leaf is not None), *parameters]
+    others = [other for _, other in pairs]
     given, found = noise(hidden), []
     try:
         with torch.no_grad():
@@ -114,6 +115,15 @@ def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
                 parameter.copy_(value)
     pairs = [(a.flatten().float(), b.flatten().float()) for a, b in zip(*found, strict=True)]
     return torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).min().item()
+
+
+def _apart(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A leaf, and ``x`` made of it: a view if ``x`` is one, which to a compiler is another kind of input."""
+    if not x._is_view():
+        leaf = x.detach().requires_grad_()
+        return leaf, leaf
+    leaf = torch.stack((x, x), 1).detach().requires_grad_()
+    return leaf, leaf.unbind(1)[0]
 
 
 def _in_groups(compiled: Callable[..., Tensor], forward: Callable, block: nn.Module, x: Tensor, *others: Any) -> Tensor:

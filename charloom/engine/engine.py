@@ -345,12 +345,13 @@ class Engine:
         resident = [block for block in self.model.layers if not (self.swap and block in self.swap.blocks)]
         if self._compared or self.adapter.network.dropout or not resident:
             return
-        few = rotations[:, :, :COMPARED].contiguous()
+        # Copies: to a compiler, parts of something larger are of another kind.
+        few, turns = hidden[:, :COMPARED].clone(), rotations[:, :, :COMPARED].clone()
         found: list[float] = []
 
         def compare() -> None:
             with compiling.attention(self.options.cudnn_attention):
-                found.append(compiling.likeness(resident[-1], hidden[:, :COMPARED], mask, few, *others))
+                found.append(compiling.likeness(resident[-1], few, mask, turns, *others))
 
         graphs.warm_up(compare)
         if not found[0] > ALIKE:
