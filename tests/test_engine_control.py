@@ -170,6 +170,16 @@ def test_the_budget_decides_how_many_blocks_recompute(fake, budget, block, most,
     assert list(engine.kept.values()) == [4 - recompute]
 
 
+def test_blocks_are_put_together_while_the_engine_is_there(fake):
+    engine = engine_of()
+    attention = engine.model.layers[0].attention
+    assert engine.model.__dict__["modulations"] and attention.turned and attention.fused
+    engine.remove()
+    assert "modulations" not in engine.model.__dict__
+    apart = engine_of(EngineOptions(fuse=False)).model
+    assert "modulations" not in apart.__dict__ and not hasattr(apart.layers[0].attention, "turned")
+
+
 def test_what_trials_do_not_show_has_its_place_in_the_budget(fake, monkeypatch):
     fake["budget"] = 2 * GIB  # one GiB of blocks that keep half of one each, exactly
     monkeypatch.setattr(memory, "UNSEEN", 1)

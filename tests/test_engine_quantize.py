@@ -393,13 +393,18 @@ def store(tmp_path) -> Store:
 
 
 @pytest.mark.parametrize("kind", ["none", "bf16", *q.KINDS])
-def test_a_prepared_base_comes_back_as_it_was_made(base_folder, store, tmp_path, kind):
+def test_a_prepared_base_comes_back_as_it_was_made(base_folder, store, tmp_path, monkeypatch, kind):
     adapter = real_base.adapter(base_folder, tmp_path / "v1.safetensors")
     lock = bases.lock({"name": "tiny", "path": str(base_folder), "adapters": {"v1": str(adapter)}}, store)
     settings = {"adapter": "v1", "quantization": kind, "recipe": 2}
     said, output = [], tmp_path / "base.safetensors"
     record = prepared.make(lock, settings, output, store, said.append)
     assert record["quantization"] == kind and record["merged"]["modules"] == 8
+    # Which Linears are quantised is part of what weights were prepared for.
+    key = prepared.key(lock, settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "_CHOICE", 1)
+        assert (prepared.key(lock, settings) == key) == (kind not in q.KINDS)
     again = tmp_path / "again.safetensors"
     prepared.make(lock, settings, again, store, hub.silent)
     assert again.read_bytes() == output.read_bytes()

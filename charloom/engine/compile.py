@@ -97,7 +97,7 @@ def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
         return torch.randn(like.shape, generator=generator, device=like.device).to(like.dtype)
 
     hidden = hidden.detach().requires_grad_()
-    pairs = [_apart(o) if isinstance(o, Tensor) and o.requires_grad else (None, o) for o in others]
+    pairs = [apart(o) if isinstance(o, Tensor) and o.requires_grad else (None, o) for o in others]
     leaves = [hidden, *(leaf for leaf, _ in pairs if leaf is not None), *parameters]
     others = [other for _, other in pairs]
     given, found = noise(hidden), []
@@ -117,7 +117,7 @@ def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
     return torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).min().item()
 
 
-def _apart(x: Tensor) -> tuple[Tensor, Tensor]:
+def apart(x: Tensor) -> tuple[Tensor, Tensor]:
     """A leaf, and ``x`` made of it: a view if ``x`` is one, which to a compiler is another kind of input."""
     if not x._is_view():
         leaf = x.detach().requires_grad_()

@@ -3,7 +3,8 @@
 In this order, each with an off switch in :class:`~charloom.engine.options.EngineOptions`, and none on the CPU:
 
 1. float8 weights are multiplied on the card's fp8 units (:mod:`charloom.engine.quantize`);
-2. Linears with one input become one product, and so do the modulations of all blocks (:mod:`charloom.engine.fuse`);
+2. Linears with one input become one product, and so do the modulations of all blocks, unless some of these live in
+   main memory (:mod:`charloom.engine.fuse`);
    queries and keys are normalised and rotated in one pass (:mod:`charloom.engine.rotary`);
 3. every block is compiled (:mod:`charloom.engine.compile`);
 4. the weights of some blocks live in main memory, if the budget demands it (:mod:`charloom.engine.swap`);
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
 from charloom.engine import graphs, memory, quantize
+from charloom.engine.low_rank import kernels_work
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import SLOTS, Swap, move, size_of, spread
@@ -94,6 +96,8 @@ class Engine:
         self._compared = False
         forward.prepare(model)
         if self.cuda:
+            if self.device.type == "cuda" and not kernels_work(self.device):
+                tell("engine: Triton does not work here (it needs a C compiler); rotations and adapters take longer")
             self._transform()
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter)
@@ -300,8 +304,8 @@ class Engine:
         """Measure a shape and settle how many blocks keep their activations."""
         if self._recorded and self._crowded(key):
             self._drop_graphs()
-        limit = memory.budget(self.options.limit, self.device) - memory.UNSEEN
-        blocks = len(self.model.layers)
+        allowed, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
+        limit = allowed - memory.UNSEEN
         self.recompute.keep(0)
         seen: list[tuple] = []
 
@@ -322,14 +326,14 @@ class Engine:
         del arguments
         peak = self._peak(inputs)
         if peak > limit and self._can_swap():
-            raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {limit / memory.GIB:.2f} GiB")
+            raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {allowed / memory.GIB:.2f} GiB")
         keep = 0 if self.swap else self._search(inputs, limit, peak, kept, boundary)
         self.kept[key] = keep
         size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
             self.tell(
                 f"engine: {size} needs {peak / memory.GIB:.1f} GiB of GPU memory although every block lives in main "
-                f"memory, more than the {limit / memory.GIB:.1f} GiB that may be taken; trying all the same"
+                f"memory, more than the {allowed / memory.GIB:.1f} GiB that may be taken; trying all the same"
             )
         self.tell(
             f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
@@ -405,8 +409,10 @@ class Engine:
 
     def _block_bytes(self, arguments: tuple) -> tuple[int, int]:
         """Bytes that one block keeps for its backward pass, its output included, and bytes of that output."""
-        hidden, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
-        hidden.requires_grad_()
+        hidden, *others = arguments
+        hidden = hidden.detach().requires_grad_()
+        # What has a gradient in training has one here: a block keeps something for it, and is another to a compiler.
+        others = [compiling.apart(a)[1] if isinstance(a, Tensor) and a.requires_grad else a for a in others]
         sizes = []
 
         def one() -> None:

@@ -2,7 +2,7 @@
 
 Their input is read and rounded once, the adapters' first matrices are one product, and the backward pass needs no sum
 of three gradients. The weights are laid end to end; the single Linears become views of them and still work. Outputs
-stay apart, each a tensor of its own: what follows, and its gradient, then reads and writes whole tensors. Adapters
+of float8 are tensors of their own: what follows, and its gradient, then reads and writes whole tensors. Adapters
 stay where they are. The modulation of all blocks is one product as well. Must not know of budgets, compilers or
 training.
 """
@@ -78,7 +78,7 @@ class Modulations:
 
     Maps the timestep's embedding (B, C) to one (B, 4 D) for each block, which the blocks are given instead of the
     embedding. Dozens of tiny products at each block would leave the GPU waiting for the next one most of the time.
-    Weights and adapters are held as in :class:`Fused`.
+    Weights are held as in :class:`Fused`, biases a second time.
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:

@@ -6,6 +6,7 @@ Elsewhere PyTorch's. Must not know what is added to what.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -21,9 +22,23 @@ ROWS, COLUMNS, RANKS = 64, 128, 64
 """Of a tile, and how many ranks are multiplied at once."""
 
 
+@functools.cache
+def kernels_work(device: torch.device) -> bool:
+    """Whether kernels of Triton can be built and run on ``device``: it takes a C compiler, and a card it knows."""
+    if triton is None or device.type != "cuda":
+        return False
+    out = torch.zeros(ROWS, COLUMNS, device=device, dtype=torch.bfloat16)
+    try:
+        with torch.cuda.device(device):
+            launch(out, [out], [out[:, :16]], [out[:16]])
+    except Exception:  # of gcc, of the linker, of Triton itself
+        return False
+    return True
+
+
 def add_product(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``out`` (m, n) plus ``left`` (m, r) times ``right`` (r, n), in place; summed in fp32 and rounded once."""
-    if not (triton and out.is_cuda and out.is_contiguous()):
+    if not (out.is_contiguous() and kernels_work(out.device)):
         return out.addmm_(left, right)
     with torch.cuda.device(out.device):
         launch(out, [out], [left], [right])
@@ -33,7 +48,8 @@ def add_product(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def split_with_products(wide: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> list[Tensor]:
     """The parts of ``wide`` (m, n), each plus ``left`` (m, r) times ``right`` (r, n of the part), as new tensors."""
     sizes = [right.shape[1] for right in rights]
-    if not (triton and wide.is_cuda and len(sizes) == 3 and len(set(sizes)) == 1 and sizes[0] % COLUMNS == 0):
+    alike = len({(a.shape, a.stride(), b.shape, b.stride()) for a, b in zip(lefts, rights, strict=True)}) == 1
+    if not (alike and len(sizes) == 3 and sizes[0] % COLUMNS == 0 and kernels_work(wide.device)):
         parts = zip(wide.split(sizes, dim=1), lefts, rights, strict=True)
         return [torch.addmm(part, left, right) for part, left, right in parts]
     outs = [wide.new_empty(len(wide), size) for size in sizes]

@@ -30,7 +30,7 @@ SENSITIVE = re.compile(r"adaLN_modulation|^noise_refiner\..*\battention\b")
 """Names inside the blocks that stay as they are. Modulation scales and gates whole streams, so that an error of its own
 would hit every token alike (on random weights it raises the model's error from 3.6 to 4.0 %), and at 2 % of the weights
 it saves next to nothing. What the noise refiner's attention gets wrong is handed to every block: in bf16, with 2 % of
-the weights, the LoRA gradients are nearer to those of a bf16 model (``benchmarks/results/train_step.json``)."""
+the weights, LoRA gradients are nearer to those of a bf16 model (a cosine of 0.992 instead of 0.990, emulated)."""
 
 GRADIENT_FAST_ACCUM = True
 """Whether the units may accumulate gradients in their short registers, as in the forward product."""

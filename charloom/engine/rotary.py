@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from charloom.engine.low_rank import kernels_work
 from charloom.zimage.forward import rotate
 
 try:
@@ -56,8 +57,8 @@ def _turn(
     outs, roots = [], []
     for x, weight, eps in pairs:
         root = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
-        outs.append(rotate((x * root).to(weight.dtype) * weight, *rotations))
-        roots.append(root.squeeze(-1))
+        outs.append(rotate((x * root).to(weight.dtype) * weight, *rotations).to(x.dtype).contiguous())
+        roots.append(root.squeeze(-1).contiguous())
     return *outs, *roots
 
 
@@ -93,7 +94,7 @@ def _turn_gradient(
         wide, root = gradient.float(), root.unsqueeze(-1)
         through = (wide * cos + _swapped(wide * sin)) * weight.float()
         along = (through * x.float()).mean(-1, keepdim=True)
-        outs.append((root * through - x.float() * root**3 * along).to(x.dtype))
+        outs.append((root * through - x.float() * root**3 * along).to(x.dtype).contiguous())
     return tuple(outs)
 
 
@@ -120,8 +121,8 @@ def _swapped(x: Tensor) -> Tensor:
 
 
 def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:
-    inputs = query.is_cuda and _in_rows(query) and _in_rows(key)
-    return triton is not None and inputs and rotations.is_contiguous() and rotations.shape[1] == 1
+    inputs = _in_rows(query) and _in_rows(key) and rotations.is_contiguous() and rotations.shape[1] == 1
+    return inputs and kernels_work(query.device)
 
 
 def _in_rows(x: Tensor) -> bool:

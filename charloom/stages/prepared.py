@@ -17,7 +17,7 @@ FULL_PRECISION = "none"
 _UNQUANTISED = (FULL_PRECISION, "bf16")
 _KIND = "charloom.quantization"
 _CHOICE = 2
-"""Counts the changes of which Linears are quantised: what was prepared before is prepared anew."""
+"""Counts the changes of which Linears are quantised: what was prepared before is prepared anew, and trained on anew."""
 
 
 def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
