@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from charloom.engine.low_rank import kernels_work
-from charloom.zimage.forward import rotate
+from charloom.zimage.forward import neighbours, rotate
 
 try:
     import triton
@@ -92,7 +92,7 @@ def _turn_gradient(
     for gradient, (x, weight, root) in zip(gradients, pairs, strict=True):
         cos, sin = rotations
         wide, root = gradient.float(), root.unsqueeze(-1)
-        through = (wide * cos + _swapped(wide * sin)) * weight.float()
+        through = (wide * cos + neighbours(wide * sin)) * weight.float()
         along = (through * x.float()).mean(-1, keepdim=True)
         outs.append((root * through - x.float() * root**3 * along).to(x.dtype).contiguous())
     return tuple(outs)
@@ -113,11 +113,6 @@ def _back(ctx, query_gradient: Tensor, key_gradient: Tensor, *_):
 
 
 _turn.register_autograd(_back, setup_context=_remember)
-
-
-def _swapped(x: Tensor) -> Tensor:
-    """Every pair of neighbours the other way round."""
-    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
 def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:

@@ -57,8 +57,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     itself and its neighbour, which a GPU reads and writes in one piece.
     """
     wide = x.float()
-    neighbours = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return (wide * cos + neighbours * sin).type_as(x)
+    return (wide * cos + neighbours(wide) * sin).type_as(x)
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """``x`` with the two of every pair in its last dimension the other way round."""
+    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
 def prepare(model: ZImageTransformer2DModel) -> ZImageTransformer2DModel:
