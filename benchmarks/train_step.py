@@ -365,7 +365,7 @@ def train(
             "optimizer": settings.optimizer,
             "seconds": round(median, 4),
             "p90": round(sorted(clock)[int(0.9 * len(clock))], 4),
-            "peak_gib": round(engine.peak / GIB, 2),
+            "peak_gib": round(engine.peak / GIB, 3),
             "reserved_gib": round(engine.reserved / GIB, 2),
             "trial_gib": round(engine.trial / GIB, 2),
             "tflops": round(sum(flop.values()) / median, 1),

@@ -204,6 +204,22 @@ def test_a_budget_too_small_for_recomputation_swaps(fake):
         step(engine, inputs(12, 64))
 
 
+@pytest.mark.parametrize(
+    ("offloading", "budget", "blocks"),
+    [(False, 2.5, 3), (True, 1.6, 3), (True, 2.1, 2), (True, 1.1, 4)],  # half a GiB is two for the buffers, or one more
+)
+def test_no_more_blocks_are_swapped_than_are_missing(fake, monkeypatch, offloading, budget, blocks):
+    fake["budget"] = int(budget * GIB) + memory.UNSEEN
+    monkeypatch.setattr(engines, "size_of", lambda block: GIB // 2)
+    monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 0)
+    monkeypatch.setattr(engines.Engine, "_peak", lambda self, one: 3 * GIB - self._swapped * GIB // 2)
+    said = []
+    engine = engine_of(EngineOptions(layer_offloading=offloading), said=said)
+    step(engine, inputs())
+    assert engine._swapped == blocks
+    assert sum("live in main memory now" in line for line in said) == (blocks != 2), said
+
+
 @pytest.mark.parametrize("option", ["layer_offloading", "weights", "activations"])
 def test_swapping_may_be_asked_for_or_follow_from_the_budget(plain, fake, monkeypatch, option):
     wanted = plain(inputs())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from charloom.engine import low_rank, rotary
+from charloom.engine import low_rank, rotary, transpose
 from charloom.zimage.forward import rotate, rotation_table
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -76,30 +76,54 @@ def test_norms_that_the_kernels_do_not_know_stay():
     assert not rotary.fits(Attention(96), 30)
 
 
+def factors(scales):
+    """What each number is scaled with."""
+    rows, columns = (1.0 if scale is None else scale for scale in scales)
+    return rows * (columns if isinstance(columns, float) else columns.t())
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("rows", "columns", "ranks"), [(4192, 3840, 32), (70, 200, 5), (33, 128, 96), (1, 16, 130)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_thin_product_is_added_in_place(device, rows, columns, ranks, transposed):
+@pytest.mark.parametrize("scaled", ["", "rows", "rows columns"])
+def test_a_thin_product_is_added_in_place(device, rows, columns, ranks, transposed, scaled):
     torch.manual_seed(0)
+    sides = {"rows": rows, "columns": columns}
+    scales = [torch.rand(size, 1, device=device) if side in scaled else None for side, size in sides.items()]
     out = torch.randn(rows, columns, device=device).bfloat16()
     left = torch.randn(rows, ranks + 8, device=device).bfloat16()[:, 3 : 3 + ranks]
     right = torch.randn(columns, ranks, device=device).bfloat16().t()
     right = right if transposed else right.contiguous()
-    wanted = out.float() + left.float() @ right.float()
-    assert low_rank.add_product(out, left, right) is out
+    wanted = factors(scales) * out.float() + left.float() @ right.float()
+    assert low_rank.add_product(out, left, right, scales) is out
     assert (out - wanted).norm() < 4e-3 * wanted.norm()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("sizes", [(256, 256, 256), (128, 64, 64), (96, 32)])
-def test_a_wide_product_is_taken_apart(device, sizes):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_wide_product_is_taken_apart(device, sizes, scaled):
     torch.manual_seed(0)
+    scales = [torch.rand(size, 1, device=device) if scaled else None for size in (70, sum(sizes))]
     wide = torch.randn(70, sum(sizes), device=device).bfloat16()
     before = wide.clone()
     lefts = torch.randn(70, 16 * len(sizes), device=device).bfloat16().split(16, dim=1)
     rights = [torch.randn(size, 16, device=device).bfloat16().t() for size in sizes]
-    found = low_rank.split_with_products(wide, lefts, rights)
-    for one, part, left, right in zip(found, wide.split(sizes, dim=1), lefts, rights, strict=True):
-        wanted = part.float() + left.float() @ right.float()
+    found = low_rank.split_with_products(wide, lefts, rights, scales)
+    parts = (factors(scales) * wide.float()).split(sizes, dim=1)
+    for one, part, left, right in zip(found, parts, lefts, rights, strict=True):
+        wanted = part + left.float() @ right.float()
         assert one.is_contiguous() and (one - wanted).norm() < 4e-3 * wanted.norm()
     assert torch.equal(wide, before)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("size", [(11520, 3840), (132, 260), (4, 4), (30, 16), (16, 31)])
+def test_bytes_are_transposed(device, dtype, size):
+    torch.manual_seed(0)
+    matrix = torch.randint(0, 256, size, dtype=torch.uint8).to(device)
+    found = transpose.transposed(matrix.view(dtype))
+    assert found.dtype == dtype and found.is_contiguous() and torch.equal(found.view(torch.uint8), matrix.t())
+    part = matrix[1:].view(dtype)  # which begins anywhere
+    assert torch.equal(transpose.transposed(part).view(torch.uint8), matrix[1:].t())

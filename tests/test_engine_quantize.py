@@ -471,20 +471,31 @@ def test_the_text_encoder_is_kept_as_the_recipe_says(base_folder, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("rows", [1, 7, 96, 1120])
 @pytest.mark.parametrize("kept", [False, True])
-def test_the_units_compute_what_is_emulated(rows, kept):
+@pytest.mark.parametrize("sizes", [[], [10240], [3840, 3840, 3840], [10240, 10240]], ids=len)
+def test_the_units_compute_what_is_emulated(rows, kept, sizes):
+    """Without an adapter, with one, and the parts of a wider product that have an adapter each."""
     if q.best_mode("cuda") != "units":
         pytest.skip("no float8 units")
-    linear, _ = quantised("float8", inputs=3840, outputs=10240)
+    outputs = sum(sizes) or 10240
+    linear, _ = quantised("float8", inputs=3840, outputs=outputs)
     linear.cuda()
+
+    def normal(*shape: int, seed: int) -> torch.Tensor:
+        generator = torch.Generator("cuda").manual_seed(seed)
+        return torch.randn(shape, generator=generator, device="cuda").bfloat16()
+
     x = vary(1, rows, 3840).to("cuda", torch.bfloat16).requires_grad_()
-    g = vary(1, rows, 10240, seed=5).to("cuda", torch.bfloat16)
+    downs = (0.02 * normal(32 * len(sizes), 3840, seed=1)).requires_grad_() if sizes else None
+    ups = [(0.05 * normal(size, 32, seed=2 + i)).requires_grad_() for i, size in enumerate(sizes)]
+    leaves = [leaf for leaf in (x, downs, *ups) if leaf is not None]
     found = {}
     for mode in ("emulate", "units"):
         linear.mode = mode
         if kept:
             q.keep_transposed(linear)
-        out = linear(x)
-        found[mode] = (out, *torch.autograd.grad(out, x, g))
+        outs = linear.parts(x, sizes or [outputs], downs, ups)
+        gradients = [normal(*out.shape, seed=9 + i) for i, out in enumerate(outs)]
+        found[mode] = (*outs, *torch.autograd.grad(outs, leaves, gradients))
     for units, emulated in zip(found["units"], found["emulate"], strict=True):
         assert units.dtype == torch.bfloat16 and error(units, emulated) < 0.01
 

@@ -138,7 +138,7 @@ class Engine:
         """How many blocks must be swapped before anything was measured, by the recipe or by the budget."""
         blocks = list(self.model.layers)
         wanted = len(blocks) // 2 if self.options.layer_offloading else 0
-        room = memory.budget(self.options.limit, self.device)
+        room = memory.budget(self.options.limit, self.device) - memory.UNSEEN
         # Activations need some room as well; how much exactly is measured later.
         each = (memory.WORKING_BYTES + 2 * len(blocks)) * self.model.config.dim
         least = self._fixed() + max(3 * size_of(blocks[0]), each * (self.largest or 0))
@@ -253,7 +253,8 @@ class Engine:
         parameters = self._parameters
         found = torch.autograd.grad(total, parameters, allow_unused=True)
         pairs = [(p.grad, gradient) for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
-        torch._foreach_add_([own for own, _ in pairs], [gradient for _, gradient in pairs])
+        # One that lies in another order would have all added one by one.
+        torch._foreach_add_([own for own, _ in pairs], [gradient.contiguous() for _, gradient in pairs])
 
     def _accumulate(self, key: Any, inputs: Inputs, before: list[Tensor] | None) -> Tensor:
         if key not in self.kept:
@@ -325,11 +326,15 @@ class Engine:
         kept, boundary = (0, 0) if self.swap else self._block_bytes(arguments)
         del arguments
         peak = self._peak(inputs)
+        size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit and self._can_swap():
-            raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {allowed / memory.GIB:.2f} GiB")
+            each, slots = size_of(self.model.layers[0]), 0 if self.swap else SLOTS
+            self._begin_again(min(self._swapped + memory.blocks_to_swap(limit, peak, each, slots, blocks), blocks))
+            self.tell(f"engine: {size} takes more; {self._swapped} of {blocks} blocks live in main memory now")
+            self._fit(key, inputs)
+            return
         keep = 0 if self.swap else self._search(inputs, limit, peak, kept, boundary)
         self.kept[key] = keep
-        size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
             self.tell(
                 f"engine: {size} needs {peak / memory.GIB:.1f} GiB of GPU memory although every block lives in main "

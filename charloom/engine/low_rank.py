@@ -1,7 +1,8 @@
 """What an adapter adds to a wide product: a thin one, added where the wide one lies, or while it is taken apart.
 
 On a GPU a kernel of its own, which as good as only reads and writes the wide matrix; cuBLAS takes half as long again.
-Elsewhere PyTorch's. Must not know what is added to what.
+Elsewhere PyTorch's. On the way the wide product may get the scales of its rows and columns, a factor for each. Must not
+know what is added to what.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ except ImportError:
 ROWS, COLUMNS, RANKS = 64, 128, 64
 """Of a tile, and how many ranks are multiplied at once."""
 
+Scales = tuple[Tensor | None, Tensor | None]
+
 
 @functools.cache
 def kernels_work(device: torch.device) -> bool:
@@ -36,29 +39,47 @@ def kernels_work(device: torch.device) -> bool:
     return True
 
 
-def add_product(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """``out`` (m, n) plus ``left`` (m, r) times ``right`` (r, n), in place; summed in fp32 and rounded once."""
+def add_product(out: Tensor, left: Tensor, right: Tensor, scales: Scales = (None, None)) -> Tensor:
+    """``out`` (m, n) plus ``left`` (m, r) times ``right`` (r, n), in place; summed in fp32 and rounded once.
+
+    ``scales``: fp32 factors of the rows (m, 1) and of the columns (n, 1) of ``out`` as it was, or None.
+    """
     if not (out.is_contiguous() and kernels_work(out.device)):
-        return out.addmm_(left, right)
+        return out.copy_(_scaled(out, scales)).addmm_(left, right)
     with torch.cuda.device(out.device):
-        launch(out, [out], [left], [right])
+        launch(out, [out], [left], [right], scales)
     return out
 
 
-def split_with_products(wide: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of ``wide`` (m, n), each plus ``left`` (m, r) times ``right`` (r, n of the part), as new tensors."""
+def split_with_products(
+    wide: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor], scales: Scales = (None, None)
+) -> list[Tensor]:
+    """The parts of ``wide`` (m, n), each plus ``left`` (m, r) times ``right`` (r, n of the part), as new tensors;
+    ``scales`` as for :func:`add_product`."""
     sizes = [right.shape[1] for right in rights]
     alike = len({(a.shape, a.stride(), b.shape, b.stride()) for a, b in zip(lefts, rights, strict=True)}) == 1
     if not (alike and len(sizes) == 3 and sizes[0] % COLUMNS == 0 and kernels_work(wide.device)):
-        parts = zip(wide.split(sizes, dim=1), lefts, rights, strict=True)
+        parts = zip(_scaled(wide, scales).split(sizes, dim=1), lefts, rights, strict=True)
         return [torch.addmm(part, left, right) for part, left, right in parts]
     outs = [wide.new_empty(len(wide), size) for size in sizes]
     with torch.cuda.device(wide.device):
-        launch(wide, outs, lefts, rights)
+        launch(wide, outs, lefts, rights, scales)
     return outs
 
 
-def launch(wide: Tensor, outs: Sequence[Tensor], lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> None:
+def _scaled(wide: Tensor, scales: Scales) -> Tensor:
+    rows, columns = scales
+    factors = [rows, None if columns is None else columns.t()]
+    return functools.reduce(torch.mul, [factor for factor in factors if factor is not None], wide).to(wide.dtype)
+
+
+def launch(
+    wide: Tensor,
+    outs: Sequence[Tensor],
+    lefts: Sequence[Tensor],
+    rights: Sequence[Tensor],
+    scales: Scales = (None, None),
+) -> None:
     """Both of the above by Triton: one part or three equal ones of multiples of 128 columns, everything contiguous but
     the thin matrices, of which those on the same side have the same strides."""
     m, n = wide.shape
@@ -70,7 +91,9 @@ def launch(wide: Tensor, outs: Sequence[Tensor], lefts: Sequence[Tensor], rights
     (a, b, c), (d, e, f), (g, h, i) = (list(x) if len(x) == 3 else [x[0]] * 3 for x in (outs, lefts, rights))
     strides = *lefts[0].stride(), *rights[0].stride()
     size = n // len(outs)
-    _add[grid](wide, a, b, c, d, e, f, g, h, i, m, n, size, *strides, ranks, at_once, ROWS, COLUMNS, num_warps=4)
+    scales = [None if scale is None else scale.contiguous() for scale in scales]
+    thin = *strides, ranks, at_once
+    _add[grid](wide, *scales, a, b, c, d, e, f, g, h, i, m, n, size, *thin, ROWS, COLUMNS, num_warps=4)
 
 
 if triton is not None:
@@ -78,6 +101,8 @@ if triton is not None:
     @triton.jit
     def _add(
         wide,
+        row_scale,
+        column_scale,
         out,
         out1,
         out2,
@@ -110,6 +135,10 @@ if triton is not None:
         columns = across - part * size
         inside = (rows < m) & (across < n)
         total = tl.load(wide + rows.to(tl.int64) * n + across, mask=inside, other=0.0).to(tl.float32)
+        if row_scale is not None:
+            total *= tl.load(row_scale + rows, mask=rows < m, other=0.0)
+        if column_scale is not None:
+            total *= tl.load(column_scale + across, mask=across < n, other=0.0)
         for first in tl.static_range(0, ranks, at_once):
             rank = first + tl.arange(0, at_once)
             one, other = rank[None, :], rank[:, None]

@@ -19,7 +19,7 @@ BESIDE = 1.25
 """How far what is reserved may exceed a budget that somebody set, which is about what is allocated."""
 ACTIVATION_BYTES = 40
 """What a block keeps, per token and channel; from an H100, used only before anything can be measured."""
-WORKING_BYTES = 55
+WORKING_BYTES = 70
 """What a step takes at its worst while all blocks recompute, beside what they hand on; likewise."""
 
 

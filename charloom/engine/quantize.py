@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charloom.engine.low_rank import add_product, split_with_products
+from charloom.engine.low_rank import add_product, kernels_work, split_with_products
+from charloom.engine.transpose import transposed
 from charloom.errors import UserError
 
 KINDS = ("float8", "int8", "nf4")
@@ -65,6 +66,21 @@ def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor | None, emul
     return torch._scaled_mm(a, b.t(), a_scale, b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=fast)
 
 
+def _without_scales(a: Tensor, b: Tensor, fast: bool) -> Tensor:
+    """``a`` (m, k) times ``b`` (n, k) transposed, both e4m3; (m, n) in bf16, whose range holds whatever comes out.
+
+    For few rows cuBLAS has better kernels if it need not scale: all products of a block with 1,120 rows take 0.59
+    instead of 0.79 ms on an H100, with 2,400 rows 1.31 instead of 1.34, with 4,192 the same 2.25.
+    """
+    one = _ones(1, a.device).view(())
+    return torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=fast)
+
+
+def _scaled_later(a: Tensor, dtype: torch.dtype, emulate: bool) -> bool:
+    """Whether the scales of a product are better left to the kernel that adds an adapter's to it."""
+    return not emulate and dtype != torch.float16 and kernels_work(a.device)
+
+
 _ONES: dict[tuple[int, torch.device], Tensor] = {}
 """A step would fill them hundreds of times."""
 
@@ -76,11 +92,6 @@ def _ones(count: int, device: torch.device) -> Tensor:
             return ones  # memory of a recording, which it takes along when it goes
         _ONES[count, device] = ones
     return _ONES[count, device]
-
-
-def _transposed(weight: Tensor) -> Tensor:
-    """Contiguous (in, out) copy of a weight (out, in)."""
-    return weight.t().contiguous()
 
 
 # Opaque operators, for three reasons. A sum of a product and a low-rank one is accumulated by the second product,
@@ -100,15 +111,22 @@ def _float8_product(
     dtype: torch.dtype,
     emulate: bool,
     fast: bool,
+    turn: bool = False,
 ) -> Tensor:
-    """:func:`_product` in ``dtype``, plus ``inner`` (m, r) times ``up`` (r, n) if they are given."""
+    """:func:`_product` in ``dtype``, plus ``inner`` (m, r) times ``up`` (r, n) if they are given.
+
+    ``turn``: ``b`` is (k, n), and transposed in a copy that lives for this one product.
+    """
+    b = transposed(b) if turn else b
+    if inner is not None and _scaled_later(a, dtype, emulate):
+        return add_product(_without_scales(a, b, fast).to(dtype), inner, up, (a_scale, b_scale))
     out = _product(a, a_scale, b, b_scale, emulate, fast).to(dtype)
     return out if inner is None else add_product(out, inner, up)
 
 
 @_float8_product.register_fake
-def _(a: Tensor, a_scale: Tensor, b: Tensor, b_scale, inner, up, dtype: torch.dtype, emulate, fast) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[0], dtype=dtype)
+def _(a: Tensor, a_scale: Tensor, b: Tensor, b_scale, inner, up, dtype, emulate, fast, turn=False) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1 if turn else 0], dtype=dtype)
 
 
 @torch.library.custom_op("charloom::float8_linear", mutates_args=())
@@ -137,8 +155,11 @@ def _float8_linear(
     inners = inner.split([up.shape[1] for up in ups], dim=-1) if ups else [None] * len(sizes)
     ups = [up.t() for up in ups] or [None] * len(sizes)
     if downs is not None and len(sizes) > 1 and max(sizes) < _NARROW:
-        wide = _product(rows, row_scale, weight, scale, emulate, True).to(x.dtype)
-        return [*split_with_products(wide, inners, ups), inner]
+        if _scaled_later(rows, x.dtype, emulate):
+            wide, scales = _without_scales(rows, weight, True).to(x.dtype), (row_scale, scale)
+        else:
+            wide, scales = _product(rows, row_scale, weight, scale, emulate, True).to(x.dtype), (None, None)
+        return [*split_with_products(wide, inners, ups, scales), inner]
     parts = zip(weight.split(sizes), scale.split(sizes), inners, ups, strict=True)
     return [*(_float8_product(rows, row_scale, *part, x.dtype, emulate, True) for part in parts), inner]
 
@@ -161,14 +182,21 @@ def _float8_gradients(ctx, gradients: list[Tensor]):
     *gradients, _ = gradients
     parts = [g.float() * s.t() for g, s in zip(gradients, scale.split(ctx.sizes), strict=True)]
     rows, row_scale = _to_rows(*parts)
-    weight_t = _transposed(weight) if weight_t is None else weight_t
     back = down = None
     if downs is not None:
         inners = inner.split([up.shape[1] for up in ups], dim=-1)
         back = torch.cat([g @ up for g, up in zip(gradients, ups, strict=True)], dim=-1)
         down, ups = back.t() @ x, [g.t() @ part for g, part in zip(gradients, inners, strict=True)]
-    terms = (back, downs, gradients[0].dtype, ctx.emulate, GRADIENT_FAST_ACCUM)
-    return _float8_product(rows, row_scale, weight_t, None, *terms), *[None] * 5, down, ups, None, None
+    turn = weight_t is None
+    terms = (back, downs, gradients[0].dtype, ctx.emulate, GRADIENT_FAST_ACCUM, turn)
+    return (
+        _float8_product(rows, row_scale, weight if turn else weight_t, None, *terms),
+        *[None] * 5,
+        down,
+        ups,
+        None,
+        None,
+    )
 
 
 _float8_linear.register_autograd(_float8_gradients, setup_context=_keep_for_float8)
@@ -515,7 +543,7 @@ def keep_transposed(model: nn.Module) -> int:
     for module in quantized(model):
         if isinstance(module, Float8Linear) and module.mode != "dequantize" and module.fits_units and not module.fused:
             if module.weight_t is None:
-                module.weight_t = _transposed(module.weight)
+                module.weight_t = transposed(module.weight)
             total += module.weight_t.numel()
     return total
 
