@@ -209,7 +209,7 @@ def test_a_budget_too_small_for_recomputation_swaps(fake):
     [(False, 2.5, 3), (True, 1.6, 3), (True, 2.1, 2), (True, 1.1, 4)],  # half a GiB is two for the buffers, or one more
 )
 def test_no_more_blocks_are_swapped_than_are_missing(fake, monkeypatch, offloading, budget, blocks):
-    fake["budget"] = int(budget * GIB) + memory.UNSEEN
+    fake["budget"] = int(budget * GIB)
     monkeypatch.setattr(engines, "size_of", lambda block: GIB // 2)
     monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 0)
     monkeypatch.setattr(engines.Engine, "_peak", lambda self, one: 3 * GIB - self._swapped * GIB // 2)
@@ -217,7 +217,34 @@ def test_no_more_blocks_are_swapped_than_are_missing(fake, monkeypatch, offloadi
     engine = engine_of(EngineOptions(layer_offloading=offloading), said=said)
     step(engine, inputs())
     assert engine._swapped == blocks
-    assert sum("live in main memory now" in line for line in said) == (blocks != 2), said
+    found = ["live in main memory now" in line for line in said]
+    assert found == ([False] if blocks == 2 else [True, False]), said
+
+
+def test_what_swapping_cannot_do_is_not_put_down_to_something_else(fake, monkeypatch):
+    """Main memory may be short as well: that must end the run with its own message, and at once."""
+    fake["budget"], fake["peak"] = 1 * GIB, 2 * GIB
+    said, tried = [], []
+
+    def swap(blocks, device):
+        tried.append(len(blocks))
+        raise error
+
+    monkeypatch.setattr(engines, "Swap", swap)
+    for error in (RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError("CUDA out of memory")):
+        engine = engine_of(said=said)
+        with pytest.raises(type(error), match="out of memory"):
+            step(engine, inputs())
+        assert engine.compiled and len(tried) == 1 and not said
+        tried.clear()
+
+
+def test_the_first_guess_at_swapping_leaves_room_for_what_trials_do_not_show(fake, monkeypatch):
+    fake["budget"] = 2 * GIB
+    monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 2 * GIB - 3 * engines.size_of(self.model.layers[0]))
+    assert engine_of().swap is None
+    monkeypatch.setattr(memory, "UNSEEN", 1)
+    assert engine_of().swap is not None
 
 
 @pytest.mark.parametrize("option", ["layer_offloading", "weights", "activations"])

@@ -134,13 +134,14 @@ def test_gradients_accumulate_over_shapes():
 @pytest.mark.parametrize("graphed", [True, False])
 def test_swapped_blocks_compute_the_same(monkeypatch, graphed):
     options = EngineOptions(layer_offloading=True, graphs=graphed)
+    _, together, _ = run(EngineOptions(), "float8")
     # Swapped blocks modulate by themselves. As one product the last bit is another, and float8 makes more of it.
     monkeypatch.setattr(engines.fusing, "modulated_alike", lambda blocks: False)
     losses, wanted, _ = run(EngineOptions(), "float8")
     got_losses, got, engine = run(options, "float8", steps=((16, 64), (12, 32), (16, 64)))
     assert len(engine.swap.blocks) == 3
     torch.testing.assert_close(got_losses, losses, rtol=1e-3, atol=1e-3)
-    assert cosine(got, wanted) > 0.9999
+    assert cosine(got, wanted) > 0.9999 and cosine(got, together) > 0.98
     with torch.no_grad():  # a look between two steps must not disturb the recording
         x = torch.randn(1, 16, 16, 16, device=GPU)
         caps = torch.randn(1, 32, build_transformer().config.cap_feat_dim, device=GPU)

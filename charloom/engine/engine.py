@@ -44,7 +44,7 @@ COMPARED = 256
 ALIKE = 0.97
 """Least cosine of their results; float8 rounds a few numbers another way."""
 SWAP_STEP = 6
-"""Blocks that move to main memory at a time when memory runs out."""
+"""Blocks that move to main memory at a time when memory runs out and nobody knows how much is missing."""
 TRANSPOSE_WORTH = 0.85
 """Transposed copies of the weights are kept if even the largest shape then recomputes no more than the rest."""
 
@@ -94,6 +94,7 @@ class Engine:
         self._recording = False
         self._started = False
         self._compared = False
+        self._missing = 0
         forward.prepare(model)
         if self.cuda:
             if self.device.type == "cuda" and not kernels_work(self.device):
@@ -326,15 +327,13 @@ class Engine:
         kept, boundary = (0, 0) if self.swap else self._block_bytes(arguments)
         del arguments
         peak = self._peak(inputs)
-        size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit and self._can_swap():
             each, slots = size_of(self.model.layers[0]), 0 if self.swap else SLOTS
-            self._begin_again(min(self._swapped + memory.blocks_to_swap(limit, peak, each, slots, blocks), blocks))
-            self.tell(f"engine: {size} takes more; {self._swapped} of {blocks} blocks live in main memory now")
-            self._fit(key, inputs)
-            return
+            self._missing = memory.blocks_to_swap(limit, peak, each, slots, blocks)
+            raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {allowed / memory.GIB:.2f} GiB")
         keep = 0 if self.swap else self._search(inputs, limit, peak, kept, boundary)
         self.kept[key] = keep
+        size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
             self.tell(
                 f"engine: {size} needs {peak / memory.GIB:.1f} GiB of GPU memory although every block lives in main "
@@ -446,20 +445,21 @@ class Engine:
     def _step_down(self, key: Any) -> None:
         """Out of memory: record all shapes anew, then keep fewer activations, then swap more blocks, and say so.
 
-        Recordings hold their memory, and trying out another shape takes as much again.
+        Recordings hold their memory, and trying out another shape takes as much again. If it was measured how many
+        blocks are missing, as many are swapped and nothing else is tried.
         """
-        kept = self.kept.get(key, 0)
-        if self._recorded:
+        kept, (missing, self._missing) = self.kept.get(key, 0), (self._missing, 0)
+        if self._recorded and not missing:
             self._drop_graphs()
             self._drops[key] = self._drops.get(key, 0) + 1
             if self._drops[key] > 1 and kept:  # it will not fit beside the others the next time either
                 self.kept[key] = kept - 1
-        elif kept:
+        elif kept and not missing:
             self.kept[key] = kept // 2
             self.tell(f"engine: out of GPU memory; {kept // 2} instead of {kept} blocks keep their activations")
         elif self._can_swap():
             blocks = len(self.model.layers)
-            self._begin_again(min(self._swapped + SWAP_STEP, blocks))
+            self._begin_again(min(self._swapped + (missing or SWAP_STEP), blocks))
             self.tell(f"engine: out of GPU memory; {self._swapped} of {blocks} blocks live in main memory now")
         else:
             raise UserError(

@@ -42,7 +42,8 @@ def kernels_work(device: torch.device) -> bool:
 def add_product(out: Tensor, left: Tensor, right: Tensor, scales: Scales = (None, None)) -> Tensor:
     """``out`` (m, n) plus ``left`` (m, r) times ``right`` (r, n), in place; summed in fp32 and rounded once.
 
-    ``scales``: fp32 factors of the rows (m, 1) and of the columns (n, 1) of ``out`` as it was, or None.
+    ``scales``: fp32 factors of the rows (m, 1) and of the columns (n, 1) of ``out`` as it was, or None. PyTorch rounds
+    once more for them.
     """
     if not (out.is_contiguous() and kernels_work(out.device)):
         return out.copy_(_scaled(out, scales)).addmm_(left, right)
@@ -57,14 +58,19 @@ def split_with_products(
     """The parts of ``wide`` (m, n), each plus ``left`` (m, r) times ``right`` (r, n of the part), as new tensors;
     ``scales`` as for :func:`add_product`."""
     sizes = [right.shape[1] for right in rights]
-    alike = len({(a.shape, a.stride(), b.shape, b.stride()) for a, b in zip(lefts, rights, strict=True)}) == 1
-    if not (alike and len(sizes) == 3 and sizes[0] % COLUMNS == 0 and kernels_work(wide.device)):
+    if not splits(lefts, rights):
         parts = zip(_scaled(wide, scales).split(sizes, dim=1), lefts, rights, strict=True)
         return [torch.addmm(part, left, right) for part, left, right in parts]
     outs = [wide.new_empty(len(wide), size) for size in sizes]
     with torch.cuda.device(wide.device):
         launch(wide, outs, lefts, rights, scales)
     return outs
+
+
+def splits(lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> bool:
+    """Whether :func:`split_with_products` has a kernel for these: there must be three of the same sizes."""
+    alike = len({(a.shape, a.stride(), b.shape, b.stride()) for a, b in zip(lefts, rights, strict=True)}) == 1
+    return alike and len(rights) == 3 and rights[0].shape[1] % COLUMNS == 0 and kernels_work(lefts[0].device)
 
 
 def _scaled(wide: Tensor, scales: Scales) -> Tensor:

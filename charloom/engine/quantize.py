@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charloom.engine.low_rank import add_product, kernels_work, split_with_products
+from charloom.engine.low_rank import Scales, add_product, kernels_work, split_with_products, splits
 from charloom.engine.transpose import transposed
 from charloom.errors import UserError
 
@@ -40,7 +40,7 @@ _LARGEST = 448.0  # of e4m3
 _TINY = 1e-30  # rows of zeros still need a scale; gradients of 1e-12 are common and must not be cut
 _BLOCK = 64
 _MULTIPLE = 16
-_NARROW = 8192  # columns; of an H100, three products of 3,840 take 281 us and one of 11,520 takes 260
+_NARROW = 8192  # columns; of an H100, three scaled products of 3,840 take 281 us and one of 11,520 takes 260
 
 
 def _to_rows(*parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,9 +76,13 @@ def _without_scales(a: Tensor, b: Tensor, fast: bool) -> Tensor:
     return torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=fast)
 
 
-def _scaled_later(a: Tensor, dtype: torch.dtype, emulate: bool) -> bool:
-    """Whether the scales of a product are better left to the kernel that adds an adapter's to it."""
-    return not emulate and dtype != torch.float16 and kernels_work(a.device)
+def _product_and_scales(
+    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor | None, dtype: torch.dtype, emulate: bool, fast: bool
+) -> tuple[Tensor, Scales]:
+    """:func:`_product` in ``dtype``, and what is left to be scaled by a kernel that adds an adapter's to it."""
+    if emulate or dtype == torch.float16:  # whose range is too small
+        return _product(a, a_scale, b, b_scale, emulate, fast).to(dtype), (None, None)
+    return _without_scales(a, b, fast).to(dtype), (a_scale, b_scale)
 
 
 _ONES: dict[tuple[int, torch.device], Tensor] = {}
@@ -94,10 +98,10 @@ def _ones(count: int, device: torch.device) -> Tensor:
     return _ONES[count, device]
 
 
-# Opaque operators, for three reasons. A sum of a product and a low-rank one is accumulated by the second product,
-# which a compiler would do in a pass of its own over both. It would find a widened weight in forward and backward
-# alike and keep it in between, which is what quantising is meant to avoid. And of an autograd.Function in their place
-# torch 2.11's compiler made wrong gradients, without a word.
+# Opaque operators, for three reasons. Kernels of our own add a low-rank product and transpose weights; a compiler's
+# take longer, and hold transposed weights of a whole block at a time. It would find a widened weight in forward and
+# backward alike and keep it in between, which is what quantising is meant to avoid. And of an autograd.Function in
+# their place torch 2.11's compiler made wrong gradients, without a word.
 
 
 @torch.library.custom_op("charloom::float8_product", mutates_args=())
@@ -118,8 +122,9 @@ def _float8_product(
     ``turn``: ``b`` is (k, n), and transposed in a copy that lives for this one product.
     """
     b = transposed(b) if turn else b
-    if inner is not None and _scaled_later(a, dtype, emulate):
-        return add_product(_without_scales(a, b, fast).to(dtype), inner, up, (a_scale, b_scale))
+    if inner is not None and kernels_work(a.device):
+        out, scales = _product_and_scales(a, a_scale, b, b_scale, dtype, emulate, fast)
+        return add_product(out, inner, up, scales)
     out = _product(a, a_scale, b, b_scale, emulate, fast).to(dtype)
     return out if inner is None else add_product(out, inner, up)
 
@@ -155,11 +160,11 @@ def _float8_linear(
     inners = inner.split([up.shape[1] for up in ups], dim=-1) if ups else [None] * len(sizes)
     ups = [up.t() for up in ups] or [None] * len(sizes)
     if downs is not None and len(sizes) > 1 and max(sizes) < _NARROW:
-        if _scaled_later(rows, x.dtype, emulate):
-            wide, scales = _without_scales(rows, weight, True).to(x.dtype), (row_scale, scale)
-        else:
-            wide, scales = _product(rows, row_scale, weight, scale, emulate, True).to(x.dtype), (None, None)
-        return [*split_with_products(wide, inners, ups, scales), inner]
+        if splits(inners, ups):
+            wide, scales = _product_and_scales(rows, row_scale, weight, scale, x.dtype, emulate, True)
+            return [*split_with_products(wide, inners, ups, scales), inner]
+        wide = _product(rows, row_scale, weight, scale, emulate, True).to(x.dtype)
+        return [*split_with_products(wide, inners, ups), inner]
     parts = zip(weight.split(sizes), scale.split(sizes), inners, ups, strict=True)
     return [*(_float8_product(rows, row_scale, *part, x.dtype, emulate, True) for part in parts), inner]
 
@@ -529,6 +534,7 @@ def _units_work(device: torch.device) -> bool:
     scale = torch.ones(_MULTIPLE, 1, device=device)
     try:
         _product(a, scale, a, scale, emulate=False, fast=True)
+        _without_scales(a, a, fast=True)
     except RuntimeError:
         return False
     return True
