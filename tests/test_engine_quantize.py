@@ -493,7 +493,7 @@ def test_the_units_compute_what_is_emulated(rows, kept, sizes):
         linear.mode = mode
         if kept:
             q.keep_transposed(linear)
-        outs = linear.parts(x, sizes or [outputs], downs, ups)
+        outs = linear.parts(x, sizes, downs, ups) if sizes else [linear(x)]
         gradients = [normal(*out.shape, seed=9 + i) for i, out in enumerate(outs)]
         found[mode] = (*outs, *torch.autograd.grad(outs, leaves, gradients))
     for units, emulated in zip(found["units"], found["emulate"], strict=True):

@@ -21,7 +21,7 @@ ACTIVATION_BYTES = 40
 """What a block keeps, per token and channel; from an H100, used only before anything can be measured."""
 WORKING_BYTES = 70
 """What a step takes at its worst while all blocks recompute, beside what they hand on; likewise. More than the 60
-measured: a block too many in main memory costs less than beginning again."""
+measured, so that seldom too few blocks live in main memory and everything begins again."""
 
 
 def budget(limit: float | None, device: torch.device) -> int:

@@ -77,12 +77,20 @@ def _without_scales(a: Tensor, b: Tensor, fast: bool) -> Tensor:
 
 
 def _product_and_scales(
-    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor | None, dtype: torch.dtype, emulate: bool, fast: bool
+    a: Tensor,
+    a_scale: Tensor,
+    b: Tensor,
+    b_scale: Tensor | None,
+    dtype: torch.dtype,
+    emulate: bool,
+    fast: bool,
+    later: bool,
 ) -> tuple[Tensor, Scales]:
-    """:func:`_product` in ``dtype``, and what is left to be scaled by a kernel that adds an adapter's to it."""
-    if emulate or dtype == torch.float16:  # whose range is too small
-        return _product(a, a_scale, b, b_scale, emulate, fast).to(dtype), (None, None)
-    return _without_scales(a, b, fast).to(dtype), (a_scale, b_scale)
+    """:func:`_product` in ``dtype``, and scales that are left to a kernel that adds an adapter's, if that comes
+    ``later``."""
+    if later and not emulate and dtype != torch.float16:  # whose range is too small
+        return _without_scales(a, b, fast).to(dtype), (a_scale, b_scale)
+    return _product(a, a_scale, b, b_scale, emulate, fast).to(dtype), (None, None)
 
 
 _ONES: dict[tuple[int, torch.device], Tensor] = {}
@@ -122,11 +130,9 @@ def _float8_product(
     ``turn``: ``b`` is (k, n), and transposed in a copy that lives for this one product.
     """
     b = transposed(b) if turn else b
-    if inner is not None and kernels_work(a.device):
-        out, scales = _product_and_scales(a, a_scale, b, b_scale, dtype, emulate, fast)
-        return add_product(out, inner, up, scales)
-    out = _product(a, a_scale, b, b_scale, emulate, fast).to(dtype)
-    return out if inner is None else add_product(out, inner, up)
+    later = inner is not None and kernels_work(a.device)
+    out, scales = _product_and_scales(a, a_scale, b, b_scale, dtype, emulate, fast, later)
+    return out if inner is None else add_product(out, inner, up, scales)
 
 
 @_float8_product.register_fake
@@ -160,11 +166,9 @@ def _float8_linear(
     inners = inner.split([up.shape[1] for up in ups], dim=-1) if ups else [None] * len(sizes)
     ups = [up.t() for up in ups] or [None] * len(sizes)
     if downs is not None and len(sizes) > 1 and max(sizes) < _NARROW:
-        if splits(inners, ups):
-            wide, scales = _product_and_scales(rows, row_scale, weight, scale, x.dtype, emulate, True)
-            return [*split_with_products(wide, inners, ups, scales), inner]
-        wide = _product(rows, row_scale, weight, scale, emulate, True).to(x.dtype)
-        return [*split_with_products(wide, inners, ups), inner]
+        later = splits(inners, ups)
+        wide, scales = _product_and_scales(rows, row_scale, weight, scale, x.dtype, emulate, True, later)
+        return [*split_with_products(wide, inners, ups, scales), inner]
     parts = zip(weight.split(sizes), scale.split(sizes), inners, ups, strict=True)
     return [*(_float8_product(rows, row_scale, *part, x.dtype, emulate, True) for part in parts), inner]
 

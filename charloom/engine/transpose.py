@@ -24,9 +24,8 @@ SIDE = 32
 def transposed(matrix: Tensor) -> Tensor:
     """Contiguous (n, m) copy of ``matrix`` (m, n), of any dtype of one byte."""
     m, n = matrix.shape
-    if any(size % 4 for size in (m, n, matrix.storage_offset())) or not (
-        matrix.is_contiguous() and kernels_work(matrix.device)
-    ):
+    in_words = matrix.is_contiguous() and not any(size % 4 for size in (m, n, matrix.storage_offset()))
+    if not (in_words and kernels_work(matrix.device)):
         return matrix.t().contiguous()
     out = matrix.new_empty(n, m)
     with torch.cuda.device(matrix.device):
