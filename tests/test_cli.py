@@ -14,6 +14,7 @@ from charloom.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """A workflow folder with the shipped configuration and empty files in place of the base."""
