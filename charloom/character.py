@@ -25,15 +25,20 @@ class Shot:
     """One image of the data set, in phrases."""
 
     name: str
-    tier: str
-    view: str
-    outfit: str
-    background: str
+    tier: str = ""
+    view: str = ""
+    outfit: str = ""
+    background: str = ""
     pose: str = ""
     expression: str = ""
     accessories: tuple[str, ...] = ()
     file: str = ""
     """Name of the image in ``images.path``, where it is not that of the shot."""
+
+    @property
+    def missing(self) -> list[str]:
+        """What a caption or an image cannot be made without; only a caption written by hand says it then."""
+        return [key for key in ("tier", "view", "outfit", "background") if not getattr(self, key)]
 
     def phrases(self) -> dict[str, Any]:
         """The shot as plain values, for settings."""
@@ -76,7 +81,7 @@ class Character:
     checkpoint: str | int
     datasets: tuple[DataSet, ...] = ()
     blank: frozenset[str] = frozenset()
-    """Shots whose hand-written caption is an empty file, which asks for the default caption."""
+    """Shots that ask for the default caption: their hand-written one is empty, or there is none to be made."""
 
     def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
         """The caption that was written by hand: in ``config/captions/``, or else beside the user's own image."""
@@ -91,7 +96,16 @@ class Character:
         """What stands in the way of the images, by source and further data sets; it counts once they are needed."""
         from charloom import sources
 
-        return [f"{self.label}: {line}" for line in sources.problems(self) + further.problems(self.datasets)]
+        lines = sources.problems(self) + self._without_words() + further.problems(self.datasets)
+        return [f"{self.label}: {line}" for line in lines]
+
+    def _without_words(self) -> list[str]:
+        """Shots that have neither a caption nor the phrases to make one of."""
+        lost = [shot for shot in self.shots if shot.missing and shot.name in self.blank]
+        if self.source != "folder" or self.default_caption:
+            return []
+        remedy = "write a caption for the image, or set recipe.data.default_caption"
+        return [f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to make one of; {remedy}" for s in lost]
 
     def shot(self, name: str) -> Shot:
         """The shot called ``name``."""
@@ -196,7 +210,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     )
     texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and further.is_blank(text)}
-    character = replace(character, blank=frozenset(blank))
+    silent = {shot.name for shot in shots if shot.missing and not texts[shot.name]}
+    character = replace(character, blank=frozenset(blank) | silent)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     if not character.default_caption:
@@ -277,6 +292,9 @@ def _mistakes(character: Character) -> list[str]:
     found = []
     if not character.concept and character.source != "folder":
         found.append("concept.prompt: is missing; describe the neutral reference that the images are made from")
+    if character.source != "folder":
+        for shot in character.shots:
+            found += [f"shots.{shot.name}.{key}: is missing; images are made of it" for key in shot.missing]
     if len(character.shots) != character.count:
         found.append(_wrong_count(character))
     for key, text in (("full", character.identity_full), ("eyes_hidden", character.identity_hidden)):

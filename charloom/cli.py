@@ -168,7 +168,7 @@ def import_ai_toolkit(
         scaffold.write_new(captions / f"{shot}.txt", text + "\n")
     print(f"{path}: written, {len(imported.understood)} keys understood, {len(imported.ignored)} ignored")
     if imported.captions:
-        print(f"{captions}/: {len(imported.captions)} captions, taken over word for word")
+        print(f"{captions}/: {len(imported.captions)} captions taken over")
     for key, why in imported.ignored.items():
         print(f"ignored: {key}: {why}")
     for line in dict.fromkeys([*imported.todo, *_problems(root, imported.id)]):

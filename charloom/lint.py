@@ -183,6 +183,8 @@ def _plan(settings: dict[str, Any]) -> list[Finding]:
         found.append(
             Finding("warning", "recipe.data", "flips teach that a face is symmetric; most are not; turn them off")
         )
+    if not all(shot["tier"] and shot["view"] for shot in shots):
+        return found  # what captions alone describe is not known well enough to be judged
     third = len(shots) / 3
     for tier in ("close-up", "medium", "full-body"):
         block = [shot for shot in shots if shot["tier"] == tier]

@@ -231,18 +231,23 @@ def dotted(path: Any) -> str:
     return text
 
 
+def meant(error: Any) -> list[Any]:
+    """The mistakes behind one: of several alternatives, the one that the user means is of the same kind."""
+    if error.validator != "anyOf" or not isinstance(error.instance, dict | list):
+        return [error]
+    kind = "object" if isinstance(error.instance, dict) else "array"
+    same = [index for index, part in enumerate(error.validator_value) if part.get("type") == kind]
+    inside = [e for e in error.context if same and e.schema_path[0] == same[0]]
+    return [e for part in sorted(inside, key=_place) for e in meant(part)] or [error]
+
+
 def _lines(error: Any, root: dict[str, Any], label: str) -> list[str]:
     path = dotted(error.absolute_path)
     where = f"{label}: {path}" if path else label
     rule, value, schema = error.validator, error.instance, error.schema
     meaning = schema.get("description", "")
-    if rule == "anyOf" and isinstance(value, dict | list):
-        # Of the alternatives, the one that the user means is the one of the same kind.
-        kind = "object" if isinstance(value, dict) else "array"
-        meant = [index for index, part in enumerate(error.validator_value) if part.get("type") == kind]
-        inside = [e for e in error.context if meant and e.schema_path[0] == meant[0]]
-        if inside:
-            return [line for e in sorted(inside, key=_place) for line in _lines(e, root, label)]
+    if (inside := meant(error)) != [error]:
+        return [line for e in inside for line in _lines(e, root, label)]
     if rule == "additionalProperties":
         unknown = [key for key in value if key not in schema.get("properties", {})]
         return [

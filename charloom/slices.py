@@ -25,7 +25,7 @@ def prompt_sheet(character: Character) -> str:
             "name": character.name,
             "concept": character.concept,
             "appearance": character.appearance,
-            "shots": [shot.phrases() for shot in character.shots],
+            "shots": [shot.phrases() for shot in character.shots if not shot.missing],
             "recipe": RECIPES["prompts"],
         }
     )

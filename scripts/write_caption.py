@@ -21,7 +21,8 @@ def main() -> None:
             raise UserError(f"{arguments.handwritten}: is not UTF-8 text; save it as UTF-8") from None
     text = text or arguments.settings.get("default")
     if not text:
-        raise UserError(f"{arguments.handwritten}: is empty; write a caption, or set default_caption")
+        where = f"{arguments.handwritten}: is empty" if arguments.handwritten else f"{arguments.output}: has no text"
+        raise UserError(f"{where}; write a caption, or set default_caption")
     jobs.write_text(arguments.output, text + "\n")
 
 

@@ -1,0 +1,43 @@
+"""Moving code changes no settings slice and no store key, so that nobody's character is trained again for it."""
+
+from __future__ import annotations
+
+import json
+
+import golden_keys
+import pytest
+
+from charloom import recipes
+
+
+def changes(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
+    """Each digest that differs, as ``slices of leyla: caption changed``."""
+    lines = []
+    for group in dict.fromkeys([*before, *now]):
+        old, new = before.get(group, {}), now.get(group, {})
+        for name in dict.fromkeys([*old, *new]):
+            if old.get(name) != new.get(name):
+                lines.append(
+                    f"{group}: {name} {'is new' if name not in old else 'is gone' if name not in new else 'changed'}"
+                )
+    return lines
+
+
+def test_slices_and_store_keys_are_what_they_were():
+    found = changes(json.loads(golden_keys.GOLDEN.read_text(encoding="utf-8")), golden_keys.collect())
+    if found:
+        pytest.fail("\n".join([*found, golden_keys.REMEDY]), pytrace=False)
+
+
+def test_a_changed_slice_is_named(monkeypatch):
+    before = golden_keys.collect()
+    monkeypatch.setitem(recipes.RECIPES, "crop", 99)
+    monkeypatch.setitem(recipes.RECIPES, "score", 99)
+    shipped = [group for group in before if group.startswith("slices of ") and " base " not in group]
+    assert changes(before, golden_keys.collect()) == [
+        f"{group}: {name} changed" for group in shipped for name in ("crop", "score")
+    ]
+
+
+def test_every_slice_function_is_called():
+    assert "-" not in {digest for group in golden_keys.collect().values() for digest in group.values()}
