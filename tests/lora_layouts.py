@@ -251,6 +251,23 @@ def expected(module: str, foreign: Foreign) -> Tensor:
     return b @ a * foreign.scale
 
 
+def _with_alpha(tensors: dict[str, Tensor], ending: str) -> dict[str, Tensor]:
+    """``tensors`` with an alpha equal to the rank for each module."""
+    alphas = {
+        key.replace(ending, "alpha"): torch.tensor(float(t.shape[0])) for key, t in tensors.items() if ending in key
+    }
+    return tensors | alphas
+
+
+def _renamed(foreign: Foreign, old: str, new: str) -> Foreign:
+    return Foreign({key.replace(old, new, 1): tensor for key, tensor in foreign.tensors.items()}, foreign.metadata)
+
+
+A_B = ("lora_A.weight", "lora_B.weight")
+DEFAULT = ("lora_A.default.weight", "lora_B.default.weight")
+_DM, _TR, _BARE = _dotted("diffusion_model."), _dotted("transformer."), _dotted("")
+_STRAY_TEXT = {"lora_te_x.lora_down.weight": torch.ones(2, 3), "lora_te_x.lora_up.weight": torch.ones(3, 2)}
+
 FILES: dict[str, Callable[[], Foreign]] = {
     "ai-toolkit": ai_toolkit,
     "ai-toolkit LoKr": lokr,
@@ -264,20 +281,53 @@ FILES: dict[str, Callable[[], Foreign]] = {
     "SimpleTuner for ComfyUI": simpletuner_for_comfyui,
     "SimpleTuner LyCORIS LoKr": lambda: lokr("lycoris_", flat=True, alpha=float(RANK)),
     "LyCORIS LoRA": flat_lycoris,
+    "LyCORIS LoHa": lambda: loha("lycoris_", flat=True),
     "OneTrainer": onetrainer,
     "OneTrainer legacy": onetrainer_legacy,
     "OneTrainer kohya": onetrainer_kohya,
     "OneTrainer DoRA": dora,
-    "transformer. with alpha": transformer_with_alpha,
+    "transformer. A/B, alpha": transformer_with_alpha,
+    "transformer. down/up": lambda: Foreign(_pairs(ALL, _TR, DOWN_UP)),
     "DiffSynth": diffsynth,
+    "DiffSynth, alpha 1": lambda: Foreign(_pairs(ALL, _BARE, DEFAULT, 1.0), {}, 1 / RANK),
     "bare": bare,
+    "bare, alpha": lambda: Foreign(_pairs(ALL, _BARE, A_B, float(RANK))),
+    "bare, alpha 1": lambda: Foreign(_pairs(ALL, _BARE, A_B, 1.0), {}, 1 / RANK),
+    "bare down/up, alpha 1": lambda: Foreign(_pairs(ALL, _BARE, DOWN_UP, 1.0), {}, 1 / RANK),
     "PEFT folder": peft_folder,
+    "charloom": lambda: Foreign(_pairs(ALL, _DM, A_B, float(RANK))),
+    "diffusion_model. A/B, alpha 1": lambda: Foreign(_pairs(ALL, _DM, A_B, 1.0), {}, 1 / RANK),
+    "diffusion_model. A/B, alpha in the header": lambda: Foreign(_pairs(ATTENTION, _DM), _config(2 * RANK), 2.0),
+    "diffusion_model. default": lambda: Foreign(_pairs(ALL, _DM, DEFAULT)),
+    "diffusion_model. down/up": lambda: Foreign(_pairs(ALL, _DM, DOWN_UP)),
+    "diffusion_model. down/up, alpha": lambda: Foreign(_pairs(ALL, _DM, DOWN_UP, float(RANK))),
+    "diffusion_model. down/up, alpha 1": lambda: Foreign(_pairs(ALL, _DM, DOWN_UP, 1.0), {}, 1 / RANK),
+    "flat": lambda: Foreign(_pairs(PLAIN, _flat("lora_unet_"), DOWN_UP)),
+    "flat, attention alone": lambda: Foreign(_pairs(ATTENTION, _flat("lora_unet_"), DOWN_UP, float(RANK))),
+    "flat A/B, alpha": lambda: Foreign(_pairs(PLAIN, _flat("lora_unet_"), A_B, float(RANK))),
+    "flat fused": lambda: Foreign(_native(PLAIN, _flat("lora_unet_"), DOWN_UP)),
+    "lora_transformer_, alpha": lambda: Foreign(_pairs(PLAIN, _flat("lora_transformer_"), DOWN_UP, float(RANK))),
     "native": native,
+    "native, alpha": lambda: Foreign(_with_alpha(_native(PLAIN, _DM, A_B), A_B[0])),
+    "native down/up, alpha": lambda: Foreign(_with_alpha(_native(PLAIN, _DM, DOWN_UP), DOWN_UP[0])),
+    "native bare": lambda: Foreign(_native(PLAIN, _BARE, A_B)),
     "LoHa": loha,
     "LoHa transformer.": lambda: loha("transformer."),
+    "LoHa bare": lambda: loha(""),
+    "LoKr, no alpha": lambda: lokr(alpha=None),
     "LoKr transformer.": lambda: lokr("transformer.", alpha=None),
+    "LoKr transformer., alpha": lambda: lokr("transformer."),
     "LoKr bare": lambda: lokr("", alpha=None),
+    "LoKr bare, alpha": lambda: lokr(""),
     "DoRA": lambda: dora("diffusion_model."),
+    "DoRA, alpha": lambda: Foreign(_with_alpha(dora("diffusion_model.").tensors, A_B[0])),
     "DoRA of PEFT": lambda: dora("transformer.", "lora_magnitude_vector"),
+    "DoRA, magnitude": lambda: dora("diffusion_model.", "magnitude"),
     "full difference": full_difference,
+    "full difference transformer.": lambda: _renamed(full_difference(), "diffusion_model.", "transformer."),
+    "with a text encoder": lambda: Foreign(ai_toolkit().tensors | _STRAY_TEXT),
+    "transformer. with a text encoder": lambda: Foreign(onetrainer().tensors | _STRAY_TEXT),
+    "with a key of nobody": lambda: Foreign(ai_toolkit().tensors | {"odd.key": torch.ones(3)}),
+    "transformer. with a key of nobody": lambda: Foreign(onetrainer().tensors | {"odd.key": torch.ones(3)}),
+    "transformer. with an embedding": lambda: Foreign(onetrainer().tensors | {"bundle_emb.x.text": torch.ones(3)}),
 }

@@ -280,8 +280,10 @@ def traits(contents: Contents, scales: Mapping[str, float], header_scale: float 
         out.add("same in the header")
     if len(contents.endings) == 1:
         out.add(next(iter(contents.endings)))
-    if any(".attention." in module for module in contents.modules):
-        out.add("attention")
+    attention = sum(".attention." in module for module in contents.modules)
+    out.add(
+        "no attention" if not attention else "attention" if attention < len(contents.modules) else "attention alone"
+    )
     usual = re.compile(r"layers\.\d+\.(attention|feed_forward)\..*")
     out.add("more modules" if any(not usual.fullmatch(m) for m in contents.modules) else "usual modules")
     if contents.text_encoder:

@@ -72,7 +72,7 @@ _NO_ATTENTION = "the attention modules are left out"
 _FORWARD = "the feed-forward modules alone"
 _PLAIN = "as a plain LoRA, without the magnitudes"
 _NORM = "divides by the norm of the bare weight: 12.8 % off for a DoRA trained here, 24.6 % in the worst module"
-_STRAY = "the file has keys that it does not know"
+_STRAY, _STRAY_LAST = "the file has keys that it does not know", "0.12.1"
 _DM, _TR = "diffusion_model", "transformer"
 
 # layout, kind, traits that the file must have, loader, first and last version that was run, what became of it
@@ -91,6 +91,7 @@ _ROWS = (
     (_DM, "lora", "no alpha, down/up", D, "0.36.0", "0.37.1", REFUSED, _LOOKS_UP),
     (_DM, "lora", "no alpha, down/up", D, "0.38.0", _NEW, WHOLE),
     (_DM, "lora", "attention", C, "0.3.75", "0.3.75", PART, _NO_ATTENTION),
+    (_DM, "lora", "attention alone", C, "0.3.75", "0.3.75", NOTHING),
     (_DM, "lora", "A/B, alpha is the rank", C, "0.3.76", "0.33.0", WHOLE),
     (_DM, "lora", "A/B, alpha is not the rank", C, "0.3.76", "0.12.1", WHOLE),
     (_DM, "lora", "A/B, no alpha, same in the header", C, "0.3.76", "0.12.1", WHOLE),
@@ -107,7 +108,8 @@ _ROWS = (
     ("native", "lora", "alpha, A/B", D, "0.36.0", "0.36.0", PART, _FORWARD),
     ("native", "lora", "alpha, A/B", D, "0.37.0", _NEW, REFUSED),
     ("native", "lora", "alpha, down/up", D, "0.36.0", _NEW, PART, "q, k and v are left out"),
-    ("native", "lora", "", C, "0.3.75", "0.33.0", WHOLE),
+    ("native", "lora", "no alpha, A/B", C, "0.3.75", "0.33.0", WHOLE),
+    ("native", "lora", "alpha", C, "0.3.75", "0.12.1", WHOLE),
     ("native bare", "lora", "no alpha, A/B", D, "0.36.0", _NEW, NOTHING, _SILENT),
     ("native bare", "lora", "A/B", C, "0.3.75", "0.8.2", NOTHING),
     ("native bare", "lora", "A/B", C, "0.9.0", "0.12.1", PART, _FORWARD),
@@ -145,13 +147,18 @@ _ROWS = (
     ("flat", "lora", "down/up, no alpha, usual modules", D, "0.36.0", "0.37.1", REFUSED),
     ("flat", "lora", "down/up, no alpha, usual modules", D, "0.38.0", _NEW, WHOLE),
     ("flat", "lora", "A/B, alpha", D, "0.36.0", _NEW, REFUSED),
-    ("flat", "lora", "attention", C, "0.3.75", "0.33.0", PART, _NO_ATTENTION),
+    ("flat", "lora", "attention, A/B", C, "0.3.75", "0.12.1", PART, _NO_ATTENTION),
+    ("flat", "lora", "attention, down/up, no alpha", C, "0.3.75", "0.12.1", PART, _NO_ATTENTION),
+    ("flat", "lora", "attention, down/up, alpha, more modules", C, "0.3.75", "0.12.1", PART, _NO_ATTENTION),
+    ("flat", "lora", "attention, down/up, alpha, usual modules", C, "0.3.75", "0.33.0", PART, _NO_ATTENTION),
+    ("flat", "lora", "attention alone", C, "0.3.75", "0.12.1", NOTHING),
     ("flat fused", "lora", "down/up, alpha", D, "0.36.0", "0.40.0", REFUSED),
     ("flat fused", "lora", "down/up, alpha", D, "0.41.0", _NEW, WHOLE),
     ("flat fused", "lora", "down/up, no alpha", D, "0.36.0", "0.37.1", REFUSED),
     ("flat fused", "lora", "down/up, no alpha", D, "0.38.0", "0.40.0", PART, _FORWARD),
     ("flat fused", "lora", "down/up, no alpha", D, "0.41.0", _NEW, WHOLE),
-    ("flat fused", "lora", "down/up", C, "0.3.75", "0.33.0", WHOLE),
+    ("flat fused", "lora", "down/up, alpha", C, "0.3.75", "0.33.0", WHOLE),
+    ("flat fused", "lora", "down/up, no alpha", C, "0.3.75", "0.12.1", WHOLE),
     ("flat transformer", "lora", "down/up, alpha", D, "0.36.0", _NEW, REFUSED),
     ("flat transformer", "lora", "down/up, alpha", C, "0.3.75", "0.12.1", NOTHING),
     ("lycoris", "lora", "down/up, alpha", D, "0.36.0", _NEW, REFUSED),
@@ -165,7 +172,8 @@ _ROWS = (
     (_DM, "dora", "no alpha, A/B", D, "0.37.0", "0.37.1", REFUSED, _LOOKS_UP),
     (_DM, "dora", "no alpha, A/B", D, "0.38.0", _NEW, OTHERWISE, _PLAIN),
     (_DM, "dora", "attention", C, "0.3.75", "0.3.75", PART, _NO_ATTENTION),
-    (_DM, "dora", "", C, "0.3.76", "0.33.0", OTHERWISE, _NORM),
+    (_DM, "dora", "alpha", C, "0.3.76", "0.33.0", OTHERWISE, _NORM),
+    (_DM, "dora", "no alpha", C, "0.3.76", "0.12.1", OTHERWISE, _NORM),
     (_TR, "dora", "no alpha, A/B", D, "0.36.0", _NEW, OTHERWISE, _PLAIN),
     (_TR, "dora", "", C, "0.3.75", "0.3.77", NOTHING),
     (_TR, "dora", "", C, "0.4.0", "0.12.1", OTHERWISE, _NORM),
@@ -173,6 +181,7 @@ _ROWS = (
     (_TR, "peft dora", "", C, "0.3.75", "0.3.77", NOTHING),
     (_TR, "peft dora", "", C, "0.4.0", "0.12.1", OTHERWISE, _PLAIN),
     (_DM, "peft dora", "no alpha, A/B", D, "0.36.0", _NEW, REFUSED),
+    (_DM, "peft dora", "attention", C, "0.3.75", "0.3.75", PART, _NO_ATTENTION),
     (_DM, "peft dora", "", C, "0.3.76", "0.12.1", OTHERWISE, _PLAIN),
     # LoKr
     (_DM, "lokr", "", D, "0.36.0", "0.41.0", REFUSED),
@@ -207,6 +216,7 @@ _ROWS = (
     ("bare", "loha", "", C, "0.3.75", "0.8.2", NOTHING),
     ("bare", "loha", "", C, "0.9.0", "0.12.1", WHOLE),
     ("lycoris", "loha", "", D, "0.36.0", _NEW, REFUSED),
+    ("lycoris", "loha", "", C, "0.3.75", "0.3.75", NOTHING),
     ("lycoris", "loha", "", C, "0.3.76", "0.12.1", WHOLE),
     ("flat", "loha", "", D, "0.36.0", _NEW, REFUSED),
     ("flat", "loha", "attention", C, "0.3.75", "0.12.1", PART, _NO_ATTENTION),
@@ -229,10 +239,14 @@ def about(layout: str | None, kind: str, traits: Iterable[str]) -> list[Row]:
     """
     found = set(traits)
     rows = [row for row in TABLE if row.layout == layout and row.kind == kind and row.needs <= found]
-    if not ("unknown keys" in found or ("text encoder" in found and layout != _TR)):
+    if not found & {"unknown keys", "text encoder"}:
         return rows
-    ours = [replace(row, first="0.36.0", last=_NEW, result=REFUSED, note=_STRAY) for row in rows if row.loader == D]
-    return ours[:1] + [row for row in rows if row.loader != D]
+    # With such keys, ComfyUI was not run in its newest version.
+    rows = [replace(row, last=_STRAY_LAST) if (row.loader, row.last) == (C, "0.33.0") else row for row in rows]
+    if "unknown keys" not in found and layout == _TR:
+        return rows
+    refused = [replace(row, first="0.36.0", last=_NEW, result=REFUSED, note=_STRAY) for row in rows if row.loader == D]
+    return refused[:1] + [row for row in rows if row.loader != D]
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:

@@ -8,6 +8,7 @@ layout on top of that, and go through the converter of the diffusers that is ins
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,9 +76,9 @@ class Report:
             "kind": self.kind,
             "modules": self.modules,
             "rank": list(self.ranks) if self.ranks else None,
-            "alpha": list(self.alphas) if self.alphas else None,
+            "alpha": [_finite(alpha) for alpha in self.alphas] if self.alphas else None,
             "width": self.width,
-            "change": self.delta_norm,
+            "change": _finite(self.delta_norm),
             "loaders": [row.record() for row in self.loaders],
             "problems": self.problems,
             "notes": self.notes,
@@ -95,6 +96,11 @@ class Report:
         lines += [f"  problem: {problem}" for problem in self.problems]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join([*lines, *(f"  {row}" for row in self.loaders)])
+
+
+def _finite(value: float) -> float | None:
+    """``value``, or None: JSON has no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _span(bounds: tuple[float, float]) -> str:
