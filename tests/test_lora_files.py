@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_transformer
+from lora_layouts import ALL, FILES, expected
 from safetensors import safe_open
 
 from charloom.errors import UserError
@@ -168,7 +169,7 @@ def _pair(stem, shape=(64, 64), value=1.0):
     ("tensors", "message"),
     [
         ({"some.other.key": torch.ones(2)}, "not those of an adapter"),
-        (_pair("lora_unet_layers_0_attention_to_q"), "do not exist in the base"),
+        (_pair("lora_unet_blocks_0_attention_to_q"), "do not exist in the base"),
         (_pair("diffusion_model.layers.9.attention.to_q"), "do not exist in the base"),
         (_pair("diffusion_model.layers.0.attention.to_q", (32, 64)), r"made for a weight of \(32, 64\)"),
         (_pair("diffusion_model.layers.0.attention.to_q", value=0.0), "changes the weights by 0"),
@@ -188,6 +189,17 @@ def test_quantised_weights_are_not_merged_into(tmp_path, model):
     linear.weight = torch.nn.Parameter(linear.weight.to(torch.float8_e4m3fn), requires_grad=False)
     with pytest.raises(UserError, match="quantised"):
         merge(model, path)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in FILES if not any(word in n for word in ("LoKr", "LoHa", "DoRA", "full", "with a", "embedding"))]
+)
+def test_a_plain_lora_is_read_with_its_trained_effect_whatever_its_trainer(tmp_path, name):
+    foreign = FILES[name]()
+    adapter = read_adapter(foreign.write(tmp_path / "x"))
+    assert adapter.modules and set(adapter.modules) <= set(ALL)
+    for module in adapter.modules:
+        torch.testing.assert_close(adapter.delta(module), expected(module, foreign))
 
 
 def test_fp16_overflow_and_nan_are_refused():

@@ -15,9 +15,13 @@ import pytest
 import torch
 from conftest import build_transformer
 from lora_layouts import ALL, FILES, PLAIN
+from test_lora_files import outputs, ship
 
 from charloom.lora import loaders
+from charloom.lora.adapter import load_into
+from charloom.lora.files import read_safetensors
 from charloom.lora.verify import verify
+from charloom.train.settings import Network
 
 LETTERS = {
     "W": loaders.WHOLE,
@@ -150,18 +154,37 @@ def test_the_installed_diffusers_does_what_the_table_says(tmp_path, name):
     assert LETTERS[measured] == LETTERS[TABLE[name]["diffusers", installed]]
 
 
+def test_a_dora_with_the_names_of_peft_has_its_effect_in_diffusers(tmp_path):
+    """What no other name of the magnitudes gives in any loader that was measured."""
+    path = ship(tmp_path / "own", Network(type="dora", rank=4, alpha=4))
+    renamed = {
+        key.replace("diffusion_model.", "transformer.").replace("dora_scale", "lora_magnitude_vector"): tensor
+        for key, tensor in read_safetensors(path)[0].items()
+        if not key.endswith(".alpha")
+    }
+    renamed = {key: tensor.flatten() if "magnitude" in key else tensor for key, tensor in renamed.items()}
+    own, stock = build_transformer(), _pipe()
+    stock.load_lora_weights(str(lora_layouts.Foreign(renamed).write(tmp_path / "x.safetensors")))
+    with load_into(own, path):
+        torch.testing.assert_close(outputs(stock.transformer), outputs(own), rtol=1e-4, atol=1e-4)
+
+
 def _installed() -> str | None:
     import diffusers
 
     return diffusers.__version__ if diffusers.__version__ in DIFFUSERS else None
 
 
-def _load(foreign, path) -> str:
-    """Load a file into stock diffusers and compare what reached each weight."""
+def _pipe():
     from diffusers import ZImagePipeline
 
     transformer = build_transformer().requires_grad_(False)
-    pipe = ZImagePipeline(scheduler=None, vae=None, text_encoder=None, tokenizer=None, transformer=transformer)
+    return ZImagePipeline(scheduler=None, vae=None, text_encoder=None, tokenizer=None, transformer=transformer)
+
+
+def _load(foreign, path) -> str:
+    """Load a file into stock diffusers and compare what reached each weight."""
+    pipe = _pipe()
     try:
         pipe.load_lora_weights(str(foreign.write(path)))
     except (ValueError, KeyError, IndexError) as error:
@@ -171,7 +194,7 @@ def _load(foreign, path) -> str:
     adapted = [
         m for m in adapted if any(m in key or m.replace(".", "_") in key or "qkv" in key for key in foreign.tensors)
     ]
-    right = [_reached(transformer.get_submodule(module), module, foreign) for module in adapted]
+    right = [_reached(pipe.transformer.get_submodule(module), module, foreign) for module in adapted]
     if False in right:
         return "O"
     return "N" if not any(right) else "W" if all(right) else "P"

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charloom.errors import UserError
+from charloom.lora import layouts
 from charloom.lora.modules import rank_of
 
 _DTYPES = {
@@ -199,7 +200,9 @@ def kronecker(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
 
 
 def read_adapter(path: Path) -> AdapterFile:
-    """Read a LoRA, DoRA or LoKr file; every key must be understood.
+    """Read a LoRA, DoRA or LoKr file of any trainer; every key must be understood.
+
+    Modules get the names of diffusers; where a LoRA changes q, k and v as one, it becomes three of the same A.
 
     Raises:
         UserError: unreadable file, unknown keys, an incomplete module, or no module at all.
@@ -226,11 +229,30 @@ def read_adapter(path: Path) -> AdapterFile:
         )
         if not ({"lora_A", "lora_B"} <= set(parts) or lokr):
             raise UserError(f"{path}: module {module} is incomplete, it only has {', '.join(sorted(parts))}")
-    return AdapterFile(Path(path), modules, metadata)
+    return AdapterFile(Path(path), _with_names_of_diffusers(modules), metadata)
+
+
+def _with_names_of_diffusers(modules: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Modules of the original model's names under those of diffusers; LoKr over q, k and v together stays as it is."""
+    out: dict[str, dict[str, Tensor]] = {}
+    for module, parts in modules.items():
+        block, _, name = module.rpartition(".")
+        if block.endswith("attention") and name == "out":
+            out[f"{block}.to_out.0"] = parts
+        elif block.endswith("attention") and name == "qkv" and "lora_B" in parts:
+            for index, part in enumerate(("to_q", "to_k", "to_v")):
+                rows = {role: parts[role].chunk(3)[index] for role in ("lora_B", "dora_scale") if role in parts}
+                out[f"{block}.{part}"] = parts | rows
+        else:
+            out[module] = parts
+    return out
 
 
 def split_key(key: str) -> tuple[str, str] | None:
     """(module, role) of a key, e.g. ``("layers.0.attention.to_q", "lora_A")``; None if it isn't an adapter key."""
+    found = layouts.parse(key)
+    if found and found.role in _SUFFIXES:
+        return found.module, found.role
     for prefix in PREFIXES:
         key = key.removeprefix(prefix)
     for role, suffixes in _SUFFIXES.items():

@@ -32,6 +32,7 @@ from charloom.zimage.shapes import (
 )
 
 PREFIX = "diffusion_model."
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @dataclass
@@ -89,13 +90,17 @@ class Report:
         if self.modules:
             size = f", rank {_span(self.ranks)}" if self.ranks else ""
             size += f", alpha {_span(self.alphas)}" if self.alphas else ""
-            lines[0] += f", {KINDS[self.kind]} on {self.modules} modules{size}, |change| {self.delta_norm:.4g}"
+            modules = "1 module" if self.modules == 1 else f"{self.modules} modules"
+            lines[0] += f", {KINDS[self.kind]} on {modules}{size}"
+            lines[0] += f", |change| {self.delta_norm:.4g}" if self.delta_norm else ""
             how = f" (by its {self.trainer_from})" if self.trainer else ""
             lines.append(f"  trainer: {self.trainer or 'unknown'}{how}")
             lines.append(f"  layout: {layouts.LAYOUTS.get(self.layout, self.layout)}")
         lines += [f"  problem: {problem}" for problem in self.problems]
         lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join([*lines, *(f"  {row}" for row in self.loaders)])
+        if self.loaders:
+            lines += ["  tried, with these versions and no others:", *(f"    {row}" for row in self.loaders)]
+        return "\n".join(lines)
 
 
 def _finite(value: float) -> float | None:
@@ -140,8 +145,7 @@ def verify(
         own = report.trainer == "charloom"
     _check_keys(contents, modules, own, report)
     whole = _check_whole(contents, report)
-    _check_finite(tensors, report)
-    if not whole:
+    if not _check_numbers(tensors, report) or not whole:
         return report
     adapter = AdapterFile(report.path, contents.modules, report.metadata)
     _describe(adapter, report)
@@ -202,10 +206,17 @@ def _check_whole(contents: layouts.Contents, report: Report) -> bool:
     return not broken and not odd
 
 
-def _check_finite(tensors: Mapping[str, Tensor], report: Report) -> None:
+def _check_numbers(tensors: Mapping[str, Tensor], report: Report) -> bool:
+    """Finite floating-point numbers; False if they are of a type that cannot even be judged."""
+    odd = [key for key, tensor in tensors.items() if tensor.dtype not in _FLOATS and not key.endswith(".alpha")]
+    if odd:
+        one = str(tensors[odd[0]].dtype).removeprefix("torch.")
+        report.problems.append(f"{_are(odd, 'tensor')} not of a type that weights have, e.g. {odd[0]} of {one}")
+        return False
     broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     if broken:
-        report.problems.append(f"{len(broken)} tensors hold NaN or infinity, e.g. {broken[0]}")
+        report.problems.append(f"NaN or infinity in {len(broken)} of {len(tensors)} tensors, e.g. {broken[0]}")
+    return True
 
 
 def _describe(adapter: AdapterFile, report: Report) -> None:
@@ -244,9 +255,9 @@ def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, in
                 f"made for a width of {report.width}, {base}; it does not fit Z-Image ({Z_IMAGE_WIDTH})"
             )
     if shapes is None:
-        made = (
-            f"made for a width of {report.width}, Z-Image has {Z_IMAGE_WIDTH}" if report.width else "no width is told"
-        )
+        made = "no module tells the width"
+        if report.width:
+            made = f"made for a width of {report.width}, Z-Image has {Z_IMAGE_WIDTH}"
         if report.width in OTHER_WIDTHS:
             report.problems.append(f"{made}: it seems to be a LoRA for {OTHER_WIDTHS[report.width]}")
         else:
@@ -256,7 +267,6 @@ def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, in
     absent = [module for module in found if module not in known and not layouts.is_norm(module)]
     if absent:
         report.problems.append(f"{base} has no module {absent[0]}" + (f" ({len(absent)} such)" if absent[1:] else ""))
-
     wrong = [m for m, shape in found.items() if m in known and shape not in (tuple(known[m]), tuple(known[m])[:1])]
     if wrong:
         one = wrong[0]
@@ -267,7 +277,7 @@ def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, in
 
 
 def _check_own(tensors: Mapping[str, Tensor], contents: layouts.Contents, adapter: AdapterFile, report: Report) -> None:
-    """The one layout that charloom ships: prefix, endings, alpha equal to the rank, contiguous tensors."""
+    """The one layout that charloom ships: prefix, endings, alpha equal to the rank."""
     foreign = [key for key in tensors if not key.startswith(PREFIX)]
     if foreign:
         report.problems.append(f"{len(foreign)} keys do not start with {PREFIX}, e.g. {foreign[0]}")
@@ -279,16 +289,13 @@ def _check_own(tensors: Mapping[str, Tensor], contents: layouts.Contents, adapte
         report.problems.append("the modules are not named as in diffusers")
     without = [module for module, parts in adapter.modules.items() if "alpha" not in parts]
     if without:
-        report.problems.append(f"{len(without)} modules have no alpha, e.g. {without[0]}")
+        report.problems.append(f"no alpha in {len(without)} of {report.modules} modules, e.g. {without[0]}")
     unequal = [module for module in adapter.modules if abs(adapter.scale(module) - 1.0) > 1e-6]
     if unequal:
         report.problems.append(
-            f"alpha differs from the rank in {len(unequal)} modules (loaders that ignore alpha get another strength), "
-            f"e.g. {unequal[0]}"
+            f"alpha differs from the rank in {len(unequal)} of {report.modules} modules, another strength in loaders "
+            f"that ignore alpha, e.g. {unequal[0]}"
         )
-    gaps = [key for key, tensor in tensors.items() if not tensor.is_contiguous()]
-    if gaps:
-        report.problems.append(f"{len(gaps)} tensors are not contiguous, e.g. {gaps[0]}")
 
 
 def _check_installed_diffusers(
