@@ -240,8 +240,10 @@ def _with_names_of_diffusers(modules: dict[str, dict[str, Tensor]]) -> dict[str,
         if block.endswith("attention") and name == "out":
             out[f"{block}.to_out.0"] = parts
         elif block.endswith("attention") and name == "qkv" and "lora_B" in parts:
+            height = len(parts["lora_B"])
             for index, part in enumerate(("to_q", "to_k", "to_v")):
-                rows = {role: parts[role].chunk(3)[index] for role in ("lora_B", "dora_scale") if role in parts}
+                of_rows = [role for role in ("lora_B", "dora_scale") if role in parts and len(parts[role]) == height]
+                rows = {role: parts[role].tensor_split(3)[index] for role in of_rows}
                 out[f"{block}.{part}"] = parts | rows
         else:
             out[module] = parts
