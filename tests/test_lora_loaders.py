@@ -1,7 +1,10 @@
 """What loaders make of files: the table against what was measured, and against the diffusers that is installed.
 
-``MEASURED`` holds what became of ``lora_layouts.FILES`` in each version of a loader: their own code was run on small
-weights, and the change of every weight compared with the one that was trained.
+``MEASURED`` holds what became of ``lora_layouts.FILES`` in each version of a loader: its own code was run on small
+weights, and the change of every weight compared with the one that was trained. Of diffusers that was the whole way
+from the file to the adapted pipeline (with PEFT 0.21.2); of ComfyUI to 0.12.1 its map of keys, its loading and its
+calculation of weights, without the rest of the program. The column of ComfyUI 0.33.0 and ``OTHERS`` come from an
+earlier round on files of the same layouts.
 
     W  every module, with the trained effect      P  some modules, the others are left out
     N  no module, without an error                R  an error

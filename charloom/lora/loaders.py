@@ -1,8 +1,8 @@
 """What each loader makes of each layout, version by version: a table of what was run, and of nothing else.
 
-Small files of every layout were loaded with the versions listed, and the change that reached each weight was compared
-with the one that was trained; the tests repeat it with the diffusers that is installed. What no row covers was not
-tried, and is said to be so.
+Small files of every layout went through the loading code of the versions listed, and the change that reached each
+weight was compared with the one that was trained. tests/test_lora_loaders.py holds each result, and repeats those of
+the diffusers that is installed. What no row covers was not tried, and is said to be so.
 """
 
 from __future__ import annotations

@@ -331,7 +331,7 @@ def _check_installed_diffusers(
 
 _RENAME = f"named {PREFIX}<module>.lora_A.weight and .lora_B.weight, its tensors would load"
 _ADVICE = {
-    "flat": "musubi-tuner's convert_lora.py --target other turns such a file into one that ComfyUI loads whole as well",
+    "flat": "for ComfyUI, musubi-tuner has convert_lora.py --target other for its files of this layout (read, not run)",
     "flat transformer": _RENAME,
     "peft": _RENAME,
 }
