@@ -178,26 +178,32 @@ def import_ai_toolkit(
 @app.command()
 @_one_line
 def verify(
-    file: Annotated[Path, typer.Argument(help="a LoRA, .safetensors")],
-    base: Annotated[Path | None, typer.Option(help="folder of the base, to check shapes and names against")] = None,
+    file: Annotated[Path, typer.Argument(help="a LoRA of any trainer, .safetensors")],
+    base: Annotated[
+        Path | None, typer.Option(help="folder of the base, to check shapes against; not needed for Z-Image")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
 ) -> None:
-    """Check that a LoRA file is whole, loads everywhere and does something."""
+    """Say what a LoRA file is, whether it is whole and does something, and which loaders take it."""
     import json
 
+    if file.is_dir():
+        there = sorted(path.name for path in file.glob("*.safetensors"))
+        raise UserError(f"{file}: is a folder; name the file in it" + (f", e.g. {file / there[0]}" if there else ""))
     if not file.is_file():
         raise UserError(f"{file}: there is no such file")
-    from charloom.lora.verify import module_shapes
     from charloom.lora.verify import verify as check
+    from charloom.zimage.shapes import module_shapes
 
     shapes = None
     if base is not None:
         config = base / "transformer" / "config.json"
         try:
             shapes = module_shapes(json.loads(config.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise UserError(f"{config}: is no configuration of a Z-Image transformer ({error})") from None
     report = check(file, shapes)
-    print(report)
+    print(json.dumps(report.record(), indent=2) if as_json else report)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -24,10 +24,12 @@ def main() -> None:
     if chosen is None:
         there = ", ".join(path.stem for path in arguments.checkpoints)
         raise UserError(f"checkpoint: step {step} is not among {there}; set checkpoint: auto or one of these")
-    from charloom.lora.verify import module_shapes, verify
+    from charloom.lora.verify import verify
+    from charloom.zimage.shapes import module_shapes
 
     config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # of the hub, it may have been cleared away
-    report = verify(chosen, module_shapes(jobs.read_json(config)) if config.is_file() else None)
+    shapes = module_shapes(jobs.read_json(config)) if config.is_file() else None
+    report = verify(chosen, shapes, own=True)
     for line in str(report).splitlines():
         log.quietly(line)
     if not report.ok:

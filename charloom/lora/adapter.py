@@ -7,7 +7,6 @@ without a word. Nothing here trains.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from charloom.canonical import file_digest
 from charloom.engine.quantize import QuantizedLinear
 from charloom.errors import UserError
 from charloom.lora.files import AdapterFile, kronecker, read_adapter
+from charloom.lora.modules import shape_of
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,6 @@ def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
 
 def _is_quantised(linear: nn.Linear) -> bool:
     return not linear.weight.is_floating_point() or linear.weight.element_size() < 2
-
-
-def shape_of(parts: Mapping[str, Tensor]) -> tuple[int, int]:
-    """(out, in) of the weight that an adapter module changes, without multiplying it out."""
-    if "lora_A" in parts:
-        return parts["lora_B"].shape[0], parts["lora_A"].shape[1]
-    rows1, columns1 = _factor(parts, "lokr_w1")
-    rows2, columns2 = _factor(parts, "lokr_w2")
-    return rows1 * rows2, columns1 * columns2
-
-
-def _factor(parts: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    if name in parts:
-        return tuple(parts[name].shape)
-    return parts[f"{name}_a"].shape[0], parts[f"{name}_b"].shape[1]
 
 
 class LoadedLora:

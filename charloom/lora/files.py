@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charloom.errors import UserError
+from charloom.lora import layouts
+from charloom.lora.modules import rank_of
 
 _DTYPES = {
     torch.float64: "F64",
@@ -80,7 +82,64 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); make it again") from None
+        raise UserError(f"{path}: not a readable safetensors file: {_what_it_is(Path(path), error)}") from None
+
+
+def _what_it_is(path: Path, error: Exception) -> str:
+    """What a file is that is no safetensors file, and what to do about it."""
+    if path.is_dir():
+        return "it is a folder; name the file in it"
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as problem:
+        return problem.strerror or str(problem)
+    if not size:
+        return "it is empty; get it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS and not the file itself; download the file"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, perhaps one that asks for a login; download the file again"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
+        return "it is a pickle (.pt, .ckpt, .bin) or an archive, which may run code when opened; get it as safetensors"
+    if start.startswith(b"GGUF"):
+        return "it is a GGUF file; get it as safetensors"
+    length = int.from_bytes(start[:8], "little") if len(start) >= 9 and start[8:9] == b"{" else 0
+    if length:
+        end = _expected_size(path, length)
+        if end is None or size < end:
+            of = f" of {end:,} bytes" if end else ""
+            return f"it is cut off, {size:,} bytes{of} are there; copy or download it again"
+    return f"{error}; get it again"
+
+
+def _expected_size(path: Path, header: int) -> int | None:
+    """Size that a safetensors file has by its header of ``header`` bytes; None if that is not whole."""
+    with open(path, "rb") as file:
+        try:
+            entries = json.loads(file.read(8 + header)[8:])
+            ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return None
+    return 8 + header + max(ends, default=0)
+
+
+def header_scale(metadata: Mapping[str, str]) -> float | None:
+    """alpha / rank out of the header that diffusers and trainers built on it write (``lora_adapter_metadata``).
+
+    They leave alpha out of the tensors, so that a loader that does not read it here gets another strength. None if
+    the header has none, or gives modules different ones.
+    """
+    try:
+        config = json.loads(metadata["lora_adapter_metadata"])
+        config = {key.removeprefix("transformer."): value for key, value in config.items()}
+        if config.get("alpha_pattern") or config.get("rank_pattern"):
+            return None
+        rank, alpha = float(config["r"]), float(config["lora_alpha"])
+        return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError):
+        return None
 
 
 @dataclass
@@ -92,17 +151,17 @@ class AdapterFile:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def scale(self, module: str) -> float:
-        """alpha / rank of a module; 1 where the file has no alpha or the factors carry no rank."""
+        """alpha / rank of a module: that of its tensor, else of the header, else 1 (also of factors without rank)."""
         parts = self.modules[module]
         rank = self.rank(module)
-        return float(parts["alpha"]) / rank if "alpha" in parts and rank else 1.0
+        if "alpha" in parts:
+            return float(parts["alpha"]) / rank if rank else 1.0
+        stated = header_scale(self.metadata) if "lora_A" in parts else None
+        return 1.0 if stated is None else stated
 
     def rank(self, module: str) -> int | None:
         """Inner dimension of a module's factors; None for LoKr with two full factors."""
-        for role in ("lora_A", "lokr_w2_b", "lokr_w1_b"):
-            if role in self.modules[module]:
-                return int(self.modules[module][role].shape[0])
-        return None
+        return rank_of(self.modules[module])
 
     def delta(self, module: str) -> Tensor:
         """The change of the module's weight (out, in) in fp32, scale included; before any DoRA rescaling."""
@@ -141,7 +200,9 @@ def kronecker(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
 
 
 def read_adapter(path: Path) -> AdapterFile:
-    """Read a LoRA, DoRA or LoKr file; every key must be understood.
+    """Read a LoRA, DoRA or LoKr file of any trainer; every key must be understood.
+
+    Modules get the names of diffusers; where a LoRA changes q, k and v as one, it becomes three of the same A.
 
     Raises:
         UserError: unreadable file, unknown keys, an incomplete module, or no module at all.
@@ -168,11 +229,32 @@ def read_adapter(path: Path) -> AdapterFile:
         )
         if not ({"lora_A", "lora_B"} <= set(parts) or lokr):
             raise UserError(f"{path}: module {module} is incomplete, it only has {', '.join(sorted(parts))}")
-    return AdapterFile(Path(path), modules, metadata)
+    return AdapterFile(Path(path), _with_names_of_diffusers(modules), metadata)
+
+
+def _with_names_of_diffusers(modules: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Modules of the original model's names under those of diffusers; LoKr over q, k and v together stays as it is."""
+    out: dict[str, dict[str, Tensor]] = {}
+    for module, parts in modules.items():
+        block, _, name = module.rpartition(".")
+        if block.endswith("attention") and name == "out":
+            out[f"{block}.to_out.0"] = parts
+        elif block.endswith("attention") and name == "qkv" and "lora_B" in parts:
+            height = len(parts["lora_B"])
+            for index, part in enumerate(("to_q", "to_k", "to_v")):
+                of_rows = [role for role in ("lora_B", "dora_scale") if role in parts and len(parts[role]) == height]
+                rows = {role: parts[role].tensor_split(3)[index] for role in of_rows}
+                out[f"{block}.{part}"] = parts | rows
+        else:
+            out[module] = parts
+    return out
 
 
 def split_key(key: str) -> tuple[str, str] | None:
     """(module, role) of a key, e.g. ``("layers.0.attention.to_q", "lora_A")``; None if it isn't an adapter key."""
+    found = layouts.parse(key)
+    if found and found.role in _SUFFIXES:
+        return found.module, found.role
     for prefix in PREFIXES:
         key = key.removeprefix(prefix)
     for role, suffixes in _SUFFIXES.items():

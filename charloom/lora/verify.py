@@ -1,14 +1,15 @@
-"""The gate in front of every file that is shipped: will it load, everywhere, and do something?
+"""The gate in front of every file that is shipped, and what is known of files of others: whole, and loadable where?
 
-Checked are (a) the keys' endings, (b) that every module is complete and the count is the expected one, (c) shapes
-against the base, (d) that diffusers' own converter and ComfyUI's naming rules find every module with the right
-strength, (e) finite values, (f) that every module changes its weight. ComfyUI's rules are restated here from
-how it behaves: q, k and v are rows of one fused weight. Nothing here loads a model.
+Any file is checked for modules that are complete, for shapes against the base (or against the published sizes of the
+model that it is made for), for finite values, and that every module changes its weight; its trainer and layout are
+named, and what loaders make of it is looked up in :mod:`charloom.lora.loaders`. Files of charloom are held to one
+layout on top of that, and go through the converter of the diffusers that is installed. Nothing here loads a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from charloom.canonical import file_digest
 from charloom.errors import UserError
-from charloom.lora import Z_IMAGE_WIDTH
-from charloom.lora.adapter import shape_of
-from charloom.lora.files import AdapterFile, read_adapter, read_safetensors, split_key
+from charloom.lora import layouts, loaders
+from charloom.lora.files import AdapterFile, header_scale, read_safetensors
+from charloom.lora.modules import KINDS, change, fits, is_complete, rank_of, shape_of
+from charloom.zimage.shapes import (
+    KNOWN_BASES,
+    OTHER_WIDTHS,
+    Z_IMAGE_WIDTH,
+    module_shapes,
+    width_of,
+    with_original_names,
+)
 
 PREFIX = "diffusion_model."
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @dataclass
 class Report:
-    """What was found: ``problems`` fail the gate, ``notes`` are worth knowing."""
+    """What was found: ``problems`` fail the gate, ``notes`` are worth knowing, ``loaders`` say who takes the file."""
 
     path: Path
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    modules: int = 0
-    rank: int | None = None
+    sha256: str = ""
+    trainer: str = ""
+    trainer_from: str = ""
+    layout: str = ""
     kind: str = ""
+    modules: int = 0
+    ranks: tuple[int, int] | None = None
+    alphas: tuple[float, float] | None = None
+    width: int | None = None
     delta_norm: float = 0.0
+    loaders: list[loaders.Row] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -42,138 +60,180 @@ class Report:
         """Whether the file passed."""
         return not self.problems
 
+    @property
+    def rank(self) -> int | None:
+        """The rank of all modules; None if they differ or have none."""
+        return self.ranks[0] if self.ranks and self.ranks[0] == self.ranks[1] else None
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "file": str(self.path),
+            "sha256": self.sha256,
+            "ok": self.ok,
+            "trainer": self.trainer,
+            "trainer_from": self.trainer_from,
+            "layout": self.layout,
+            "kind": self.kind,
+            "modules": self.modules,
+            "rank": list(self.ranks) if self.ranks else None,
+            "alpha": [_finite(alpha) for alpha in self.alphas] if self.alphas else None,
+            "width": self.width,
+            "change": _finite(self.delta_norm),
+            "loaders": [row.record() for row in self.loaders],
+            "problems": self.problems,
+            "notes": self.notes,
+        }
+
     def __str__(self) -> str:
-        head = f"{self.path}: {'passed' if self.ok else 'FAILED'}, {self.kind or 'unknown'} on {self.modules} modules"
-        size = f", rank {self.rank}, |change| {self.delta_norm:.4g}"
-        return "\n".join(
-            [head + size, *(f"  problem: {p}" for p in self.problems), *(f"  note: {n}" for n in self.notes)]
-        )
+        lines = [f"{self.path}: {'passed' if self.ok else 'FAILED'}"]
+        if self.modules:
+            size = f", rank {_span(self.ranks)}" if self.ranks else ""
+            size += f", alpha {_span(self.alphas)}" if self.alphas else ""
+            modules = "1 module" if self.modules == 1 else f"{self.modules} modules"
+            lines[0] += f", {KINDS[self.kind]} on {modules}{size}"
+            lines[0] += f", |change| {self.delta_norm:.4g}" if self.delta_norm else ""
+            how = f" (by its {self.trainer_from})" if self.trainer else ""
+            lines.append(f"  trainer: {self.trainer or 'unknown'}{how}")
+            lines.append(f"  layout: {layouts.LAYOUTS.get(self.layout, self.layout)}")
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        lines += [f"  note: {note}" for note in self.notes]
+        if self.loaders:
+            lines += ["  tried, with these versions and no others:", *(f"    {row}" for row in self.loaders)]
+        return "\n".join(lines)
 
 
-def module_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """(out, in) of every Linear of a Z-Image transformer from its ``config.json``."""
-    dim, hidden = config["dim"], int(config["dim"] / 3 * 8)
-    time = min(dim, 256)
-    attention = {f"attention.{name}": (dim, dim) for name in ("to_q", "to_k", "to_v", "to_out.0")}
-    block = attention | {f"feed_forward.{n}": (hidden, dim) for n in ("w1", "w3")} | {"feed_forward.w2": (dim, hidden)}
-    modulated = block | {"adaLN_modulation.0": (4 * dim, time)}
-    out: dict[str, tuple[int, int]] = {}
-    for stack, count, parts in (
-        ("layers", config["n_layers"], modulated),
-        ("noise_refiner", config["n_refiner_layers"], modulated),
-        ("context_refiner", config["n_refiner_layers"], block),
-    ):
-        out |= {f"{stack}.{i}.{name}": shape for i in range(count) for name, shape in parts.items()}
-    patch = config["in_channels"] * config["all_patch_size"][0] ** 2 * config["all_f_patch_size"][0]
-    kind = f"{config['all_patch_size'][0]}-{config['all_f_patch_size'][0]}"
-    return out | {
-        "t_embedder.mlp.0": (1024, 256),
-        "t_embedder.mlp.2": (time, 1024),
-        "cap_embedder.1": (dim, config["cap_feat_dim"]),
-        f"all_x_embedder.{kind}": (dim, patch),
-        f"all_final_layer.{kind}.linear": (patch, dim),
-        f"all_final_layer.{kind}.adaLN_modulation.1": (dim, time),
-    }
+def _finite(value: float) -> float | None:
+    """``value``, or None: JSON has no NaN."""
+    return value if math.isfinite(value) else None
 
 
-@dataclass(frozen=True)
-class ComfyTarget:
-    """Where ComfyUI puts a module: rows [start, start + rows) of one of its own weights."""
-
-    weight: str
-    start: int
-    rows: int
-    columns: int
+def _span(bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def comfy_key_map(shapes: Mapping[str, tuple[int, int]]) -> dict[str, ComfyTarget]:
-    """ComfyUI's targets by the stem of the keys it accepts in our layout, ``diffusion_model.<module>``.
-
-    Its model holds to_q, to_k, to_v as ``attention.qkv`` (rows in this order) and to_out.0 as ``attention.out``.
-    """
-    out = {}
-    for module, (rows, columns) in shapes.items():
-        name, start = module, 0
-        for index, part in enumerate(("to_q", "to_k", "to_v")):
-            if module.endswith(f".attention.{part}"):
-                name, start = module.removesuffix(part) + "qkv", index * rows
-        name = name.replace(".attention.to_out.0", ".attention.out")
-        name = name.replace("all_x_embedder.2-1", "x_embedder").replace("all_final_layer.2-1", "final_layer")
-        out[PREFIX + module] = ComfyTarget(f"{PREFIX}{name}.weight", start, rows, columns)
-    return out
-
-
-def verify(path: Path, shapes: Mapping[str, tuple[int, int]] | None = None, modules: int | None = None) -> Report:
+def verify(
+    path: Path,
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+    modules: int | None = None,
+    own: bool | None = None,
+) -> Report:
     """Pass a file through the gate.
 
-    ``shapes`` are the base's (:func:`module_shapes`); without them shapes and ComfyUI's targets are not checked.
-    ``modules`` is the number of adapted modules that is expected, if known. Never raises for a bad file.
+    ``shapes`` are the base's (:func:`charloom.zimage.shapes.module_shapes`); without them those of the known base of
+    the file's width count. ``modules`` is the number of adapted modules that is expected, if known. ``own`` asks for
+    exactly the layout that charloom ships; by default that is asked of files whose header says that charloom made
+    them. Never raises for a bad file.
     """
     report = Report(Path(path))
     try:
         tensors, report.metadata = read_safetensors(path)
-        adapter = read_adapter(path)
+        report.sha256 = file_digest(path)
     except UserError as error:
         report.problems.append(str(error).removeprefix(f"{path}: "))
         return report
+    contents = layouts.read(tensors)
+    if not contents.modules:
+        report.problems.append(_nothing_for_us(tensors))
+        return report
+    report.trainer, report.trainer_from = layouts.trainer(contents, report.metadata)
+    report.layout = contents.layout or "mixed"
+    report.kind = contents.kinds.most_common(1)[0][0]
+    report.modules = len(contents.modules)
+    if own is None:
+        own = report.trainer == "charloom"
+    _check_keys(contents, modules, own, report)
+    whole = _check_whole(contents, report)
+    if not _check_numbers(tensors, report) or not whole:
+        return report
+    adapter = AdapterFile(report.path, contents.modules, report.metadata)
     _describe(adapter, report)
-    _check_layout(tensors, adapter, report, modules)
-    _check_values(tensors, adapter, report)
-    if shapes is None:
-        width = next((s[1] for m, p in adapter.modules.items() if m.endswith(".to_q") and (s := shape_of(p))), None)
-        made = "" if width in (None, Z_IMAGE_WIDTH) else f"; made for a width of {width}, Z-Image has {Z_IMAGE_WIDTH}"
-        report.notes.append(f"shapes were not checked: no base was named{made}")
-    else:
-        _check_shapes(adapter, shapes, report)
-        _check_comfy(tensors, adapter, shapes, report)
-    _check_diffusers(tensors, adapter, report)
+    _check_change(adapter, report)
+    _check_shapes(contents, shapes, report)
+    if own:
+        _check_own(tensors, contents, adapter, report)
+        _check_installed_diffusers(tensors, contents, adapter, report)
+    _look_up(contents, adapter, report)
     return report
 
 
-def _describe(adapter: AdapterFile, report: Report) -> None:
-    parts = [set(p) for p in adapter.modules.values()]
-    report.kind = "dora" if any("dora_scale" in p for p in parts) else "lora" if "lora_A" in parts[0] else "lokr"
-    report.modules = len(adapter.modules)
-    ranks = {adapter.rank(module) for module in adapter.modules} - {None}
-    report.rank = ranks.pop() if len(ranks) == 1 else None
+def _nothing_for_us(tensors: Collection[str]) -> str:
+    if not tensors:
+        return "holds no adapter module at all: the file has no tensors"
+    what = layouts.other_model(tensors)
+    one = next(iter(tensors))
+    found = f"its {len(tensors)} keys are not those of an adapter for Z-Image, e.g. {one}"
+    return f"{found}; it seems to be {what}" if what else found
 
 
-def _check_layout(tensors: Mapping[str, Tensor], adapter: AdapterFile, report: Report, modules: int | None) -> None:
-    """(a) and (b): prefix, endings, completeness, alpha equal to the rank."""
-    foreign = [key for key in tensors if not key.startswith(PREFIX)]
-    if foreign:
-        report.problems.append(f"{len(foreign)} keys do not start with {PREFIX}, e.g. {foreign[0]}")
-    odd = [key for key in tensors if ".lora_down." in key or ".lora_up." in key or ".default." in key]
-    if odd:
-        report.problems.append(f"{len(odd)} keys do not end in .lora_A.weight, .lora_B.weight or .alpha, e.g. {odd[0]}")
-    if modules is not None and len(adapter.modules) != modules:
-        report.problems.append(f"{len(adapter.modules)} modules instead of {modules}")
-    without = [module for module, parts in adapter.modules.items() if "alpha" not in parts]
-    if without:
-        report.problems.append(f"{len(without)} modules have no alpha (diffusers 0.37 cannot load them): {without[0]}")
-    unequal = [m for m in adapter.modules if abs(adapter.scale(m) - 1.0) > 1e-6]
-    if unequal:
+def _check_keys(contents: layouts.Contents, modules: int | None, own: bool, report: Report) -> None:
+    """Keys that belong to nothing, or to something else."""
+    if contents.unknown:
+        line = f"{_are(contents.unknown, 'key')} not those of an adapter for Z-Image, e.g. {contents.unknown[0]}"
+        # Loaders differ: ComfyUI leaves such keys out, diffusers refuses the file.
+        (report.problems if own or len(contents.unknown) > report.modules else report.notes).append(line)
+    if contents.text_encoder:
+        one = contents.text_encoder[0]
+        line = f"{_are(contents.text_encoder, 'key')} for a text encoder and were not checked, e.g. {one}"
+        (report.problems if own else report.notes).append(line)
+    if contents.twice:
         report.problems.append(
-            f"alpha differs from the rank in {len(unequal)} modules (loaders that ignore alpha get another strength), "
-            f"e.g. {unequal[0]}"
+            f"{_are(contents.twice, 'tensor')} there twice, under two names, e.g. {contents.twice[0]}"
         )
-    gaps = [key for key, tensor in tensors.items() if not tensor.is_contiguous()]
-    if gaps:
-        report.problems.append(f"{len(gaps)} tensors are not contiguous, e.g. {gaps[0]}")
+    if contents.layout is None:
+        report.notes.append(f"keys of several layouts in one file: {', '.join(sorted(contents.prefixes))}")
+    for kind, count in contents.kinds.most_common()[1:]:
+        report.notes.append(f"{count} of the modules are of another kind: {KINDS[kind]}")
+    if modules is not None and report.modules != modules:
+        report.problems.append(f"{report.modules} modules instead of {modules}")
 
 
-def _check_values(tensors: Mapping[str, Tensor], adapter: AdapterFile, report: Report) -> None:
-    """(e) and (f): finite values, and a change in every module."""
+def _are(what: Collection[str], name: str) -> str:
+    return f"{len(what)} {name} is" if len(what) == 1 else f"{len(what)} {name}s are"
+
+
+def _check_whole(contents: layouts.Contents, report: Report) -> bool:
+    """Modules that lack a part, and factors that do not fit each other; whether there are none of either."""
+    broken = [module for module, parts in contents.modules.items() if not is_complete(parts)]
+    if broken:
+        has = ", ".join(sorted(contents.modules[broken[0]]))
+        report.problems.append(f"{_are(broken, 'module')} incomplete, e.g. {broken[0]} only has {has}")
+    odd = [module for module, parts in contents.modules.items() if module not in broken and not fits(parts)]
+    if odd:
+        sizes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in contents.modules[odd[0]].items())
+        report.problems.append(f"the tensors of {len(odd)} modules do not fit each other, e.g. {odd[0]}: {sizes}")
+    return not broken and not odd
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], report: Report) -> bool:
+    """Finite floating-point numbers; False if they are of a type that cannot even be judged."""
+    odd = [key for key, tensor in tensors.items() if tensor.dtype not in _FLOATS and not key.endswith(".alpha")]
+    if odd:
+        one = str(tensors[odd[0]].dtype).removeprefix("torch.")
+        report.problems.append(f"{_are(odd, 'tensor')} not of a type that weights have, e.g. {odd[0]} of {one}")
+        return False
     broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     if broken:
-        report.problems.append(f"{len(broken)} tensors hold NaN or infinity, e.g. {broken[0]}")
-        return
+        report.problems.append(f"NaN or infinity in {len(broken)} of {len(tensors)} tensors, e.g. {broken[0]}")
+    return True
+
+
+def _describe(adapter: AdapterFile, report: Report) -> None:
+    ranks = [rank for parts in adapter.modules.values() if (rank := rank_of(parts))]
+    alphas = [float(parts["alpha"]) for parts in adapter.modules.values() if "alpha" in parts]
+    report.ranks = (min(ranks), max(ranks)) if ranks else None
+    report.alphas = (min(alphas), max(alphas)) if alphas else None
+
+
+def _check_change(adapter: AdapterFile, report: Report) -> None:
+    """Every module changes its weight."""
     squares, idle = 0.0, []
-    for module in adapter.modules:
-        norm = _delta_norm(adapter, module)
+    for module, parts in adapter.modules.items():
+        norm = change(parts) * abs(adapter.scale(module))
         squares += norm**2
-        # DoRA may change a weight by its magnitudes alone.
-        if not norm > 0 and "dora_scale" not in adapter.modules[module]:
+        # DoRA may change a weight by its magnitudes alone; NaN has been said.
+        if norm == 0 and not {"dora_scale", "magnitude"} & set(parts):
             idle.append(module)
     report.delta_norm = squares**0.5
     if idle:
@@ -182,65 +242,120 @@ def _check_values(tensors: Mapping[str, Tensor], adapter: AdapterFile, report: R
         )
 
 
-def _delta_norm(adapter: AdapterFile, module: str) -> float:
-    """Frobenius norm of B A from the two small Gram matrices, so that nothing of the weight's size is made."""
-    parts = adapter.modules[module]
-    if "lora_A" not in parts:
-        return float(adapter.delta(module).double().norm())
-    a, b = parts["lora_A"].double(), parts["lora_B"].double()
-    return float(((b.t() @ b) * (a @ a.t())).sum().clamp(min=0).sqrt()) * adapter.scale(module)
+def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, int]] | None, report: Report) -> None:
+    """Against the base, else against the published sizes of the model that the width belongs to."""
+    found = {module: shape_of(parts) for module, parts in contents.modules.items()}
+    report.width = width_of(found)
+    base = "the base"
+    if shapes is None and report.width in KNOWN_BASES:
+        base, config = KNOWN_BASES[report.width]
+        shapes = module_shapes(config)
+        if report.width != Z_IMAGE_WIDTH:
+            report.notes.append(
+                f"made for a width of {report.width}, {base}; it does not fit Z-Image ({Z_IMAGE_WIDTH})"
+            )
+    if shapes is None:
+        made = "no module tells the width"
+        if report.width:
+            made = f"made for a width of {report.width}, Z-Image has {Z_IMAGE_WIDTH}"
+        if report.width in OTHER_WIDTHS:
+            report.problems.append(f"{made}: it seems to be a LoRA for {OTHER_WIDTHS[report.width]}")
+        else:
+            report.notes.append(f"shapes were not checked: {made}; name the base with --base")
+        return
+    known = with_original_names(shapes)
+    absent = [module for module in found if module not in known and not layouts.is_norm(module)]
+    if absent:
+        report.problems.append(f"{base} has no module {absent[0]}" + (f" ({len(absent)} such)" if absent[1:] else ""))
+    wrong = [m for m, shape in found.items() if m in known and shape not in (tuple(known[m]), tuple(known[m])[:1])]
+    if wrong:
+        one = wrong[0]
+        report.problems.append(
+            f"{_are(wrong, 'module')} made for weights of other sizes, e.g. {one} for {found[one]}, "
+            f"{base} has {tuple(known[one])}"
+        )
 
 
-def _check_shapes(adapter: AdapterFile, shapes: Mapping[str, tuple[int, int]], report: Report) -> None:
-    """(c)"""
-    for module, parts in adapter.modules.items():
-        if module not in shapes:
-            report.problems.append(f"the base has no module {module}")
-        elif shape_of(parts) != tuple(shapes[module]):
-            report.problems.append(f"{module} is made for a weight of {shape_of(parts)}, the base has {shapes[module]}")
-        if "lora_A" in parts and parts["lora_A"].shape[0] != parts["lora_B"].shape[1]:
-            report.problems.append(f"{module}: the ranks of A and B differ")
+def _check_own(tensors: Mapping[str, Tensor], contents: layouts.Contents, adapter: AdapterFile, report: Report) -> None:
+    """The one layout that charloom ships: prefix, endings, alpha equal to the rank."""
+    foreign = [key for key in tensors if not key.startswith(PREFIX)]
+    if foreign:
+        report.problems.append(f"{len(foreign)} keys do not start with {PREFIX}, e.g. {foreign[0]}")
+    if set(contents.endings) - {"A/B"}:
+        report.problems.append("not all keys end in .lora_A.weight, .lora_B.weight or .alpha")
+    if report.kind not in ("lora", "dora", "lokr") or len(contents.kinds) > 1:
+        report.problems.append(f"modules of a kind that charloom does not ship: {', '.join(sorted(contents.kinds))}")
+    if report.layout != "diffusion_model":
+        report.problems.append("the modules are not named as in diffusers")
+    without = [module for module, parts in adapter.modules.items() if "alpha" not in parts]
+    if without:
+        report.problems.append(f"no alpha in {len(without)} of {report.modules} modules, e.g. {without[0]}")
+    unequal = [module for module in adapter.modules if abs(adapter.scale(module) - 1.0) > 1e-6]
+    if unequal:
+        report.problems.append(
+            f"alpha differs from the rank in {len(unequal)} of {report.modules} modules, another strength in loaders "
+            f"that ignore alpha, e.g. {unequal[0]}"
+        )
 
 
-def _check_comfy(
-    tensors: Mapping[str, Tensor], adapter: AdapterFile, shapes: Mapping[str, tuple[int, int]], report: Report
+def _check_installed_diffusers(
+    tensors: Mapping[str, Tensor], contents: layouts.Contents, adapter: AdapterFile, report: Report
 ) -> None:
-    """(d), ComfyUI: every stem has a target, and the change fits the rows it goes to."""
-    targets = comfy_key_map(shapes)
-    for key in tensors:
-        found = split_key(key)
-        stem = key.removesuffix(".weight").rsplit(".", 1)[0]
-        target = targets.get(stem)
-        if target is None:
-            report.problems.append(f"ComfyUI has no place for {key}")
-        elif found and (target.rows, target.columns) != shape_of(adapter.modules[found[0]]):
-            report.problems.append(f"ComfyUI: {key} does not fit rows of {target.weight}")
-
-
-def _check_diffusers(tensors: Mapping[str, Tensor], adapter: AdapterFile, report: Report) -> None:
-    """(d), diffusers: its converter takes every key and keeps the strength."""
-    if report.kind == "lokr":
-        report.notes.append("LoKr loads in ComfyUI, not in diffusers")
+    """The converter of the diffusers that is installed takes every key, and keeps the strength."""
+    if report.problems or set(contents.kinds) - {"lora", "dora"}:
         return
     try:
         from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_z_image_lora_to_diffusers as convert
     except ImportError:
         report.notes.append("diffusers' converter for Z-Image was not found: its loading was not checked")
         return
-    if report.kind == "dora":
-        report.notes.append("DoRA loads whole in ComfyUI; diffusers drops dora_scale and loads it as plain LoRA")
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".dora_scale")}
     try:
-        converted = convert(dict(tensors))
+        converted = convert({key: tensor for key, tensor in tensors.items() if not key.endswith(".dora_scale")})
     except (ValueError, KeyError) as error:
         report.problems.append(f"diffusers cannot convert it: {str(error)[:200]}")
         return
+    lost, changed = [], []
     for module, parts in adapter.modules.items():
-        a = converted.pop(f"transformer.{module}.lora_A.weight", None)
-        b = converted.pop(f"transformer.{module}.lora_B.weight", None)
+        a, b = (converted.pop(f"transformer.{module}.{role}.weight", None) for role in ("lora_A", "lora_B"))
         if a is None or b is None:
-            report.problems.append(f"diffusers does not find {module}")
+            lost.append(module)
         elif not (torch.equal(a.float(), parts["lora_A"].float()) and torch.equal(b.float(), parts["lora_B"].float())):
-            report.problems.append(f"diffusers loads {module} at another strength")
+            changed.append(module)
+    if lost:
+        report.problems.append(f"diffusers does not find {len(lost)} modules, e.g. {lost[0]}")
+    if changed:
+        report.problems.append(f"diffusers loads {len(changed)} modules at another strength, e.g. {changed[0]}")
     if converted:
         report.problems.append(f"diffusers finds modules that are not there, e.g. {next(iter(converted))}")
+
+
+_RENAME = f"named {PREFIX}<module>.lora_A.weight and .lora_B.weight, its tensors would load"
+_ADVICE = {
+    "flat": "for ComfyUI, musubi-tuner has convert_lora.py --target other for its files of this layout (read, not run)",
+    "flat transformer": _RENAME,
+    "peft": _RENAME,
+}
+
+
+def _look_up(contents: layouts.Contents, adapter: AdapterFile, report: Report) -> None:
+    """What loaders make of it; a file that none of them takes fails."""
+    scales = {module: adapter.scale(module) for module, parts in adapter.modules.items() if "alpha" in parts}
+    stated = None if scales else header_scale(report.metadata)
+    traits = layouts.traits(contents, scales, stated)
+    if len(contents.kinds) == 1:
+        report.loaders = loaders.about(contents.layout, report.kind, traits)
+    if "alpha in the header" in traits:
+        report.notes.append(
+            f"alpha is {stated:g} times the rank and stands in the header alone: diffusers reads it there, "
+            f"ComfyUI does not and needs strength {stated:g} for the same effect"
+        )
+    if report.kind == "dora":
+        report.notes.append("of the loaders that were tried, only charloom itself gives a DoRA its trained effect")
+    if not report.loaders:
+        report.notes.append("files like this one were not tried with any loader")
+        return
+    newest = loaders.newest(report.loaders)
+    if all(row.result in (loaders.NOTHING, loaders.REFUSED) for row in newest):
+        report.problems.append(f"none of the loaders that were tried takes it: {', '.join(r.loader for r in newest)}")
+    if report.layout in _ADVICE:
+        report.notes.append(_ADVICE[report.layout])

@@ -14,12 +14,12 @@ from typing import Any
 from PIL import Image
 
 from charloom.character import count_word
-from charloom.lora import Z_IMAGE_WIDTH
 from charloom.report import pictures
 from charloom.report.charts import Line, line_chart, thin
 from charloom.report.gather import Material
 from charloom.report.grid import comparison_grid, short
 from charloom.report.style import CSS, JS
+from charloom.zimage.shapes import Z_IMAGE_WIDTH
 
 SAMPLES_BUDGET = 2_400_000
 """Characters of all embedded samples together; with the data set's 700 000 the page stays below 4 MB."""
