@@ -17,7 +17,7 @@ from charloom.errors import UserError
 CHECKPOINT, METRICS = "checkpoint", "metrics"
 """Kinds of store entries, one of each for every step that is saved."""
 
-RECIPE = 1
+RECIPE = 2
 """Raised by hand whenever the same settings and data would train to other bytes than before."""
 
 NETWORK_TYPES = ("lora", "lokr", "dora")
