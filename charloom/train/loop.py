@@ -125,14 +125,25 @@ def train(
     record = store.path(METRICS, checkpoint_key(job.run_key, start), ".jsonl") if start else None
     metrics.begin(record, earlier.values["metrics"] if earlier else None)
 
+    def shipped() -> dict[str, Tensor]:
+        return dict(zip(names, ema or parameters, strict=True))
+
     def checkpoint(step: int) -> None:
-        weights = dict(zip(names, ema or parameters, strict=True))
         with store.put(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors") as path:
-            export.export(path, weights, settings.network, settings.save.dtype, _header(job, data, step))
+            export.export(path, shipped(), settings.network, settings.save.dtype, _header(job, data, step))
+
+    def evaluate() -> dict[str, float]:
+        """Of the file that is written, not of what is being trained: without dropout, averaged and rounded."""
+        with adapter.holding(export.as_written(shipped(), settings.network, settings.save.dtype)):
+            model.eval()
+            try:
+                return holdout.evaluate(engine.predict, adapter, job.holdout, settings, device)
+            finally:
+                model.train()
 
     def save(step: int) -> None:
         if job.holdout is not None:
-            metrics.write(step, {"holdout": holdout.evaluate(engine.predict, adapter, job.holdout, settings, device)})
+            metrics.write(step, {"holdout": evaluate()})
         key = checkpoint_key(job.run_key, step)
         with store.put(METRICS, key, ".jsonl") as path:
             metrics.copy_to(path)
