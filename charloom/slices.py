@@ -69,6 +69,7 @@ def lint(character: Character) -> str:
             "shots": [{key: shot.phrases()[key] for key in ("name", "tier", "view", "expression")} for shot in shots],
             "count": character.count,
             "minimum": character.crop["minimum"],
+            "resolutions": character.recipe["data"]["resolutions"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
             **({"stray": stray} if (stray := folder.stray_captions(character)) else {}),

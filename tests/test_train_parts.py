@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -10,10 +11,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from charloom import lint
 from charloom.errors import UserError
 from charloom.train import losses, optim, randomness, timesteps
-from charloom.train.buckets import bucket, buckets, cover_box
+from charloom.train.buckets import bucket, buckets, cover_box, problem
+from charloom.train.data import bucket_of
 from charloom.train.settings import Optimisation, TrainSettings, kept_steps, manifest_digest, run_key
 
 
@@ -212,8 +216,35 @@ def test_buckets_never_scale_up():
             assert w * h <= min(size[0] * size[1], resolution**2)
             left, top, right, bottom = cover_box(*size, (w, h))
             assert left >= -1e-6 and top >= -1e-6 and (right - left) / (bottom - top) == pytest.approx(w / h)
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         bucket(8, 100, 512)
+
+
+def test_every_image_has_a_bucket_that_is_found_again():
+    """However narrow, and whatever the resolution: it fits the image, the resolution and the transformer."""
+    sides = (16, 17, 31, 64, 65, 100, 333, 1000, 1280, 4096, 8200, 20000)
+    for width, height in itertools.product(sides, sides):
+        for resolution in (32, 64, 80, 512, 1024, 2048):
+            w, h = bucket(width, height, resolution)
+            assert w % 16 == 0 and h % 16 == 0 and 16 <= w <= width and 16 <= h <= height
+            assert w * h <= resolution**2 and max(w, h) // 16 <= 512  # positions of the transformer
+            names = {f"{a}x{b}": None for a, b in buckets(width, height, (resolution, 512))}
+            assert bucket_of(names, resolution) is not None and bucket_of(names, 512) is not None
+
+
+def test_a_strip_is_named_before_it_is_cropped_to_nothing():
+    assert bucket(64, 1280, 64) == (16, 256) and problem(64, 1280, [64, 512]) is None
+    assert problem(1898, 1898, [512, 768, 1024]) is None and problem(1920, 1080, [128, 192, 256]) is None
+    assert "64x9000 is so narrow that only 11% of it would be seen at 16x256; crop" in problem(64, 9000, [64, 512])
+    assert "less than 16 pixels" in problem(15, 900, [512]) and problem(64, 9000, []) is None
+
+
+def test_the_check_of_the_data_set_names_strips(tmp_path):
+    for name, size in (("strip", (64, 4000)), ("fine", (640, 640))):
+        Image.effect_noise(size, 60).convert("RGB").save(tmp_path / f"{name}.png")
+    facts = {name: lint.facts(tmp_path / f"{name}.png") for name in ("strip", "fine")}
+    found = lint._images(facts, {"minimum": 64, "resolutions": [64, 512]})
+    assert [(f.level, f.where) for f in found] == [("warning", "strip.png")] and "so narrow" in found[0].what
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
