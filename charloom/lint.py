@@ -79,6 +79,7 @@ def lint(dataset: Path, settings: dict[str, Any], facts_of: Callable[[Path], dic
         *_trigger(settings),
         *_captions(captions, settings),
         *_plan(settings),
+        *([Finding("warning", "recipe", settings["rate"])] if "rate" in settings else []),
         *_sets(dataset, settings),
         *_images(images, settings),
         *stray(settings),

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charloom import knobs
 from charloom.engine import memory
 from charloom.engine.engine import Engine
 from charloom.engine.options import EngineOptions
@@ -98,6 +99,8 @@ def train(
     if store.has(CHECKPOINT, checkpoint_key(job.run_key, until), ".safetensors"):
         return
     settings, train_settings = job.settings, job.settings.train
+    if line := knobs.odd_rate(train_settings.optimizer, train_settings.lr):
+        tell(line)
     device, dtype = resolve(job.device, train_settings.dtype)
     data = TrainingData(job.manifest, settings)
     model = job.load_model(dtype, memory.home(job.engine, device))
