@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import build_transformer
 
+from charloom import schema
 from charloom.errors import UserError
 from charloom.lora.adapter import load_into
 from charloom.lora.files import read_safetensors
@@ -419,8 +420,9 @@ def test_killed_twenty_times_at_random_moments(make_dataset, tmp_path, kills=20)
     steps = range(5, 41, 5)
     assert checkpoint_bytes(Store(root), job, steps) == checkpoint_bytes(straight, job, steps)
     assert state_bytes(Store(root), job, 40) == state_bytes(straight, job, 40)
-    lines = [json.loads(line)["step"] for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == list(range(1, 41))
+    lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 41))
+    assert [line["step"] for line in lines if "adapter" in line] == list(steps)
 
 
 def test_a_run_killed_between_state_and_checkpoint_makes_the_checkpoint(make_dataset, tmp_path):
@@ -463,9 +465,45 @@ def test_what_a_run_leaves_behind(make_dataset, tmp_path):
     kept = sorted(p.name[-18:-12] for p in states.stored(store, job.run_key, 99))
     assert kept == ["000020", "000030"]
     assert seen[-1].step == 30 and "it/s" in str(seen[-1]) and "ETA" in str(seen[-1])
-    line = json.loads((tmp_path / "log" / "metrics.jsonl").read_text().splitlines()[-1])
+    lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
+    line = [line for line in lines if "loss" in line][-1]
     assert {"loss", "smoothed", "bands", "lr", "grad_norm", "rate", "memory", "sigma", "items"} <= set(line)
     assert list((tmp_path / "log" / "tensorboard").rglob("events.out.tfevents*"))
+
+
+UNMOVED = {
+    "prodigy at AdamW's rate": {"train": {"optimizer": "prodigy", "lr": 1e-4}},
+    "lora": {"train": {"lr": 1e-7}},
+    "dora": {"network": {"type": "dora", "alpha": 1}, "train": {"lr": 1e-7}},
+    "lokr": {"network": {"type": "lokr"}, "train": {"lr": 1e-7}},
+}
+
+
+@pytest.mark.parametrize("name", UNMOVED)
+def test_an_adapter_that_has_not_moved_is_said_everywhere(make_dataset, tmp_path, name):
+    """In the log, in the record and by the gate; the same with a usual rate is fine, however small alpha is."""
+    skip_without(UNMOVED[name])
+    manifest, store = make_dataset(), Store(tmp_path / "store")
+    for rate, moves in (UNMOVED[name]["train"]["lr"], False), ("auto", True):
+        change = schema.merge(UNMOVED[name], {"train": {"lr": rate}})
+        job, said = job_of(manifest, recipe(**change), tmp_path / "log"), []
+        train(job, store, 10, quiet, said.append)
+        lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
+        record = next(line["adapter"] for line in lines if "adapter" in line)
+        report = verify(store.path("checkpoint", checkpoint_key(job.run_key, 10), ".safetensors"))
+        assert report.ok == moves, str(report)
+        assert any("has not moved: in 10 steps" in line for line in said) != moves
+        assert ("problem" in record) != moves and (record["of_adamw"] < 0.01) != moves
+        if not moves:
+            assert report.problems == [record["problem"]] and "set train.lr to auto" in record["problem"]
+
+
+def test_a_rate_of_another_kind_is_said_first(make_dataset, tmp_path):
+    pytest.importorskip("prodigyopt")
+    said = []
+    job = job_of(make_dataset(), recipe(train={"optimizer": "prodigy", "lr": 1e-4}), tmp_path / "log")
+    train(job, Store(tmp_path / "store"), 1, quiet, said.append)
+    assert "train.lr 0.0001 is far from what is usual for prodigy (about 1)" in said[0]
 
 
 def test_tensorboard_scalars(make_dataset, tmp_path):

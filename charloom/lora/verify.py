@@ -2,12 +2,14 @@
 
 Checked are (a) the keys' endings, (b) that every module is complete and the count is the expected one, (c) shapes
 against the base, (d) that diffusers' own converter and ComfyUI's naming rules find every module with the right
-strength, (e) finite values, (f) that every module changes its weight. ComfyUI's rules are restated here from
+strength, (e) finite values, (f) that every module changes its weight, and in a file of ours by more than an adapter
+does that has not learnt. ComfyUI's rules are restated here from
 how it behaves: q, k and v are rows of one fused weight. Nothing here loads a model.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from charloom.errors import UserError
-from charloom.lora import Z_IMAGE_WIDTH
+from charloom.lora import Z_IMAGE_WIDTH, movement
 from charloom.lora.adapter import shape_of
 from charloom.lora.files import AdapterFile, read_adapter, read_safetensors, split_key
 
@@ -119,6 +121,7 @@ def verify(path: Path, shapes: Mapping[str, tuple[int, int]] | None = None, modu
     _describe(adapter, report)
     _check_layout(tensors, adapter, report, modules)
     _check_values(tensors, adapter, report)
+    _check_moved(adapter, report)
     if shapes is None:
         width = next((s[1] for m, p in adapter.modules.items() if m.endswith(".to_q") and (s := shape_of(p))), None)
         made = "" if width in (None, Z_IMAGE_WIDTH) else f"; made for a width of {width}, Z-Image has {Z_IMAGE_WIDTH}"
@@ -180,6 +183,22 @@ def _check_values(tensors: Mapping[str, Tensor], adapter: AdapterFile, report: R
         report.problems.append(
             f"{len(idle)} of {len(adapter.modules)} modules change nothing (B A = 0), e.g. {idle[0]}"
         )
+
+
+def _check_moved(adapter: AdapterFile, report: Report) -> None:
+    """(f), of files that say how long they were trained: that it was not for nothing."""
+    header = report.metadata
+    if report.problems or not header.get("ss_network_module", "").startswith("charloom."):
+        return
+    try:
+        step = int(header["ss_steps"])
+        network = json.loads(header["charloom.provenance"])["settings"]["network"]
+        scale = network["alpha"] / network["rank"]
+    except (ValueError, KeyError, TypeError):
+        return
+    tensors = {f"{module}.{role}": t for module, parts in adapter.modules.items() for role, t in parts.items()}
+    if line := movement.complaint(movement.share(tensors, step, scale), step):
+        report.problems.append(line)
 
 
 def _delta_norm(adapter: AdapterFile, module: str) -> float:

@@ -21,7 +21,7 @@ from charloom.engine import memory
 from charloom.engine.engine import Engine
 from charloom.engine.options import EngineOptions
 from charloom.errors import UserError
-from charloom.lora import export
+from charloom.lora import export, movement
 from charloom.lora.attach import Adapter, attach
 from charloom.store import Store
 from charloom.train import holdout, optim, randomness, step
@@ -144,9 +144,20 @@ def train(
             finally:
                 model.train()
 
+    def movement_at(step: int) -> dict[str, Any]:
+        """How far what is written has moved, and what is to be said of that."""
+        share = movement.share(shipped(), step)
+        found: dict[str, Any] = {"moved": movement.moved(shipped()), "of_adamw": share}
+        if line := movement.complaint(share, step):
+            tell(line)
+            found["problem"] = line
+        return found
+
     def save(step: int) -> None:
+        record: dict[str, Any] = {"adapter": movement_at(step)}
         if job.holdout is not None:
-            metrics.write(step, {"holdout": evaluate()})
+            record["holdout"] = evaluate()
+        metrics.write(step, record)
         key = checkpoint_key(job.run_key, step)
         with store.put(METRICS, key, ".jsonl") as path:
             metrics.copy_to(path)
