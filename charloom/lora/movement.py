@@ -20,7 +20,7 @@ RATE = 1e-4
 """Learning rate of the recorded curve."""
 LEAST = 0.01
 """Share of the recorded movement below which an adapter counts as not moved."""
-RECORDED = ((1, 0.949), (3, 1.96), (10, 4.16), (30, 8.07), (100, 17.5), (300, 31.6))
+RECORDED = ((1, 0.949), (3, 1.96), (10, 4.16), (30, 8.07), (100, 17.5), (300, 31.6), (1000, 61.7))
 """(step, rms of B in units of RATE) of AdamW on the miniature: ``benchmarks/results/adapter_movement.json``."""
 
 
