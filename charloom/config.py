@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom import character as characters_of
-from charloom import schema
+from charloom import knobs, schema
 from charloom.character import Character
 from charloom.errors import UserError
 
@@ -91,6 +91,7 @@ def load(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready:
         plain = schema.defaults(schema.load_schema("recipe"))
         given = schema.merge(found.recipe if found else {}, own_recipe, own)
         recipe = schema.merge(plain, given)
+        recipe["train"]["lr"] = knobs.learning_rate(schema.merge(own_recipe, own), found.recipe if found else {})
         if "every" not in given.get("sample", {}):
             # Only saved steps are drawn: as often as by default, or the next step that is saved.
             every = recipe["save"]["every"]
@@ -209,24 +210,13 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
         lines.append(
             f"{label}: recipe.sample.every: {sampled} is no multiple of save.every {every}; only saved steps are drawn"
         )
-    preservation = recipe["train"]["preservation"]
-    if preservation["differential"]["enabled"] and preservation["blank"]["enabled"]:
-        lines.append(f"{label}: recipe.train.preservation: differential and blank are both on; switch one of them off")
-    if recipe["train"]["warmup_steps"] > recipe["train"]["steps"]:
-        lines.append(
-            f"{label}: recipe.train.warmup_steps: is more than train.steps {recipe['train']['steps']}; lower it"
-        )
     kept = recipe["quantization"]["transformer"]
     if recipe["network"]["type"] == "dora" and kept not in ("none", "bf16"):
         lines.append(
             f"{label}: recipe.network.type: dora needs quantization.transformer none or bf16, not {kept}, because it "
             f"rescales the weights themselves; set it so, or take lora"
         )
-    for pattern in recipe["network"]["modules"] if isinstance(recipe["network"]["modules"], list) else ():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            lines.append(f"{label}: recipe.network.modules: '{pattern}' is no regular expression ({error}); correct it")
+    lines += [f"{label}: recipe.{knob}: {line}" for knob, line in knobs.contradictions(recipe)]
     return lines
 
 

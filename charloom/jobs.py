@@ -12,12 +12,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from charloom.store import Store
 
+SPIN = "10000"
+"""Rounds that a thread of libgomp looks for work before it sleeps. With its default, billions of them, training beside
+other busy processes takes five times as long, because threads spin away the time that the others wait for
+(``benchmarks/busy_laptop.py``)."""
 BIG = 4e9
 """Bytes from which on a base takes days on a CPU."""
 
@@ -84,6 +88,14 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
         made.add_argument("--device", default=device, help="auto, cpu, mps, cuda, cuda:1")
         made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     return made
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What a job's process needs in its environment besides ``given``, before it loads libgomp (with torch).
+
+    Whoever has set how threads wait keeps that. Where torch has another OpenMP (Windows, macOS) it has no effect.
+    """
+    return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & given.keys() else {"GOMP_SPINCOUNT": SPIN}
 
 
 def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from charloom.character import count_word
 from charloom.crop import FLATTENED
+from charloom.train import buckets
 
 USABLE_TOKENS = 504
 """Room for a caption of Z-Image: 512 tokens less the 8 of the chat template."""
@@ -78,6 +79,7 @@ def lint(dataset: Path, settings: dict[str, Any], facts_of: Callable[[Path], dic
         *_trigger(settings),
         *_captions(captions, settings),
         *_plan(settings),
+        *([Finding("warning", "recipe", settings["rate"])] if "rate" in settings else []),
         *_sets(dataset, settings),
         *_images(images, settings),
         *stray(settings),
@@ -248,6 +250,8 @@ def _images(images: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list
         if min(width, height) < settings["minimum"]:
             limit = f"less than {settings['minimum']} pixels at an edge"
             found.append(Finding("error", f"{name}.png", f"{width}x{height} is {limit}; use a larger image"))
+        if line := buckets.problem(width, height, settings.get("resolutions", ())):
+            found.append(Finding("warning", f"{name}.png", line))
         if fact.get("flattened"):
             what = "was transparent and stands on white now; give it a background of its own"
             found.append(Finding("warning", f"{name}.png", what))

@@ -22,6 +22,7 @@ SCHEMAS = Path(__file__).resolve().parents[1] / "config" / "schemas"
 # PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text, 000200 is 128 and 16:9 is 969.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _INTEGER = "tag:yaml.org,2002:int"
+_NUMBERS = ("number", "integer")
 _KIND = {
     "object": "a group of keys",
     "array": "a list",
@@ -182,7 +183,7 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
     """``value`` with numbers as the schema wants them: ``1e-4`` out of a text, ``300`` as ``300.0`` where a
     fraction may stand, ``3e3`` as ``3000`` where none may. A group or list whose lines are all comments is empty.
     What does not fit is left for :func:`check` to report."""
-    kind = schema.get("type")
+    kind = schema.get("type") or next((s["type"] for s in schema.get("anyOf", ()) if s.get("type") in _NUMBERS), None)
     if value is None and kind in ("object", "array"):
         return {} if kind == "object" else []
     if isinstance(value, dict):
@@ -197,7 +198,7 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
         lists = [schema, *schema.get("anyOf", ())]
         items = next((s["items"] for s in lists if "items" in s), {})
         return [coerce(item, items) for item in value]
-    if kind in ("number", "integer") and not isinstance(value, bool):
+    if kind in _NUMBERS and not isinstance(value, bool):
         if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             value = float(value)
         if kind == "number" and isinstance(value, int):
@@ -233,10 +234,11 @@ def dotted(path: Any) -> str:
 
 def meant(error: Any) -> list[Any]:
     """The mistakes behind one: of several alternatives, the one that the user means is of the same kind."""
-    if error.validator != "anyOf" or not isinstance(error.instance, dict | list):
+    value = error.instance
+    if error.validator != "anyOf" or not isinstance(value, dict | list | int | float) or isinstance(value, bool):
         return [error]
-    kind = "object" if isinstance(error.instance, dict) else "array"
-    same = [index for index, part in enumerate(error.validator_value) if part.get("type") == kind]
+    kinds = ("object",) if isinstance(value, dict) else ("array",) if isinstance(value, list) else _NUMBERS
+    same = [index for index, part in enumerate(error.validator_value) if part.get("type") in kinds]
     inside = [e for e in error.context if same and e.schema_path[0] == same[0]]
     return [e for part in sorted(inside, key=_place) for e in meant(part)] or [error]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from charloom import captions, sources
+from charloom import captions, knobs, sources
 from charloom.canonical import canonical_json
 from charloom.character import Character
 from charloom.config import Base
@@ -69,12 +69,20 @@ def lint(character: Character) -> str:
             "shots": [{key: shot.phrases()[key] for key in ("name", "tier", "view", "expression")} for shot in shots],
             "count": character.count,
             "minimum": character.crop["minimum"],
+            "resolutions": character.recipe["data"]["resolutions"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
+            **({"rate": rate} if (rate := _odd_rate(character)) else {}),
             **({"stray": stray} if (stray := folder.stray_captions(character)) else {}),
             "recipe": RECIPES["lint"],
         }
     )
+
+
+def _odd_rate(character: Character) -> str | None:
+    """What is odd about the learning rate of the character."""
+    train = character.recipe["train"]
+    return knobs.odd_rate(train["optimizer"], train["lr"])
 
 
 def _lint_set(part: DataSet) -> dict[str, Any]:

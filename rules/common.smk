@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from shlex import quote
 
-from charloom import bases, slices, sources
+from charloom import bases, jobs, slices, sources
 from charloom.config import load
 from charloom.errors import UserError
 
@@ -38,8 +38,13 @@ START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
 if CONDA:
     # The environment holds what charloom needs, not charloom itself.
     START = f"PYTHONPATH={quote(str(workflow.basedir))} {START}"
+EXPORTS = {
+    "CHARLOOM_STORE": WORKFLOW.store,
+    "CHARLOOM_DEVICE": WORKFLOW.device,
+    **jobs.environment(os.environ),
+}
 shell.prefix(
-    f"export CHARLOOM_STORE={quote(WORKFLOW.store)} CHARLOOM_DEVICE={quote(WORKFLOW.device)}; "
+    f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "
     f'run() {{{{ name="$1"; shift; {START}/"$name".py "$@"; }}}}; '
 )
 

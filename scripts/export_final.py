@@ -33,7 +33,7 @@ def main() -> None:
     for line in str(report).splitlines():
         log.quietly(line)
     if not report.ok:
-        raise UserError(f"{chosen}: {report.problems[0]}; set checkpoint: to another step")
+        raise UserError(f"{chosen}: {report.problems[0]}; or set checkpoint: to another step")
     output = arguments.output
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     shutil.copyfile(chosen, temporary)

@@ -371,7 +371,7 @@ def test_what_the_schema_does_not_take_is_made_to_fit_with_a_line(tmp_path):
     recipe, todo = found.character["recipe"], "\n".join(found.todo)
     assert schema.check(found.character, "character", "x")[1] == []
     assert recipe["network"]["rank"] == recipe["network"]["alpha"] == 512
-    assert recipe["data"]["resolutions"] == [480, 2048] and recipe["data"]["caption_dropout"] == 1
+    assert recipe["data"]["resolutions"] == [496, 2048] and recipe["data"]["caption_dropout"] == 1
     assert (recipe["sample"]["width"], recipe["sample"]["height"], recipe["sample"]["steps"]) == (992, 64, 200)
     assert "max_grad_norm" not in recipe["train"] and "weight" not in recipe["data"]
     assert found.character["sample_prompts"][0]["width"] == 2048 and found.character["sample_prompts"][0]["scale"] == 0

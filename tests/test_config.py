@@ -88,7 +88,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "odd resolution": (
         recipe(data={"resolutions": [500]}),
-        ["config/config.yaml: recipe.data.resolutions[1]: must be a multiple of 32, not 500"],
+        ["config/config.yaml: recipe.data.resolutions[1]: must be a multiple of 16, not 500"],
     ),
     "previews between checkpoints": (
         recipe(sample={"every": 75}),
@@ -605,6 +605,31 @@ def test_the_shipped_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert len(character.shots) == 30 and len(character.sample_prompts) == 10
         settings = json.loads(slices.lint(character))
         assert lint._plan(settings) == [] and lint._trigger(settings) == []
+
+
+def test_the_learning_rate_follows_the_optimiser(project: Path) -> None:
+    def rate(base: dict[str, Any], config: dict[str, Any], own: dict[str, Any]) -> float:
+        edit(project / BASE, recipe={"train": base})
+        edit(project / CONFIG, recipe={"train": config})
+        edit(project / MARA, recipe={"train": own})
+        return load(project).characters["mara"].recipe["train"]["lr"]
+
+    of_base = {"optimizer": "adamw", "lr": 2e-3}
+    assert rate({}, {}, {}) == 1e-4 and rate({}, {}, {"optimizer": "prodigy"}) == 1.0
+    assert rate(of_base, {}, {}) == 2e-3 and rate(of_base, {}, {"optimizer": "prodigy"}) == 1.0
+    assert rate(of_base, {"lr": "3e-4"}, {"optimizer": "prodigy"}) == 3e-4  # somebody wrote it
+    assert rate(of_base, {"lr": 3e-4}, {"lr": "auto"}) == 2e-3
+
+
+def test_no_clipping_is_a_choice(project: Path) -> None:
+    edit(project / CONFIG, recipe={"train": {"max_grad_norm": 0}})
+    assert load(project).characters["mara"].recipe["train"]["max_grad_norm"] == 0.0
+
+
+def test_an_odd_learning_rate_is_mentioned_by_the_check(project: Path) -> None:
+    assert "rate" not in slices.lint(load(project).characters["mara"])
+    edit(project / CONFIG, recipe={"train": {"optimizer": "prodigy", "lr": 1e-4}})
+    assert "far from what is usual for prodigy" in json.loads(slices.lint(load(project).characters["mara"]))["rate"]
 
 
 @pytest.mark.parametrize("path", sorted((small_project.ROOT / "config/schemas").glob("*.yaml")), ids=lambda p: p.stem)

@@ -18,6 +18,7 @@ from charloom.lora import export
 from charloom.lora.adapter import load_into, merge
 from charloom.lora.attach import attach
 from charloom.lora.files import read_adapter, read_safetensors, write_safetensors
+from charloom.lora.verify import verify
 from charloom.train.settings import Network
 from charloom.zimage import forward
 
@@ -80,7 +81,9 @@ def test_shipped_layout(tmp_path, alpha):
     path = ship(tmp_path / "x.safetensors", network, "bf16")
     tensors, header = read_safetensors(path)
     assert len(tensors) == 3 * 16
-    assert all(tensor.dtype == torch.bfloat16 and tensor.is_contiguous() for tensor in tensors.values())
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+    assert {t.dtype for t in tensors.values()} == {torch.float32, torch.bfloat16}
+    assert all((t.dtype == torch.float32) == key.endswith(".alpha") for key, t in tensors.items())
     stem = "diffusion_model.layers.1.attention.to_out.0"
     assert tensors[f"{stem}.lora_A.weight"].shape == (4, 64)
     assert tensors[f"{stem}.lora_B.weight"].shape == (64, 4)
@@ -91,6 +94,62 @@ def test_shipped_layout(tmp_path, alpha):
     parameters = trained(network).parameters
     expected = parameters["layers.1.attention.to_out.0.lora_B.weight"] * (alpha / 4)
     assert torch.equal(tensors[f"{stem}.lora_B.weight"], expected.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize(("rank", "alpha"), [(257, 257.0), (301, 150.5), (511, 511.0), (512, 1.0)])
+def test_alpha_is_the_rank_whatever_the_dtype(tmp_path, rank, alpha, dtype):
+    """bf16 holds whole numbers up to 256 only: 257 would come back as 256 and the LoRA weaker."""
+    network = Network(rank=rank, alpha=alpha, modules=("layers.0.attention.to_q",))
+    path = ship(tmp_path / "x.safetensors", network, dtype)
+    adapter = read_adapter(path)
+    assert {float(parts["alpha"]) for parts in adapter.modules.values()} == {float(rank)}
+    assert all(adapter.scale(module) == 1.0 for module in adapter.modules)
+    assert verify(path, modules=1).ok, str(verify(path))
+
+
+@pytest.mark.parametrize("kind", ["lokr", "dora"])
+def test_alpha_of_other_kinds_is_exact_too(tmp_path, kind):
+    network = Network(type=kind, rank=301, alpha=301, modules=("layers.0.attention.to_q",))
+    tensors, _ = read_safetensors(ship(tmp_path / "x.safetensors", network, "bf16"))
+    assert {float(t) for key, t in tensors.items() if key.endswith(".alpha")} == {301.0}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_magnitudes_are_kept_whole(tmp_path, dtype):
+    """They are whole norms of rows, of which training changes a percent: 8 bits would lose a quarter of it."""
+    network = Network(type="dora", rank=4, alpha=4)
+    adapter = trained(network)
+    tensors, _ = read_safetensors(ship(tmp_path / "x.safetensors", network, dtype))
+    for module in adapter.layers:
+        magnitude = adapter.parameters[f"{module}.lora_magnitude_vector.weight"].detach()
+        assert torch.equal(tensors[f"diffusion_model.{module}.dora_scale"].flatten(), magnitude.flatten())
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "lokr"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_as_written_is_what_a_reader_gets(tmp_path, kind, dtype):
+    network = Network(type=kind, rank=4, alpha=3)
+    parameters = trained(network).parameters
+    written = export.as_written(parameters, network, dtype)
+    tensors, _ = read_safetensors(ship(tmp_path / "x.safetensors", network, dtype))
+    for name, value in written.items():
+        module, role = name.removesuffix(".weight").rsplit(".", 1)
+        key = f"diffusion_model.{module}.{role.replace('lora_magnitude_vector', 'dora_scale')}"
+        stored = tensors.get(key, tensors.get(f"{key}.weight")).float().view(value.shape)
+        torch.testing.assert_close(value * (0.75 if role in export.SCALED else 1.0), stored, rtol=1e-6, atol=0)
+        assert value.shape == parameters[name].shape
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(256.0, dtype=torch.bfloat16), torch.tensor(256.0), None])
+def test_alpha_of_other_files_is_read_in_any_dtype(tmp_path, alpha):
+    """Files from before, and of others, hold it in bf16 or not at all."""
+    stem = "diffusion_model.layers.0.attention.to_q"
+    tensors = {f"{stem}.lora_A.weight": torch.ones(512, 64), f"{stem}.lora_B.weight": torch.ones(64, 512)}
+    if alpha is not None:
+        tensors[f"{stem}.alpha"] = alpha
+    write_safetensors(tmp_path / "x", tensors, {})
+    assert read_adapter(tmp_path / "x").scale("layers.0.attention.to_q") == (1.0 if alpha is None else 0.5)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "lokr"])

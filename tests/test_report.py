@@ -115,6 +115,15 @@ def settings() -> dict:
     }
 
 
+def test_an_adapter_that_has_not_moved_is_the_first_thing_said(results: Path, settings: dict) -> None:
+    path = results / "training" / "metrics.jsonl"
+    chosen = json.loads((results / "validation.json").read_text())["step"]
+    for step, said in ((chosen - 1, False), (chosen, True)):
+        line = json.dumps({"step": step, "adapter": {"of_adamw": 0.001, "problem": "it has not <moved>"}})
+        path.write_text(f"{line}\n")
+        assert ("it has not &lt;moved&gt;" in html.page(gather(results, settings))) == said
+
+
 def test_page_is_whole_and_self_contained(results, settings):
     text = html.page(gather(results, settings))
     tags = Tags()

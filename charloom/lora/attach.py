@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import peft
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from charloom.engine.quantize import Float8Linear, QuantizedLinear
 from charloom.errors import UserError
+from charloom.lora.export import SCALED
 from charloom.lora.files import kronecker
 from charloom.train import randomness
 from charloom.train.settings import Network
@@ -56,6 +57,21 @@ class Adapter:
         finally:
             for layer in self.layers.values():
                 layer._disable_adapters = False
+
+    @contextlib.contextmanager
+    def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other values of the parameters inside the block, in the same memory; afterwards the old ones to the bit."""
+        own = {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+        self._fill(values)
+        try:
+            yield
+        finally:
+            self._fill(own)
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
 
 
 def target_modules(model: nn.Module, modules: str | tuple[str, ...]) -> list[str]:
@@ -146,7 +162,7 @@ def _initialise(key: str, parameter: nn.Parameter, seed: int) -> None:
     role = key.removesuffix(".weight").rsplit(".", 1)[-1]
     if role == "lora_magnitude_vector":
         return  # set by PEFT to the row norms of the base
-    if role in ("lora_B", "lokr_w2", "lokr_w2_b"):
+    if role in SCALED:
         parameter.data.zero_()
     else:
         parameter.data.copy_(randomness.kaiming_uniform(seed, key, tuple(parameter.shape)))

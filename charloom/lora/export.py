@@ -3,7 +3,10 @@
 ``diffusion_model.<diffusers module>.lora_A.weight`` (rank, in), ``.lora_B.weight`` (out, rank) and ``.alpha``
 equal to the rank, so that loaders with and without alpha agree; the trained scale alpha / rank is folded
 into B. DoRA adds ``.dora_scale`` (out, 1); LoKr uses the LyCORIS names, its scale folded into the second
-factor. It knows nothing of training: it takes parameters and says how they are written.
+factor. Factors are written in the wanted dtype. What a loader multiplies or divides whole weights by stays fp32: bf16
+holds whole numbers only up to 256, so an alpha of 257 would change the strength, and DoRA's magnitudes, of which
+training changes a percent, would lose a quarter of that. Independent of training: takes parameters, says how they
+are written.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from charloom.lora.files import write_safetensors
 from charloom.train.settings import Network
 
 PREFIX = "diffusion_model."
+SCALED = ("lora_B", "lokr_w2", "lokr_w2_b")
+"""Factors that start at zero, and that the scale alpha / rank is folded into."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -29,22 +34,46 @@ def layout(parameters: Mapping[str, Tensor], network: Network, dtype: str) -> di
     Raises:
         UserError: a value is not finite, or too large for fp16.
     """
-    scale = network.alpha / network.rank
     out: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        value = parameter.detach().float().cpu()
-        module, role = name.removesuffix(".weight").rsplit(".", 1)
-        if role in ("lora_B", "lokr_w2", "lokr_w2_b"):
-            value = value * scale
+        module, role = _parts(name)
         if role == "lora_magnitude_vector":
-            key, value = f"{PREFIX}{module}.dora_scale", value.view(-1, 1)
+            key = f"{PREFIX}{module}.dora_scale"
         elif role.startswith("lokr"):
             key = f"{PREFIX}{module}.{role}"
         else:
             key = f"{PREFIX}{module}.{role}.weight"
-        out[key] = _cast(key, value, dtype)
-        out[f"{PREFIX}{module}.alpha"] = torch.tensor(float(network.rank), dtype=DTYPES[dtype])
+        out[key] = _written(key, role, parameter, network, dtype)
+        out[f"{PREFIX}{module}.alpha"] = torch.tensor(float(network.rank))
     return out
+
+
+def as_written(parameters: Mapping[str, Tensor], network: Network, dtype: str) -> dict[str, Tensor]:
+    """The parameters (fp32, on the CPU) as a reader of the file gets them: rounded to its dtype."""
+    out = {}
+    for name, parameter in parameters.items():
+        role = _parts(name)[1]
+        value = _written(name, role, parameter, network, dtype).float().view(parameter.shape)
+        out[name] = value / _scale(role, network)
+    return out
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """(module, role) of a parameter's name."""
+    module, role = name.removesuffix(".weight").rsplit(".", 1)
+    return module, role
+
+
+def _scale(role: str, network: Network) -> float:
+    return network.alpha / network.rank if role in SCALED else 1.0
+
+
+def _written(key: str, role: str, parameter: Tensor, network: Network, dtype: str) -> Tensor:
+    """A parameter as it stands in the file."""
+    value = parameter.detach().float().cpu() * _scale(role, network)
+    if role == "lora_magnitude_vector":
+        return _cast(key, value.view(-1, 1), "fp32")
+    return _cast(key, value, dtype)
 
 
 def _cast(key: str, value: Tensor, dtype: str) -> Tensor:

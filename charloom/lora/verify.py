@@ -8,6 +8,7 @@ layout on top of that, and go through the converter of the diffusers that is ins
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from charloom.canonical import file_digest
 from charloom.errors import UserError
-from charloom.lora import layouts, loaders
+from charloom.lora import layouts, loaders, movement
 from charloom.lora.files import AdapterFile, header_scale, read_safetensors
 from charloom.lora.modules import KINDS, change, fits, is_complete, rank_of, shape_of
 from charloom.zimage.shapes import (
@@ -150,6 +151,7 @@ def verify(
     adapter = AdapterFile(report.path, contents.modules, report.metadata)
     _describe(adapter, report)
     _check_change(adapter, report)
+    _check_moved(adapter, report)
     _check_shapes(contents, shapes, report)
     if own:
         _check_own(tensors, contents, adapter, report)
@@ -240,6 +242,22 @@ def _check_change(adapter: AdapterFile, report: Report) -> None:
         report.problems.append(
             f"{len(idle)} of {len(adapter.modules)} modules change nothing (B A = 0), e.g. {idle[0]}"
         )
+
+
+def _check_moved(adapter: AdapterFile, report: Report) -> None:
+    """Of files that say how long they were trained: that it was not for nothing."""
+    header = report.metadata
+    if report.problems or not header.get("ss_network_module", "").startswith("charloom."):
+        return
+    try:
+        step = int(header["ss_steps"])
+        network = json.loads(header["charloom.provenance"])["settings"]["network"]
+        scale = network["alpha"] / network["rank"]
+    except (ValueError, KeyError, TypeError):
+        return
+    tensors = {f"{module}.{role}": t for module, parts in adapter.modules.items() for role, t in parts.items()}
+    if line := movement.complaint(movement.share(tensors, step, scale), step):
+        report.problems.append(line)
 
 
 def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, int]] | None, report: Report) -> None:

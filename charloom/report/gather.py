@@ -71,6 +71,8 @@ class Material:
     loss: Sequence[tuple[int, float]] = ()
     holdout: Sequence[tuple[int, float, float]] = ()
     """(step, loss with the adapter, loss without it) on held-out images, mean over the noise levels."""
+    unmoved: str = ""
+    """What the trainer says of the shipped adapter if it has not moved from its start."""
     gpu_bytes: int = 0
     """GPU memory that the trainer allocated at most; 0 where it ran on a CPU."""
     lint: Mapping[str, Any] = field(default_factory=dict)
@@ -119,6 +121,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         scores={s: d for s in settings.get("steps", ()) if (d := _json(results / "scores" / f"step-{s:06d}.json"))},
         loss=_loss(records),
         holdout=_holdout(records),
+        unmoved=next((r["adapter"]["problem"] for r in records if "problem" in _adapter(r, step)), ""),
         gpu_bytes=max((int(r["gpu_memory"]) for r in records if "gpu_memory" in r), default=0),
         lint=_json(results / "lint.json"),
         recipe=settings.get("recipe_settings", {}),
@@ -216,6 +219,12 @@ def _holdout(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, flo
         if on and off:
             found[int(record["step"])] = (fmean(on), fmean(off))
     return [(step, *found[step]) for step in sorted(found)]
+
+
+def _adapter(record: Mapping[str, Any], step: int) -> Mapping[str, Any]:
+    """What a record says of the adapter as it was saved at a step."""
+    found = record.get("adapter") if record["step"] == step else None
+    return found if isinstance(found, dict) else {}
 
 
 def _stages(folder: Path) -> list[Stage]:

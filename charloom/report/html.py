@@ -78,8 +78,8 @@ def _hero(m: Material) -> str:
         image = f'<img src="{source}" alt="The reference picture of {escape(m.name)}">'
     concept = f'<p class="concept">{escape(m.concept)}</p>' if m.concept else ""
     warnings = ""
-    if m.choice.get("warnings"):
-        said = "".join(f"<li>{escape(text)}</li>" for text in m.choice["warnings"])
+    if said := [*filter(None, [m.unmoved]), *m.choice.get("warnings", ())]:
+        said = "".join(f"<li>{escape(text)}</li>" for text in said)
         advice = "".join(f"<li>{escape(text)}</li>" for text in m.choice.get("advice", ()))
         todo = f"<b>What helps</b><ul>{advice}</ul>" if advice else ""
         warnings = f'<div class="warnings"><b>Look at this first</b><ul>{said}</ul>{todo}</div>'

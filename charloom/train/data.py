@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from charloom.canonical import file_digest
 from charloom.errors import UserError
 from charloom.lora.files import read_safetensors
 from charloom.train import randomness, timesteps
+from charloom.train.schedule import Schedule
 from charloom.train.settings import TrainSettings, manifest_parts
 from charloom.zimage.forward import padded_length
 
@@ -79,34 +80,18 @@ class TrainingData:
         self.settings = settings
         items, self.variants = read_manifest(manifest)
         self.items = items
-        # One position per appearance in an epoch; regularisation items have an epoch of their own.
-        self.order = [i for i, e in enumerate(items) if not e.get("is_reg") for _ in range(int(e.get("repeats", 1)))]
-        self.reg_order = [i for i, e in enumerate(items) if e.get("is_reg") for _ in range(int(e.get("repeats", 1)))]
-        if not self.order:
+        order, regularization = (
+            [i for i, e in enumerate(items) if bool(e.get("is_reg")) == kind for _ in range(int(e.get("repeats", 1)))]
+            for kind in (False, True)
+        )
+        if not order:
             raise UserError(f"{manifest}: no image to train on: every item is for regularisation or has repeats 0")
+        train = settings.train
+        resolutions = [self._own(e, "resolutions") for e in items]
+        self.schedule = Schedule(train.seed, order, regularization, resolutions, train.draws_per_step)
         self._files: dict[str, dict[str, Tensor]] = {}
         if any(self._own(e, axis) for e in items if not e.get("is_reg") for axis in ("flip_x", "flip_y")):
             warnings.warn("flips teach a character that left and right are the same: meant for textures", stacklevel=2)
-
-    def item_of(self, draw: int) -> int:
-        """Index of the item that training sample ``draw`` shows. With regularisation items, every second one is one."""
-        order, purpose = self.order, "order"
-        if self.reg_order:
-            draw, rest = divmod(draw, 2)
-            if rest:
-                order, purpose = self.reg_order, "order-reg"
-        epoch, place = divmod(draw, len(order))
-        return order[int(randomness.permutation(self.settings.train.seed, purpose, len(order), epoch)[place])]
-
-    def resolution_of(self, step: int, own: Sequence[int] = ()) -> int:
-        """Training resolution of a step; every round of steps has each resolution once.
-
-        One for all its samples, but for items with resolutions of their ``own``, which take turns likewise.
-        """
-        resolutions = own or self.settings.data.resolutions
-        turn, place = divmod(step - 1, len(resolutions))
-        order = randomness.permutation(self.settings.train.seed, "resolution", len(resolutions), turn)
-        return resolutions[int(order[place])]
 
     def sigma_of(self, draw: int) -> float:
         """Noise level of a training sample."""
@@ -119,8 +104,8 @@ class TrainingData:
 
     def draws(self, step: int) -> list[Draw]:
         """The samples of update ``step`` (from 1)."""
-        count = self.settings.train.draws_per_step
-        return [self._draw(index, step) for index in range((step - 1) * count, step * count)]
+        first = (step - 1) * self.settings.train.draws_per_step
+        return [self._draw(index, *visit) for index, visit in enumerate(self.schedule.visits(step), first)]
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The samples of update ``step`` in batches of at most ``batch_size``, each of one shape.
@@ -173,8 +158,7 @@ class TrainingData:
         """A setting of ``data``, or the item's own."""
         return entry.get(key, getattr(self.settings.data, key))
 
-    def _draw(self, index: int, step: int) -> Draw:
-        item = self.item_of(index)
+    def _draw(self, index: int, item: int, resolution: int) -> Draw:
         entry = self.items[item]
         sigma = self.sigma_of(index)
         return Draw(
@@ -183,7 +167,7 @@ class TrainingData:
             name=str(entry["name"]),
             sigma=sigma,
             weight=float(entry.get("weight", 1)) * timesteps.loss_weight(sigma, self.settings.train.timestep_type),
-            latents=self._latents(index, entry, self.resolution_of(step, entry.get("resolutions", ()))),
+            latents=self._latents(index, entry, resolution),
             caption=self._caption(index, entry),
             is_reg=bool(entry.get("is_reg", False)),
         )

@@ -29,14 +29,15 @@ def evaluate(
     """Mean loss over the held-out images by noise level: ``{"on 0.25": …, "off 0.25": …, …}``.
 
     ``off`` is the bare base; an adapter that generalises lowers ``on`` below it. Images are taken in the largest
-    training resolution.
+    resolution, of the training or of their own. The model should be in eval mode: dropout would make other numbers
+    each time.
     """
     items, _ = read_manifest(manifest, "holdout")
     sums: dict[str, float] = {}
     for index, item in enumerate(items):
         root = Path(manifest).parent
         latents = read_checked(located(root, item["latents"]), item["latents_sha256"])
-        bucket = bucket_of(latents, max(settings.data.resolutions))
+        bucket = bucket_of(latents, max(item.get("resolutions", settings.data.resolutions)))
         caption = read_checked(located(root, item["embeddings"]), item["embeddings_sha256"])["embeds"]
         x0 = latents[bucket][None].to(device)
         caps, pad = padded([caption], device)

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charloom import knobs
 from charloom.engine import memory
 from charloom.engine.engine import Engine
 from charloom.engine.options import EngineOptions
 from charloom.errors import UserError
-from charloom.lora import export
+from charloom.lora import export, movement
 from charloom.lora.attach import Adapter, attach
 from charloom.store import Store
 from charloom.train import holdout, optim, randomness, step
@@ -98,6 +99,8 @@ def train(
     if store.has(CHECKPOINT, checkpoint_key(job.run_key, until), ".safetensors"):
         return
     settings, train_settings = job.settings, job.settings.train
+    if line := knobs.odd_rate(train_settings.optimizer, train_settings.lr):
+        tell(line)
     device, dtype = resolve(job.device, train_settings.dtype)
     data = TrainingData(job.manifest, settings)
     model = job.load_model(dtype, memory.home(job.engine, device))
@@ -125,14 +128,36 @@ def train(
     record = store.path(METRICS, checkpoint_key(job.run_key, start), ".jsonl") if start else None
     metrics.begin(record, earlier.values["metrics"] if earlier else None)
 
+    def shipped() -> dict[str, Tensor]:
+        return dict(zip(names, ema or parameters, strict=True))
+
     def checkpoint(step: int) -> None:
-        weights = dict(zip(names, ema or parameters, strict=True))
         with store.put(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors") as path:
-            export.export(path, weights, settings.network, settings.save.dtype, _header(job, data, step))
+            export.export(path, shipped(), settings.network, settings.save.dtype, _header(job, data, step))
+
+    def evaluate() -> dict[str, float]:
+        """Of the file that is written, not of what is being trained: without dropout, averaged and rounded."""
+        with adapter.holding(export.as_written(shipped(), settings.network, settings.save.dtype)):
+            model.eval()
+            try:
+                return holdout.evaluate(engine.predict, adapter, job.holdout, settings, device)
+            finally:
+                model.train()
+
+    def movement_at(step: int) -> dict[str, Any]:
+        """How far what is written has moved, and what is to be said of that."""
+        share = movement.share(shipped(), step)
+        found: dict[str, Any] = {"moved": movement.moved(shipped()), "of_adamw": share}
+        if line := movement.complaint(share, step):
+            tell(line)
+            found["problem"] = line
+        return found
 
     def save(step: int) -> None:
+        record: dict[str, Any] = {"adapter": movement_at(step)}
         if job.holdout is not None:
-            metrics.write(step, {"holdout": holdout.evaluate(engine.predict, adapter, job.holdout, settings, device)})
+            record["holdout"] = evaluate()
+        metrics.write(step, record)
         key = checkpoint_key(job.run_key, step)
         with store.put(METRICS, key, ".jsonl") as path:
             metrics.copy_to(path)

@@ -26,16 +26,17 @@ from torch import Tensor
 
 
 @functools.lru_cache(maxsize=1024)
-def _key(seed: int, purpose: str) -> tuple[int, int]:
+def _key(seed: int, purpose: str) -> np.ndarray:
     digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
+    # Little-endian uint64 words. Python integers would do harm: NumPy makes float64 of a word below and one above 2^63.
+    return np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
 
 
 def raw(seed: int, purpose: str, count: int, *index: int) -> np.ndarray:
     """``count`` raw words (uint64) of the stream ``(seed, purpose, index…)``; at most three indices."""
     if len(index) > 3:
         raise ValueError("at most three indices fit into the counter")
-    counter = [0, *index, *[0] * (3 - len(index))]
+    counter = np.array([0, *index, *[0] * (3 - len(index))], dtype=np.uint64)
     return np.random.Philox(counter=counter, key=_key(seed, purpose)).random_raw(count)
 
 
@@ -65,9 +66,9 @@ def noise(seed: int, draw: int, shape: tuple[int, ...]) -> Tensor:
     return normals(seed, "noise", shape, draw)
 
 
-def permutation(seed: int, purpose: str, length: int, epoch: int) -> np.ndarray:
-    """A random order of ``range(length)`` for one epoch."""
-    return np.argsort(raw(seed, purpose, length, epoch), kind="stable")
+def permutation(seed: int, purpose: str, length: int, *index: int) -> np.ndarray:
+    """A random order of ``range(length)``."""
+    return np.argsort(raw(seed, purpose, length, *index), kind="stable")
 
 
 def kaiming_uniform(seed: int, name: str, shape: tuple[int, ...]) -> Tensor:

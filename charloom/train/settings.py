@@ -1,47 +1,54 @@
-"""The training part of a recipe: what every knob may be, and which runs share their results.
+"""The training part of a recipe as the trainer reads it, and which runs share their results.
 
-Standard library only, so that light scripts can compute store keys without importing torch. It must
-not know how any of the settings is carried out.
+Defaults and bounds are the schema's (:mod:`charloom.knobs`). No torch, so that light scripts can compute store keys.
+It must not know how any of the settings is carried out.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from charloom import knobs, schema
 from charloom.canonical import digest
 from charloom.errors import UserError
 
 CHECKPOINT, METRICS = "checkpoint", "metrics"
 """Kinds of store entries, one of each for every step that is saved."""
 
-RECIPE = 1
+RECIPE = 2
 """Raised by hand whenever the same settings and data would train to other bytes than before."""
 
-NETWORK_TYPES = ("lora", "lokr", "dora")
-MODULE_PRESETS = ("default", "attention", "attention+mlp")
-OPTIMIZERS = ("adamw8bit", "adamw", "adafactor", "prodigy", "lion")
-SCHEDULES = ("constant", "linear", "cosine")
-TIMESTEP_TYPES = ("sigmoid", "linear", "shift", "weighted")
-TIMESTEP_BIASES = ("balanced", "high_noise", "low_noise")
-LOSSES = ("mse", "mae", "huber")
-SAVE_DTYPES = ("bf16", "fp16", "fp32")
-TRAIN_DTYPES = ("auto", "bf16", "fp32")
-DROPOUT_CAPTIONS = ("trigger", "empty")
+
+SECTIONS = ("network", "train", "save", "data")
+"""What the trainer reads of a recipe; the other sections are not its business."""
+
+
+def _value(knob: str, value: Any) -> Any:
+    """The value of a knob as the settings hold it."""
+    if knob == "train.ema":
+        return value["decay"] if value else None
+    if value == "auto" and knob == "train.lr":
+        return knobs.usual_rates()[knobs.default("train.optimizer")]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _knob(name: str) -> Any:
+    """A field for the knob ``name`` of the recipe, with the schema's default."""
+    return field(default_factory=lambda: _value(name, knobs.default(name)), metadata={"knob": name})
 
 
 @dataclass(frozen=True)
 class Network:
     """The adapter. ``modules`` is a preset or a list of regular expressions matched against module names."""
 
-    type: str = "lora"
-    rank: int = 32
-    alpha: float = 32.0
-    modules: str | tuple[str, ...] = "default"
-    dropout: float = 0.0
-    lokr_factor: int = -1
+    type: str = _knob("network.type")
+    rank: int = _knob("network.rank")
+    alpha: float = _knob("network.alpha")
+    modules: str | tuple[str, ...] = _knob("network.modules")
+    dropout: float = _knob("network.dropout")
+    lokr_factor: int = _knob("network.lokr_factor")
 
 
 @dataclass(frozen=True)
@@ -50,30 +57,29 @@ class Preservation:
 
     enabled: bool = False
     multiplier: float = 1.0
-    cls: str = "person"
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How the adapter is fitted. ``steps`` counts optimiser updates."""
+    """How the adapter is fitted. ``steps`` counts optimiser updates; ``ema`` is the decay of the running mean."""
 
-    steps: int = 3000
-    batch_size: int = 1
-    gradient_accumulation: int = 1
-    optimizer: str = "adamw8bit"
-    lr: float = 1e-4
-    weight_decay: float = 1e-4
-    lr_scheduler: str = "constant"
-    warmup_steps: int = 0
-    max_grad_norm: float = 1.0
-    timestep_type: str = "sigmoid"
-    timestep_bias: str = "balanced"
-    loss: str = "mse"
-    ema: float | None = None
-    seed: int = 42
+    steps: int = _knob("train.steps")
+    batch_size: int = _knob("train.batch_size")
+    gradient_accumulation: int = _knob("train.gradient_accumulation")
+    optimizer: str = _knob("train.optimizer")
+    lr: float = _knob("train.lr")
+    weight_decay: float = _knob("train.weight_decay")
+    lr_scheduler: str = _knob("train.lr_scheduler")
+    warmup_steps: int = _knob("train.warmup_steps")
+    max_grad_norm: float = _knob("train.max_grad_norm")
+    timestep_type: str = _knob("train.timestep_type")
+    timestep_bias: str = _knob("train.timestep_bias")
+    loss: str = _knob("train.loss")
+    ema: float | None = _knob("train.ema")
+    seed: int = _knob("train.seed")
     differential: Preservation = field(default_factory=Preservation)
     blank: Preservation = field(default_factory=Preservation)
-    dtype: str = "auto"
+    dtype: str = _knob("train.dtype")
 
     @property
     def draws_per_step(self) -> int:
@@ -85,20 +91,20 @@ class Optimisation:
 class Save:
     """What is written, when, and how much of it stays. ``keep`` is a number, ``all`` or ``score:N``."""
 
-    dtype: str = "bf16"
-    every: int = 250
-    keep: int | str = 4
+    dtype: str = _knob("save.dtype")
+    every: int = _knob("save.every")
+    keep: int | str = _knob("save.keep")
 
 
 @dataclass(frozen=True)
 class Data:
     """How the data set is presented; weights and repeats of single items are in the manifest."""
 
-    resolutions: tuple[int, ...] = (512, 768, 1024)
-    caption_dropout: float = 0.05
-    dropout_caption: str = "trigger"
-    flip_x: bool = False
-    flip_y: bool = False
+    resolutions: tuple[int, ...] = _knob("data.resolutions")
+    caption_dropout: float = _knob("data.caption_dropout")
+    dropout_caption: str = _knob("data.dropout_caption")
+    flip_x: bool = _knob("data.flip_x")
+    flip_y: bool = _knob("data.flip_y")
 
 
 @dataclass(frozen=True)
@@ -112,83 +118,29 @@ class TrainSettings:
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> TrainSettings:
-        """Read the sections ``network``, ``train``, ``save`` and ``data`` of a recipe; the others are not ours.
+        """Read the sections :data:`SECTIONS` of a recipe.
 
         Raises:
-            UserError: an unknown key, a wrong type or a value out of range; all of them are named.
+            UserError: an unknown key, a wrong type, a value out of range or a contradiction; all of them are named.
         """
-        problems: list[str] = []
-        network = dict(recipe.get("network") or {})
-        if isinstance(network.get("modules"), list):
-            network["modules"] = tuple(network["modules"])
-        train = dict(recipe.get("train") or {})
-        preservation = dict(train.pop("preservation", None) or {})
-        for kind in ("differential", "blank"):
-            part = dict(preservation.pop(kind, None) or {})
-            if "class" in part:
-                part["cls"] = part.pop("class")
-            train[kind] = _read(Preservation, part, f"train.preservation.{kind}", problems)
-        problems += [f"recipe key train.preservation.{key} is unknown" for key in preservation]
-        train["ema"] = _ema(train.get("ema"), problems)
-        data = {k: v for k, v in (recipe.get("data") or {}).items() if k not in DATASET_STAGE_KEYS}
-        if isinstance(data.get("resolutions"), list):
-            data["resolutions"] = tuple(data["resolutions"])
-        settings = cls(
-            network=_read(Network, network, "network", problems),
-            train=_read(Optimisation, train, "train", problems),
-            save=_read(Save, dict(recipe.get("save") or {}), "save", problems),
-            data=_read(Data, data, "data", problems),
-        )
-        problems += settings.problems() if not problems else []
+        given = {section: recipe[section] for section in SECTIONS if recipe.get(section) is not None}
+        given, problems = schema.check(given, "recipe", "recipe")
         if problems:
             raise UserError.several(problems)
-        return settings
-
-    def problems(self) -> list[str]:
-        """One line for every value that is out of range."""
-        n, t, s, d = self.network, self.train, self.save, self.data
-
-        def one_of(section: object, key: str, allowed: tuple[str, ...]) -> tuple[str, Any, bool, str]:
-            value = getattr(section, key.split(".")[-1])
-            return key, value, value in allowed, f"one of {', '.join(allowed)}"
-
-        presets = ", ".join(MODULE_PRESETS)
-        checks = [
-            one_of(n, "network.type", NETWORK_TYPES),
-            ("network.rank", n.rank, n.rank >= 1, "at least 1"),
-            ("network.alpha", n.alpha, n.alpha > 0, "above 0"),
-            ("network.modules", n.modules, _modules_valid(n.modules), f"{presets} or a list of regexes"),
-            ("network.dropout", n.dropout, 0 <= n.dropout < 1, "in [0, 1)"),
-            ("network.lokr_factor", n.lokr_factor, n.lokr_factor == -1 or n.lokr_factor >= 1, "-1 or at least 1"),
-            ("train.steps", t.steps, t.steps >= 1, "at least 1"),
-            ("train.batch_size", t.batch_size, t.batch_size >= 1, "at least 1"),
-            ("train.gradient_accumulation", t.gradient_accumulation, t.gradient_accumulation >= 1, "at least 1"),
-            one_of(t, "train.optimizer", OPTIMIZERS),
-            ("train.lr", t.lr, t.lr > 0, "above 0"),
-            ("train.weight_decay", t.weight_decay, t.weight_decay >= 0, "0 or more"),
-            one_of(t, "train.lr_scheduler", SCHEDULES),
-            ("train.warmup_steps", t.warmup_steps, 0 <= t.warmup_steps <= t.steps, "between 0 and train.steps"),
-            ("train.max_grad_norm", t.max_grad_norm, t.max_grad_norm >= 0, "0 (no clipping) or more"),
-            one_of(t, "train.timestep_type", TIMESTEP_TYPES),
-            one_of(t, "train.timestep_bias", TIMESTEP_BIASES),
-            one_of(t, "train.loss", LOSSES),
-            (
-                "train.preservation",
-                "differential and blank at once",
-                not (t.differential.enabled and t.blank.enabled),
-                "one of them",
-            ),
-            ("train.ema.decay", t.ema, t.ema is None or 0 < t.ema < 1, "between 0 and 1"),
-            ("train.seed", t.seed, t.seed >= 0, "0 or more"),
-            one_of(t, "train.dtype", TRAIN_DTYPES),
-            one_of(s, "save.dtype", SAVE_DTYPES),
-            ("save.every", s.every, s.every >= 1, "at least 1"),
-            ("save.keep", s.keep, _keep_valid(s.keep), "a number of checkpoints, all, or score:N"),
-            ("data.resolutions", d.resolutions, _resolutions_valid(d.resolutions), "multiples of 16 in a list"),
-            ("data.caption_dropout", d.caption_dropout, 0 <= d.caption_dropout <= 1, "between 0 and 1"),
-            one_of(d, "data.dropout_caption", DROPOUT_CAPTIONS),
-        ]
-        return [f"recipe key {key} is {value!r}: use {allowed}" for key, value, right, allowed in checks if not right]
+        whole = schema.merge(schema.defaults(schema.load_schema("recipe")), given)
+        whole["train"]["lr"] = knobs.learning_rate(given, {})
+        if wrong := knobs.contradictions(whole):
+            raise UserError.several([f"recipe: {knob}: {line}" for knob, line in wrong])
+        terms = {
+            kind: Preservation(part["enabled"], part["multiplier"])
+            for kind, part in whole["train"]["preservation"].items()
+        }
+        return cls(
+            network=_read(Network, whole),
+            train=_read(Optimisation, whole, **terms),
+            save=_read(Save, whole),
+            data=_read(Data, whole),
+        )
 
     def slice(self) -> dict[str, Any]:
         """The settings that the bytes of a checkpoint depend on, as plain values.
@@ -208,7 +160,7 @@ class TrainSettings:
         return sorted({*range(self.save.every, last + 1, self.save.every), last})
 
 
-DATASET_STAGE_KEYS = ("repeats", "weight", "default_caption", "regularization")
+DATASET_STAGE_KEYS = ("repeats", "weight", "default_caption")
 """Keys of ``data`` that the data set stage writes into the manifest; the trainer reads them there."""
 
 
@@ -285,53 +237,11 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list"}
-
-
-def _read(cls: type, values: Mapping[str, Any], where: str, problems: list[str]) -> Any:
-    """An instance of a settings class from plain values; unknown keys and wrong types are added to ``problems``."""
-    default = cls()
-    good: dict[str, Any] = {}
-    known = [f.name for f in fields(cls)]
-    for key, value in values.items():
-        if key not in known:
-            problems.append(f"recipe key {where}.{key} is unknown: use one of {', '.join(known)}")
-            continue
-        kind = float if key == "alpha" else type(getattr(default, key))
-        if kind is float and type(value) is int:
-            value = float(value)
-        # These three take several types; their values are checked later.
-        if key not in ("keep", "modules", "ema") and type(value) is not kind and not isinstance(value, Preservation):
-            problems.append(f"recipe key {where}.{key} is {value!r}: use {_WORDS[kind]}")
-            continue
-        good[key] = value
-    return cls(**good)
-
-
-def _ema(value: Any, problems: list[str]) -> float | None:
-    """``off``, ``{decay: 0.99}`` or nothing. YAML reads a bare ``off`` as false."""
-    if value in (None, False, "off"):
-        return None
-    if isinstance(value, Mapping) and set(value) == {"decay"} and isinstance(value["decay"], int | float):
-        return float(value["decay"])
-    problems.append(f"recipe key train.ema is {value!r}: use off or {{decay: 0.99}}")
-    return None
-
-
-def _modules_valid(modules: str | tuple[str, ...]) -> bool:
-    if isinstance(modules, str):
-        return modules in MODULE_PRESETS
-    try:
-        return bool(modules) and all(re.compile(pattern) for pattern in modules)
-    except (re.error, TypeError):
-        return False
-
-
-def _keep_valid(keep: int | str) -> bool:
-    if isinstance(keep, int):
-        return keep >= 1 and keep is not True
-    return keep == "all" or bool(re.fullmatch(r"score:[1-9]\d*", str(keep)))
-
-
-def _resolutions_valid(resolutions: tuple[int, ...]) -> bool:
-    return bool(resolutions) and all(isinstance(r, int) and r >= 16 and r % 16 == 0 for r in resolutions)
+def _read(cls: type, recipe: Mapping[str, Any], **others: Any) -> Any:
+    """An instance of a settings class out of a whole recipe; ``others`` are fields that are no knobs."""
+    values = {}
+    for made in fields(cls):
+        if knob := made.metadata.get("knob"):
+            section, name = knob.split(".")
+            values[made.name] = _value(knob, recipe[section][name])
+    return cls(**values, **others)
