@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from charloom import aitoolkit_sets, scaffold, schema
+from charloom import aitoolkit_sets, inventory, scaffold, schema
+from charloom import words as words_of
 from charloom.errors import UserError
 from charloom.sources import folder as images_of
 
@@ -382,7 +383,7 @@ def _samples(job: _Job, result: Imported) -> None:
         for flag, value in _FLAG.findall(text):
             entry[flag] = value
         text = " ".join(_FLAG.sub("", text).split()).replace("[trigger]", "{trigger}")
-        text = re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", "{trigger}", text, flags=re.IGNORECASE)
+        text = words_of.replace(text, trigger, "{trigger}")
         if text.count("{trigger}") > 1:
             first, _, rest = text.partition("{trigger}")
             text = first + "{trigger}" + rest.replace("{trigger}", "the person")
@@ -416,8 +417,8 @@ def _images(job: _Job, result: Imported) -> None:
     trigger, shots = result.character["trigger"], []
     default = result.character["recipe"].get("data", {}).get("default_caption", "")
     for name, file in images_of.names(files).items():
-        words = file.with_suffix(".txt")
-        text = " ".join(words.read_text(encoding="utf-8-sig").split()) if words.is_file() else ""
+        words = inventory.text_of(file.with_suffix(""))
+        text = " ".join(words.read_text(encoding="utf-8-sig").split()) if words else ""
         # Only shots written by hand may lack a text, so the default becomes the image's own.
         text = (text or default).replace("[trigger]", trigger).replace("{trigger}", trigger)
         if text:
@@ -450,7 +451,7 @@ def _identity_line(captions: list[str], trigger: str) -> str:
     """The longest phrase behind the trigger that names hair or eyes and stands in several captions."""
     found: dict[str, int] = {}
     for text in captions:
-        if match := re.search(rf"\b{re.escape(trigger)}, ([^,]*\b(?:hair|eyes)\b[^,]*)", text):
+        if match := re.search(rf"{words_of.pattern(trigger)}, ([^,]*\b(?:hair|eyes)\b[^,]*)", text):
             found[match[1]] = found.get(match[1], 0) + 1
     common = [line for line, times in found.items() if times >= 2]
     return max(common, key=len, default="")

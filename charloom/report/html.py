@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from charloom.character import count_word
+from charloom import words
 from charloom.lora import Z_IMAGE_WIDTH
 from charloom.report import pictures
 from charloom.report.charts import Line, line_chart, thin
@@ -94,7 +94,7 @@ def _use(m: Material) -> str:
     steps, width, height = sample.get("steps", 8), sample.get("width", 1024), sample.get("height", 1024)
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
-        (p.text for p in m.prompts if p.name in chosen and count_word(p.text, m.trigger)),
+        (p.text for p in m.prompts if p.name in chosen and words.count(p.text, m.trigger)),
         f"a close-up portrait photo of {m.trigger}, smiling",
     )
     source = m.base_source or m.base
