@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from charloom.inventory import text_of
 from charloom.sources.folder import images
 
 _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -75,7 +76,7 @@ def _left_to_do(number: int, made: Mapping[str, Any]) -> list[str]:
     files = images(folder)
     if not files:
         return [f"{where}: there are no images in {folder} (data set {number} of the job); correct it"]
-    without = [path.name for path in files if not path.with_suffix(".txt").is_file()]
+    without = [path.name for path in files if not text_of(path.with_suffix(""))]
     if without and "default_caption" not in made:
         return [f"{where}: {len(without)} images have no .txt; write captions, or set default_caption"]
     return []

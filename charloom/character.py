@@ -206,7 +206,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and further.is_blank(text)}
     character = replace(character, blank=frozenset(blank))
-    problems = more + [f"{label}: {line}" for line in [*wrong, *_mistakes(character)]]
+    problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     if not character.default_caption:
         remedy = "write a caption, delete the file, or set recipe.data.default_caption"
@@ -283,6 +283,19 @@ def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[Samp
     return prompts
 
 
+def _literal(data: dict[str, Any], character: Character) -> list[str]:
+    """Texts of the file with something that was meant to be the trigger, and would be drawn or learnt as it stands."""
+    prompts = (entry["prompt"] if isinstance(entry, dict) else entry for entry in data["sample_prompts"])
+    texts = {f"sample_prompts[{index}]": text for index, text in enumerate(prompts, 1)}
+    texts |= {f"identity_line.{key}": text for key, text in data["identity_line"].items()}
+    texts["recipe.data.default_caption"] = character.recipe["data"]["default_caption"]
+    return [
+        f"{key}: {meant} is taken literally; did you mean {words.PLACEHOLDER}?"
+        for key, text in texts.items()
+        if (meant := words.misspelt_placeholder(text))
+    ]
+
+
 def _mistakes(character: Character) -> list[str]:
     """What the schema cannot see, each as ``key: what is wrong; what to do``."""
     found = []
@@ -294,16 +307,10 @@ def _mistakes(character: Character) -> list[str]:
         if words.count(text.replace(words.PLACEHOLDER, character.trigger), character.trigger) != 1:
             found.append(f"identity_line.{key}: must hold the trigger exactly once; begin it with '{{trigger}}, '")
     times = [words.count(prompt.text, character.trigger) for prompt in character.sample_prompts]
-    texts = {f"sample_prompts[{index}]": prompt.text for index, prompt in enumerate(character.sample_prompts, 1)}
-    texts |= {"identity_line.full": character.identity_full, "identity_line.eyes_hidden": character.identity_hidden}
-    texts["recipe.data.default_caption"] = character.recipe["data"]["default_caption"]
-    for key, text in texts.items():
-        if meant := words.misspelt_placeholder(text):
-            found.append(f"{key}: {meant} is taken literally; did you mean {words.PLACEHOLDER}?")
     for index, number in enumerate(times, 1):
         if number > 1:
             found.append(f"sample_prompts[{index}]: holds the trigger {number} times; once, or not at all to compare")
-    if not any(times):
+    if not any(times) and not any(words.misspelt_placeholder(prompt.text) for prompt in character.sample_prompts):
         found.append("sample_prompts: none holds the trigger, so none shows the character; write {trigger} in them")
     generation = {"concept.prompt": character.concept, "appearance": character.appearance}
     for shot in character.shots:
@@ -353,6 +360,6 @@ def _no_shot(name: str, names: list[str]) -> str:
 
 
 def _known(name: str, folder: Path) -> str:
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = [path.stem for path in inventory.yaml_files(folder)]
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"

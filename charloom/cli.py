@@ -91,23 +91,25 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
     """Check a character: its file, and its images and captions as they are now."""
     import json
 
-    from charloom import config, lint_files, notices, slices, tokens
+    from charloom import config, inventory, lint_files, slices, tokens
     from charloom import lint as checks
     from charloom.store import Store
 
     root = _workflow_folder()
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    _say_first(root, name)
     workflow = config.load(root, ready=name)
     character = _character(workflow, name)
     base = workflow.bases[character.base]
-    for line in notices.notices(character, base, notices.has_gpu(workflow.device)):
-        print(f"warning: {line}")
     print(f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: fine")
     items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
     settings = json.loads(slices.lint(character, base))
-    findings = checks.in_order(unread + checks.lint(items, settings, count) + checks.prompts(texts, count))
+    found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
+    for folder in ("characters", "bases", "plans"):
+        found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
+    findings = checks.in_order(found)
     for finding in findings:
         print(finding)
     if missing:
@@ -116,10 +118,24 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
     if not count.exact:
         print(f"The tokenizer of base {base.name} is not on this machine: lengths in tokens are estimates.")
     record = checks.as_record(findings)
-    found = f"{record['errors']} errors, {record['warnings']} warnings"
-    print(f"{len(items)} captions and {len(items) - missing} images checked: {found}")
+    result = f"{record['errors']} errors, {record['warnings']} warnings"
+    print(f"{len(items)} captions and {len(items) - missing} images checked: {result}")
     if record["errors"]:
         raise typer.Exit(1)
+
+
+def _say_first(root: Path, name: str) -> None:
+    """What the base cannot do for the character, whatever else is wrong."""
+    from charloom import config, notices
+
+    try:
+        workflow = config.load(root)
+        character = workflow.characters[name]
+    except (UserError, KeyError):
+        return  # said by who reads the file in earnest
+    base = workflow.bases[character.base]
+    for line in notices.notices(character, base, notices.has_gpu(workflow.device)):
+        print(f"warning: {line}")
 
 
 def _character(workflow: Any, name: str) -> Any:

@@ -40,15 +40,18 @@ def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> 
     except UserError:
         raise
     except Exception as error:
-        # What was read meanwhile may be the culprit as well, and is named then.
-        about = getattr(error, "filename", None)
-        place = target if about in (None, str(temporary), temporary) else Path(os.fsdecode(about))
-        if problem := disk_problem(error, place):
+        if problem := disk_problem(error, _culprit(error, temporary, target)):
             raise UserError(problem) from error
         raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _culprit(error: Exception, temporary: Path, target: Path) -> Path:
+    """The file that an error is about: what was read meanwhile may not be allowed either."""
+    about = error.filename if isinstance(error, PermissionError) else None
+    return target if about is None or Path(os.fsdecode(about)) == temporary else Path(os.fsdecode(about))
 
 
 def _sync(path: Path) -> None:

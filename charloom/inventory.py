@@ -57,6 +57,14 @@ def unread_format(folder: str | Path, stem: str) -> Path | None:
     return next(found, None)
 
 
+def unread(folder: str | Path) -> list[Unused]:
+    """Pictures right in a folder whose format is not read here."""
+    paths = (path for path in _files(Path(folder)) if _unread(path))
+    return [
+        Unused(str(path), f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}") for path in paths
+    ]
+
+
 def of_pictures(folder: str | Path, used: Iterable[Path], texts: Mapping[str, str]) -> list[Unused]:
     """What is in a folder of pictures and is not used.
 
@@ -113,6 +121,22 @@ def _taken(path: Path, taken: Mapping[Path, Path]) -> bool:
     if other is None or path == other:
         return path == other
     return other.is_file() and path.is_file() and os.path.samefile(path, other)
+
+
+def yaml_files(folder: str | Path) -> list[Path]:
+    """The files of a folder of ``config/`` that are read, by name."""
+    return [path for path in _files(Path(folder)) if path.suffix == ".yaml" and path.is_file()]
+
+
+def of_config(folder: str | Path) -> list[Unused]:
+    """What is in a folder of ``config/`` and is not read."""
+
+    def why(path: Path) -> str | None:
+        if path.parent != Path(folder):
+            return "lie in a folder of their own, which is not looked into; move them up"
+        return None if path.suffix == ".yaml" else "not read: files of the configuration end in .yaml; rename it"
+
+    return _grouped(Path(folder), why)
 
 
 def _why_no_text(path: Path, stems: Mapping[str, Path], texts: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from charloom import captions, sources
+from charloom import captions, notices, sources
 from charloom.canonical import canonical_json
 from charloom.character import Character
 from charloom.config import Base
@@ -291,6 +291,7 @@ def report(character: Character, base: Base) -> str:
             "shots": character.shot_names,
             "prompts": prompts(character),
             "steps": character.sampled_steps,
+            **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
             "recipe_settings": character.recipe,
             "recipe": RECIPES["report"],
         }

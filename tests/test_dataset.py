@@ -380,8 +380,8 @@ def test_a_good_data_set_has_no_findings(tmp_path: Path) -> None:
         ("a photo of a woman", "error: s0.txt: the trigger m4ra is missing; it must be there exactly once"),
         ("m4ra, M4RA", "error: s0.txt: the trigger m4ra is there 2 times; it must be there exactly once"),
         (
-            "m4ra, " + "_,-" * 300,
-            "warning: s0.txt: has about 603 tokens, and only the first 504 are read; shorten it",
+            "m4ra, " + "_,-" * 400,
+            "warning: s0.txt: has about 604 tokens, and only the first 504 are read; shorten it",
         ),
         ("m4ra " + "word " * 100, "warning: s0.txt: has 101 words; name what varies and no more"),
         (

@@ -340,3 +340,15 @@ def test_nobody_else_opens_pictures() -> None:
     for folder in ("charloom", "scripts"):
         for path in (small_project.ROOT / folder).rglob("*.py"):
             assert "Image.open(" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_the_crop_alone_stands_upright_as_well(tmp_path: Path, name: str) -> None:
+    stored, exif = oriented(6)
+    WRITERS[name](stored, exif, tmp_path / name, 6)
+    command = [sys.executable, str(small_project.ROOT / "scripts/crop_watermark.py"), name, "--output", "out.png"]
+    command += ["--right", "0", "--bottom", "0", "--minimum", "8"]
+    environment = {"PYTHONPATH": str(small_project.ROOT), "PATH": ""}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    with Image.open(tmp_path / "out.png") as image:
+        assert off(image.convert("RGB"), scene()) <= 8 and image.getexif().get(0x0112) is None

@@ -38,6 +38,7 @@ _EXPLAINED = {
 def page(material: Material) -> str:
     """The whole page as text."""
     sections = [
+        _notices(material),
         _hero(material),
         _choice(material),
         _comparison(material),
@@ -59,6 +60,12 @@ def page(material: Material) -> str:
         f"\n<footer>Made by charloom. Everything on this page is in results/{escape(material.id)}/.</footer>"
         f"\n<script>{JS}</script>\n</html>\n"
     )
+
+
+def _notices(m: Material) -> str:
+    """What makes the whole result worthless, if anything does, before anything else."""
+    said = "".join(f"<p><b>{escape(line)}</b></p>" for line in m.notices)
+    return f'<div class="warnings" role="alert">{said}</div>' if said else ""
 
 
 def _hero(m: Material) -> str:
