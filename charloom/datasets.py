@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ class DataSet:
 
     def caption_file(self, image: str) -> Path | None:
         """The image's own caption, if it has one."""
-        return inventory.text_of(self.files[image].with_suffix(""))
+        return self.texts.get(self.files[image].stem)
+
+    @cached_property
+    def texts(self) -> dict[str, Path]:
+        """Captions in the folder by their stems; listed once, because there may be thousands."""
+        return inventory.texts(self.folder)
 
     def unused(self) -> list[inventory.Unused]:
         """Files in the folder that nothing reads."""

@@ -46,6 +46,12 @@ def text_of(stem: Path) -> Path | None:
     return next((path for path in spellings if path.is_file()), None)
 
 
+def texts(folder: str | Path) -> dict[str, Path]:
+    """The captions of a folder by their stems, as :func:`text_of` finds each."""
+    found = [path for path in _files(Path(folder)) if path.suffix in _TEXTS and path.is_file()]
+    return {path.stem: path for path in sorted(found, key=lambda path: _TEXTS.index(path.suffix), reverse=True)}
+
+
 def is_picture(path: Path) -> bool:
     """Whether the file is one of a format that is read here, by its ending in any case, and no foreign one."""
     return path.suffix.lower() in pictures.endings() and not foreign(path.name)

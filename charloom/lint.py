@@ -95,8 +95,11 @@ def made(
     ``facts_of`` has :func:`facts` of each image, or what kept it from being read.
     """
     items, found = [], []
+    folders = {part["name"]: part.get("folder", part["name"]) for part in settings.get("sets", ())}
     for name in names(settings):
-        picture, text = settings.get("files", {}).get(name) or (f"{name}.png", f"{name}.txt")
+        part, _, image = name.rpartition("/")
+        usual = str(Path(folders[part], image)) if part else image
+        picture, text = settings.get("files", {}).get(name) or (f"{usual}.png", f"{usual}.txt")
         fact = facts_of[name]
         if isinstance(fact, UserError):
             found.append(Finding("error", picture, str(fact)))

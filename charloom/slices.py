@@ -6,6 +6,7 @@ Recipe numbers stand in for the code (see :mod:`charloom.recipes`).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from charloom import captions, notices, sources
@@ -72,7 +73,7 @@ def lint(character: Character, base: Base | None = None) -> str:
             "minimum": crop["minimum"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
-            **({"files": files} if (files := user_files(character)) else {}),
+            **({"files": files} if (files := _renamed(character)) else {}),
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,
             **({"base": base.source()} if base else {}),
@@ -85,11 +86,22 @@ def _lint_set(part: DataSet) -> dict[str, Any]:
     flips = [part.own.get("flip_x", False), part.own.get("flip_y", False)]
     return {
         "name": part.name,
+        "folder": part.folder,
         "items": part.items,
         "regularization": part.regularization,
         "flips": flips,
         "minimum": part.crop["minimum"],
     }
+
+
+def _renamed(character: Character) -> dict[str, list[str]]:
+    """:func:`user_files`, without those of further sets that are called as their images are in the workflow."""
+    usual = {
+        f"{part.name}/{image}": [str(Path(part.folder, f"{image}{ending}")) for ending in (".png", ".txt")]
+        for part in character.datasets
+        for image in part.files
+    }
+    return {name: names for name, names in user_files(character).items() if names != usual.get(name)}
 
 
 def user_files(character: Character) -> dict[str, list[str]]:
