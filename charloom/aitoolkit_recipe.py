@@ -168,7 +168,10 @@ def _training(knobs: Knobs) -> None:
     _accumulation(knobs, steps)
     _optimizer(knobs)
     _schedule(knobs, steps)
-    knobs.take("train.max_grad_norm", "train.max_grad_norm", float, 1.0)
+    if not knobs.take("train.max_grad_norm", "train.max_grad_norm", float, 1.0):
+        # There every gradient is scaled to nothing; here it would mean that nothing is clipped.
+        del knobs.recipe["train"]["max_grad_norm"]
+        knobs.job.refuse("train.max_grad_norm", "0 keeps ai-toolkit from learning anything; gradients are clipped to 1")
     knobs.choose("train.timestep_type", "train.timestep_type", _TIMESTEPS, "sigmoid")
     if "train.content_or_style" in job.values:
         knobs.choose("train.timestep_bias", "train.content_or_style", _BIAS, "balanced")

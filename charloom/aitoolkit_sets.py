@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from charloom import captions, inventory, words
 from charloom.aitoolkit_job import Job
 from charloom.aitoolkit_recipe import Knobs, whole
 from charloom.captions import swapped, tidy
-from charloom.character import count_word
-from charloom.errors import UserError
 from charloom.sources import folder as images_of
 
 _VALUES = {
@@ -110,7 +109,7 @@ def _look_at(job: Job, entry: Mapping[str, Any], index: int, ending: str, trigge
     marked = [name for name, text in texts.items() if "[trigger]" in text]
     if marked:
         job.todo.append(f"{where}: captions of {_some(marked)} say [trigger]; write {trigger or 'the trigger'} there")
-    bare = [name for name, text in texts.items() if text and not count_word(text, trigger) and name not in marked]
+    bare = [name for name, text in texts.items() if text and not words.count(text, trigger) and name not in marked]
     if trigger and bare and not entry.get("regularization"):
         job.todo.append(f"{where}: captions of {_some(bare)} lack the trigger, which ai-toolkit puts in front; do so")
     _nested(job, where, folder)
@@ -147,11 +146,8 @@ def caption_of(picture: Path, ending: str) -> str:
     Raises:
         UserError: the file is not UTF-8 text.
     """
-    words = picture.with_suffix(ending)
-    try:
-        return tidy(words.read_text(encoding="utf-8-sig")) if words.is_file() else ""
-    except UnicodeDecodeError:
-        raise UserError(f"{words}: is not UTF-8 text; save it as UTF-8") from None
+    text = inventory.text_of(picture.with_suffix("")) if ending == ".txt" else picture.with_suffix(ending)
+    return captions.read(text) if text and text.is_file() else ""
 
 
 def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -174,9 +170,9 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
         if not text:
             without.append(file.name)
             continue
-        if word and not count_word(text, trigger):
+        if word and not words.count(text, trigger):
             text = swapped(text, (word, trigger))
-        if word and not count_word(text, trigger):
+        if word and not words.count(text, trigger):
             text = f"{trigger} {text}"
             bare.append(file.name)
         captions[name] = text

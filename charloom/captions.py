@@ -1,13 +1,16 @@
 """Captions: what varies is named, what is identity is left to the trigger.
 
 ``<shot> of <trigger>, <identity line>, <view>, <pose>, <expression>, wearing <outfit>, <accessories>, <background>``.
-A hand-written file always wins over the grammar. Knows nothing of files or of models.
+A hand-written file always wins over the grammar. Knows nothing of models.
 """
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from charloom import words
+from charloom.errors import UserError
 
 if TYPE_CHECKING:
     from charloom.character import Character, Shot
@@ -43,7 +46,19 @@ def caption(character: Character, shot: Shot) -> str:
 def swapped(text: str, swap: tuple[str, str] | list[str]) -> str:
     """The caption with another word in place of the trigger, wherever that stands as a word of its own."""
     trigger, other = swap
-    return re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", lambda _: other, text, flags=re.IGNORECASE)
+    return words.replace(text, trigger, other)
+
+
+def read(path: Path) -> str:
+    """A hand-written caption as one line; empty where the file holds no word.
+
+    Raises:
+        UserError: it is no UTF-8 text.
+    """
+    try:
+        return tidy(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
 
 
 def tidy(text: str) -> str:

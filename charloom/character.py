@@ -7,13 +7,13 @@ job starts. Reads small files only: no image is opened and nothing is imported t
 from __future__ import annotations
 
 import difflib
-import re
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from charloom import datasets as further
-from charloom import schema
+from charloom import inventory, schema, words
 from charloom.datasets import DataSet
 from charloom.errors import UserError
 
@@ -87,10 +87,19 @@ class Character:
         """The caption that was written by hand: in ``config/captions/``, or else beside the user's own image."""
         from charloom.sources import folder
 
-        own = [root / "config" / "captions" / self.id / f"{shot.name}.txt"]
-        if self.source == "folder" and self.folder:
-            own.append(folder.caption_file(self.folder, shot))
-        return next((path for path in own if path.is_file()), None)
+        own = inventory.text_of(root / "config" / "captions" / self.id / shot.name)
+        if own is None and self.source == "folder" and self.folder:
+            own = folder.caption_file(self.folder, shot)
+        return own
+
+    def unused_files(self, root: Path = Path(".")) -> list[inventory.Unused]:
+        """The user's files beside images and captions that nothing reads, and why."""
+        from charloom.sources import folder
+
+        written = root / "config" / "captions" / self.id
+        used = [text for shot in self.shots if (text := inventory.text_of(written / shot.name))]
+        found = inventory.of_captions(written, used, self.shot_names)
+        return found + folder.unused(self) + [entry for part in self.datasets for entry in part.unused()]
 
     def image_problems(self) -> list[str]:
         """What stands in the way of the images, by source and further data sets; it counts once they are needed."""
@@ -198,12 +207,12 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         identity_hidden=_line(data["identity_line"]["eyes_hidden"]),
         doll=data.get("doll", {}),
         source=images["source"],
-        folder=images.get("path"),
+        folder=os.path.expanduser(images["path"]) if "path" in images else None,
         count=images.get("count", 30),
         shots=tuple(shots),
         sample_prompts=tuple(_prompts(data["sample_prompts"], data["trigger"], recipe["sample"])),
         base=base,
-        crop=_crop(schema.merge(context["crop"], data.get("crop", {})), recipe["data"]["resolutions"]),
+        crop=_crop({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
         recipe=recipe,
         checkpoint=data.get("checkpoint", "auto"),
         datasets=tuple(sets),
@@ -212,7 +221,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and further.is_blank(text)}
     silent = {shot.name for shot in shots if shot.missing and not texts[shot.name]}
     character = replace(character, blank=frozenset(blank) | silent)
-    problems = more + [f"{label}: {line}" for line in [*wrong, *_mistakes(character)]]
+    problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     if not character.default_caption:
         remedy = "write a caption, delete the file, or set recipe.data.default_caption"
@@ -224,10 +233,12 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     return character
 
 
-def _crop(given: dict[str, int], resolutions: list[int]) -> dict[str, int]:
-    """The crop with its defaults. Images that are taken whole need half the smallest resolution of training at an edge,
-    as long ones of the same area have (832 x 1216)."""
-    crop = schema.merge(schema.defaults(schema.load_schema("crop")), given)
+def _crop(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
+    """The crop with its defaults: nothing is cut off the user's own images unless somebody says so. Images that are
+    taken whole need half the smallest resolution of training at an edge, as long ones of the same area have
+    (832 x 1216)."""
+    uncut = {"right": 0, "bottom": 0} if source == "folder" else {}
+    crop = {**schema.defaults(schema.load_schema("crop")), **uncut, **given}
     whole = not crop["right"] and not crop["bottom"] and "minimum" not in given
     return {**crop, "minimum": min(crop["minimum"], min(resolutions) // 2)} if whole else crop
 
@@ -287,6 +298,19 @@ def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[Samp
     return prompts
 
 
+def _literal(data: dict[str, Any], character: Character) -> list[str]:
+    """Texts of the file with something that was meant to be the trigger, and would be drawn or learnt as it stands."""
+    prompts = (entry["prompt"] if isinstance(entry, dict) else entry for entry in data["sample_prompts"])
+    texts = {f"sample_prompts[{index}]": text for index, text in enumerate(prompts, 1)}
+    texts |= {f"identity_line.{key}": text for key, text in data["identity_line"].items()}
+    texts["recipe.data.default_caption"] = character.recipe["data"]["default_caption"]
+    return [
+        f"{key}: {meant} is taken literally; did you mean {words.PLACEHOLDER}?"
+        for key, text in texts.items()
+        if (meant := words.misspelt_placeholder(text))
+    ]
+
+
 def _mistakes(character: Character) -> list[str]:
     """What the schema cannot see, each as ``key: what is wrong; what to do``."""
     found = []
@@ -298,29 +322,24 @@ def _mistakes(character: Character) -> list[str]:
     if len(character.shots) != character.count:
         found.append(_wrong_count(character))
     for key, text in (("full", character.identity_full), ("eyes_hidden", character.identity_hidden)):
-        if count_word(text.replace("{trigger}", character.trigger), character.trigger) != 1:
+        if words.count(text.replace(words.PLACEHOLDER, character.trigger), character.trigger) != 1:
             found.append(f"identity_line.{key}: must hold the trigger exactly once; begin it with '{{trigger}}, '")
-    times = [count_word(prompt.text, character.trigger) for prompt in character.sample_prompts]
+    times = [words.count(prompt.text, character.trigger) for prompt in character.sample_prompts]
     for index, number in enumerate(times, 1):
         if number > 1:
             found.append(f"sample_prompts[{index}]: holds the trigger {number} times; once, or not at all to compare")
-    if not any(times):
+    if not any(times) and not any(words.misspelt_placeholder(prompt.text) for prompt in character.sample_prompts):
         found.append("sample_prompts: none holds the trigger, so none shows the character; write {trigger} in them")
     generation = {"concept.prompt": character.concept, "appearance": character.appearance}
     for shot in character.shots:
         generation[f"shots.{shot.name}"] = " ".join(str(v) for k, v in shot.phrases().items() if k != "name")
     for key, text in generation.items():
-        if count_word(text, character.trigger) or "{trigger}" in text:
+        if words.count(text, character.trigger) or words.PLACEHOLDER in text or words.misspelt_placeholder(text):
             found.append(f"{key}: holds the trigger, which an image generator does not know; take it out")
     if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
         found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
     return found
-
-
-def count_word(text: str, word: str) -> int:
-    """How often ``word`` stands in ``text`` as a word of its own, whatever the case."""
-    return len(re.findall(rf"(?<![\w]){re.escape(word)}(?![\w])", text, flags=re.IGNORECASE))
 
 
 def _wrong_count(character: Character) -> str:
@@ -337,7 +356,13 @@ def _stray_captions(character: Character, root: Path) -> list[str]:
     folder = root / "config" / "captions" / character.id
     if not folder.is_dir():
         return []
-    stray = sorted(p.name for p in folder.glob("*.txt") if p.stem not in character.shot_names)
+    texts = (path for path in folder.iterdir() if path.suffix.lower() == ".txt" and not inventory.foreign(path.name))
+    stray = sorted(
+        path.name
+        for path in texts
+        # x.png.txt is a mistake of another kind, of which the check of the data set tells.
+        if path.stem not in character.shot_names and Path(path.stem).stem not in character.shot_names
+    )
     return [f"config/captions/{character.id}/{name}: {_no_shot(name[:-4], character.shot_names)}" for name in stray]
 
 
@@ -353,6 +378,6 @@ def _no_shot(name: str, names: list[str]) -> str:
 
 
 def _known(name: str, folder: Path) -> str:
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = [path.stem for path in inventory.yaml_files(folder)]
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"

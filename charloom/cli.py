@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.errors import UserError
+from charloom.errors import UserError, disk_problem
 
 app = typer.Typer(
     name="charloom",
@@ -34,6 +34,11 @@ def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
         except UserError as error:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if (line := disk_problem(error)) is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
             raise typer.Exit(1) from None
 
     return run
@@ -82,39 +87,55 @@ def _problems(root: Path, name: str) -> list[str]:
 
 @app.command()
 @_one_line
-def lint(name: Annotated[str, typer.Argument(help="name of the character file")]) -> None:
-    """Check a character: its file, and its images and captions as far as they are made."""
+def lint(name: Annotated[str, typer.Argument(help="name of the character, or its file")]) -> None:
+    """Check a character: its file, and its images and captions as they are now."""
     import json
 
-    from charloom import config, slices
+    from charloom import config, inventory, lint_files, slices, tokens
     from charloom import lint as checks
+    from charloom.store import Store
 
     root = _workflow_folder()
-    character = _character(config.load(root, ready=name), name)
+    name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    _say_first(root, name)
+    workflow = config.load(root, ready=name)
+    character = _character(workflow, name)
+    base = workflow.bases[character.base]
     print(f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: fine")
-    dataset = root / "results" / name / "dataset"
-    missing = [
-        f"{shot}{suffix}"
-        for shot in character.image_names
-        for suffix in (".png", ".txt")
-        if not (dataset / f"{shot}{suffix}").is_file()
-    ]
-    settings = json.loads(slices.lint(character))
-    if missing:
-        for finding in checks.stray(settings):
-            print(finding)
-        print(
-            f"{dataset}: {len(missing)} files are not made yet ({missing[0]} ...); "
-            f"snakemake --cores 2 results/{name}/lint.json"
-        )
-        return
-    findings = checks.lint(dataset, settings, checks.facts)
+    items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
+    count = tokens.counter(base.source())
+    texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
+    settings = json.loads(slices.lint(character, base))
+    found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
+    for folder in ("characters", "bases", "plans"):
+        found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
+    findings = checks.in_order(found)
     for finding in findings:
         print(finding)
-    errors = sum(finding.level == "error" for finding in findings)
-    print(f"{dataset}: {errors} errors, {len(findings) - errors} warnings")
-    if errors:
+    if missing:
+        target = f"results/{name}/lint.json"
+        print(f"{missing} images are not drawn yet, and are checked when they are: snakemake --cores 2 {target}")
+    if not count.exact:
+        print(f"The tokenizer of base {base.name} is not on this machine: lengths in tokens are estimates.")
+    record = checks.as_record(findings)
+    result = f"{record['errors']} errors, {record['warnings']} warnings"
+    print(f"{len(items)} captions and {len(items) - missing} images checked: {result}")
+    if record["errors"]:
         raise typer.Exit(1)
+
+
+def _say_first(root: Path, name: str) -> None:
+    """What the base cannot do for the character, whatever else is wrong."""
+    from charloom import config, notices
+
+    try:
+        workflow = config.load(root)
+        character = workflow.characters[name]
+    except (UserError, KeyError):
+        return  # said by who reads the file in earnest
+    base = workflow.bases[character.base]
+    for line in notices.notices(character, base, notices.has_gpu(workflow.device)):
+        print(f"warning: {line}")
 
 
 def _character(workflow: Any, name: str) -> Any:

@@ -34,6 +34,9 @@ class Base:
     judge: str
     judge_weights: str | None
     run_ahead: int
+    miniature: bool
+    """Whether it draws paper dolls alone; nobody's photographs can be learnt on it."""
+    download_gb: float
     adapters: dict[str, Any]
     transformer_file: Any
     checksums: dict[str, str]
@@ -189,6 +192,8 @@ def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
             judge=data.get("judge", "none"),
             judge_weights=data.get("judge_weights"),
             run_ahead=data.get("run_ahead", 1),
+            miniature=data.get("miniature", False),
+            download_gb=data.get("download_gb", 0.0),
             adapters=adapters,
             transformer_file=single,
             checksums=data.get("checksums", {}),

@@ -7,20 +7,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from charloom import pictures
 from charloom.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-FLATTENED = "transparency on white"
-"""Comment in the PNG of an image that was transparent, which the check of the data set reads."""
-
-
-def transparent(image: Image) -> bool:
-    """Whether a pixel of the image lets something through; not if it merely could."""
-    return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
+from charloom.pictures import Picture
 
 
 def crop_file(
@@ -28,43 +18,32 @@ def crop_file(
 ) -> tuple[int, int]:
     """Write ``source`` without its right and bottom pixels to ``target`` as a PNG; returns (width, height).
 
-    What is transparent becomes white. The original is never touched, even if both are the same file by mistake.
+    Upright, on white where it is transparent, in 8 bits of sRGB. The original is never touched, even if both are the
+    same file by mistake.
 
     Raises:
         UserError: not an image, or one that would be smaller than ``minimum`` pixels at an edge.
     """
-    from PIL import Image, UnidentifiedImageError
-    from PIL.PngImagePlugin import PngInfo
-
-    if target.exists() and os.path.samefile(source, target):
+    if target.exists() and source.exists() and os.path.samefile(source, target):
         raise UserError(f"{source}: would be overwritten by its own crop; give another output")
-    try:
-        with Image.open(source) as opened:
-            comment = None
-            if transparent(opened):
-                clear = opened.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
-                comment = PngInfo()
-                comment.add_text("Comment", FLATTENED)
-            else:
-                image = opened.convert("RGB") if opened.mode not in ("RGB", "L") else opened.copy()
-    except FileNotFoundError:
-        raise UserError(f"{source}: there is no such image") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{source}: is no image that can be read ({error}); replace it") from None
+    made = cropped(pictures.read(source), source, right=right, bottom=bottom, minimum=minimum)
+    pictures.save_png(made, target)
+    return made.image.size
+
+
+def cropped(picture: Picture, name: str | Path, *, right: int, bottom: int, minimum: int) -> Picture:
+    """The picture without its right and bottom pixels; ``name`` is what errors call it.
+
+    Raises:
+        UserError: it would be smaller than ``minimum`` pixels at an edge.
+    """
+    image = picture.image
     width, height = image.width - right, image.height - bottom
     if min(width, height) < minimum:
         cut = f" leaves {max(width, 0)}x{max(height, 0)} after the crop of {right} and {bottom} pixels,"
         mark = ", or set crop: {right: 0, bottom: 0} if no image has a watermark"
         raise UserError(
-            f"{source}: {image.width}x{image.height}{cut if right or bottom else ' is'} less than the minimum of "
+            f"{name}: {image.width}x{image.height}{cut if right or bottom else ' is'} less than the minimum of "
             f"{minimum}; use a larger image, lower crop.minimum{mark if right or bottom else ''}"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        image.crop((0, 0, width, height)).save(temporary, format="PNG", compress_level=4, pnginfo=comment)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return width, height
+    return Picture(image.crop((0, 0, width, height)), picture.notes)

@@ -6,12 +6,14 @@ are called ``<set>/<image>`` and go through the same rules as the shots of the p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from charloom import schema
+from charloom import inventory, schema, words
 from charloom.sources import folder as images_of
 
 OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
@@ -38,9 +40,20 @@ class DataSet:
         """Names of the images in the workflow: ``<set>/<image>``."""
         return [f"{self.name}/{image}" for image in self.files]
 
-    def caption_file(self, image: str) -> Path:
-        """Where the image's own caption is, if it has one."""
-        return self.files[image].with_suffix(".txt")
+    def caption_file(self, image: str) -> Path | None:
+        """The image's own caption, if it has one."""
+        return self.texts.get(self.files[image].stem)
+
+    @cached_property
+    def texts(self) -> dict[str, Path]:
+        """Captions in the folder by their stems; listed once, because there may be thousands."""
+        return inventory.texts(self.folder)
+
+    def unused(self) -> list[inventory.Unused]:
+        """Files in the folder that nothing reads."""
+        texts = [text for image in self.files if (text := self.caption_file(image))]
+        names = {path.stem: f"{path.stem}.txt" for path in self.files.values()}
+        return inventory.of_pictures(self.folder, [*self.files.values(), *texts], names)
 
 
 def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
@@ -56,13 +69,17 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
             problems.append(f"{where}.name: {entry['name']} is there twice; every data set needs its own name")
         if entry.get("holdout") and entry.get("regularization"):
             problems.append(f"{where}: holdout and regularization exclude each other; take one of them out")
+        default = fill(entry.get("default_caption", default_caption), trigger)
+        if "default_caption" in entry and (meant := words.misspelt_placeholder(entry["default_caption"])):
+            problems.append(f"{where}.default_caption: {meant} is taken literally; write {{trigger}}")
+        folder = os.path.expanduser(entry["path"])
         made = DataSet(
             name=entry["name"],
-            folder=entry["path"],
-            files=images_of.names(images_of.images(entry["path"])),
+            folder=folder,
+            files=images_of.names(images_of.images(folder)),
             weight=entry.get("weight", 1.0),
             repeats=entry.get("repeats", 1),
-            default_caption=fill(entry.get("default_caption", default_caption), trigger),
+            default_caption=default,
             regularization=entry.get("regularization", False),
             holdout=entry.get("holdout", False),
             crop={**schema.defaults(schema.load_schema("crop")), **NO_CROP, **entry.get("crop", {})},
@@ -95,9 +112,12 @@ def _folder_mistakes(made: DataSet) -> list[str]:
     if not Path(made.folder).is_dir():
         return [f"there is no folder {made.folder}; correct it, or take the data set out"]
     if not made.files:
-        return [f"{made.folder} has no image (.png, .jpg, .webp); put some in, or take the data set out"]
-    texts = [made.caption_file(image) for image in made.files]
-    without = [path.name for path in texts if not path.is_file() or is_blank(path)]
+        lost = [entry for entry in made.unused() if not entry.where.lower().endswith(".txt")]
+        there = "; ".join(f"{entry.where}: {entry.what}" for entry in lost[:3])
+        found = f" that is read, but {there}" if there else ""
+        return [f"{made.folder} has no image (.png, .jpg, .webp){found}; put some in, or take the data set out"]
+    texts = {path.stem: made.caption_file(image) for image, path in made.files.items()}
+    without = [text.name if text else f"{stem}.txt" for stem, text in texts.items() if not text or is_blank(text)]
     if without and not made.default_caption:
         return [f"{made.folder} has no text in {_some(sorted(without))}; write captions, or set default_caption"]
     return []

@@ -6,10 +6,27 @@ module must not know what any of the mistakes is about.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+_DISK = {
+    errno.ENOSPC: "the disk is full; free some space and run again, everything finished is kept",
+    errno.EDQUOT: "your share of the disk is used up; free some space and run again, everything finished is kept",
+    errno.EFBIG: "files may not grow that large here; raise the limit (ulimit -f), or use another disk",
+    errno.EROFS: "the disk is read-only; use a folder that can be written to",
+    errno.EACCES: "permission denied; change the owner or the permissions of the file and its folder",
+    errno.EPERM: "permission denied; change the owner or the permissions of the file and its folder",
+}
+# Libraries that write for themselves keep no number of the error, only its words.
+_WORDS = {
+    "no space left": errno.ENOSPC,
+    "os error 28)": errno.ENOSPC,
+    "quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+}
 
 
 class UserError(Exception):
@@ -23,6 +40,31 @@ class UserError(Exception):
     def several(cls, problems: list[str]) -> UserError:
         """One error out of many one-line ``problems``, so that all of them are reported together."""
         return cls("\n".join(problems))
+
+
+def disk_problem(error: BaseException, path: object = None) -> str | None:
+    """One line for an error, or what it arose from, that says the disk cannot be written to; None for any other.
+
+    ``path`` is named where the error names no file.
+    """
+    for one in _chain(error):
+        number = one.errno if isinstance(one, OSError) else None
+        if number not in _DISK:
+            number = next((code for words, code in _WORDS.items() if words in str(one).lower()), None)
+        if number in _DISK:
+            where = path or getattr(one, "filename", None)
+            if isinstance(where, bytes):
+                where = os.fsdecode(where)
+            return f"{where}: {_DISK[number]}" if where else _DISK[number]
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def cli(main: Callable[[], None]) -> NoReturn:
@@ -39,5 +81,11 @@ def cli(main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        line = disk_problem(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

@@ -7,6 +7,7 @@ takes a lock, looks again, and makes the results of all its sisters in the same 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from charloom import files
 from charloom.store import Store
 
 SPIN = "10000"
@@ -50,7 +52,8 @@ class Log:
     def quietly(self, text: str) -> None:
         """Write one line to the file alone."""
         if self.file:
-            self.file.write(f"{time.monotonic() - self.started:8.1f} s  {text}\n")
+            with contextlib.suppress(OSError):  # a full disk is told by who needs it more
+                self.file.write(f"{time.monotonic() - self.started:8.1f} s  {text}\n")
 
 
 class _Both(io.TextIOBase):
@@ -61,7 +64,8 @@ class _Both(io.TextIOBase):
         self.file = file
 
     def write(self, text: str) -> int:
-        self.file.write(text)
+        with contextlib.suppress(OSError):
+            self.file.write(text)
         return self.terminal.write(text)
 
     def flush(self) -> None:
@@ -113,17 +117,9 @@ def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: st
             raise RuntimeError(f"nothing was stored as {kind} {key}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON with sorted keys."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    files.write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

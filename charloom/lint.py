@@ -2,27 +2,25 @@
 
 Errors stop the workflow, warnings are listed and left to the user. Captions and plan are judged by their
 words, images by a few facts each (:func:`facts`), which can be kept because they depend on the bytes
-alone. No network is asked.
+alone. What is checked comes as :class:`Item`, so that the user's own files and the copies that the workflow makes of
+them are judged alike. No network is asked.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charloom.character import count_word
-from charloom.crop import FLATTENED
+from charloom import pictures, tokens, words
+from charloom.errors import UserError
 from charloom.train import buckets
 
-USABLE_TOKENS = 504
-"""Room for a caption of Z-Image: 512 tokens less the 8 of the chat template."""
-TOKENS_PER_WORD = 1.5
 LONG_WORDS = 90
 SHARP = 12.0
 """Variance of the Laplacian (grey levels squared, 512 pixels wide) below which an image looks blurred."""
@@ -55,9 +53,12 @@ EMOTIONS = {
 }  # fmt: skip
 
 
+LEVELS = ("error", "warning", "note")
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One remark: ``level`` is error or warning, ``where`` an image, a caption or the plan."""
+    """One remark: ``level`` is error, warning or note, ``where`` an image, a caption or the plan."""
 
     level: str
     where: str
@@ -67,30 +68,93 @@ class Finding:
         return f"{self.level}: {self.where}: {self.what}"
 
 
-def lint(dataset: Path, settings: dict[str, Any], facts_of: Callable[[Path], dict[str, Any]]) -> list[Finding]:
-    """All findings about the images and captions in ``dataset``, errors first.
+@dataclass(frozen=True)
+class Item:
+    """An image with its caption, as the user knows them."""
 
-    ``facts_of`` gives :func:`facts` of an image, from wherever they are kept.
+    name: str
+    """``<shot>`` or ``<set>/<image>``."""
+    caption: str | None
+    """None where it could not be read; that has a finding of its own, as a picture without facts has."""
+    facts: Mapping[str, Any] | None
+    text: str
+    """What findings call the caption,"""
+    picture: str
+    """and the image."""
+
+    @property
+    def part(self) -> str:
+        """The further data set that it belongs to; empty for the shots of the plan."""
+        return self.name.rpartition("/")[0]
+
+
+def made(
+    dataset: Path, settings: Mapping[str, Any], facts_of: Mapping[str, dict[str, Any] | UserError]
+) -> tuple[list[Item], list[Finding]]:
+    """The images and captions that the workflow has made in ``dataset``, and what could not be read of them.
+
+    ``facts_of`` has :func:`facts` of each image, or what kept it from being read.
     """
-    names = [shot["name"] for shot in settings["shots"]]
-    captions = {name: (dataset / f"{name}.txt").read_text(encoding="utf-8").strip() for name in names}
-    images = {name: facts_of(dataset / f"{name}.png") for name in names}
+    items, found = [], []
+    folders = {part["name"]: part.get("folder", part["name"]) for part in settings.get("sets", ())}
+    for name in names(settings):
+        part, _, image = name.rpartition("/")
+        usual = str(Path(folders[part], image)) if part else image
+        picture, text = settings.get("files", {}).get(name) or (f"{usual}.png", f"{usual}.txt")
+        fact = facts_of[name]
+        if isinstance(fact, UserError):
+            found.append(Finding("error", picture, str(fact)))
+            fact = None
+        items.append(Item(name, (dataset / f"{name}.txt").read_text(encoding="utf-8").strip(), fact, text, picture))
+    return items, found
+
+
+def names(settings: Mapping[str, Any]) -> list[str]:
+    """Names of all images: those of the plan, then those of the further sets."""
+    return [shot["name"] for shot in settings["shots"]] + [
+        name for part in settings.get("sets", ()) for name in part["items"]
+    ]
+
+
+def lint(items: Sequence[Item], settings: Mapping[str, Any], count: tokens.Counter | None = None) -> list[Finding]:
+    """All findings about images, captions and plan, the gravest first. ``count`` counts the tokens of a text."""
+    count = count or tokens.Counter()
     found = [
         *_trigger(settings),
-        *_captions(captions, settings),
+        *_captions([item for item in items if not item.part], settings),
         *_plan(settings),
         *([Finding("warning", "recipe", settings["rate"])] if "rate" in settings else []),
-        *_sets(dataset, settings),
-        *_images(images, settings),
-        *stray(settings),
+        *_sets(items, settings),
+        *_lengths(items, count),
+        *_images(items, settings),
+        *(Finding("warning", where, what) for where, what in settings.get("unused", ())),
+        *_cut(settings),
     ]
-    return sorted(found, key=lambda finding: finding.level)
+    return in_order(found)
 
 
-def stray(settings: dict[str, Any]) -> list[Finding]:
-    """Captions beside the user's images that belong to none."""
-    remedy = "no image of a shot is called like it, so it is not read; rename or delete it"
-    return [Finding("warning", name, remedy) for name in settings.get("stray", ())]
+def in_order(found: Sequence[Finding]) -> list[Finding]:
+    """Findings with the gravest first, otherwise in their order."""
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _cut(settings: Mapping[str, Any]) -> list[Finding]:
+    """What is cut off the user's own images."""
+    crop = settings.get("crop") or {"right": 0, "bottom": 0}
+    if not crop["right"] and not crop["bottom"]:
+        return []
+    cut = " and ".join(f"{crop[side]} pixels at the {name}" for side, name in _EDGES.items() if crop[side])
+    off = "set crop: {right: 0, bottom: 0} if they have no watermark"
+    return [Finding("note", "crop", f"{cut} are cut off each of your images; {off}")]
+
+
+_EDGES = {"right": "right", "bottom": "bottom"}
+
+
+def prompts(texts: Mapping[str, str], count: tokens.Counter) -> list[Finding]:
+    """Findings about sample prompts, by what they are called."""
+    found = ((where, count.too_long(text)) for where, text in texts.items())
+    return [Finding("error" if count.exact else "warning", where, what) for where, what in found if what]
 
 
 def as_record(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -104,15 +168,18 @@ def facts(path: Path) -> dict[str, Any]:
     """What the checks need to know of an image, as plain values.
 
     ``size`` (width, height); ``sharpness``, variance of the Laplacian at 512 pixels; ``thumb``, 64 x 64 grey
-    levels; ``right`` and ``left``, the bottom corners as 24 x 24 grey levels, the left one mirrored; ``flattened``,
-    only where it is true, if it was transparent before the crop.
+    levels; ``right`` and ``left``, the bottom corners as 24 x 24 grey levels, the left one mirrored; ``notes``, only
+    where there are any, of :data:`charloom.pictures.NOTES`.
     """
+    return facts_of(pictures.read(path))
+
+
+def facts_of(picture: pictures.Picture) -> dict[str, Any]:
+    """The same of a picture that is open already."""
     from PIL import Image
 
-    with Image.open(path) as opened:
-        size = opened.size
-        flattened = opened.info.get("Comment") == FLATTENED
-        grey = opened.convert("L")
+    grey = picture.image.convert("L")
+    size = grey.size
     middle = np.asarray(grey.resize((512, max(1, 512 * size[1] // size[0])), Image.Resampling.BOX), dtype=np.float32)
     edge = max(2, int(min(size) * CORNER_SHARE))
     box = (size[0] - edge, size[1] - edge, size[0], size[1])
@@ -125,7 +192,7 @@ def facts(path: Path) -> dict[str, Any]:
         "thumb": np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.BOX)).flatten().tolist(),
         "right": np.asarray(grey.resize(**shrink, box=box)).flatten().tolist(),
         "left": left.flatten().tolist(),
-        **({"flattened": True} if flattened else {}),
+        **({"notes": list(picture.notes)} if picture.notes else {}),
     }
 
 
@@ -133,7 +200,7 @@ def _laplacian(grey: np.ndarray) -> np.ndarray:
     return 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
 
 
-def _trigger(settings: dict[str, Any]) -> list[Finding]:
+def _trigger(settings: Mapping[str, Any]) -> list[Finding]:
     trigger = settings["trigger"]
     found = []
     if trigger.lower() in ORDINARY:
@@ -147,38 +214,52 @@ def _trigger(settings: dict[str, Any]) -> list[Finding]:
     return found
 
 
-def _captions(captions: dict[str, str], settings: dict[str, Any]) -> list[Finding]:
+def _captions(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]:
     trigger, found = settings["trigger"], []
-    for name, text in captions.items():
-        times = count_word(text, trigger)
+    views = {shot["name"]: shot["view"] for shot in settings["shots"]}
+    for item in items:
+        if item.caption is None:
+            continue
+        times = words.count(item.caption, trigger)
         if times != 1:
             what = "is missing" if not times else f"is there {times} times"
-            found.append(
-                Finding("error", f"{name}.txt", f"the trigger {trigger} {what}; it must be there exactly once")
-            )
-        words = len(text.split())
-        if words * TOKENS_PER_WORD > USABLE_TOKENS:
-            limit = f"only {USABLE_TOKENS} tokens are read"
-            found.append(Finding("error", f"{name}.txt", f"has {words} words, and {limit}; shorten it"))
-        elif words > LONG_WORDS:
-            found.append(Finding("warning", f"{name}.txt", f"has {words} words; name what varies and no more"))
-        told = [word for word in IDENTITY_WORDS if count_word(text, word)]
-        if told:
-            why = "is identity, which the trigger must carry; take it out"
-            found.append(Finding("warning", f"{name}.txt", f"{', '.join(told)}: {why}"))
-        shot = next(shot for shot in settings["shots"] if shot["name"] == name)
-        if shot["view"] == "seen from behind" and re.search(r"\beyes\b", text):
-            found.append(
-                Finding("warning", f"{name}.txt", "names the eyes, which a back view does not show; take them out")
-            )
+            what = f"the trigger {trigger} {what}; it must be there exactly once{_placeholder(item.caption, trigger)}"
+            found.append(Finding("error", item.text, what))
+        found += _worded(item)
+        if views.get(item.name) == "seen from behind" and re.search(r"\beyes\b", item.caption):
+            what = "names the eyes, which a back view does not show; take them out"
+            found.append(Finding("warning", item.text, what))
+    captions = {item.text: item.caption for item in items if item.caption is not None}
     for text, times in Counter(captions.values()).items():
         if times > 1:
-            same = ", ".join(f"{name}.txt" for name, other in captions.items() if other == text)
+            same = ", ".join(name for name, other in captions.items() if other == text)
             found.append(Finding("warning", same, "are word for word the same; say what differs between the images"))
     return found
 
 
-def _plan(settings: dict[str, Any]) -> list[Finding]:
+def _worded(item: Item) -> list[Finding]:
+    """What a caption of the character should not say."""
+    found = []
+    if (number := len(item.caption.split())) > LONG_WORDS:
+        found.append(Finding("warning", item.text, f"has {number} words; name what varies and no more"))
+    if told := [word for word in IDENTITY_WORDS if words.count(item.caption, word)]:
+        why = "is identity, which the trigger must carry; take it out"
+        found.append(Finding("warning", item.text, f"{', '.join(told)}: {why}"))
+    return found
+
+
+def _placeholder(caption: str, trigger: str) -> str:
+    meant = words.PLACEHOLDER if words.PLACEHOLDER in caption else words.misspelt_placeholder(caption)
+    return f" (write {trigger} for {meant}: in a caption nothing is filled in)" if meant else ""
+
+
+def _lengths(items: Sequence[Item], count: tokens.Counter) -> list[Finding]:
+    """Captions of which the end would not be read; an estimate is no reason to stop."""
+    found = ((item.text, count.too_long(item.caption)) for item in items if item.caption)
+    return [Finding("error" if count.exact else "warning", where, what) for where, what in found if what]
+
+
+def _plan(settings: Mapping[str, Any]) -> list[Finding]:
     shots = settings["shots"]
     found = []
     if settings["flips"] != [False, False]:
@@ -221,56 +302,78 @@ def _plan(settings: dict[str, Any]) -> list[Finding]:
     return found
 
 
-def _sets(dataset: Path, settings: dict[str, Any]) -> list[Finding]:
+def _sets(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]:
     """Captions of further data sets: the trigger names the character, and nobody on a regularisation image."""
     trigger, found = settings["trigger"], []
     for part in settings.get("sets", ()):
         if any(part["flips"]) and not part["regularization"]:
             what = "flips teach that a face is symmetric; most are not; turn them off"
             found.append(Finding("warning", f"datasets.{part['name']}", what))
-        for name in part["items"]:
-            text = (dataset / f"{name}.txt").read_text(encoding="utf-8")
-            if len(text.split()) * TOKENS_PER_WORD > USABLE_TOKENS:
-                what = f"has {len(text.split())} words, and only {USABLE_TOKENS} tokens are read; shorten it"
-                found.append(Finding("error", f"{name}.txt", what))
-            times = count_word(text, trigger)
+        for item in items:
+            if item.part != part["name"] or item.caption is None:
+                continue
+            times = words.count(item.caption, trigger)
             if part["regularization"] and times:
                 what = f"holds the trigger {trigger}, but regularisation images show others; take it out"
-                found.append(Finding("error", f"{name}.txt", what))
-            elif not part["regularization"] and times != 1:
-                what = f"has the trigger {trigger} {times} times; once if it shows the character"
-                found.append(Finding("warning", f"{name}.txt", f"{what}, else set regularization: true"))
+                found.append(Finding("error", item.text, what))
+            elif not part["regularization"]:
+                if times != 1:
+                    meant = _placeholder(item.caption, trigger)
+                    what = f"has the trigger {trigger} {times} times; once if it shows the character"
+                    found.append(Finding("warning", item.text, f"{what}, else set regularization: true{meant}"))
+                found += _worded(item)
     return found
 
 
-def _images(images: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[Finding]:
+def _images(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]:
     found = []
-    for name, fact in images.items():
-        width, height = fact["size"]
-        if min(width, height) < settings["minimum"]:
-            limit = f"less than {settings['minimum']} pixels at an edge"
-            found.append(Finding("error", f"{name}.png", f"{width}x{height} is {limit}; use a larger image"))
-        if line := buckets.problem(width, height, settings.get("resolutions", ())):
-            found.append(Finding("warning", f"{name}.png", line))
-        if fact.get("flattened"):
-            what = "was transparent and stands on white now; give it a background of its own"
-            found.append(Finding("warning", f"{name}.png", what))
-        if fact["sharpness"] < SHARP:
-            found.append(Finding("warning", f"{name}.png", "looks blurred; a LoRA learns that too; replace it"))
-    thumbs = np.array([fact["thumb"] for fact in images.values()], dtype=np.float32)
-    names = list(images)
-    for index, name in enumerate(names[:-1]):
-        distances = np.abs(thumbs[index + 1 :] - thumbs[index]).mean(axis=1)
-        for other, distance in zip(names[index + 1 :], distances, strict=True):
-            pair = f"{name}.png, {other}.png"
-            if distance < SAME:
-                found.append(Finding("error", pair, "are the same image; replace one of them"))
-            elif distance < NEAR:
-                found.append(Finding("warning", pair, "are almost the same image; replace one of them"))
-    return found + _watermark(images)
+    smallest = {part["name"]: part.get("minimum", 64) for part in settings.get("sets", ())}
+    own = {part["name"]: part["resolutions"] for part in settings.get("sets", ()) if "resolutions" in part}
+    seen = [item for item in items if item.facts is not None]
+    for item in seen:
+        width, height = item.facts["size"]
+        minimum = smallest.get(item.part, 64) if item.part else settings["minimum"]
+        if min(width, height) < minimum:
+            what = f"{width}x{height} is less than {minimum} pixels at an edge; use a larger image"
+            found.append(Finding("error", item.picture, what))
+        if line := buckets.problem(width, height, own.get(item.part, settings.get("resolutions", ()))):
+            found.append(Finding("warning", item.picture, line))
+        found += [Finding("warning", item.picture, pictures.NOTES[note]) for note in item.facts.get("notes", ())]
+        if item.facts["sharpness"] < SHARP:
+            found.append(Finding("warning", item.picture, "looks blurred; a LoRA learns that too; replace it"))
+    for one, other, distance in _twins(seen):
+        pair = f"{one.picture}, {other.picture}"
+        if distance < SAME:
+            # A set may hold what the plan holds, to count twice or to be held out of nothing.
+            level = "warning" if one.part or other.part else "error"
+            found.append(Finding(level, pair, "are the same image; replace one of them"))
+        else:
+            found.append(Finding("warning", pair, "are almost the same image; replace one of them"))
+    found += _watermark([item.facts for item in seen if not item.part], "error", "images", "crop.right and crop.bottom")
+    for part in smallest:
+        facts = [item.facts for item in seen if item.part == part]
+        found += _watermark(facts, "warning", f"datasets.{part}", "right and bottom of its crop")
+    return found
 
 
-def _watermark(images: dict[str, dict[str, Any]]) -> list[Finding]:
+def _twins(items: Sequence[Item]) -> list[tuple[Item, Item, float]]:
+    """Pairs of images that are nearly or wholly the same, with the mean difference of their thumbnails."""
+    if len(items) < 2:
+        return []
+    thumbs = np.array([item.facts["thumb"] for item in items], dtype=np.float32).reshape(-1, THUMB, THUMB)
+    # Means of 8 x 8 blocks differ by no more than the thumbnails themselves, and are compared in no time.
+    blocks = thumbs.reshape(-1, THUMB // 8, 8, THUMB // 8, 8).mean(axis=(2, 4)).reshape(len(items), -1)
+    found = []
+    for index, item in enumerate(items[:-1]):
+        near = np.flatnonzero(np.abs(blocks[index + 1 :] - blocks[index]).mean(axis=1) < NEAR) + index + 1
+        for other in near:
+            distance = float(np.abs(thumbs[other] - thumbs[index]).mean())
+            if distance < NEAR:
+                found.append((item, items[other], distance))
+    return found
+
+
+def _watermark(images: Sequence[Mapping[str, Any]], level: str, where: str, knobs: str) -> list[Finding]:
     """A shape that stands in the bottom right corner of most images whatever is behind it.
 
     What is flat around it is taken off; the median over the images keeps what they share. The left corner,
@@ -280,11 +383,11 @@ def _watermark(images: dict[str, dict[str, Any]]) -> list[Finding]:
         return []
     shared = {}
     for side in ("right", "left"):
-        corners = np.array([fact[side] for fact in images.values()], dtype=np.float32).reshape(-1, CORNER, CORNER)
+        corners = np.array([fact[side] for fact in images], dtype=np.float32).reshape(-1, CORNER, CORNER)
         flat = np.median(corners, axis=(1, 2), keepdims=True)
         middle = np.median(corners - flat, axis=0)
         shared[side] = float(np.percentile(np.abs(middle), 95))
     if shared["right"] > MARK and shared["right"] > 2.5 * shared["left"]:
-        remedy = "raise crop.right and crop.bottom, or it will be learnt"
-        return [Finding("error", "images", f"the same mark is in the bottom right corner of most of them; {remedy}")]
+        remedy = f"raise {knobs}, or it will be learnt"
+        return [Finding(level, where, f"the same mark is in the bottom right corner of most of them; {remedy}")]
     return []

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 RECIPES: dict[str, int] = {
     "source": 3,
-    "folder": 2,
-    "crop": 2,
+    "folder": 3,
+    "crop": 3,
     "caption": 1,
-    "lint": 1,
+    "lint": 2,
     "prompts": 1,
     "latents": 1,
     "embeddings": 2,
@@ -20,7 +20,7 @@ RECIPES: dict[str, int] = {
     "sample": 1,
     "grid": 1,
     "score": 1,
-    "choice": 1,
+    "choice": 2,
     "report": 1,
     "final": 1,
 }

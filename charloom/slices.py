@@ -6,9 +6,10 @@ Recipe numbers stand in for the code (see :mod:`charloom.recipes`).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from charloom import captions, knobs, sources
+from charloom import captions, knobs, notices, sources
 from charloom.canonical import canonical_json
 from charloom.character import Character
 from charloom.config import Base
@@ -53,27 +54,31 @@ def caption(character: Character, shot_name: str) -> str:
     part, image = character.part_of(shot_name)
     if part:
         words = part.caption_file(image)
-        return canonical_json({} if words.is_file() and not is_blank(words) else {"default": part.default_caption})
+        return canonical_json({} if words and not is_blank(words) else {"default": part.default_caption})
     if shot_name in character.blank:
         return canonical_json({"default": character.default_caption})
     return canonical_json({"caption": captions.caption(character, character.shot(shot_name))})
 
 
-def lint(character: Character) -> str:
-    """For the check of the data set."""
-    shots = character.shots
+def lint(character: Character, base: Base | None = None) -> str:
+    """For the check of the data set. ``base`` tells where the tokenizer is that counts tokens."""
+    shots, crop = character.shots, character.crop
+    own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
     return canonical_json(
         {
             "character": character.id,
             "trigger": character.trigger,
             "shots": [{key: shot.phrases()[key] for key in ("name", "tier", "view", "expression")} for shot in shots],
             "count": character.count,
-            "minimum": character.crop["minimum"],
+            "minimum": crop["minimum"],
             "resolutions": character.recipe["data"]["resolutions"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
             **({"rate": rate} if (rate := _odd_rate(character)) else {}),
-            **({"stray": stray} if (stray := folder.stray_captions(character)) else {}),
+            **({"files": files} if (files := _renamed(character)) else {}),
+            **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
+            **own,
+            **({"base": base.source()} if base else {}),
             "recipe": RECIPES["lint"],
         }
     )
@@ -87,7 +92,40 @@ def _odd_rate(character: Character) -> str | None:
 
 def _lint_set(part: DataSet) -> dict[str, Any]:
     flips = [part.own.get("flip_x", False), part.own.get("flip_y", False)]
-    return {"name": part.name, "items": part.items, "regularization": part.regularization, "flips": flips}
+    return {
+        "name": part.name,
+        "folder": part.folder,
+        "items": part.items,
+        "regularization": part.regularization,
+        "flips": flips,
+        "minimum": part.crop["minimum"],
+        **({"resolutions": part.own["resolutions"]} if "resolutions" in part.own else {}),
+    }
+
+
+def _renamed(character: Character) -> dict[str, list[str]]:
+    """:func:`user_files`, without those of further sets that are called as their images are in the workflow."""
+    usual = {
+        f"{part.name}/{image}": [str(Path(part.folder, f"{image}{ending}")) for ending in (".png", ".txt")]
+        for part in character.datasets
+        for image in part.files
+    }
+    return {name: names for name, names in user_files(character).items() if names != usual.get(name)}
+
+
+def user_files(character: Character) -> dict[str, list[str]]:
+    """What the user calls the picture and the caption of an image, by its name in the workflow."""
+    found = {}
+    for shot in character.shots:
+        image = folder.of_shot(character, shot) if character.source == "folder" else None
+        text = character.caption_file(shot)
+        if image or text:
+            found[shot.name] = [str(image or f"{shot.name}.png"), str(text or f"{shot.name}.txt")]
+    for part in character.datasets:
+        for image, path in part.files.items():
+            text = part.caption_file(image) or path.with_suffix(".txt")
+            found[f"{part.name}/{image}"] = [str(path), str(text)]
+    return found
 
 
 def latents(character: Character, name: str) -> str:
@@ -274,6 +312,7 @@ def report(character: Character, base: Base) -> str:
             "shots": character.shot_names,
             "prompts": prompts(character),
             "steps": character.sampled_steps,
+            **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
             "recipe_settings": character.recipe,
             "recipe": RECIPES["report"],
         }

@@ -12,9 +12,10 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from charloom import files
 
 LINK_FROM_BYTES = 4 * 2**20
 """Larger entries are hard-linked into place; smaller ones are copied, so that an edit of the copy is harmless."""
@@ -48,37 +49,20 @@ class Store:
         output = Path(output)
         if not entry.is_file():
             return False
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
         try:
-            linked = entry.stat().st_size >= LINK_FROM_BYTES and _link(entry, temporary)
-            if not linked:
-                shutil.copyfile(entry, temporary)
-            os.utime(temporary)
-            os.replace(temporary, output)
+            with files.whole(output, sync=False) as temporary:
+                if entry.stat().st_size < LINK_FROM_BYTES or not _link(entry, temporary):
+                    shutil.copyfile(entry, temporary)
+                os.utime(temporary)
         except FileNotFoundError:
             return False  # the store was emptied under our hands: a miss like any other
-        finally:
-            temporary.unlink(missing_ok=True)
         return True
 
     @contextlib.contextmanager
     def put(self, kind: str, key: str, suffix: str = "") -> Iterator[Path]:
         """Yield a temporary path to write to; it becomes the entry when the block ends without an error."""
-        entry = self.path(kind, key, suffix)
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=entry.parent, prefix=f".{key[:16]}.", suffix=f".tmp{suffix}")
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with files.whole(self.path(kind, key, suffix), mode=0o444) as temporary:
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())  # a power cut must not leave a whole name on half a file
-            temporary.chmod(0o444)
-            os.replace(temporary, entry)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

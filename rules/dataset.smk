@@ -115,7 +115,7 @@ rule write_caption:
 rule lint_dataset:
     input:
         images=files_of(
-            "results/{character}/dataset/{name}.png", lambda c: c.shot_names
+            "results/{character}/dataset/{name}.png", lambda c: c.image_names
         ),
         captions=files_of(
             "results/{character}/dataset/{name}.txt", lambda c: c.image_names
@@ -131,7 +131,7 @@ rule lint_dataset:
         "../envs/charloom.yaml"
     threads: 2
     params:
-        settings=settings(slices.lint),
+        settings=settings_with_base(slices.lint),
     message:
         "{wildcards.character}: check of the data set"
     shell:

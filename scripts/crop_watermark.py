@@ -14,6 +14,7 @@ from pathlib import Path
 
 from charloom.crop import crop_file
 from charloom.errors import UserError, cli
+from charloom.inventory import unread
 from charloom.sources.folder import images
 
 
@@ -38,13 +39,18 @@ def main() -> None:
         raise UserError(f"{arguments.input}: no images in it (.png, .jpg, .webp)")
     if arguments.output.is_file():
         raise UserError(f"{arguments.output}: is a file; name a folder for the crops of a folder")
-    problems = []
+    problems, stems = [], {}
     for image in found:
+        twin = stems.setdefault(image.stem, image.name)
+        if twin != image.name:
+            problems.append(f"{image}: {twin} of the same name is there too; rename one of them")
+            continue
         try:
             width, height = crop_file(image, arguments.output / f"{image.stem}.png", **sizes)
             print(f"{image.name}: {width}x{height}")
         except UserError as error:
             problems.append(str(error))
+    problems += [f"{entry.where}: {entry.what}" for entry in unread(arguments.input)]
     if problems:
         raise UserError.several(problems)
 

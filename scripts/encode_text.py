@@ -39,9 +39,9 @@ def main() -> None:
         classes = [swapped(caption, arguments.swap) for caption in captions] if arguments.swap else []
         wanted = dict.fromkeys([text, *arguments.sisters, *captions, *classes])
         log(f"encoding up to {len(wanted)} texts on {device}")
-        if not fits(lambda: texts.make(wanted, lock, settings, store, device)):
+        if not fits(lambda: texts.make(wanted, lock, settings, store, device, tell=log)):
             log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
-            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads))
+            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), tell=log)
 
     key = texts.key(text, lock, settings)
     jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, "encode-text", make)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from charloom import jobs
+from charloom import files, jobs
 from charloom.errors import UserError, cli
 
 
@@ -35,9 +34,8 @@ def main() -> None:
     if not report.ok:
         raise UserError(f"{chosen}: {report.problems[0]}; or set checkpoint: to another step")
     output = arguments.output
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    shutil.copyfile(chosen, temporary)
-    os.replace(temporary, output)
+    with files.whole(output) as temporary:
+        shutil.copyfile(chosen, temporary)
     by = "by validation" if wanted == "auto" else "by hand"
     log(f"step {step}, chosen {by}: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 

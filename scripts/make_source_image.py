@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from charloom import jobs, sources
+from charloom import files, jobs, sources
 from charloom.errors import cli
 
 
@@ -12,14 +10,8 @@ def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("inputs", nargs="*", help="files that the image is made from")
     arguments = parser.parse_args()
-    output = arguments.output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    with files.whole(arguments.output) as temporary:
         sources.get(arguments.settings["source"]).make(arguments.settings, arguments.inputs, temporary)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.captions import tidy
+from charloom import captions, files, jobs
 from charloom.errors import UserError, cli
 
 
@@ -15,15 +14,12 @@ def main() -> None:
     arguments = parser.parse_args()
     text = arguments.settings.get("caption")
     if arguments.handwritten:
-        try:
-            text = tidy(arguments.handwritten.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError:
-            raise UserError(f"{arguments.handwritten}: is not UTF-8 text; save it as UTF-8") from None
+        text = captions.read(arguments.handwritten)
     text = text or arguments.settings.get("default")
     if not text:
         where = f"{arguments.handwritten}: is empty" if arguments.handwritten else f"{arguments.output}: has no text"
         raise UserError(f"{where}; write a caption, or set default_caption")
-    jobs.write_text(arguments.output, text + "\n")
+    files.write_text(arguments.output, text + "\n")
 
 
 if __name__ == "__main__":

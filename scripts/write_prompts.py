@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from charloom import jobs, prompts
+from charloom import files, prompts
 from charloom.errors import cli
 
 
@@ -17,8 +17,8 @@ def main() -> None:
     parser.add_argument("--txt", type=Path, required=True)
     arguments = parser.parse_args()
     sheet = prompts.sheet(arguments.settings)
-    jobs.write_text(arguments.html, prompts.as_html(sheet))
-    jobs.write_text(arguments.txt, prompts.as_text(sheet))
+    files.write_text(arguments.html, prompts.as_html(sheet))
+    files.write_text(arguments.txt, prompts.as_text(sheet))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
+from charloom import files, jobs
 from charloom.errors import cli
 from charloom.report import html
 from charloom.report.gather import gather
@@ -18,7 +18,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["name"])
     material = gather(arguments.results, arguments.settings)
-    jobs.write_text(arguments.output, html.page(material))
+    files.write_text(arguments.output, html.page(material))
     if arguments.comparison:
         save_picture(html.comparison(material), arguments.comparison)
     log(f"report: {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB)")

@@ -299,11 +299,11 @@ def test_a_text_encoder_too_big_for_the_gpu_is_run_on_the_cpu(previews, tmp_path
     devices: list[torch.device] = []
     make = texts.make
 
-    def once(*arguments: Any) -> int:
+    def once(*arguments: Any, **more: Any) -> int:
         devices.append(arguments[-1])
         if len(devices) == 1:
             raise torch.OutOfMemoryError("fake: out of memory")
-        return make(*arguments)
+        return make(*arguments, **more)
 
     monkeypatch.setattr(texts, "make", once)
     lock = tmp_path / "lock.json"

@@ -190,7 +190,7 @@ def test_load_picture(tmp_path):
     picture = backend.load_picture(tmp_path / "a.png", "words", edge=300)
     assert (picture.name, picture.pixels.shape) == ("a", (300, 300, 3))
     (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="b.png: is no readable picture"):
+    with pytest.raises(UserError, match="b.png: is no picture that can be read"):
         backend.load_picture(tmp_path / "b.png", "")
     with pytest.raises(UserError, match="c.png: there is no such picture"):
         backend.load_picture(tmp_path / "c.png", "")

@@ -180,3 +180,22 @@ def test_result_is_plain_and_explained():
 def test_no_candidates():
     with pytest.raises(UserError, match="no checkpoint"):
         chosen([], ())
+
+
+@pytest.mark.parametrize(("identity", "solid"), [(0.56, False), (0.9, False), (0.96, True)])
+def test_one_checkpoint_alone_is_not_solid_for_being_its_own_best(identity, solid):
+    result = chosen(rows(course([identity], [0.95], [0.02], (100,))), (100,))
+    assert result["verdicts"][0]["solid"] is solid
+    assert f"Identity {identity:.2f} is {'solid' if solid else 'not solid yet: 0.95 is needed'}" in reasons(result, 0)
+    assert "no other checkpoint to compare with" in reasons(result, 0)
+
+
+def test_the_best_of_undertrained_checkpoints_is_not_solid_either():
+    result = chosen(rows(course([0.5, 0.55, 0.56], [0.95] * 3, [0.02] * 3, (100, 200, 300))), (100, 200, 300))
+    assert [verdict["solid"] for verdict in result["verdicts"]] == [False] * 3
+    assert (result["step"], result["how"]) == (300, "fallback") and "undertrained" in result["warnings"][0]
+
+
+def test_checkpoints_that_are_not_kept_are_compared_with():
+    table = rows(course([0.93, 0.92], [0.95, 0.95], [0.02, 0.02], (100, 200)))
+    assert chosen(table, (200,))["verdicts"][0]["solid"] is True

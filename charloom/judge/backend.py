@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from charloom.character import count_word
+from charloom import pictures, words
 from charloom.errors import UserError
 
 BACKENDS: dict[str, str] = {
@@ -103,20 +103,13 @@ def load_picture(
     Raises:
         UserError: the file is missing or is no picture.
     """
-    try:
-        with Image.open(path) as image:
-            # reduce() first: a box filter over whole pixels takes a tenth of the time of resizing 2048 pixels.
-            factor = max(image.size) // (edge * 2)
-            image = image.convert("RGB")
-            if factor > 1:
-                image = image.reduce(factor)
-            if max(image.size) > edge:
-                image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
-            pixels = np.asarray(image)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such picture; make it first") from None
-    except OSError as error:
-        raise UserError(f"{path}: is no readable picture ({error}); delete it so that it is made again") from None
+    image = pictures.read(path, pictures.MADE_HERE).image
+    # reduce() first: a box filter over whole pixels takes a tenth of the time of resizing 2048 pixels.
+    if (factor := max(image.size) // (edge * 2)) > 1:
+        image = image.reduce(factor)
+    if max(image.size) > edge:
+        image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image)
     return Picture(name or path.stem, text, pixels, seed, strength)
 
 
@@ -131,7 +124,7 @@ def score(
     """
     rows, misses = [], {}
     for sample, reading in zip(samples, backend.measure(samples), strict=True):
-        other = bool(trigger) and not count_word(sample.text, trigger)
+        other = bool(trigger) and not words.count(sample.text, trigger)
         for metric, value in reading.values.items():
             if other and metric.partition(".")[0] in OF_THE_CHARACTER:
                 continue

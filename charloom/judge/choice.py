@@ -31,7 +31,7 @@ class Rule:
     identity_enough: float = 0.95
     """or this identity, whatever the others have."""
     identity_low: float = 0.80
-    """When the best checkpoint stays below, all of them are undertrained."""
+    """No checkpoint below is solid; when the best of all stays below, all of them are undertrained."""
     stranger: float = 0.65
     """A sample below this shows somebody else,"""
     strangers: float = 0.10
@@ -224,7 +224,8 @@ def _judge(summaries: Mapping[int, Summary], candidates: Sequence[int], rule: Ru
             verdicts.append(Verdict(step, None, None, (Finding(None, "It has no samples."),), None))
             continue
         own = summaries[step]
-        identity = _identity(own, sampled, others or sampled, rule)
+        everyone = sampled if len(sampled) > 1 else [s for step, s in summaries.items() if step]
+        identity = _identity(own, everyone, others or sampled, rule)
         free, findings = freedom[step]
         verdicts.append(Verdict(step, _all(identity), free, (*identity, *findings), own))
     return verdicts
@@ -240,16 +241,22 @@ def _identity(own: Summary, everyone: Sequence[Summary], free: Sequence[Summary]
     """Whether the identity holds, against the best of the free candidates.
 
     An overfit checkpoint has the tightest identity of all; it sets a lower bar, which keeps early checkpoints
-    that are free because they have learnt nothing from setting theirs.
+    that are free because they have learnt nothing from setting theirs. Being the best is not enough: all may be
+    undertrained, and one alone is always its own best.
     """
     if own.identity is None or own.strangers is None:
         return [Finding(None, "Identity was not scored.")]
-    best = max(s.identity for s in everyone if s.identity is not None)
+    known = [s.identity for s in everyone if s.identity is not None]
+    best = max(known)
     best_free = max((s.identity for s in free if s.identity is not None), default=0.0)
-    needed = min(rule.identity_enough, max(rule.identity_of_free * best_free, rule.identity_of_all * best))
+    needed = max(rule.identity_of_free * best_free, rule.identity_of_all * best, rule.identity_low)
+    if len(known) == 1:
+        needed = rule.identity_enough
+    needed = min(rule.identity_enough, needed)
     solid = own.identity >= needed - _EPSILON
     said = "is solid" if solid else f"is not solid yet: {needed:.2f} is needed"
-    findings = [Finding(solid, f"Identity {own.identity:.2f} {said} (best: {best:.2f}).")]
+    rest = f"best: {best:.2f}" if len(known) > 1 else "there is no other checkpoint to compare with"
+    findings = [Finding(solid, f"Identity {own.identity:.2f} {said} ({rest}).")]
     # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)
     allowed = max(rule.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else rule.strangers
@@ -267,7 +274,10 @@ def _obedience(own: Summary, summaries: Mapping[int, Summary], rule: Rule) -> li
     if base is not None and base.obedience is not None:
         reference, whose = base.obedience, "the base alone"
     else:
-        reference, whose = max(s.obedience for s in summaries.values() if s.obedience is not None), "best"
+        known = [s.obedience for s in summaries.values() if s.obedience is not None]
+        if len(known) == 1:
+            return [Finding(None, f"Obedience {own.obedience:.2f}: there is nothing to compare it with.")]
+        reference, whose = max(known), "best"
     free = own.obedience >= reference - rule.obedience_drop - _EPSILON
     said = "follows the prompts" if free else f"has dropped by more than {rule.obedience_drop:.2f}"
     return [Finding(free, f"Obedience {own.obedience:.2f} {said} ({whose}: {reference:.2f}).")]

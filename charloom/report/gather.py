@@ -61,6 +61,8 @@ class Material:
     choice: Mapping[str, Any]
     base_source: str = ""
     concept: str = ""
+    notices: Sequence[str] = ()
+    """What the base cannot do for this character."""
     reference: Path | None = None
     shots: Sequence[Shot] = ()
     prompts: Sequence[Prompt] = ()
@@ -92,7 +94,8 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
     Args:
         results: the folder ``results/<character>``.
         settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``concept``, ``shots`` (names in order),
-            ``prompts`` (``name``, ``text``, ``seed``, ``scale``), ``steps`` (sampled ones) and ``recipe_settings``.
+            ``prompts`` (``name``, ``text``, ``seed``, ``scale``), ``steps`` (sampled ones), ``recipe_settings`` and
+            ``notices`` where there are any.
 
     Raises:
         UserError: ``validation.json`` is missing or broken; everything else may be absent.
@@ -114,6 +117,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         base_source=settings.get("base_source", ""),
         choice=choice,
         concept=settings.get("concept", ""),
+        notices=settings.get("notices", ()),
         reference=reference if reference.is_file() else None,
         shots=[_shot(results, shot) for shot in settings.get("shots", ())],
         prompts=prompts,

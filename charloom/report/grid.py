@@ -6,7 +6,6 @@ a grid of 256-pixel samples and one of 1024-pixel samples look alike.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from charloom import files
+from charloom import pictures as pictures_of
 from charloom.errors import UserError
+from charloom.words import pattern
 
 PAPER, INK, SOFT, LINE, MARK = "#faf7f3", "#2b2230", "#7a6f80", "#e7dfd8", "#c2552d"
 CELL = 384
@@ -42,13 +44,7 @@ def open_rgb(picture: Path | Image.Image) -> Image.Image:
     """
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
-    try:
-        with Image.open(picture) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{picture}: there is no such picture; make it first") from None
-    except OSError as error:
-        raise UserError(f"{picture}: is no readable picture ({error}); delete it so that it is made again") from None
+    return pictures_of.read(picture, pictures_of.MADE_HERE).image
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -96,9 +92,7 @@ def short(text: str, trigger: str = "") -> str:
     """
     text = " ".join(text.split())
     if trigger:
-        text = re.sub(
-            rf"( photo)? of {re.escape(trigger)}\b(, an? [^,]*\b(hair|eyes|bob|cut)\b[^,]*)?", "", text, count=1
-        )
+        text = re.sub(rf"( photo)? of {pattern(trigger)}(, an? [^,]*\b(hair|eyes|bob|cut)\b[^,]*)?", "", text, count=1)
     return text.removeprefix("a ").removeprefix("an ")
 
 
@@ -205,7 +199,5 @@ def comparison_grid(
 
 def save_picture(image: Image.Image, output: Path) -> None:
     """Write a PNG whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, output)
+    with files.whole(output) as temporary:
+        image.save(temporary, format="PNG")

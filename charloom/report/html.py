@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from charloom.character import count_word
+from charloom import words
 from charloom.report import pictures
 from charloom.report.charts import Line, line_chart, thin
 from charloom.report.gather import Material
@@ -38,6 +38,7 @@ _EXPLAINED = {
 def page(material: Material) -> str:
     """The whole page as text."""
     sections = [
+        _notices(material),
         _hero(material),
         _choice(material),
         _comparison(material),
@@ -59,6 +60,12 @@ def page(material: Material) -> str:
         f"\n<footer>Made by charloom. Everything on this page is in results/{escape(material.id)}/.</footer>"
         f"\n<script>{JS}</script>\n</html>\n"
     )
+
+
+def _notices(m: Material) -> str:
+    """What makes the whole result worthless, if anything does, before anything else."""
+    said = "".join(f"<p><b>{escape(line)}</b></p>" for line in m.notices)
+    return f'<div class="warnings" role="alert">{said}</div>' if said else ""
 
 
 def _hero(m: Material) -> str:
@@ -94,7 +101,7 @@ def _use(m: Material) -> str:
     steps, width, height = sample.get("steps", 8), sample.get("width", 1024), sample.get("height", 1024)
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
-        (p.text for p in m.prompts if p.name in chosen and count_word(p.text, m.trigger)),
+        (p.text for p in m.prompts if p.name in chosen and words.count(p.text, m.trigger)),
         f"a close-up portrait photo of {m.trigger}, smiling",
     )
     source = m.base_source or m.base

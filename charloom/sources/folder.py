@@ -1,4 +1,4 @@
-"""The user's own images: one file for each shot, named like it or by its key ``file``; copied as PNG, never changed."""
+"""The user's own images: one file for each shot, named like it or by its key ``file``; taken over as PNG."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom import inventory, pictures
 from charloom.errors import UserError
 from charloom.recipes import RECIPES
 
 if TYPE_CHECKING:
     from charloom.character import Character, Shot
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 REFERENCE = "reference"
-
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -26,13 +25,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 def images(folder: str | Path) -> list[Path]:
     """The images in ``folder`` by name, whatever the case of their endings; none where there is no folder."""
     found = Path(folder).iterdir() if Path(folder).is_dir() else ()
-    # macOS puts ._x.png beside x.png on foreign disks.
-    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+    return sorted(path for path in found if inventory.is_picture(path) and path.is_file())
 
 
 def find(folder: str, stem: str) -> Path | None:
     """The image called ``stem`` in ``folder``, in whatever supported format."""
-    known = (path for suffix in SUFFIXES if (path := Path(folder, stem + suffix)).is_file())
+    known = (path for suffix in pictures.endings() if (path := Path(folder, stem + suffix)).is_file())
     return next(known, None) or next((path for path in images(folder) if path.stem == stem), None)
 
 
@@ -41,7 +39,8 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
 
     Of files that differ in their endings alone, the one that :func:`find` takes.
     """
-    ranked = sorted(files, key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
+    best = pictures.endings()
+    ranked = sorted(files, key=lambda path: best.index(path.suffix.lower()), reverse=True)
     stems = {path.stem: path for path in ranked}
     made = {stem: stem for stem in stems if _NAME.fullmatch(stem)}
     for stem in sorted(set(stems) - set(made)):
@@ -59,29 +58,43 @@ def of_shot(character: Character, shot: Shot) -> Path | None:
     return path if (path := Path(folder, shot.file)).is_file() else None
 
 
-def caption_file(folder: str, shot: Shot) -> Path:
-    """Where the caption beside the image of a shot would be."""
-    return Path(folder, shot.file).with_suffix(".txt") if shot.file else Path(folder, f"{shot.name}.txt")
+def caption_file(folder: str, shot: Shot) -> Path | None:
+    """The caption beside the image of a shot, if there is one."""
+    return inventory.text_of(Path(folder, Path(shot.file).stem if shot.file else shot.name))
 
 
-def stray_captions(character: Character) -> list[str]:
-    """Names of the texts in the folder that stand beside the image of no shot."""
+def unused(character: Character) -> list[inventory.Unused]:
+    """Files in the folder of the images that nothing reads."""
     if character.source != "folder" or not character.folder:
         return []
-    taken = {f"{REFERENCE}.txt", *(caption_file(character.folder, shot).name for shot in character.shots)}
-    return sorted(path.name for path in Path(character.folder).glob("*.txt") if path.name not in taken)
+    used = [path for shot in character.shots if (path := of_shot(character, shot))]
+    used += [path for shot in character.shots if (path := caption_file(character.folder, shot))]
+    # The text of the reference is often beside it, and does no harm.
+    used += [path for path in (find(character.folder, REFERENCE), Path(character.folder, f"{REFERENCE}.txt")) if path]
+    return inventory.of_pictures(character.folder, used, {path.stem: f"{path.stem}.txt" for path in used})
 
 
 def problems(character: Character) -> list[str]:
-    """Missing folder and missing images."""
+    """Missing folder, missing images, and images that two shots want."""
     if not character.folder:
         return ["images.path: is missing; name the folder with your images"]
     if not Path(character.folder).is_dir():
         return [f"images.path: there is no folder {character.folder}; make it and put {character.count} images in it"]
     there = [path.stem for path in images(character.folder)]
-    lines = []
+    lines, owners = [], {}
     for shot in character.shots:
-        if of_shot(character, shot):
+        if found := of_shot(character, shot):
+            owner = owners.setdefault(found.resolve(), shot.name)
+            if owner != shot.name:
+                lines.append(
+                    f"shots.{shot.name}{'.file' * bool(shot.file)}: {found.name} is the image of {owner} already; "
+                    "give each shot an image of its own"
+                )
+            elif not inventory.is_picture(found):
+                lines.append(f"shots.{shot.name}.file: {_unread(found)}")
+            continue
+        if other := inventory.unread_format(character.folder, shot.name):
+            lines.append(f"images.path: {_unread(other)}")
             continue
         if shot.file:
             lines.append(f"shots.{shot.name}.file: {character.folder} has no {shot.file}; correct it, or add the image")
@@ -90,6 +103,10 @@ def problems(character: Character) -> list[str]:
         hint = f"; rename {spare[0]}?" if spare else "; add the image or change the plan"
         lines.append(f"images.path: {character.folder} has no {shot.name}.png (nor .jpg, .webp){hint}")
     return lines
+
+
+def _unread(path: Path) -> str:
+    return f"{path} is of a format that is not read here; save it as PNG or JPEG"
 
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
@@ -108,20 +125,17 @@ def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
-    """Copy a PNG byte for byte; write any other format as a lossless PNG, transparency and all."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    from charloom.crop import transparent
-
+    """Copy a PNG byte for byte; write any other format as a lossless PNG, upright and on white."""
     if not inputs:
         raise UserError(f"{output}: its image is gone from the folder; put it back")
-    try:
-        with Image.open(inputs[0]) as image:
-            if image.format == "PNG":
-                image.verify()
-                shutil.copyfile(inputs[0], output)
-                return
-            mode = "RGBA" if transparent(image) else "RGB"
-            ImageOps.exif_transpose(image).convert(mode).save(output, format="PNG")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{inputs[0]}: is no image that can be read ({error}); replace it") from None
+    picture = pictures.read(inputs[0])
+    if is_png(inputs[0]):
+        shutil.copyfile(inputs[0], output)
+    else:
+        pictures.save_png(picture, output)
+
+
+def is_png(path: str | Path) -> bool:
+    """Whether the file is a PNG, whatever it is called."""
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"

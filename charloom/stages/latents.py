@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from charloom import bases
+from charloom import bases, pictures
 from charloom.canonical import digest, file_digest
 from charloom.errors import UserError
 from charloom.store import Store
@@ -72,18 +72,12 @@ def encode(
     """
     import numpy as np
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from charloom.train.buckets import buckets, cover_box
     from charloom.zimage import vae as codec
 
-    try:
-        with Image.open(image) as opened:
-            picture = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(
-            f"{image}: is no image that can be read ({error}); delete it, so that it is made anew"
-        ) from None
+    picture = pictures.read(image, pictures.MADE_HERE).image
     tensors = {}
     for size in buckets(*picture.size, resolutions):
         left, top, right, bottom = cover_box(*picture.size, size)

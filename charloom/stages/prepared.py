@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from charloom import bases
+from charloom import bases, files
 from charloom.canonical import digest
 from charloom.errors import UserError
 from charloom.hub import Tell
@@ -68,15 +67,11 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
         raise UserError(
             f"{output}: needs {size / 1e9:.1f} GB on its disk, which has {free / 1e9:.1f} GB free; free some space"
         )
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    with files.whole(output) as temporary:
         header = {"format": "pt", "charloom.base": record["digest"]}
         if kind in quantize.KINDS:
             header[_KIND] = kind
         write_safetensors(temporary, model.state_dict(), header)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return record
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from charloom import bases
+from charloom import bases, tokens
 from charloom.canonical import digest
 from charloom.store import Store
 
@@ -19,11 +19,18 @@ def key(text: str, lock: dict[str, Any], settings: dict[str, Any]) -> str:
     return digest({"text": text, **parts, **settings})
 
 
-def make(texts: Iterable[str], lock: dict[str, Any], settings: dict[str, Any], store: Store, device: Any) -> int:
+def make(
+    texts: Iterable[str],
+    lock: dict[str, Any],
+    settings: dict[str, Any],
+    store: Store,
+    device: Any,
+    tell: Callable[[str], None] | None = None,
+) -> int:
     """Encode those of ``texts`` that are not stored: tensor ``embeds`` (L, D) fp32 each; returns how many.
 
     One text at a time, so that an embedding does not depend on its neighbours. The encoder is gone from the device
-    afterwards.
+    afterwards. ``tell`` gets a line for each text of which the end is not read.
 
     Raises:
         UserError: a file of the encoder is missing or another one; quantization nf4 without bitsandbytes.
@@ -41,7 +48,10 @@ def make(texts: Iterable[str], lock: dict[str, Any], settings: dict[str, Any], s
     bases.locate(lock, "tokenizer", store)
     root = bases.locate(lock, "text_encoder", store)
     tokenizer, encoder = _load(root, settings.get("quantization", FULL_PRECISION), device)
+    count = tokens.counter({"path": str(root)})
     for entry, words in missing.items():
+        if tell and (what := count.too_long(words)):
+            tell(f"{what}: {words[:60]}…")
         embeds = text.encode(tokenizer, encoder, [words])[0].float().cpu()
         with store.put(KIND, entry, ".safetensors") as path:
             write_safetensors(path, {"embeds": embeds}, {"caption": words})

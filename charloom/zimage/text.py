@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MAX_TOKENS = 512
+from charloom.tokens import MAX_TOKENS
 
 
 def template(tokenizer, prompt: str) -> str:

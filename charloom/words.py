@@ -1,0 +1,51 @@
+"""Words inside texts of any language: where the trigger stands, and what was meant to stand for it.
+
+Triggers are Latin letters and digits. Languages without blanks between words put them right beside their own
+characters (一张m4ra的照片), so only Latin letters, digits and the underscore run on into another word. Knows nothing of
+files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import cache
+
+PLACEHOLDER = "{trigger}"
+
+# Latin letters with their accents, full-width ones too; any digits; accents that are characters of their own.
+_SAME_KIND = r"A-Za-zªºÀ-ÖØ-öø-ɏḀ-ỿⱠ-Ɀ꜠-ꟿＡ-Ｚａ-ｚ\d_\u0300-\u036f"
+
+_NAMES = r"trigger(?:[ _-]?(?:word|phrase|token|name))?"
+_IN_BRACKETS = re.compile(rf"[\[<({{$%]+\s*(?:{_NAMES})\s*[\]>)}}$%]*|\[name\]|<name>", re.IGNORECASE)
+_SHOUTED = re.compile(rf"(?<![{_SAME_KIND}])TRIGGER(?:[ _-]?WORD)?(?![{_SAME_KIND}])")
+_CURLY = re.compile(r"\{\s*([A-Za-z_ -]{2,20})\s*\}")
+
+
+@cache
+def pattern(word: str) -> str:
+    """A regular expression for ``word`` as a word of its own."""
+    return rf"(?<![{_SAME_KIND}]){re.escape(word)}(?![{_SAME_KIND}])"
+
+
+def count(text: str, word: str) -> int:
+    """How often ``word`` stands in ``text`` as a word of its own, whatever the case."""
+    return len(re.findall(pattern(word), text, flags=re.IGNORECASE))
+
+
+def replace(text: str, word: str, other: str) -> str:
+    """``text`` with ``other`` wherever ``word`` stands as a word of its own, whatever the case."""
+    return re.sub(pattern(word), lambda _: other, text, flags=re.IGNORECASE)
+
+
+def misspelt_placeholder(text: str) -> str | None:
+    """What was probably meant to be ``{trigger}`` and would be drawn literally: ``[trigger]``, ``{{trigger}}``, …"""
+    for found in _IN_BRACKETS.finditer(text):
+        if found[0] != PLACEHOLDER:
+            return found[0]
+    if found := _SHOUTED.search(text):
+        return found[0]
+    for found in _CURLY.finditer(text):
+        if found[0] != PLACEHOLDER and difflib.SequenceMatcher(None, found[1].lower(), "trigger").ratio() > 0.75:
+            return found[0]
+    return None
