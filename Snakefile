@@ -44,6 +44,15 @@ localrules:
     export_final,
 
 
+# Snakemake's limit of 100 job starts a second, which nothing here reaches, wakes the main loop once more a second for
+# every job that has ended while others were ready. A batch of characters ends with a core of its own for that, and
+# a longer timespan (--max-jobs-per-timespan) only delays both this and the exit. A limit of your own is kept.
+onstart:
+    limit = getattr(workflow.scheduler, "job_rate_limiter", None)
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
 rule all:
     input:
         final=expand("results/{character}/final.safetensors", character=CHARACTERS),
