@@ -16,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from charloom import arguments
 from charloom.store import Store
 
+JSON = "JSON or @FILE"
 BIG = 4e9
 """Bytes from which on a base takes days on a CPU."""
 
@@ -75,7 +77,9 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
     made = argparse.ArgumentParser(
         description=(description or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--settings", type=json.loads, required=True, help="the rule's slice of the settings, JSON")
+    made.add_argument(
+        "--settings", type=arguments.value, required=True, help=f"the rule's slice of the settings, {JSON}"
+    )
     made.add_argument("--output", type=Path, help="file to write")
     made.add_argument("--store", type=Store, default=os.environ.get("CHARLOOM_STORE", "work/store"), help="its folder")
     made.add_argument("--log", help="log file; the terminal shows the same lines")
