@@ -50,10 +50,12 @@ def value(text: str) -> Any:
 
 
 def written(path: str | Path | None) -> str:
-    """A path as an argument; empty where there is none."""
-    return json.dumps(str(path)) if path else ""
+    """A path as an argument; ``null`` where there is none, because an empty word would be lost on a command line."""
+    return json.dumps(str(path) if path else None)
 
 
 def path(text: str) -> Path | None:
     """The path that an argument stands for: as :func:`written` gives it, or plain, as people type it."""
-    return Path(json.loads(text) if text.startswith('"') else text) if text else None
+    if text == "null":
+        return None
+    return Path(json.loads(text) if text.startswith('"') else text)

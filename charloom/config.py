@@ -17,7 +17,7 @@ from charloom.character import Character
 from charloom.errors import UserError
 
 CONFIG = "config/config.yaml"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_NAME = re.compile(schema.load_schema("name")["pattern"])
 _RESERVED = ("con", "nul", "aux", "prn")
 
 

@@ -113,7 +113,7 @@ def _file_in(command: str) -> str:
     """The file of the user's that a command names."""
     try:
         words = shlex.split(command)
-        return str(arguments.path(words[words.index("--file") + 1]) or "")
+        return str(arguments.path(words[words.index("--user-file") + 1]) or "")
     except (ValueError, IndexError):
         return ""
 

@@ -32,6 +32,13 @@ def stop(lines):
     sys.exit("\n".join(f"error: {line}" for line in lines))
 
 
+if set("{}") & set(str(workflow.basedir)):
+    stop(
+        [
+            f"{workflow.basedir}: Snakemake cannot run what lies below a name with braces; rename the folder"
+        ]
+    )
+
 try:
     WORKFLOW = read(".", overrides=config)
 except UserError as error:
@@ -317,7 +324,10 @@ def products(name):
 
 def is_made(target):
     """Whether it names a rule, or a file that a rule makes."""
-    path = Path(os.path.relpath(target))
+    try:
+        path = Path(os.path.relpath(target))
+    except ValueError:  # on another disk
+        return False
     name = path.parts[1] if path.parts[2:] and path.parts[0] == "results" else None
     if name in WORKFLOW.characters:
         return path.as_posix() in products(name)

@@ -44,7 +44,7 @@ rule make_reference:
     message:
         "{wildcards.character}: neutral reference"
     shell:
-        "run make_source_image --file {params.file:q} --settings {params.settings:q} "
+        "run make_source_image --user-file {params.file:q} --settings {params.settings:q} "
         "--output {output.image:q} 2> {log:q}"
 
 
@@ -68,7 +68,7 @@ rule make_source_image:
     message:
         "{wildcards.character}: image {wildcards.shot}"
     shell:
-        "run make_source_image --file {params.file:q} --settings {params.settings:q} "
+        "run make_source_image --user-file {params.file:q} --settings {params.settings:q} "
         "--output {output.image:q} 2> {log:q}"
 
 
@@ -112,7 +112,7 @@ rule write_caption:
     message:
         "{wildcards.character}: caption {wildcards.shot}"
     shell:
-        "run write_caption --file {params.file:q} --settings {params.settings:q} "
+        "run write_caption --user-file {params.file:q} --settings {params.settings:q} "
         "--output {output.caption:q} 2> {log:q}"
 
 

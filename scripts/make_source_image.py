@@ -11,9 +11,9 @@ from charloom.errors import cli
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("--file", type=path, help="the user's image; nothing for one that is drawn")
+    parser.add_argument("--user-file", type=path, help="the user's image; nothing for one that is drawn")
     arguments = parser.parse_args()
-    inputs = [str(arguments.file)] if arguments.file else []
+    inputs = [str(arguments.user_file)] if arguments.user_file else []
     output = arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")

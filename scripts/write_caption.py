@@ -10,17 +10,17 @@ from charloom.errors import UserError, cli
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("--file", type=path, help="the user's caption, which wins; nothing if there is none")
+    parser.add_argument("--user-file", type=path, help="the user's caption, which wins; nothing if there is none")
     arguments = parser.parse_args()
     text = arguments.settings.get("caption")
-    if arguments.file:
+    if arguments.user_file:
         try:
-            text = tidy(arguments.file.read_text(encoding="utf-8-sig"))
+            text = tidy(arguments.user_file.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
-            raise UserError(f"{arguments.file}: is not UTF-8 text; save it as UTF-8") from None
+            raise UserError(f"{arguments.user_file}: is not UTF-8 text; save it as UTF-8") from None
     text = text or arguments.settings.get("default")
     if not text:
-        raise UserError(f"{arguments.file}: is empty; write a caption, or set default_caption")
+        raise UserError(f"{arguments.user_file}: is empty; write a caption, or set default_caption")
     jobs.write_text(arguments.output, text + "\n")
 
 

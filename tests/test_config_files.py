@@ -33,10 +33,11 @@ def test_one_bad_character_file_stops_that_character_alone(project: Path) -> Non
     add(project, "mora", base="no-such")
     (project / "config/characters/mura.yaml").write_text("name: [")
     add(project, "Big Mara")
+    add(project, 24 * "m")
     add(project, "twin", trigger="M4RA")
     workflow = read(project)
     assert set(workflow.characters) == {"ira", "mara"}
-    assert set(workflow.broken) == {"mira", "mora", "mura", "Big Mara", "twin"}
+    assert set(workflow.broken) == {"mira", "mora", "mura", "Big Mara", 24 * "m", "twin"}
     assert load(project, ready="mara").character("mara").id == "mara"
     for name, lines in workflow.broken.items():
         assert len(lines) == 1 and lines[0].startswith(f"config/characters/{name}.yaml: ")

@@ -414,27 +414,11 @@ def test_images_count_once_they_are_needed(tmp_path: Path) -> None:
     assert not (folder / "results").exists()
 
 
-def test_the_caption_beside_an_image_is_an_input(tmp_path: Path) -> None:
-    folder = small_project.make(tmp_path)
-    edit(folder / CHARACTER, images={"source": "folder", "path": "pics", "count": 3})
-    (folder / "pics").mkdir()
-    for shot in small_project.CHARACTER["shots"]:
-        (folder / f"pics/{shot['name']}.JPG").touch()
-    (folder / "pics/medium-01.txt").write_text("m4ra")
-    result = snakemake(folder, "-n", "-p", "results/mara/lint.json", code=small_project.ROOT)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert set(re.findall(r"run (\w+) (pics/\S+)", result.stdout)) == {
-        ("make_source_image", "pics/closeup-01.JPG"),
-        ("make_source_image", "pics/medium-01.JPG"),
-        ("make_source_image", "pics/fullbody-01.JPG"),
-        ("write_caption", "pics/medium-01.txt"),
-    }
-
-
 def test_the_snakefile_imports_nothing_heavy(tmp_path: Path) -> None:
     folder = small_project.make(tmp_path)
     code = (
-        "import sys; from charloom import slices, sources, bases; from charloom.config import load; load('.');"
+        "import sys; from charloom import arguments, bases, contents, notices, slices, sources, targets;"
+        "from charloom.config import read; read('.');"
         "print(sorted({'torch', 'pandas', 'numpy', 'PIL', 'diffusers', 'matplotlib'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(small_project.ROOT)}
