@@ -82,7 +82,7 @@ def _told(key: str, before: Any, now: Any) -> str:
             inside = [name for name in {**old, **new} if old.get(name) != new.get(name)]
             return ", ".join(_told(f"{key}[{place}].{name}", old.get(name, "–"), new.get(name, "–")) for name in inside)
     shown = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in (before, now)]
-    return f"{key} {shown[0]} → {shown[1]}" if max(map(len, shown)) <= _LONGEST else key
+    return f"{key} {shown[0]} → {shown[1]}" if max(map(len, shown)) <= _LONGEST else f"{key} changed"
 
 
 def _of_files(before: list[Any], now: list[Any]) -> str:

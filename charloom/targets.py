@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import posixpath
 from collections.abc import Callable, Iterable, Sequence
 
 MOST = 2000
@@ -19,7 +20,7 @@ def complaint(target: str, names: Sequence[str], products: Callable[[str], Itera
 
 def nearest(target: str, names: Sequence[str], products: Callable[[str], Iterable[str]]) -> str | None:
     """The target that is most like it: a character, or one of its files."""
-    parts = target.replace("\\", "/").strip("/").split("/")
+    parts = posixpath.normpath(target.replace("\\", "/")).strip("/").split("/")
     if len(parts) == 1:
         return _close(parts[0].removesuffix(".yaml"), names)
     at = 1 if difflib.SequenceMatcher(None, parts[0], "results").ratio() > 0.7 and len(parts) > 2 else 0
@@ -30,9 +31,10 @@ def nearest(target: str, names: Sequence[str], products: Callable[[str], Iterabl
     wanted = "/".join(["results", name, *parts[at + 1 :]])
     if wanted in there:
         return wanted
-    folder = wanted.rpartition("/")[0]
-    beside = [path for path in there if path.rpartition("/")[0] == folder] or there
-    return _close(wanted, beside[:MOST]) or f"results/{name}/final.safetensors"
+    folder, _, file = wanted.rpartition("/")
+    beside = {path.rpartition("/")[2]: path for path in there if path.rpartition("/")[0] == folder}
+    longer = (path for path in beside.values() if path.startswith(wanted))
+    return next(longer, None) or beside.get(_close(file, list(beside)[:MOST])) or f"results/{name}/final.safetensors"
 
 
 def _close(word: str, words: Sequence[str]) -> str | None:
