@@ -1,6 +1,7 @@
 # charloom: from an idea for a character to a LoRA file that draws it.
 #
 #   snakemake --cores 2 results/leyla/final.safetensors    one character
+#   snakemake --cores 2 leyla                               the same, with the pages about it
 #   snakemake --cores 2                                     every character of config/characters/
 #   snakemake -n                                            what would be made, and why
 from snakemake.utils import min_version
@@ -12,7 +13,7 @@ include: "rules/common.smk"
 
 
 wildcard_constraints:
-    character=any_of(CHARACTERS),
+    character=any_of([*WORKFLOW.characters, *WORKFLOW.broken]),
     base=any_of(BASES),
     # An image of the plan, or <data set>/<image>.
     shot="[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?",
@@ -44,11 +45,18 @@ localrules:
     export_final,
 
 
+# Snakemake's limit of 100 job starts a second, which nothing here reaches, wakes the main loop once more a second for
+# every job that has ended while others were ready. A batch of characters ends with a core of its own for that, and
+# a longer timespan (--max-jobs-per-timespan) only delays both this and the exit. A limit of your own is kept.
+onstart:
+    limit = getattr(workflow.scheduler, "job_rate_limiter", None)
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
 rule all:
     input:
-        final=expand("results/{character}/final.safetensors", character=CHARACTERS),
-        report=expand("results/{character}/report.html", character=CHARACTERS),
-        prompts=expand("results/{character}/prompts.html", character=CHARACTERS),
+        lambda wildcards: everybody(),
     localrule: True
 
 
@@ -60,3 +68,19 @@ include: "rules/sample.smk"
 include: "rules/validate.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+
+
+# `snakemake mara` makes what `all` makes, of one character.
+for name in [*WORKFLOW.characters, *WORKFLOW.broken]:
+    if not workflow.is_rule(name):
+
+        rule:
+            name:
+                name
+            input:
+                pages_and_file(name),
+            localrule: True
+
+
+if workflow.is_main_process and (lines := wrong_targets()):
+    stop(lines)

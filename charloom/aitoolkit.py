@@ -116,7 +116,7 @@ def _fit(character: dict[str, Any], job: Job) -> None:
 
     validator = Draft202012Validator(schema.load_schema("character"))
     for _ in range(3):
-        for error in [error for found in validator.iter_errors(character) for error in schema.meant(found)]:
+        for error in [error for found in validator.iter_errors(character) for error in schema.causes(found)]:
             *groups, last = error.absolute_path
             node: Any = character
             for group in groups:

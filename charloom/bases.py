@@ -2,19 +2,19 @@
 
 A lock is a few kilobytes and stands in for gigabytes: a moved or touched file changes nothing, another
 revision changes everything that depends on it. A branch of a hub repo (``main``) is resolved to its commit when the
-lock is made, and stays that commit until the lock is deleted. Digests are kept in the store by size and time of
-change, so large files are read once. Must not import torch.
+lock is made, and stays that commit until the lock is deleted. Digests are kept in the store, so large files are read
+once. Must not import torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charloom import basefiles, hub
-from charloom.canonical import digest, file_digest
+from charloom.canonical import digest
+from charloom.contents import remembered
 from charloom.errors import UserError
 from charloom.store import Store
 
@@ -22,7 +22,6 @@ COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 SINGLE_FILE = "transformer_file"
 _IGNORED = (".md", ".txt", ".png", ".jpg")
 _KEEP = ("merges.txt",)
-_LARGE = 10**9
 
 
 def local_files(folder: str | None, adapters: dict[str, Any], single_file: Any = None) -> list[str]:
@@ -186,7 +185,7 @@ def _checked(
     facts = _facts(path, store, tell)
     _check_blob(path, facts["sha256"])
     if expected := checksums.get(name):
-        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else _remembered(path, store, "md5", tell)
+        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", tell)
         basefiles.check_sum(name, path, expected, found, label)
     return facts
 
@@ -209,27 +208,7 @@ def _same(path: Path, locked: dict[str, Any], lock: dict[str, Any], store: Store
 
 def _facts(path: Path, store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
     """Size and SHA-256 of a file."""
-    return {"size": path.stat().st_size, "sha256": _remembered(path, store, "sha256", tell)}
-
-
-def _remembered(path: Path, store: Store, algorithm: str, tell: hub.Tell) -> str:
-    """A digest of a file, computed when its size or time of change is new."""
-    state = path.stat()
-    about: dict[str, Any] = {"path": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns}
-    key = digest(about if algorithm == "sha256" else {**about, "algorithm": algorithm})
-    if store.has("file-digest", key):
-        return store.path("file-digest", key).read_text()
-    if state.st_size >= _LARGE:
-        tell(f"{algorithm} of {path.name}, {state.st_size / 1e9:.1f} GB")
-    found = file_digest(path) if algorithm == "sha256" else _md5(path)
-    with store.put("file-digest", key) as entry:
-        entry.write_text(found)
-    return found
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return {"size": path.stat().st_size, "sha256": remembered(path, store, "sha256", tell)}
 
 
 def _label(name: str) -> str:

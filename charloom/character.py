@@ -186,10 +186,11 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     the character whose images must be there too; ``recipe_for(base, overrides)`` merges the recipe. Raises one
     :class:`UserError` with a line for each mistake.
     """
-    data, problems = schema.check(schema.read_yaml(path, label), "character", label)
+    document = schema.read_yaml(path, label)
+    data, problems = schema.check(document, "character", label)
     if problems:
         raise UserError.several(problems)
-    shots, problems = _shots(data["shots"], label, context["root"])
+    shots, problems = _shots(data["shots"], document, label, context["root"])
     base = data.get("base", context["base"])
     recipe, more = recipe_for(base, data.get("recipe", {}), label)
     if problems:
@@ -247,7 +248,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _shots(data: Any, label: str, root: Path) -> tuple[list[Shot], list[str]]:
+def _shots(data: Any, document: schema.Document, label: str, root: Path) -> tuple[list[Shot], list[str]]:
     """The shots of a character file: written out, or a shared plan with single shots changed."""
     changes: dict[str, Any] = {}
     problems: list[str] = []
@@ -268,7 +269,8 @@ def _shots(data: Any, label: str, root: Path) -> tuple[list[Shot], list[str]]:
         if name not in by_name:
             problems.append(f"{label}: shots.replace.{name}: {_no_shot(name, list(by_name))}")
             continue
-        changed, wrong = schema.check({**by_name[name], **change}, "shot", f"{label}: shots.replace.{name}")
+        part_of = (document, ("shots", "replace", name))
+        changed, wrong = schema.check({**by_name[name], **change}, "shot", f"{label}: shots.replace.{name}", part_of)
         problems += wrong
         if not wrong:
             by_name[name] = changed
@@ -378,6 +380,4 @@ def _no_shot(name: str, names: list[str]) -> str:
 
 
 def _known(name: str, folder: Path) -> str:
-    names = [path.stem for path in inventory.yaml_files(folder)]
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
+    return schema.meant(name, [path.stem for path in inventory.yaml_files(folder)])

@@ -96,10 +96,10 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
     from charloom.store import Store
 
     root = _workflow_folder()
-    name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    name = _named(name)
     _say_first(root, name)
     workflow = config.load(root, ready=name)
-    character = _character(workflow, name)
+    character = workflow.character(name)
     base = workflow.bases[character.base]
     print(f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: fine")
     items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
@@ -138,14 +138,10 @@ def _say_first(root: Path, name: str) -> None:
         print(f"warning: {line}")
 
 
-def _character(workflow: Any, name: str) -> Any:
-    import difflib
-
-    if name in workflow.characters:
-        return workflow.characters[name]
-    close = difflib.get_close_matches(name, list(workflow.characters), n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(workflow.characters)}"
-    raise UserError(f"there is no config/characters/{name}.yaml; {hint}")
+def _named(target: str) -> str:
+    """The name of a character that is also called by its file: ``config/characters/mara.yaml`` is mara."""
+    path = Path(target)
+    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", "characters") else target
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -163,8 +159,10 @@ def plan(
 
     root = _workflow_folder()
     names = {path.stem for path in (root / "config" / "characters").glob("*.yaml")}
-    files = [f"results/{target}/final.safetensors" if target in names else target for target in targets or []]
-    for line in planning.summary(planning.groups(planning.dry_run(files, root))):
+    asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
+    files = [f"results/{target}/final.safetensors" if target in names else target for target in asked]
+    output = planning.dry_run(files, root)
+    for line in [*planning.remarks(output), *planning.summary(planning.groups(output))]:
         print(line)
 
 

@@ -6,19 +6,18 @@ Knows files and settings; nothing of Snakemake, images or models.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from charloom import character as characters_of
-from charloom import knobs, schema
+from charloom import inventory, knobs, schema
 from charloom.character import Character
 from charloom.errors import UserError
 
 CONFIG = "config/config.yaml"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_NAME = re.compile(schema.load_schema("name")["pattern"])
 _RESERVED = ("con", "nul", "aux", "prn")
 
 
@@ -55,18 +54,45 @@ class Workflow:
     store: str
     characters: dict[str, Character]
     bases: dict[str, Base]
+    broken: dict[str, list[str]]
+    """Characters whose file has mistakes, each a line. They stop nobody else."""
+
+    def character(self, name: str) -> Character:
+        """The character called ``name``.
+
+        Raises:
+            UserError: with the lines about its file, or with the name that was meant.
+        """
+        if name in self.broken:
+            raise UserError.several(self.broken[name])
+        if name not in self.characters:
+            there = [*self.characters, *self.broken]
+            raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
+        return self.characters[name]
 
 
 def load(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready: str | None = None) -> Workflow:
+    """The same as :func:`read`, for all or nothing: raises for any mistake in any character.
+
+    With ``ready``, which names a character whose images must be there as well, only its mistakes count.
+    """
+    workflow = read(root, overrides, ready)
+    lines = [line for name, wrong in workflow.broken.items() if ready in (None, name) for line in wrong]
+    if lines:
+        raise UserError.several(list(dict.fromkeys(lines)))
+    return workflow
+
+
+def read(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready: str | None = None) -> Workflow:
     """The configuration below ``root``, with ``overrides`` (of a command line) over ``config/config.yaml``.
 
     ``ready`` names a character whose images must be there as well; of the others only the files are checked, because
-    a character is made one step after the other. Raises one :class:`UserError` with a line for every mistake.
+    a character is made one step after the other. Raises one :class:`UserError` with a line for every mistake that
+    concerns everybody, or a character that the command line names.
     """
     root = Path(root)
     data, problems = schema.check(schema.read_yaml(root / CONFIG, CONFIG), "config", CONFIG)
     if overrides:
-        overrides = _typed(overrides)
         data, more = schema.check(schema.merge(data, overrides), "config", "--config")
         # What is wrong in the file already is not the command line's fault.
         problems += [line for line in more if line.replace("--config", CONFIG, 1) not in problems]
@@ -77,17 +103,14 @@ def load(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready:
     data = schema.merge(schema.defaults(schema.load_schema("config")), data)
 
     bases: dict[str, Base] = {}
-    broken: dict[str, list[str]] = {}
 
     def base(name: str, label: str) -> tuple[Base | None, list[str]]:
-        if name not in bases and name not in broken:
+        if name not in bases:
             found, wrong = _base(root, name, f"{label}: base")
-            if found:
-                bases[name] = found
-            else:
-                broken[name] = wrong
+            if not found:
                 return None, wrong
-        return bases.get(name), []
+            bases[name] = found
+        return bases[name], []
 
     def recipe_for(name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
         found, wrong = base(name, label)
@@ -104,58 +127,54 @@ def load(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready:
     _, problems = base(data["base"], CONFIG)
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready}
     people: dict[str, Character] = {}
-    for path in _character_files(root, data["characters"], problems):
+    files, broken = _character_files(root, data["characters"], problems)
+    for path in files:
         label = f"config/characters/{path.name}"
         try:
             people[path.stem] = characters_of.read(path, label, context, recipe_for)
         except UserError as error:
-            problems += str(error).splitlines()
-    problems += _same_triggers(people)
+            broken[path.stem] = str(error).splitlines()
+    for name, line in _same_triggers(people).items():
+        del people[name]
+        broken[name] = [line]
+    if overrides and isinstance(named := overrides.get("characters"), list):
+        problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    return Workflow(data["device"], data["store"], people, bases)
+    return Workflow(data["device"], data["store"], people, bases, broken)
 
 
-def _typed(value: Any) -> Any:
-    """Values of a command line, which come as texts, as YAML reads them."""
-    if isinstance(value, dict):
-        return {key: _typed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item) for item in value]
-    return schema.scalar(value) if isinstance(value, str) else value
-
-
-def _character_files(root: Path, wanted: Any, problems: list[str]) -> list[Path]:
+def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
+    """The files of the characters that are wanted, and lines about those whose file has a wrong name."""
     folder = root / "config" / "characters"
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    for path in sorted(folder.glob("*.yml")):
-        problems.append(f"config/characters/{path.name}: rename it to {path.stem}.yaml; other endings are not read")
-    if not files:
+    own = sorted(path for path in folder.glob("*.y*ml") if not inventory.foreign(path.name))
+    files = {path.stem: path for path in own if path.suffix == ".yaml"}
+    broken: dict[str, list[str]] = {}
+    for path in own:
+        label = f"config/characters/{path.name}"
+        if path.suffix != ".yaml" and path.stem not in files:
+            broken[path.stem] = [f"{label}: rename it to {path.stem}.yaml; other endings are not read"]
+        elif not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
+            broken[path.stem] = [f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _"]
+    if not own:
         problems.append("config/characters/: holds no character; write one like leyla.yaml")
-    for name in files:
-        if not _NAME.fullmatch(name) or name in _RESERVED:
-            problems.append(
-                f"config/characters/{name}.yaml: rename it; the name becomes part of paths, "
-                "so use up to 40 of a-z 0-9 - _"
-            )
-    if wanted == "all":
-        return [path for name, path in files.items() if _NAME.fullmatch(name)]
-    for name in wanted:
-        if name not in files:
-            close = difflib.get_close_matches(name, list(files), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(files)}"
-            problems.append(f"{CONFIG}: characters: there is no config/characters/{name}.yaml; {hint}")
-    return [files[name] for name in wanted if name in files]
+    names = [*files, *(name for name in broken if name not in files)]
+    if wanted != "all":
+        for name in wanted:
+            if name not in names:
+                line = f"{CONFIG}: characters: there is no config/characters/{name}.yaml"
+                problems.append(f"{line}; {schema.meant(name, list(files))}")
+        broken = {name: lines for name, lines in broken.items() if name in wanted}
+        names = [name for name in wanted if name in names]
+    return [files[name] for name in names if name in files and name not in broken], broken
 
 
 def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
     folder = root / "config" / "bases"
     label = f"config/bases/{name}.yaml"
     if not (folder / f"{name}.yaml").is_file():
-        names = sorted(path.stem for path in folder.glob("*.yaml"))
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
-        return None, [f"{where}: there is no {label}; {hint}"]
+        names = sorted(path.stem for path in folder.glob("*.yaml") if not inventory.foreign(path.name))
+        return None, [f"{where}: there is no {label}; {schema.meant(name, names)}"]
     try:
         data, problems = schema.check(schema.read_yaml(folder / f"{name}.yaml", label), "base", label)
     except UserError as error:
@@ -225,13 +244,14 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
     return lines
 
 
-def _same_triggers(people: dict[str, Character]) -> list[str]:
+def _same_triggers(people: dict[str, Character]) -> dict[str, str]:
+    """A line about each character that has the trigger of one before it, by its id."""
     seen: dict[str, Character] = {}
-    lines = []
+    lines = {}
     for person in people.values():
         other = seen.setdefault(person.trigger.lower(), person)
         if other is not person:
-            lines.append(
+            lines[person.id] = (
                 f"{person.label}: trigger: {person.trigger} is the trigger of {other.label} too; choose another"
             )
     return lines

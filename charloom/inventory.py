@@ -18,6 +18,7 @@ _LEFT_BEHIND = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin", "lost+found")
     + ("system volume information", "__pycache__")
 )
+_BACKUPS = ("~", "#", ".bak", ".orig", ".swp", ".tmp")
 _TEXTS = (".txt", *sorted({"".join(letters) for letters in itertools.product(*zip(".txt", ".TXT", strict=True))}))
 """``.txt`` in any case, the usual spelling first."""
 _OTHER_TEXTS = (".caption", ".captions", ".cap", ".text", ".tags", ".tag", ".md", ".rtf")
@@ -36,8 +37,8 @@ class Unused:
 
 
 def foreign(name: str) -> bool:
-    """Whether a file or folder of this name is none of the user's: hidden, or left behind by a system."""
-    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+    """Whether a file or folder of this name is none of the user's: hidden, or left behind by a system or an editor."""
+    return name.startswith((".", "~", "#")) or name.endswith(_BACKUPS) or name.lower() in _LEFT_BEHIND
 
 
 def text_of(stem: Path) -> Path | None:

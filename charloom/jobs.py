@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from charloom import files
+from charloom import arguments, files
 from charloom.store import Store
 
 SPIN = "10000"
 """Rounds that a thread of libgomp looks for work before it sleeps. With its default, billions of them, training beside
 other busy processes takes five times as long, because threads spin away the time that the others wait for
 (``benchmarks/busy_laptop.py``)."""
+JSON = "JSON or @FILE"
 BIG = 4e9
 """Bytes from which on a base takes days on a CPU."""
 
@@ -83,7 +84,9 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
     made = argparse.ArgumentParser(
         description=(description or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--settings", type=json.loads, required=True, help="the rule's slice of the settings, JSON")
+    made.add_argument(
+        "--settings", type=arguments.value, required=True, help=f"the rule's slice of the settings, {JSON}"
+    )
     made.add_argument("--output", type=Path, help="file to write")
     made.add_argument("--store", type=Store, default=os.environ.get("CHARLOOM_STORE", "work/store"), help="its folder")
     made.add_argument("--log", help="log file; the terminal shows the same lines")

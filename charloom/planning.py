@@ -6,22 +6,28 @@ Asks ``snakemake --dry-run`` and reads its answer; the only module that knows wh
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from charloom import arguments, changes
 from charloom.errors import UserError
+
+MOST = 3
+"""Causes that are named of a rule's jobs."""
 
 _JOB = re.compile(r"^Job \d+: (?:(?P<who>[\w.-]+): )?(?P<what>.*)$")
 _COMMAND = re.compile(r"^(?:Shell command: *)?(?:run (\w+)|.*?/scripts/(\w+)\.py)\b")
 """Scripts are named like their rule."""
 _FOLLOWS = "Input files updated by another job"
+_SETTINGS = "its settings changed"
 _CAUSES = (
     ("Missing output files", "not made yet"),
     ("Updated input files", "its input changed"),
-    ("Params have changed", "its settings changed"),
+    ("Params have changed", _SETTINGS),
     ("Set of input files has changed", "it reads other files now"),
     ("Code has changed", "its rule changed"),
     ("Software environment", "its environment changed"),
@@ -81,11 +87,11 @@ def groups(output: str) -> list[Group]:
     found: dict[tuple[str, str], Group] = {}
     job: dict[str, str] | None = None
 
-    def close(rule: str | None = None) -> None:
+    def close(rule: str | None = None, command: str = "") -> None:
         if job is not None:
             # Without a command there is only the message: its last word is the item, the others the task.
             rule = rule or " ".join(job["what"].split()[:-1]) or job["what"]
-            _add(found.setdefault((job["who"], rule), Group(job["who"], rule)), job["reason"])
+            _add(found.setdefault((job["who"], rule), Group(job["who"], rule)), job["reason"], _file_in(command))
 
     for line in output.splitlines():
         if match := _JOB.match(line):
@@ -94,7 +100,7 @@ def groups(output: str) -> list[Group]:
         elif job is not None and line.startswith("Reason: "):
             job["reason"] = line.removeprefix("Reason: ")
         elif job is not None and (command := _COMMAND.match(line)):
-            close(command[1] or command[2])
+            close(command[1] or command[2], line)
             job = None
         elif line.startswith("Job stats:"):
             close()
@@ -103,19 +109,33 @@ def groups(output: str) -> list[Group]:
     return list(found.values())
 
 
-def _add(group: Group, reason: str) -> None:
+def _file_in(command: str) -> str:
+    """The file of the user's that a command names."""
+    try:
+        words = shlex.split(command)
+        return str(arguments.path(words[words.index("--user-file") + 1]) or "")
+    except (ValueError, IndexError):
+        return ""
+
+
+def _add(group: Group, reason: str, file: str) -> None:
     group.jobs += 1
-    causes = []
-    for part in reason.split("; "):
-        for sign, words in _CAUSES:
-            if part.startswith(sign):
-                causes.append(words)
-                if sign == "Updated input files":
-                    group.files += [name for name in part.partition(": ")[2].split(", ") if name not in group.files]
-    if not causes:
-        causes = ["follows from that"] if _FOLLOWS in reason else [reason or "no reason given"]
-    for cause in dict.fromkeys(causes):
+    found = [words for sign, words in _CAUSES if re.search(rf"(^|; ){sign}", reason)]
+    if _SETTINGS in found and (told := changes.causes(reason)):
+        found = [*(words for words in found if words != _SETTINGS), *told]
+        if file and changes.FILE_CHANGED in told and file not in group.files:
+            group.files.append(file)
+    if updated := re.search(r"(?:^|; )Updated input files: ([^;]*)", reason):
+        group.files += [name for name in updated[1].split(", ") if name not in group.files]
+    if not found:
+        found = ["follows from that"] if _FOLLOWS in reason else [reason or "no reason given"]
+    for cause in dict.fromkeys(found):
         group.causes[cause] = group.causes.get(cause, 0) + 1
+
+
+def remarks(output: str) -> list[str]:
+    """What the workflow itself says: who is left out, and what to know about the others."""
+    return [line for line in output.splitlines() if line.startswith(("left out: ", "note: "))]
 
 
 def summary(found: Sequence[Group]) -> list[str]:
@@ -130,7 +150,7 @@ def summary(found: Sequence[Group]) -> list[str]:
         lines.append(f"{who or 'shared'}:")
         for group in found:
             if group.who == who:
-                why = ", ".join(group.causes)
+                why = ", ".join([*list(group.causes)[:MOST], *(["..."] if len(group.causes) > MOST else [])])
                 files = group.files[:3]
                 named = f" ({', '.join(files)}{', ...' if len(group.files) > 3 else ''})" if files else ""
                 lines.append(f"  {group.rule.replace('_', ' '):{width}}  {group.jobs:4}  {why}{named}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ SCHEMAS = Path(__file__).resolve().parents[1] / "config" / "schemas"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _INTEGER = "tag:yaml.org,2002:int"
 _NUMBERS = ("number", "integer")
+_TEXT = "tag:yaml.org,2002:str"
 _KIND = {
     "object": "a group of keys",
     "array": "a list",
@@ -43,9 +44,17 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     }
 
 
+class Document(dict[str, Any]):
+    """What a YAML file holds; ``text`` is the file as it was written."""
+
+    text = ""
+
+
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+            key_node.tag = _TEXT  # a shot called 01 or off is called so, quotes or not
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:
             raise yaml.constructor.ConstructorError(
@@ -61,7 +70,7 @@ _Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?\d+(_\d+)*$"), list("-
 _Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scalar(node)))
 
 
-def read_yaml(path: str | Path, label: str | None = None) -> dict[str, Any]:
+def read_yaml(path: str | Path, label: str | None = None) -> Document:
     """The mapping in a YAML file; a missing or broken file is a :class:`UserError` naming the line and a remedy."""
     label = label or str(path)
     try:
@@ -77,11 +86,11 @@ def read_yaml(path: str | Path, label: str | None = None) -> dict[str, Any]:
         raise UserError(f"{label}: line {number}: {remedy}") from None
     except (yaml.YAMLError, ValueError) as error:  # a date that there never was is a plain ValueError
         raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
+    if not isinstance(data, dict | None):
         raise UserError(f"{label}: must be keys and values, not {_what(data)}")
-    return data
+    document = Document(data or {})
+    document.text = text
+    return document
 
 
 def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
@@ -180,9 +189,10 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
 
 
 def coerce(value: Any, schema: dict[str, Any]) -> Any:
-    """``value`` with numbers as the schema wants them: ``1e-4`` out of a text, ``300`` as ``300.0`` where a
-    fraction may stand, ``3e3`` as ``3000`` where none may. A group or list whose lines are all comments is empty.
-    What does not fit is left for :func:`check` to report."""
+    """``value`` with its scalars as the schema wants them: ``1e-4`` out of a text, ``300`` as ``300.0`` where a
+    fraction may stand, ``3e3`` as ``3000`` where none may. A command line brings nothing but texts: where the schema
+    takes no such text, it is read as YAML reads it; where it does, ``no`` and ``007`` stay the texts that they are.
+    A group or list whose lines are all comments is empty. What does not fit is left for :func:`check` to report."""
     kind = schema.get("type") or next((s["type"] for s in schema.get("anyOf", ()) if s.get("type") in _NUMBERS), None)
     if value is None and kind in ("object", "array"):
         return {} if kind == "object" else []
@@ -205,19 +215,63 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
             return float(value)
         if kind == "integer" and isinstance(value, float) and value.is_integer():
             return int(value)
+    if isinstance(value, str) and (kind == "boolean" or "anyOf" in schema) and not _fits(value, schema):
+        read = scalar(value)
+        return read if _fits(read, schema) else value
     return value
 
 
-def check(data: dict[str, Any], schema_name: str, label: str) -> tuple[dict[str, Any], list[str]]:
-    """``data`` with its numbers put right, and one line for each way in which it breaks the schema."""
+def _fits(value: Any, schema: dict[str, Any]) -> bool:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema).is_valid(value)
+
+
+def check(
+    data: dict[str, Any], schema_name: str, label: str, part_of: tuple[Document, Sequence[str]] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """``data`` with its scalars put right, and one line for each way in which it breaks the schema.
+
+    ``part_of`` says of which file, and where in it, ``data`` is a part, where it is not a :class:`Document` itself.
+    """
     from jsonschema import Draft202012Validator
 
     schema = load_schema(schema_name)
+    document, place = part_of or (data, ())
+    source = (getattr(document, "text", ""), place)
     data = coerce(data, schema)
     problems = []
     for error in sorted(Draft202012Validator(schema).iter_errors(data), key=_place):
-        problems.extend(_lines(error, schema, label))
+        problems.extend(_lines(error, schema, label, source))
     return data, problems
+
+
+def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list[str]:
+    """A line for a value that was meant as a text and that YAML reads as something else, such as 007, off or null."""
+    value, path, (text, place) = error.instance, list(error.absolute_path), source
+    if isinstance(value, str | dict | list):
+        return []
+    written = _written(text, [*place, *path]) if text else "" if value is None else str(value)
+    wanted = error.validator == "type" and error.validator_value == "string"
+    if not written or not (wanted or (error.validator == "anyOf" and _fits(written, error.schema))):
+        return []
+    read_as = "true or false" if isinstance(value, bool) else "nothing" if value is None else "a date"
+    read_as = "a number" if isinstance(value, int | float) and not isinstance(value, bool) else read_as
+    quoted = f'- "{written}"' if isinstance(path[-1], int) else f'{path[-1]}: "{written}"'
+    if not text:  # of a command line, which has quotes of its own
+        quoted = f"""'{path[-1]}="{written}"'"""
+    return [f"{label}: {dotted(path)}: must be a text, and {written} is {read_as}; put it in quotes: {quoted}"]
+
+
+def _written(text: str, path: list[Any]) -> str:
+    """The scalar at ``path`` of a YAML file as it stands there."""
+    node = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (makes nothing but texts, lists and groups)
+    for part in path:
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            return ""  # the path is not one of the file itself
+    return node if isinstance(node, str) else ""
 
 
 def _place(error: Any) -> list[str]:
@@ -232,7 +286,7 @@ def dotted(path: Any) -> str:
     return text
 
 
-def meant(error: Any) -> list[Any]:
+def causes(error: Any) -> list[Any]:
     """The mistakes behind one: of several alternatives, the one that the user means is of the same kind."""
     value = error.instance
     if error.validator != "anyOf" or not isinstance(value, dict | list | int | float) or isinstance(value, bool):
@@ -240,16 +294,19 @@ def meant(error: Any) -> list[Any]:
     kinds = ("object",) if isinstance(value, dict) else ("array",) if isinstance(value, list) else _NUMBERS
     same = [index for index, part in enumerate(error.validator_value) if part.get("type") in kinds]
     inside = [e for e in error.context if same and e.schema_path[0] == same[0]]
-    return [e for part in sorted(inside, key=_place) for e in meant(part)] or [error]
+    return [e for part in sorted(inside, key=_place) for e in causes(part)] or [error]
 
 
-def _lines(error: Any, root: dict[str, Any], label: str) -> list[str]:
+def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequence[str]]) -> list[str]:
+    """What to say of one error; ``source`` is the text of the file and the place in it that was checked."""
+    if found := _unquoted(error, label, source):
+        return found
     path = dotted(error.absolute_path)
     where = f"{label}: {path}" if path else label
     rule, value, schema = error.validator, error.instance, error.schema
     meaning = schema.get("description", "")
-    if (inside := meant(error)) != [error]:
-        return [line for e in inside for line in _lines(e, root, label)]
+    if (inside := causes(error)) != [error]:
+        return [line for e in inside for line in _lines(e, root, label, source)]
     if rule == "additionalProperties":
         unknown = [key for key in value if key not in schema.get("properties", {})]
         return [
@@ -300,6 +357,12 @@ def _what(value: Any) -> str:
     if isinstance(value, dict):
         return "a group of keys"
     return "a list" if isinstance(value, list) else str(value)
+
+
+def meant(name: str, names: Sequence[str]) -> str:
+    """The end of a line about a name that is not there: the one of ``names`` that is like it, or all of them."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
 
 
 def _choices(word: str, allowed: list[str]) -> str:

@@ -291,6 +291,7 @@ def choice(character: Character) -> str:
     return canonical_json(
         {
             "character": character.id,
+            "steps": character.sampled_steps,
             "candidates": character.candidates,
             "last": character.saved_steps[-1],
             "keep": str(character.recipe["save"]["keep"]),

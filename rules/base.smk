@@ -2,8 +2,6 @@
 
 
 rule lock_base:
-    input:
-        base_files,
     output:
         lock="work/bases/{base}.lock.json",
     log:
@@ -15,7 +13,8 @@ rule lock_base:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=lambda wildcards: slices.base_lock(BASES[wildcards.base]),
+        settings=lambda wildcards: value(slices.base_lock(BASES[wildcards.base])),
+        content=base_content,
     message:
         "base {wildcards.base}: digests of its files"
     shell:

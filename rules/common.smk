@@ -1,5 +1,8 @@
 # The configuration, checked before any job starts, and the functions that rules ask for paths and settings.
 # Nothing here may import torch or pandas: every call of snakemake pays for it.
+import atexit
+import contextlib
+import io
 import os
 import re
 import sys
@@ -7,9 +10,13 @@ from functools import cache
 from pathlib import Path
 from shlex import quote
 
-from charloom import bases, jobs, slices, sources
-from charloom.config import load
+from snakemake.io import strip_wildcard_constraints
+
+from charloom import arguments, bases, jobs, notices, slices, sources, targets
+from charloom.config import read
+from charloom.contents import Contents
 from charloom.errors import UserError
+from charloom.store import Store
 
 # The interpreter of the jobs: snakemake and torch may live in different environments.
 CONDA = "CONDA" in {
@@ -18,18 +25,33 @@ CONDA = "CONDA" in {
 PYTHON = os.environ.get("CHARLOOM_PYTHON", "python" if CONDA else sys.executable)
 SCRIPTS = Path(workflow.basedir) / "scripts"
 
+
+def stop(lines):
+    """End with what the user has to mend."""
+    sys.exit("\n".join(f"error: {line}" for line in lines))
+
+
+if set("{}") & set(str(workflow.basedir)):
+    stop(
+        [
+            f"{workflow.basedir}: Snakemake cannot run what lies below a name with braces; rename the folder"
+        ]
+    )
+
 try:
-    WORKFLOW = load(".", overrides=config)
+    WORKFLOW = read(".", overrides=config)
 except UserError as error:
     # Not a WorkflowError, which would wrap the lines in places of this file that mean nothing to the user.
-    sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+    stop(str(error).splitlines())
 
-CHARACTERS = WORKFLOW.characters
 BASES = WORKFLOW.bases
+HAS_GPU = notices.has_gpu(WORKFLOW.device)
+CONTENTS = Contents(Store(WORKFLOW.store))
+atexit.register(CONTENTS.save)
 
 # Where a start of the trainer makes one checkpoint, its previews and scores (priorities 4 to 2) come before the next
 # start. Where it makes all of them, they come after, so that one process draws for every checkpoint.
-RUN_AHEAD = {BASES[character.base].run_ahead for character in CHARACTERS.values()}
+RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.characters.values()}
 TRAINING = 1 if any(RUN_AHEAD) else 8
 
 # What every command starts with: `run NAME …` calls the script of that name. Not part of the rules' own text, so
@@ -43,10 +65,11 @@ EXPORTS = {
     "CHARLOOM_DEVICE": WORKFLOW.device,
     **jobs.environment(os.environ),
 }
-shell.prefix(
+PREFIX = (
     f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "
-    f'run() {{{{ name="$1"; shift; {START}/"$name".py "$@"; }}}}; '
+    f'run() {{ name="$1"; shift; {START}/"$name".py "$@"; }}; '
 )
+shell.prefix(PREFIX.replace("{", "{{").replace("}", "}}"))
 
 
 def any_of(names):
@@ -54,16 +77,44 @@ def any_of(names):
     return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
 
 
+@cache
+def person(name):
+    """A character, with what its user should know before it is made; where its file is wrong, nothing is made."""
+    try:
+        character = WORKFLOW.character(name)
+    except UserError as error:
+        stop(str(error).splitlines())
+    if workflow.is_main_process:
+        for line in notices.notices(character, BASES[character.base], HAS_GPU):
+            print(f"note: {name}: {line}", file=sys.stderr)
+    return character
+
+
+def value(text):
+    """A slice of the settings as it stands on a command line; nothing is written for a dry run."""
+    return arguments.shortened(text, write=not workflow.dryrun)
+
+
 def settings(slice_of):
     """A params function: the slice of the character's settings that a rule depends on."""
-    return lambda wildcards: slice_of(CHARACTERS[wildcards.character])
+    return lambda wildcards: value(slice_of(person(wildcards.character)))
 
 
 def settings_of(slice_of, wildcard):
     """The same for rules with one job for each shot or prompt."""
-    return lambda wildcards: slice_of(
-        CHARACTERS[wildcards.character], wildcards[wildcard]
+    return lambda wildcards: value(
+        slice_of(person(wildcards.character), wildcards[wildcard])
     )
+
+
+def settings_with_base(slice_of):
+    """The same for slices that also look at the base."""
+
+    def slice_(wildcards):
+        character = person(wildcards.character)
+        return value(slice_of(character, BASES[character.base]))
+
+    return slice_
 
 
 def untracked(value_of):
@@ -72,7 +123,19 @@ def untracked(value_of):
     Snakemake records no parameter that looks at the input; this one only seems to. It is for hints that
     change how much is done in one go, never what comes out.
     """
-    return lambda wildcards, input: value_of(CHARACTERS[wildcards.character])
+    return lambda wildcards, input: value(value_of(person(wildcards.character)))
+
+
+def path_of(file_of):
+    """A params function: where a file of the user's is. It is no input, because Snakemake takes what stands in braces in
+    a name for a wildcard and looks at dates; what the file holds counts, by :func:`content_of`.
+    """
+    return lambda wildcards, input: arguments.written(file_of(wildcards))
+
+
+def content_of(file_of):
+    """A params function: what a file of the user's holds, so that another one makes the rule run again."""
+    return lambda wildcards: CONTENTS.of(file_of(wildcards))
 
 
 def files_of(pattern, names_of):
@@ -82,7 +145,7 @@ def files_of(pattern, names_of):
         known = dict(wildcards.items())
         return [
             pattern.format(name=name, **known)
-            for name in names_of(CHARACTERS[wildcards.character])
+            for name in names_of(person(wildcards.character))
         ]
 
     return files
@@ -96,58 +159,103 @@ def step_names(steps_of):
 @cache
 def image_problems(name):
     """What stands in the way of a character's images."""
-    return CHARACTERS[name].image_problems()
+    return WORKFLOW.characters[name].image_problems()
+
+
+def pages_and_file(name):
+    """What is made of a character."""
+    return [
+        f"results/{name}/{file}"
+        for file in ("final.safetensors", "report.html", "prompts.html")
+    ]
+
+
+@cache
+def everybody():
+    """What is made of all characters whose file is right and whose images are there; the others are named."""
+    out = dict(WORKFLOW.broken)
+    out |= {
+        name: lines for name in WORKFLOW.characters if (lines := image_problems(name))
+    }
+    if len(out) == len(WORKFLOW.broken) + len(WORKFLOW.characters):
+        stop([line for lines in out.values() for line in lines])
+    if workflow.is_main_process:
+        for name, lines in sorted(out.items()):
+            more = (
+                f" ({len(lines) - 1} more: charloom lint {name})" if lines[1:] else ""
+            )
+            print(f"left out: {name}: {lines[0]}{more}", file=sys.stderr)
+    return [
+        path
+        for name in WORKFLOW.characters
+        if name not in out
+        for path in pages_and_file(name)
+    ]
 
 
 def image_of(wildcards):
     """(further data set or None, name in it) of the image that a path names."""
-    character = CHARACTERS[wildcards.character]
+    character = person(wildcards.character)
     part, image = character.part_of(wildcards.shot)
     if image not in (part.files if part else character.shot_names):
-        sys.exit(f"error: {character.id} has no image {wildcards.shot}")
+        stop([f"{character.id} has no image {wildcards.shot}"])
     return part, image
 
 
-def source_inputs(wildcards):
-    """Files that one image of the data set is made from; the place where it counts whether there are images."""
-    character = CHARACTERS[wildcards.character]
-    if lines := image_problems(character.id):
-        sys.exit("\n".join(f"error: {line}" for line in lines))
+def own_image(wildcards):
+    """The user's own file that an image of the data set, or the reference, is taken from; None for a drawn one."""
+    character = person(wildcards.character)
     part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
     if part:
-        return [str(part.files[image])]
+        return part.files[image]
+    if character.source != "folder":
+        return None
+    shot = character.shot(image) if image else None
+    return next(iter(sources.get(character.source).inputs(character, shot)), None)
+
+
+def source_inputs(wildcards):
+    """Made files that an image of the data set is made from; the place where it counts whether there are images."""
+    character = person(wildcards.character)
+    if lines := image_problems(character.id):
+        stop(lines)
+    part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
+    if part or character.source == "folder":
+        return []
     return sources.get(character.source).inputs(
         character, character.shot(image) if image else None
     )
 
 
-def handwritten_caption(wildcards):
+def own_caption(wildcards):
     """The user's own caption of an image, if there is one."""
-    character = CHARACTERS[wildcards.character]
+    character = person(wildcards.character)
     part, image = image_of(wildcards)
     path = (
         part.caption_file(image)
         if part
         else character.caption_file(character.shot(image))
     )
-    return [str(path)] if path and path.is_file() else []
+    return path if path and path.is_file() else None
 
 
 def lock_of(wildcards):
     """The lock file of the base that the character is made with."""
-    return f"work/bases/{CHARACTERS[wildcards.character].base}.lock.json"
+    return f"work/bases/{person(wildcards.character).base}.lock.json"
 
 
-def base_files(wildcards):
-    """Files of a base on this disk; those of the hub are named by their revision instead."""
+def base_content(wildcards):
+    """What the files of a base on this disk hold; those of the hub are named by their revision instead."""
     base = BASES[wildcards.base]
-    return bases.local_files(base.path, base.adapters, base.transformer_file)
+    return CONTENTS.of_all(
+        bases.local_files(base.path, base.adapters, base.transformer_file)
+    )
 
 
 def prepared(suffix):
     """The prepared transformer that the character trains on."""
     return (
-        lambda wildcards: f"work/bases/{slices.prepared_name(CHARACTERS[wildcards.character])}{suffix}"
+        lambda wildcards: f"work/bases/{slices.prepared_name(person(wildcards.character))}{suffix}"
     )
 
 
@@ -155,7 +263,7 @@ def previous_checkpoint(wildcards):
     """The checkpoint that a segment goes on from; none for the first."""
     steps = [
         step
-        for step in CHARACTERS[wildcards.character].saved_steps
+        for step in person(wildcards.character).saved_steps
         if step < int(wildcards.step)
     ]
     return (
@@ -176,23 +284,12 @@ def sampled_checkpoint(wildcards):
 
 def judge_weights(wildcards):
     """The network that judges the character's samples, if its base has one."""
-    weights = BASES[CHARACTERS[wildcards.character].base].judge_weights
-    return [weights] if weights else []
-
-
-def settings_with_base(slice_of):
-    """A params function for slices that also look at the base."""
-
-    def slice_(wildcards):
-        character = CHARACTERS[wildcards.character]
-        return slice_of(character, BASES[character.base])
-
-    return slice_
+    return BASES[person(wildcards.character).base].judge_weights
 
 
 def run_until(wildcards):
     """The step up to which one start of the trainer may go on: as many checkpoints as the base's run_ahead says."""
-    character = CHARACTERS[wildcards.character]
+    character = person(wildcards.character)
     ahead = BASES[character.base].run_ahead
     steps = [step for step in character.saved_steps if step >= int(wildcards.step)]
     return steps[-1] if ahead == 0 else steps[:ahead][-1]
@@ -200,7 +297,7 @@ def run_until(wildcards):
 
 def shippable_checkpoints(wildcards):
     """Checkpoints of which one is shipped."""
-    character = CHARACTERS[wildcards.character]
+    character = person(wildcards.character)
     steps = {*character.candidates, character.saved_steps[-1]}
     if character.checkpoint != "auto":
         steps.add(character.checkpoint)
@@ -208,3 +305,61 @@ def shippable_checkpoints(wildcards):
         f"results/{character.id}/checkpoints/step-{step:06d}.safetensors"
         for step in sorted(steps)
     ]
+
+
+def products(name):
+    """Every file that is made of one character."""
+    character = person(name)
+    steps = {0, *character.saved_steps, *character.sampled_steps}
+    values = {
+        "shot": character.image_names,
+        "text": list(slices.texts(character)),
+        "step": [f"{step:06d}" for step in sorted(steps)],
+        "prompt": character.prompt_names,
+    }
+    outputs = (str(path) for one in workflow.rules for path in one.output)
+    for pattern in map(strip_wildcard_constraints, outputs):
+        found = [pattern] if "{character}" in pattern else []
+        for wildcard, names in {"character": [name], **values}.items():
+            sign = f"{{{wildcard}}}"
+            if sign in pattern:
+                found = [path.replace(sign, one) for path in found for one in names]
+        yield from found
+
+
+def is_made(target):
+    """Whether it names a rule, or a file that a rule makes."""
+    try:
+        path = Path(os.path.relpath(target))
+    except ValueError:  # on another disk
+        return False
+    name = path.parts[1] if path.parts[2:] and path.parts[0] == "results" else None
+    if name in WORKFLOW.characters:
+        return path.as_posix() in products(name)
+    return workflow.is_rule(target) or any(
+        one.is_producer(path.as_posix()) for one in workflow.rules
+    )
+
+
+def wrong_targets():
+    """A line for each target of the command line that nothing makes.
+
+    Snakemake looks for them later and says "No rule to produce". What stands there may as well be the value of an
+    option, which only its own parser knows.
+    """
+    words = {
+        word
+        for word in sys.argv[1:]
+        if not word.startswith("-") and not word.isdigit() and not is_made(word)
+    }
+    if not words:
+        return []
+    from snakemake.cli import parse_args
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            asked = parse_args(sys.argv[1:])[1].targets or []
+    except (Exception, SystemExit):
+        return []  # started in another way than by its command
+    names = [*WORKFLOW.characters, *WORKFLOW.broken]
+    return [targets.complaint(word, names, products) for word in asked if word in words]

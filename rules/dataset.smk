@@ -36,13 +36,15 @@ rule make_reference:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=lambda wildcards: slices.source_image(
-            CHARACTERS[wildcards.character], None
+        settings=lambda wildcards: value(
+            slices.source_image(person(wildcards.character), None)
         ),
+        file=path_of(own_image),
+        content=content_of(own_image),
     message:
         "{wildcards.character}: neutral reference"
     shell:
-        "run make_source_image {input:q} --settings {params.settings:q} "
+        "run make_source_image --user-file {params.file:q} --settings {params.settings:q} "
         "--output {output.image:q} 2> {log:q}"
 
 
@@ -61,10 +63,12 @@ rule make_source_image:
     threads: 1
     params:
         settings=settings_of(slices.source_image, "shot"),
+        file=path_of(own_image),
+        content=content_of(own_image),
     message:
         "{wildcards.character}: image {wildcards.shot}"
     shell:
-        "run make_source_image {input:q} --settings {params.settings:q} "
+        "run make_source_image --user-file {params.file:q} --settings {params.settings:q} "
         "--output {output.image:q} 2> {log:q}"
 
 
@@ -91,8 +95,6 @@ rule crop_watermark:
 
 
 rule write_caption:
-    input:
-        handwritten_caption,
     output:
         caption="results/{character}/dataset/{shot}.txt",
     log:
@@ -105,10 +107,12 @@ rule write_caption:
     threads: 1
     params:
         settings=settings_of(slices.caption, "shot"),
+        file=path_of(own_caption),
+        content=content_of(own_caption),
     message:
         "{wildcards.character}: caption {wildcards.shot}"
     shell:
-        "run write_caption {input:q} --settings {params.settings:q} "
+        "run write_caption --user-file {params.file:q} --settings {params.settings:q} "
         "--output {output.caption:q} 2> {log:q}"
 
 

@@ -22,5 +22,5 @@ rule export_final:
     message:
         "{wildcards.character}: the LoRA to ship"
     shell:
-        "run export_final {input.validation:q} --checkpoints {input.checkpoints:q} "
+        "run export_final {input.validation:q} --checkpoints results/{wildcards.character}/checkpoints "
         "--lock {input.lock:q} --settings {params.settings:q} --output {output.lora:q} --log {log:q}"

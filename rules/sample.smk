@@ -53,5 +53,5 @@ rule draw_grid:
     message:
         "{wildcards.character}: grid of step {wildcards.step}"
     shell:
-        "run draw_grid {input.images:q} --step {wildcards.step} "
+        "run draw_grid --samples results/{wildcards.character}/samples/step-{wildcards.step} --step {wildcards.step} "
         "--settings {params.settings:q} --output {output.grid:q} 2> {log:q}"

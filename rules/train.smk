@@ -37,8 +37,8 @@ rule train_segment:
     resources:
         gpu=1,
         until=run_until,
-        every=lambda wildcards: CHARACTERS[wildcards.character].recipe["save"]["every"],
-        last=lambda wildcards: CHARACTERS[wildcards.character].saved_steps[-1],
+        every=lambda wildcards: person(wildcards.character).recipe["save"]["every"],
+        last=lambda wildcards: person(wildcards.character).saved_steps[-1],
     params:
         settings=settings(slices.train),
         engine=untracked(slices.engine),

@@ -9,7 +9,6 @@ rule score_checkpoint:
         ),
         # Says which images there are, so that they need not be named here once more for every step.
         manifest="results/{character}/dataset.json",
-        weights=judge_weights,
     output:
         scores="results/{character}/scores/step-{step}.json",
     log:
@@ -22,10 +21,12 @@ rule score_checkpoint:
     threads: 64
     params:
         settings=settings_with_base(slices.score),
+        weights=path_of(judge_weights),
+        content=content_of(judge_weights),
     message:
         "{wildcards.character}: scores of step {wildcards.step}"
     shell:
-        "run score_checkpoint --results results/{wildcards.character} --weights {input.weights:q} "
+        "run score_checkpoint --results results/{wildcards.character} --weights {params.weights:q} "
         "--step {wildcards.step} --settings {params.settings:q} "
         "--threads {threads} --output {output.scores:q} --log {log:q}"
 
@@ -52,5 +53,5 @@ rule choose_checkpoint:
     message:
         "{wildcards.character}: choice of the checkpoint"
     shell:
-        "run choose_checkpoint {input.scores:q} --settings {params.settings:q} "
+        "run choose_checkpoint --scores results/{wildcards.character}/scores --settings {params.settings:q} "
         "--validation {output.validation:q} --table {output.table:q} --log {log:q}"

@@ -11,13 +11,14 @@ from charloom.judge import choice, table
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("scores", nargs="*", type=Path, help="scores/step-....json of every sampled checkpoint")
+    parser.add_argument("--scores", type=Path, required=True, help="folder with step-....json of every sampled step")
     parser.add_argument("--validation", type=Path, required=True, help="file for the choice and its reasons")
     parser.add_argument("--table", type=Path, required=True, help="file for the long table of scores")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["character"])
     settings = arguments.settings
-    rows = table.from_scores(table.read_scores(arguments.scores))
+    files = [arguments.scores / f"step-{step:06d}.json" for step in settings["steps"]]
+    rows = table.from_scores(table.read_scores(files))
     table.write_csv(rows, arguments.table)
     result = choice.choose(rows, settings["candidates"] or [settings["last"]], keep=settings["keep"])
     jobs.write_json(arguments.validation, result)

@@ -9,9 +9,9 @@ A file or a whole folder; originals are kept, results are lossless PNGs:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from charloom.arguments import value
 from charloom.crop import crop_file
 from charloom.errors import UserError, cli
 from charloom.inventory import unread
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--right", type=int, default=150, help="pixels off the right edge (150)")
     parser.add_argument("--bottom", type=int, default=150, help="pixels off the bottom edge (150)")
     parser.add_argument("--minimum", type=int, default=1024, help="smallest edge that may remain (1024)")
-    parser.add_argument("--settings", type=json.loads, help="the three as JSON; used by the workflow")
+    parser.add_argument("--settings", type=value, help="the three as JSON; used by the workflow")
     arguments = parser.parse_args()
     chosen = arguments.settings or vars(arguments)
     sizes = {key: chosen[key] for key in ("right", "bottom", "minimum")}

@@ -11,13 +11,13 @@ from charloom.report.grid import Cell, checkpoint_grid, save_picture, short
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("images", nargs="+", type=Path, help="previews in the order of the prompts")
+    parser.add_argument("--samples", type=Path, required=True, help="folder with the preview of every prompt")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint")
     arguments = parser.parse_args()
     settings = arguments.settings
     cells = [
-        Cell(prompt["name"], short(prompt["text"], settings["trigger"]), image)
-        for prompt, image in zip(settings["prompts"], arguments.images, strict=True)
+        Cell(prompt["name"], short(prompt["text"], settings["trigger"]), arguments.samples / f"{prompt['name']}.png")
+        for prompt in settings["prompts"]
     ]
     title = f"{settings['name']}, step {arguments.step}" if arguments.step else f"{settings['name']}, before training"
     save_picture(checkpoint_grid(cells, title=title), arguments.output)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from charloom import jobs
+from charloom.arguments import value
 from charloom.canonical import file_digest
 from charloom.engine.options import EngineOptions
 from charloom.errors import UserError, cli
@@ -16,7 +16,7 @@ def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("image", type=Path, help="the image; its sisters are the other PNGs of the folder")
     parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
-    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
+    parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "latents")
     lock, settings, store = arguments.lock, arguments.settings, arguments.store

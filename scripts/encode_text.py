@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from charloom import jobs
+from charloom.arguments import value
 from charloom.captions import swapped, tidy
 from charloom.engine.options import EngineOptions
 from charloom.errors import cli
@@ -17,12 +17,12 @@ def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--file", type=Path, help="a caption; its sisters are the other .txt of the folder")
-    what.add_argument("--text", type=json.loads, help="the text itself, JSON")
-    parser.add_argument("--sisters", type=json.loads, default=[], help="further texts to encode on a miss, JSON")
-    parser.add_argument("--swap", type=json.loads, help="trigger and class word, JSON; captions are done with both")
+    what.add_argument("--text", type=value, help="the text itself, JSON")
+    parser.add_argument("--sisters", type=value, default=[], help="further texts to encode on a miss, JSON")
+    parser.add_argument("--swap", type=value, help="trigger and class word, JSON; captions are done with both")
     parser.add_argument("--as-class", action="store_true", help="encode --file with the class word")
     parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
-    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
+    parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "embeddings")
     lock, settings, store = arguments.lock, arguments.settings, arguments.store

@@ -12,16 +12,15 @@ from charloom.errors import UserError, cli
 def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("validation", type=jobs.read_json, help="validation.json")
-    parser.add_argument("--checkpoints", nargs="+", type=Path, required=True, help="checkpoints to choose from")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder with the checkpoints to choose from")
     parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["name"])
     wanted = arguments.settings["checkpoint"]
     step = arguments.validation["step"] if wanted == "auto" else wanted
-    name = f"step-{step:06d}.safetensors"
-    chosen = next((path for path in arguments.checkpoints if path.name == name), None)
-    if chosen is None:
-        there = ", ".join(path.stem for path in arguments.checkpoints)
+    chosen = arguments.checkpoints / f"step-{step:06d}.safetensors"
+    if not chosen.is_file():
+        there = ", ".join(path.stem for path in sorted(arguments.checkpoints.glob("step-*.safetensors"))) or "none"
         raise UserError(f"checkpoint: step {step} is not among {there}; set checkpoint: auto or one of these")
     from charloom.lora.verify import verify
     from charloom.zimage.shapes import module_shapes

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from charloom import jobs
+from charloom.arguments import value
 from charloom.engine.options import EngineOptions
 from charloom.errors import UserError, cli
 from charloom.stages import samples
@@ -17,10 +17,8 @@ def main() -> None:
     parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint; 0 is the base alone")
     parser.add_argument("--prompt", required=True, help="name of the prompt: 01, 02, ...")
-    parser.add_argument(
-        "--sisters", type=json.loads, default={"steps": [], "prompts": {}}, help="steps and prompts, JSON"
-    )
-    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
+    parser.add_argument("--sisters", type=value, default={"steps": [], "prompts": {}}, help="steps and prompts, JSON")
+    parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "samples")
     previews = samples.Previews(arguments.results, arguments.lock)

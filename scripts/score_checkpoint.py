@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from charloom import jobs
+from charloom.arguments import path
 from charloom.errors import UserError, cli
 from charloom.stages.scores import KIND, Judgement
 
@@ -12,7 +13,7 @@ from charloom.stages.scores import KIND, Judgement
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
-    parser.add_argument("--weights", type=Path, nargs="?", help="network of the judge, if it has one")
+    parser.add_argument("--weights", type=path, help="network of the judge, if it has one")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "scores")

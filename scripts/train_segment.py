@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from charloom import jobs
+from charloom.arguments import value
 from charloom.engine.options import EngineOptions
 from charloom.errors import cli
 from charloom.stages import training
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--until", type=int, required=True, help="step up to which one start may run ahead")
     parser.add_argument("--every", type=int, required=True, help="steps from checkpoint to checkpoint")
     parser.add_argument("--last", type=int, required=True, help="last step of the run")
-    parser.add_argument("--engine", type=json.loads, default={}, help="how the GPU is used, JSON")
+    parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     store, slice_ = arguments.store, arguments.settings
     log = jobs.Log(arguments.log, slice_["header"]["title"])

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from charloom import captions, files, jobs
+from charloom.arguments import path
 from charloom.errors import UserError, cli
 
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("handwritten", nargs="?", type=Path, help="the user's caption, which wins")
+    parser.add_argument("--user-file", type=path, help="the user's caption, which wins; nothing if there is none")
     arguments = parser.parse_args()
     text = arguments.settings.get("caption")
-    if arguments.handwritten:
-        text = captions.read(arguments.handwritten)
+    if arguments.user_file:
+        text = captions.read(arguments.user_file)
     text = text or arguments.settings.get("default")
     if not text:
-        where = f"{arguments.handwritten}: is empty" if arguments.handwritten else f"{arguments.output}: has no text"
+        where = f"{arguments.user_file}: is empty" if arguments.user_file else f"{arguments.output}: has no text"
         raise UserError(f"{where}; write a caption, or set default_caption")
     files.write_text(arguments.output, text + "\n")
 

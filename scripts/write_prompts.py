@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from charloom import files, prompts
+from charloom import files, jobs, prompts
+from charloom.arguments import value
 from charloom.errors import cli
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=json.loads, required=True, help="the rule's slice of the settings, JSON")
+    parser.add_argument("--settings", type=value, required=True, help=f"the rule's slice of the settings, {jobs.JSON}")
     parser.add_argument("--html", type=Path, required=True)
     parser.add_argument("--txt", type=Path, required=True)
     arguments = parser.parse_args()

@@ -162,3 +162,17 @@ def make_dataset(tmp_path):
         return manifest
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose every file was made by a pretender, with Snakemake's own records of it."""
+    import small_project
+
+    folder = small_project.add_code(small_project.make(tmp_path_factory.mktemp("workflow") / "project"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLOOM_PYTHON", str(small_project.pretender(folder)))
+        made = small_project.snakemake(folder, "--cores", "2", small_project.TARGET)
+    assert made.returncode == 0, made.stderr
+    assert small_project.planned(folder) == {}
+    return folder

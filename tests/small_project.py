@@ -6,6 +6,7 @@ Enough for everything that is decided before a job starts.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -149,3 +150,23 @@ def snakemake(folder: Path, *arguments: str, code: Path | None = None) -> subpro
     environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder)}
     command = [sys.executable, "-m", "snakemake", "-s", str(code / "Snakefile"), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Jobs by rule that a dry run plans."""
+    result = snakemake(folder, "-n", TARGET, *arguments)
+    assert result.returncode == 0, result.stderr
+    text = result.stdout + result.stderr
+    if "Nothing to be done" in text:
+        return {}
+    table = text[text.index("Job stats:") :]
+    rows = re.findall(r"^(\w+) +(\d+)$", table.split("total")[0], flags=re.MULTILINE)
+    assert rows, text
+    return {rule: int(number) for rule, number in rows}
+
+
+def replace(folder: Path, file: str, old: str, new: str) -> None:
+    path = folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))

@@ -82,8 +82,10 @@ def test_lint_of_a_good_file_and_of_a_wrong_name(root):
     result = call("lint", "leyla")
     assert result.exit_code == 0 and "30 shots" in said(result)
     assert "snakemake --cores 2 results/leyla/lint.json" in said(result)
-    result = call("lint", "leila")
-    assert result.exit_code == 1 and "did you mean leyla?" in said(result)
+    assert said(call("lint", "config/characters/leyla.yaml")) == said(result)
+    for name in ("leila", "config/characters/leila.yaml"):
+        result = call("lint", name)
+        assert result.exit_code == 1 and "did you mean leyla?" in said(result)
 
 
 def test_lint_reports_every_mistake_in_a_file(root):
@@ -162,9 +164,13 @@ def test_plan_asks_snakemake(root, monkeypatch):
     assert "train segment" in text and "not made yet" in text and "leyla:" not in text
     wrong = call("plan", "results/nobody/final.safetensors")
     assert wrong.exit_code == 1
-    assert said(wrong).startswith("error: plan: nothing makes results/nobody/final.safetensors")
+    assert said(wrong).startswith("error: nothing makes results/nobody/final.safetensors; name a character (")
+    assert said(call("plan", "nikka")) == "error: nothing makes nikka; did you mean nika?\n"
+    text = said(call("plan", "config/characters/nika.yaml"))
+    assert "train segment" in text and "leyla:" not in text
     unknown = call("plan", "results/nika/dataset/nobody.txt")
-    assert said(unknown).strip() == "error: nika has no image nobody" and unknown.exit_code == 1
+    assert said(unknown).startswith("error: nothing makes results/nika/dataset/nobody.txt; did you mean results/nika")
+    assert said(unknown).count("\n") == 1 and unknown.exit_code == 1
     quiet = call("plan", "nika", "--quiet")
     assert said(quiet).startswith("error: plan: snakemake listed no jobs") and quiet.exit_code == 1
 

@@ -30,9 +30,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def problems(folder: Path, **arguments: Any) -> list[str]:
-    """What stands in the way of Mara's images."""
+    """What stands in the way of Mara's images, or else of anybody."""
     with pytest.raises(UserError) as caught:
         load(folder, ready="mara", **arguments)
+        load(folder, **arguments)
     return str(caught.value).splitlines()
 
 
@@ -355,13 +356,13 @@ def test_a_mistake_is_one_line(project: Path, name: str) -> None:
 
 
 def test_all_mistakes_are_reported_together(project: Path) -> None:
-    write_yaml(project / "config/characters/mira.yaml", {**CHARACTER, "trigger": "m1ra", "checkpoint": 7})
     text(MARA, "skin: tan", "skin: blue")(project)
     text(MARA, "a beige pantsuit", "a cape")(project)
+    edit(project / MARA, checkpoint=7)
     assert [line.split(":")[1].strip() for line in problems(project)] == [
+        "checkpoint",
         "doll.skin",
         "shots.fullbody-01.outfit",
-        "checkpoint",
     ]
 
 
@@ -491,6 +492,7 @@ def test_precedence_of_recipes(project: Path) -> None:
 
 
 def test_command_line_values_are_typed(project: Path) -> None:
+    assert problems(project, overrides={"store": 7})[0].endswith("""put it in quotes: 'store="7"'""")
     workflow = load(project, {"recipe": {"save": {"keep": "1"}, "data": {"flip_x": "true"}}, "device": "cpu"})
     recipe = workflow.characters["mara"].recipe
     assert (recipe["save"]["keep"], recipe["data"]["flip_x"], workflow.device) == (1, True, "cpu")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+# Snakemake takes a name that ends in twenty times the same for a rule that feeds on itself.
+_NAME = re.compile(r"(?!.*?(.+?)\1{19}$)[a-z0-9][a-z0-9_-]{0,39}")
 
 
 def images(folder: str | Path) -> list[Path]:
@@ -43,9 +45,15 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
     ranked = sorted(files, key=lambda path: best.index(path.suffix.lower()), reverse=True)
     stems = {path.stem: path for path in ranked}
     made = {stem: stem for stem in stems if _NAME.fullmatch(stem)}
+    times: Counter[str] = Counter()
     for stem in sorted(set(stems) - set(made)):
         like = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:34] or "image"
-        made[next(name for n in count(1) if (name := like if n == 1 else f"{like}-{n}") not in made)] = stem
+        like = re.sub(r"(.+?)\1{9,}$", r"\1", like)
+        name = like
+        while name in made:
+            times[like] += 1
+            name = f"{like}-{times[like] + 1}"
+        made[name] = stem
     by_stem = {stem: name for name, stem in made.items()}
     return {by_stem[stem]: stems[stem] for stem in dict.fromkeys(path.stem for path in files)}
 

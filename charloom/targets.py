@@ -1,0 +1,41 @@
+"""A target that nothing makes, and the one that was meant. Independent of Snakemake."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+from collections.abc import Callable, Iterable, Sequence
+
+MOST = 2000
+"""Files that are compared at most; a large data set has many that differ in a number."""
+
+
+def complaint(target: str, names: Sequence[str], products: Callable[[str], Iterable[str]]) -> str:
+    """A line about ``target``: ``names`` are those of the characters, ``products`` the files made of one of them."""
+    found = nearest(target, names, products)
+    some = ", ".join([*names[:5], *(["..."] if names[5:] else [])])
+    hint = f"did you mean {found}?" if found else f"name a character ({some}) or a file that is made of one"
+    return f"nothing makes {target}; {hint}"
+
+
+def nearest(target: str, names: Sequence[str], products: Callable[[str], Iterable[str]]) -> str | None:
+    """The target that is most like it: a character, or one of its files."""
+    parts = posixpath.normpath(target.replace("\\", "/")).strip("/").split("/")
+    if len(parts) == 1:
+        return _close(parts[0].removesuffix(".yaml"), names)
+    at = 1 if difflib.SequenceMatcher(None, parts[0], "results").ratio() > 0.7 and len(parts) > 2 else 0
+    name = parts[at] if parts[at] in names else _close(parts[at], names)
+    if name is None:
+        return None
+    there = list(products(name))
+    wanted = "/".join(["results", name, *parts[at + 1 :]])
+    if wanted in there:
+        return wanted
+    folder, _, file = wanted.rpartition("/")
+    beside = {path.rpartition("/")[2]: path for path in there if path.rpartition("/")[0] == folder}
+    longer = (path for path in beside.values() if path.startswith(wanted))
+    return next(longer, None) or beside.get(_close(file, list(beside)[:MOST])) or f"results/{name}/final.safetensors"
+
+
+def _close(word: str, words: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, words, n=1)), None)
