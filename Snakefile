@@ -13,7 +13,7 @@ include: "rules/common.smk"
 
 
 wildcard_constraints:
-    character=any_of([*WORKFLOW.characters, *WORKFLOW.broken]),
+    character=any_of(WORKFLOW.names),
     base=any_of(BASES),
     # An image of the plan, or <data set>/<image>.
     shot="[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?",
@@ -71,7 +71,7 @@ include: "rules/export.smk"
 
 
 # `snakemake mara` makes what `all` makes, of one character.
-for name in [*WORKFLOW.characters, *WORKFLOW.broken]:
+for name in WORKFLOW.names:
     if not workflow.is_rule(name):
 
         rule:

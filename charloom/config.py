@@ -57,6 +57,11 @@ class Workflow:
     broken: dict[str, list[str]]
     """Characters whose file has mistakes, each a line. They stop nobody else."""
 
+    @property
+    def names(self) -> list[str]:
+        """Names by which characters can be asked for; a file whose name is wrong has none."""
+        return [name for name in [*self.characters, *self.broken] if _NAME.fullmatch(name)]
+
     def character(self, name: str) -> Character:
         """The character called ``name``.
 

@@ -135,7 +135,8 @@ def _add(group: Group, reason: str, file: str) -> None:
 
 def remarks(output: str) -> list[str]:
     """What the workflow itself says: who is left out, and what to know about the others."""
-    return [line for line in output.splitlines() if line.startswith(("left out: ", "note: "))]
+    said = [line for line in output.splitlines() if line.startswith(("left out: ", "note: "))]
+    return sorted(said, key=lambda line: line.split(": ")[:2])  # Snakemake asks about characters in any order
 
 
 def summary(found: Sequence[Group]) -> list[str]:

@@ -361,5 +361,8 @@ def wrong_targets():
             asked = parse_args(sys.argv[1:])[1].targets or []
     except (Exception, SystemExit):
         return []  # started in another way than by its command
-    names = [*WORKFLOW.characters, *WORKFLOW.broken]
-    return [targets.complaint(word, names, products) for word in asked if word in words]
+    return [
+        targets.complaint(word, WORKFLOW.names, products)
+        for word in asked
+        if word in words
+    ]

@@ -13,7 +13,7 @@ import pytest
 import small_project
 from PIL import Image, ImageDraw, ImageFilter
 
-from charloom import bases, captions, dataset, jobs, lint, pictures, prompts, slices
+from charloom import bases, captions, contents, dataset, jobs, lint, pictures, prompts, slices
 from charloom.character import Character, Shot
 from charloom.config import load
 from charloom.crop import crop_file
@@ -73,10 +73,13 @@ def test_a_caption_by_hand_wins(mara: Character, tmp_path: Path) -> None:
     settings = ["--settings", slices.caption(mara, "closeup-01")]
     assert run_script("write_caption", *settings, "--output", "a.txt", cwd=tmp_path).returncode == 0
     assert (tmp_path / "a.txt").read_text().startswith("a close-up portrait photo of m4ra")
-    assert run_script("write_caption", "own.txt", *settings, "--output", "b.txt", cwd=tmp_path).returncode == 0
+    assert (
+        run_script("write_caption", "--user-file", "own.txt", *settings, "--output", "b.txt", cwd=tmp_path).returncode
+        == 0
+    )
     assert (tmp_path / "b.txt").read_text() == "m4ra, in my words\n"
     own.write_text(" \n")
-    failed = run_script("write_caption", "own.txt", *settings, "--output", "b.txt", cwd=tmp_path)
+    failed = run_script("write_caption", "--user-file", "own.txt", *settings, "--output", "b.txt", cwd=tmp_path)
     assert failed.stderr == "error: own.txt: is empty; write a caption, or set default_caption\n"
     assert (tmp_path / "b.txt").read_text() == "m4ra, in my words\n"
 
@@ -300,7 +303,9 @@ def test_a_default_caption_is_for_images_without_text(mara: Character, tmp_path:
         captions_of("")
     before, after = captions_of("x {trigger}"), captions_of("a photo\n of {trigger}")
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
-    result = run_script("write_caption", str(own), "--settings", after[1], "--output", "out.txt", cwd=tmp_path)
+    result = run_script(
+        "write_caption", "--user-file", str(own), "--settings", after[1], "--output", "out.txt", cwd=tmp_path
+    )
     assert result.returncode == 0 and (tmp_path / "out.txt").read_text() == "a photo of m4ra\n"
 
 
@@ -545,7 +550,7 @@ def test_a_lock_names_bytes_not_places(tmp_path: Path, monkeypatch: pytest.Monke
     lock = bases.lock(settings, store)
     assert set(lock["components"]) == set(bases.COMPONENTS)
     (tmp_path / "resources/bases/mini/vae/README.md").write_text("about")
-    monkeypatch.setattr(bases, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(contents, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
     assert bases.lock(settings, store) == lock
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

@@ -86,7 +86,7 @@ def test_scripts_say_it_in_one_line(tmp_path: Path) -> None:
     crop = {"right": 0, "bottom": 0, "minimum": 8, "recipe": 0}
     calls = {
         "crop_watermark": ["a.png", "--settings", json.dumps(crop)],
-        "make_source_image": ["a.png", "--settings", json.dumps({"source": "folder"})],
+        "make_source_image": ["--user-file", "a.png", "--settings", json.dumps({"source": "folder"})],
         "write_caption": ["--settings", json.dumps({"caption": "word " * 1000})],
     }
     for name, arguments in calls.items():

@@ -106,7 +106,7 @@ def rules_with(words: str) -> set[str]:
 
 def test_the_cluster_profile_knows_every_rule() -> None:
     """Submitted are the rules that take a GPU or many cores; the others run where snakemake runs."""
-    profile = yaml.safe_load((small_project.ROOT / "profiles/slurm/profile.yaml").read_text())
+    profile = yaml.safe_load((small_project.ROOT / "profiles/slurm/config.yaml").read_text())
     snakefile = (small_project.ROOT / "Snakefile").read_text()
     local = set(re.findall(r"\w+", re.search(r"^localrules:\n((?: .*\n)+)", snakefile, flags=re.MULTILINE)[1]))
     assert len(rules_with("gpu=1")) == 6
@@ -175,6 +175,7 @@ def test_without_a_target_everybody_is_made_who_can_be(project: Path) -> None:
         person = {**small_project.CHARACTER, "trigger": f"{name}1", **changes}
         small_project.write_yaml(project / f"config/characters/{name}.yaml", person)
     (project / "config/characters/mura.yaml").write_text("name: [\n")
+    (project / "config/characters/zo{e} $1.yaml").write_text("name: Zoe\n")
     (project / "config/characters/._mara.yaml").write_bytes(b"\xff")
     result = snakemake(project, "-n")
     assert result.returncode == 0 and not said(result, "error: ")
@@ -182,9 +183,10 @@ def test_without_a_target_everybody_is_made_who_can_be(project: Path) -> None:
         "mira": "images.path: there is no folder pics",
         "mora": "checkpoint: step 7 is not saved",
         "mura": "line 1: a [ or { is opened and never closed",
+        "zo{e} $1": "rename it",
     }
     lines = said(result, "left out: ")
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line, (name, start) in zip(lines, starts.items(), strict=True):
         assert line.startswith(f"left out: {name}: config/characters/{name}.yaml: {start}")
     assert not re.search(r"^Job \d+: m[iou]ra", result.stdout + result.stderr, flags=re.MULTILINE)
@@ -197,7 +199,7 @@ def test_without_a_target_everybody_is_made_who_can_be(project: Path) -> None:
         assert line.startswith(f"error: config/characters/{name}.yaml: {starts[name]}")
     (project / "config/characters/mara.yaml").unlink()
     result = snakemake(project, "-n")
-    assert result.returncode == 1 and len(said(result, "error: ")) == 3
+    assert result.returncode == 1 and len(said(result, "error: ")) == 4
 
 
 NEAREST = {
@@ -224,6 +226,23 @@ def test_names_of_characters_are_targets_and_wrong_ones_get_the_nearest(project:
     assert said(result, "error: ") == [
         "error: nothing makes work/nothing; name a character (mara) or a file that is made of one"
     ]
+
+
+def test_what_to_know_beforehand_is_said_once_of_whoever_is_made(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mira = {**small_project.CHARACTER, "trigger": "m1ra"}
+    small_project.write_yaml(project / "config/characters/mira.yaml", mira)
+    (project / "charloom/notices.py").write_text(
+        "def notices(character, base, has_gpu=None):\n    return [f'{character.name} on {base.name} is a trial']\n"
+    )
+    for arguments in (("-n",), ("--cores", "1")):
+        result = snakemake(project, *arguments, TARGET)
+        assert result.returncode == 0
+        assert said(result, "note: ") == ["note: mara: Mara on mini is a trial"]
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    output = planning.dry_run(["mara", "mira"], project)
+    assert planning.remarks(output) == [f"note: {name}: Mara on mini is a trial" for name in ("mara", "mira")]
 
 
 def test_a_plan_names_the_knob_and_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
