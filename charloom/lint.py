@@ -357,19 +357,23 @@ def _images(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]
 
 
 def _twins(items: Sequence[Item]) -> list[tuple[Item, Item, float]]:
-    """Pairs of images that are nearly or wholly the same, with the mean difference of their thumbnails."""
+    """Images that are nearly or wholly the same as an earlier one: (earlier, image, mean difference of thumbnails).
+
+    Only the nearest earlier one counts, so that a folder of copies is named once per picture, not once per pair.
+    """
     if len(items) < 2:
         return []
     thumbs = np.array([item.facts["thumb"] for item in items], dtype=np.float32).reshape(-1, THUMB, THUMB)
     # Means of 8 x 8 blocks differ by no more than the thumbnails themselves, and are compared in no time.
     blocks = thumbs.reshape(-1, THUMB // 8, 8, THUMB // 8, 8).mean(axis=(2, 4)).reshape(len(items), -1)
     found = []
-    for index, item in enumerate(items[:-1]):
-        near = np.flatnonzero(np.abs(blocks[index + 1 :] - blocks[index]).mean(axis=1) < NEAR) + index + 1
-        for other in near:
-            distance = float(np.abs(thumbs[other] - thumbs[index]).mean())
-            if distance < NEAR:
-                found.append((item, items[other], distance))
+    for index, item in enumerate(items[1:], 1):
+        near = np.flatnonzero(np.abs(blocks[:index] - blocks[index]).mean(axis=1) < NEAR)
+        if len(near):
+            distances = np.abs(thumbs[near] - thumbs[index]).mean(axis=(1, 2))
+            nearest = int(distances.argmin())
+            if distances[nearest] < NEAR:
+                found.append((items[near[nearest]], item, float(distances[nearest])))
     return found
 
 

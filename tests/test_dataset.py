@@ -440,7 +440,6 @@ def test_twins_blur_and_small_images_are_found(tmp_path: Path) -> None:
         "error: s0.png, s1.png: are the same image; replace one of them",
         "warning: s3.png: looks blurred; a LoRA learns that too; replace it",
         "warning: s0.png, s2.png: are almost the same image; replace one of them",
-        "warning: s1.png, s2.png: are almost the same image; replace one of them",
     ]
 
 

@@ -274,12 +274,14 @@ def test_a_large_set_is_checked(tmp_path: Path) -> None:
         pixels = generator.integers(0, 255, (128, 128, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(data / f"{shot['name']}.png")
         (data / f"{shot['name']}.txt").write_text(f"a photo of m4ra, {shot['outfit']}")
+    picture = data / f"{small_project.CHARACTER['shots'][0]['name']}.png"
     for number in range(600):
         name = f"a-picture-with-a-long-name-of-{number:06d}"
         (folder / f"many/{name}.png").touch()
-        (data / f"many/{name}.png").touch()
+        (data / f"many/{name}.png").write_bytes(picture.read_bytes())
         (data / f"many/{name}.txt").write_text("m4ra")
     done = snakemake(folder, "--cores", "1", "-p", "results/mara/lint.json", code=small_project.ROOT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (folder / "results/mara/lint.json").is_file()
+    findings = json.loads((folder / "results/mara/lint.json").read_text())["findings"]
+    assert sum("the same image" in one["what"] for one in findings) == 600
     assert "--settings @work/settings/" in done.stdout + done.stderr
