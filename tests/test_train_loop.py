@@ -190,7 +190,7 @@ CHANGES = {
     "alpha": {"network": {"alpha": 8}},
     "dropout": {"network": {"dropout": 0.3}},
     "caption dropout": {"data": {"caption_dropout": 0.9}},
-    "empty dropout": {"data": {"caption_dropout": 0.9, "dropout_caption": "empty"}},
+    "trigger dropout": {"data": {"caption_dropout": 0.9, "dropout_caption": "trigger"}},
     "resolutions": {"data": {"resolutions": [32]}},
 }
 
@@ -329,7 +329,7 @@ def test_regularisation_items_are_not_preserved_twice(make_dataset, tmp_path, ki
 
 def test_only_one_preservation_at_a_time():
     both = {kind: {"enabled": True} for kind in ("differential", "blank")}
-    with pytest.raises(UserError, match="differential and blank at once"):
+    with pytest.raises(UserError, match="differential and blank are both on"):
         TrainSettings.from_recipe(recipe(train={"preservation": both}))
 
 
