@@ -70,7 +70,8 @@ def measure(names: list[str], cores: int, recipe: str | None) -> dict[str, Any]:
             shutil.copytree(ROOT / part, Path(folder, part))
         config = [f"characters=[{','.join(names)}]", *([f"recipe={recipe}"] if recipe else [])]
         command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", str(cores)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         started = time.monotonic()
         process = subprocess.Popen(
             [*command, "--config", *config],
