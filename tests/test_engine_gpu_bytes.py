@@ -138,7 +138,13 @@ def check(job: TrainJob, folder: Path, runs: int, kills: int, longest: float) ->
     wanted = files(job, roots[0])
     for root in roots[1:]:
         got = files(job, root)
-        assert [name for name in wanted if got[name] != wanted[name]] == [], root.name
+        assert [name for name in wanted if got[name] != wanted[name]] == [], (root.name, parted(roots[0], root))
+
+
+def parted(one: Path, other: Path) -> str | None:
+    """The first lines in which the metrics of two runs differ."""
+    pairs = zip(*((root / "log" / "metrics.jsonl").read_text().splitlines() for root in (one, other)), strict=False)
+    return next((f"{a} {b}" for a, b in pairs if a != b), None)
 
 
 @pytest.mark.parametrize("kind", ["float8", "bf16"])

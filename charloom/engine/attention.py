@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,10 +20,11 @@ import torch
 import torch.utils.deterministic
 from torch import Tensor, nn
 
-WORKSPACE = 512 * 2**20
-"""Bytes that cuDNN may take to put a gradient together from its parts; more heads than fit into it take turns."""
-_COLUMNS = 128
-"""Keys whose share of a gradient is one such part."""
+WORKSPACE = 256 * 2**20
+"""Bytes that cuDNN may take for what the gradient of the queries is made of; if more are needed, heads take turns."""
+_KEYS = 64
+
+log = logging.getLogger(__name__)
 
 KINDS = ("cudnn", "flash", "efficient")
 
@@ -65,9 +67,11 @@ def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, f
     """Whether ``kind`` gives gradients here; tried on a few tokens."""
     parts = [torch.ones(1, 64, 2, head_dim, device=device, dtype=dtype) for _ in range(4)]
     try:
+        if kind == "cudnn" and fixed:
+            _cudnn()
         with torch.no_grad():
             _attend_gradient(parts[3], *parts[:3], *_attend(*parts[:3], kind, fixed), kind, fixed)
-    except (ImportError, RuntimeError, ValueError):
+    except Exception:  # a missing package, a card or a version without the kernel; cuDNN has exceptions of its own
         return False
     return True
 
@@ -125,7 +129,10 @@ def _attend_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     gradient = gradient.contiguous()
     if kind == "cudnn" and fixed:
-        return _by_cudnn(gradient, query, key, value, out, sums)
+        found = _by_cudnn(gradient, query, key, value, out, sums)
+        if found is not None:
+            return found
+        kind = "flash"  # whose logarithms are the same
     given, *parts, result = (x.transpose(1, 2) for x in (gradient, query, key, value, out))
     tokens, aten = query.shape[1], torch.ops.aten
     # Of dropout, which there is none of.
@@ -180,38 +187,57 @@ def _fixed_order() -> Iterator[None]:
 
 
 def _by_cudnn(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor):
+    """The gradients, or None if cuDNN has no fixed order for these."""
     found = tuple(x.new_empty(x.shape) for x in (query, key, value))
     batch, tokens, heads, head_dim = query.shape
-    size = heads // turns(batch, tokens, heads, head_dim)
+    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    size = heads // turns(batch, tokens, heads, processors)
+    room = None
     for first in range(0, heads, size):
         some = slice(first, first + size)
         tensors = [x[:, :, some].transpose(1, 2) for x in (gradient, query, key, value, out)]
-        tensors += [sums[:, some, :, None].contiguous(), *(x[:, :, some].transpose(1, 2) for x in found)]
+        # Packed, and with the strides of a packed tensor also where a batch of one leaves them open.
+        tensors += [sums[:, some].flatten().view(batch, size, tokens, 1)]
+        tensors += [x[:, :, some].transpose(1, 2) for x in found]
         layout = tuple((tuple(x.shape), x.stride()) for x in tensors)
-        plan, names, workspace = _plan(query.device, query.dtype, layout)
-        room = torch.empty(workspace, dtype=torch.uint8, device=query.device)
+        planned = _plan(query.device, query.dtype, layout)
+        if planned is None:
+            return None
+        plan, names, workspace = planned
+        if room is None:
+            room = torch.empty(workspace, dtype=torch.uint8, device=query.device)
         handle = _handle(query.device)
         _cudnn().set_stream(handle=handle, stream=torch.cuda.current_stream(query.device).cuda_stream)
         plan.execute(dict(zip(names, tensors, strict=True)), room, handle=handle)
     return found
 
 
-def turns(batch: int, tokens: int, heads: int, head_dim: int) -> int:
-    """In how many equal parts the heads are taken so that cuDNN's workspace stays within :data:`WORKSPACE`.
+def turns(batch: int, tokens: int, heads: int, processors: int) -> int:
+    """In how many equal parts the heads are taken, so that cuDNN's workspace stays within :data:`WORKSPACE`.
 
-    It holds the gradient of the queries once for every 128 keys, in two bytes a number.
+    It holds two bytes for each pair of a query and a key. Of the numbers that are small enough, the one that leaves
+    the fewest of the card's ``processors`` idle: each takes 64 keys of a head at a time.
     """
-    workspace = 2 * batch * tokens * heads * head_dim * math.ceil(tokens / _COLUMNS)
-    return next((n for n in range(1, heads) if heads % n == 0 and workspace <= n * WORKSPACE), heads)
+    workspace = 2 * batch * heads * tokens**2
+    possible = [n for n in range(1, heads + 1) if heads % n == 0 and workspace <= n * WORKSPACE] or [heads]
+    rounds = {n: n * math.ceil(batch * heads // n * math.ceil(tokens / _KEYS) / processors) for n in possible}
+    return min(possible, key=lambda n: (rounds[n], n))
 
 
 @functools.cache
 def _plan(device: torch.device, dtype: torch.dtype, layout: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]):
-    """(cuDNN's graph of the backward pass, names of its tensors in the order of ``layout``, bytes of workspace)."""
+    """(cuDNN's graph of the backward pass, names of its tensors in the order of ``layout``, bytes of workspace), or
+    None if cuDNN has nothing for it."""
+    try:
+        return _planned(device, dtype, layout)
+    except Exception as error:
+        log.warning("cuDNN has no fixed order for %s, %s: PyTorch's kernel is taken (%s)", dtype, layout[1][0], error)
+        return None
+
+
+def _planned(device: torch.device, dtype: torch.dtype, layout: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]):
     cudnn = _cudnn()
     kinds = {torch.bfloat16: cudnn.data_type.BFLOAT16, torch.float16: cudnn.data_type.HALF}
-    if dtype not in kinds:
-        raise ValueError(f"cuDNN has no attention for {dtype}")
     io, wide = kinds[dtype], cudnn.data_type.FLOAT
     graph = cudnn.pygraph(handle=_handle(device), io_data_type=io, intermediate_data_type=wide, compute_data_type=wide)
     given, results = layout[:6], layout[6:]

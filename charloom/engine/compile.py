@@ -84,9 +84,12 @@ def sums_along(on: bool) -> None:
 
 
 def chosen_by_rule(on: bool) -> None:
-    """Let the compiler choose by rule how sums are cut up, or by the clock, which may choose otherwise another time."""
+    """Let the compiler cut up its kernels by rule, or by the clock, which may choose otherwise another time."""
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = on
+    # torch takes these for harmless. But how many elements a thread computes may decide which products and sums become
+    # one instruction, and with that the last bit.
+    inductor.triton.autotune_pointwise = not on
 
 
 def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:

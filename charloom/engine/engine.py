@@ -6,7 +6,8 @@ In this order, each with an off switch in :class:`~charloom.engine.options.Engin
 2. Linears with one input become one product, and so do the modulations of all blocks, unless some of these live in
    main memory (:mod:`charloom.engine.fuse`);
    queries and keys are normalised and rotated in one pass (:mod:`charloom.engine.rotary`);
-3. every block is compiled (:mod:`charloom.engine.compile`);
+3. attention adds its gradients in a fixed order, and every block is compiled by rules instead of by the clock, so that
+   the same run gives the same bytes (:mod:`charloom.engine.attention`, :mod:`charloom.engine.compile`);
 4. the weights of some blocks live in main memory, if the budget demands it (:mod:`charloom.engine.swap`);
 5. blocks recompute their activations, as many as the budget demands (:mod:`charloom.engine.recompute`);
 6. forward and backward pass are recorded as one CUDA graph for each shape (:mod:`charloom.engine.graphs`).
