@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_engine_control import inputs
 
 from charloom.engine import attention, fuse
-from charloom.engine.engine import FAILED, typical
+from charloom.engine.engine import FAILED, Engine, typical
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import frozen_tensors
@@ -108,3 +109,25 @@ def test_going_on_with_other_versions_is_said_in_one_line():
     assert origin.differences({}, MADE) is None  # a state of an earlier version of this program
     line = origin.differences(MADE, {**MADE, "torch": "2.13", "device": "another card"})
     assert "torch 2.11 (now 2.13)" in line and "a card (now another card)" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("blocks, limit, wanted", [(30, 100, 30), (30, 40, 10), (30, 30, 0), (30, 29, 0), (4, 35, 4)])
+@pytest.mark.parametrize("more", [0, 3])
+def test_as_many_blocks_keep_their_attention_as_fit(blocks, limit, wanted, more):
+    """``more``: bytes that only a trial shows."""
+    state = {"kept": 0, "trials": 0}
+
+    def peak(_):
+        state["trials"] += 1
+        return 30 + state["kept"] * 1 + (more if state["kept"] else 0)
+
+    engine = SimpleNamespace(
+        model=SimpleNamespace(layers=range(blocks)),
+        recompute=SimpleNamespace(keep_results=lambda count: state.update(kept=count)),
+        _peak=peak,
+    )
+    one = inputs()
+    found, used = Engine._search_results(engine, one, limit, 30, 1)
+    fits = [n for n in range(blocks + 1) if 30 + n + (more if n else 0) <= limit or not n]
+    assert found == max(fits) == state["kept"] and used == 30 + found + (more if found else 0)
+    assert state["trials"] <= 3 and (more or found == wanted)

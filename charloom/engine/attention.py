@@ -67,10 +67,11 @@ def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, f
     """Whether ``kind`` gives gradients here; tried on a few tokens."""
     parts = [torch.ones(1, 64, 2, head_dim, device=device, dtype=dtype) for _ in range(4)]
     try:
-        if kind == "cudnn" and fixed:
-            _cudnn()
         with torch.no_grad():
-            _attend_gradient(parts[3], *parts[:3], *_attend(*parts[:3], kind, fixed), kind, fixed)
+            given = parts[3], *parts[:3], *_attend(*parts[:3], kind, fixed)
+            if kind == "cudnn" and fixed:
+                return _by_cudnn(*given) is not None
+            _attend_gradient(*given, kind, fixed)
     except Exception:  # a missing package, a card or a version without the kernel; cuDNN has exceptions of its own
         return False
     return True
