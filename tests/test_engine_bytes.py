@@ -23,14 +23,14 @@ MADE = {"device": "a card", "torch": "2.11", "compile": True}
 @pytest.mark.parametrize("tokens", [96, 1120, 2400, 4192, 16000])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_heads_take_turns_in_equal_parts_that_fit(batch, tokens):
-    n = attention.turns(batch, tokens, 30, 132)
+    n = attention.turns(batch, tokens, 30, 132, attention.ROOM)
     assert 30 % n == 0
     each = 2 * batch * 30 * tokens**2 / n
-    assert each <= attention.WORKSPACE or n == 30
+    assert each <= attention.ROOM or n == 30
 
 
 def test_few_tokens_need_no_turns():
-    assert attention.turns(1, 1120, 30, 132) == 1
+    assert attention.turns(1, 1120, 30, 132, attention.ROOM) == 1
 
 
 def test_blocks_are_compiled_for_one_size_whatever_comes_first():
@@ -131,3 +131,36 @@ def test_as_many_blocks_keep_their_attention_as_fit(blocks, limit, wanted, more)
     fits = [n for n in range(blocks + 1) if 30 + n + (more if n else 0) <= limit or not n]
     assert found == max(fits) == state["kept"] and used == 30 + found + (more if found else 0)
     assert state["trials"] <= 3 and (more or found == wanted)
+
+
+@pytest.mark.parametrize("batch, room", [(1, 10**9), (1, 20_000), (2, 20_000), (2, 1)])
+def test_heads_that_take_turns_give_all_gradients(monkeypatch, batch, room):
+    """cuDNN by a stand-in that computes the same on the CPU and insists on packed logarithms."""
+    tokens, heads, dim, calls = 32, 6, 16, []
+
+    class Plan:
+        def execute(self, given, workspace, handle):
+            gradient, query, key, value, _, sums, *found = (given[name] for name in range(9))
+            size = query.shape[1]
+            assert sums.stride() == (size * tokens, tokens, 1, 1) and workspace.numel() == 7
+            calls.append(size)
+            parts = [x.detach().clone().requires_grad_() for x in (query, key, value)]
+            out = torch.nn.functional.scaled_dot_product_attention(*parts)
+            for place, one in zip(found, torch.autograd.grad(out, parts, gradient), strict=True):
+                place.copy_(one)
+
+    properties = SimpleNamespace(multi_processor_count=4)
+    monkeypatch.setattr(attention, "_plan", lambda device, dtype, layout: (Plan(), range(9), 7))
+    monkeypatch.setattr(attention, "_handle", lambda device: None)
+    monkeypatch.setattr(attention, "_cudnn", lambda: SimpleNamespace(set_stream=lambda handle, stream: None))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    query, key, value, gradient = (torch.randn(batch, tokens, heads, dim) for _ in range(4))
+    parts = [x.clone().requires_grad_() for x in (query, key, value)]
+    out = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in parts)).transpose(1, 2)
+    wanted = torch.autograd.grad(out, parts, gradient)
+    sums = torch.zeros(batch, heads, tokens)
+    found = attention._by_cudnn(gradient, query, key, value, out.detach().contiguous(), sums, room)
+    assert sum(calls) == heads and len(calls) == attention.turns(batch, tokens, heads, 4, room)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -20,7 +20,7 @@ import torch
 import torch.utils.deterministic
 from torch import Tensor, nn
 
-WORKSPACE = 256 * 2**20
+ROOM, MUCH_ROOM = 256 * 2**20, 512 * 2**20
 """Bytes that cuDNN may take for what the gradient of the queries is made of; if more are needed, heads take turns."""
 _KEYS = 64
 
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 KINDS = ("cudnn", "flash", "efficient")
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> Tensor:
     """Attention of (B, T, heads, head_dim) each, without a mask, scaled as usual; likewise (B, T, heads, head_dim).
 
-    ``fixed``: gradients are added in a fixed order.
+    ``fixed``: gradients are added in a fixed order, for which cuDNN may take ``room`` bytes; that changes no bit.
     """
-    return _attend(query, key, value, kind, fixed)[0]
+    return _attend(query, key, value, kind, fixed, room)[0]
 
 
 def best_kind(
@@ -45,10 +45,10 @@ def best_kind(
     return next((kind for kind in order if _works(kind, device, dtype, head_dim, fixed)), None)
 
 
-def install(blocks: Sequence[nn.Module], kind: str, fixed: bool) -> None:
+def install(blocks: Sequence[nn.Module], kind: str, fixed: bool, room: int) -> None:
     """Let the attention of ``blocks`` run as :func:`attend`; :func:`remove` takes it back."""
     for block in blocks:
-        block.attention.attend = functools.partial(attend, kind=kind, fixed=fixed)
+        block.attention.attend = functools.partial(attend, kind=kind, fixed=fixed, room=room)
 
 
 def remove(blocks: Sequence[nn.Module]) -> None:
@@ -68,10 +68,10 @@ def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, f
     parts = [torch.ones(1, 64, 2, head_dim, device=device, dtype=dtype) for _ in range(4)]
     try:
         with torch.no_grad():
-            given = parts[3], *parts[:3], *_attend(*parts[:3], kind, fixed)
+            given = parts[3], *parts[:3], *_attend(*parts[:3], kind, fixed, ROOM)
             if kind == "cudnn" and fixed:
-                return _by_cudnn(*given) is not None
-            _attend_gradient(*given, kind, fixed)
+                return _by_cudnn(*given, ROOM) is not None
+            _attend_gradient(*given, kind, fixed, ROOM)
     except Exception:  # a missing package, a card or a version without the kernel; cuDNN has exceptions of its own
         return False
     return True
@@ -100,7 +100,7 @@ def keeping(results: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
 
 
 @torch.library.custom_op("charloom::attend", mutates_args=())
-def _attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool) -> tuple[Tensor, Tensor]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> tuple[Tensor, Tensor]:
     """The result, and the logarithms of the sums of exponentials as the kind's backward pass wants them."""
     if _kept:
         return _kept.pop()
@@ -119,18 +119,26 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool) -
 
 
 @_attend.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool):
+def _(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int):
     batch, tokens, heads, _ = query.shape
     return query.new_empty(query.shape), query.new_empty(batch, heads, tokens, dtype=torch.float32)
 
 
 @torch.library.custom_op("charloom::attend_gradient", mutates_args=())
 def _attend_gradient(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, kind: str, fixed: bool
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    kind: str,
+    fixed: bool,
+    room: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gradient = gradient.contiguous()
     if kind == "cudnn" and fixed:
-        found = _by_cudnn(gradient, query, key, value, out, sums)
+        found = _by_cudnn(gradient, query, key, value, out, sums, room)
         if found is not None:
             return found
         kind = "flash"  # whose logarithms are the same
@@ -152,7 +160,7 @@ def _attend_gradient(
 
 
 @_attend_gradient.register_fake
-def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, kind: str, fixed: bool):
+def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_):
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
@@ -187,13 +195,15 @@ def _fixed_order() -> Iterator[None]:
 # -- cuDNN -----------------------------------------------------------------------------------------
 
 
-def _by_cudnn(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor):
+def _by_cudnn(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, room: int
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """The gradients, or None if cuDNN has no fixed order for these."""
     found = tuple(x.new_empty(x.shape) for x in (query, key, value))
     batch, tokens, heads, head_dim = query.shape
     processors = torch.cuda.get_device_properties(query.device).multi_processor_count
-    size = heads // turns(batch, tokens, heads, processors)
-    room = None
+    size = heads // turns(batch, tokens, heads, processors, room)
+    workspace = None
     for first in range(0, heads, size):
         some = slice(first, first + size)
         tensors = [x[:, :, some].transpose(1, 2) for x in (gradient, query, key, value, out)]
@@ -204,23 +214,23 @@ def _by_cudnn(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: 
         planned = _plan(query.device, query.dtype, layout)
         if planned is None:
             return None
-        plan, names, workspace = planned
-        if room is None:
-            room = torch.empty(workspace, dtype=torch.uint8, device=query.device)
+        plan, names, size_of_it = planned
+        if workspace is None:
+            workspace = torch.empty(size_of_it, dtype=torch.uint8, device=query.device)
         handle = _handle(query.device)
         _cudnn().set_stream(handle=handle, stream=torch.cuda.current_stream(query.device).cuda_stream)
-        plan.execute(dict(zip(names, tensors, strict=True)), room, handle=handle)
+        plan.execute(dict(zip(names, tensors, strict=True)), workspace, handle=handle)
     return found
 
 
-def turns(batch: int, tokens: int, heads: int, processors: int) -> int:
-    """In how many equal parts the heads are taken, so that cuDNN's workspace stays within :data:`WORKSPACE`.
+def turns(batch: int, tokens: int, heads: int, processors: int, room: int) -> int:
+    """In how many equal parts the heads are taken, so that cuDNN's workspace stays within ``room`` bytes.
 
     It holds two bytes for each pair of a query and a key. Of the numbers that are small enough, the one that leaves
     the fewest of the card's ``processors`` idle: each takes 64 keys of a head at a time.
     """
     workspace = 2 * batch * heads * tokens**2
-    possible = [n for n in range(1, heads + 1) if heads % n == 0 and workspace <= n * WORKSPACE] or [heads]
+    possible = [n for n in range(1, heads + 1) if heads % n == 0 and workspace <= n * room] or [heads]
     rounds = {n: n * math.ceil(batch * heads // n * math.ceil(tokens / _KEYS) / processors) for n in possible}
     return min(possible, key=lambda n: (rounds[n], n))
 

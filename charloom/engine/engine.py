@@ -128,7 +128,8 @@ class Engine:
             model.__dict__["modulations"] = fusing.Modulations(blocks, self.device)
         self.attention = self._best_attention()
         if self.attention:
-            attentions.install(compiling.blocks_of(model), self.attention, self.options.deterministic)
+            room = attentions.ROOM if swapped or not self._roomy() else attentions.MUCH_ROOM
+            attentions.install(compiling.blocks_of(model), self.attention, self.options.deterministic, room)
         if self.compiled:
             compiling.compile_blocks(model, self.options.cudnn_attention)
             compiling.chosen_by_rule(self.options.deterministic)
