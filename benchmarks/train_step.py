@@ -66,8 +66,8 @@ VAE = {
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {"about": "budget 9 GiB", "options": {"memory": 9.0}},
     "roomy": {"about": "budget 32 GiB", "options": {"memory": 32.0}},
-    "any order": {"about": "budget 9 GiB, sums in any order", "options": {"memory": 9.0, "deterministic": False}},
-    "roomy, any order": {"about": "budget 32 GiB, likewise", "options": {"memory": 32.0, "deterministic": False}},
+    "fixed order": {"about": "budget 9 GiB, sums in a fixed order", "options": {"memory": 9.0, "deterministic": True}},
+    "roomy, fixed order": {"about": "budget 32 GiB, likewise", "options": {"memory": 32.0, "deterministic": True}},
     "swap": {"about": "blocks in main memory, budget 6.5 GiB", "options": {"memory": 6.5}},
     "sample": {"about": "8 steps, bf16", "sample": True},
     "16 GiB card": {"about": "memory auto in 16 GiB of the card", "fraction": 16 * GIB, "sizes": (1024,)},

@@ -71,7 +71,7 @@ def job_of(make_dataset, tmp_path):
         }
         settings = TrainSettings.from_recipe(recipe)
         key = run_key(settings.slice(), manifest_digest(json.loads(manifest.read_text())), size + kind)
-        options = EngineOptions(memory=memory)
+        options = EngineOptions(memory=memory, deterministic=True)
         return TrainJob(
             settings, key, manifest, Loader(size, kind), tmp_path / "log", title="x", trigger="l3yla", engine=options
         )
@@ -162,10 +162,10 @@ def test_memory_changes_no_bit(job_of, tmp_path, kind):
     """What is recomputed, transposed, or in main memory differs; the bytes do not."""
     job = job_of("four blocks", kind, 12.0, {"preservation": {"blank": {"enabled": True}}})
     options = {
-        "all": EngineOptions(memory=12.0),
-        "less": EngineOptions(memory=1.0 if kind == "float8" else 1.2),
-        "swap": EngineOptions(memory=12.0, layer_offloading=True),
-        "eager": EngineOptions(memory=12.0, graphs=False),
+        "all": EngineOptions(memory=12.0, deterministic=True),
+        "less": EngineOptions(memory=1.0 if kind == "float8" else 1.2, deterministic=True),
+        "swap": EngineOptions(memory=12.0, layer_offloading=True, deterministic=True),
+        "eager": EngineOptions(memory=12.0, graphs=False, deterministic=True),
     }
     jobs = {name: replace(job, engine=one) for name, one in options.items()}
     with ThreadPoolExecutor(len(jobs)) as pool:

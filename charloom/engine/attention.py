@@ -170,7 +170,7 @@ def _remember(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _back(ctx, gradient: Tensor, _: Tensor):
-    return *_attend_gradient(gradient, *ctx.saved_tensors, *ctx.how), None, None
+    return *_attend_gradient(gradient, *ctx.saved_tensors, *ctx.how), *[None] * len(ctx.how)
 
 
 _attend.register_autograd(_back, setup_context=_remember)

@@ -123,16 +123,18 @@ class Engine:
         swapped = max(swapped, self._swapped_at_least())
         if self.options.fuse:
             fusing.fuse(compiling.blocks_of(model))
-        at_once = self.options.fuse and fusing.modulated_alike(blocks)
-        if at_once:
+        fixed = self.options.deterministic
+        # Modulated one by one, swapped blocks would add up in another order than resident ones.
+        at_once = self.options.fuse and (fixed or not swapped) and fusing.modulated_alike(blocks)
+        if at_once and fixed:
             model.__dict__["modulations"] = fusing.Modulations(blocks, self.device)
         self.attention = self._best_attention()
         if self.attention:
             room = attentions.ROOM if swapped or not self._roomy() else attentions.MUCH_ROOM
-            attentions.install(compiling.blocks_of(model), self.attention, self.options.deterministic, room)
+            attentions.install(compiling.blocks_of(model), self.attention, fixed, room)
         if self.compiled:
             compiling.compile_blocks(model, self.options.cudnn_attention)
-            compiling.chosen_by_rule(self.options.deterministic)
+            compiling.chosen_by_rule(fixed)
             # In fp32 nothing is left to be computed with such a sum: there is no cast.
             compiling.sums_along(at_once and blocks[0].attention_norm1.weight.dtype != torch.float32)
         if swapped:
@@ -144,20 +146,20 @@ class Engine:
         if not swapped and self._roomy():
             for block in blocks:  # the refiners pass no gradient on
                 quantize.keep_transposed(block)
+        if at_once and not fixed:
+            model.__dict__["modulations"] = fusing.Modulations(blocks)
         self.recompute = Recompute(blocks, random=bool(self.adapter.network.dropout))
         torch.cuda.empty_cache()  # what was fused has moved and left holes in which nothing of a block fits
 
     def _best_attention(self) -> str | None:
-        """The kind of attention, None for PyTorch's choice."""
-        if self.device.type != "cuda":
+        """The kind of attention with a fixed order of sums; None for PyTorch's choice."""
+        if self.device.type != "cuda" or not self.options.deterministic:
             return None
         attention = self.model.layers[0].attention
         head_dim = attention.to_out[0].in_features // attention.heads
         dtype = self.model.layers[0].attention_norm1.weight.dtype
-        kind = attentions.best_kind(
-            self.device, dtype, head_dim, self.options.deterministic, self.options.cudnn_attention
-        )
-        if kind is None and self.options.deterministic:
+        kind = attentions.best_kind(self.device, dtype, head_dim, True, self.options.cudnn_attention)
+        if kind is None:
             self.tell("engine: no attention here adds in a fixed order: the same run may give other bytes another time")
         return kind
 

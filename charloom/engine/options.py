@@ -35,7 +35,7 @@ class EngineOptions:
     fp8_units: bool = True
     cudnn_attention: bool = True
     fuse: bool = True
-    deterministic: bool = True
+    deterministic: bool = False
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> EngineOptions:
