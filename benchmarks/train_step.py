@@ -66,6 +66,8 @@ VAE = {
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {"about": "budget 9 GiB", "options": {"memory": 9.0}},
     "roomy": {"about": "budget 32 GiB", "options": {"memory": 32.0}},
+    "fixed order": {"about": "budget 9 GiB, sums in a fixed order", "options": {"memory": 9.0, "deterministic": True}},
+    "roomy, fixed order": {"about": "budget 32 GiB, likewise", "options": {"memory": 32.0, "deterministic": True}},
     "swap": {"about": "blocks in main memory, budget 6.5 GiB", "options": {"memory": 6.5}},
     "sample": {"about": "8 steps, bf16", "sample": True},
     "16 GiB card": {"about": "memory auto in 16 GiB of the card", "fraction": 16 * GIB, "sizes": (1024,)},
@@ -474,7 +476,7 @@ def gradients(shape: dict[str, Any], device: Any, batches: int = 20) -> Iterator
         torch.cuda.empty_cache()
         return losses, found
 
-    plain = EngineOptions(compile=False, graphs=False, cudnn_attention=False, fuse=False)
+    plain = EngineOptions(compile=False, graphs=False, cudnn_attention=False, fuse=False, deterministic=False)
     losses, wanted = collect("bf16", plain)
     for kind, options in (("float8", EngineOptions(memory=24.0)), ("bf16", EngineOptions(memory=40.0))):
         got_losses, got = collect(kind, options)

@@ -8,7 +8,6 @@ from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from test_engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
 
-from charloom.engine import engine as engines
 from charloom.engine import quantize
 from charloom.engine.engine import Engine
 from charloom.engine.options import EngineOptions
@@ -22,7 +21,7 @@ from charloom.zimage import forward
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
 GPU = torch.device("cuda")
-PLAIN = EngineOptions(compile=False, graphs=False, cudnn_attention=False, fuse=False)
+PLAIN = EngineOptions(compile=False, graphs=False, cudnn_attention=False, fuse=False, deterministic=False)
 
 
 def adapted(kind: str = "none", dtype: torch.dtype = torch.bfloat16, dim: int = 256):
@@ -132,16 +131,13 @@ def test_gradients_accumulate_over_shapes():
 
 
 @pytest.mark.parametrize("graphed", [True, False])
-def test_swapped_blocks_compute_the_same(monkeypatch, graphed):
+def test_swapped_blocks_compute_the_same(graphed):
     options = EngineOptions(layer_offloading=True, graphs=graphed)
-    _, together, _ = run(EngineOptions(), "float8")
-    # Swapped blocks modulate by themselves. As one product the last bit is another, and float8 makes more of it.
-    monkeypatch.setattr(engines.fusing, "modulated_alike", lambda blocks: False)
     losses, wanted, _ = run(EngineOptions(), "float8")
     got_losses, got, engine = run(options, "float8", steps=((16, 64), (12, 32), (16, 64)))
     assert len(engine.swap.blocks) == 3
-    torch.testing.assert_close(got_losses, losses, rtol=1e-3, atol=1e-3)
-    assert cosine(got, wanted) > 0.9999 and cosine(got, together) > 0.98
+    assert torch.equal(got_losses, losses)
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
     with torch.no_grad():  # a look between two steps must not disturb the recording
         x = torch.randn(1, 16, 16, 16, device=GPU)
         caps = torch.randn(1, 32, build_transformer().config.cap_feat_dim, device=GPU)
@@ -173,8 +169,8 @@ def test_transposed_copies_change_nothing():
     got_losses, got, roomy = run(EngineOptions(), "float8", largest=320)
     kept = [m.weight_t is not None for m in quantize.quantized(roomy.model.layers) if m.fits_units and not m.fused]
     assert all(kept) and not any(m.weight_t is not None for m in quantize.quantized(plain.model))
-    torch.testing.assert_close(got_losses, losses, rtol=1e-4, atol=1e-4)
-    assert cosine(got, wanted) > 0.9999
+    assert torch.equal(got_losses, losses)
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
 def test_out_of_memory_steps_down_and_says_so(monkeypatch):

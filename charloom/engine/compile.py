@@ -21,6 +21,7 @@ from torch._inductor import config as inductor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from charloom.engine import attention as attentions
 from charloom.engine import fuse, quantize, rotary
 from charloom.zimage import forward
 from charloom.zimage.forward import TOKEN_MULTIPLE
@@ -80,6 +81,15 @@ def sums_along(on: bool) -> None:
         inductor.triton.mix_order_reduction = on
     if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
         inductor.triton.mix_order_reduction_non_strict_mode = on
+
+
+def chosen_by_rule(on: bool) -> None:
+    """Let the compiler cut up its kernels by rule, or by the clock, which may choose otherwise another time."""
+    if hasattr(inductor, "deterministic"):
+        inductor.deterministic = on
+    # torch takes these for harmless. But how many elements a thread computes may decide which products and sums become
+    # one instruction, and with that the last bit.
+    inductor.triton.autotune_pointwise = not on
 
 
 def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
@@ -163,7 +173,7 @@ def cache_folder(prefer_cudnn: bool) -> Path:
     knows neither the one nor how operators of ours are differentiated.
     """
     code = hashlib.sha256()
-    for module in (fuse, quantize, rotary, forward):
+    for module in (attentions, fuse, quantize, rotary, forward):
         code.update(Path(module.__file__).read_bytes())
     name = f"{code.hexdigest()[:12]}-{'cudnn' if prefer_cudnn else 'torch'}"
     return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled" / name

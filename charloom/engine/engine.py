@@ -6,7 +6,8 @@ In this order, each with an off switch in :class:`~charloom.engine.options.Engin
 2. Linears with one input become one product, and so do the modulations of all blocks, unless some of these live in
    main memory (:mod:`charloom.engine.fuse`);
    queries and keys are normalised and rotated in one pass (:mod:`charloom.engine.rotary`);
-3. every block is compiled (:mod:`charloom.engine.compile`);
+3. attention adds its gradients in a fixed order, and every block is compiled by rules instead of by the clock, so that
+   the same run gives the same bytes (:mod:`charloom.engine.attention`, :mod:`charloom.engine.compile`);
 4. the weights of some blocks live in main memory, if the budget demands it (:mod:`charloom.engine.swap`);
 5. blocks recompute their activations, as many as the budget demands (:mod:`charloom.engine.recompute`);
 6. forward and backward pass are recorded as one CUDA graph for each shape (:mod:`charloom.engine.graphs`).
@@ -19,12 +20,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from charloom.engine import attention as attentions
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
 from charloom.engine import graphs, memory, quantize
@@ -34,11 +37,13 @@ from charloom.engine.recompute import Recompute
 from charloom.engine.swap import SLOTS, Swap, move, size_of, spread
 from charloom.errors import UserError
 from charloom.lora.attach import Adapter
-from charloom.train.step import Inputs
+from charloom.train.step import Inputs, Term
 from charloom.zimage import forward
 
 GRAPH_LIMIT = 32
 """Shapes beyond this many run without a graph: recording one costs seconds and some memory."""
+FAILED = "does not work"
+"""Recorded of a part that was wanted and did not work."""
 COMPARED = 256
 """Tokens of the comparison of a compiled block with an uncompiled one."""
 ALIKE = 0.97
@@ -47,6 +52,9 @@ SWAP_STEP = 6
 """Blocks that move to main memory at a time when memory runs out and nobody knows how much is missing."""
 TRANSPOSE_WORTH = 0.85
 """Transposed copies of the weights are kept if even the largest shape then recomputes no more than the rest."""
+
+TYPICAL_PATCHES, TYPICAL_CAPTION = 32, 96
+"""A side of the picture (512 pixels) and tokens of the caption that blocks are compiled for first."""
 
 Loss = Callable[[Callable[..., Tensor], Inputs], tuple[Tensor, Tensor]]
 Tell = Callable[[str], None]
@@ -87,6 +95,7 @@ class Engine:
         self.swap: Swap | None = None
         self.recompute: Recompute | None = None
         self.kept: dict[Any, int] = {}
+        self.results: dict[Any, int] = {}
         self._recorded: dict[Any, graphs.Recorded] = {}
         self._pool: Any = None
         self._drops: dict[Any, int] = {}
@@ -95,6 +104,9 @@ class Engine:
         self._started = False
         self._compared = False
         self._missing = 0
+        self._primed: set[Any] = set()
+        self._random = bool(adapter.network.dropout) and device.type == "cuda"
+        self.attention: str | None = None
         forward.prepare(model)
         if self.cuda:
             if self.device.type == "cuda" and not kernels_work(self.device):
@@ -111,9 +123,18 @@ class Engine:
         swapped = max(swapped, self._swapped_at_least())
         if self.options.fuse:
             fusing.fuse(compiling.blocks_of(model))
-        at_once = self.options.fuse and not swapped and fusing.modulated_alike(blocks)
+        fixed = self.options.deterministic
+        # Modulated one by one, swapped blocks would add up in another order than resident ones.
+        at_once = self.options.fuse and (fixed or not swapped) and fusing.modulated_alike(blocks)
+        if at_once and fixed:
+            model.__dict__["modulations"] = fusing.Modulations(blocks, self.device)
+        self.attention = self._best_attention()
+        if self.attention:
+            room = attentions.ROOM if swapped or not self._roomy() else attentions.MUCH_ROOM
+            attentions.install(compiling.blocks_of(model), self.attention, fixed, room)
         if self.compiled:
             compiling.compile_blocks(model, self.options.cudnn_attention)
+            compiling.chosen_by_rule(fixed)
             # In fp32 nothing is left to be computed with such a sum: there is no cast.
             compiling.sums_along(at_once and blocks[0].attention_norm1.weight.dtype != torch.float32)
         if swapped:
@@ -125,14 +146,28 @@ class Engine:
         if not swapped and self._roomy():
             for block in blocks:  # the refiners pass no gradient on
                 quantize.keep_transposed(block)
-        if at_once:
+        if at_once and not fixed:
             model.__dict__["modulations"] = fusing.Modulations(blocks)
         self.recompute = Recompute(blocks, random=bool(self.adapter.network.dropout))
         torch.cuda.empty_cache()  # what was fused has moved and left holes in which nothing of a block fits
 
+    def _best_attention(self) -> str | None:
+        """The kind of attention with a fixed order of sums; None for PyTorch's choice."""
+        if self.device.type != "cuda" or not self.options.deterministic:
+            return None
+        attention = self.model.layers[0].attention
+        head_dim = attention.to_out[0].in_features // attention.heads
+        dtype = self.model.layers[0].attention_norm1.weight.dtype
+        kind = attentions.best_kind(self.device, dtype, head_dim, True, self.options.cudnn_attention)
+        if kind is None:
+            self.tell("engine: no attention here adds in a fixed order: the same run may give other bytes another time")
+        return kind
+
     def _fixed(self) -> int:
         """Bytes of all weights, of the adapter with its gradients, and of what others will allocate."""
         weights = sum(map(size_of, compiling.blocks_of(self.model)))
+        if at_once := self.model.__dict__.get("modulations"):
+            weights += at_once.weight.nbytes
         return weights + sum(8 * p.numel() for p in self._parameters) + self.reserve()
 
     def _swapped_at_least(self) -> int:
@@ -171,10 +206,12 @@ class Engine:
             self.swap.remove()
             self.swap = None
         compiling.plain_blocks(self.model)
+        attentions.remove(compiling.blocks_of(self.model))
         if at_once := self.model.__dict__.pop("modulations", None):
             at_once.remove()
         quantize.drop_transposed(self.model)
         self.kept.clear()
+        self.results.clear()
 
     def _begin_again(self, swapped: int = 0) -> None:
         self.remove()
@@ -209,7 +246,11 @@ class Engine:
         # A new shape is tried out before it counts, and anything but a recording may run out of memory.
         before = self._copied_gradients() if self._started and not steady else None
         self._started = True
+        # What is tried out draws random numbers as well.
+        state = torch.cuda.get_rng_state(self.device) if self._random else None
         while True:
+            if state is not None:
+                torch.cuda.set_rng_state(state, self.device)
             try:
                 return self._accumulate(key, inputs, before)
             except torch.OutOfMemoryError:
@@ -223,6 +264,20 @@ class Engine:
             else:
                 self._fall_back(problem)
             self._reset_gradients(before)
+
+    def facts(self) -> dict[str, Any]:
+        """What the bytes of a run depend on beside its settings: the card, versions, and what did not work here.
+
+        How much is recomputed or lives in main memory changes no bit.
+        """
+        return {
+            **versions(self.device),
+            "attention": self.attention or "any",
+            "compile": self.compiled or (FAILED if self.cuda and self.options.compile else False),
+            "float8": self.cuda and self.options.fp8_units and quantize.best_mode(self.device),
+            "fuse": self.cuda and self.options.fuse,
+            "deterministic": not self.cuda or self.options.deterministic,
+        }
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
@@ -259,9 +314,11 @@ class Engine:
 
     def _accumulate(self, key: Any, inputs: Inputs, before: list[Tensor] | None) -> Tensor:
         if key not in self.kept:
-            self._fit(key, inputs)
+            with torch.random.fork_rng([self.device] if self._random else [], device_type="cuda"):
+                self._fit(key, inputs)
             self._reset_gradients(before)
         self.recompute.keep(self.kept[key])
+        self.recompute.keep_results(self.results.get(key, 0))
         if not self.graphed or (key not in self._recorded and len(self._recorded) >= GRAPH_LIMIT):
             return self._plain(inputs)
         if key not in self._recorded:
@@ -309,6 +366,8 @@ class Engine:
         allowed, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
         limit = allowed - memory.UNSEEN
         self.recompute.keep(0)
+        self.recompute.keep_results(0)
+        self._prime(inputs)
         seen: list[tuple] = []
 
         def look(_: nn.Module, arguments: tuple) -> None:
@@ -325,14 +384,19 @@ class Engine:
         if compiling.is_compiled(self.model):
             self._compare(*arguments)
         kept, boundary = (0, 0) if self.swap else self._block_bytes(arguments)
+        result = attentions.bytes_of(arguments[0], self.model.layers[0].attention.heads)
         del arguments
         peak = self._peak(inputs)
         if peak > limit and self._can_swap():
             each, slots = size_of(self.model.layers[0]), 0 if self.swap else SLOTS
             self._missing = memory.blocks_to_swap(limit, peak, each, slots, blocks)
             raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {allowed / memory.GIB:.2f} GiB")
-        keep = 0 if self.swap else self._search(inputs, limit, peak, kept, boundary)
-        self.kept[key] = keep
+        keep = results = 0
+        if not self.swap:
+            if self.attention:
+                results, peak = self._search_results(inputs, limit, peak, result)
+            keep = self._search(inputs, limit, peak, kept, boundary + result * bool(results))
+        self.kept[key], self.results[key] = keep, results
         size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
             self.tell(
@@ -341,8 +405,21 @@ class Engine:
             )
         self.tell(
             f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
+            + (f", {min(results, blocks - keep)} of them all but their attention" if results and keep < blocks else "")
             + (f", {self._swapped} live in main memory" if self.swap else "")
         )
+
+    def _prime(self, inputs: Inputs) -> None:
+        """Compile for a batch that is always of the same size.
+
+        Code for sizes that vary still depends on the first size that was seen, and a run that goes on in the middle
+        sees another one first.
+        """
+        first = typical(inputs, self.model.config.axes_lens)
+        key = graphs.shape_key(first.tensors)
+        if self.options.deterministic and compiling.is_compiled(self.model) and key not in self._primed:
+            graphs.warm_up(lambda: self._plain(first))
+            self._primed.add(key)
 
     def _compare(self, hidden: Tensor, mask: Tensor | None, rotations: Tensor, *others: Any) -> None:
         """Compare a compiled block with the same uncompiled, once, on a few tokens.
@@ -365,6 +442,25 @@ class Engine:
         if not found[0] > ALIKE:
             raise RuntimeError(f"compiled blocks give something else than uncompiled ones, cosine {found[0]:.3f}")
         self._compared = True
+
+    def _search_results(self, inputs: Inputs, limit: int, peak: int, result: int) -> tuple[int, int]:
+        """How many blocks keep the ``result`` bytes of their attention within ``limit``, and the peak with them.
+
+        They come first, for nothing else takes as long to compute for each byte.
+        """
+        each = result * (1 + len(inputs.terms))
+        count = max(0, min(len(self.model.layers), (limit - peak) // each))
+        while count:
+            self.recompute.keep_results(count)
+            try:
+                used = self._peak(inputs)
+            except torch.OutOfMemoryError:
+                used = limit + each
+            if used <= limit:
+                return count, used
+            count = max(0, count - math.ceil((used - limit) / each))
+        self.recompute.keep_results(0)
+        return 0, peak
 
     def _search(self, inputs: Inputs, limit: int, peak: int, kept: int, boundary: int) -> int:
         """The largest number of blocks that keep their activations within ``limit``, by trying.
@@ -457,6 +553,9 @@ class Engine:
         elif kept and not missing:
             self.kept[key] = kept // 2
             self.tell(f"engine: out of GPU memory; {kept // 2} instead of {kept} blocks keep their activations")
+        elif self.results.get(key) and not missing:
+            self.results[key] //= 2
+            self.tell("engine: out of GPU memory; fewer blocks keep the result of their attention")
         elif self._can_swap():
             blocks = len(self.model.layers)
             self._begin_again(min(self._swapped + (missing or SWAP_STEP), blocks))
@@ -483,6 +582,43 @@ class Engine:
             torch.compiler.set_stance("force_eager")
             self._begin_again(self._swapped)
             self.tell(f"engine: torch.compile does not work here, training on without ({reason})")
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """The device, and versions of what computes on it."""
+    found = {"device": device.type, "torch": torch.__version__}
+    if device.type == "cuda":
+        found |= {"device": torch.cuda.get_device_name(device), "cudnn": str(torch.backends.cudnn.version())}
+        for package in ("triton", "nvidia-cudnn-frontend", "bitsandbytes"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[package] = metadata.version(package)
+    return found
+
+
+def typical(inputs: Inputs, lengths: Sequence[int]) -> Inputs:
+    """A batch of zeros of a size that does not depend on that of ``inputs``, but with as many terms; and like it of one
+    sample or of more. ``lengths`` are the most positions that the model has on each axis."""
+    rows, columns = (min(TYPICAL_PATCHES, length) * forward.PATCH for length in lengths[1:])
+    caption = min(TYPICAL_CAPTION, (lengths[0] - 2) // forward.TOKEN_MULTIPLE * forward.TOKEN_MULTIPLE)
+
+    def few(tensor: Tensor, *shape: int) -> Tensor:
+        return tensor.new_zeros(min(len(tensor), 2), *shape)
+
+    return Inputs(
+        *(few(x, x.shape[1], rows, columns) for x in (inputs.x0, inputs.noise)),
+        *(few(x) for x in (inputs.sigma, inputs.weight)),
+        few(inputs.caps, caption, inputs.caps.shape[2]),
+        few(inputs.pad, caption, 1),
+        tuple(
+            Term(
+                few(term.rows),
+                few(term.caps, caption, term.caps.shape[2]),
+                few(term.pad, caption, 1),
+                term.multiplier,
+            )
+            for term in inputs.terms
+        ),
+    )
 
 
 def _tokens(key: Any) -> int:

@@ -78,15 +78,15 @@ class Modulations:
 
     Maps the timestep's embedding (B, C) to one (B, 4 D) for each block, which the blocks are given instead of the
     embedding. Dozens of tiny products at each block would leave the GPU waiting for the next one most of the time.
-    Weights are held as in :class:`Fused`, biases a second time.
+    Weights are held as in :class:`Fused`, on ``device`` wherever the blocks may be, biases a second time.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], device: torch.device | None = None) -> None:
         self.parts = [block.adaLN_modulation for block in blocks]
         self.layers = [part[0] for part in self.parts]
         bases = [base_of(layer) for layer in self.layers]
-        self.weight = torch.cat([base.weight.detach() for base in bases])
-        self.bias = torch.cat([base.bias.detach() for base in bases])
+        self.weight = torch.cat([base.weight.detach().to(device) for base in bases])
+        self.bias = torch.cat([base.bias.detach().to(device) for base in bases])
         for base, weight in zip(bases, self.weight.chunk(len(bases)), strict=True):
             base.weight.data = weight
         for part in self.parts:
@@ -110,6 +110,12 @@ class Modulations:
         for part, layer in zip(self.parts, self.layers, strict=True):
             del part.forward
             base_of(layer).weight.data = base_of(layer).weight.data.clone()
+
+
+def modulated_elsewhere(block: nn.Module) -> list[Tensor]:
+    """The tensors of ``block`` that are views of what :class:`Modulations` hold."""
+    part = getattr(block, "adaLN_modulation", None)
+    return [base_of(part[0]).weight] if part is not None and "forward" in part.__dict__ else []
 
 
 def modulated_alike(blocks: Sequence[nn.Module]) -> bool:

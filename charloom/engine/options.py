@@ -24,6 +24,7 @@ class EngineOptions:
         cudnn_attention: prefer cuDNN's attention to the other kernels.
         fuse: do as one what is many small steps: queries, keys and values, the two gates of the feed-forward part,
             norm and rotation, the modulations of all blocks.
+        deterministic: add in a fixed order wherever that is left to chance, so that the same run gives the same bytes.
     """
 
     memory: float | str = "auto"
@@ -34,6 +35,7 @@ class EngineOptions:
     fp8_units: bool = True
     cudnn_attention: bool = True
     fuse: bool = True
+    deterministic: bool = False
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> EngineOptions:

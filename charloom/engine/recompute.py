@@ -5,12 +5,15 @@ Must not know how many blocks ought to do which; that is :mod:`charloom.engine.m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from charloom.engine import attention
 
 
 class Recompute:
@@ -23,7 +26,7 @@ class Recompute:
         """``random``: the blocks draw random numbers (dropout), which the second computation must repeat."""
         self.blocks = list(blocks)
         self.random = random
-        self.kept = 0
+        self.kept = self.results = 0
         self._inner: list[Callable[..., Any]] = [block.forward for block in self.blocks]
         for index, block in enumerate(self.blocks):
             block.forward = self._wrapped(index)
@@ -39,8 +42,11 @@ class Recompute:
             args = (hidden, *others)
             if index >= len(self.blocks) - self.kept:
                 return inner(*args)
+            computed = inner
+            if index >= len(self.blocks) - self.kept - self.results:
+                computed = functools.partial(_keeping_attention, inner, [])
             return checkpoint(
-                inner, *args, use_reentrant=False, preserve_rng_state=self.random, determinism_check="none"
+                computed, *args, use_reentrant=False, preserve_rng_state=self.random, determinism_check="none"
             )
 
         return forward
@@ -48,6 +54,10 @@ class Recompute:
     def keep(self, count: int) -> None:
         """From now on the last ``count`` blocks keep their activations and the others recompute them."""
         self.kept = max(0, min(count, len(self.blocks)))
+
+    def keep_results(self, count: int) -> None:
+        """From now on the last ``count`` of the others keep the result of their attention."""
+        self.results = max(0, min(count, len(self.blocks)))
 
     def inner(self, index: int) -> Callable[..., Any]:
         """The forward of a block without recomputation."""
@@ -57,3 +67,8 @@ class Recompute:
         """Put the blocks' own forward back."""
         for block, inner in zip(self.blocks, self._inner, strict=True):
             block.forward = inner
+
+
+def _keeping_attention(inner: Callable[..., Any], results: list, *args: Any) -> Any:
+    with attention.keeping(results):
+        return inner(*args)

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charloom.engine.fuse import Fused
+from charloom.engine.fuse import Fused, modulated_elsewhere
 
 ALIGN = 256
 SLOTS = 2
 
 
 def frozen_tensors(block: nn.Module) -> list[Tensor]:
-    """Everything in a block that training does not change: base weights, their scales, norms. Views only once."""
+    """Everything in a block that training does not change: base weights, their scales, norms. Views only once, and
+    not at all if what they are views of belongs to no block."""
     views = {id(t) for part in block.modules() if isinstance(part, Fused) for t in part.shared_tensors()}
+    views |= {id(t) for t in modulated_elsewhere(block)}
     parameters = [p for p in block.parameters() if not p.requires_grad and id(p) not in views]
     return parameters + [b for b in block.buffers() if b is not None and id(b) not in views]
 

@@ -24,7 +24,7 @@ from charloom.errors import UserError
 from charloom.lora import export, movement
 from charloom.lora.attach import Adapter, attach
 from charloom.store import Store
-from charloom.train import holdout, optim, randomness, step
+from charloom.train import holdout, optim, origin, randomness, step
 from charloom.train import state as states
 from charloom.train.data import Draw, TrainingData
 from charloom.train.metrics import Metrics, Progress, print_progress
@@ -113,12 +113,16 @@ def train(
         expected = optim.state_bytes(train_settings, parameters)
         return max(0, expected - (optim.allocated_bytes(optimizer) if optimizer else 0))
 
-    engine = job.make_engine(model, adapter, settings, device, job.engine, reserve, tell)
+    earlier = states.newest(store, job.run_key, until)
+    made = earlier.values.get("engine", {}) if earlier else {}
+    options = origin.taken_over(job.engine, made)
+    engine = job.make_engine(model, adapter, settings, device, options, reserve, tell)
+    if changed := origin.differences(made, origin.facts(engine.facts(), made)):
+        tell(changed)
     optimizer = optim.build(train_settings, adapter.parameters, device)
     ema = [p.detach().clone() for p in parameters] if train_settings.ema else []
 
     start = 0
-    earlier = states.newest(store, job.run_key, until)
     if earlier is not None:
         start = earlier.step
         states.check_shapes(earlier, adapter.parameters)
@@ -161,7 +165,9 @@ def train(
         key = checkpoint_key(job.run_key, step)
         with store.put(METRICS, key, ".jsonl") as path:
             metrics.copy_to(path)
-        states.save(store, _state(job.run_key, step, names, parameters, ema, optimizer, metrics))
+        facts = origin.facts(engine.facts(), made)
+        state = _state(job.run_key, step, names, parameters, ema, optimizer, metrics, facts)
+        states.save(store, state)
         # Last, because its presence means that the step is complete.
         checkpoint(step)
 
@@ -270,12 +276,14 @@ def _state(
     ema: list[Tensor],
     optimizer: torch.optim.Optimizer,
     metrics: Metrics,
+    facts: dict[str, Any],
 ) -> states.State:
     tensors = {f"adapter|{name}": p.detach().cpu().clone() for name, p in zip(names, parameters, strict=True)}
     tensors |= {f"ema|{name}": p.cpu().clone() for name, p in zip(names, ema, strict=False)}
     entries, values = optim.state_tensors(optimizer, names)
     tensors |= {f"optimizer|{name}": tensor for name, tensor in entries.items()}
-    return states.State(run_key, step, tensors, {"optimizer": values, "metrics": metrics.values()})
+    values = {"optimizer": values, "metrics": metrics.values(), "engine": facts}
+    return states.State(run_key, step, tensors, values)
 
 
 @torch.no_grad()

@@ -46,8 +46,14 @@ class RealRopeAttention:
         else:
             query, key = attn.norm_q(query), attn.norm_k(key)
             query, key = rotate(query, *freqs_cis), rotate(key, *freqs_cis)
-        out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+        attend = getattr(attn, "attend", None) or attention  # and of attention
+        return attn.to_out[0](attend(query, key, value).flatten(2))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of (B, L, heads, head_dim) each, without a mask, by whichever kernel PyTorch takes."""
+    out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return out.transpose(1, 2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,284 @@
+"""Attention whose gradients come out the same every time, bit for bit, and whose result can be kept for later.
+
+The usual kernels let their blocks add to the gradient of the queries in whatever order they get there. cuDNN can also
+add in a fixed order, but PyTorch does not ask it to; here NVIDIA's own Python interface to cuDNN does
+(``nvidia-cudnn-frontend``). Where that is missing, PyTorch's kernels are asked for their fixed order, which takes
+longer. Must not know of models, budgets or training.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+from torch import Tensor, nn
+
+ROOM, MUCH_ROOM = 256 * 2**20, 512 * 2**20
+"""Bytes that cuDNN may take for what the gradient of the queries is made of; if more are needed, heads take turns."""
+_KEYS = 64
+
+log = logging.getLogger(__name__)
+
+KINDS = ("cudnn", "flash", "efficient")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> Tensor:
+    """Attention of (B, T, heads, head_dim) each, without a mask, scaled as usual; likewise (B, T, heads, head_dim).
+
+    ``fixed``: gradients are added in a fixed order, for which cuDNN may take ``room`` bytes; that changes no bit.
+    """
+    return _attend(query, key, value, kind, fixed, room)[0]
+
+
+def best_kind(
+    device: torch.device, dtype: torch.dtype, head_dim: int, fixed: bool, prefer_cudnn: bool = True
+) -> str | None:
+    """The fastest of :data:`KINDS` that works for such numbers on ``device``; None: no kind does."""
+    order = KINDS if prefer_cudnn else KINDS[1:]
+    return next((kind for kind in order if _works(kind, device, dtype, head_dim, fixed)), None)
+
+
+def install(blocks: Sequence[nn.Module], kind: str, fixed: bool, room: int) -> None:
+    """Let the attention of ``blocks`` run as :func:`attend`; :func:`remove` takes it back."""
+    for block in blocks:
+        block.attention.attend = functools.partial(attend, kind=kind, fixed=fixed, room=room)
+
+
+def remove(blocks: Sequence[nn.Module]) -> None:
+    """Undo :func:`install`."""
+    for block in blocks:
+        block.attention.__dict__.pop("attend", None)
+
+
+def bytes_of(hidden: Tensor, heads: int) -> int:
+    """Bytes that :func:`keeping` keeps of the attention of tokens ``hidden`` (B, T, D)."""
+    return hidden.numel() * hidden.element_size() + 4 * heads * hidden.shape[0] * hidden.shape[1]
+
+
+@functools.cache
+def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, fixed: bool) -> bool:
+    """Whether ``kind`` gives gradients here; tried on a few tokens."""
+    parts = [torch.ones(1, 64, 2, head_dim, device=device, dtype=dtype) for _ in range(4)]
+    try:
+        with torch.no_grad():
+            given = parts[3], *parts[:3], *_attend(*parts[:3], kind, fixed, ROOM)
+            if kind == "cudnn" and fixed:
+                return _by_cudnn(*given, ROOM) is not None
+            _attend_gradient(*given, kind, fixed, ROOM)
+    except Exception:  # a missing package, a card or a version without the kernel; cuDNN has exceptions of its own
+        return False
+    return True
+
+
+# -- results that are kept -------------------------------------------------------------------------
+
+_kept: list[tuple[Tensor, Tensor]] | None = None
+
+
+@contextlib.contextmanager
+def keeping(results: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Inside, the first computation of an attention puts its result into ``results``, a second takes it from there.
+
+    For one attention in a block that is computed again: its result is small beside what it takes to compute.
+    """
+    global _kept
+    before, _kept = _kept, results
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+# -- operators -------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("charloom::attend", mutates_args=())
+def _attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> tuple[Tensor, Tensor]:
+    """The result, and the logarithms of the sums of exponentials as the kind's backward pass wants them."""
+    if _kept:
+        return _kept.pop()
+    parts = [x.transpose(1, 2) for x in (query, key, value)]
+    aten = torch.ops.aten
+    if kind == "cudnn":
+        out, sums = aten._scaled_dot_product_cudnn_attention(*parts, None, True)[:2]
+    elif kind == "flash":
+        out, sums = aten._scaled_dot_product_flash_attention(*parts)[:2]
+    else:
+        out, sums = aten._scaled_dot_product_efficient_attention(*parts, None, True)[:2]
+    found = out.transpose(1, 2).contiguous(), sums.view(*sums.shape[:2], -1).contiguous()
+    if _kept is not None:
+        _kept.append(found)
+    return found
+
+
+@_attend.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int):
+    batch, tokens, heads, _ = query.shape
+    return query.new_empty(query.shape), query.new_empty(batch, heads, tokens, dtype=torch.float32)
+
+
+@torch.library.custom_op("charloom::attend_gradient", mutates_args=())
+def _attend_gradient(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    kind: str,
+    fixed: bool,
+    room: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    gradient = gradient.contiguous()
+    if kind == "cudnn" and fixed:
+        found = _by_cudnn(gradient, query, key, value, out, sums, room)
+        if found is not None:
+            return found
+        kind = "flash"  # whose logarithms are the same
+    given, *parts, result = (x.transpose(1, 2) for x in (gradient, query, key, value, out))
+    tokens, aten = query.shape[1], torch.ops.aten
+    # Of dropout, which there is none of.
+    seed, offset = (torch.zeros((), dtype=torch.int64, device=query.device) for _ in range(2))
+    with _fixed_order() if fixed else contextlib.nullcontext():
+        if kind == "cudnn":
+            more = seed, offset, None, None, None, tokens, tokens, 0.0, False
+            found = aten._scaled_dot_product_cudnn_attention_backward(given, *parts, result, sums[..., None], *more)
+        elif kind == "flash":
+            more = None, None, tokens, tokens, 0.0, False, seed, offset
+            found = aten._scaled_dot_product_flash_attention_backward(given, *parts, result, sums, *more)
+        else:
+            more = seed, offset, 0.0, [True, True, True, False]
+            found = aten._scaled_dot_product_efficient_attention_backward(given, *parts, None, result, sums, *more)[:3]
+    return tuple(x.transpose(1, 2).contiguous() for x in found)
+
+
+@_attend_gradient.register_fake
+def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_):
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))
+
+
+def _remember(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:3], *output)
+    ctx.how = inputs[3:]
+
+
+def _back(ctx, gradient: Tensor, _: Tensor):
+    return *_attend_gradient(gradient, *ctx.saved_tensors, *ctx.how), *[None] * len(ctx.how)
+
+
+_attend.register_autograd(_back, setup_context=_remember)
+
+
+@contextlib.contextmanager
+def _fixed_order() -> Iterator[None]:
+    """PyTorch's kernels add in a fixed order while this is on; they look at the moment they are launched."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill, torch.utils.deterministic.fill_uninitialized_memory = (
+        torch.utils.deterministic.fill_uninitialized_memory,
+        False,
+    )
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+# -- cuDNN -----------------------------------------------------------------------------------------
+
+
+def _by_cudnn(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, room: int
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The gradients, or None if cuDNN has no fixed order for these."""
+    found = tuple(x.new_empty(x.shape) for x in (query, key, value))
+    batch, tokens, heads, head_dim = query.shape
+    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    size = heads // turns(batch, tokens, heads, processors, room)
+    workspace = None
+    for first in range(0, heads, size):
+        some = slice(first, first + size)
+        tensors = [x[:, :, some].transpose(1, 2) for x in (gradient, query, key, value, out)]
+        # Packed, and with the strides of a packed tensor also where a batch of one leaves them open.
+        tensors += [sums[:, some].flatten().view(batch, size, tokens, 1)]
+        tensors += [x[:, :, some].transpose(1, 2) for x in found]
+        layout = tuple((tuple(x.shape), x.stride()) for x in tensors)
+        planned = _plan(query.device, query.dtype, layout)
+        if planned is None:
+            return None
+        plan, names, size_of_it = planned
+        if workspace is None:
+            workspace = torch.empty(size_of_it, dtype=torch.uint8, device=query.device)
+        handle = _handle(query.device)
+        _cudnn().set_stream(handle=handle, stream=torch.cuda.current_stream(query.device).cuda_stream)
+        plan.execute(dict(zip(names, tensors, strict=True)), workspace, handle=handle)
+    return found
+
+
+def turns(batch: int, tokens: int, heads: int, processors: int, room: int) -> int:
+    """In how many equal parts the heads are taken, so that cuDNN's workspace stays within ``room`` bytes.
+
+    It holds two bytes for each pair of a query and a key. Of the numbers that are small enough, the one that leaves
+    the fewest of the card's ``processors`` idle: each takes 64 keys of a head at a time.
+    """
+    workspace = 2 * batch * heads * tokens**2
+    possible = [n for n in range(1, heads + 1) if heads % n == 0 and workspace <= n * room] or [heads]
+    rounds = {n: n * math.ceil(batch * heads // n * math.ceil(tokens / _KEYS) / processors) for n in possible}
+    return min(possible, key=lambda n: (rounds[n], n))
+
+
+@functools.cache
+def _plan(device: torch.device, dtype: torch.dtype, layout: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]):
+    """(cuDNN's graph of the backward pass, names of its tensors in the order of ``layout``, bytes of workspace), or
+    None if cuDNN has nothing for it."""
+    try:
+        return _planned(device, dtype, layout)
+    except Exception as error:
+        log.warning("cuDNN has no fixed order for %s, %s: PyTorch's kernel is taken (%s)", dtype, layout[1][0], error)
+        return None
+
+
+def _planned(device: torch.device, dtype: torch.dtype, layout: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]):
+    cudnn = _cudnn()
+    kinds = {torch.bfloat16: cudnn.data_type.BFLOAT16, torch.float16: cudnn.data_type.HALF}
+    io, wide = kinds[dtype], cudnn.data_type.FLOAT
+    graph = cudnn.pygraph(handle=_handle(device), io_data_type=io, intermediate_data_type=wide, compute_data_type=wide)
+    given, results = layout[:6], layout[6:]
+    gradient, query, key, value, out, sums = (
+        graph.tensor(dim=list(shape), stride=list(stride), data_type=wide if place == 5 else io)
+        for place, (shape, stride) in enumerate(given)
+    )
+    found = graph.sdpa_backward(
+        q=query, k=key, v=value, o=out, dO=gradient, stats=sums,
+        attn_scale=1 / math.sqrt(given[1][0][-1]), use_causal_mask=False, use_deterministic_algorithm=True,
+    )  # fmt: skip
+    for name, (shape, stride) in zip(found, results, strict=True):
+        name.set_output(True).set_dim(list(shape)).set_stride(list(stride)).set_data_type(io)
+    # The first plan of the heuristics: nothing is timed, so the same is chosen the next time.
+    graph.build([cudnn.heur_mode.A])
+    return graph, (gradient, query, key, value, out, sums, *found), graph.get_workspace_size()
+
+
+@functools.cache
+def _handle(device: torch.device) -> Any:
+    with torch.cuda.device(device):
+        return _cudnn().create_handle()
+
+
+# Before the interpreter goes: cuDNN's interface complains about what is left of its own.
+atexit.register(lambda: (_plan.cache_clear(), _handle.cache_clear()))
+
+
+@functools.cache
+def _cudnn() -> Any:
+    import cudnn
+
+    return cudnn
