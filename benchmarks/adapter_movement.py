@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from train_miniature import BASE, processor_name
 
-from charloom import knobs
+from charloom.config import knobs
+from charloom.core.store import Store
 from charloom.engine.engine import Engine
 from charloom.lora import movement
-from charloom.store import Store
 from charloom.train.loop import TrainJob, build_engine, train
 from charloom.train.settings import TrainSettings
-from charloom.zimage import base
+from charloom.zimage import weights
 
 AT = (1, 2, 3, 5, 10, 20, 30, 50, 100, 150, 200, 300, 500, 800, 1000, 1500, 2000, 3000)
 
@@ -74,7 +74,7 @@ def measure(optimizer: str, rate: float, arguments: argparse.Namespace) -> dict[
             settings=TrainSettings.from_recipe(recipe),
             run_key="benchmark",
             manifest=arguments.manifest,
-            load_model=lambda dtype, device: base.load_transformer(BASE, dtype=dtype, device=device),
+            load_model=lambda dtype, device: weights.load_transformer(BASE, dtype=dtype, device=device),
             log_dir=Path(name) / "log",
             title="benchmark",
             trigger="token",

@@ -5,7 +5,7 @@
 Each repeat is a process of its own, which trains for --seconds and counts its steps; the ways of waiting take turns,
 so that whatever else the machine does meets all of them alike. Busy processes are Python loops that never sleep, of the
 same priority (or lower with --nice). Waiting is libgomp's: its default as it is, bounded (as the workflow sets
-it, charloom.jobs.SPIN, unless --spins are given), or passive.
+it, charloom.workflow.job.SPIN, unless --spins are given), or passive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from charloom.jobs import SPIN
+from charloom.workflow.jobs import SPIN
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 WARMUP = 4
@@ -43,11 +43,11 @@ def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
     import torch
     from train_miniature import BASE, data_set
 
+    from charloom.core.store import Store
     from charloom.engine.engine import Engine
-    from charloom.store import Store
     from charloom.train.loop import TrainJob, build_engine, train
     from charloom.train.settings import TrainSettings
-    from charloom.zimage import base
+    from charloom.zimage import weights
 
     torch.set_num_threads(threads)
     moments: list[float] = []
@@ -76,8 +76,8 @@ def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
         job = TrainJob(
             settings=TrainSettings.from_recipe(recipe),
             run_key="benchmark",
-            manifest=data_set(Path(name), resolutions, base.empty_transformer(BASE).config.cap_feat_dim),
-            load_model=lambda dtype, device: base.load_transformer(BASE, dtype=dtype, device=device),
+            manifest=data_set(Path(name), resolutions, weights.empty_transformer(BASE).config.cap_feat_dim),
+            load_model=lambda dtype, device: weights.load_transformer(BASE, dtype=dtype, device=device),
             log_dir=Path(name) / "log",
             title="benchmark",
             trigger="token",

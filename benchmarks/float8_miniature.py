@@ -30,16 +30,17 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from charloom.config import load as load_config  # noqa: E402
-from charloom.engine import quantize  # noqa: E402
+from charloom.config.project import load as load_config  # noqa: E402
+from charloom.core.store import Store  # noqa: E402
 from charloom.judge import backend  # noqa: E402
+from charloom.kernels import quantize  # noqa: E402
 from charloom.lora.adapter import load_into  # noqa: E402
 from charloom.lora.files import read_safetensors  # noqa: E402
-from charloom.stages import prepared, training  # noqa: E402
-from charloom.store import Store  # noqa: E402
 from charloom.train.loop import CHECKPOINT, TrainJob, train  # noqa: E402
 from charloom.train.settings import checkpoint_key  # noqa: E402
-from charloom.zimage import base, sampling  # noqa: E402
+from charloom.workflow import prepared, training  # noqa: E402
+from charloom.zimage import sampler  # noqa: E402
+from charloom.zimage import weights as base  # noqa: E402
 
 
 def main() -> None:
@@ -136,7 +137,7 @@ def judge_of(project: Path, results: Path) -> Callable[[Path], dict[str, float]]
 
     def judged(lora: Path) -> dict[str, float]:
         with load_into(model, lora, 1.0), tempfile.TemporaryDirectory() as name:
-            images = sampling.sample(model, vae, embeds, width=256, height=256, seeds=seeds)
+            images = sampler.sample(model, vae, embeds, width=256, height=256, seeds=seeds)
             pictures = []
             for image, prompt in zip(images, prompts, strict=True):
                 path = Path(name) / f"{prompt.name}.png"

@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
-from charloom.canonical import file_digest
+from charloom.core.canonical import file_digest
+from charloom.core.store import Store
 from charloom.engine.engine import Engine
 from charloom.lora.files import write_safetensors
-from charloom.store import Store
 from charloom.train.loop import TrainJob, build_engine, resolve, train
 from charloom.train.settings import TrainSettings
 from charloom.train.step import Inputs
-from charloom.zimage import base
+from charloom.zimage import weights
 
 BASE = Path(__file__).resolve().parents[1] / "resources" / "bases" / "paperdoll"
 IMAGES = 8
@@ -95,12 +95,12 @@ def measure(resolutions: Sequence[int], arguments: argparse.Namespace) -> dict[s
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        width = base.empty_transformer(arguments.base).config.cap_feat_dim
+        width = weights.empty_transformer(arguments.base).config.cap_feat_dim
         job = TrainJob(
             settings=settings,
             run_key="benchmark",
             manifest=data_set(folder, resolutions, width),
-            load_model=lambda dtype, device: base.load_transformer(arguments.base, dtype=dtype, device=device),
+            load_model=lambda dtype, device: weights.load_transformer(arguments.base, dtype=dtype, device=device),
             log_dir=folder / "log",
             title="benchmark",
             trigger="token",

@@ -210,7 +210,7 @@ def build(shape: dict[str, Any], device: Any, kind: str) -> Any:
     import torch
     from diffusers import ZImageTransformer2DModel
 
-    from charloom.engine import quantize
+    from charloom.kernels import quantize
 
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -409,8 +409,8 @@ def sample(shape: dict[str, Any], device: Any, options: Any) -> Iterator[dict[st
     import torch
     from diffusers import AutoencoderKL
 
-    from charloom.engine.sampling import predict_for, quick_decoder
-    from charloom.zimage import forward, sampling
+    from charloom.engine.previews import predict_for, quick_decoder
+    from charloom.zimage import forward, sampler
     from charloom.zimage import vae as codec
 
     size = 1024 if shape is FULL else 256
@@ -423,7 +423,7 @@ def sample(shape: dict[str, Any], device: Any, options: Any) -> Iterator[dict[st
 
     def draw(count: int) -> float:
         began = time.perf_counter()
-        sampling.sample(
+        sampler.sample(
             model, vae, caps[:count], width=size, height=size, seeds=list(range(count)), steps=8, predict=predict,
             batch_size=count,
         )  # fmt: skip

@@ -12,11 +12,14 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom import arguments, bases, jobs, notices, slices, sources, targets
-from charloom.config import read
-from charloom.contents import Contents
-from charloom.errors import UserError
-from charloom.store import Store
+from charloom.workflow import arguments, jobs, slices, targets
+from charloom.base import locks
+from charloom.config import notices
+from charloom.dataset import sources
+from charloom.config.project import read
+from charloom.core.contents import Contents
+from charloom.core.errors import UserError
+from charloom.core.store import Store
 
 # The interpreter of the jobs: snakemake and torch may live in different environments.
 CONDA = "CONDA" in {
@@ -248,7 +251,7 @@ def base_content(wildcards):
     """What the files of a base on this disk hold; those of the hub are named by their revision instead."""
     base = BASES[wildcards.base]
     return CONTENTS.of_all(
-        bases.local_files(base.path, base.adapters, base.transformer_file)
+        locks.local_files(base.path, base.adapters, base.transformer_file)
     )
 
 

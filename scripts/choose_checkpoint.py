@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.errors import cli
+from charloom.core.errors import cli
 from charloom.judge import choice, table
+from charloom.workflow import jobs
 
 
 def main() -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from charloom.arguments import value
-from charloom.crop import crop_file
-from charloom.errors import UserError, cli
-from charloom.inventory import unread
-from charloom.sources.folder import images
+from charloom.config.inventory import unread
+from charloom.core.errors import UserError, cli
+from charloom.dataset.crop import crop_file
+from charloom.dataset.sources.folder import images
+from charloom.workflow.arguments import value
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.errors import cli
+from charloom.core.errors import cli
 from charloom.report.grid import Cell, checkpoint_grid, save_picture, short
+from charloom.workflow import jobs
 
 
 def main() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.arguments import value
-from charloom.canonical import file_digest
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError, cli
 from charloom.engine.options import EngineOptions
-from charloom.errors import UserError, cli
-from charloom.stages import latents
+from charloom.workflow import jobs, latents
+from charloom.workflow.arguments import value
 
 
 def main() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from charloom import jobs
-from charloom.arguments import value
-from charloom.captions import swapped, tidy
+from charloom.core.errors import cli
+from charloom.dataset.captions import swapped, tidy
 from charloom.engine.options import EngineOptions
-from charloom.errors import cli
-from charloom.stages import texts
+from charloom.workflow import jobs, texts
+from charloom.workflow.arguments import value
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from charloom import files, jobs
-from charloom.errors import UserError, cli
+from charloom.core import files
+from charloom.core.errors import UserError, cli
+from charloom.workflow import jobs
 
 
 def main() -> None:

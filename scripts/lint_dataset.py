@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs, lint, lint_files, tokens
-from charloom.errors import UserError, cli
+from charloom.core import tokens
+from charloom.core.errors import UserError, cli
+from charloom.dataset import lint
+from charloom.workflow import jobs, lint_files
 
 
 def main() -> None:

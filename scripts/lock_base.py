@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from charloom import basefiles, bases, jobs
-from charloom.errors import UserError, cli
+from charloom.base import files as basefiles
+from charloom.base import locks
+from charloom.core.errors import UserError, cli
+from charloom.workflow import jobs
 
 
 def main() -> None:
@@ -14,10 +16,10 @@ def main() -> None:
     log = jobs.Log(arguments.log, f"base {arguments.settings['name']}")
     if "repo" in arguments.settings and os.environ.get("CHARLOOM_DEVICE") != "cpu":
         check_torch(arguments.settings["name"])
-    lock = bases.lock(arguments.settings, arguments.store, log)
-    basefiles.check_layout(Path(lock["root"]), single_file=bases.SINGLE_FILE in lock)
+    lock = locks.lock(arguments.settings, arguments.store, log)
+    basefiles.check_layout(Path(lock["root"]), single_file=locks.SINGLE_FILE in lock)
     jobs.write_json(arguments.output, lock)
-    log.quietly(f"{len(lock['files'])} files, {bases.size(lock) / 1e6:.1f} MB, in {lock['root']}")
+    log.quietly(f"{len(lock['files'])} files, {locks.size(lock) / 1e6:.1f} MB, in {lock['root']}")
     if "revision" in lock:
         log.quietly(f"{lock['repo']} at {lock['revision']}; stays so until {arguments.output} is deleted")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from charloom import files, jobs, sources
-from charloom.arguments import path
-from charloom.errors import cli
+from charloom.core import files
+from charloom.core.errors import cli
+from charloom.dataset import sources
+from charloom.workflow import jobs
+from charloom.workflow.arguments import path
 
 
 def main() -> None:

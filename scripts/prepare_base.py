@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.errors import cli
-from charloom.stages import prepared
+from charloom.core.errors import cli
+from charloom.workflow import jobs, prepared
 
 
 def main() -> None:

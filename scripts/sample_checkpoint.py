@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.arguments import value
+from charloom.core.errors import UserError, cli
 from charloom.engine.options import EngineOptions
-from charloom.errors import UserError, cli
-from charloom.stages import samples
+from charloom.workflow import jobs, samples
+from charloom.workflow.arguments import value
 
 
 def main() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.arguments import path
-from charloom.errors import UserError, cli
-from charloom.stages.scores import KIND, Judgement
+from charloom.core.errors import UserError, cli
+from charloom.workflow import jobs
+from charloom.workflow.arguments import path
+from charloom.workflow.scores import KIND, Judgement
 
 
 def main() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import jobs
-from charloom.arguments import value
+from charloom.core.errors import cli
 from charloom.engine.options import EngineOptions
-from charloom.errors import cli
-from charloom.stages import training
 from charloom.train.settings import METRICS
+from charloom.workflow import jobs, training
+from charloom.workflow.arguments import value
 
 
 def main() -> None:
@@ -34,8 +33,8 @@ def main() -> None:
         log(f"training to step {arguments.until}; loading torch and the base")
         device = jobs.torch_device(arguments.device, arguments.threads, lock=arguments.lock)
 
-        from charloom.stages import prepared
         from charloom.train.loop import TrainJob, train
+        from charloom.workflow import prepared
 
         job = TrainJob(
             settings=settings,

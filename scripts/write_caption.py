@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from charloom import captions, files, jobs
-from charloom.arguments import path
-from charloom.errors import UserError, cli
+from charloom.core import files
+from charloom.core.errors import UserError, cli
+from charloom.dataset import captions
+from charloom.workflow import jobs
+from charloom.workflow.arguments import path
 
 
 def main() -> None:

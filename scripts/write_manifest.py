@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import dataset, jobs
-from charloom.errors import cli
+from charloom.core.errors import cli
+from charloom.dataset import manifest
+from charloom.workflow import jobs
 
 
 def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
     arguments = parser.parse_args()
-    jobs.write_json(arguments.output, dataset.manifest(arguments.results, arguments.settings))
+    jobs.write_json(arguments.output, manifest.manifest(arguments.results, arguments.settings))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from charloom import files, jobs, prompts
-from charloom.arguments import value
-from charloom.errors import cli
+from charloom.core import files
+from charloom.core.errors import cli
+from charloom.dataset import prompts
+from charloom.workflow import jobs
+from charloom.workflow.arguments import value
 
 
 def main() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom import files, jobs
-from charloom.errors import cli
-from charloom.report import html
+from charloom.core import files
+from charloom.core.errors import cli
+from charloom.report import page as html
 from charloom.report.gather import gather
 from charloom.report.grid import save_picture
+from charloom.workflow import jobs
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def make_dataset(tmp_path):
     """
     import torch
 
-    from charloom.canonical import file_digest
+    from charloom.core.canonical import file_digest
     from charloom.lora.files import write_safetensors
 
     def make(

@@ -3,7 +3,7 @@
     python tests/golden_keys.py --write     # after a change that is meant
 
 While they stay, no code that moves makes anything run again. Slices are found by themselves: every public function of
-``charloom.slices``, called for each character, image, text and prompt that it can be asked for.
+``charloom.workflow.slices``, called for each character, image, text and prompt that it can be asked for.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the code beside this file, whatever is installed
 
-from charloom import config, slices
-from charloom.canonical import digest
-from charloom.stages import latents, prepared, samples, scores, texts
+from charloom.config import project
+from charloom.core.canonical import digest
 from charloom.train import settings as training
+from charloom.workflow import latents, prepared, samples, scores, slices, texts
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
 REMEDY = (
-    "If results change for these inputs, raise the recipe number of that stage (charloom/recipes.py, or RECIPE of the "
-    "training settings) and regenerate; if they were meant to stay, mend the code; if a shipped file was meant to "
-    "change, regenerate: python tests/golden_keys.py --write"
+    "If results change for these inputs, raise the recipe number of that stage (charloom/core/versions.py, or RECIPE "
+    "of the training settings) and regenerate; if they were meant to stay, mend the code; if a shipped file was meant "
+    "to change, regenerate: python tests/golden_keys.py --write"
 )
 
 COMPONENTS = {part: f"{part}-digest" for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")}
@@ -42,7 +42,7 @@ LOCK = {
 
 def collect() -> dict[str, dict[str, str]]:
     """Short digests by what they are of: ``slices of leyla``, ``slices of base paperdoll``, ``store keys``."""
-    workflow = config.load(ROOT)
+    workflow = project.load(ROOT)
     found = {f"slices of {name}": _slices(workflow, character) for name, character in workflow.characters.items()}
     found |= {f"slices of base {name}": _slices(workflow, base=base) for name, base in workflow.bases.items()}
     return {**found, "store keys": {name: _short(key) for name, key in _store_keys()}}

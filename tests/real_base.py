@@ -110,7 +110,7 @@ def adapter(folder: Path, path: Path) -> Path:
 def fill_cache(cache: Path, folder: Path, repo: str = REPO, commit: str = COMMIT) -> Path:
     """``folder`` as the client library keeps it after a download: blobs by digest, links by commit, a ref; the
     snapshot's folder."""
-    from charloom.canonical import file_digest
+    from charloom.core.canonical import file_digest
 
     home = cache / f"models--{repo.replace('/', '--')}"
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

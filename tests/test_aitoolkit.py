@@ -13,9 +13,13 @@ import yaml
 from PIL import Image
 from test_cli import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
-from charloom import aitoolkit, aitoolkit_keys, config, lint, scaffold, schema, slices
-from charloom.aitoolkit_samples import split
-from charloom.errors import UserError
+from charloom.config import project, scaffold, schema
+from charloom.core.errors import UserError
+from charloom.dataset import lint
+from charloom.interop.aitoolkit import keys as aitoolkit_keys
+from charloom.interop.aitoolkit import read as aitoolkit
+from charloom.interop.aitoolkit.samples import split
+from charloom.workflow import slices
 
 JOB = """
 job: extension
@@ -209,7 +213,7 @@ def test_round_trip_into_the_resolved_recipe(root):  # noqa: F811
     for shot in plan["shots"]:
         (images / f"{shot['name']}.png").touch()
     path.write_text(path.read_text().replace("/nowhere/mira", "images"))
-    data, recipe = yaml.safe_load(path.read_text()), config.load(root).characters["mira"].recipe
+    data, recipe = yaml.safe_load(path.read_text()), project.load(root).characters["mira"].recipe
     expected = {
         "network": {"type": "lora", "rank": 24, "alpha": 24.0},
         "quantization": {"transformer": "float8", "text_encoder": "float8"},
@@ -441,7 +445,7 @@ def test_previews_get_the_seeds_that_they_have_in_ai_toolkit(root, walk, seeds):
     process["datasets"][0]["folder_path"] = str(folder)
     (root / "job.yaml").write_text(yaml.safe_dump(job))
     assert call("import-ai-toolkit", "job.yaml", "--name", "mira").exit_code == 0
-    assert [prompt.seed for prompt in config.load(root).characters["mira"].sample_prompts] == seeds
+    assert [prompt.seed for prompt in project.load(root).characters["mira"].sample_prompts] == seeds
 
 
 def test_prompts_without_the_trigger_stay_as_they_are(tmp_path):
@@ -499,9 +503,9 @@ def test_a_data_set_brings_its_captions_and_nothing_is_guessed(root):  # noqa: F
         **texts, "comfyui_00012": "a photo of m1ra, wearing a cap",
     }  # fmt: skip
     with pytest.raises(UserError, match=r"shots\.a-1-2: has no caption, nor tier, view, outfit, background"):
-        config.load(root, ready="mira")
+        project.load(root, ready="mira")
     (captions / "a-1-2.txt").write_text("m1ra again")
-    person = config.load(root, ready="mira").characters["mira"]
+    person = project.load(root, ready="mira").characters["mira"]
     assert [json.loads(slices.prompt_sheet(person))["shots"], person.count] == [[], 4]
     judged = [finding for finding in lint._plan(json.loads(slices.lint(person))) if finding.where == "plan"]
     assert judged == []
@@ -515,7 +519,7 @@ def test_a_shot_without_a_caption_takes_the_default_or_stops(root):  # noqa: F81
     data = yaml.safe_load(path.read_text())
     data["recipe"]["data"]["default_caption"] = "a photo of {trigger}"
     path.write_text(yaml.safe_dump(data))
-    person = config.load(root, ready="mira").characters["mira"]
+    person = project.load(root, ready="mira").characters["mira"]
     assert json.loads(slices.caption(person, "b")) == {"default": "a photo of m1ra"}
 
 
@@ -526,7 +530,7 @@ def test_a_drawn_character_needs_every_phrase(root):  # noqa: F811
     data["images"] = {"source": "paperdoll", "count": 1}
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(UserError, match=r"leyla.yaml: shots.x.outfit: is missing"):
-        config.load(root)
+        project.load(root)
 
 
 def test_captions_say_the_trigger_as_in_ai_toolkit(root):  # noqa: F811
@@ -602,7 +606,7 @@ def test_several_data_sets_and_a_default_caption(root):  # noqa: F811
         assert wanted in todo, wanted
     (root / "more/m-2.txt").write_text("a photo of m1ra, again")
     assert call("import-ai-toolkit", "job.yaml", "--name", "mira").exit_code == 0
-    person = config.load(root).characters["mira"]
+    person = project.load(root).characters["mira"]
     assert person.image_names == ["a-1", "a-2", "faces/x-1", "more/m-1", "more/m-2", "more/m-3"]
     assert [(p.weight, p.repeats, p.regularization) for p in person.datasets] == [(0.5, 3, True), (0.5, 1, False)]
 

@@ -23,12 +23,13 @@ from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 from small_project import edit, write_yaml
 
-from charloom import basefiles, bases, hub, jobs, slices
-from charloom.config import load
-from charloom.errors import UserError
-from charloom.stages import latents, prepared, texts
-from charloom.store import Store
-from charloom.zimage import base, singlefile
+from charloom.base import files as basefiles
+from charloom.base import hub, locks
+from charloom.config.project import load
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+from charloom.workflow import jobs, latents, prepared, slices, texts
+from charloom.zimage import singlefile, weights
 
 ADAPTER = "adapter_v1.safetensors"
 PREPARED = {"adapter": "none", "quantization": "none", "recipe": 1}
@@ -89,7 +90,7 @@ def test_the_published_files_are_the_ones_that_the_base_lists(monkeypatch: pytes
 
 
 def test_real_shapes_and_the_axes_of_the_config() -> None:
-    model = base.empty_transformer(real_base.FIXTURES)
+    model = weights.empty_transformer(real_base.FIXTURES)
     assert sum(tensor.numel() for tensor in model.parameters()) == 6_154_908_736
     assert model.config.axes_lens == [1536, 512, 512]
 
@@ -99,7 +100,7 @@ def test_a_config_must_spell_out_what_class_defaults_get_wrong(folder: Path) -> 
     config = json.loads(path.read_text())
     del config["axes_lens"]
     path.write_text(json.dumps(config))
-    for call in (lambda: basefiles.check_layout(folder), lambda: base.load_transformer(folder)):
+    for call in (lambda: basefiles.check_layout(folder), lambda: weights.load_transformer(folder)):
         assert "transformer/config.json: axes_lens missing, and the defaults of the class would not do" in line(call)
     path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
     assert "not a Z-Image" in line(lambda: basefiles.check_layout(folder))
@@ -129,8 +130,8 @@ def test_a_single_file_gives_the_same_transformer(original: Path, tmp_path: Path
     file = tmp_path / "z_image_bf16.safetensors"
     save_file(real_base.comfy(tensors) if names == "comfy" else tensors, file)
     plain, single = (
-        bases.lock(local(original), store),
-        bases.lock(local(original, transformer_file=str(file)), store),
+        locks.lock(local(original), store),
+        locks.lock(local(original, transformer_file=str(file)), store),
     )
     changed = {name for name in plain["components"] if plain["components"][name] != single["components"][name]}
     assert changed == {"transformer"}
@@ -148,7 +149,7 @@ def test_a_single_file_loads_as_in_diffusers(original: Path, tmp_path: Path) -> 
     file = tmp_path / "single.safetensors"
     save_file(real_base.comfy(real_base.state(original / "transformer")), file)
     stock = ZImageTransformer2DModel.from_single_file(str(file), config=str(original), subfolder="transformer")
-    ours = base.load_transformer(original, single_file=file)
+    ours = weights.load_transformer(original, single_file=file)
     assert ours.config.axes_lens == [1536, 512, 512]
     expected = stock.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
@@ -161,7 +162,7 @@ def test_a_folder_without_transformer_weights_is_enough_for_a_single_file(folder
         path.unlink()
     assert "has no weights" in line(lambda: basefiles.check_layout(folder))
     basefiles.check_layout(folder, single_file=True)
-    assert base.load_transformer(folder, single_file=file)
+    assert weights.load_transformer(folder, single_file=file)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_a_wrong_single_file_is_one_line(original: Path, tmp_path: Path, spoil: 
     spoil(tensors)
     file = tmp_path / "single.safetensors"
     save_file(tensors, file)
-    text = line(lambda: base.load_transformer(original, single_file=file))
+    text = line(lambda: weights.load_transformer(original, single_file=file))
     assert text.startswith(f"{file}: ") and told in text
 
 
@@ -193,16 +194,16 @@ def test_a_wrong_single_file_is_one_line(original: Path, tmp_path: Path, spoil: 
 def test_a_listed_checksum_is_checked(folder: Path, store: Store) -> None:
     path = folder / "vae/config.json"
     for checksum in (md5(path), hashlib.sha256(path.read_bytes()).hexdigest()):
-        assert bases.lock(local(folder, checksums={"vae/config.json": checksum}), store)
-    text = line(lambda: bases.lock(local(folder, checksums={"vae/config.json": "0" * 32}), store))
+        assert locks.lock(local(folder, checksums={"vae/config.json": checksum}), store)
+    text = line(lambda: locks.lock(local(folder, checksums={"vae/config.json": "0" * 32}), store))
     assert text.startswith(f"{path}: is not the file that config/bases/tiny.yaml means (md5 {md5(path)}")
-    text = line(lambda: bases.lock(local(folder, checksums={"vae/gone.safetensors": "0" * 32}), store))
+    text = line(lambda: locks.lock(local(folder, checksums={"vae/gone.safetensors": "0" * 32}), store))
     assert "vae/gone.safetensors: is listed in config/bases/tiny.yaml and not there" in text
 
 
 def test_a_file_changed_after_the_lock_is_named(folder: Path, store: Store, tmp_path: Path) -> None:
     adapter = real_base.adapter(folder, tmp_path / ADAPTER)
-    lock = bases.lock(local(folder, adapters={"v1": str(adapter)}), store)
+    lock = locks.lock(local(folder, adapters={"v1": str(adapter)}), store)
     cpu = torch.device("cpu")
     image = tmp_path / "image.png"
     image.write_bytes(b"no matter")
@@ -221,9 +222,9 @@ def test_a_file_changed_after_the_lock_is_named(folder: Path, store: Store, tmp_
         assert "delete work/bases/tiny.lock.json" in text
         path.write_text(before)
     adapter.write_bytes(adapter.read_bytes() + b" ")
-    assert "has changed since" in line(lambda: bases.adapter_file(lock, "v1", store))
+    assert "has changed since" in line(lambda: locks.adapter_file(lock, "v1", store))
     (folder / "vae/config.json").unlink()
-    assert f"{folder / 'vae/config.json'}: is gone" in line(lambda: bases.locate(lock, "vae", store))
+    assert f"{folder / 'vae/config.json'}: is gone" in line(lambda: locks.locate(lock, "vae", store))
 
 
 def test_a_file_cut_short_is_named(folder: Path, store: Store) -> None:
@@ -231,7 +232,7 @@ def test_a_file_cut_short_is_named(folder: Path, store: Store) -> None:
     data = path.read_bytes()
     for kept in (len(data) - 1, 100, 4):
         path.write_bytes(data[:kept])
-        text = line(lambda: bases.lock(local(folder), store))
+        text = line(lambda: locks.lock(local(folder), store))
         assert text.startswith(f"{path}: ") and f"{kept} bytes" in text and "get it again" in text
     path.unlink()
     text = line(lambda: basefiles.check_layout(folder))
@@ -243,30 +244,30 @@ def test_a_file_cut_short_is_named(folder: Path, store: Store) -> None:
 
 def test_a_filled_cache_needs_no_network(original: Path, cache: Path, store: Store) -> None:
     root = real_base.fill_cache(cache, original)
-    here = bases.lock(local(original), store)
+    here = locks.lock(local(original), store)
     for revision in ("main", real_base.COMMIT):
-        lock = bases.lock(remote(revision), store)
+        lock = locks.lock(remote(revision), store)
         assert lock["revision"] == real_base.COMMIT
         assert Path(lock["root"]) == root
         assert lock["components"] == here["components"]
-    assert bases.locate(lock, "vae", store) == root
+    assert locks.locate(lock, "vae", store) == root
 
 
 def test_a_moved_branch_does_not_move_a_lock(original: Path, cache: Path, store: Store, tmp_path: Path) -> None:
     real_base.fill_cache(cache, original)
-    lock = bases.lock(remote(), store)
+    lock = locks.lock(remote(), store)
     other = Path(shutil.copytree(original, tmp_path / "other"))
     (other / "scheduler/scheduler_config.json").write_text("{}")
     real_base.fill_cache(cache, other, commit="f" * 40)
-    assert Path(lock["root"]).name == real_base.COMMIT == bases.locate(lock, "scheduler", store).name
-    assert bases.lock(remote(), store)["revision"] == "f" * 40
+    assert Path(lock["root"]).name == real_base.COMMIT == locks.locate(lock, "scheduler", store).name
+    assert locks.lock(remote(), store)["revision"] == "f" * 40
 
 
 def test_a_cache_that_was_moved_is_found_again(
     original: Path, cache: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real_base.fill_cache(cache, original)
-    lock = bases.lock(remote(), store)
+    lock = locks.lock(remote(), store)
     moved = Path(shutil.move(cache, cache.with_name("moved")))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(moved))
     for link in (moved / f"models--{real_base.REPO.replace('/', '--')}/snapshots").rglob("*"):
@@ -274,19 +275,19 @@ def test_a_cache_that_was_moved_is_found_again(
             target = moved / link.readlink().relative_to(cache)
             link.unlink()
             link.symlink_to(target)
-    assert moved in bases.locate(lock, "vae", store).parents
+    assert moved in locks.locate(lock, "vae", store).parents
 
 
 def test_damage_in_the_cache_is_seen(original: Path, cache: Path, store: Store) -> None:
     root = real_base.fill_cache(cache, original)
     blob = (root / "vae/config.json").resolve()
     blob.write_bytes(blob.read_bytes().replace(b"0.3611", b"0.3612"))
-    text = line(lambda: bases.lock(remote(), store))
+    text = line(lambda: locks.lock(remote(), store))
     assert "vae/config.json: was damaged in the hub's cache" in text and str(blob) in text
 
 
 def test_nothing_in_the_cache_and_no_network(cache: Path, store: Store) -> None:
-    text = line(lambda: bases.lock(remote(), store))
+    text = line(lambda: locks.lock(remote(), store))
     assert "HF_HUB_OFFLINE is set" in text and f"hf download {real_base.REPO} --revision main" in text
 
 
@@ -299,7 +300,7 @@ def test_adapters_of_the_hub(original: Path, cache: Path, store: Store, tmp_path
         "v2": {"repo": "owner/others", "file": ADAPTER, "revision": "main"},
         "mine": str(kept),
     }
-    lock = bases.lock(remote(adapters=adapters), store)
+    lock = locks.lock(remote(adapters=adapters), store)
     assert lock["adapters"]["v1"] == {**adapters["v1"], "revision": "a" * 40}
     records = {}
     for name in ("none", "v1", "mine"):
@@ -313,7 +314,7 @@ def test_adapters_of_the_hub(original: Path, cache: Path, store: Store, tmp_path
     assert all(torch.equal(b[name], c[name]) for name in b)
     assert sum(not torch.equal(a[name], b[name]) for name in a) == 8
     # One that nobody could name a commit for costs nothing until it is used.
-    text = line(lambda: bases.adapter_file(lock, "v2", store))
+    text = line(lambda: locks.adapter_file(lock, "v2", store))
     assert "owner/others at main cannot be fetched" in text and "then delete work/bases/tiny.lock.json" in text
 
 
@@ -328,10 +329,10 @@ def test_a_single_file_of_the_hub_leaves_the_other_weights_there(
         path.unlink()
     real_base.fill_cache(cache, tmp_path / "repo", "owner/single", "b" * 40)
     where = {"repo": "owner/single", "file": "split_files/single.safetensors"}
-    lock = bases.lock(remote(transformer_file=where), store)
+    lock = locks.lock(remote(transformer_file=where), store)
     assert lock["transformer_file"]["revision"] == "b" * 40
-    assert bases.single_file(lock, store).parts[-3:] == ("b" * 40, "split_files", "single.safetensors")
-    assert "transformer/config.json" in bases._patterns(True) and "transformer/*" not in bases._patterns(True)
+    assert locks.single_file(lock, store).parts[-3:] == ("b" * 40, "split_files", "single.safetensors")
+    assert "transformer/config.json" in locks._patterns(True) and "transformer/*" not in locks._patterns(True)
 
 
 def response(code: int) -> Any:
@@ -369,7 +370,7 @@ def test_every_failure_of_the_hub_is_one_line(
         raise make()
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    text = line(lambda: bases.lock(remote(), store))
+    text = line(lambda: locks.lock(remote(), store))
     assert text.startswith("config/bases/tiny.yaml: tiny/Z-Image at main cannot be fetched from the hub: ")
     assert told in text
 
@@ -393,7 +394,7 @@ def online(original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 def test_a_download_is_told_and_asks_only_for_the_parts(online: Callable, store: Store) -> None:
     told: list[str] = []
-    lock = bases.lock(remote(), store, told.append)
+    lock = locks.lock(remote(), store, told.append)
     assert lock["revision"] == real_base.COMMIT
     assert "a.gif" not in online() and "transformer/*" in online()
     assert told[0].startswith("downloading ") and "tiny/Z-Image at main" in told[0]
@@ -413,7 +414,7 @@ def test_progress_is_seen_on_the_disk(
         return made
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
-    bases.lock(remote(), store, told.append)
+    locks.lock(remote(), store, told.append)
     assert any(" MB/s, about 0 min left" in text for text in told)
 
 
@@ -421,20 +422,20 @@ def test_room_on_the_disk_is_checked_before_a_download(
     online: Callable, store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "_free", lambda folder: 1000)
-    text = line(lambda: bases.lock(remote(), store))
+    text = line(lambda: locks.lock(remote(), store))
     assert f"on the disk of {cache}, which has 0.0 MB free; free some space or set HF_HOME" in text
     assert not online()
     # What an interrupted download has left counts.
     partial = cache / "models--tiny--Z-Image/blobs/1.incomplete"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"1" * 10**7)
-    assert bases.lock(remote(), store)["revision"] == real_base.COMMIT
+    assert locks.lock(remote(), store)["revision"] == real_base.COMMIT
 
 
 def test_room_on_the_disk_is_checked_before_the_prepared_base(
     original: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = bases.lock(local(original), store)
+    lock = locks.lock(local(original), store)
     monkeypatch.setattr(prepared.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     text = line(lambda: prepared.make(lock, PREPARED, tmp_path / "out.safetensors", store, hub.silent))
     assert text.startswith(f"{tmp_path / 'out.safetensors'}: needs ") and "free some space" in text
@@ -476,7 +477,7 @@ def test_the_slice_of_a_base_says_only_what_is_given(tmp_path: Path, monkeypatch
     edit(tmp_path / "config/bases/mini.yaml", **more)
     mini = load(".").bases["mini"]
     assert json.loads(slices.base_lock(mini)) == plain | more
-    assert "single.safetensors" in bases.local_files(mini.path, mini.adapters, mini.transformer_file)
+    assert "single.safetensors" in locks.local_files(mini.path, mini.adapters, mini.transformer_file)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from charloom import config, planning, scaffold
-from charloom.cli import app
+from charloom.cli import planning
+from charloom.cli.main import app
+from charloom.config import project, scaffold
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +47,7 @@ def test_new_writes_a_file_that_passes_the_checks_and_is_never_overwritten(root)
     assert result.exit_code == 0 and "written" in said(result) and "to do" not in said(result)
     sheet, final = (said(result).index(f"results/mara/{file}") for file in ("prompts.html", "final.safetensors"))
     assert said(result).index("charloom lint mara") < sheet < final
-    character = config.load(root).characters["mara"]
+    character = project.load(root).characters["mara"]
     assert (character.name, character.trigger, len(character.shots)) == ("Mara", "m4ra", 30)
     assert len(character.sample_prompts) == 10 and "m4ra" in character.sample_prompts[0].text
     path = root / "config" / "characters" / "mara.yaml"
@@ -57,7 +58,7 @@ def test_new_writes_a_file_that_passes_the_checks_and_is_never_overwritten(root)
 
 def test_new_takes_a_trigger_and_refuses_names_that_make_no_path(root):
     assert call("new", "tess", "--trigger", "t3ss").exit_code == 0
-    assert config.load(root).characters["tess"].trigger == "t3ss"
+    assert project.load(root).characters["tess"].trigger == "t3ss"
     result = call("new", "Tess Two")
     assert result.exit_code == 1 and "for example tess-two" in said(result) and said(result).count("\n") == 1
 
@@ -108,7 +109,7 @@ def test_lint_asks_for_the_images_of_one_character_alone(root):
         "error: config/characters/nika.yaml: images.path: there is no folder nika; make it and put 30 images in it\n"
     )
     (root / "nika").mkdir()
-    for shot in config.load(root).characters["nika"].shot_names:
+    for shot in project.load(root).characters["nika"].shot_names:
         (root / "nika" / f"{shot}.PNG").touch()
     (root / "nika" / "notes.txt").touch()
     text = said(call("lint", "nika"))

@@ -13,10 +13,11 @@ import yaml
 from PIL import Image
 from small_project import CHARACTER, edit, write_yaml
 
-from charloom import schema, slices
-from charloom.config import load
-from charloom.errors import UserError
-from charloom.sources import folder
+from charloom.config import schema
+from charloom.config.project import load
+from charloom.core.errors import UserError
+from charloom.dataset.sources import folder
+from charloom.workflow import slices
 
 MARA = "config/characters/mara.yaml"
 CONFIG = "config/config.yaml"
@@ -596,7 +597,7 @@ def test_steps_are_no_part_of_a_run_unless_the_learning_rate_follows_them(projec
 
 def test_the_shipped_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All five characters load; their plans are the guide's, their prompts test what the plans do not hold."""
-    from charloom import lint
+    from charloom.dataset import lint
 
     monkeypatch.chdir(small_project.ROOT)
     if not Path("resources/bases/paperdoll/model_index.json").is_file():

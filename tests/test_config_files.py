@@ -11,8 +11,8 @@ import small_project
 from small_project import CHARACTER, edit, write_yaml
 from test_config import CONFIG, MARA, problems, text
 
-from charloom.config import load, read
-from charloom.errors import UserError
+from charloom.config.project import load, read
+from charloom.core.errors import UserError
 
 
 @pytest.fixture

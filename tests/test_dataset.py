@@ -13,14 +13,17 @@ import pytest
 import small_project
 from PIL import Image, ImageDraw, ImageFilter
 
-from charloom import bases, captions, contents, dataset, jobs, lint, pictures, prompts, slices
-from charloom.character import Character, Shot
-from charloom.config import load
-from charloom.crop import crop_file
-from charloom.errors import UserError
-from charloom.sources import folder as folder_source
-from charloom.sources import paperdoll as paperdoll_source
-from charloom.store import Store
+from charloom.base import locks
+from charloom.config.character import Character, Shot
+from charloom.config.project import load
+from charloom.core import contents, pictures
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+from charloom.dataset import captions, lint, manifest, prompts
+from charloom.dataset.crop import crop_file
+from charloom.dataset.sources import folder as folder_source
+from charloom.dataset.sources import paperdoll as paperdoll_source
+from charloom.workflow import jobs, slices
 
 
 @pytest.fixture
@@ -497,7 +500,7 @@ def test_the_manifest_names_contents(mara: Character, tmp_path: Path) -> None:
         ):
             (results / folder).mkdir(parents=True, exist_ok=True)
             (results / folder / f"{name}.{suffix}").write_text(f"{name} in {folder}\n")
-    made = dataset.manifest(Path("results/mara"), json.loads(slices.manifest(mara)))
+    made = manifest.manifest(Path("results/mara"), json.loads(slices.manifest(mara)))
     assert [item["name"] for item in made["items"]] == ["closeup-01", "medium-01", "fullbody-01"]
     assert made["items"][0]["caption"] == "closeup-01 in dataset"
     assert made["items"][0]["latents"] == "results/mara/latents/closeup-01.safetensors"
@@ -518,7 +521,7 @@ def test_the_manifest_of_several_sets_and_class_captions(mara: Character, tmp_pa
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text(name)
     slice_ = json.loads(slices.manifest(person))
-    made = dataset.manifest(Path("results/mara"), slice_)["items"]
+    made = manifest.manifest(Path("results/mara"), slice_)["items"]
     assert [item["name"] for item in made] == person.image_names
     assert all(item["class_embeddings"].endswith(f"{item['name']}.class.safetensors") for item in made[:3])
     assert "class_embeddings" not in made[3]
@@ -526,7 +529,7 @@ def test_the_manifest_of_several_sets_and_class_captions(mara: Character, tmp_pa
     assert shares == [(None, 1.0, 1, False, None), ("others", 0.5, 1, True, [64])]
 
     slice_["sets"][1]["holdout"] = True
-    held = dataset.manifest(Path("results/mara"), slice_)
+    held = manifest.manifest(Path("results/mara"), slice_)
     assert [item["name"] for item in held["items"]] == mara.shot_names
     assert [item["name"] for item in held["holdout"]] == ["others/a-1", "others/a-2"]
 
@@ -546,19 +549,19 @@ def test_a_lock_names_bytes_not_places(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(small_project.make(tmp_path))
     base, store = load(".").bases["mini"], Store("store")
     settings = json.loads(slices.base_lock(base))
-    lock = bases.lock(settings, store)
-    assert set(lock["components"]) == set(bases.COMPONENTS)
+    lock = locks.lock(settings, store)
+    assert set(lock["components"]) == set(locks.COMPONENTS)
     (tmp_path / "resources/bases/mini/vae/README.md").write_text("about")
     monkeypatch.setattr(contents, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
-    assert bases.lock(settings, store) == lock
+    assert locks.lock(settings, store) == lock
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resources/bases/mini").rename(tmp_path / "elsewhere")
-    moved = bases.lock({**settings, "path": "elsewhere", "adapters": {}}, store)
+    moved = locks.lock({**settings, "path": "elsewhere", "adapters": {}}, store)
     assert (moved["components"], moved["root"]) == (lock["components"], "elsewhere")
     (tmp_path / "elsewhere/vae/config.json").unlink()
     with pytest.raises(UserError, match="elsewhere: the base has no files in vae/"):
-        bases.lock({**settings, "path": "elsewhere", "adapters": {}}, store)
+        locks.lock({**settings, "path": "elsewhere", "adapters": {}}, store)
 
 
 def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -568,7 +571,7 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     settings = {"name": "x", "repo": "nobody/nothing", "revision": "1", "adapters": {}}
     with pytest.raises(UserError, match="nobody/nothing at 1 cannot be fetched from the hub") as caught:
-        bases.lock(settings, Store(tmp_path))
+        locks.lock(settings, Store(tmp_path))
     assert "\n" not in str(caught.value)
 
 

@@ -12,10 +12,11 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
-from charloom.engine import memory, quantize
+from charloom.engine import memory
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import Swap, frozen_tensors, size_of, spread
+from charloom.kernels import quantize
 from charloom.lora.attach import ADAPTER, attach
 from charloom.train.settings import Network
 from charloom.zimage import forward

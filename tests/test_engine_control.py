@@ -6,11 +6,11 @@ import pytest
 import torch
 from test_engine import adapted
 
+from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import engine as engines
 from charloom.engine import graphs, memory
 from charloom.engine.options import EngineOptions
-from charloom.errors import UserError
 from charloom.train.settings import Optimisation
 from charloom.train.step import Inputs, loss_of
 

@@ -8,9 +8,9 @@ from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from test_engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
 
-from charloom.engine import quantize
 from charloom.engine.engine import Engine
 from charloom.engine.options import EngineOptions
+from charloom.kernels import quantize
 from charloom.lora.attach import attach
 from charloom.train import optim
 from charloom.train.loop import Numbers

@@ -17,9 +17,9 @@ import torch
 from conftest import CAPTION_WIDTH
 from diffusers import ZImageTransformer2DModel
 
-from charloom.engine import quantize
+from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
-from charloom.store import Store
+from charloom.kernels import quantize
 from charloom.train import state as states
 from charloom.train.loop import TrainJob, train
 from charloom.train.settings import TrainSettings, checkpoint_key, manifest_digest, run_key

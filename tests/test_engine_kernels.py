@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from charloom.engine import low_rank, rotary, transpose
+from charloom.kernels import low_rank, rotary, transpose
 from charloom.zimage.forward import rotate, rotation_table
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]

@@ -18,15 +18,15 @@ from test_lora_attach import REAL_CONFIG
 from test_lora_files import ship
 from torch import nn
 
-from charloom import bases, hub
-from charloom.config import load as load_config
-from charloom.engine import quantize as q
-from charloom.errors import UserError
+from charloom.base import hub, locks
+from charloom.config.project import load as load_config
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+from charloom.kernels import quantize as q
 from charloom.lora.adapter import load_into, merge
 from charloom.lora.attach import attach
-from charloom.stages import prepared, texts
-from charloom.store import Store
 from charloom.train.settings import Network
+from charloom.workflow import prepared, texts
 from charloom.zimage import forward
 
 WAYS = [("float8", "dequantize"), ("float8", "emulate"), ("int8", ""), ("nf4", "")]
@@ -395,7 +395,7 @@ def store(tmp_path) -> Store:
 @pytest.mark.parametrize("kind", ["none", "bf16", *q.KINDS])
 def test_a_prepared_base_comes_back_as_it_was_made(base_folder, store, tmp_path, monkeypatch, kind):
     adapter = real_base.adapter(base_folder, tmp_path / "v1.safetensors")
-    lock = bases.lock({"name": "tiny", "path": str(base_folder), "adapters": {"v1": str(adapter)}}, store)
+    lock = locks.lock({"name": "tiny", "path": str(base_folder), "adapters": {"v1": str(adapter)}}, store)
     settings = {"adapter": "v1", "quantization": kind, "recipe": 2}
     said, output = [], tmp_path / "base.safetensors"
     record = prepared.make(lock, settings, output, store, said.append)
@@ -436,7 +436,7 @@ def test_a_prepared_base_comes_back_as_it_was_made(base_folder, store, tmp_path,
 
 
 def test_a_quantised_file_that_is_cut_or_of_another_base_is_named(base_folder, store, tmp_path):
-    lock = bases.lock({"name": "tiny", "path": str(base_folder), "adapters": {}}, store)
+    lock = locks.lock({"name": "tiny", "path": str(base_folder), "adapters": {}}, store)
     output = tmp_path / "base.safetensors"
     prepared.make(lock, {"adapter": "none", "quantization": "int8", "recipe": 2}, output, store, hub.silent)
     output.write_bytes(output.read_bytes()[:-8])
@@ -449,7 +449,7 @@ def test_a_quantised_file_that_is_cut_or_of_another_base_is_named(base_folder, s
 
 def test_the_text_encoder_is_kept_as_the_recipe_says(base_folder, tmp_path):
     store = Store(tmp_path / "store")
-    lock = bases.lock({"name": "tiny", "path": str(base_folder), "adapters": {}}, store)
+    lock = locks.lock({"name": "tiny", "path": str(base_folder), "adapters": {}}, store)
     words, embeds = "a photo of l3yla", {}
     for kind in ("none", "bf16", *q.KINDS):
         settings = {"quantization": kind, "recipe": 1}

@@ -19,20 +19,21 @@ from conftest import CAPTION_WIDTH, build_transformer
 from PIL import Image
 from torch import Tensor
 
-from charloom import bases, schema, slices
-from charloom.config import load
+from charloom.base import locks
+from charloom.base.hub import silent
+from charloom.config import schema
+from charloom.config.project import load
+from charloom.core.errors import UserError
+from charloom.core.store import Store
 from charloom.engine import memory
-from charloom.engine import sampling as engine
+from charloom.engine import previews as engine
 from charloom.engine.options import EngineOptions
-from charloom.errors import UserError
-from charloom.hub import silent
 from charloom.lora.adapter import load_into
 from charloom.lora.files import write_safetensors
 from charloom.paperdoll import attributes
 from charloom.paperdoll.draw import draw
-from charloom.stages import latents, samples, texts
-from charloom.store import Store
-from charloom.zimage import base, sampling, vae
+from charloom.workflow import latents, samples, slices, texts
+from charloom.zimage import sampler, vae, weights
 from charloom.zimage.forward import forward, prepare
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def failing(function: Callable[..., Any], fits: Callable[..., bool], calls: list
 
 @pytest.fixture
 def autoencoder():
-    return base.load_vae(MINIATURE)
+    return weights.load_vae(MINIATURE)
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +100,10 @@ def test_one_failure_of_a_small_picture_is_told_as_what_it_is(autoencoder, drawi
 def test_latents_of_an_image_say_that_they_were_tiled(tmp_path, tiny_base, monkeypatch) -> None:
     Image.effect_noise((192, 192), 60).convert("RGB").save(tmp_path / "a.png")
     Image.effect_noise((192, 192), 60).convert("RGB").save(tmp_path / "b.png")
-    lock = bases.lock({"name": "tiny", "path": str(tiny_base), "adapters": {}}, Store(tmp_path / "store"))
-    tight = base.load_vae(tiny_base)
+    lock = locks.lock({"name": "tiny", "path": str(tiny_base), "adapters": {}}, Store(tmp_path / "store"))
+    tight = weights.load_vae(tiny_base)
     tight.encoder.forward = failing(tight.encoder.forward, lambda x: x.shape[-1] <= 128, [])
-    monkeypatch.setattr(base, "load_vae", lambda *_, **__: tight)
+    monkeypatch.setattr(weights, "load_vae", lambda *_, **__: tight)
     lines: list[str] = []
     images = [tmp_path / "a.png", tmp_path / "b.png"]
     settings = {"resolutions": [128, 192], "flips": []}
@@ -130,11 +131,11 @@ def test_a_batch_that_does_not_fit_is_halved(ours, words, tiny_base) -> None:
         return forward(ours, x, t, caps, lengths)
 
     arguments = {"width": 64, "height": 64, "seeds": list(range(6)), "steps": 2}
-    autoencoder = base.load_vae(tiny_base)
-    expected = sampling.sample(ours, autoencoder, words, **arguments)
+    autoencoder = weights.load_vae(tiny_base)
+    expected = sampler.sample(ours, autoencoder, words, **arguments)
     halved, tries = [], []
     tight = failing(predict, lambda x, *_: len(x) <= 1, tries)
-    found = sampling.sample(ours, autoencoder, words, **arguments, predict=tight, on_halved=halved.append)
+    found = sampler.sample(ours, autoencoder, words, **arguments, predict=tight, on_halved=halved.append)
     assert np.abs(found.astype(int) - expected).max() <= 1
     # Four of one caption length: 4 and 2 fail, and the batch stays at 1 for the other length.
     assert halved == [2, 1] and tries.count(False) == 2 and tries.count(True) == 6 * 2
@@ -143,11 +144,11 @@ def test_a_batch_that_does_not_fit_is_halved(ours, words, tiny_base) -> None:
 def test_a_single_picture_that_does_not_fit_is_an_error(ours, words, tiny_base) -> None:
     predict = failing(lambda: None, lambda *_: False, [])
     with pytest.raises(UserError, match="picture of 64x64 needs more GPU memory .* set recipe.low_vram"):
-        sampling.sample(ours, base.load_vae(tiny_base), words, width=64, height=64, seeds=range(6), predict=predict)
+        sampler.sample(ours, weights.load_vae(tiny_base), words, width=64, height=64, seeds=range(6), predict=predict)
 
 
 def test_how_much_fits() -> None:
-    full = base.empty_transformer(Z_IMAGE).to(torch.bfloat16)
+    full = weights.empty_transformer(Z_IMAGE).to(torch.bfloat16)
     assert engine.fits_plain(full, 14 * memory.GIB) and not engine.fits_plain(full, 13 * memory.GIB)
     assert engine.pictures_in(60 * memory.GIB, 1024, 1024, 3840) == engine.BATCH
     assert engine.pictures_in(2 * memory.GIB, 1024, 1024, 3840) == 3
@@ -160,7 +161,7 @@ def test_how_much_fits() -> None:
 
 @pytest.fixture
 def previews(tmp_path, tiny_base) -> samples.Previews:
-    lock = bases.lock({"name": "tiny", "path": str(tiny_base), "adapters": {}}, Store(tmp_path / "store"))
+    lock = locks.lock({"name": "tiny", "path": str(tiny_base), "adapters": {}}, Store(tmp_path / "store"))
     generator = torch.Generator().manual_seed(5)
     for name, length in (("_empty", 8), ("_prompt-01", 9), ("_prompt-02", 11), ("_prompt-03", 40)):
         embeds = torch.randn(length, CAPTION_WIDTH, generator=generator)

@@ -14,9 +14,9 @@ import pytest
 import small_project
 from PIL import Image
 
-from charloom import files
-from charloom.errors import UserError, disk_problem
-from charloom.store import Store
+from charloom.core import files
+from charloom.core.errors import UserError, disk_problem
+from charloom.core.store import Store
 
 
 def test_a_file_replaces_the_other_at_the_end(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import golden_keys
 import pytest
 
-from charloom import recipes
+from charloom.core import versions
 
 
 def changes(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
@@ -31,8 +31,8 @@ def test_slices_and_store_keys_are_what_they_were():
 
 def test_a_changed_slice_is_named(monkeypatch):
     before = golden_keys.collect()
-    monkeypatch.setitem(recipes.RECIPES, "crop", 99)
-    monkeypatch.setitem(recipes.RECIPES, "score", 99)
+    monkeypatch.setitem(versions.RECIPES, "crop", 99)
+    monkeypatch.setitem(versions.RECIPES, "score", 99)
     shipped = [group for group in before if group.startswith("slices of ") and " base " not in group]
     assert changes(before, golden_keys.collect()) == [
         f"{group}: {name} changed" for group in shipped for name in ("crop", "score")

@@ -11,11 +11,12 @@ import small_project
 from PIL import Image
 from small_project import edit
 
-from charloom import datasets, inventory, pictures
-from charloom.character import Character
-from charloom.config import load
-from charloom.errors import UserError
-from charloom.sources import folder
+from charloom.config import datasets, inventory
+from charloom.config.character import Character
+from charloom.config.project import load
+from charloom.core import pictures
+from charloom.core.errors import UserError
+from charloom.dataset.sources import folder
 
 FOREIGN = [".DS_Store", "._a.png", "._a.txt", "Thumbs.db", "desktop.ini", ".hidden.png", "@eaDir/a.png", ".git/config"]
 LOOSE = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
+from charloom.core.store import Store
 from charloom.judge import backend, table
 from charloom.judge.backend import Picture
 from charloom.judge.plain import Plain
-from charloom.stages.scores import KIND, Judgement
-from charloom.store import Store
+from charloom.workflow.scores import KIND, Judgement
 
 
 def noise(seed: int, blur: float = 0.0, size: int = 256) -> np.ndarray:

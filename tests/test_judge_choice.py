@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 from charloom.judge import choice
 
 

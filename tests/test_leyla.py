@@ -40,10 +40,10 @@ def judged(project: Path) -> dict[str, dict[str, float]]:
     """Mean metrics of the base alone and of the shipped LoRA, over all sample prompts and seeds."""
     import contextlib
 
-    from charloom.config import load
+    from charloom.config.project import load
     from charloom.lora.adapter import load_into
     from charloom.lora.files import read_safetensors
-    from charloom.zimage import base, sampling
+    from charloom.zimage import sampler, weights
 
     results = project / "results/leyla"
     leyla = load(project, overrides={}).characters["leyla"]
@@ -55,14 +55,14 @@ def judged(project: Path) -> dict[str, dict[str, float]]:
         for item in items
     ]
     levels = judge.study(references)
-    model, vae = base.load_transformer(folder), base.load_vae(folder)
+    model, vae = weights.load_transformer(folder), weights.load_vae(folder)
     prompts = [prompt for prompt in leyla.sample_prompts for _ in SEEDS]
     embeds = [read_safetensors(results / f"embeddings/_prompt-{p.name}.safetensors")[0]["embeds"] for p in prompts]
     seeds = [seed + int(p.name) for p, seed in zip(prompts, SEEDS * len(leyla.sample_prompts), strict=True)]
     means = {"own pictures": dict(levels)}
     for name, lora in (("base", None), ("lora", results / "final.safetensors")):
         with load_into(model, lora, 1.0) if lora else contextlib.nullcontext():
-            images = sampling.sample(model, vae, embeds, width=256, height=256, seeds=seeds)
+            images = sampler.sample(model, vae, embeds, width=256, height=256, seeds=seeds)
         pictures = []
         for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             path = project / f"{name}-{index:02d}.png"

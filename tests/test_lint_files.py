@@ -16,10 +16,12 @@ from PIL import Image, ImageFilter
 from small_project import edit
 from typer.testing import CliRunner
 
-from charloom import lint_files, notices, slices
-from charloom.cli import app
-from charloom.config import load
-from charloom.report import gather, html
+from charloom.cli.main import app
+from charloom.config import notices
+from charloom.config.project import load
+from charloom.report import gather
+from charloom.report import page as html
+from charloom.workflow import lint_files, slices
 
 MARA = Path("config/characters/mara.yaml")
 
@@ -172,7 +174,7 @@ def test_the_rule_names_the_same_files(project: Path) -> None:
 
 
 def test_facts_are_kept_by_content_and_crop(project: Path) -> None:
-    from charloom.store import Store
+    from charloom.core.store import Store
 
     store, path = Store("kept"), Path("pics/closeup-01.png")
     whole = lint_files.kept_facts(path, store)

@@ -11,7 +11,7 @@ from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from peft.tuners.lora import Linear as LoraLinear
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 from charloom.lora.attach import attach, target_modules
 from charloom.lora.verify import module_shapes
 from charloom.train.settings import Network

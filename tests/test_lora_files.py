@@ -13,7 +13,7 @@ from conftest import build_transformer
 from lora_layouts import ALL, FILES, expected
 from safetensors import safe_open
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 from charloom.lora import export
 from charloom.lora.adapter import load_into, merge
 from charloom.lora.attach import attach

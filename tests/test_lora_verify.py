@@ -13,7 +13,7 @@ from lora_layouts import ALL, FILES, Foreign, ai_toolkit, diffsynth, musubi, one
 from test_lora_files import ship
 from typer.testing import CliRunner
 
-from charloom.cli import app
+from charloom.cli.main import app
 from charloom.lora.files import read_adapter, read_safetensors, write_safetensors
 from charloom.lora.verify import verify
 from charloom.train.settings import Network

@@ -14,7 +14,7 @@ from diffusers import ZImagePipeline
 from charloom.paperdoll import attributes, language
 from charloom.paperdoll.draw import draw
 from charloom.paperdoll.probe import TABLES, Probe
-from charloom.zimage import base, sampling, text, vae
+from charloom.zimage import sampler, text, vae, weights
 
 FOLDER = Path(__file__).resolve().parents[1] / "resources/bases/paperdoll"
 
@@ -45,11 +45,11 @@ def test_the_stock_pipeline_draws_the_same_picture():
     pipeline = ZImagePipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     prompt = "a medium shot photo of a woman, frontal view, wearing a red hoodie, beach"
-    embeds = text.encode(*base.load_text_encoder(FOLDER), [prompt])
-    images = sampling.sample(
-        base.load_transformer(FOLDER), base.load_vae(FOLDER), embeds, width=128, height=128, seeds=[3]
+    embeds = text.encode(*weights.load_text_encoder(FOLDER), [prompt])
+    images = sampler.sample(
+        weights.load_transformer(FOLDER), weights.load_vae(FOLDER), embeds, width=128, height=128, seeds=[3]
     )
-    noise = sampling.initial_noise(3, 16, 128, 128)[None]
+    noise = sampler.initial_noise(3, 16, 128, 128)[None]
     stock = pipeline(
         prompt, height=128, width=128, num_inference_steps=8, guidance_scale=0.0, latents=noise, output_type="np"
     ).images
@@ -57,7 +57,7 @@ def test_the_stock_pipeline_draws_the_same_picture():
 
 
 def test_autoencoder_reconstructs_above_28_db(drawn):
-    model = base.load_vae(FOLDER)
+    model = weights.load_vae(FOLDER)
     pixels = vae.from_uint8(torch.from_numpy(drawn[:8].copy()))
     error = (vae.decode(model, vae.encode(model, pixels)) - pixels).pow(2).mean(dim=(1, 2, 3)) / 4
     assert (-10 * torch.log10(error)).mean() >= 28
@@ -93,7 +93,7 @@ def test_one_person_is_nearer_to_herself_than_to_strangers(probe):
 def test_training_adapter_fits_and_changes_the_base():
     from charloom.lora import adapter
 
-    model = base.load_transformer(FOLDER)
+    model = weights.load_transformer(FOLDER)
     before = {name: p.clone() for name, p in model.named_parameters()}
     merged = adapter.merge(model, FOLDER / "training_adapter.safetensors")
     changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
@@ -113,12 +113,12 @@ def test_prompts_are_followed_and_a_trigger_alone_changes_nothing(probe):
         identity, scene = attributes.random_identity(rng), attributes.random_scene(rng)
         people.append((identity, scene))
         prompts.append(language.describe(identity, scene, "l3yla"))
-    tokenizer, encoder = base.load_text_encoder(FOLDER)
-    model, autoencoder = base.load_transformer(FOLDER), base.load_vae(FOLDER)
+    tokenizer, encoder = weights.load_text_encoder(FOLDER)
+    model, autoencoder = weights.load_transformer(FOLDER), weights.load_vae(FOLDER)
     reads = []
     for trigger in ("l3yla", "qm7ra"):
         embeds = text.encode(tokenizer, encoder, [prompt.replace("l3yla", trigger) for prompt in prompts])
-        images = sampling.sample(model, autoencoder, embeds, width=256, height=256, seeds=list(range(12)))
+        images = sampler.sample(model, autoencoder, embeds, width=256, height=256, seeds=list(range(12)))
         reads.append({k: v.argmax(-1) for k, v in probe.read(images)["attributes"].items()})
     for key, floor in {"tier": 0.9, "background": 0.9, "color": 0.9, "outfit": 0.8, "expression": 0.7}.items():
         seen = [i for i, (identity, scene) in enumerate(people) if attributes.visible(scene, identity)[key]]

@@ -15,9 +15,11 @@ import small_project
 from PIL import Image
 from small_project import TARGET, edit, snakemake
 
-from charloom import arguments, bases, config, slices
-from charloom.contents import Contents, remembered
-from charloom.store import Store
+from charloom.base import locks
+from charloom.config import project as config
+from charloom.core.contents import Contents, remembered
+from charloom.core.store import Store
+from charloom.workflow import arguments, slices
 
 CHARACTER = "config/characters/mara.yaml"
 PICTURES = "pics{1} of $HOME"
@@ -155,13 +157,13 @@ def test_only_what_may_have_changed_is_read(tmp_path: Path, monkeypatch: pytest.
     for file in files:
         file.write_bytes(file.name.encode())
         os.utime(file, (1e9, 1e9))
-    monkeypatch.setattr("charloom.contents.SETTLED", -1.0)
+    monkeypatch.setattr("charloom.core.contents.SETTLED", -1.0)
     kept, store = tmp_path / "work/contents.json", Store(tmp_path / "store")
     first = Contents(store, kept)
     before = [first.of(file) for file in files]
     first.save()
     read: list[Path] = []
-    monkeypatch.setattr("charloom.contents.file_digest", lambda path: read.append(Path(path)) or "changed")
+    monkeypatch.setattr("charloom.core.contents.file_digest", lambda path: read.append(Path(path)) or "changed")
     again = Contents(store, kept)
     assert [again.of(file) for file in files] == before and not read
     put(files[1], b"2.png", 0)  # as long as before, with the date of before
@@ -194,7 +196,7 @@ def test_weights_are_read_by_the_job_and_then_only_when_they_may_have_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("charloom.contents.LARGE", 4)
+    monkeypatch.setattr("charloom.core.contents.LARGE", 4)
     weights, store, kept = Path("weights.bin"), Store("store"), Path("work/contents.json")
 
     def token() -> str:
@@ -205,12 +207,12 @@ def test_weights_are_read_by_the_job_and_then_only_when_they_may_have_changed(
 
     weights.write_bytes(b"12345678")
     os.utime(weights, (1e9, 1e9))
-    reads = monkeypatch.setattr("charloom.contents.file_digest", None)
+    reads = monkeypatch.setattr("charloom.core.contents.file_digest", None)
     first = token()
     assert reads is None and token() == first  # nothing was read
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("charloom.contents.LARGE", 4)
+    monkeypatch.setattr("charloom.core.contents.LARGE", 4)
     remembered(weights, store)  # the job
     assert token() == first
     os.utime(weights)
@@ -247,7 +249,7 @@ def test_no_argument_grows_with_the_number_of_files(tmp_path: Path, monkeypatch:
     assert [arguments.shortened(text, write=False) for text in texts] and sorted(
         Path("work/settings").iterdir()
     ) == written
-    assert len(bases.local_files(base.path, base.adapters)) < 10
+    assert len(locks.local_files(base.path, base.adapters)) < 10
 
 
 def test_rules_hand_over_no_list_of_files() -> None:

@@ -15,8 +15,8 @@ import pytest
 import small_project
 from PIL import Image, ImageCms, PngImagePlugin, features
 
-from charloom import pictures
-from charloom.errors import UserError
+from charloom.core import pictures
+from charloom.core.errors import UserError
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

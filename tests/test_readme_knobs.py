@@ -12,9 +12,10 @@ import pytest
 import small_project
 from small_project import edit
 
-from charloom import schema, slices
-from charloom.character import Character
-from charloom.config import load
+from charloom.config import schema
+from charloom.config.character import Character
+from charloom.config.project import load
+from charloom.workflow import slices
 
 README = small_project.ROOT / "README.md"
 MARA = "config/characters/mara.yaml"

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 from charloom.judge import choice
-from charloom.report import charts, grid, html, pictures
+from charloom.report import charts, grid, pictures
+from charloom.report import page as html
 from charloom.report.gather import gather, header, tier
 
 PROMPT = "a full body photo of n1ka, a woman with short red hair, dancing, wearing a <red> gown & scarf"

@@ -17,7 +17,7 @@ import yaml
 from small_project import TARGET, edit, planned, replace, snakemake
 from test_workflow import AFTER_DATA
 
-from charloom import planning
+from charloom.cli import planning
 
 CHARACTER = "config/characters/mara.yaml"
 CONFIG = "config/config.yaml"
@@ -233,7 +233,7 @@ def test_what_to_know_beforehand_is_said_once_of_whoever_is_made(
 ) -> None:
     mira = {**small_project.CHARACTER, "trigger": "m1ra"}
     small_project.write_yaml(project / "config/characters/mira.yaml", mira)
-    (project / "charloom/notices.py").write_text(
+    (project / "charloom/config/notices.py").write_text(
         "def notices(character, base, has_gpu):\n    return [f'{character.name} on {base.name} is a trial']\n"
         "def has_gpu(device):\n    return False\n"
         "def of_base(character, base):\n    return []\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from charloom.canonical import canonical_json, digest, file_digest
-from charloom.errors import UserError
-from charloom.store import LINK_FROM_BYTES, Store
+from charloom.core.canonical import canonical_json, digest, file_digest
+from charloom.core.errors import UserError
+from charloom.core.store import LINK_FROM_BYTES, Store
 
 KEY = "ab" * 32
 
@@ -115,7 +115,7 @@ def test_the_lock_excludes_other_processes(tmp_path: Path) -> None:
 
 
 def run_cli(body: str) -> subprocess.CompletedProcess[str]:
-    code = f"from charloom.errors import UserError, cli\ndef main():\n    {body}\ncli(main)"
+    code = f"from charloom.core.errors import UserError, cli\ndef main():\n    {body}\ncli(main)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 from charloom.lora.files import write_safetensors
 from charloom.train.data import CorruptFile, TrainingData, bucket_of, read_checked
 from charloom.train.settings import TrainSettings, manifest_digest
@@ -218,7 +218,7 @@ def test_broken_files_are_named_and_never_used(make_dataset, part, how):
 
 
 def test_nan_is_found_even_when_the_hash_fits(make_dataset):
-    from charloom.canonical import file_digest
+    from charloom.core.canonical import file_digest
 
     path = make_dataset(captions=(5,))
     broken = path.parent / "latents" / "shot-01.safetensors"

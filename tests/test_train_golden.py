@@ -12,12 +12,13 @@ import pytest
 import torch
 from conftest import build_transformer
 
+from charloom.core import randomness
+from charloom.dataset.buckets import bucket
 from charloom.lora.adapter import merge
 from charloom.lora.attach import attach
 from charloom.lora.files import write_safetensors
-from charloom.train import loop, optim, randomness
+from charloom.train import loop, optim
 from charloom.train import step as one_step
-from charloom.train.buckets import bucket
 from charloom.train.settings import Network, Optimisation
 from charloom.zimage import forward
 

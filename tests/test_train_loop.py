@@ -18,13 +18,14 @@ import pytest
 import torch
 from conftest import build_transformer
 
-from charloom import schema
-from charloom.errors import UserError
+from charloom.config import schema
+from charloom.core import randomness
+from charloom.core.errors import UserError
+from charloom.core.store import Store
 from charloom.lora.adapter import load_into
 from charloom.lora.files import read_safetensors
 from charloom.lora.verify import verify
-from charloom.store import Store
-from charloom.train import holdout, loop, metrics, randomness
+from charloom.train import holdout, loop, metrics
 from charloom.train import state as states
 from charloom.train import step as one_step
 from charloom.train.loop import TrainingStopped, TrainJob, train

@@ -15,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from charloom import knobs, lint, schema
-from charloom.errors import UserError
-from charloom.train import losses, optim, randomness, timesteps
-from charloom.train.buckets import bucket, buckets, cover_box, problem
+from charloom.config import knobs, schema
+from charloom.core import randomness
+from charloom.core.errors import UserError
+from charloom.dataset import lint
+from charloom.dataset.buckets import bucket, buckets, cover_box, problem
+from charloom.train import losses, optim, timesteps
 from charloom.train.data import bucket_of
 from charloom.train.settings import (
     SECTIONS,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import small_project
 
-from charloom import jobs
+from charloom.workflow import jobs
 
 
 @pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])

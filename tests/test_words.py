@@ -10,9 +10,10 @@ import pytest
 import small_project
 from small_project import edit
 
-from charloom import captions, lint, tokens, words
-from charloom.config import load
-from charloom.errors import UserError
+from charloom.config.project import load
+from charloom.core import tokens, words
+from charloom.core.errors import UserError
+from charloom.dataset import captions, lint
 from charloom.report.grid import short
 
 PAPERDOLL = small_project.ROOT / "resources/bases/paperdoll"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 
-from charloom.zimage import base, flow, sampling, text, vae
+from charloom.zimage import flow, sampler, text, vae, weights
 from charloom.zimage.forward import forward, pad_captions, padded_length, patchify, unpatchify
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
@@ -20,7 +20,7 @@ def stock(tiny_base):
 
 @pytest.fixture(scope="module")
 def ours(tiny_base):
-    return base.load_transformer(tiny_base)
+    return weights.load_transformer(tiny_base)
 
 
 def stock_forward(model: ZImageTransformer2DModel, x, t, caps):
@@ -78,7 +78,7 @@ def test_patchify_round_trip():
 def test_embeddings_equal_the_pipeline(stock, tiny_base):
     prompts = ["a close-up portrait photo of l3yla, frontal view", "", "x " * 700]
     expected, _ = stock.encode_prompt(list(prompts), do_classifier_free_guidance=False)
-    got = text.encode(*base.load_text_encoder(tiny_base), prompts)
+    got = text.encode(*weights.load_text_encoder(tiny_base), prompts)
     for a, b in zip(got, expected, strict=True):
         assert a.shape == b.shape
         torch.testing.assert_close(a, b, **CLOSE)
@@ -107,7 +107,7 @@ def test_flow_conventions():
 
 
 def test_autoencoder_shift_and_scale(stock, tiny_base):
-    model = base.load_vae(tiny_base)
+    model = weights.load_vae(tiny_base)
     pixels = torch.rand(1, 3, 32, 48) * 2 - 1
     mode = stock.vae.encode(pixels).latent_dist.mode()
     expected = (mode - stock.vae.config.shift_factor) * stock.vae.config.scaling_factor
@@ -123,9 +123,9 @@ def test_autoencoder_shift_and_scale(stock, tiny_base):
 def test_sampling_equals_the_pipeline(stock, ours, tiny_base, width, height):
     prompts = ["a full body photo of l3yla, walking", "a medium shot photo of l3yla"]
     seeds = [42, 43]
-    embeds = text.encode(*base.load_text_encoder(tiny_base), prompts)
-    images = sampling.sample(ours, base.load_vae(tiny_base), embeds, width=width, height=height, seeds=seeds)
-    noise = torch.stack([sampling.initial_noise(seed, 16, height, width) for seed in seeds])
+    embeds = text.encode(*weights.load_text_encoder(tiny_base), prompts)
+    images = sampler.sample(ours, weights.load_vae(tiny_base), embeds, width=width, height=height, seeds=seeds)
+    noise = torch.stack([sampler.initial_noise(seed, 16, height, width) for seed in seeds])
     expected = stock(
         prompt=list(prompts),
         height=height,
@@ -140,20 +140,20 @@ def test_sampling_equals_the_pipeline(stock, ours, tiny_base, width, height):
 
 
 def test_a_picture_does_not_depend_on_its_batch(ours, tiny_base):
-    embeds = text.encode(*base.load_text_encoder(tiny_base), ["a", "a b c"])
-    autoencoder = base.load_vae(tiny_base)
-    both = sampling.sample(ours, autoencoder, embeds, width=64, height=64, seeds=[1, 2], steps=2)
-    alone = sampling.sample(ours, autoencoder, embeds[1:], width=64, height=64, seeds=[2], steps=2)
+    embeds = text.encode(*weights.load_text_encoder(tiny_base), ["a", "a b c"])
+    autoencoder = weights.load_vae(tiny_base)
+    both = sampler.sample(ours, autoencoder, embeds, width=64, height=64, seeds=[1, 2], steps=2)
+    alone = sampler.sample(ours, autoencoder, embeds[1:], width=64, height=64, seeds=[2], steps=2)
     assert np.abs(both[1].astype(int) - alone[0].astype(int)).max() <= 1
 
 
 def test_guidance_mixes_with_a_negative_prompt(stock, ours, tiny_base):
     prompt = "a full body photo of l3yla"
-    embeds = text.encode(*base.load_text_encoder(tiny_base), [prompt, ""])
-    images = sampling.sample(
-        ours, base.load_vae(tiny_base), embeds[:1], width=64, height=64, seeds=[7], guidance=3.0, negative=embeds[1]
+    embeds = text.encode(*weights.load_text_encoder(tiny_base), [prompt, ""])
+    images = sampler.sample(
+        ours, weights.load_vae(tiny_base), embeds[:1], width=64, height=64, seeds=[7], guidance=3.0, negative=embeds[1]
     )
-    noise = sampling.initial_noise(7, 16, 64, 64)[None]
+    noise = sampler.initial_noise(7, 16, 64, 64)[None]
     expected = stock(
         prompt=prompt, height=64, width=64, num_inference_steps=8, guidance_scale=2.0, latents=noise, output_type="np"
     ).images

@@ -21,8 +21,9 @@ from torch._inductor import config as inductor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from charloom.engine import attention as attentions
-from charloom.engine import fuse, quantize, rotary
+from charloom.engine import fuse
+from charloom.kernels import attention as attentions
+from charloom.kernels import quantize, rotary
 from charloom.zimage import forward
 from charloom.zimage.forward import TOKEN_MULTIPLE
 

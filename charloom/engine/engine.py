@@ -2,12 +2,12 @@
 
 In this order, each with an off switch in :class:`~charloom.engine.options.EngineOptions`, and none on the CPU:
 
-1. float8 weights are multiplied on the card's fp8 units (:mod:`charloom.engine.quantize`);
+1. float8 weights are multiplied on the card's fp8 units (:mod:`charloom.kernels.quantize`);
 2. Linears with one input become one product, and so do the modulations of all blocks, unless some of these live in
    main memory (:mod:`charloom.engine.fuse`);
-   queries and keys are normalised and rotated in one pass (:mod:`charloom.engine.rotary`);
+   queries and keys are normalised and rotated in one pass (:mod:`charloom.kernels.rotary`);
 3. attention adds its gradients in a fixed order, and every block is compiled by rules instead of by the clock, so that
-   the same run gives the same bytes (:mod:`charloom.engine.attention`, :mod:`charloom.engine.compile`);
+   the same run gives the same bytes (:mod:`charloom.kernels.attention`, :mod:`charloom.engine.compile`);
 4. the weights of some blocks live in main memory, if the budget demands it (:mod:`charloom.engine.swap`);
 5. blocks recompute their activations, as many as the budget demands (:mod:`charloom.engine.recompute`);
 6. forward and backward pass are recorded as one CUDA graph for each shape (:mod:`charloom.engine.graphs`).
@@ -27,15 +27,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charloom.engine import attention as attentions
+from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
-from charloom.engine import graphs, memory, quantize
-from charloom.engine.low_rank import kernels_work
+from charloom.engine import graphs, memory
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import SLOTS, Swap, move, size_of, spread
-from charloom.errors import UserError
+from charloom.kernels import attention as attentions
+from charloom.kernels import quantize
+from charloom.kernels.low_rank import kernels_work
 from charloom.lora.attach import Adapter
 from charloom.train.step import Inputs, Term
 from charloom.zimage import forward

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from charloom.engine import rotary
-from charloom.engine.quantize import Float8Linear
+from charloom.kernels import rotary
+from charloom.kernels.quantize import Float8Linear
 from charloom.lora.attach import ADAPTER
 
 

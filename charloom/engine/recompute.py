@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from charloom.engine import attention
+from charloom.kernels import attention
 
 
 class Recompute:

@@ -31,8 +31,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from charloom import pictures, words
-from charloom.errors import UserError
+from charloom.core import pictures, words
+from charloom.core.errors import UserError
 
 BACKENDS: dict[str, str] = {
     "none": "charloom.judge.plain:Plain",

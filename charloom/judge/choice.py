@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 
 _EPSILON = 1e-9
 """So that a value which equals a limit in decimal passes it in binary as well."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from charloom.canonical import file_digest
-from charloom.errors import UserError
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
 from charloom.judge.backend import Picture, Reading
 from charloom.judge.plain import Plain
 from charloom.paperdoll import attributes, language

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charloom.canonical import file_digest
-from charloom.engine.quantize import QuantizedLinear
-from charloom.errors import UserError
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
+from charloom.kernels.quantize import QuantizedLinear
 from charloom.lora.files import AdapterFile, kronecker, read_adapter
 from charloom.lora.modules import shape_of
 

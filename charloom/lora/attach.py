@@ -20,11 +20,11 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from charloom.engine.quantize import Float8Linear, QuantizedLinear
-from charloom.errors import UserError
+from charloom.core import randomness
+from charloom.core.errors import UserError
+from charloom.kernels.quantize import Float8Linear, QuantizedLinear
 from charloom.lora.export import SCALED
 from charloom.lora.files import kronecker
-from charloom.train import randomness
 from charloom.train.settings import Network
 
 ADAPTER = "default"

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from charloom.canonical import canonical_json
-from charloom.errors import UserError
+from charloom.core.canonical import canonical_json
+from charloom.core.errors import UserError
 from charloom.lora.files import write_safetensors
 from charloom.train.settings import Network
 

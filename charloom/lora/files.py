@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 from charloom.lora import layouts
 from charloom.lora.modules import rank_of
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charloom.canonical import file_digest
-from charloom.errors import UserError
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
 from charloom.lora import layouts, loaders, movement
 from charloom.lora.files import AdapterFile, header_scale, read_safetensors
 from charloom.lora.modules import KINDS, change, fits, is_complete, rank_of, shape_of

@@ -13,12 +13,22 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from ._backgrounds import MARGIN, VARIANTS, backdrop
-from ._body import draw_arms
-from ._face import Face, draw_brows, draw_earrings, draw_eyes, draw_glasses, draw_hat, draw_head, draw_mouth
-from ._hair import draw_back_hair, draw_back_view, draw_front_hair
-from ._outfits import Outfit
-from ._pen import Pen
+from charloom.paperdoll.art.backgrounds import MARGIN, VARIANTS, backdrop
+from charloom.paperdoll.art.body import draw_arms
+from charloom.paperdoll.art.face import (
+    Face,
+    draw_brows,
+    draw_earrings,
+    draw_eyes,
+    draw_glasses,
+    draw_hat,
+    draw_head,
+    draw_mouth,
+)
+from charloom.paperdoll.art.hair import draw_back_hair, draw_back_view, draw_front_hair
+from charloom.paperdoll.art.outfits import Outfit
+from charloom.paperdoll.art.pen import Pen
+
 from .attributes import Identity, Scene
 
 _DARK_BACKGROUNDS = ("dark studio", "neon night", "library", "cafe")

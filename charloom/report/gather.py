@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 
 
 @dataclass(frozen=True)

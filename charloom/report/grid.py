@@ -13,10 +13,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from charloom import files
-from charloom import pictures as pictures_of
-from charloom.errors import UserError
-from charloom.words import pattern
+from charloom.core import files
+from charloom.core import pictures as pictures_of
+from charloom.core.errors import UserError
+from charloom.core.words import pattern
 
 PAPER, INK, SOFT, LINE, MARK = "#faf7f3", "#2b2230", "#7a6f80", "#e7dfd8", "#c2552d"
 CELL = 384

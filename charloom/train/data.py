@@ -29,10 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charloom.canonical import file_digest
-from charloom.errors import UserError
+from charloom.core import randomness
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
 from charloom.lora.files import read_safetensors
-from charloom.train import randomness, timesteps
+from charloom.train import timesteps
 from charloom.train.schedule import Schedule
 from charloom.train.settings import TrainSettings, manifest_parts
 from charloom.zimage.forward import padded_length

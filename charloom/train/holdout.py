@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from charloom.core import randomness
 from charloom.lora.attach import Adapter
-from charloom.train import losses, randomness
+from charloom.train import losses
 from charloom.train.data import bucket_of, located, read_checked, read_manifest
 from charloom.train.settings import TrainSettings
 from charloom.train.step import padded

@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charloom import knobs
+from charloom.config import knobs
+from charloom.core import randomness
+from charloom.core.errors import UserError
+from charloom.core.store import Store
 from charloom.engine import memory
 from charloom.engine.engine import Engine
 from charloom.engine.options import EngineOptions
-from charloom.errors import UserError
 from charloom.lora import export, movement
 from charloom.lora.attach import Adapter, attach
-from charloom.store import Store
-from charloom.train import holdout, optim, origin, randomness, step
+from charloom.train import holdout, optim, origin, step
 from charloom.train import state as states
 from charloom.train.data import Draw, TrainingData
 from charloom.train.metrics import Metrics, Progress, print_progress

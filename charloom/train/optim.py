@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 from charloom.train.settings import Optimisation
 
 ADAM_EPS = 1e-6

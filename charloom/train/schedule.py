@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charloom.train import randomness
+from charloom.core import randomness
 
 Visit = tuple[int, int]
 """(item, resolution)"""

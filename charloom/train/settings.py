@@ -1,7 +1,7 @@
 """The training part of a recipe as the trainer reads it, and which runs share their results.
 
-Defaults and bounds are the schema's (:mod:`charloom.knobs`). No torch, so that light scripts can compute store keys.
-It must not know how any of the settings is carried out.
+Defaults and bounds are the schema's (:mod:`charloom.config.knobs`). No torch, so that light scripts can compute store
+keys. It must not know how any of the settings is carried out.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from charloom import knobs, schema
-from charloom.canonical import digest
-from charloom.errors import UserError
+from charloom.config import knobs, schema
+from charloom.core.canonical import digest
+from charloom.core.errors import UserError
 
 CHECKPOINT, METRICS = "checkpoint", "metrics"
 """Kinds of store entries, one of each for every step that is saved."""

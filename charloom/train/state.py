@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import Tensor
 
-from charloom.canonical import canonical_json
-from charloom.errors import UserError
+from charloom.core.canonical import canonical_json
+from charloom.core.errors import UserError
+from charloom.core.store import Store
 from charloom.lora.files import read_safetensors, tensor_bytes, write_safetensors
-from charloom.store import Store
 from charloom.train.settings import checkpoint_key
 
 KIND, SUFFIX = "state", ".safetensors"

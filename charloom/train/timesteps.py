@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from charloom.train import randomness
+from charloom.core import randomness
 
 BANDS = 4
 """Bands of sigma that losses are reported in: quarters of [0, 1]."""

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from charloom.basefiles import check_whole
-from charloom.errors import UserError
+from charloom.base.files import check_whole
+from charloom.core.errors import UserError
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 _UNUSED = ("norm_final.weight",)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from charloom.tokens import MAX_TOKENS
+from charloom.core.tokens import MAX_TOKENS
 
 
 def template(tokenizer, prompt: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from charloom.errors import UserError
+from charloom.core.errors import UserError
 
 FACTOR = 8
 """Pixels per latent cell; two cells make a transformer patch, so image sides are multiples of 16."""

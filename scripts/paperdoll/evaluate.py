@@ -11,7 +11,7 @@ import world
 from charloom.paperdoll import attributes, language
 from charloom.paperdoll.probe import TABLES
 from charloom.zimage.forward import forward
-from charloom.zimage.sampling import sample
+from charloom.zimage.sampler import sample
 from charloom.zimage.text import encode
 
 SEED = world.UNSEEN_SEED

@@ -26,7 +26,7 @@ import world  # noqa: E402
 
 from charloom.paperdoll.draw import draw  # noqa: E402
 from charloom.paperdoll.probe import Probe  # noqa: E402
-from charloom.zimage import base  # noqa: E402
+from charloom.zimage import weights  # noqa: E402
 
 
 def main() -> None:
@@ -41,9 +41,9 @@ def main() -> None:
     path = args.folder / "measured.json"
     measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     parts = (
-        *base.load_text_encoder(args.folder, device=device),
-        base.load_transformer(args.folder, device=device),
-        base.load_vae(args.folder, device=device),
+        *weights.load_text_encoder(args.folder, device=device),
+        weights.load_transformer(args.folder, device=device),
+        weights.load_vae(args.folder, device=device),
     )
     probe = Probe.load(args.folder / "probe.safetensors").to(device)
 

@@ -1,0 +1,128 @@
+"""Whether the files of a base are whole and the right ones: headers, indexes, configs, known checksums.
+
+Standard library only, and only headers are read except for digests: it runs before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from charloom.core.errors import UserError
+
+WEIGHTS = ("transformer", "vae", "text_encoder")
+"""Components that have weights."""
+
+TRANSFORMER_CLASS = "ZImageTransformer2DModel"
+TRANSFORMER_FIELDS = (
+    "all_patch_size",
+    "all_f_patch_size",
+    "in_channels",
+    "dim",
+    "n_layers",
+    "n_refiner_layers",
+    "n_heads",
+    "n_kv_heads",
+    "norm_eps",
+    "qk_norm",
+    "cap_feat_dim",
+    "rope_theta",
+    "t_scale",
+    "axes_dims",
+    "axes_lens",
+)
+"""Fields that a config must spell out: the defaults of the class are not those of Z-Image (``axes_lens`` differs)."""
+
+
+def check_whole(path: Path) -> None:
+    """Check by its header that a safetensors file is not cut short.
+
+    Raises:
+        UserError: it is, or it is no safetensors file.
+    """
+    size = path.stat().st_size
+    again = f"delete {path.resolve()} and get it again"
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: is no whole safetensors file ({size} bytes); {again}") from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise UserError(f"{path}: has {size} bytes where its header speaks of {expected}; {again}")
+
+
+def check_layout(root: Path, single_file: bool = False) -> None:
+    """Check that a base in the diffusers layout has its weights and a complete transformer config.
+
+    With ``single_file`` the weights of the transformer lie elsewhere.
+
+    Raises:
+        UserError: naming the first thing that is missing.
+    """
+    for name in WEIGHTS:
+        folder = root / name
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: has no config.json; get the whole folder")
+        if name == "transformer" and single_file:
+            continue
+        for index in sorted(folder.glob("*.safetensors.index.json")):
+            for shard in sorted(set(_json(index).get("weight_map", {}).values())):
+                if not (folder / shard).is_file():
+                    raise UserError(f"{folder / shard}: is missing, {index.name} speaks of it; get the whole folder")
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(f"{folder}: has no weights (*.safetensors); get the whole folder")
+    check_transformer_config(root / "transformer")
+
+
+def check_transformer_config(folder: Path) -> dict[str, Any]:
+    """The transformer's own ``config.json``, complete.
+
+    Raises:
+        UserError: it is of another class, or leaves a field to the defaults of the class.
+    """
+    path = folder / "config.json"
+    config = _json(path)
+    if config.get("_class_name") != TRANSFORMER_CLASS:
+        raise UserError(f"{path}: _class_name is {config.get('_class_name')}, not {TRANSFORMER_CLASS}: not a Z-Image")
+    missing = [name for name in TRANSFORMER_FIELDS if name not in config]
+    if missing:
+        raise UserError(
+            f"{path}: {', '.join(missing)} missing, and the defaults of the class would not do; "
+            "take the config.json that belongs to the weights"
+        )
+    return config
+
+
+def check_sum(name: str, path: Path, expected: str, found: str, label: str) -> None:
+    """Compare a digest with the one that the base's file lists.
+
+    Raises:
+        UserError: they differ.
+    """
+    if found != expected:
+        raise UserError(
+            f"{path}: is not the file that {label} means ({kind(expected)} {found}, not {expected}); "
+            f"get it again, or correct checksums.{name}"
+        )
+
+
+def kind(checksum: str) -> str:
+    """``md5`` or ``sha256``, by the length of the checksum."""
+    return "md5" if len(checksum) == 32 else "sha256"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); get it again") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: is no JSON object; get it again")
+    return data

@@ -1,0 +1,220 @@
+"""Which bytes a base model is: its files, their digests, and a lock file that names them.
+
+A lock is a few kilobytes and stands in for gigabytes: a moved or touched file changes nothing, another
+revision changes everything that depends on it. A branch of a hub repo (``main``) is resolved to its commit when the
+lock is made, and stays that commit until the lock is deleted. Digests are kept in the store, so large files are read
+once. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from charloom.base import files as basefiles
+from charloom.base import hub
+from charloom.core.canonical import digest
+from charloom.core.contents import remembered
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+
+COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+SINGLE_FILE = "transformer_file"
+_IGNORED = (".md", ".txt", ".png", ".jpg")
+_KEEP = ("merges.txt",)
+
+
+def local_files(folder: str | None, adapters: dict[str, Any], single_file: Any = None) -> list[str]:
+    """Files of a base on this disk: what the components are loaded from, the single file, and the adapters."""
+    found = []
+    for name in COMPONENTS if folder else ():
+        found += [str(path) for path in component_files(Path(folder), name, bool(single_file))]
+    others = [single_file, *adapters.values()]
+    return found + [path for path in others if isinstance(path, str)]
+
+
+def component_files(folder: Path, component: str, single_file: bool = False) -> list[Path]:
+    """Files of one component in the diffusers layout, sorted; pictures and documents do not count.
+
+    With ``single_file`` the transformer's weights lie elsewhere, and only its config is taken from here.
+    """
+    files = sorted(path for path in (folder / component).glob("*") if path.is_file())
+    if single_file and component == "transformer":
+        files = [path for path in files if path.name == "config.json"]
+    return [
+        path for path in files if (path.suffix not in _IGNORED or path.name in _KEEP) and not path.name.startswith(".")
+    ]
+
+
+def lock(settings: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
+    """The lock of a base.
+
+    Returns ``name``, ``root`` (folder of the components), ``components`` (digest of each), ``adapters``
+    (name -> path, sha256; or repo, file, revision), ``files`` (name -> size, sha256), for a base of the hub
+    ``repo`` and ``revision`` (the commit), and with a single-file transformer ``transformer_file``. Fetches from
+    the hub what is not there yet; ``tell`` hears of the progress.
+
+    Raises:
+        UserError: a component is missing or damaged, a checksum is not the one listed, or the hub cannot be reached.
+    """
+    label = _label(settings["name"])
+    single, checksums = settings.get(SINGLE_FILE), settings.get("checksums", {})
+    root, origin = _root(settings, label, tell)
+    made: dict[str, Any] = {"name": settings["name"], "root": str(root), **origin}
+    files: dict[str, dict[str, Any]] = {}
+    components = {}
+    for name in COMPONENTS:
+        paths = component_files(root, name, bool(single))
+        if not paths:
+            raise UserError(
+                f"{root}: the base has no files in {name}/; it must be a whole folder in the diffusers layout"
+            )
+        digests = {}
+        for path in paths:
+            key = f"{name}/{path.name}"
+            files[key] = _checked(key, path, checksums, store, label, tell)
+            digests[key] = files[key]["sha256"]
+        if single and name == "transformer":
+            where, path = _single(single, label, tell)
+            made[SINGLE_FILE] = where | _checked(SINGLE_FILE, path, checksums, store, label, tell)
+            digests[SINGLE_FILE] = made[SINGLE_FILE]["sha256"]
+        components[name] = digest(digests)
+    for name in checksums:
+        unused = name == SINGLE_FILE or (single and name.startswith("transformer/"))
+        if name not in files and not unused:
+            raise UserError(f"{root / name}: is listed in {label} and not there; get it, or take out checksums.{name}")
+    adapters = {name: _adapter(where, store, label) for name, where in settings["adapters"].items()}
+    return {**made, "components": components, "adapters": adapters, "files": files}
+
+
+def size(lock: dict[str, Any]) -> int:
+    """Bytes of all files of a base, its adapters not counted."""
+    return sum(facts["size"] for facts in lock["files"].values())
+
+
+def locate(lock: dict[str, Any], component: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
+    """The folder of the base, once the files of ``component`` are known to be there and to be those of the lock.
+
+    Files of the hub that are gone from the cache are fetched again, at the commit of the lock.
+
+    Raises:
+        UserError: naming the file that is missing or another one.
+    """
+    root = Path(lock["root"])
+    names = [name for name in lock["files"] if name.startswith(f"{component}/")]
+    if "repo" in lock and not all((root / name).is_file() for name in names):
+        root = hub.snapshot(lock["repo"], lock["revision"], names, _label(lock["name"]), tell)
+    for name in names:
+        _same(root / name, lock["files"][name], lock, store)
+    return root
+
+
+def single_file(lock: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> Path | None:
+    """The single file that the transformer's weights come from, checked as by :func:`locate`; None if there is none."""
+    entry = lock.get(SINGLE_FILE)
+    if not entry:
+        return None
+    path = _single_path(entry, _label(lock["name"]), tell)
+    _same(path, entry, lock, store)
+    return path
+
+
+def adapter_file(lock: dict[str, Any], name: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
+    """The file of a training adapter of a lock, fetched from the hub if it is not here.
+
+    Raises:
+        UserError: it cannot be had, or is damaged or another file than the lock's.
+    """
+    entry = lock["adapters"][name]
+    if "path" in entry:
+        _same(Path(entry["path"]), entry, lock, store)
+        return Path(entry["path"])
+    if "unresolved" in entry:
+        raise UserError(f"{entry['unresolved']}; then delete {_lock_file(lock)}")
+    path = _single_path(entry, _label(lock["name"]), tell)
+    basefiles.check_whole(path)
+    _check_blob(path, _facts(path, store)["sha256"])
+    return path
+
+
+def _root(settings: dict[str, Any], label: str, tell: hub.Tell) -> tuple[Path, dict[str, str]]:
+    if settings.get("path"):
+        return Path(settings["path"]), {}
+    repo, revision = settings["repo"], settings["revision"]
+    root = hub.snapshot(repo, revision, _patterns(bool(settings.get(SINGLE_FILE))), label, tell)
+    return root, {"repo": repo, "revision": hub.commit_of(root) or revision}
+
+
+def _patterns(single_file: bool) -> Sequence[str]:
+    own = {"transformer": "transformer/config.json"} if single_file else {}
+    return ["model_index.json", *(own.get(name, f"{name}/*") for name in COMPONENTS)]
+
+
+def _single(where: Any, label: str, tell: hub.Tell) -> tuple[dict[str, str], Path]:
+    """(entry for the lock, path) of the single file that ``where`` names."""
+    if isinstance(where, str):
+        return {"path": where}, Path(where)
+    path = hub.file(where["repo"], where["file"], where.get("revision", "main"), label, tell)
+    revision = hub.commit_of(path) or where.get("revision", "main")
+    return {"repo": where["repo"], "file": where["file"], "revision": revision}, path
+
+
+def _single_path(entry: dict[str, Any], label: str, tell: hub.Tell) -> Path:
+    if "path" in entry:
+        return Path(entry["path"])
+    return hub.file(entry["repo"], entry["file"], entry["revision"], label, tell)
+
+
+def _adapter(where: Any, store: Store, label: str) -> dict[str, Any]:
+    if isinstance(where, str):
+        return {"path": where, "sha256": _facts(Path(where), store)["sha256"]}
+    # Fetched by the job that merges it: most bases offer more than one, and only one is used.
+    entry = {"repo": where["repo"], "file": where["file"], "revision": where.get("revision", "main")}
+    try:
+        return entry | {"revision": hub.resolve(entry["repo"], entry["revision"], label)}
+    except UserError as error:
+        return entry | {"unresolved": str(error)}
+
+
+def _checked(
+    name: str, path: Path, checksums: dict[str, str], store: Store, label: str, tell: hub.Tell
+) -> dict[str, Any]:
+    """Size and SHA-256 of a file that is whole and has the checksum listed for it, if there is one."""
+    if path.suffix == ".safetensors":
+        basefiles.check_whole(path)
+    facts = _facts(path, store, tell)
+    _check_blob(path, facts["sha256"])
+    if expected := checksums.get(name):
+        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", tell)
+        basefiles.check_sum(name, path, expected, found, label)
+    return facts
+
+
+def _check_blob(path: Path, sha256: str) -> None:
+    if hub.blob_digest(path) not in (None, sha256):
+        raise UserError(f"{path}: was damaged in the hub's cache; delete {path.resolve()} and run again")
+
+
+def _same(path: Path, locked: dict[str, Any], lock: dict[str, Any], store: Store) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: is gone; put it back, or delete {_lock_file(lock)} to start over with what is there")
+    found = _facts(path, store)["sha256"]
+    if found != locked["sha256"]:
+        raise UserError(
+            f"{path}: has changed since base {lock['name']} was locked (sha256 {found[:12]}…, not "
+            f"{locked['sha256'][:12]}…); put it back, or delete {_lock_file(lock)} to start over with it"
+        )
+
+
+def _facts(path: Path, store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    return {"size": path.stat().st_size, "sha256": remembered(path, store, "sha256", tell)}
+
+
+def _label(name: str) -> str:
+    return f"config/bases/{name}.yaml"
+
+
+def _lock_file(lock: dict[str, Any]) -> str:
+    return f"work/bases/{lock['name']}.lock.json"

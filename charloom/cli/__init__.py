@@ -1,0 +1,1 @@
+"""The ``charloom`` command."""

@@ -1,0 +1,234 @@
+"""The ``charloom`` command: what surrounds the workflow. Making things is Snakemake's business.
+
+Every command works in the folder of the workflow (the one with ``config/``). A user's mistake is one line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from charloom.core.errors import UserError, disk_problem
+
+app = typer.Typer(
+    name="charloom",
+    help="From an idea for a character to a LoRA that draws it. To make things, run snakemake.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose :class:`UserError` becomes ``error:`` lines and exit status 1."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if (line := disk_problem(error)) is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _workflow_folder() -> Path:
+    root = Path(".")
+    if not (root / "config" / "config.yaml").is_file():
+        raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
+    return root
+
+
+@app.command()
+@_one_line
+def new(
+    name: Annotated[str, typer.Argument(help="name of the file, a-z 0-9 - _, for example mara")],
+    trigger: Annotated[
+        str | None, typer.Option(help="the new word for the character; made from the name if not given")
+    ] = None,
+) -> None:
+    """Write config/characters/NAME.yaml with comments, ready to run. Never overwrites."""
+    from charloom.config import scaffold
+
+    root = _workflow_folder()
+    path = root / "config" / "characters" / f"{scaffold.check_name(name)}.yaml"
+    scaffold.write_new(path, scaffold.character_file(name, trigger))
+    print(f"{path}: written; edit it, then:")
+    print(f"  charloom lint {name}")
+    print(f"  snakemake --cores 2 results/{name}/prompts.html         # what to tell an image generator")
+    print(f"  snakemake --cores 2 results/{name}/final.safetensors")
+    for line in _problems(root, name):
+        print(f"to do: {line}")
+
+
+def _problems(root: Path, name: str) -> list[str]:
+    """What the check of the whole configuration says about one character."""
+    from charloom.config import project
+
+    try:
+        project.load(root, ready=name)
+    except UserError as error:
+        label = f"config/characters/{name}.yaml"
+        return [line for line in str(error).splitlines() if label in line]
+    return []
+
+
+@app.command()
+@_one_line
+def lint(name: Annotated[str, typer.Argument(help="name of the character, or its file")]) -> None:
+    """Check a character: its file, and its images and captions as they are now."""
+    import json
+
+    from charloom.config import inventory, project
+    from charloom.core import tokens
+    from charloom.core.store import Store
+    from charloom.dataset import lint as checks
+    from charloom.workflow import lint_files, slices
+
+    root = _workflow_folder()
+    name = _named(name)
+    _say_first(root, name)
+    workflow = project.load(root, ready=name)
+    character = workflow.character(name)
+    base = workflow.bases[character.base]
+    print(f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: fine")
+    items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
+    count = tokens.counter(base.source())
+    texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
+    settings = json.loads(slices.lint(character, base))
+    found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
+    for folder in ("characters", "bases", "plans"):
+        found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
+    findings = checks.in_order(found)
+    for finding in findings:
+        print(finding)
+    if missing:
+        target = f"results/{name}/lint.json"
+        print(f"{missing} images are not drawn yet, and are checked when they are: snakemake --cores 2 {target}")
+    if not count.exact:
+        print(f"The tokenizer of base {base.name} is not on this machine: lengths in tokens are estimates.")
+    record = checks.as_record(findings)
+    result = f"{record['errors']} errors, {record['warnings']} warnings"
+    print(f"{len(items)} captions and {len(items) - missing} images checked: {result}")
+    if record["errors"]:
+        raise typer.Exit(1)
+
+
+def _say_first(root: Path, name: str) -> None:
+    """What the base cannot do for the character, whatever else is wrong."""
+    from charloom.config import notices, project
+
+    try:
+        workflow = project.load(root)
+        character = workflow.characters[name]
+    except (UserError, KeyError):
+        return  # said by who reads the file in earnest
+    base = workflow.bases[character.base]
+    for line in notices.notices(character, base, notices.has_gpu(workflow.device)):
+        print(f"warning: {line}")
+
+
+def _named(target: str) -> str:
+    """The name of a character that is also called by its file: ``config/characters/mara.yaml`` is mara."""
+    path = Path(target)
+    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", "characters") else target
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@_one_line
+def plan(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="files, or names of characters; everything if none")
+    ] = None,
+) -> None:
+    """Say what snakemake would make, and why, without making it.
+
+    Options go on to snakemake, after the targets: charloom plan mara --profile profiles/gpu-24gb
+    """
+    from charloom.cli import planning
+
+    root = _workflow_folder()
+    names = {path.stem for path in (root / "config" / "characters").glob("*.yaml")}
+    asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
+    files = [f"results/{target}/final.safetensors" if target in names else target for target in asked]
+    output = planning.dry_run(files, root)
+    for line in [*planning.remarks(output), *planning.summary(planning.groups(output))]:
+        print(line)
+
+
+@app.command("import-ai-toolkit")
+@_one_line
+def import_ai_toolkit(
+    job: Annotated[Path, typer.Argument(help="job YAML of ai-toolkit")],
+    name: Annotated[str | None, typer.Option(help="name of the character file; that of the job if not given")] = None,
+) -> None:
+    """Write a character file out of a job of ai-toolkit, and say what became of every key."""
+    from charloom.config import scaffold
+    from charloom.interop.aitoolkit import read as aitoolkit
+
+    root = _workflow_folder()
+    imported = aitoolkit.read(job, root, name)
+    path = root / "config" / "characters" / f"{imported.id}.yaml"
+    captions = root / "config" / "captions" / imported.id
+    there = [captions / f"{shot}.txt" for shot in imported.captions if (captions / f"{shot}.txt").exists()]
+    if there:
+        raise UserError(f"{there[0]}: exists already and is not overwritten; choose another name with --name")
+    scaffold.write_new(path, aitoolkit.character_yaml(imported, job))
+    for shot, text in imported.captions.items():
+        scaffold.write_new(captions / f"{shot}.txt", text + "\n")
+    print(f"{path}: written, {len(imported.understood)} keys understood, {len(imported.ignored)} ignored")
+    if imported.captions:
+        print(f"{captions}/: {len(imported.captions)} captions taken over")
+    for key, why in imported.ignored.items():
+        print(f"ignored: {key}: {why}")
+    for line in dict.fromkeys([*imported.todo, *_problems(root, imported.id)]):
+        print(f"to do: {line}")
+
+
+@app.command()
+@_one_line
+def verify(
+    file: Annotated[Path, typer.Argument(help="a LoRA of any trainer, .safetensors")],
+    base: Annotated[
+        Path | None, typer.Option(help="folder of the base, to check shapes against; not needed for Z-Image")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+) -> None:
+    """Say what a LoRA file is, whether it is whole and does something, and which loaders take it."""
+    import json
+
+    if file.is_dir():
+        there = sorted(path.name for path in file.glob("*.safetensors"))
+        raise UserError(f"{file}: is a folder; name the file in it" + (f", e.g. {file / there[0]}" if there else ""))
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file")
+    from charloom.lora.verify import verify as check
+    from charloom.zimage.shapes import module_shapes
+
+    shapes = None
+    if base is not None:
+        project = base / "transformer" / "config.json"
+        try:
+            shapes = module_shapes(json.loads(project.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise UserError(f"{project}: is no configuration of a Z-Image transformer ({error})") from None
+    report = check(file, shapes)
+    print(json.dumps(report.record(), indent=2) if as_json else report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

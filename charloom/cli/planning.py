@@ -1,0 +1,159 @@
+"""``charloom plan``: what Snakemake would make, and why, in a few lines instead of hundreds.
+
+Asks ``snakemake --dry-run`` and reads its answer; the only module that knows what Snakemake prints.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from charloom.cli import changes
+from charloom.core.errors import UserError
+from charloom.workflow import arguments
+
+MOST = 3
+"""Causes that are named of a rule's jobs."""
+
+_JOB = re.compile(r"^Job \d+: (?:(?P<who>[\w.-]+): )?(?P<what>.*)$")
+_COMMAND = re.compile(r"^(?:Shell command: *)?(?:run (\w+)|.*?/scripts/(\w+)\.py)\b")
+"""Scripts are named like their rule."""
+_FOLLOWS = "Input files updated by another job"
+_SETTINGS = "its settings changed"
+_CAUSES = (
+    ("Missing output files", "not made yet"),
+    ("Updated input files", "its input changed"),
+    ("Params have changed", _SETTINGS),
+    ("Set of input files has changed", "it reads other files now"),
+    ("Code has changed", "its rule changed"),
+    ("Software environment", "its environment changed"),
+    ("Forced execution", "forced"),
+    ("Incomplete", "it was interrupted"),
+)
+
+
+@dataclass
+class Group:
+    """Jobs of one rule for one character. ``causes`` maps a cause in words to the number of jobs."""
+
+    who: str
+    rule: str
+    jobs: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    """Files that changed, for jobs that run because of them."""
+
+
+def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
+    """What Snakemake says to a dry run with ``arguments``: targets, then options such as ``--profile``.
+
+    Raises:
+        UserError: the configuration or the target is wrong; its own lines are handed on.
+    """
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    if done.returncode:
+        raise UserError(_complaint(output))
+    if not re.search(r"^Job \d+:|Nothing to be done", output, re.MULTILINE):
+        raise UserError("plan: snakemake listed no jobs; leave out what makes it quiet or do something else")
+    return output
+
+
+def _complaint(output: str) -> str:
+    """The lines of a failed dry run that a user needs."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("Using ")]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return "\n".join(errors)
+    for index, line in enumerate(lines):
+        if match := re.search(r"No rule to produce (\S+)", line):
+            return f"plan: nothing makes {match[1]}; name a character, or a file that the rules make"
+        if "Missing input files" in line:
+            return f"plan: {' '.join(lines[index : index + 4])}"
+    # A usage or a traceback says at its end what is wrong.
+    headings = [n for n, line in enumerate(lines[:-1], 1) if re.search(r"(Error|Exception)( in .*)?:$", line)]
+    usage = not lines or lines[0].startswith(("usage: ", "Traceback"))
+    told = lines[-1:] if usage else lines[headings[-1] :][:2] if headings else lines[-2:]
+    return f"plan: snakemake failed: {' '.join(told) or 'without a word'}"
+
+
+def groups(output: str) -> list[Group]:
+    """The jobs of a dry run by rule and character, in the order in which Snakemake lists them."""
+    found: dict[tuple[str, str], Group] = {}
+    job: dict[str, str] | None = None
+
+    def close(rule: str | None = None, command: str = "") -> None:
+        if job is not None:
+            # Without a command there is only the message: its last word is the item, the others the task.
+            rule = rule or " ".join(job["what"].split()[:-1]) or job["what"]
+            _add(found.setdefault((job["who"], rule), Group(job["who"], rule)), job["reason"], _file_in(command))
+
+    for line in output.splitlines():
+        if match := _JOB.match(line):
+            close()
+            job = {"who": match["who"] or "", "what": match["what"], "reason": ""}
+        elif job is not None and line.startswith("Reason: "):
+            job["reason"] = line.removeprefix("Reason: ")
+        elif job is not None and (command := _COMMAND.match(line)):
+            close(command[1] or command[2], line)
+            job = None
+        elif line.startswith("Job stats:"):
+            close()
+            job = None
+    close()
+    return list(found.values())
+
+
+def _file_in(command: str) -> str:
+    """The file of the user's that a command names."""
+    try:
+        words = shlex.split(command)
+        return str(arguments.path(words[words.index("--user-file") + 1]) or "")
+    except (ValueError, IndexError):
+        return ""
+
+
+def _add(group: Group, reason: str, file: str) -> None:
+    group.jobs += 1
+    found = [words for sign, words in _CAUSES if re.search(rf"(^|; ){sign}", reason)]
+    if _SETTINGS in found and (told := changes.causes(reason)):
+        found = [*(words for words in found if words != _SETTINGS), *told]
+        if file and changes.FILE_CHANGED in told and file not in group.files:
+            group.files.append(file)
+    if updated := re.search(r"(?:^|; )Updated input files: ([^;]*)", reason):
+        group.files += [name for name in updated[1].split(", ") if name not in group.files]
+    if not found:
+        found = ["follows from that"] if _FOLLOWS in reason else [reason or "no reason given"]
+    for cause in dict.fromkeys(found):
+        group.causes[cause] = group.causes.get(cause, 0) + 1
+
+
+def remarks(output: str) -> list[str]:
+    """What the workflow itself says: who is left out, and what to know about the others."""
+    said = [line for line in output.splitlines() if line.startswith(("left out: ", "note: "))]
+    return sorted(said, key=lambda line: line.split(": ")[:2])  # Snakemake asks about characters in any order
+
+
+def summary(found: Sequence[Group]) -> list[str]:
+    """The plan in lines: one block for each character, one line for each rule."""
+    if not found:
+        return ["Nothing to do: everything is up to date."]
+    total = sum(group.jobs for group in found)
+    lines = [f"{total} job{'s' if total > 1 else ''} to do; everything else is up to date."]
+    width = max(len(group.rule) for group in found)
+    # What all characters share (bases) comes first.
+    for who in sorted({group.who for group in found}, key=lambda name: (name != "", name)):
+        lines.append(f"{who or 'shared'}:")
+        for group in found:
+            if group.who == who:
+                why = ", ".join([*list(group.causes)[:MOST], *(["..."] if len(group.causes) > MOST else [])])
+                files = group.files[:3]
+                named = f" ({', '.join(files)}{', ...' if len(group.files) > 3 else ''})" if files else ""
+                lines.append(f"  {group.rule.replace('_', ' '):{width}}  {group.jobs:4}  {why}{named}")
+    return lines

@@ -1,0 +1,128 @@
+"""Further data sets of a character: folders of images with a .txt beside each.
+
+More pictures of the character, regularisation images of other people, or pictures held out of training. Their images
+are called ``<set>/<image>`` and go through the same rules as the shots of the plan. Lists folders; opens no image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from charloom.config import inventory, schema
+from charloom.core import words
+from charloom.dataset.sources import folder as images_of
+
+OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
+"""Keys that a data set may have of its own; otherwise those of ``recipe.data`` hold."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One folder of images; ``files`` are these by name, ``own`` is what differs from ``recipe.data``."""
+
+    name: str
+    folder: str
+    files: Mapping[str, Path]
+    weight: float = 1.0
+    repeats: int = 1
+    default_caption: str = ""
+    regularization: bool = False
+    holdout: bool = False
+    crop: Mapping[str, int] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def items(self) -> list[str]:
+        """Names of the images in the workflow: ``<set>/<image>``."""
+        return [f"{self.name}/{image}" for image in self.files]
+
+    def caption_file(self, image: str) -> Path | None:
+        """The image's own caption, if it has one."""
+        return self.texts.get(self.files[image].stem)
+
+    @cached_property
+    def texts(self) -> dict[str, Path]:
+        """Captions in the folder by their stems; listed once, because there may be thousands."""
+        return inventory.texts(self.folder)
+
+    def unused(self) -> list[inventory.Unused]:
+        """Files in the folder that nothing reads."""
+        texts = [text for image in self.files if (text := self.caption_file(image))]
+        names = {path.stem: f"{path.stem}.txt" for path in self.files.values()}
+        return inventory.of_pictures(self.folder, [*self.files.values(), *texts], names)
+
+
+def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
+    """The data sets of a character file, and a line ``key: what is wrong; what to do`` for each mistake.
+
+    ``default_caption`` (of ``recipe.data``) holds for sets that have none of their own. What is wrong with the
+    folders is told by :func:`problems`.
+    """
+    sets, problems = [], []
+    for index, entry in enumerate(entries, 1):
+        where = f"datasets[{index}]"
+        if entry["name"] in {other.name for other in sets}:
+            problems.append(f"{where}.name: {entry['name']} is there twice; every data set needs its own name")
+        if entry.get("holdout") and entry.get("regularization"):
+            problems.append(f"{where}: holdout and regularization exclude each other; take one of them out")
+        default = fill(entry.get("default_caption", default_caption), trigger)
+        if "default_caption" in entry and (meant := words.misspelt_placeholder(entry["default_caption"])):
+            problems.append(f"{where}.default_caption: {meant} is taken literally; write {{trigger}}")
+        folder = os.path.expanduser(entry["path"])
+        made = DataSet(
+            name=entry["name"],
+            folder=folder,
+            files=images_of.names(images_of.images(folder)),
+            weight=entry.get("weight", 1.0),
+            repeats=entry.get("repeats", 1),
+            default_caption=default,
+            regularization=entry.get("regularization", False),
+            holdout=entry.get("holdout", False),
+            crop={**schema.defaults(schema.load_schema("crop")), **NO_CROP, **entry.get("crop", {})},
+            own={key: entry[key] for key in OVERRIDES if key in entry},
+        )
+        sets.append(made)
+    return sets, problems
+
+
+def problems(sets: Sequence[DataSet]) -> list[str]:
+    """Missing folders, images and captions of data sets, each as ``key: what is wrong; what to do``."""
+    return [f"datasets[{index}].path: {line}" for index, part in enumerate(sets, 1) for line in _folder_mistakes(part)]
+
+
+NO_CROP = {"right": 0, "bottom": 0, "minimum": 64}
+"""Images of further sets are taken as they are, unless the set says otherwise."""
+
+
+def fill(text: str, trigger: str) -> str:
+    """A default caption in one line, with the trigger where it says ``{trigger}``."""
+    return " ".join(text.split()).replace("{trigger}", trigger)
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a caption file is there and holds no word."""
+    return path.is_file() and path.stat().st_size < 64 and not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n")
+
+
+def _folder_mistakes(made: DataSet) -> list[str]:
+    if not Path(made.folder).is_dir():
+        return [f"there is no folder {made.folder}; correct it, or take the data set out"]
+    if not made.files:
+        lost = [entry for entry in made.unused() if not entry.where.lower().endswith(".txt")]
+        there = "; ".join(f"{entry.where}: {entry.what}" for entry in lost[:3])
+        found = f" that is read, but {there}" if there else ""
+        return [f"{made.folder} has no image (.png, .jpg, .webp){found}; put some in, or take the data set out"]
+    texts = {path.stem: made.caption_file(image) for image, path in made.files.items()}
+    without = [text.name if text else f"{stem}.txt" for stem, text in texts.items() if not text or is_blank(text)]
+    if without and not made.default_caption:
+        return [f"{made.folder} has no text in {_some(sorted(without))}; write captions, or set default_caption"]
+    return []
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

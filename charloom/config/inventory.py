@@ -1,0 +1,193 @@
+"""Which of the user's files are there, which are used, and why the others are not.
+
+One answer for the pictures of the plan, for further data sets and for captions: :func:`unused` names every file that
+nothing reads. What operating systems and programs leave behind is nobody's business. Lists folders; opens no file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from charloom.core import pictures
+
+_LEFT_BEHIND = frozenset(
+    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin", "lost+found")
+    + ("system volume information", "__pycache__")
+)
+_BACKUPS = ("~", "#", ".bak", ".orig", ".swp", ".tmp")
+_TEXTS = (".txt", *sorted({"".join(letters) for letters in itertools.product(*zip(".txt", ".TXT", strict=True))}))
+"""``.txt`` in any case, the usual spelling first."""
+_OTHER_TEXTS = (".caption", ".captions", ".cap", ".text", ".tags", ".tag", ".md", ".rtf")
+_SHOWN = 8
+"""Names that one remark lists."""
+_LOOKED_AT = 20_000
+"""Files after which nobody looks further: a whole disk may lie below a folder."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Files that nothing reads, and why: ``where`` names them, ``what`` says it with a remedy."""
+
+    where: str
+    what: str
+
+
+def foreign(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's: hidden, or left behind by a system or an editor."""
+    return name.startswith((".", "~", "#")) or name.endswith(_BACKUPS) or name.lower() in _LEFT_BEHIND
+
+
+def text_of(stem: Path) -> Path | None:
+    """The caption ``<stem>.txt``, whatever the case of its ending."""
+    spellings = (stem.parent / f"{stem.name}{ending}" for ending in _TEXTS)
+    return next((path for path in spellings if path.is_file()), None)
+
+
+def texts(folder: str | Path) -> dict[str, Path]:
+    """The captions of a folder by their stems, as :func:`text_of` finds each."""
+    found = [path for path in _files(Path(folder)) if path.suffix in _TEXTS and path.is_file()]
+    return {path.stem: path for path in sorted(found, key=lambda path: _TEXTS.index(path.suffix), reverse=True)}
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file is one of a format that is read here, by its ending in any case, and no foreign one."""
+    return path.suffix.lower() in pictures.endings() and not foreign(path.name)
+
+
+def unread_format(folder: str | Path, stem: str) -> Path | None:
+    """The picture called ``stem`` in a format that is not read here."""
+    found = (path for path in _files(Path(folder)) if path.stem == stem and _unread(path))
+    return next(found, None)
+
+
+def unread(folder: str | Path) -> list[Unused]:
+    """Pictures right in a folder whose format is not read here."""
+    paths = (path for path in _files(Path(folder)) if _unread(path))
+    return [
+        Unused(str(path), f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}") for path in paths
+    ]
+
+
+def of_pictures(folder: str | Path, used: Iterable[Path], texts: Mapping[str, str]) -> list[Unused]:
+    """What is in a folder of pictures and is not used.
+
+    Args:
+        folder: the folder; what is in folders below it is never used.
+        used: pictures and captions that are.
+        texts: by the stem of a picture that is used, the name of its caption that is used (or would be).
+    """
+    folder, used = Path(folder), list(used)
+    taken = {_key(path): path for path in used}
+    stems = {path.stem: path for path in used if is_picture(path)}
+
+    def why(path: Path) -> str | None:
+        if _taken(path, taken):
+            return None
+        below = path.relative_to(folder).parent
+        if below != Path("."):
+            if not (is_picture(path) or _unread(path) or path.suffix in _TEXTS):
+                return None
+            return f"lie in a folder of their own, which is not looked into; move them to {folder}, or name it as a set"
+        if is_picture(path):
+            if twin := stems.get(path.stem):
+                return f"not used, because {twin.name} of the same name is; rename one of them, or delete it"
+            return "no shot is called like it, so it is not used; add a shot, or delete it"
+        if _unread(path):
+            return f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}"
+        return _why_no_text(path, stems, texts)
+
+    return _grouped(folder, why)
+
+
+def of_captions(folder: str | Path, used: Iterable[Path], names: Sequence[str]) -> list[Unused]:
+    """What is in a folder of captions and is not used; ``names`` are those of the images."""
+    taken = {_key(path): path for path in used}
+    stems = {name: Path(name) for name in names}
+
+    def why(path: Path) -> str | None:
+        if _taken(path, taken):
+            return None
+        if path.parent != Path(folder):
+            return "lie in a folder of their own, which is not looked into; move them up"
+        return _why_no_text(path, stems, {name: f"{name}.txt" for name in names})
+
+    return _grouped(Path(folder), why)
+
+
+def _key(path: Path) -> Path:
+    return path.with_suffix(path.suffix.lower())
+
+
+def _taken(path: Path, taken: Mapping[Path, Path]) -> bool:
+    """Whether the file is one of ``taken``, also where the disk does not mind the case of its ending."""
+    other = taken.get(_key(path))
+    if other is None or path == other:
+        return path == other
+    return other.is_file() and path.is_file() and os.path.samefile(path, other)
+
+
+def yaml_files(folder: str | Path) -> list[Path]:
+    """The files of a folder of ``config/`` that are read, by name."""
+    return [path for path in _files(Path(folder)) if path.suffix == ".yaml" and path.is_file()]
+
+
+def of_config(folder: str | Path) -> list[Unused]:
+    """What is in a folder of ``config/`` and is not read."""
+
+    def why(path: Path) -> str | None:
+        if path.parent != Path(folder):
+            return "lie in a folder of their own, which is not looked into; move them up"
+        return None if path.suffix == ".yaml" else "not read: files of the configuration end in .yaml; rename it"
+
+    return _grouped(Path(folder), why)
+
+
+def _why_no_text(path: Path, stems: Mapping[str, Path], texts: Mapping[str, str]) -> str:
+    ending = path.suffix.lower()
+    if ending in _TEXTS:
+        inner = Path(path.stem)
+        if inner.suffix.lower() in (*pictures.endings(), *pictures.OTHER_ENDINGS) and inner.stem in stems:
+            return f"not read: the caption of {inner} is called {texts.get(inner.stem, inner.stem + '.txt')}; rename it"
+        if path.stem in stems:
+            return f"not read, because {texts.get(path.stem, 'another')} is; keep one of them"
+        return "no image of a shot is called like it, so it is not read; rename or delete it"
+    if ending in _OTHER_TEXTS:
+        return f"not read: captions end in .txt; rename it{f' to {path.stem}.txt' if path.stem in stems else ''}"
+    return "neither a picture nor a caption, so it is not used; delete it or keep it elsewhere"
+
+
+def _unread(path: Path) -> bool:
+    return path.suffix.lower() in pictures.OTHER_ENDINGS and not is_picture(path)
+
+
+def _heif(path: Path) -> str:
+    return ", or pip install pillow-heif" if path.suffix.lower() in (".heic", ".heif", ".hif") else ""
+
+
+def _files(folder: Path, below: bool = False) -> list[Path]:
+    """Files of the user's in a folder, by name; links that lead nowhere too."""
+    found: list[Path] = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if below and not foreign(name))
+        found += [Path(where, name) for name in sorted(names) if not foreign(name)]
+        if len(found) > _LOOKED_AT:
+            break
+    return found
+
+
+def _grouped(folder: Path, why: Callable[[Path], str | None]) -> list[Unused]:
+    reasons: dict[tuple[str, Path], list[str]] = {}
+    for path in _files(folder, below=True):
+        if reason := why(path):
+            reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
+    made = []
+    for (reason, _), names in reasons.items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        made.append(
+            Unused(f"{(folder / names[0]).as_posix()}{''.join(f', {name}' for name in names[1:_SHOWN])}{more}", reason)
+        )
+    return made

@@ -1,0 +1,62 @@
+"""What must be known of a base before hours are spent on it: whether it can learn one's own pictures at all, and
+whether this machine is made for it.
+
+Said first by ``charloom lint``, by the plan, and on the report. Asks no library: torch would take seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from charloom.config.character import Character
+    from charloom.config.project import Base
+
+
+def notices(character: Character, base: Base, has_gpu: bool) -> list[str]:
+    """Lines about the character's base, the gravest first; none where everything fits."""
+    return of_base(character, base) + of_machine(character, base, has_gpu)
+
+
+def of_base(character: Character, base: Base) -> list[str]:
+    """What is true of the base on any machine."""
+    if not base.miniature or not own_pictures(character):
+        return []
+    return [
+        f"base {base.name} is a miniature that draws paper dolls and nothing else: it cannot learn your pictures, and "
+        f"its file fits no other model. For a real result set base: z-image-turbo in {character.label}"
+    ]
+
+
+def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
+    """What this machine lacks for the base."""
+    if base.miniature or has_gpu:
+        return []
+    download = f", after a download of {base.download_gb:g} GB" if base.repo and base.download_gb else ""
+    return [
+        f"base {base.name} wants a GPU, and none was found on this machine: training on the CPU takes days"
+        f"{download}. Use a machine with a GPU of 16 GB or more"
+    ]
+
+
+def own_pictures(character: Character) -> bool:
+    """Whether the character is to be learnt from pictures that were not drawn here."""
+    return character.source == "folder" or any(not part.regularization for part in character.datasets)
+
+
+def has_gpu(device: str = "auto") -> bool:
+    """Whether a GPU is there, or another device was asked for by name; judged by drivers, without torch."""
+    if device not in ("auto", "cpu"):
+        return True
+    if device == "cpu":
+        return False
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    drivers = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+    return shutil.which("nvidia-smi") is not None or any(Path(path).exists() for path in drivers)

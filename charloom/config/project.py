@@ -1,0 +1,261 @@
+"""The whole configuration: workflow, bases and characters, read, merged and checked before any job starts.
+
+Recipe precedence, later wins: defaults of the schema, the base's file, ``config/config.yaml``, the character.
+Knows files and settings; nothing of Snakemake, images or models.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charloom.config import character, inventory, knobs, schema
+from charloom.config.character import Character
+from charloom.core.errors import UserError
+
+CONFIG = "config/config.yaml"
+_NAME = re.compile(schema.load_schema("name")["pattern"])
+_RESERVED = ("con", "nul", "aux", "prn")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as its file describes it."""
+
+    name: str
+    label: str
+    path: str | None
+    repo: str | None
+    revision: str | None
+    judge: str
+    judge_weights: str | None
+    run_ahead: int
+    miniature: bool
+    """Whether it draws paper dolls alone; nobody's photographs can be learnt on it."""
+    download_gb: float
+    adapters: dict[str, Any]
+    transformer_file: Any
+    checksums: dict[str, str]
+    recipe: dict[str, Any]
+
+    def source(self) -> dict[str, Any]:
+        """Where the weights are, as plain values."""
+        return {"path": self.path} if self.path else {"repo": self.repo, "revision": self.revision}
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """Everything that the rules need to know."""
+
+    device: str
+    store: str
+    characters: dict[str, Character]
+    bases: dict[str, Base]
+    broken: dict[str, list[str]]
+    """Characters whose file has mistakes, each a line. They stop nobody else."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names by which characters can be asked for; a file whose name is wrong has none."""
+        return [name for name in [*self.characters, *self.broken] if _NAME.fullmatch(name)]
+
+    def character(self, name: str) -> Character:
+        """The character called ``name``.
+
+        Raises:
+            UserError: with the lines about its file, or with the name that was meant.
+        """
+        if name in self.broken:
+            raise UserError.several(self.broken[name])
+        if name not in self.characters:
+            there = [*self.characters, *self.broken]
+            raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
+        return self.characters[name]
+
+
+def load(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready: str | None = None) -> Workflow:
+    """The same as :func:`read`, for all or nothing: raises for any mistake in any character.
+
+    With ``ready``, which names a character whose images must be there as well, only its mistakes count.
+    """
+    workflow = read(root, overrides, ready)
+    lines = [line for name, wrong in workflow.broken.items() if ready in (None, name) for line in wrong]
+    if lines:
+        raise UserError.several(list(dict.fromkeys(lines)))
+    return workflow
+
+
+def read(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready: str | None = None) -> Workflow:
+    """The configuration below ``root``, with ``overrides`` (of a command line) over ``config/config.yaml``.
+
+    ``ready`` names a character whose images must be there as well; of the others only the files are checked, because
+    a character is made one step after the other. Raises one :class:`UserError` with a line for every mistake that
+    concerns everybody, or a character that the command line names.
+    """
+    root = Path(root)
+    data, problems = schema.check(schema.read_yaml(root / CONFIG, CONFIG), "config", CONFIG)
+    if overrides:
+        data, more = schema.check(schema.merge(data, overrides), "config", "--config")
+        # What is wrong in the file already is not the command line's fault.
+        problems += [line for line in more if line.replace("--config", CONFIG, 1) not in problems]
+    if problems:
+        raise UserError.several(problems)
+    # Without defaults, which would hide the base's recipe and what was asked for.
+    own_recipe, own_crop = data.get("recipe", {}), data.get("crop", {})
+    data = schema.merge(schema.defaults(schema.load_schema("config")), data)
+
+    bases: dict[str, Base] = {}
+
+    def base(name: str, label: str) -> tuple[Base | None, list[str]]:
+        if name not in bases:
+            found, wrong = _base(root, name, f"{label}: base")
+            if not found:
+                return None, wrong
+            bases[name] = found
+        return bases[name], []
+
+    def recipe_for(name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
+        found, wrong = base(name, label)
+        plain = schema.defaults(schema.load_schema("recipe"))
+        given = schema.merge(found.recipe if found else {}, own_recipe, own)
+        recipe = schema.merge(plain, given)
+        recipe["train"]["lr"] = knobs.learning_rate(schema.merge(own_recipe, own), found.recipe if found else {})
+        if "every" not in given.get("sample", {}):
+            # Only saved steps are drawn: as often as by default, or the next step that is saved.
+            every = recipe["save"]["every"]
+            recipe["sample"]["every"] = -(-recipe["sample"]["every"] // every) * every
+        return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
+
+    _, problems = base(data["base"], CONFIG)
+    context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready}
+    people: dict[str, Character] = {}
+    files, broken = _character_files(root, data["characters"], problems)
+    for path in files:
+        label = f"config/characters/{path.name}"
+        try:
+            people[path.stem] = character.read(path, label, context, recipe_for)
+        except UserError as error:
+            broken[path.stem] = str(error).splitlines()
+    for name, line in _same_triggers(people).items():
+        del people[name]
+        broken[name] = [line]
+    if overrides and isinstance(named := overrides.get("characters"), list):
+        problems += [line for name in named for line in broken.get(name, ())]
+    if problems:
+        raise UserError.several(list(dict.fromkeys(problems)))
+    return Workflow(data["device"], data["store"], people, bases, broken)
+
+
+def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
+    """The files of the characters that are wanted, and lines about those whose file has a wrong name."""
+    folder = root / "config" / "characters"
+    own = sorted(path for path in folder.glob("*.y*ml") if not inventory.foreign(path.name))
+    files = {path.stem: path for path in own if path.suffix == ".yaml"}
+    broken: dict[str, list[str]] = {}
+    for path in own:
+        label = f"config/characters/{path.name}"
+        if path.suffix != ".yaml" and path.stem not in files:
+            broken[path.stem] = [f"{label}: rename it to {path.stem}.yaml; other endings are not read"]
+        elif not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
+            broken[path.stem] = [f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _"]
+    if not own:
+        problems.append("config/characters/: holds no character; write one like leyla.yaml")
+    names = [*files, *(name for name in broken if name not in files)]
+    if wanted != "all":
+        for name in wanted:
+            if name not in names:
+                line = f"{CONFIG}: characters: there is no config/characters/{name}.yaml"
+                problems.append(f"{line}; {schema.meant(name, list(files))}")
+        broken = {name: lines for name, lines in broken.items() if name in wanted}
+        names = [name for name in wanted if name in names]
+    return [files[name] for name in names if name in files and name not in broken], broken
+
+
+def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
+    folder = root / "config" / "bases"
+    label = f"config/bases/{name}.yaml"
+    if not (folder / f"{name}.yaml").is_file():
+        names = sorted(path.stem for path in folder.glob("*.yaml") if not inventory.foreign(path.name))
+        return None, [f"{where}: there is no {label}; {schema.meant(name, names)}"]
+    try:
+        data, problems = schema.check(schema.read_yaml(folder / f"{name}.yaml", label), "base", label)
+    except UserError as error:
+        return None, [str(error)]
+    if problems:
+        return None, problems
+    if ("path" in data) == ("repo" in data):
+        problems.append(f"{label}: give either path (a folder) or repo and revision (on the hub)")
+    elif "repo" in data and "revision" not in data:
+        problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot drift")
+    elif "path" in data and not (root / data["path"]).is_dir():
+        problems.append(f"{label}: path: there is no folder {data['path']}; correct it, or use repo and revision")
+    elif "path" in data and not (root / data["path"] / "model_index.json").is_file():
+        problems.append(f"{label}: path: {data['path']} has no model_index.json; name a folder in the diffusers layout")
+    adapters = data.get("adapters", {})
+    for key, adapter in adapters.items():
+        if isinstance(adapter, str) and not (root / adapter).is_file():
+            problems.append(f"{label}: adapters.{key}: there is no file {adapter}; correct it or take it out")
+    single = data.get("transformer_file")
+    if isinstance(single, str) and not (root / single).is_file():
+        problems.append(f"{label}: transformer_file: there is no file {single}; correct it or take it out")
+    weights = data.get("judge_weights")
+    if weights and not (root / weights).is_file():
+        problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")
+    if problems:
+        return None, problems
+    return (
+        Base(
+            name=name,
+            label=label,
+            path=data.get("path"),
+            repo=data.get("repo"),
+            revision=data.get("revision"),
+            judge=data.get("judge", "none"),
+            judge_weights=data.get("judge_weights"),
+            run_ahead=data.get("run_ahead", 1),
+            miniature=data.get("miniature", False),
+            download_gb=data.get("download_gb", 0.0),
+            adapters=adapters,
+            transformer_file=single,
+            checksums=data.get("checksums", {}),
+            recipe=data.get("recipe", {}),
+        ),
+        [],
+    )
+
+
+def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str]:
+    """Knobs that are right alone and wrong together."""
+    lines = []
+    adapter = recipe["training_adapter"]
+    if adapter != "none" and adapter not in base.adapters:
+        known = ", ".join(["none", *base.adapters])
+        lines.append(f"{label}: recipe.training_adapter: {base.label} has no adapter {adapter}; one of {known}")
+    every, sampled = recipe["save"]["every"], recipe["sample"]["every"]
+    if sampled % every and not recipe["sample"]["disable"]:
+        lines.append(
+            f"{label}: recipe.sample.every: {sampled} is no multiple of save.every {every}; only saved steps are drawn"
+        )
+    kept = recipe["quantization"]["transformer"]
+    if recipe["network"]["type"] == "dora" and kept not in ("none", "bf16"):
+        lines.append(
+            f"{label}: recipe.network.type: dora needs quantization.transformer none or bf16, not {kept}, because it "
+            f"rescales the weights themselves; set it so, or take lora"
+        )
+    lines += [f"{label}: recipe.{knob}: {line}" for knob, line in knobs.contradictions(recipe)]
+    return lines
+
+
+def _same_triggers(people: dict[str, Character]) -> dict[str, str]:
+    """A line about each character that has the trigger of one before it, by its id."""
+    seen: dict[str, Character] = {}
+    lines = {}
+    for person in people.values():
+        other = seen.setdefault(person.trigger.lower(), person)
+        if other is not person:
+            lines[person.id] = (
+                f"{person.label}: trigger: {person.trigger} is the trigger of {other.label} too; choose another"
+            )
+    return lines

@@ -1,0 +1,403 @@
+"""YAML files against JSON schemas, with one plain line for each mistake.
+
+Reads the schemas of ``config/schemas/``, fills in their defaults and turns every violation into
+``file: key: what is wrong; what is allowed``. It must not know what any key means.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from charloom.core.errors import UserError
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
+
+# PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text, 000200 is 128 and 16:9 is 969.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_INTEGER = "tag:yaml.org,2002:int"
+_NUMBERS = ("number", "integer")
+_TEXT = "tag:yaml.org,2002:str"
+_KIND = {
+    "object": "a group of keys",
+    "array": "a list",
+    "string": "a text",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "empty",
+}
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """The safe loader, which also refuses a key that is written twice, and reads whole numbers as decimal."""
+
+    yaml_implicit_resolvers = {
+        sign: [(tag, pattern) for tag, pattern in resolvers if tag != _INTEGER]
+        for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class Document(dict[str, Any]):
+    """What a YAML file holds; ``text`` is the file as it was written."""
+
+    text = ""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+            key_node.tag = _TEXT  # a shot called 01 or off is called so, quotes or not
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, str | int | float | bool) and key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{key}' is written twice; take one out", key_node.start_mark
+            )
+        seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?\d+(_\d+)*$"), list("-+0123456789"))
+_Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def read_yaml(path: str | Path, label: str | None = None) -> Document:
+    """The mapping in a YAML file; a missing or broken file is a :class:`UserError` naming the line and a remedy."""
+    label = label or str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{label}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{label}: cannot be read as UTF-8 text: {error}") from None
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a subclass of the safe loader)
+    except yaml.MarkedYAMLError as error:
+        number, remedy = _remedy(error, text.splitlines())
+        raise UserError(f"{label}: line {number}: {remedy}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that there never was is a plain ValueError
+        raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict | None):
+        raise UserError(f"{label}: must be keys and values, not {_what(data)}")
+    document = Document(data or {})
+    document.text = text
+    return document
+
+
+def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
+    """The line where the mistake is, counted from 1, and what to do there.
+
+    The parser tells where it gave up, which is often after the mistake, and in terms of grammar.
+    """
+    mark = error.problem_mark or error.context_mark
+    last = min(mark.line, len(lines) - 1)
+    first = min(error.context_mark.line, last) if error.context_mark else last
+    line, context, problem = lines[last], error.context or "", error.problem or ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return last + 1, "begins with a tab, which YAML does not allow; indent it with spaces"
+    if "quoted scalar" in context:
+        if "end of stream" in problem:
+            return first + 1, "a quote is opened and never closed; close it"
+        return last + 1, "\\ has a meaning of its own between double quotes; use single quotes, or / in paths"
+    value = re.match(r"\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?(.*)", line)[1]
+    if re.match(r"\{[^}]*\}[^#]*[^\s#]|[@`%*&!]", value):
+        return last + 1, f"a text that begins with {value[0]} needs quotes: {_quoted(value)}"
+    if re.match(r"""("[^"]*"|'[^']*')\s*[^\s#]""", value):
+        return last + 1, "text goes on after the closing quote; put all of it in quotes of the other kind"
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return last + 1, problem
+    if "flow" in context:
+        return first + 1, "a [ or { is opened and never closed; close it"
+    if "simple key" in context:
+        return first + 1, f"no colon and space after '{lines[first].strip()}'; write it as key: value"
+    if "mapping values" in problem:
+        before = [n for n in range(last) if lines[n].strip() and not lines[n].lstrip().startswith("#")]
+        if re.search(r":\s", line[: mark.column]) or not before:
+            return last + 1, f"a text with a colon in it needs quotes: {_quoted(value)}"
+        if re.search(r":\s", lines[before[-1]]):
+            return last + 1, "stands too far right; begin it below the key above"
+        return before[-1] + 1, f"no colon and space after '{lines[before[-1]].strip()}'; write it as key: value"
+    if "block" in context:
+        return last + 1, "stands too far left or right; begin it below the keys that it belongs to"
+    return last + 1, f"not valid YAML: {problem}"
+
+
+def _quoted(text: str) -> str:
+    text = text.strip()
+    return "'" + text.replace("'", "''") + "'"
+
+
+def scalar(text: str) -> Any:
+    """``text`` as YAML reads a single value; a text that is none stays what it is."""
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """The schema ``config/schemas/<name>.schema.yaml`` with its references to sister files written out."""
+    return _resolve(read_yaml(SCHEMAS / f"{name}.schema.yaml"))
+
+
+def _resolve(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_resolve(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        referred = load_schema(node["$ref"].removesuffix(".schema.yaml"))
+        local = {key: value for key, value in node.items() if key != "$ref"}
+        if "description" in local and "description" in referred:
+            local["description"] = f"{local['description']}; {referred['description']}"
+        return {**{k: v for k, v in referred.items() if k not in ("$schema", "title")}, **local}
+    return {key: _resolve(value) for key, value in node.items()}
+
+
+def defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """The tree of all defaults that ``schema`` gives."""
+    tree: dict[str, Any] = {}
+    for key, part in schema.get("properties", {}).items():
+        if "default" in part:
+            tree[key] = part["default"]
+        elif part.get("properties"):
+            tree[key] = defaults(part)
+    return tree
+
+
+def merge(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Later layers over earlier ones, group by group; lists and single values are replaced whole."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, dict) and isinstance(result.get(key), dict):
+                result[key] = merge(result[key], value)
+            else:
+                result[key] = merge(value) if isinstance(value, dict) else value
+    return result
+
+
+def coerce(value: Any, schema: dict[str, Any]) -> Any:
+    """``value`` with its scalars as the schema wants them: ``1e-4`` out of a text, ``300`` as ``300.0`` where a
+    fraction may stand, ``3e3`` as ``3000`` where none may. A command line brings nothing but texts: where the schema
+    takes no such text, it is read as YAML reads it; where it does, ``no`` and ``007`` stay the texts that they are.
+    A group or list whose lines are all comments is empty. What does not fit is left for :func:`check` to report."""
+    kind = schema.get("type") or next((s["type"] for s in schema.get("anyOf", ()) if s.get("type") in _NUMBERS), None)
+    if value is None and kind in ("object", "array"):
+        return {} if kind == "object" else []
+    if isinstance(value, dict):
+        named = schema.get("properties", {})
+        other = schema.get("additionalProperties")
+        groups = [s for s in schema.get("anyOf", ()) if s.get("type") == "object"]
+        if not named and not isinstance(other, dict) and groups:
+            return coerce(value, groups[0])
+        fallback = other if isinstance(other, dict) else {}
+        return {key: coerce(item, named.get(key, fallback)) for key, item in value.items()}
+    if isinstance(value, list):
+        lists = [schema, *schema.get("anyOf", ())]
+        items = next((s["items"] for s in lists if "items" in s), {})
+        return [coerce(item, items) for item in value]
+    if kind in _NUMBERS and not isinstance(value, bool):
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+            value = float(value)
+        if kind == "number" and isinstance(value, int):
+            return float(value)
+        if kind == "integer" and isinstance(value, float) and value.is_integer():
+            return int(value)
+    if isinstance(value, str) and (kind == "boolean" or "anyOf" in schema) and not _fits(value, schema):
+        read = scalar(value)
+        return read if _fits(read, schema) else value
+    return value
+
+
+def _fits(value: Any, schema: dict[str, Any]) -> bool:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema).is_valid(value)
+
+
+def check(
+    data: dict[str, Any], schema_name: str, label: str, part_of: tuple[Document, Sequence[str]] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """``data`` with its scalars put right, and one line for each way in which it breaks the schema.
+
+    ``part_of`` says of which file, and where in it, ``data`` is a part, where it is not a :class:`Document` itself.
+    """
+    from jsonschema import Draft202012Validator
+
+    schema = load_schema(schema_name)
+    document, place = part_of or (data, ())
+    source = (getattr(document, "text", ""), place)
+    data = coerce(data, schema)
+    problems = []
+    for error in sorted(Draft202012Validator(schema).iter_errors(data), key=_place):
+        problems.extend(_lines(error, schema, label, source))
+    return data, problems
+
+
+def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list[str]:
+    """A line for a value that was meant as a text and that YAML reads as something else, such as 007, off or null."""
+    value, path, (text, place) = error.instance, list(error.absolute_path), source
+    if isinstance(value, str | dict | list):
+        return []
+    written = _written(text, [*place, *path]) if text else "" if value is None else str(value)
+    wanted = error.validator == "type" and error.validator_value == "string"
+    if not written or not (wanted or (error.validator == "anyOf" and _fits(written, error.schema))):
+        return []
+    read_as = "true or false" if isinstance(value, bool) else "nothing" if value is None else "a date"
+    read_as = "a number" if isinstance(value, int | float) and not isinstance(value, bool) else read_as
+    quoted = f'- "{written}"' if isinstance(path[-1], int) else f'{path[-1]}: "{written}"'
+    if not text:  # of a command line, which has quotes of its own
+        quoted = f"""'{path[-1]}="{written}"'"""
+    return [f"{label}: {dotted(path)}: must be a text, and {written} is {read_as}; put it in quotes: {quoted}"]
+
+
+def _written(text: str, path: list[Any]) -> str:
+    """The scalar at ``path`` of a YAML file as it stands there."""
+    node = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (makes nothing but texts, lists and groups)
+    for part in path:
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            return ""  # the path is not one of the file itself
+    return node if isinstance(node, str) else ""
+
+
+def _place(error: Any) -> list[str]:
+    return [f"{part:06d}" if isinstance(part, int) else part for part in error.absolute_path]
+
+
+def dotted(path: Any) -> str:
+    """``train.lr``, ``shots[3].pose`` (counted from 1, as people count)."""
+    text = ""
+    for part in path:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def causes(error: Any) -> list[Any]:
+    """The mistakes behind one: of several alternatives, the one that the user means is of the same kind."""
+    value = error.instance
+    if error.validator != "anyOf" or not isinstance(value, dict | list | int | float) or isinstance(value, bool):
+        return [error]
+    kinds = ("object",) if isinstance(value, dict) else ("array",) if isinstance(value, list) else _NUMBERS
+    same = [index for index, part in enumerate(error.validator_value) if part.get("type") in kinds]
+    inside = [e for e in error.context if same and e.schema_path[0] == same[0]]
+    return [e for part in sorted(inside, key=_place) for e in causes(part)] or [error]
+
+
+def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequence[str]]) -> list[str]:
+    """What to say of one error; ``source`` is the text of the file and the place in it that was checked."""
+    if found := _unquoted(error, label, source):
+        return found
+    path = dotted(error.absolute_path)
+    where = f"{label}: {path}" if path else label
+    rule, value, schema = error.validator, error.instance, error.schema
+    meaning = schema.get("description", "")
+    if (inside := causes(error)) != [error]:
+        return [line for e in inside for line in _lines(e, root, label, source)]
+    if rule == "additionalProperties":
+        unknown = [key for key in value if key not in schema.get("properties", {})]
+        return [
+            f"{label}: {dotted([*error.absolute_path, key])}: unknown key; {_instead(str(key), schema, root)}"
+            for key in unknown
+        ]
+    if rule == "required":
+        missing = next(key for key in error.validator_value if key not in value and f"'{key}'" in error.message)
+        what = schema["properties"].get(missing, {}).get("description", "")
+        return [
+            f"{label}: {dotted([*error.absolute_path, missing])}: is missing" + (f"; wanted: {what}" if what else "")
+        ]
+    if rule == "type":
+        kind = error.validator_value
+        return [f"{where}: must be {_KIND[kind]}, not {_what(value)}{_misread(kind, value)}"]
+    if rule == "enum":
+        return [
+            f"{where}: {_what(value)} is not known; {_choices(str(value), [str(v) for v in error.validator_value])}"
+        ]
+    if rule in ("pattern", "anyOf", "const", "propertyNames"):
+        return [f"{where}: {_what(value)} will not do; wanted: {meaning or error.validator_value}"]
+    bounds = {
+        "minimum": "at least {}",
+        "maximum": "at most {}",
+        "exclusiveMinimum": "more than {}",
+        "exclusiveMaximum": "less than {}",
+        "multipleOf": "a multiple of {}",
+    }
+    if rule in bounds:
+        return [f"{where}: must be {bounds[rule].format(error.validator_value)}, not {value}"]
+    if rule in ("minItems", "maxItems"):
+        word = "at least" if rule == "minItems" else "at most"
+        return [f"{where}: must have {word} {error.validator_value} entries, not {len(value)}"]
+    if rule == "minLength":
+        return [f"{where}: must not be empty"]
+    if rule == "uniqueItems":
+        return [f"{where}: an entry is there twice"]
+    return [f"{where}: {error.message}"]
+
+
+def _what(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return f"the text '{value}'" if len(value) <= 60 else f"the text '{value[:57]}...'"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a group of keys"
+    return "a list" if isinstance(value, list) else str(value)
+
+
+def meant(name: str, names: Sequence[str]) -> str:
+    """The end of a line about a name that is not there: the one of ``names`` that is like it, or all of them."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
+
+
+def _choices(word: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(word.lower(), allowed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}Allowed: {', '.join(allowed)}" if hint else f"allowed: {', '.join(allowed)}"
+
+
+def _misread(kind: str, value: Any) -> str:
+    """A remedy for what YAML reads otherwise than it was meant."""
+    if kind == "string" and isinstance(value, dict) and list(value.values()) == [None]:
+        return "; a text that begins with { needs quotes: '{" + str(*value) + "}'"
+    if kind == "object" and isinstance(value, str):
+        return "; write each of its keys as key: value, on a line of its own"
+    return ""
+
+
+def _instead(key: str, group: dict[str, Any], root: dict[str, Any]) -> str:
+    """A remedy for an unknown key of a group: the same name elsewhere, the name that it has here, a sister of similar
+    name, or the list of sisters."""
+    sisters = list(group.get("properties", {}))
+    there = [f"{prefix}{key}" for prefix, part in _groups(root) if key in part.get("properties", {})]
+    own = [name for name in (group.get("aka", {}).get(key),) if name in sisters]
+    other = [f"{prefix}{part['aka'][key]}" for prefix, part in _groups(root) if key in part.get("aka", {})]
+    meant = there or own or other or difflib.get_close_matches(key.lower(), sisters, n=1)
+    if meant:
+        return f"did you mean {' or '.join(meant[:3])}?"
+    return f"allowed here: {', '.join(sisters)}" if sisters else "nothing is allowed here"
+
+
+def _groups(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every group of keys in a schema, after what the names of its keys begin with: "", "recipe.", "datasets[]."."""
+    yield prefix, schema
+    for key, part in schema.get("properties", {}).items():
+        if "properties" in part:
+            yield from _groups(part, f"{prefix}{key}.")
+        if "properties" in part.get("items", {}):
+            yield from _groups(part["items"], f"{prefix}{key}[].")

@@ -1,0 +1,70 @@
+"""Files that are written whole or not at all.
+
+Must not know what is in them. A temporary file beside the target takes the bytes and replaces it at the end; whatever
+happens before that, the target is what it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from charloom.core.errors import UserError, disk_problem
+
+
+@contextlib.contextmanager
+def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path to write to; it becomes ``target`` when the block ends without an error.
+
+    ``mode`` sets the permissions of the file; without ``sync`` its bytes may reach the disk later than its name, which
+    is good enough for copies of what is kept elsewhere. Missing folders are made.
+
+    Raises:
+        UserError: the disk is full or may not be written to.
+    """
+    target = Path(target)
+    # Short, because a name that is long already may leave no room, and random, because processes of several hosts
+    # share a disk. The ending keeps it from being found as a picture or a caption.
+    temporary = target.with_name(f".{target.name[:40]}.{os.urandom(4).hex()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            _sync(temporary)
+        if mode is not None:
+            temporary.chmod(mode)
+        os.replace(temporary, target)
+    except UserError:
+        raise
+    except Exception as error:
+        if problem := disk_problem(error, _culprit(error, temporary, target)):
+            raise UserError(problem) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _culprit(error: Exception, temporary: Path, target: Path) -> Path:
+    """The file that an error is about: what was read meanwhile may not be allowed either."""
+    about = error.filename if isinstance(error, PermissionError) else None
+    return target if about is None or Path(os.fsdecode(about)) == temporary else Path(os.fsdecode(about))
+
+
+def _sync(path: Path) -> None:
+    """Have the bytes on the disk itself: a power cut must not leave a whole name on half a file."""
+    with open(path, "r+b") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # disks that know no such call
+                raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file as UTF-8, whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,283 @@
+"""Opening a picture: one way for the whole product, one wording of what can be wrong with one.
+
+Whatever the format, out comes what a viewer shows: upright, 8 bits of sRGB, nothing transparent. What had to be done
+to get there, and might surprise, is noted. Every failure is one line with the name of the file. Knows Pillow, no torch.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charloom.core import files
+from charloom.core.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FLATTENED = "transparency on white"
+FIRST_FRAME = "first of several frames"
+NOTES = {
+    FLATTENED: "was transparent and stands on white now; give it a background of its own",
+    FIRST_FRAME: "has several frames, of which the first alone is used; save the one that you mean",
+}
+"""What a note stands for, as a remark of the check. A PNG that is made here keeps its notes in its comment."""
+
+REPLACE = "replace it"
+MADE_HERE = "delete it, so that it is made anew"
+
+LARGEST = 178_956_970
+"""Pixels from which on a picture passes for an attempt to fill the memory (twice Pillow's own limit of a warning)."""
+_TEXT = 64 * 2**20
+"""Bytes of unpacked text or colour profile that a PNG may hold; image editors put whole histories in there."""
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+OTHER_ENDINGS = (
+    ".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".jpe", ".jpx", ".j2k", ".psd", ".psb", ".xcf", ".kra", ".svg",
+    ".eps", ".ico", ".tga", ".dds", ".exr", ".hdr", ".qoi", ".ppm", ".pgm", ".pcx", ".raw", ".dng", ".cr2", ".cr3",
+    ".nef", ".arw", ".orf", ".rw2", ".raf", ".pdf", ".ai", ".mp4", ".mov", ".webm", ".mkv", ".avi",
+)  # fmt: skip
+"""Endings of pictures (and of what is taken for one) that are not read, unless :func:`endings` has them."""
+_KINDS = (
+    (rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", "HEIC"),
+    (rb"....ftyp(avif|avis)", "AVIF"),
+    (rb"....ftyp", "a film"),
+    (rb"\xff\x0a|....JXL ", "JPEG XL"),
+    (rb"....jP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"8BPS", "Photoshop"),
+    (rb"gimp xcf", "GIMP"),
+    (rb"%PDF", "PDF"),
+    (rb"\s*(<\?xml|<svg|<!DOCTYPE svg)", "SVG"),
+    (rb"\s*<(!doctype )?html", "a web page"),
+    (rb"version https://git-lfs", "a pointer of Git LFS"),
+)
+"""Beginnings of files whose format has a name that helps more than that it is unknown."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright RGB image, and which of :data:`NOTES` hold for it."""
+
+    image: Image
+    notes: tuple[str, ...] = ()
+
+
+@cache
+def endings() -> tuple[str, ...]:
+    """Endings of the formats that are read here, best first. Imports no library: it only looks which are there."""
+    more = (".avif",) if find_spec("PIL._avif") else ()
+    return _ENDINGS + more + ((".heic", ".heif", ".hif") if find_spec("pillow_heif") else ())
+
+
+def read(path: str | Path, remedy: str = REPLACE) -> Picture:
+    """The picture in a file. ``remedy`` ends the line of an error: what to do with a broken file.
+
+    Raises:
+        UserError: there is none, it cannot be read, is too large to be a picture, or wholly transparent.
+    """
+    pillow = _pillow()
+    try:
+        with pillow.open(path, formats=_formats()) as opened:
+            # The second picture in a JPEG (MPO) is a preview or the other eye's.
+            notes = {FIRST_FRAME} if opened.format != "MPO" and getattr(opened, "is_animated", False) else set()
+            opened.load()
+            notes |= {note for note in NOTES if note in str(opened.info.get("Comment", "")).split("; ")}
+            image, clear = _rgb(_upright(opened), opened)
+    # Libraries of pictures throw whatever the broken bytes lead them into, so every kind of error is expected.
+    except Exception as error:
+        raise UserError(f"{path}: {_why(path, error)}; {_remedy(path, error, remedy)}") from None
+    if clear is not None:
+        least, most = clear.getextrema()
+        if not most:
+            raise UserError(f"{path}: is wholly transparent; {remedy}")
+        if least < 255:
+            image = pillow.composite(image, pillow.new("RGB", image.size, "white"), clear)
+            notes.add(FLATTENED)
+    return Picture(image, tuple(note for note in NOTES if note in notes))
+
+
+def save_png(picture: Picture, path: Path) -> None:
+    """Write a PNG, whole or not at all, that keeps the picture's notes."""
+    from PIL.PngImagePlugin import PngInfo
+
+    comment = PngInfo()
+    if picture.notes:
+        comment.add_text("Comment", "; ".join(picture.notes))
+    with files.whole(path) as temporary:
+        picture.image.save(temporary, format="PNG", compress_level=4, pnginfo=comment)
+
+
+@cache
+def _pillow() -> Any:
+    """Pillow's module for images, with its limits set and further formats registered where they are installed."""
+    from PIL import Image, PngImagePlugin
+
+    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = _TEXT, 4 * _TEXT
+    Image.MAX_IMAGE_PIXELS = LARGEST // 2
+    # Its limit of an error is kept. The warning at half of that would be a line that nobody can do anything about, as
+    # are those about odd metadata.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return Image
+
+
+@cache
+def _formats() -> list[str]:
+    """Names of the formats that may be tried: others of Pillow's start programs, or read what is no picture."""
+    more = ["AVIF"] * bool(find_spec("PIL._avif")) + ["HEIF"] * bool(find_spec("pillow_heif"))
+    return ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *more]
+
+
+def _upright(image: Any) -> Any:
+    """``image`` turned as its EXIF or XMP data says; nonsense in there does not count."""
+    flip = _pillow().Transpose
+    turns = {
+        2: flip.FLIP_LEFT_RIGHT,
+        3: flip.ROTATE_180,
+        4: flip.FLIP_TOP_BOTTOM,
+        5: flip.TRANSPOSE,
+        6: flip.ROTATE_270,
+        7: flip.TRANSVERSE,
+        8: flip.ROTATE_90,
+    }
+    try:
+        turn = turns.get(image.getexif().get(0x0112))
+    except Exception:
+        turn = None
+    return image.copy() if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Any, opened: Any) -> tuple[Any, Any]:
+    """(RGB, opacity or None) of an image in any of Pillow's modes, with the colours of its profile."""
+    info, clear = opened.info, None
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image, clear = _scaled(image, opened.format, info.get("transparency"))
+    elif image.mode in ("RGBa", "La"):
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    elif image.mode in ("P", "PA") or image.has_transparency_data:
+        value = info.get("transparency")
+        if image.mode == "RGB" and isinstance(value, tuple) and max(value) > 255:
+            # Of 16 bits, like the picture was; Pillow has kept the upper 8 of each pixel.
+            image.info["transparency"] = tuple(level >> 8 for level in value)
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    if image.mode in ("RGBA", "LA"):
+        clear = image.getchannel("A")
+        image = image.convert(image.mode[:-1])
+    return _srgb(image, info.get("icc_profile")), clear
+
+
+def _scaled(image: Any, kind: str, transparency: Any) -> tuple[Any, Any]:
+    """Grey levels of more than 8 bits as 8 bits, by what white is in them; and the opacity, if one level is clear."""
+    import numpy as np
+
+    pillow = _pillow()
+    levels = np.nan_to_num(np.asarray(image).astype(np.float64))
+    highest = float(levels.max(initial=0.0))
+    if image.mode.startswith("I;16") or kind == "PNG":
+        white = 65535.0
+    else:  # nothing in the file says it: the least of the usual ones that holds all levels
+        usual = [1.0] * (image.mode == "F") + [255.0, 65535.0, 2.0**31 - 1]
+        white = next((level for level in usual if highest <= level), highest)
+    grey = np.clip(np.rint(levels * (255.0 / white)), 0, 255).astype(np.uint8)
+    clear = None
+    if isinstance(transparency, int):
+        clear = pillow.fromarray(np.where(levels == transparency, 0, 255).astype(np.uint8))
+    return pillow.fromarray(grey), clear
+
+
+def _srgb(image: Any, profile: bytes | None) -> Any:
+    """``image`` (RGB, L, CMYK, …) as RGB, by its colour profile where it has one that is sound and says anything else
+    than sRGB."""
+    if profile and (turn := _transform(bytes(profile), image.mode)):
+        return turn(image)
+    return image.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> Any:
+    """What turns an image of ``mode`` into sRGB; None where the profile is broken, of another mode, or near sRGB."""
+    import io
+
+    import numpy as np
+
+    pillow = _pillow()
+    try:
+        from PIL import ImageCms
+
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}.get(mode):
+            return None
+        made = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+
+        def turn(image: Any) -> Any:
+            return ImageCms.applyTransform(image, made)
+
+        if mode == "CMYK":
+            return turn
+        # Profiles called "sRGB" differ in a rounding; a picture of one stays what it is to the last bit.
+        ramp = np.linspace(0, 255, 17).round().astype(np.uint8)
+        sample = np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(17, -1, 3) if mode == "RGB" else ramp[None]
+        plain = pillow.fromarray(sample)
+        change = np.abs(np.asarray(turn(plain)).astype(int) - np.asarray(plain.convert("RGB")).astype(int))
+        return turn if change.max() > 2 else None
+    except Exception:
+        return None
+
+
+def _why(path: str | Path, error: Exception) -> str:
+    pillow = _pillow()
+    place = Path(path)
+    if isinstance(error, FileNotFoundError):
+        return "there is no such picture"
+    if isinstance(error, PermissionError):
+        return "may not be read (permission denied)"
+    if place.is_dir():
+        return "is a folder, not a picture"
+    if isinstance(error, pillow.DecompressionBombError):
+        return f"has more than {LARGEST / 1e6:.0f} million pixels"
+    if isinstance(error, MemoryError):
+        return "does not fit into memory"
+    try:
+        with open(place, "rb") as file:
+            head = file.read(64)
+    except OSError as other:
+        return f"cannot be read ({other.strerror})"
+    if not head:
+        return "is empty"
+    if isinstance(error, pillow.UnidentifiedImageError):
+        named = next((name for sign, name in _KINDS if re.match(sign, head, re.DOTALL | re.IGNORECASE)), None)
+        if named:
+            return f"is of a format that is not read here ({named})"
+        return "is no picture that can be read"
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return f"is no picture that can be read ({reason})"
+
+
+def _remedy(path: str | Path, error: Exception, remedy: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "make it first" if remedy == MADE_HERE else "correct the name, or put it there"
+    if isinstance(error, PermissionError):
+        return "change its permissions"
+    if Path(path).is_dir():
+        return "name a file"
+    if isinstance(error, _pillow().DecompressionBombError):
+        return "make it smaller"
+    return remedy

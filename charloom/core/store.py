@@ -1,0 +1,87 @@
+"""The content-addressed store behind the file targets.
+
+An entry is a file named by the digest of everything it depends on: ``<root>/<kind>/<key[:2]>/<key><suffix>``.
+It is published whole (temporary file, then ``os.replace``), read-only, and never changed afterwards, so
+a process may be killed at any moment and two processes may race for the same entry. Deleting the store
+costs time, nothing else. It knows nothing of what its entries mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from charloom.core import files
+
+LINK_FROM_BYTES = 4 * 2**20
+"""Larger entries are hard-linked into place; smaller ones are copied, so that an edit of the copy is harmless."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Store:
+    """Entries by kind and key below one folder, which is made when it is first written to."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, kind: str, key: str, suffix: str = "") -> Path:
+        """Where the entry lies, or would lie."""
+        for name in (kind, key):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot name a store entry")
+        return self.root / kind / key[:2] / f"{key}{suffix}"
+
+    def has(self, kind: str, key: str, suffix: str = "") -> bool:
+        """Whether the entry exists; entries are whole or absent, never partial."""
+        return self.path(kind, key, suffix).is_file()
+
+    def fetch(self, kind: str, key: str, suffix: str, output: str | Path) -> bool:
+        """Put the entry at ``output`` (replacing it at once and whole); False when there is no such entry.
+
+        The output gets the present time, because a build system reads an older file as out of date.
+        """
+        entry = self.path(kind, key, suffix)
+        output = Path(output)
+        if not entry.is_file():
+            return False
+        try:
+            with files.whole(output, sync=False) as temporary:
+                if entry.stat().st_size < LINK_FROM_BYTES or not _link(entry, temporary):
+                    shutil.copyfile(entry, temporary)
+                os.utime(temporary)
+        except FileNotFoundError:
+            return False  # the store was emptied under our hands: a miss like any other
+        return True
+
+    @contextlib.contextmanager
+    def put(self, kind: str, key: str, suffix: str = "") -> Iterator[Path]:
+        """Yield a temporary path to write to; it becomes the entry when the block ends without an error."""
+        with files.whole(self.path(kind, key, suffix), mode=0o444) as temporary:
+            yield temporary
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the lock ``name`` among all processes that use this store; released if the holder dies."""
+        from filelock import FileLock  # imported late: hits never need it
+
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a lock")
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            yield
+
+
+def _link(entry: Path, target: Path) -> bool:
+    try:
+        os.link(entry, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False  # another file system, or one without hard links
+    return True

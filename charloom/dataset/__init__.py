@@ -1,0 +1,1 @@
+"""From shots and pictures to a checked data set. Imports no torch."""

@@ -1,0 +1,90 @@
+"""Training sizes of an image: one bucket per resolution, cropped in the middle, never scaled up.
+
+The rule is ai-toolkit's (``toolkit/buckets.py``): sides are multiples of 16, the area is at most that of
+the resolution squared and of the image itself. Images so narrow that the rule leaves nothing lose their ends.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from charloom.core.errors import UserError
+
+MULTIPLE = 16
+"""Pixels per side must be a multiple of this: 8 from the VAE, 2 from the transformer's patches."""
+LONGEST = 8192
+"""Pixels of the longest side: the transformer has positions for 512 patches along each axis (``axes_lens``)."""
+LEAST_SHOWN = 0.5
+"""Share of an image that its bucket should show. What rounding to 16 pixels takes off is less, unless it is a strip."""
+
+
+def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
+    """(width, height) in pixels to train an image of ``width`` x ``height`` at.
+
+    Of the four roundings of the ideal sides, the one with the largest area that fits is taken; among equal
+    areas the one nearest to the image's aspect.
+
+    Raises:
+        UserError: the image is smaller than 16 pixels on a side.
+    """
+    if min(width, height) < MULTIPLE:
+        raise UserError(f"an image of {width}x{height} pixels is too small to train on; use a larger one")
+    area = min(width * height, resolution**2)
+    scale = math.sqrt(area / (width * height))
+    # The tolerance absorbs rounding: 128.0 must not become 127.99.
+    candidates = [
+        (w, h)
+        for w in _roundings(width * scale)
+        for h in _roundings(height * scale)
+        if w * h <= area and w <= width and h <= height and max(w, h) <= LONGEST
+    ]
+    if not candidates:
+        return _strip(width, height, width * scale, height * scale, area)
+    return max(candidates, key=lambda c: (c[0] * c[1], -abs(math.log(c[0] / c[1] * height / width))))
+
+
+def _strip(width: int, height: int, w: float, h: float, area: int) -> tuple[int, int]:
+    """A bucket for an image that is too narrow or too long for any rounding of the ideal sides (w, h)."""
+    short, long = sorted((w, h))
+    short = max(MULTIPLE, int(short) // MULTIPLE * MULTIPLE)
+    long = int(min(long, LONGEST, area // short)) // MULTIPLE * MULTIPLE
+    return (short, long) if width <= height else (long, short)
+
+
+def shown(width: int, height: int, size: tuple[int, int]) -> float:
+    """Share of an image that is seen in a bucket, the rest of it being cropped."""
+    left, top, right, bottom = cover_box(width, height, size)
+    return (right - left) * (bottom - top) / (width * height)
+
+
+def problem(width: int, height: int, resolutions: Sequence[int]) -> str | None:
+    """What is wrong with training an image at these resolutions, and what to do; None if nothing is."""
+    if min(width, height) < MULTIPLE:
+        return f"{width}x{height} is less than {MULTIPLE} pixels at an edge; use a larger image"
+    sizes = buckets(width, height, resolutions)
+    share, worst = min(((shown(width, height, size), size) for size in sizes), default=(1.0, None))
+    if share >= LEAST_SHOWN:
+        return None
+    return (
+        f"{width}x{height} is so narrow that only {share:.0%} of it would be seen at {worst[0]}x{worst[1]}; "
+        "crop it to what matters, or train it at larger resolutions"
+    )
+
+
+def buckets(width: int, height: int, resolutions: Sequence[int]) -> list[tuple[int, int]]:
+    """The distinct buckets of an image over all training resolutions, in ascending area."""
+    return sorted({bucket(width, height, r) for r in resolutions}, key=lambda size: size[0] * size[1])
+
+
+def cover_box(width: int, height: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The centred part (left, top, right, bottom) of an image that has the aspect of bucket ``size``."""
+    scale = max(size[0] / width, size[1] / height)
+    w, h = size[0] / scale, size[1] / scale
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+
+def _roundings(side: float) -> set[int]:
+    units = side / MULTIPLE
+    return {max(1, n) * MULTIPLE for n in (math.floor(units + 1e-6), math.ceil(units - 1e-6))}

@@ -1,0 +1,66 @@
+"""Captions: what varies is named, what is identity is left to the trigger.
+
+``<shot> of <trigger>, <identity line>, <view>, <pose>, <expression>, wearing <outfit>, <accessories>, <background>``.
+A hand-written file always wins over the grammar. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charloom.core import words
+from charloom.core.errors import UserError
+
+if TYPE_CHECKING:
+    from charloom.config.character import Character, Shot
+
+TIER_PHRASES = {
+    "close-up": "a close-up portrait photo",
+    "medium": "a medium shot photo",
+    "full-body": "a full body photo",
+}
+EYELESS_VIEWS = ("side profile", "seen from behind")
+"""Views in which the eyes, or their colour, cannot be made out."""
+
+
+def eyes_visible(shot: Shot) -> bool:
+    """Whether the image shows the colour of the eyes."""
+    covered = any("sunglasses" in item for item in shot.accessories) or "closed eyes" in shot.expression
+    return shot.view not in EYELESS_VIEWS and not covered
+
+
+def scene_phrases(shot: Shot) -> list[str]:
+    """Everything about the image but the person, in the order of the grammar; empty parts are left out."""
+    parts = [shot.view, shot.pose, shot.expression, f"wearing {shot.outfit}", *shot.accessories, shot.background]
+    return [part for part in parts if part]
+
+
+def caption(character: Character, shot: Shot) -> str:
+    """The caption of one image in one line."""
+    line = character.identity_full if eyes_visible(shot) else character.identity_hidden
+    identity = line.replace("{trigger}", character.trigger)
+    return ", ".join([f"{TIER_PHRASES[shot.tier]} of {identity}", *scene_phrases(shot)])
+
+
+def swapped(text: str, swap: tuple[str, str] | list[str]) -> str:
+    """The caption with another word in place of the trigger, wherever that stands as a word of its own."""
+    trigger, other = swap
+    return words.replace(text, trigger, other)
+
+
+def read(path: Path) -> str:
+    """A hand-written caption as one line; empty where the file holds no word.
+
+    Raises:
+        UserError: it is no UTF-8 text.
+    """
+    try:
+        return tidy(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+
+
+def tidy(text: str) -> str:
+    """A hand-written caption as one line without surplus white space."""
+    return " ".join(text.split())

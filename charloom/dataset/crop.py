@@ -1,0 +1,49 @@
+"""Cutting the generator's watermark off the right and bottom edges, without loss.
+
+Why it must be done: a mark in the same corner of every image is learnt before the face is. Knows Pillow, not torch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from charloom.core import pictures
+from charloom.core.errors import UserError
+from charloom.core.pictures import Picture
+
+
+def crop_file(
+    source: Path, target: Path, *, right: int = 150, bottom: int = 150, minimum: int = 1024
+) -> tuple[int, int]:
+    """Write ``source`` without its right and bottom pixels to ``target`` as a PNG; returns (width, height).
+
+    Upright, on white where it is transparent, in 8 bits of sRGB. The original is never touched, even if both are the
+    same file by mistake.
+
+    Raises:
+        UserError: not an image, or one that would be smaller than ``minimum`` pixels at an edge.
+    """
+    if target.exists() and source.exists() and os.path.samefile(source, target):
+        raise UserError(f"{source}: would be overwritten by its own crop; give another output")
+    made = cropped(pictures.read(source), source, right=right, bottom=bottom, minimum=minimum)
+    pictures.save_png(made, target)
+    return made.image.size
+
+
+def cropped(picture: Picture, name: str | Path, *, right: int, bottom: int, minimum: int) -> Picture:
+    """The picture without its right and bottom pixels; ``name`` is what errors call it.
+
+    Raises:
+        UserError: it would be smaller than ``minimum`` pixels at an edge.
+    """
+    image = picture.image
+    width, height = image.width - right, image.height - bottom
+    if min(width, height) < minimum:
+        cut = f" leaves {max(width, 0)}x{max(height, 0)} after the crop of {right} and {bottom} pixels,"
+        mark = ", or set crop: {right: 0, bottom: 0} if no image has a watermark"
+        raise UserError(
+            f"{name}: {image.width}x{image.height}{cut if right or bottom else ' is'} less than the minimum of "
+            f"{minimum}; use a larger image, lower crop.minimum{mark if right or bottom else ''}"
+        )
+    return Picture(image.crop((0, 0, width, height)), picture.notes)

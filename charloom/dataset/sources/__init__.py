@@ -1,0 +1,33 @@
+"""Where the images of a data set come from.
+
+A source is a module with four functions; ``shot`` is None for the neutral reference:
+
+* ``problems(character)``: lines ``key: what is wrong; what to do``, found without opening an image. They count only
+  when images are really needed: the prompt sheet is made before there are any.
+* ``inputs(character, shot)``: paths of the files that the image is made from
+* ``settings(character, shot)``: plain values that decide how the image looks
+* ``make(settings, inputs, output)``: write the image as a PNG
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from charloom.config.character import Character
+
+NAMES = ("paperdoll", "folder")
+
+
+def get(name: str) -> ModuleType:
+    """The source called ``name``."""
+    if name not in NAMES:
+        raise ValueError(f"no image source {name!r}")
+    return import_module(f"charloom.dataset.sources.{name}")
+
+
+def problems(character: Character) -> list[str]:
+    """What stands in the way of the character's source."""
+    return get(character.source).problems(character)

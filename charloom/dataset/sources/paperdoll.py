@@ -1,0 +1,110 @@
+"""The embedded renderer: drawn people at 2048² with a watermark in the corner, as closed generators deliver them.
+
+The phrases of a shot are read by the language of the paper-doll world; a phrase that it cannot draw is
+a mistake in the character file, found before anything runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charloom.core.versions import RECIPES
+from charloom.dataset.captions import TIER_PHRASES
+from charloom.paperdoll import attributes, language
+
+if TYPE_CHECKING:
+    from charloom.config.character import Character, Shot
+
+SIZE = 2048
+FRAME = 1898 / 2048
+"""Composed for what is left after the default crop of 150 pixels, or the feet would go with the watermark."""
+NEUTRAL = "a close-up portrait photo, frontal view, neutral expression, wearing a white t-shirt"
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "view": ("view",),
+    "pose": ("arms", "stance"),
+    "expression": ("expression",),
+    "outfit": ("outfit",),
+    "accessories": ("earrings", "necklace", "glasses", "hat"),
+    "background": ("background",),
+}
+
+
+def problems(character: Character) -> list[str]:
+    """Identity values and phrases that the paper doll does not know."""
+    lines = []
+    for key, value in character.doll.items():
+        if key not in attributes.IDENTITY_VALUES:
+            lines.append(f"doll.{key}: unknown key; {_choices(key, tuple(attributes.IDENTITY_VALUES))}")
+        elif value not in attributes.IDENTITY_VALUES[key]:
+            lines.append(f"doll.{key}: cannot be '{value}'; {_choices(value, attributes.IDENTITY_VALUES[key])}")
+    missing = [key for key in attributes.IDENTITY_VALUES if key not in character.doll]
+    if missing:
+        lines.append(f"doll: {', '.join(missing)} missing; images.source paperdoll needs the whole person")
+    for shot in character.shots:
+        for field in _FIELDS:
+            value = getattr(shot, field)
+            for phrase in value if isinstance(value, tuple) else (value,):
+                lines += [f"shots.{shot.name}.{field}: {line}" for line in _undrawable(field, phrase)]
+    return lines
+
+
+def _undrawable(field: str, phrase: str) -> list[str]:
+    if not phrase:
+        return []
+    found = language.parse(phrase)
+    wanted = _FIELDS[field]
+    if not any(key in found for key in wanted):
+        values = tuple(value for key in wanted for value in attributes.SCENE_VALUES[key] if value != "none")
+        return [f"the paper doll cannot draw '{phrase}'; {_choices(phrase, values)}"]
+    if field == "outfit" and "color" not in found:
+        return [f"'{phrase}' has no colour that can be drawn; {_choices(phrase, attributes.COLOR)}"]
+    return []
+
+
+def _choices(word: str, allowed: tuple[str, ...]) -> str:
+    words = word.lower().split()
+    # "a beige panzuit": the garment is at the end, so shorter and shorter tails are tried.
+    tails = (" ".join(words[start:]) for start in range(len(words)))
+    close = next((found for tail in tails if (found := difflib.get_close_matches(tail, allowed, n=1, cutoff=0.7))), [])
+    return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(allowed)}"
+
+
+def inputs(character: Character, shot: Shot | None) -> list[str]:
+    """Drawn from nothing but settings; a shot names the reference, because a new reference means new images."""
+    return [f"results/{character.id}/reference.png"] if shot else []
+
+
+def scene(shot: Shot) -> attributes.Scene:
+    """What the phrases of ``shot`` say."""
+    parts = [TIER_PHRASES[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
+    return language.scene_from(", ".join([*parts, shot.background]))
+
+
+def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
+    """Identity, scene, size and seed; words that mean the same scene give the same settings."""
+    picture = scene(shot) if shot else language.scene_from(f"{NEUTRAL}, {character.concept}")
+    return {
+        "identity": dict(character.doll),
+        "scene": {key: getattr(picture, key) for key in attributes.SCENE_VALUES},
+        "size": SIZE,
+        "seed": zlib.crc32(shot.name.encode()) if shot else 0,
+        "recipe": RECIPES["source"],
+    }
+
+
+def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
+    """Draw the image and stamp the watermark of a closed generator on it."""
+    from charloom.paperdoll import draw
+
+    image = draw.draw(
+        attributes.Identity(**settings["identity"]),
+        attributes.Scene(**settings["scene"]),
+        size=settings["size"],
+        seed=settings["seed"],
+        frame=FRAME,
+    )
+    draw.stamp_watermark(image).save(output, format="PNG", compress_level=4)

@@ -1,0 +1,153 @@
+"""Job files of ai-toolkit as character files.
+
+Every key of the job is either understood or named with the reason why it is not; nothing is dropped in silence, and
+nothing is made up: a picture without a caption stays without one. Writes nothing (see ``cli``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from charloom.config import scaffold, schema
+from charloom.core.errors import UserError
+from charloom.interop.aitoolkit import job as aitoolkit_job
+from charloom.interop.aitoolkit import recipe, samples, sets
+from charloom.interop.aitoolkit.job import Job
+
+_ORDER = ("name", "trigger", "concept", "appearance", "identity_line", "images", "shots", "crop", "datasets",
+          "sample_prompts", "base", "recipe")  # fmt: skip
+
+
+@dataclass
+class Imported:
+    """A character file in the making, and what became of every key of the job."""
+
+    id: str
+    character: dict[str, Any]
+    captions: dict[str, str] = field(default_factory=dict)
+    """Shot name to caption, for ``config/captions/<id>/``; a caption that was written by hand wins."""
+    understood: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
+    todo: list[str] = field(default_factory=list)
+
+
+def read(path: Path, root: Path = Path("."), name: str | None = None) -> Imported:
+    """The character in the job file ``path``.
+
+    Args:
+        path: a job YAML of ai-toolkit, ``job: extension``.
+        root: the workflow's folder, whose ``config/bases`` are looked through for the model.
+        name: name of the character file; by default the name of the job.
+
+    Raises:
+        UserError: the file is no such job, or its name makes no file name.
+    """
+    job, title = aitoolkit_job.load(path)
+    slug = re.sub(r"[^a-z0-9_-]+", "-", title.lower()).strip("-_")[:40]
+    if not (name or slug):
+        raise UserError(f"{path}: config.name: '{title}' makes no name of a file; give one with --name")
+    id = scaffold.check_name(name or slug)
+    trigger = _trigger(job, id)
+    base, adapter, ours = recipe.base(job, root)
+    knobs = recipe.Knobs(job, ours)
+    sets.own(job, knobs)
+    recipe.read(knobs)
+    if adapter:
+        knobs.put("training_adapter", adapter)
+    folder = sets.place(job, job.prefix(job.own), path)
+    default = knobs.recipe.get("data", {}).get("default_caption", "")
+    shots, captions = sets.shots(job, folder, trigger, default)
+    if not shots:
+        # A plan in their place, so that the file can be read.
+        where = f"there are no images in {folder}" if folder else "the job names no folder"
+        remedy = "put them there and import again, or name them as in config/plans/portrait-30.yaml, which stands in"
+        job.todo.append(f"images.path: {where}; {remedy}")
+    character = {
+        "name": title[:60],
+        "trigger": trigger,
+        "appearance": "the character of the images",
+        "identity_line": {"full": "{trigger}", "eyes_hidden": "{trigger}"},
+        "images": {"source": "folder", "path": folder or f"resources/characters/{id}"},
+        "shots": shots or "portrait-30",
+        # ai-toolkit trains on images that are cropped already.
+        "crop": {"right": 0, "bottom": 0},
+        "datasets": sets.further(job, knobs, path, trigger),
+        "sample_prompts": samples.read(job, trigger, {**ours["sample"], **knobs.recipe.get("sample", {})}),
+        "base": base,
+        "recipe": knobs.recipe,
+    }
+    if shots:
+        character["images"]["count"] = len(shots)
+    character = {key: character[key] for key in _ORDER if character.get(key) is not None and character.get(key) != []}
+    _fit(character, job)
+    if network := character["recipe"].get("network"):
+        network["alpha"] = float(network.get("rank", ours["network"]["rank"]))
+    job.account()
+    return Imported(id, character, captions, job.understood, job.ignored, list(dict.fromkeys(job.todo)))
+
+
+def _trigger(job: Job, id: str) -> str:
+    """The job's trigger word if it can be one here, else another."""
+    word = job.take("trigger_word", str, "")
+    for index in range(len(job.sets)):
+        own = job.take(f"{job.prefix(index)}.trigger_word", str)
+        if own and not word and index == job.own:
+            word = own
+        elif own and own != word:
+            job.refuse(f"{job.prefix(index)}.trigger_word", "a character has one trigger")
+    job.trigger_word = word
+    if re.fullmatch(r"[A-Za-z0-9]{2,20}", word):
+        return word
+    guess = scaffold.trigger_for(id)
+    if word:
+        said = f"'{word}' has other characters than letters and digits, or more than 20; {guess} takes its place"
+    else:
+        said = f"the job has none; {guess} was put in, and your captions must have it"
+    job.todo.append(f"trigger: {said}")
+    return guess
+
+
+def _fit(character: dict[str, Any], job: Job) -> None:
+    """Bring what charloom cannot take to the next value that it can, or take it out; each with a line."""
+    from jsonschema import Draft202012Validator
+
+    validator = Draft202012Validator(schema.load_schema("character"))
+    for _ in range(3):
+        for error in [error for found in validator.iter_errors(character) for error in schema.causes(found)]:
+            *groups, last = error.absolute_path
+            node: Any = character
+            for group in groups:
+                node = node[group]
+            value, limit, rule = node[last], error.validator_value, error.validator
+            if rule in ("minimum", "maximum"):
+                node[last] = limit
+            elif rule == "multipleOf":
+                node[last] = max(limit, int(value // limit) * limit)
+            elif rule == "uniqueItems":
+                node[last] = sorted(set(value))
+                continue
+            elif isinstance(last, str) and groups:
+                del node[last]
+            else:
+                continue
+            done = f"{node[last]} was put in" if isinstance(last, int) or last in node else "it was left out"
+            allowed = f"{'at least' if rule == 'minimum' else 'at most'} {limit}"
+            said = {"minimum": allowed, "maximum": allowed, "multipleOf": f"multiples of {limit}"}.get(
+                rule, error.message
+            )
+            job.todo.append(f"{schema.dotted(error.absolute_path)}: {value} is not possible ({said}); {done}")
+
+
+def character_yaml(imported: Imported, source: Path) -> str:
+    """The character file as text, with what is left to do on top."""
+    head = [f"# Imported from {source.name}. Every key: config/schemas/character.schema.yaml"]
+    head += [f"# To do: {line}" for line in imported.todo]
+    if isinstance(imported.character["shots"], list):
+        head.append("# appearance and identity_line are not used: every shot is described by its own caption.")
+    body = yaml.safe_dump(imported.character, sort_keys=False, allow_unicode=True, width=110)
+    return "\n".join(head) + "\n" + body

@@ -1,0 +1,402 @@
+"""The recipe of an ai-toolkit job, with ai-toolkit's defaults where the job leaves a knob open.
+
+What a key does is taken from ai-toolkit's code (August 2026), not from its name. Knows the knobs of both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from charloom.config import schema
+from charloom.interop.aitoolkit.job import Job
+
+_OPTIMIZERS = {"adamw8bit": "adamw8bit", "adamw": "adamw", "adafactor": "adafactor", "prodigy": "prodigy",
+               "prodigyopt": "prodigy", "lion": "lion"}  # fmt: skip
+_ALMOST = {"lion8bit": "lion", "prodigy8bit": "prodigy", "adamw8": "adamw8bit"}
+"""Optimisers that are here with another precision of their state."""
+_WEIGHT_DECAY = {"adamw8bit": 0.01, "adamw": 0.01, "adafactor": 0.0, "prodigy": 0.0, "lion": 0.0}
+"""What the optimisers take that ai-toolkit calls, where the job names no weight decay."""
+_PRODIGY_LR = 0.1
+"""A rate below it is taken for one of another optimiser and becomes 1."""
+_SCHEDULES = ("constant", "constant_with_warmup", "cosine")
+_TIMESTEPS = {"sigmoid": "sigmoid", "linear": "linear", "weighted": "weighted", "shift": "shift",
+              "flux_shift": "shift", "lumina2_shift": "shift"}  # fmt: skip
+"""The shifts differ in nothing for this model, whose schedule is not dynamic."""
+_BIAS = {"balanced": "balanced", "content": "high_noise", "high_noise": "high_noise", "style": "low_noise",
+         "low_noise": "low_noise"}  # fmt: skip
+_OTHER_LOSSES = ("wavelet", "stepped", "mean_flow", "pixelspace")
+_FLOAT8 = ("qfloat8", "float8")
+_PRECISION = {"qint8": "int8", "uint8": "int8", "int8": "int8", "qint4": "nf4", "uint4": "nf4", "int4": "nf4",
+              "nf4": "nf4"}  # fmt: skip
+_DTYPES = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16", "fp32": "fp32", "float32": "fp32",
+           "float": "fp32"}  # fmt: skip
+_FULL_RANK = 512
+"""The largest rank of the schema; blocks of up to 1,024 are whole with it."""
+
+
+def whole(value: Any) -> int:
+    """A whole number, also out of ``3e3``."""
+    return int(float(value))
+
+
+class Knobs:
+    """The recipe in the making; of ai-toolkit's defaults only those are kept that differ from charloom's.
+
+    ``ours`` is the recipe that holds where the job says nothing: the schema's, with that of the base over it.
+    """
+
+    def __init__(self, job: Job, ours: Mapping[str, Any]) -> None:
+        self.job, self.ours = job, ours
+        self.recipe: dict[str, Any] = {}
+        self.open: dict[str, Any] = {}
+
+    def put(self, target: str, value: Any) -> None:
+        """Set a knob, ``train.lr``."""
+        *groups, last = target.split(".")
+        node = self.recipe
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = value
+        self.open.pop(target, None)
+
+    def default(self, target: str, value: Any) -> None:
+        """Set a knob that the job leaves open, if charloom would take something else."""
+        node: Any = self.ours
+        for part in target.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node != value:
+            self.put(target, value)
+            self.open[target] = value
+
+    def take(self, target: str, key: str, convert: Callable[[Any], Any], default: Any = None) -> Any:
+        """Set a knob to what a key says, or to ai-toolkit's default (None: it has none that matters)."""
+        value = self.job.take(key, convert)
+        if value is not None:
+            self.put(target, value)
+        elif default is not None:
+            self.default(target, default)
+        return default if value is None else value
+
+    def choose(self, target: str, key: str, known: Mapping[str, str], default: str | None = None) -> None:
+        """The same for one word out of several; another word is reported."""
+        word = self.job.take(key, lambda value: str(value).lower())
+        if word in known:
+            self.put(target, known[word])
+        elif word is not None:
+            self.job.refuse(key, f"{word} is not supported ({', '.join(known)}); {target} keeps its default")
+        elif default is not None:
+            self.default(target, default)
+
+
+def read(knobs: Knobs) -> None:
+    """The knobs of a job, but for those of its data sets (see ``aitoolkit_sets``)."""
+    job = knobs.job
+    _network(knobs)
+    _quantization(knobs)
+    _training(knobs)
+    _preservation(knobs)
+    _saving(knobs)
+    if knobs.open:
+        said = ", ".join(f"{key} {value}" for key, value in knobs.open.items())
+        job.todo.append(f"recipe: the job leaves open what ai-toolkit has other defaults for; they were put in: {said}")
+
+
+def _network(knobs: Knobs) -> None:
+    job = knobs.job
+    if not job.has("network"):
+        job.todo.append("recipe.network: the job has none and trains the whole model; this file trains a LoRA")
+        return
+    knobs.choose("network.type", "network.type", {kind: kind for kind in ("lora", "lokr", "dora")}, "lora")
+    kind = knobs.recipe.get("network", {}).get("type", "lora")
+    # ai-toolkit prefers the older name.
+    older, linear = job.take("network.rank", whole), job.take("network.linear", whole)
+    rank = older or linear or 4
+    full = job.take("network.lokr_full_rank", bool, True)
+    if kind == "lokr" and full:
+        rank = _FULL_RANK
+        job.todo.append(
+            f"recipe.network.rank: the job's LoKr has full rank; {rank} was put in, which is that for blocks of up to "
+            f"{2 * rank}, so always with lokr_factor -1"
+        )
+    if knobs.ours["network"]["rank"] != rank or older or linear:
+        knobs.put("network.rank", rank)
+    for key in ("network.alpha", "network.linear_alpha"):
+        if job.take(key, float) not in (None, rank) and not (kind == "lokr" and full):
+            job.refuse(key, f"ai-toolkit itself scales by 1 for this model, whatever alpha is; {rank} was put in")
+    # After the rank has been made to fit, alpha follows it (see aitoolkit.read).
+    knobs.put("network.alpha", float(rank))
+    if kind == "lokr":
+        knobs.take("network.lokr_factor", "network.lokr_factor", whole, -1)
+        if job.take("network.dropout", float):
+            job.refuse("network.dropout", "ai-toolkit itself has no dropout for LoKr")
+    else:
+        job.take("network.lokr_factor")
+        knobs.take("network.dropout", "network.dropout", float, 0.0)
+
+
+def _quantization(knobs: Knobs) -> None:
+    """``quantize`` and ``qtype``; the text encoder follows the transformer unless it is named."""
+    job = knobs.job
+    if not job.has("model"):
+        return
+    transformer = job.take("model.quantize", bool, False)
+    encoder = job.take("model.quantize_te", bool, transformer)
+    for part, wanted, key in (("transformer", transformer, "qtype"), ("text_encoder", encoder, "qtype_te")):
+        kind = job.take(f"model.{key}", lambda value: str(value).lower(), "qfloat8").partition("|")[0]
+        named = part == "text_encoder" and "model.quantize_te" in job.values
+        known = "float8" if kind in _FLOAT8 else _PRECISION.get(kind)
+        if wanted and known is None:
+            job.refuse(f"model.{key}", f"{kind} is not supported; float8 is used")
+        elif wanted and known == "nf4" != kind:
+            job.todo.append(f"recipe.quantization.{part}: {kind} is not here; nf4, the format of four bits, was put in")
+        value = (known or "float8") if wanted else "bf16"
+        given = job.values.get("model.quantize_te" if named else "model.quantize")
+        put = knobs.default if given is None else knobs.put
+        put(f"quantization.{part}", value)
+    knobs.take("low_vram", "model.low_vram", bool, False)
+    older = job.take("model.auto_memory", bool, False)
+    knobs.take("layer_offloading", "model.layer_offloading", bool, older)
+
+
+def _training(knobs: Knobs) -> None:
+    job = knobs.job
+    steps = knobs.take("train.steps", "train.steps", whole, 1000)
+    knobs.take("train.batch_size", "train.batch_size", whole, 1)
+    _accumulation(knobs, steps)
+    _optimizer(knobs)
+    _schedule(knobs, steps)
+    if not knobs.take("train.max_grad_norm", "train.max_grad_norm", float, 1.0):
+        # There every gradient is scaled to nothing; here it would mean that nothing is clipped.
+        del knobs.recipe["train"]["max_grad_norm"]
+        knobs.job.refuse("train.max_grad_norm", "0 keeps ai-toolkit from learning anything; gradients are clipped to 1")
+    knobs.choose("train.timestep_type", "train.timestep_type", _TIMESTEPS, "sigmoid")
+    if "train.content_or_style" in job.values:
+        knobs.choose("train.timestep_bias", "train.content_or_style", _BIAS, "balanced")
+        if job.values.get("train.timestep_bias") is not None:
+            job.refuse("train.timestep_bias", "ai-toolkit itself reads train.content_or_style")
+    else:
+        knobs.choose("train.timestep_bias", "train.timestep_bias", _BIAS, "balanced")
+        if knobs.recipe["train"].get("timestep_bias", "balanced") != "balanced":
+            job.todo.append(
+                "recipe.train.timestep_bias: ai-toolkit itself reads train.content_or_style and has trained balanced"
+            )
+    _loss(knobs)
+    knobs.take("train.seed", "train.seed", whole)
+    knobs.take("train.seed", "training_seed", whole)
+    precision = {name: kind for name, kind in _DTYPES.items() if kind != "fp16"}
+    knobs.choose("train.dtype", "train.dtype", precision, "fp32")
+    on = job.take("train.ema_config.use_ema", bool, False)
+    decay = job.take("train.ema_config.ema_decay", float, 0.999)
+    if on:
+        knobs.put("train.ema", {"decay": decay})
+    else:
+        knobs.default("train.ema", False)
+    for key, usual in (("use_feedback", False), ("param_multiplier", 1.0)):
+        if on and job.take(f"train.ema_config.{key}", float, usual) != usual:
+            job.refuse(f"train.ema_config.{key}", "not supported")
+
+
+def _accumulation(knobs: Knobs, steps: int) -> None:
+    job = knobs.job
+    knobs.take("train.gradient_accumulation", "train.gradient_accumulation", whole, 1)
+    older = job.take("train.gradient_accumulation_steps", whole, 1)
+    if older != 1:
+        knobs.put("train.gradient_accumulation", max(older, 1))
+        many = f"its {steps} steps are {-(-steps // older)} updates" if older > 1 else "and -1 is an update an epoch"
+        job.todo.append(
+            f"recipe.train.steps: with gradient_accumulation_steps ai-toolkit counts forward passes, {many}; "
+            f"charloom counts updates, so lower train.steps, save.every and sample.every"
+        )
+
+
+def _optimizer(knobs: Knobs) -> None:
+    job = knobs.job
+    word = job.take("train.optimizer", lambda value: str(value).lower())
+    if word in _ALMOST:
+        job.todo.append(f"recipe.train.optimizer: {word} is not here; {_ALMOST[word]}, which is next to it, was put in")
+    known = {**_OPTIMIZERS, **_ALMOST}
+    if word in known or word is None:
+        knobs.choose("train.optimizer", "train.optimizer", known, "adamw")
+        name = known[word or "adamw"]
+    else:
+        name = knobs.ours["train"]["optimizer"]
+        job.refuse("train.optimizer", f"{word} is not supported; {name} is used, so look at train.lr too")
+    rate = job.take("train.lr", float)
+    if name == "prodigy" and (rate is None or rate < _PRODIGY_LR):
+        knobs.put("train.lr", 1.0)
+        if rate is not None:
+            job.todo.append(
+                f"recipe.train.lr: {rate} is no rate for prodigy; 1 was put in, which ai-toolkit takes instead"
+            )
+    elif rate is not None:
+        knobs.put("train.lr", rate)
+    else:
+        knobs.default("train.lr", 1e-6)
+    misplaced = job.take("train.weight_decay", float)
+    decay = job.take("train.optimizer_params.weight_decay", float)
+    if decay is not None and misplaced is not None:
+        job.refuse("train.weight_decay", "ai-toolkit itself reads train.optimizer_params.weight_decay")
+    elif misplaced is not None:
+        decay = misplaced
+        job.todo.append(
+            f"recipe.train.weight_decay: ai-toolkit reads it below train.optimizer_params alone, and has taken "
+            f"{_WEIGHT_DECAY[name]}; {decay}, which the job says, was put in"
+        )
+    if decay is None:
+        knobs.default("train.weight_decay", _WEIGHT_DECAY[name])
+    else:
+        knobs.put("train.weight_decay", decay)
+    for key in [key for key in job.values if key.startswith("train.optimizer_params.")]:
+        if not key.endswith(".weight_decay"):
+            job.refuse(key, "only weight_decay is taken from it")
+
+
+def _schedule(knobs: Knobs, steps: int) -> None:
+    job = knobs.job
+    word = job.take("train.lr_scheduler", lambda value: str(value).lower(), "constant")
+    below = "train.lr_scheduler_params"
+    understood = []
+    if word in _SCHEDULES:
+        put = knobs.put if "train.lr_scheduler" in job.values else knobs.default
+        put("train.lr_scheduler", word.partition("_")[0])
+        if word == "constant_with_warmup":
+            warmup = job.take(f"{below}.num_warmup_steps", whole, 1000)
+            understood.append(f"{below}.num_warmup_steps")
+            knobs.put("train.warmup_steps", min(warmup, steps))
+            if warmup > steps:
+                job.todo.append(
+                    f"recipe.train.warmup_steps: {warmup} is more than the {steps} steps; {steps} was put in"
+                )
+        else:
+            knobs.default("train.warmup_steps", 0)
+    else:
+        what = "rises from a third to the whole rate in ai-toolkit" if word == "linear" else "is not supported"
+        kept = knobs.ours["train"]["lr_scheduler"]
+        job.refuse("train.lr_scheduler", f"{word} {what}; train.lr_scheduler keeps its default, {kept}")
+    for key in [key for key in job.values if key.startswith(f"{below}.") and key not in understood]:
+        neutral = 1 if key.endswith(".factor") else 0 if key.endswith(".eta_min") else None
+        if neutral is not None and job.take(key, float) == neutral:
+            continue
+        if not key.endswith(".total_iters"):  # which ai-toolkit overwrites with the steps
+            job.refuse(key, f"the schedule {word} has no such parameter here")
+        else:
+            job.take(key)
+
+
+def _loss(knobs: Knobs) -> None:
+    job = knobs.job
+    word = job.take("train.loss_type", str)
+    if word is None:
+        knobs.default("train.loss", "mse")
+    elif word in _OTHER_LOSSES:
+        job.refuse("train.loss_type", f"{word} is not supported; train.loss keeps its default")
+    else:
+        knobs.put("train.loss", {"mae": "mae", "pseudo_huber": "huber"}.get(word, "mse"))
+        if word not in ("mse", "mae", "pseudo_huber"):
+            what = "the Huber loss is called pseudo_huber there" if word == "huber" else "it does not know the word"
+            job.todo.append(
+                f"recipe.train.loss: for loss_type {word} ai-toolkit takes mse ({what}), and mse was put in"
+            )
+
+
+def _preservation(knobs: Knobs) -> None:
+    job = knobs.job
+    group = "train.preservation.differential"
+    on = knobs.take(f"{group}.enabled", "train.diff_output_preservation", bool, False)
+    knobs.take(f"{group}.multiplier", "train.diff_output_preservation_multiplier", float, 1.0 if on else None)
+    word = job.take("train.diff_output_preservation_class", lambda value: " ".join(str(value).split()))
+    if word:
+        knobs.put(f"{group}.class", word)
+    elif on:
+        kept = knobs.ours["train"]["preservation"]["differential"]["class"]
+        job.todo.append(
+            f"recipe.{group}.class: the job names none; write what the character is one of, else it is {kept}"
+        )
+    group = "train.preservation.blank"
+    blank = knobs.take(f"{group}.enabled", "train.blank_prompt_preservation", bool, False)
+    knobs.take(f"{group}.multiplier", "train.blank_prompt_preservation_multiplier", float, 1.0 if blank else None)
+    if on and blank:
+        # With both on, ai-toolkit takes the first.
+        knobs.put(f"{group}.enabled", False)
+        why = "ai-toolkit takes the former, so the latter was switched off"
+        job.todo.append(f"recipe.train.preservation: differential and blank are both on; {why}")
+
+
+def _saving(knobs: Knobs) -> None:
+    job = knobs.job
+    steps = knobs.recipe.get("train", {}).get("steps", knobs.ours["train"]["steps"])
+    knobs.choose("save.dtype", "save.dtype", _DTYPES, "fp16")
+    # 0 is never, where the last step is saved all the same.
+    every = knobs.take("save.every", "save.save_every", lambda value: whole(value) or steps, 1000)
+    knobs.take("save.keep", "save.max_step_saves_to_keep", lambda value: whole(value) or "all", 5)
+    for place in ("train", "sample"):
+        default = False if place == "train" and job.has("sample") else None
+        for key in ("skip_first", "force_first"):
+            knobs.take(f"sample.{key}", f"{place}.{key}_sample", bool, default)
+        knobs.take("sample.disable", f"{place}.disable_sampling", bool, default)
+    if not job.has("sample"):
+        return
+    sampled = knobs.take("sample.every", "sample.sample_every", lambda value: whole(value) or steps, 100)
+    knobs.take("sample.steps", "sample.sample_steps", whole, 20)
+    # Below 1 there is no guidance in ai-toolkit either.
+    knobs.take("sample.guidance", "sample.guidance_scale", lambda value: max(1.0, float(value)), 7.0)
+    knobs.take("sample.width", "sample.width", whole, 512)
+    knobs.take("sample.height", "sample.height", whole, 512)
+    knobs.take("sample.walk_seed", "sample.walk_seed", bool, False)
+    seed = job.take("sample.seed", whole, 0)
+    if seed >= 0:
+        (knobs.put if job.values.get("sample.seed") is not None else knobs.default)("sample.seed", seed)
+    else:
+        kept = knobs.ours["sample"]["seed"]
+        job.todo.append(
+            f"recipe.sample.seed: {seed} draws another seed each time; previews are to be compared, so {kept}"
+        )
+    every, sampled = max(every, 1), max(sampled, 1)
+    if sampled % every:
+        rounded = -(-sampled // every) * every
+        knobs.put("sample.every", rounded)
+        why = f"{sampled} is no multiple of save.every {every}, and only saved steps are sampled; {rounded} was put in"
+        job.todo.append(f"recipe.sample.every: {why}")
+
+
+def base(job: Job, root: Path) -> tuple[str | None, str | None, dict[str, Any]]:
+    """(base file whose model the job names, training adapter, recipe that holds where the job says nothing)."""
+    model = job.take("model.name_or_path", str)
+    known = {path.stem: schema.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
+    found = next(
+        (name for name, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None
+    )
+    if model and not found:
+        job.refuse("model.name_or_path", "no file of config/bases/ has it; config/config.yaml decides")
+        job.todo.append(f"base: no file of config/bases/ has {model}; write one and name it")
+    arch = job.take("model.arch", str, "")
+    if arch and not re.match(r"z_?-?image", arch.lower()):
+        job.refuse("model.arch", f"{arch} is not possible: only Z-Image is trained")
+    project = schema.read_yaml(root / "config" / "config.yaml") if (root / "config" / "config.yaml").is_file() else {}
+    own = known.get(found or project.get("base", ""), {})
+    layers = [file.get("recipe") or {} for file in (own, project)]
+    ours = schema.merge(schema.defaults(schema.load_schema("recipe")), *layers)
+    return found, _adapter(job, model), ours
+
+
+def _adapter(job: Job, model: str | None) -> str | None:
+    lora = job.take("model.assistant_lora_path", str)
+    older = job.take("model.adapter_path", str)
+    if older and lora:
+        job.refuse("model.adapter_path", "ai-toolkit itself reads model.assistant_lora_path")
+    elif older:
+        job.todo.append(
+            "recipe.training_adapter: ai-toolkit reads model.assistant_lora_path, not adapter_path; is it right?"
+        )
+    if adapter := lora or older:
+        version = "v2" if re.search(r"v2\b|_v2", adapter) else "v1"
+        if not re.search(r"v[12]\b|_v[12]", adapter):
+            job.todo.append(f"recipe.training_adapter: {adapter} names no version; {version} was put in")
+        return version
+    if not model:
+        return None
+    job.todo.append("recipe.training_adapter: the job has none; on a distilled base set it to v1")
+    return "none"

@@ -1,0 +1,172 @@
+"""The sample prompts of an ai-toolkit job: text, and the flags that ai-toolkit reads out of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from charloom.config import scaffold
+from charloom.interop.aitoolkit.job import Job
+from charloom.interop.aitoolkit.recipe import whole
+
+_FLAGS = {"w": "width", "h": "height", "d": "seed", "seed": "seed", "m": "network_multiplier",
+          "network_multiplier": "network_multiplier", "n": "neg", "l": "guidance_scale", "cfg": "guidance_scale",
+          "s": "sample_steps", "steps": "sample_steps"}  # fmt: skip
+"""What a flag in a prompt says, in the words of a sample's keys."""
+_OURS = {"width": ("width", whole), "height": ("height", whole), "network_multiplier": ("scale", float)}
+_SHARED = {"neg": "", "guidance_scale": 7.0, "sample_steps": 20}
+"""What all previews of ours have in common, and ai-toolkit's default."""
+_PICTURES_ONLY = ("fps", "num_frames", "ctrl_idx")
+_ALONE = "previews have width, height, seed and scale of their own only"
+MOST = 99
+
+
+def split(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """A prompt without its flags, and these as (flag, value); a value ends where the next flag begins."""
+    words, *flags = text.strip().split("--")
+    found = [(flag.split(" ")[0].strip(), flag) for flag in flags]
+    return words.strip(), [(name, flag[len(name) :].strip()) for name, flag in found]
+
+
+def read(job: Job, trigger: str, recipe: Mapping[str, Any]) -> list[Any]:
+    """The prompts of a job as ``sample_prompts``, with ``{trigger}`` where they have the trigger.
+
+    Args:
+        job: the job; what becomes of its keys is noted in it.
+        trigger: the trigger of the character file, which stands for the job's trigger word.
+        recipe: the knobs of the previews, the job's over ours.
+    """
+    entries = _entries(job)
+    shared = job.take("sample.network_multiplier", float, 1.0)
+    guided, walk = recipe["guidance"] > 1, recipe["walk_seed"]
+    if job.take("sample.neg", lambda value: str(value) if value else "") and guided:
+        job.refuse("sample.neg", "guidance leads away from the empty prompt; there are no negative prompts")
+    prompts: list[Any] = []
+    current = start = job.take("sample.seed", whole, 0)
+    for where, entry in entries:
+        words, flags = split(str(entry.get("prompt") or ""))
+        index = len(prompts)
+        if not words or index == MOST:
+            _leave_out(job, where, entry, "has no text" if not words else f"only {MOST} prompts are possible")
+            continue
+        own = _own(job, where, entry, flags, guided)
+        # A sample's own seed holds for the next ones too, unless the seed walks.
+        named = "seed" in own or (current != start and not walk)
+        current = own.pop("seed", start + index if walk else current)
+        named = named or "flag" in own
+        seed = own.pop("flag", current)
+        if shared != 1:
+            own.setdefault("scale", shared)
+        if seed < 0:
+            if named:
+                job.todo.append(f"sample_prompts[{index + 1}].seed: {seed} draws another seed each time; left out")
+        elif (named or start >= 0) and seed != recipe["seed"] + index * walk:
+            own["seed"] = seed
+        text = _with_trigger(job, words, trigger, index + 1)
+        prompts.append({"prompt": text, **own} if own else text)
+    if not prompts:
+        job.todo.append("sample_prompts: the job has none; those of charloom new were put in")
+    elif not any("{trigger}" in str(prompt) for prompt in prompts):
+        job.todo.append("sample_prompts: none of the job has the trigger; one of charloom new was added")
+        # At the end, where it moves nobody's seed.
+        prompts = [*prompts[: MOST - 1], scaffold.PROMPTS[0]]
+    return prompts or list(scaffold.PROMPTS)
+
+
+def _entries(job: Job) -> list[tuple[str, dict[str, Any]]]:
+    """The samples of a job by the names of their keys; ``samples`` counts rather than ``prompts``."""
+    sample = job.tree.get("sample")
+    sample = sample if isinstance(sample, dict) else {}
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for group in ("prompts", "samples"):
+        entries = sample.get(group)
+        key = f"sample.{group}"
+        if not isinstance(entries, list):
+            if entries is not None:
+                job.refuse(key, "is no list; write each prompt with a - in front")
+            job.take(key)
+            continue
+        job.take(key)
+        found[group] = []
+        for number, entry in enumerate(entries, 1):
+            where = f"{key}[{number}]"
+            job.take(where)
+            job.take(f"{where}.prompt")
+            found[group].append((where, dict(entry) if isinstance(entry, dict) else {"prompt": entry}))
+    if found.get("samples") and found.get("prompts"):
+        why = "ai-toolkit itself reads sample.samples where both are there"
+        if "sample.prompts" in job.values:
+            job.refuse("sample.prompts", why)
+        else:
+            for where, entry in found["prompts"]:
+                _leave_out(job, where, entry, why)
+    return found.get("samples") or found.get("prompts") or []
+
+
+def _leave_out(job: Job, where: str, entry: Mapping[str, Any], why: str) -> None:
+    keys = [key for key in (where, *(f"{where}.{key}" for key in entry)) if key in job.values]
+    for key in keys:
+        job.refuse(key, why)
+    if not keys:
+        job.todo.append(f"{where}: was left out; {why}")
+
+
+def _own(job: Job, where: str, entry: dict[str, Any], flags: list[tuple[str, str]], guided: bool) -> dict[str, Any]:
+    """What one preview has of its own; its flags count rather than its keys, but its seed is ``flag`` then."""
+    own: dict[str, Any] = {}
+    for key, value in entry.items():
+        name = f"{where}.{key}"
+        if key == "prompt":
+            continue
+        if value is None or key in _PICTURES_ONLY or key == "do_cfg_norm" and not value:
+            job.take(name)
+        elif key == "seed":
+            if (seed := job.take(name, whole)) is not None:
+                own["seed"] = seed
+        elif key in _OURS:
+            target, convert = _OURS[key]
+            if (number := job.take(name, convert)) is not None:
+                own[target] = number
+        elif key in _SHARED and _says_nothing(job, key, value, guided):
+            job.take(name)
+        else:
+            job.refuse(name, _ALONE)
+    for flag, value in flags:
+        key = _FLAGS.get(flag)
+        try:
+            if key == "seed":
+                own["flag"] = int(value)
+                continue
+            if key in _OURS:
+                target, convert = _OURS[key]
+                own[target] = convert(value)
+                continue
+        except ValueError:
+            pass
+        if not (key in _SHARED and _says_nothing(job, key, value, guided)):
+            told = f"--{flag} {value}".strip()
+            job.todo.append(f"{where}: {told} was left out; {_ALONE}")
+    return own
+
+
+def _says_nothing(job: Job, key: str, value: Any, guided: bool) -> bool:
+    """Whether a key of one preview is that of all, or a negative prompt that nothing heeds."""
+    if key == "neg":
+        return not value or not guided
+    try:
+        return float(value) == float(job.values.get(f"sample.{key}", _SHARED[key]))
+    except (TypeError, ValueError):
+        return False
+
+
+def _with_trigger(job: Job, words: str, trigger: str, number: int) -> str:
+    """The prompt with ``{trigger}`` where it says the trigger, once."""
+    text = " ".join(words.split()).replace("[trigger]", "{trigger}")
+    for word in dict.fromkeys((job.trigger_word or trigger, trigger)):
+        text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "{trigger}", text, flags=re.IGNORECASE)
+    if text.count("{trigger}") > 1:
+        first, _, rest = text.partition("{trigger}")
+        text = first + "{trigger}" + rest.replace("{trigger}", "the person")
+        job.todo.append(f"sample_prompts[{number}]: had the trigger several times; read it again")
+    return text.replace("{{trigger}}", "{trigger}")

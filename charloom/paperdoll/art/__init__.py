@@ -1,0 +1,1 @@
+"""The drawing code of the paper doll: one module per part of the picture."""

@@ -1,0 +1,163 @@
+"""What the scripts of the rules share: arguments, a log that also shows on the terminal, and self-batching.
+
+Self-batching: a job whose result is stored links it out of the store in milliseconds; the first that is not
+takes a lock, looks again, and makes the results of all its sisters in the same process. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from charloom.core import files
+from charloom.core.store import Store
+from charloom.workflow import arguments
+
+SPIN = "10000"
+"""Rounds that a thread of libgomp looks for work before it sleeps. With its default, billions of them, training beside
+other busy processes takes five times as long, because threads spin away the time that the others wait for
+(``benchmarks/busy_laptop.py``)."""
+JSON = "JSON or @FILE"
+BIG = 4e9
+"""Bytes from which on a base takes days on a CPU."""
+
+
+class Log:
+    """Lines for the job's log file that the terminal shows as well, with the seconds since the start.
+
+    What others write to standard error (warnings, the traceback of a bug) goes to both from now on.
+    """
+
+    def __init__(self, path: str | Path | None, name: str = "") -> None:
+        self.started = time.monotonic()
+        self.name = name
+        self.terminal = sys.stderr
+        self.file = None
+        if path:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (as long as the process)
+            sys.stderr = _Both(self.terminal, self.file)
+
+    def __call__(self, text: str) -> None:
+        """Write one line to both."""
+        print(f"  {self.name}: {text}" if self.name else text, file=self.terminal, flush=True)
+        self.quietly(text)
+
+    def quietly(self, text: str) -> None:
+        """Write one line to the file alone."""
+        if self.file:
+            with contextlib.suppress(OSError):  # a full disk is told by who needs it more
+                self.file.write(f"{time.monotonic() - self.started:8.1f} s  {text}\n")
+
+
+class _Both(io.TextIOBase):
+    """Standard error that is also kept in a file."""
+
+    def __init__(self, terminal: TextIO, file: TextIO) -> None:
+        self.terminal = terminal
+        self.file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self.file.write(text)
+        return self.terminal.write(text)
+
+    def flush(self) -> None:
+        self.terminal.flush()
+
+    def fileno(self) -> int:
+        return self.terminal.fileno()
+
+    def isatty(self) -> bool:
+        return False
+
+
+def parser(description: str | None, *, heavy: bool = False) -> argparse.ArgumentParser:
+    """A parser with the arguments of every rule; ``heavy`` adds those of rules that load a model."""
+    made = argparse.ArgumentParser(
+        description=(description or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--settings", type=arguments.value, required=True, help=f"the rule's slice of the settings, {JSON}"
+    )
+    made.add_argument("--output", type=Path, help="file to write")
+    made.add_argument("--store", type=Store, default=os.environ.get("CHARLOOM_STORE", "work/store"), help="its folder")
+    made.add_argument("--log", help="log file; the terminal shows the same lines")
+    if heavy:
+        device = os.environ.get("CHARLOOM_DEVICE", "auto")
+        made.add_argument("--device", default=device, help="auto, cpu, mps, cuda, cuda:1")
+        made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    return made
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What a job's process needs in its environment besides ``given``, before it loads libgomp (with torch).
+
+    Whoever has set how threads wait keeps that. Where torch has another OpenMP (Windows, macOS) it has no effect.
+    """
+    return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & given.keys() else {"GOMP_SPINCOUNT": SPIN}
+
+
+def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], None]) -> None:
+    """Put the stored result at ``output``; if there is none, let ``make`` store it (and, if it is wise, its sisters).
+
+    ``make`` runs under the lock ``lock``, once, and only if the result is still missing then.
+    """
+    if store.fetch(kind, key, suffix, output):
+        return
+    with store.lock(lock):
+        if store.fetch(kind, key, suffix, output):
+            return
+        make()
+        if not store.fetch(kind, key, suffix, output):
+            raise RuntimeError(f"nothing was stored as {kind} {key}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON with sorted keys."""
+    files.write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def torch_device(name: str, threads: int, limit: float | None = None, lock: dict[str, Any] | None = None) -> Any:
+    """The torch device called ``name`` (``auto`` takes the best there is), with the CPU limited to ``threads``.
+
+    With ``limit`` torch allocates no more than that many GiB of a GPU: what needs more sees it as full. ``lock`` is
+    that of the base; one of many GB is never left to the CPU by ``auto``.
+
+    Raises:
+        UserError: no such device, or none that the base could be run on in reasonable time.
+    """
+    import torch
+
+    from charloom.base import locks
+    from charloom.core.errors import UserError
+
+    torch.set_num_threads(max(1, threads))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        size = locks.size(lock) if lock else 0
+        if name == "cpu" and size > BIG:
+            raise UserError(
+                f"base {lock['name']} ({size / 1e9:.0f} GB) wants a GPU and torch {torch.__version__} sees none: "
+                "install a build of torch for yours, or set device: cpu if you mean it"
+            )
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {name}: torch sees no CUDA device; set device: cpu or install a CUDA build of torch")
+    device = torch.device(name)
+    if device.type == "cuda" and limit is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 2**30 / total), device.index)
+    return device

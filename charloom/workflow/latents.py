@@ -1,0 +1,98 @@
+"""Images to latents: one file for each image, with one tensor for each training size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from charloom.base import locks
+from charloom.core import pictures
+from charloom.core.canonical import digest, file_digest
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+
+KIND = "latents"
+
+
+def key(image_sha256: str, lock: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Store key of the latents of an image."""
+    return digest({"image": image_sha256, "vae": lock["components"]["vae"], **settings})
+
+
+def make(
+    images: Sequence[Path],
+    lock: dict[str, Any],
+    settings: dict[str, Any],
+    store: Store,
+    device: Any,
+    tell: Callable[[str], None] | None = None,
+) -> list[tuple[Path, str]]:
+    """Encode those of ``images`` that are not stored.
+
+    Each file holds, by ``"<W>x<H>"`` in pixels, normalised latents (16, H/8, W/8) fp32, and with flips also
+    ``"<W>x<H>.flip_x"`` and so on. Images are encoded one by one, so that a latent does not depend on its
+    neighbours. ``tell`` gets a line for each size that only fits into the GPU's memory in tiles.
+
+    Returns:
+        (image, reason) for each image that could not be read.
+    """
+    from charloom.lora.files import write_safetensors
+    from charloom.zimage import weights
+
+    vae = None
+    failed = []
+    for image in images:
+        sha = file_digest(image)
+        entry = key(sha, lock, settings)
+        if store.has(KIND, entry, ".safetensors"):
+            continue
+        vae = vae or weights.load_vae(locks.locate(lock, "vae", store), device=device)
+        try:
+            tensors = encode(vae, image, settings["resolutions"], settings["flips"], device, tell)
+        except UserError as error:
+            failed.append((image, str(error)))
+            continue
+        with store.put(KIND, entry, ".safetensors") as path:
+            write_safetensors(path, tensors, {"image": sha, "vae": lock["components"]["vae"]})
+    return failed
+
+
+def encode(
+    vae: Any,
+    image: Path,
+    resolutions: Sequence[int],
+    flips: Sequence[str],
+    device: Any,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Latents of one image at each of its training sizes.
+
+    Raises:
+        UserError: the file is no image.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from charloom.dataset.buckets import buckets, cover_box
+    from charloom.zimage import vae as codec
+
+    picture = pictures.read(image, pictures.MADE_HERE).image
+    tensors = {}
+    for size in buckets(*picture.size, resolutions):
+        left, top, right, bottom = cover_box(*picture.size, size)
+        # Rounding may put an edge a hair outside of the image.
+        box = (max(left, 0.0), max(top, 0.0), min(right, picture.width), min(bottom, picture.height))
+        small = picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+        pixels = codec.from_uint8(torch.from_numpy(np.array(small))[None]).to(device)
+        for name, axes in _flips(flips).items():
+            turned = pixels.flip(axes) if axes else pixels
+            tensors[f"{size[0]}x{size[1]}{name}"] = codec.encode(vae, turned, tell)[0].float().cpu()
+    return tensors
+
+
+def _flips(wanted: Sequence[str]) -> dict[str, list[int]]:
+    """Suffix of the tensor's name to the axes to flip, of all combinations that training may ask for."""
+    found = {"": [], ".flip_x": [3], ".flip_y": [2], ".flip_xy": [2, 3]}
+    return {name: axes for name, axes in found.items() if set(name.removeprefix(".flip_")) <= set(wanted)}

@@ -1,0 +1,118 @@
+"""Pictures and captions as the checks of :mod:`charloom.dataset.lint` want them, out of the user's own files.
+
+Nothing has to be made for it, so a caption that was just mended is judged as it is now. Images that are drawn by the
+workflow are looked at once they are there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from charloom.config.character import Character
+from charloom.config.datasets import DataSet
+from charloom.core import pictures
+from charloom.core.canonical import digest, file_digest
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+from charloom.core.versions import RECIPES
+from charloom.dataset import captions, crop, lint
+from charloom.dataset.lint import Finding, Item
+from charloom.dataset.sources import folder
+from charloom.workflow import slices
+
+KIND = "image-facts"
+
+
+def items(character: Character, root: Path, store: Store) -> tuple[list[Item], list[Finding], int]:
+    """Every image of the character with its caption, what could not be read of them, and how many of the images are
+    still to be drawn."""
+    named = slices.user_files(character)
+    made, found, missing, wanted = [], [], 0, {}
+    for name in character.image_names:
+        part, image = character.part_of(name)
+        path, cut = _picture(character, part, image, root)
+        picture, text = named.get(name, (str(path), f"{name}.txt"))
+        if path.is_file():
+            wanted[name] = path, cut
+        else:
+            missing += 1
+        caption = None
+        try:
+            caption = _caption(character, part, image, root)
+        except UserError as error:
+            found.append(_finding(text, error))
+        made.append(Item(name, caption, None, text, picture))
+    facts = gathered({name: lambda pair=pair: kept_facts(pair[0], store, pair[1]) for name, pair in wanted.items()})
+    out = []
+    for item in made:
+        fact = facts.get(item.name)
+        if isinstance(fact, UserError):
+            found.append(_finding(item.picture, fact))
+            fact = None
+        out.append(Item(item.name, item.caption, fact, item.text, item.picture))
+    return out, found, missing
+
+
+def _picture(
+    character: Character, part: DataSet | None, image: str, root: Path
+) -> tuple[Path, Mapping[str, int] | None]:
+    """The file of an image, and the crop that is still to come."""
+    if part:
+        return part.files[image], part.crop
+    if character.source == "folder":
+        return folder.of_shot(character, character.shot(image)) or Path(character.folder or "", image), character.crop
+    return root / "results" / character.id / "dataset" / f"{image}.png", None
+
+
+def _caption(character: Character, part: DataSet | None, image: str, root: Path) -> str:
+    shot = None if part else character.shot(image)
+    path = part.caption_file(image) if part else character.caption_file(shot, root)
+    text = captions.read(path) if path else ""
+    if text:
+        return text
+    if part:
+        return part.default_caption
+    return character.default_caption if path else captions.caption(character, shot)
+
+
+def kept_facts(path: Path, store: Store, cut: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """:func:`charloom.dataset.lint.facts` of an image, after the crop ``cut`` if one is given; kept in the store.
+
+    Raises:
+        UserError: it cannot be read, or is too small for the crop.
+    """
+    from charloom.workflow import jobs
+
+    if not path.is_file():
+        pictures.read(path)
+    key = digest({"image": file_digest(path), "recipe": RECIPES["lint"], **({"crop": dict(cut)} if cut else {})})
+    if not store.has(KIND, key, ".json"):
+        picture = pictures.read(path)
+        if cut:
+            picture = crop.cropped(picture, path, **cut)
+        with store.put(KIND, key, ".json") as entry:
+            jobs.write_json(entry, lint.facts_of(picture))
+    return jobs.read_json(store.path(KIND, key, ".json"))
+
+
+def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0) -> dict[str, Any]:
+    """Results by name, worked out side by side; the :class:`UserError` where there was one."""
+
+    def one(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        results: Iterable[Any] = pool.map(one, work.values())
+        return dict(zip(work, results, strict=True))
+
+
+def _finding(where: str, error: UserError) -> Finding:
+    """An error that names its file as a finding about that file."""
+    return Finding("error", where, str(error).removeprefix(f"{where}: "))

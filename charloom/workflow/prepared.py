@@ -1,0 +1,116 @@
+"""The prepared base: the transformer with the training adapter merged into its weights, which are then quantised."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from charloom.base import locks
+from charloom.base.hub import Tell
+from charloom.core import files
+from charloom.core.canonical import digest
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+
+FULL_PRECISION = "none"
+_UNQUANTISED = (FULL_PRECISION, "bf16")
+_KIND = "charloom.quantization"
+_CHOICE = 2
+"""Counts the changes of which Linears are quantised: what was prepared before is prepared anew, and trained on anew."""
+
+
+def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
+    """What the prepared weights depend on; it stands for the base in the key of a training run."""
+    adapter = lock["adapters"][settings["adapter"]] if settings["adapter"] != "none" else None
+    return digest(
+        {
+            "transformer": lock["components"]["transformer"],
+            # An adapter on the hub is pinned by its revision instead.
+            "adapter": adapter and {name: adapter[name] for name in sorted(adapter) if name != "path"},
+            "quantization": settings["quantization"],
+            "recipe": settings["recipe"],
+            **({} if settings["quantization"] in _UNQUANTISED else {"choice": _CHOICE}),
+        }
+    )
+
+
+def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Tell) -> dict[str, Any]:
+    """Write the prepared weights to ``output``; returns the record of what was done.
+
+    fp32 with quantization ``none``, else bf16, of which float8, int8 and nf4 keep the Linears of the blocks in fewer
+    bits. The adapter is merged before that: fewer bits would round it away. Takes the memory of the bf16 model.
+
+    Raises:
+        UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full; nf4 without
+            bitsandbytes.
+    """
+    import torch
+
+    from charloom.kernels import quantize
+    from charloom.lora import adapter as adapters
+    from charloom.lora.files import write_safetensors
+    from charloom.zimage import weights
+
+    dtype = torch.float32 if settings["quantization"] == FULL_PRECISION else torch.bfloat16
+    root, single = locks.locate(lock, "transformer", store, tell), locks.single_file(lock, store, tell)
+    model = weights.load_transformer(root, dtype=dtype, single_file=single)
+    merged = None
+    if settings["adapter"] != "none":
+        merged = adapters.merge(model, locks.adapter_file(lock, settings["adapter"], store, tell)).record()
+        if not merged["modules"]:
+            raise UserError(f"training adapter {settings['adapter']}: no module of it fits the base; choose another")
+    if (kind := settings["quantization"]) in quantize.KINDS:
+        tell(f"{quantize.quantize(model, kind, 'cpu')} Linears of the blocks kept in {kind}")
+    record = {"base": lock["name"], "digest": key(lock, settings), "merged": merged, **settings}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size > (free := shutil.disk_usage(output.parent).free):
+        raise UserError(
+            f"{output}: needs {size / 1e9:.1f} GB on its disk, which has {free / 1e9:.1f} GB free; free some space"
+        )
+    with files.whole(output) as temporary:
+        header = {"format": "pt", "charloom.base": record["digest"]}
+        if kind in quantize.KINDS:
+            header[_KIND] = kind
+        write_safetensors(temporary, model.state_dict(), header)
+    return record
+
+
+def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
+    """The prepared transformer, frozen, as :func:`charloom.zimage.weights.load_transformer` gives it.
+
+    ``dtype`` is that of the weights that are not quantised. Tensors go to ``device`` one by one, so that nothing is in
+    memory twice; float8 Linears multiply as is best there.
+
+    Raises:
+        UserError: the file is damaged or does not fit the base's config; nf4 without bitsandbytes.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from charloom.kernels import quantize
+    from charloom.zimage import weights
+    from charloom.zimage.forward import prepare
+
+    model = weights.empty_transformer(Path(lock["root"]))
+    state, fixed = {}, set()
+    try:
+        with safe_open(str(prepared), framework="pt", device=str(device)) as file:
+            if kind := (file.metadata() or {}).get(_KIND):
+                quantize.restructure(model, kind)
+                fixed = quantize.stored_names(model)
+            for name in file.keys():
+                tensor = file.get_tensor(name)
+                state[name] = _aligned(tensor if name in fixed else tensor.to(dtype))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{prepared}: cannot be read ({error}); delete it, so that it is made anew") from None
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    if missing or unexpected:
+        name = (*missing, *unexpected)[0]
+        raise UserError(f"{prepared}: does not fit the base (for example {name}); delete it, so that it is made anew")
+    quantize.set_mode(model, quantize.best_mode(device))
+    return prepare(model.to(device).eval().requires_grad_(False))
+
+
+def _aligned(tensor: Any) -> Any:
+    """``tensor``, copied if it starts at an odd place of the mapped file."""
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor

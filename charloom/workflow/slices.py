@@ -1,0 +1,344 @@
+"""The slice of the settings that each rule depends on, and nothing more.
+
+A rule carries its slice as one canonical JSON string; what is not in it cannot make the rule run again.
+Recipe numbers stand in for the code (see :mod:`charloom.core.versions`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from charloom.config import knobs, notices
+from charloom.config.character import Character
+from charloom.config.datasets import DataSet, is_blank
+from charloom.config.project import Base
+from charloom.core.canonical import canonical_json
+from charloom.core.versions import RECIPES
+from charloom.dataset import captions, sources
+from charloom.dataset.sources import folder
+from charloom.train.settings import DATASET_STAGE_KEYS, RECIPE
+
+
+def prompt_sheet(character: Character) -> str:
+    """For the prompt sheet: everything that a generator is told."""
+    return canonical_json(
+        {
+            "name": character.name,
+            "concept": character.concept,
+            "appearance": character.appearance,
+            "shots": [shot.phrases() for shot in character.shots if not shot.missing],
+            "recipe": RECIPES["prompts"],
+        }
+    )
+
+
+def source_image(character: Character, shot_name: str | None) -> str:
+    """For one image of the source; None is the neutral reference."""
+    if shot_name and character.part_of(shot_name)[0]:
+        return canonical_json({"source": "folder", **folder.settings(character, None)})
+    shot = character.shot(shot_name) if shot_name else None
+    return canonical_json({"source": character.source, **sources.get(character.source).settings(character, shot)})
+
+
+def crop(character: Character, name: str) -> str:
+    """For the crop of the watermark."""
+    part, _ = character.part_of(name)
+    return canonical_json({**(part.crop if part else character.crop), "recipe": RECIPES["crop"]})
+
+
+def caption(character: Character, shot_name: str) -> str:
+    """For one caption: the finished text, so that a changed word elsewhere in the shot does not count.
+
+    A default caption counts only for images that need it.
+    """
+    part, image = character.part_of(shot_name)
+    if part:
+        words = part.caption_file(image)
+        return canonical_json({} if words and not is_blank(words) else {"default": part.default_caption})
+    if shot_name in character.blank:
+        return canonical_json({"default": character.default_caption})
+    return canonical_json({"caption": captions.caption(character, character.shot(shot_name))})
+
+
+def lint(character: Character, base: Base | None = None) -> str:
+    """For the check of the data set. ``base`` tells where the tokenizer is that counts tokens."""
+    shots, crop = character.shots, character.crop
+    own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
+    return canonical_json(
+        {
+            "character": character.id,
+            "trigger": character.trigger,
+            "shots": [{key: shot.phrases()[key] for key in ("name", "tier", "view", "expression")} for shot in shots],
+            "count": character.count,
+            "minimum": crop["minimum"],
+            "resolutions": character.recipe["data"]["resolutions"],
+            "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
+            **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
+            **({"rate": rate} if (rate := _odd_rate(character)) else {}),
+            **({"files": files} if (files := _renamed(character)) else {}),
+            **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
+            **own,
+            **({"base": base.source()} if base else {}),
+            "recipe": RECIPES["lint"],
+        }
+    )
+
+
+def _odd_rate(character: Character) -> str | None:
+    """What is odd about the learning rate of the character."""
+    train = character.recipe["train"]
+    return knobs.odd_rate(train["optimizer"], train["lr"])
+
+
+def _lint_set(part: DataSet) -> dict[str, Any]:
+    flips = [part.own.get("flip_x", False), part.own.get("flip_y", False)]
+    return {
+        "name": part.name,
+        "folder": part.folder,
+        "items": part.items,
+        "regularization": part.regularization,
+        "flips": flips,
+        "minimum": part.crop["minimum"],
+        **({"resolutions": part.own["resolutions"]} if "resolutions" in part.own else {}),
+    }
+
+
+def _renamed(character: Character) -> dict[str, list[str]]:
+    """:func:`user_files`, without those of further sets that are called as their images are in the workflow."""
+    usual = {
+        f"{part.name}/{image}": [str(Path(part.folder, f"{image}{ending}")) for ending in (".png", ".txt")]
+        for part in character.datasets
+        for image in part.files
+    }
+    return {name: names for name, names in user_files(character).items() if names != usual.get(name)}
+
+
+def user_files(character: Character) -> dict[str, list[str]]:
+    """What the user calls the picture and the caption of an image, by its name in the workflow."""
+    found = {}
+    for shot in character.shots:
+        image = folder.of_shot(character, shot) if character.source == "folder" else None
+        text = character.caption_file(shot)
+        if image or text:
+            found[shot.name] = [str(image or f"{shot.name}.png"), str(text or f"{shot.name}.txt")]
+    for part in character.datasets:
+        for image, path in part.files.items():
+            text = part.caption_file(image) or path.with_suffix(".txt")
+            found[f"{part.name}/{image}"] = [str(path), str(text)]
+    return found
+
+
+def latents(character: Character, name: str) -> str:
+    """For the latents of an image."""
+    part, _ = character.part_of(name)
+    data = {**character.recipe["data"], **(part.own if part else {})}
+    return canonical_json(
+        {
+            "resolutions": sorted(data["resolutions"]),
+            "flips": [axis for axis in ("x", "y") if data[f"flip_{axis}"]],
+            "recipe": RECIPES["latents"],
+        }
+    )
+
+
+def text_encoder(character: Character) -> str:
+    """For the embedding of any text."""
+    precision = character.recipe["quantization"]["text_encoder"]
+    return canonical_json({"quantization": precision, "recipe": RECIPES["embeddings"]})
+
+
+def texts(character: Character) -> dict[str, str]:
+    """Texts to be encoded besides the captions, by the name of their file (without its ending)."""
+    found = {"_empty": "", "_trigger": character.trigger}
+    return found | {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+
+
+def text(character: Character, name: str) -> str:
+    """For the embedding of one of :func:`texts`; JSON, because an empty word would be lost on a command line."""
+    return canonical_json(texts(character)[name])
+
+
+def class_captions(character: Character) -> list[str]:
+    """Images whose caption is also encoded with the class word in place of the trigger."""
+    if character.class_word is None:
+        return []
+    without = {item for part in character.datasets if part.regularization or part.holdout for item in part.items}
+    return [name for name in character.image_names if name not in without]
+
+
+def swap(character: Character) -> str:
+    """For class captions: what is replaced by what; ``null`` while they are not wanted."""
+    return canonical_json(None if character.class_word is None else [character.trigger, character.class_word])
+
+
+def variants(character: Character) -> list[str]:
+    """Names in :func:`texts` that training itself reads."""
+    return [name for name in texts(character) if not name.startswith("_prompt-")]
+
+
+def base_lock(base: Base) -> str:
+    """For the lock file of a base: where its files are, and what is known of them."""
+    known = {"transformer_file": base.transformer_file, "checksums": base.checksums}
+    given = {key: value for key, value in known.items() if value}
+    return canonical_json({"name": base.name, **base.source(), "adapters": base.adapters, **given})
+
+
+def prepared_base(adapter: str, quantization: str) -> str:
+    """For the prepared transformer."""
+    return canonical_json({"adapter": adapter, "quantization": quantization, "recipe": RECIPES["base"]})
+
+
+def prepared_name(character: Character) -> str:
+    """Stem of the prepared transformer that the character trains on."""
+    return f"{character.base}-{character.recipe['training_adapter']}-{character.recipe['quantization']['transformer']}"
+
+
+def manifest(character: Character) -> str:
+    """For the manifest of the data set."""
+    data = character.recipe["data"]
+    plan = {"items": character.shot_names, "repeats": data["repeats"], "weight": data["weight"], "is_reg": False}
+    further = [
+        {
+            "set": part.name,
+            "items": part.items,
+            "repeats": part.repeats,
+            "weight": part.weight,
+            "is_reg": part.regularization,
+            "own": dict(part.own),
+            **({"holdout": True} if part.holdout else {}),
+        }
+        for part in character.datasets
+    ]
+    return canonical_json(
+        {"sets": [plan, *further], "variants": variants(character), "class": class_captions(character)}
+    )
+
+
+def train(character: Character) -> str:
+    """For training: what the bytes of a checkpoint depend on besides data and base.
+
+    How often it saves and what it keeps is left out, and the number of steps too unless the learning rate
+    follows it: raising it must extend a run, not start another.
+    """
+    recipe = character.recipe
+    knobs = dict(recipe["train"])
+    if knobs["lr_scheduler"] == "constant":
+        del knobs["steps"]
+    return canonical_json(
+        {
+            "recipe": {
+                "network": recipe["network"],
+                "train": knobs,
+                "save": {"dtype": recipe["save"]["dtype"]},
+                "data": {key: value for key, value in recipe["data"].items() if key not in DATASET_STAGE_KEYS},
+            },
+            "header": {"title": character.id, "trigger": character.trigger},
+            "number": RECIPE,
+        }
+    )
+
+
+def sample(character: Character, prompt_name: str) -> str:
+    """For one preview of a checkpoint."""
+    prompt, knobs = character.prompt(prompt_name), character.recipe["sample"]
+    return canonical_json(
+        {
+            "width": prompt.width,
+            "height": prompt.height,
+            "seed": prompt.seed,
+            "scale": prompt.scale,
+            "steps": knobs["steps"],
+            "guidance": knobs["guidance"],
+            "recipe": RECIPES["sample"],
+        }
+    )
+
+
+def samples(character: Character) -> dict[str, Any]:
+    """Settings of every preview by the name of its prompt: what one process does in one go."""
+    return {name: sample(character, name) for name in character.prompt_names}
+
+
+def grid(character: Character) -> str:
+    """For the grid of a checkpoint's previews."""
+    words = {"prompts": prompts(character), "name": character.name, "trigger": character.trigger}
+    return canonical_json({**words, "recipe": RECIPES["grid"]})
+
+
+def prompts(character: Character) -> list[dict[str, Any]]:
+    """Name, text, seed and strength of every sample prompt."""
+    return [
+        {"name": p.name, "text": p.text, "seed": p.seed, "scale": p.scale, "width": p.width, "height": p.height}
+        for p in character.sample_prompts
+    ]
+
+
+def score(character: Character, base: Base) -> str:
+    """For the scores of a checkpoint."""
+    return canonical_json(
+        {
+            "character": character.id,
+            "trigger": character.trigger,
+            "judge": base.judge,
+            "prompts": prompts(character),
+            "recipe": RECIPES["score"],
+        }
+    )
+
+
+def choice(character: Character) -> str:
+    """For the choice of the checkpoint by validation."""
+    return canonical_json(
+        {
+            "character": character.id,
+            "steps": character.sampled_steps,
+            "candidates": character.candidates,
+            "last": character.saved_steps[-1],
+            "keep": str(character.recipe["save"]["keep"]),
+            "recipe": RECIPES["choice"],
+        }
+    )
+
+
+def report(character: Character, base: Base) -> str:
+    """For the report."""
+    return canonical_json(
+        {
+            "character": character.id,
+            "name": character.name,
+            "trigger": character.trigger,
+            "base": character.base,
+            "base_source": base.path or base.repo,
+            "concept": character.concept,
+            "shots": character.shot_names,
+            "prompts": prompts(character),
+            "steps": character.sampled_steps,
+            **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
+            "recipe_settings": character.recipe,
+            "recipe": RECIPES["report"],
+        }
+    )
+
+
+def final(character: Character) -> str:
+    """For the file to ship."""
+    return canonical_json({"checkpoint": character.checkpoint, "name": character.name, "recipe": RECIPES["final"]})
+
+
+def engine(character: Character) -> str:
+    """How the GPU is used by whatever loads a model. It decides how fast and how big, not what is asked for."""
+    recipe = character.recipe
+    return canonical_json(
+        {**{key: recipe[key] for key in ("memory", "low_vram", "layer_offloading")}, **recipe["engine"]}
+    )
+
+
+def other_texts(character: Character) -> str:
+    """Everything but the captions that one start of the text encoder should do (see ``untracked`` in common.smk)."""
+    return canonical_json(list(texts(character).values()))
+
+
+def other_samples(character: Character) -> str:
+    """Steps and prompts that one start of the sampler should do."""
+    return canonical_json({"steps": character.sampled_steps, "prompts": samples(character)})
