@@ -26,11 +26,11 @@ import torch
 
 from charloom.core.canonical import file_digest
 from charloom.core.store import Store
+from charloom.core.tensors import write_safetensors
 from charloom.engine.engine import Engine
-from charloom.lora.files import write_safetensors
+from charloom.engine.inputs import Inputs
 from charloom.train.loop import TrainJob, build_engine, resolve, train
 from charloom.train.settings import TrainSettings
-from charloom.train.step import Inputs
 from charloom.zimage import weights
 
 BASE = Path(__file__).resolve().parents[1] / "resources" / "bases" / "paperdoll"

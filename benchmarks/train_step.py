@@ -240,7 +240,7 @@ def lora(model: Any, seed: int = 1) -> Any:
     import torch
 
     from charloom.lora.attach import attach
-    from charloom.train.settings import Network
+    from charloom.lora.network import Network
 
     adapter = attach(model, Network(rank=RANK, alpha=RANK), seed)
     generator = torch.Generator().manual_seed(seed)
@@ -254,7 +254,7 @@ def batch(model: Any, size: int, device: Any, seed: int = 0) -> Any:
     """One sample at ``size`` pixels with a caption of 96 tokens."""
     import torch
 
-    from charloom.train.step import Inputs
+    from charloom.engine.inputs import Inputs
 
     generator = torch.Generator().manual_seed(seed)
 

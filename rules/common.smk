@@ -162,7 +162,7 @@ def step_names(steps_of):
 @cache
 def image_problems(name):
     """What stands in the way of a character's images."""
-    return WORKFLOW.characters[name].image_problems()
+    return sources.problems(WORKFLOW.characters[name])
 
 
 def pages_and_file(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from charloom.core import files
 from charloom.core.errors import cli
 from charloom.judge import choice, table
 from charloom.workflow import jobs
@@ -17,11 +18,11 @@ def main() -> None:
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["character"])
     settings = arguments.settings
-    files = [arguments.scores / f"step-{step:06d}.json" for step in settings["steps"]]
-    rows = table.from_scores(table.read_scores(files))
+    paths = [arguments.scores / f"step-{step:06d}.json" for step in settings["steps"]]
+    rows = table.from_scores(table.read_scores(paths))
     table.write_csv(rows, arguments.table)
     result = choice.choose(rows, settings["candidates"] or [settings["last"]], keep=settings["keep"])
-    jobs.write_json(arguments.validation, result)
+    files.write_json(arguments.validation, result)
     lines = choice.explain(result).splitlines()
     log(lines[0])
     for line in lines[1:]:

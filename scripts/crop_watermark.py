@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from charloom.config.image_folder import images
 from charloom.config.inventory import unread
 from charloom.core.errors import UserError, cli
 from charloom.dataset.crop import crop_file
-from charloom.dataset.sources.folder import images
 from charloom.workflow.arguments import value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from charloom.core import files
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError, cli
 from charloom.engine.options import EngineOptions
@@ -14,7 +15,7 @@ from charloom.workflow.arguments import value
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("image", type=Path, help="the image; its sisters are the other PNGs of the folder")
-    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "latents")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from charloom.core import files
 from charloom.core.errors import cli
-from charloom.dataset.captions import swapped, tidy
+from charloom.core.words import swapped, tidy
 from charloom.engine.options import EngineOptions
 from charloom.workflow import jobs, texts
 from charloom.workflow.arguments import value
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--sisters", type=value, default=[], help="further texts to encode on a miss, JSON")
     parser.add_argument("--swap", type=value, help="trigger and class word, JSON; captions are done with both")
     parser.add_argument("--as-class", action="store_true", help="encode --file with the class word")
-    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "embeddings")

@@ -12,9 +12,9 @@ from charloom.workflow import jobs
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("validation", type=jobs.read_json, help="validation.json")
+    parser.add_argument("validation", type=files.read_json, help="validation.json")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder with the checkpoints to choose from")
-    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["name"])
     wanted = arguments.settings["checkpoint"]
@@ -27,7 +27,7 @@ def main() -> None:
     from charloom.zimage.shapes import module_shapes
 
     config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # of the hub, it may have been cleared away
-    shapes = module_shapes(jobs.read_json(config)) if config.is_file() else None
+    shapes = module_shapes(files.read_json(config)) if config.is_file() else None
     report = verify(chosen, shapes, own=True)
     for line in str(report).splitlines():
         log.quietly(line)

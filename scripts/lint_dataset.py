@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom.core import tokens
+from charloom.core import files, tokens
 from charloom.core.errors import UserError, cli
 from charloom.dataset import lint
 from charloom.workflow import jobs, lint_files
@@ -29,7 +29,7 @@ def main() -> None:
     errors = [f"{settings['character']}: {f.where}: {f.what}" for f in findings if f.level == "error"]
     if errors:
         raise UserError.several(errors)
-    jobs.write_json(arguments.output, record)
+    files.write_json(arguments.output, record)
 
 
 if __name__ == "__main__":

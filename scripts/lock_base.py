@@ -7,6 +7,7 @@ from pathlib import Path
 
 from charloom.base import files as basefiles
 from charloom.base import locks
+from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.workflow import jobs
 
@@ -18,7 +19,7 @@ def main() -> None:
         check_torch(arguments.settings["name"])
     lock = locks.lock(arguments.settings, arguments.store, log)
     basefiles.check_layout(Path(lock["root"]), single_file=locks.SINGLE_FILE in lock)
-    jobs.write_json(arguments.output, lock)
+    files.write_json(arguments.output, lock)
     log.quietly(f"{len(lock['files'])} files, {locks.size(lock) / 1e6:.1f} MB, in {lock['root']}")
     if "revision" in lock:
         log.quietly(f"{lock['repo']} at {lock['revision']}; stays so until {arguments.output} is deleted")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from charloom.core import files
 from charloom.core.errors import cli
 from charloom.workflow import jobs, prepared
 
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("lock", type=jobs.read_json, help="lock file of the base")
+    parser.add_argument("lock", type=files.read_json, help="lock file of the base")
     parser.add_argument("--record", type=Path, required=True, help="file for the record of what was merged")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.lock['name']}")
     record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log)
     if merged := record["merged"]:
         log(f"merged {merged['modules']} modules, norm of the change {merged['delta_norm']:.4g}")
-    jobs.write_json(arguments.record, record)
+    files.write_json(arguments.record, record)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.engine.options import EngineOptions
 from charloom.workflow import jobs, samples
@@ -13,7 +14,7 @@ from charloom.workflow.arguments import value
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
-    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint; 0 is the base alone")
     parser.add_argument("--prompt", required=True, help="name of the prompt: 01, 02, ...")
     parser.add_argument("--sisters", type=value, default={"steps": [], "prompts": {}}, help="steps and prompts, JSON")

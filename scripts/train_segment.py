@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from charloom.core import files
 from charloom.core.errors import cli
 from charloom.engine.options import EngineOptions
-from charloom.train.settings import METRICS
+from charloom.train.keys import METRICS
 from charloom.workflow import jobs, training
 from charloom.workflow.arguments import value
 
@@ -14,9 +15,9 @@ from charloom.workflow.arguments import value
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("manifest", type=Path, help="dataset.json")
-    parser.add_argument("--lock", type=jobs.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--transformer", type=Path, required=True, help="prepared transformer")
-    parser.add_argument("--record", type=jobs.read_json, required=True, help="record of the prepared transformer")
+    parser.add_argument("--record", type=files.read_json, required=True, help="record of the prepared transformer")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint to write")
     parser.add_argument("--until", type=int, required=True, help="step up to which one start may run ahead")
     parser.add_argument("--every", type=int, required=True, help="steps from checkpoint to checkpoint")
@@ -45,7 +46,7 @@ def main() -> None:
             title=slice_["header"]["title"],
             trigger=slice_["header"]["trigger"],
             device=str(device),
-            holdout=arguments.manifest if jobs.read_json(arguments.manifest).get("holdout") else None,
+            holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
             engine=EngineOptions.from_values(arguments.engine),
             provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from charloom.core import files
 from charloom.core.errors import cli
 from charloom.dataset import manifest
 from charloom.workflow import jobs
@@ -13,7 +14,7 @@ def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
     arguments = parser.parse_args()
-    jobs.write_json(arguments.output, manifest.manifest(arguments.results, arguments.settings))
+    files.write_json(arguments.output, manifest.manifest(arguments.results, arguments.settings))
 
 
 if __name__ == "__main__":

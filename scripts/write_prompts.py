@@ -8,6 +8,7 @@ from pathlib import Path
 from charloom.core import files
 from charloom.core.errors import cli
 from charloom.dataset import prompts
+from charloom.report import prompt_sheet
 from charloom.workflow import jobs
 from charloom.workflow.arguments import value
 
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument("--txt", type=Path, required=True)
     arguments = parser.parse_args()
     sheet = prompts.sheet(arguments.settings)
-    files.write_text(arguments.html, prompts.as_html(sheet))
+    files.write_text(arguments.html, prompt_sheet.as_html(sheet))
     files.write_text(arguments.txt, prompts.as_text(sheet))
 
 

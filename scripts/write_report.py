@@ -7,6 +7,7 @@ from pathlib import Path
 from charloom.core import files
 from charloom.core.errors import cli
 from charloom.report import page as html
+from charloom.report import scores
 from charloom.report.gather import gather
 from charloom.report.grid import save_picture
 from charloom.workflow import jobs
@@ -21,7 +22,7 @@ def main() -> None:
     material = gather(arguments.results, arguments.settings)
     files.write_text(arguments.output, html.page(material))
     if arguments.comparison:
-        save_picture(html.comparison(material), arguments.comparison)
+        save_picture(scores.comparison(material), arguments.comparison)
     log(f"report: {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -126,7 +126,7 @@ def make_dataset(tmp_path):
     import torch
 
     from charloom.core.canonical import file_digest
-    from charloom.lora.files import write_safetensors
+    from charloom.core.tensors import write_safetensors
 
     def make(
         captions=(5, 20, 40, 9), sizes=((32, 32), (48, 48)), items=(), flips=(), name="data", variants=True

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the code beside 
 
 from charloom.config import project
 from charloom.core.canonical import digest
+from charloom.train import keys
 from charloom.train import settings as training
 from charloom.workflow import latents, prepared, samples, scores, slices, texts
 
@@ -95,13 +96,13 @@ def _store_keys() -> Iterator[tuple[str, str]]:
          "resolutions": [512], "caption_dropout": 0.1, "class_embeddings_sha256": "5" * 64},
     ]  # fmt: skip
     manifest = {"items": items, "holdout": items[:1], "variants": {"empty": {"embeddings_sha256": "6" * 64}}}
-    data = training.manifest_digest(manifest)
+    data = keys.manifest_digest(manifest)
     yield "data set", data
-    yield "data set without variants", training.manifest_digest(items)
+    yield "data set without variants", keys.manifest_digest(items)
     plain = training.TrainSettings()
-    yield "training run", training.run_key(plain.slice(), data, "base-digest")
-    yield "training run, recipe number 1", training.run_key({"train": {"lr": 1e-4}}, data, "base-digest", 1)
-    yield "checkpoint", training.checkpoint_key("run", 250)
+    yield "training run", keys.run_key(plain.slice(), data, "base-digest")
+    yield "training run, recipe number 1", keys.run_key({"train": {"lr": 1e-4}}, data, "base-digest", 1)
+    yield "checkpoint", keys.checkpoint_key("run", 250)
     with tempfile.TemporaryDirectory() as folder:
         yield from _keys_of_files(Path(folder))
 

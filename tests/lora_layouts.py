@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from charloom.lora.files import write_safetensors
+from charloom.core.tensors import write_safetensors
 
 RANK, DIM, HIDDEN = 4, 64, 170
 SHAPES = {

@@ -14,8 +14,9 @@ from PIL import Image
 from test_cli import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
 from charloom.config import project, scaffold, schema
+from charloom.config.yaml import merge
 from charloom.core.errors import UserError
-from charloom.dataset import lint
+from charloom.dataset import lint, sources
 from charloom.interop.aitoolkit import keys as aitoolkit_keys
 from charloom.interop.aitoolkit import read as aitoolkit
 from charloom.interop.aitoolkit.samples import split
@@ -98,7 +99,7 @@ def imported(tmp_path: Path, text: str = JOB, **changes: Any) -> aitoolkit.Impor
 def recipe_of(tmp_path: Path, **changes: Any) -> dict[str, Any]:
     """All knobs that an import leads to, those of the schema included."""
     found = imported(tmp_path, **changes)
-    return schema.merge(schema.defaults(schema.load_schema("recipe")), found.character["recipe"])
+    return merge(schema.defaults(schema.load_schema("recipe")), found.character["recipe"])
 
 
 def pictures(folder: Path, **captions: str | None) -> Path:
@@ -228,7 +229,7 @@ def test_round_trip_into_the_resolved_recipe(root):  # noqa: F811
         "training_adapter": "v1",
     }  # fmt: skip
     assert data["recipe"] == expected and data["base"] == "z-image-turbo"
-    assert schema.merge(recipe, expected) == recipe
+    assert merge(recipe, expected) == recipe
     assert data["sample_prompts"][1] == "a full body photo of {trigger}, skating on a frozen lake"
     assert data["crop"] == {"right": 0, "bottom": 0}
 
@@ -503,9 +504,9 @@ def test_a_data_set_brings_its_captions_and_nothing_is_guessed(root):  # noqa: F
         **texts, "comfyui_00012": "a photo of m1ra, wearing a cap",
     }  # fmt: skip
     with pytest.raises(UserError, match=r"shots\.a-1-2: has no caption, nor tier, view, outfit, background"):
-        project.load(root, ready="mira")
+        project.load(root, ready="mira", image_problems=sources.problems)
     (captions / "a-1-2.txt").write_text("m1ra again")
-    person = project.load(root, ready="mira").characters["mira"]
+    person = project.load(root, ready="mira", image_problems=sources.problems).characters["mira"]
     assert [json.loads(slices.prompt_sheet(person))["shots"], person.count] == [[], 4]
     judged = [finding for finding in lint._plan(json.loads(slices.lint(person))) if finding.where == "plan"]
     assert judged == []
@@ -519,7 +520,7 @@ def test_a_shot_without_a_caption_takes_the_default_or_stops(root):  # noqa: F81
     data = yaml.safe_load(path.read_text())
     data["recipe"]["data"]["default_caption"] = "a photo of {trigger}"
     path.write_text(yaml.safe_dump(data))
-    person = project.load(root, ready="mira").characters["mira"]
+    person = project.load(root, ready="mira", image_problems=sources.problems).characters["mira"]
     assert json.loads(slices.caption(person, "b")) == {"default": "a photo of m1ra"}
 
 

@@ -13,10 +13,12 @@ import yaml
 from PIL import Image
 from small_project import CHARACTER, edit, write_yaml
 
-from charloom.config import schema
+from charloom.config import image_folder, schema
 from charloom.config.project import load
+from charloom.config.yaml import merge, scalar
 from charloom.core.errors import UserError
-from charloom.dataset.sources import folder
+from charloom.dataset import sources
+from charloom.dataset.sources import folder as folder_source
 from charloom.workflow import slices
 
 MARA = "config/characters/mara.yaml"
@@ -33,13 +35,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def problems(folder: Path, **arguments: Any) -> list[str]:
     """What stands in the way of Mara's images, or else of anybody."""
     with pytest.raises(UserError) as caught:
-        load(folder, ready="mara", **arguments)
+        load(folder, ready="mara", image_problems=sources.problems, **arguments)
         load(folder, **arguments)
     return str(caught.value).splitlines()
 
 
 def recipe(**changes: Any) -> Callable[[Path], None]:
-    return lambda p: edit(p / CONFIG, recipe=schema.merge(small_project.CONFIG["recipe"], changes))
+    return lambda p: edit(p / CONFIG, recipe=merge(small_project.CONFIG["recipe"], changes))
 
 
 def text(file: str, old: str, new: str) -> Callable[[Path], None]:
@@ -378,7 +380,7 @@ def test_missing_images_are_named(project: Path) -> None:
         "config/characters/mara.yaml: images.path: photos has no fullbody-01.png (nor .jpg, .webp); "
         "add the image or change the plan",
     ]
-    assert problems(project) == expected == load(project).characters["mara"].image_problems()
+    assert problems(project) == expected == sources.problems(load(project).characters["mara"])
 
 
 def test_images_that_are_still_to_be_made_are_no_mistake_in_the_file(project: Path) -> None:
@@ -391,7 +393,7 @@ def test_images_that_are_still_to_be_made_are_no_mistake_in_the_file(project: Pa
     people = load(project).characters
     assert "beige pantsuit" in slices.prompt_sheet(people["mara"])
     assert [line.split(":")[1].strip() for line in problems(project)] == ["images.path", "datasets[1].path"]
-    assert [line.split(":")[1].strip() for line in people["mira"].image_problems()] == ["doll.skin", "doll"]
+    assert [line.split(":")[1].strip() for line in sources.problems(people["mira"])] == ["doll.skin", "doll"]
 
 
 def test_images_of_any_ending_and_name(project: Path) -> None:
@@ -404,12 +406,12 @@ def test_images_of_any_ending_and_name(project: Path) -> None:
     for old, new in (("a.png", "ComfyUI_00012_.PNG"), ("b.jpg", "b.JPG")):
         (project / "more" / old).rename(project / "more" / new)
     (project / "more/b.png").touch()  # beside b.JPG: the same image once more
-    mara = load(project, ready="mara").characters["mara"]
-    found = [folder.inputs(mara, shot) for shot in (*mara.shots, None)]
+    mara = load(project, ready="mara", image_problems=sources.problems).characters["mara"]
+    found = [folder_source.inputs(mara, shot) for shot in (*mara.shots, None)]
     names = ["closeup-01.PNG", "medium-01.JPeG", "Mira  01_.Webp"]
     assert found == [[f"photos/{name}"] for name in (*names, "closeup-01.PNG")]  # no reference: the first close-up
     (project / "photos/reference.jpg").touch()
-    assert folder.inputs(mara, None) == ["photos/reference.jpg"]
+    assert folder_source.inputs(mara, None) == ["photos/reference.jpg"]
     assert {name: path.name for name, path in mara.datasets[0].files.items()} == {
         "comfyui_00012": "ComfyUI_00012_.PNG",
         "b": "b.png",
@@ -419,7 +421,7 @@ def test_images_of_any_ending_and_name(project: Path) -> None:
 
 def test_names_that_would_be_the_same_are_numbered() -> None:
     files = [Path(name) for name in ("Mira 1.png", "mira-1.jpg", "mira_1.png", "mira-1.png", "mira 1.png", "Ж.png")]
-    assert {name: path.name for name, path in folder.names(files).items()} == {
+    assert {name: path.name for name, path in image_folder.names(files).items()} == {
         "mira-1-2": "Mira 1.png",
         "mira-1": "mira-1.png",
         "mira_1": "mira_1.png",
@@ -468,7 +470,7 @@ def test_whole_numbers_are_decimal(project: Path) -> None:
     """In YAML 1.1 a leading zero would make a step octal."""
     text(MARA, "name: Mara", "name: Mara\ncheckpoint: 000100")(project)
     assert load(project).characters["mara"].checkpoint == 100
-    assert schema.scalar("010") == 10 and schema.scalar("16:9") == "16:9" and schema.scalar("-1_000") == -1000
+    assert scalar("010") == 10 and scalar("16:9") == "16:9" and scalar("-1_000") == -1000
 
 
 def test_a_group_of_comments_is_empty(project: Path) -> None:

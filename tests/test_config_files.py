@@ -13,6 +13,7 @@ from test_config import CONFIG, MARA, problems, text
 
 from charloom.config.project import load, read
 from charloom.core.errors import UserError
+from charloom.dataset import sources
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_one_bad_character_file_stops_that_character_alone(project: Path) -> Non
     workflow = read(project)
     assert set(workflow.characters) == {"ira", "mara"}
     assert set(workflow.broken) == {"mira", "mora", "mura", "Big Mara", 24 * "m", "twin"}
-    assert load(project, ready="mara").character("mara").id == "mara"
+    assert load(project, ready="mara", image_problems=sources.problems).character("mara").id == "mara"
     for name, lines in workflow.broken.items():
         assert len(lines) == 1 and lines[0].startswith(f"config/characters/{name}.yaml: ")
         with pytest.raises(UserError) as caught:

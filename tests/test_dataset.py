@@ -16,13 +16,14 @@ from PIL import Image, ImageDraw, ImageFilter
 from charloom.base import locks
 from charloom.config.character import Character, Shot
 from charloom.config.project import load
-from charloom.core import contents, pictures
+from charloom.core import contents, pictures, words
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.dataset import captions, lint, manifest, prompts
 from charloom.dataset.crop import crop_file
 from charloom.dataset.sources import folder as folder_source
 from charloom.dataset.sources import paperdoll as paperdoll_source
+from charloom.report import prompt_sheet
 from charloom.workflow import jobs, slices
 
 
@@ -120,7 +121,7 @@ def test_the_appearance_is_in_every_prompt_and_the_trigger_in_none(mara: Charact
     assert len(sheet.shots) == 3
     assert all(mara.appearance in prompt and "m4ra" not in prompt for _, _, prompt in sheet.shots)
     assert "standing with arms at her sides, wearing a beige pantsuit, beach" in sheet.shots[2][2]
-    text, page = prompts.as_text(sheet), prompts.as_html(sheet)
+    text, page = prompts.as_text(sheet), prompt_sheet.as_html(sheet)
     assert [line for line in text.splitlines() if line.startswith("# ")][1:] == [
         "# closeup-01",
         "# medium-01",
@@ -132,14 +133,16 @@ def test_the_appearance_is_in_every_prompt_and_the_trigger_in_none(mara: Charact
 
 def test_the_sheet_escapes_what_users_write(mara: Character) -> None:
     settings = json.loads(slices.prompt_sheet(mara))
-    page = prompts.as_html(prompts.sheet({**settings, "name": "<b>", "appearance": "a & <script>alert(1)</script>"}))
+    page = prompt_sheet.as_html(
+        prompts.sheet({**settings, "name": "<b>", "appearance": "a & <script>alert(1)</script>"})
+    )
     assert "<script>alert" not in page and "&lt;b&gt;: prompt sheet" in page
 
 
 def test_without_a_concept_the_sheet_has_no_reference(mara: Character) -> None:
     sheet = prompts.sheet({**json.loads(slices.prompt_sheet(mara)), "concept": ""})
     assert prompts.as_text(sheet).startswith("# closeup-01\n")
-    assert prompts.as_html(sheet).count("<article ") == 3
+    assert prompt_sheet.as_html(sheet).count("<article ") == 3
 
 
 # crops
@@ -319,7 +322,7 @@ def test_class_captions_have_the_class_word_for_the_trigger(mara: Character, tmp
     person = with_sets(tmp_path)
     assert slices.class_captions(person) == mara.shot_names  # nobody to preserve on regularisation images
     assert json.loads(slices.swap(person)) == ["m4ra", "girl"]
-    assert captions.swapped("M4ra, m4rab and m4ra", ["m4ra", "girl"]) == "girl, m4rab and girl"
+    assert words.swapped("M4ra, m4rab and m4ra", ["m4ra", "girl"]) == "girl, m4rab and girl"
     assert slices.texts(person) == slices.texts(mara)
 
 

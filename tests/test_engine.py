@@ -18,7 +18,7 @@ from charloom.engine.recompute import Recompute
 from charloom.engine.swap import Swap, frozen_tensors, size_of, spread
 from charloom.kernels import quantize
 from charloom.lora.attach import ADAPTER, attach
-from charloom.train.settings import Network
+from charloom.lora.network import Network
 from charloom.zimage import forward
 
 CPU = torch.device("cpu")

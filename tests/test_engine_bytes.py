@@ -11,12 +11,12 @@ from test_engine_control import inputs
 
 from charloom.engine import fuse
 from charloom.engine.engine import FAILED, Engine, typical
+from charloom.engine.inputs import Term
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import frozen_tensors
 from charloom.kernels import attention
 from charloom.train import origin
-from charloom.train.step import Term
 
 MADE = {"device": "a card", "torch": "2.11", "compile": True}
 

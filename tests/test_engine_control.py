@@ -10,9 +10,10 @@ from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import engine as engines
 from charloom.engine import graphs, memory
+from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
 from charloom.train.settings import Optimisation
-from charloom.train.step import Inputs, loss_of
+from charloom.train.step import loss_of
 
 CPU = torch.device("cpu")
 GIB = memory.GIB

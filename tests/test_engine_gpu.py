@@ -9,13 +9,15 @@ from diffusers import ZImageTransformer2DModel
 from test_engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
 
 from charloom.engine.engine import Engine
+from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
-from charloom.kernels import quantize
+from charloom.kernels import linears, quantize
 from charloom.lora.attach import attach
+from charloom.lora.network import Network
 from charloom.train import optim
 from charloom.train.loop import Numbers
-from charloom.train.settings import Network, Optimisation
-from charloom.train.step import Inputs, loss_of, sent
+from charloom.train.settings import Optimisation
+from charloom.train.step import loss_of, sent
 from charloom.zimage import forward
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -152,7 +154,7 @@ def test_units_equal_their_emulation():
         pytest.skip("this GPU has no float8 units")
     torch.manual_seed(0)
     linear = torch.nn.Linear(256, 384, bias=False).to(GPU, torch.bfloat16)
-    module = quantize.Float8Linear.from_linear(linear)
+    module = linears.Float8Linear.from_linear(linear)
     results = []
     for mode in ("units", "emulate"):
         module.mode = mode

@@ -22,10 +22,11 @@ from charloom.base import hub, locks
 from charloom.config.project import load as load_config
 from charloom.core.errors import UserError
 from charloom.core.store import Store
+from charloom.kernels import linears, products
 from charloom.kernels import quantize as q
 from charloom.lora.adapter import load_into, merge
 from charloom.lora.attach import attach
-from charloom.train.settings import Network
+from charloom.lora.network import Network
 from charloom.workflow import prepared, texts
 from charloom.zimage import forward
 
@@ -47,7 +48,7 @@ class Blocks(nn.Module):
         return self.layers[0](x)
 
 
-def quantised(kind: str, mode: str = "", **sizes) -> tuple[q.QuantizedLinear, torch.Tensor]:
+def quantised(kind: str, mode: str = "", **sizes) -> tuple[linears.QuantizedLinear, torch.Tensor]:
     """A quantised Linear and the weight that it was made of."""
     model = Blocks(**sizes)
     weight = model.layers[0].weight.detach().clone()
@@ -204,10 +205,10 @@ def test_modes_and_kinds_are_checked():
 
 @pytest.fixture
 def no_bitsandbytes(monkeypatch):
-    q._bitsandbytes.cache_clear()
+    products._bitsandbytes.cache_clear()
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     yield
-    q._bitsandbytes.cache_clear()
+    products._bitsandbytes.cache_clear()
 
 
 def test_nf4_without_bitsandbytes_is_a_mistake_in_one_line(no_bitsandbytes):
@@ -369,7 +370,7 @@ def test_files_are_loaded_beside_quantised_weights(tmp_path, kind, network, stre
     before = predict(model)
     dense = build_transformer()  # the weights that the quantised ones stand for, as plain Linears
     for name, module in model.named_modules():
-        if isinstance(module, q.QuantizedLinear):
+        if isinstance(module, linears.QuantizedLinear):
             dense.get_submodule(name).weight.data = module.dense()
     with load_into(model, path, strength), load_into(dense, path, strength):
         torch.testing.assert_close(predict(model), predict(dense), rtol=1e-3, atol=1e-3)

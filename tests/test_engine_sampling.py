@@ -25,11 +25,11 @@ from charloom.config import schema
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.core.store import Store
+from charloom.core.tensors import write_safetensors
 from charloom.engine import memory
 from charloom.engine import previews as engine
 from charloom.engine.options import EngineOptions
 from charloom.lora.adapter import load_into
-from charloom.lora.files import write_safetensors
 from charloom.paperdoll import attributes
 from charloom.paperdoll.draw import draw
 from charloom.workflow import latents, samples, slices, texts

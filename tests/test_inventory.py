@@ -16,6 +16,7 @@ from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.core import pictures
 from charloom.core.errors import UserError
+from charloom.dataset import sources
 from charloom.dataset.sources import folder
 
 FOREIGN = [".DS_Store", "._a.png", "._a.txt", "Thumbs.db", "desktop.ini", ".hidden.png", "@eaDir/a.png", ".git/config"]
@@ -101,7 +102,7 @@ def of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: object
 
 
 def mara(ready: bool = False) -> Character:
-    return load(ready="mara" if ready else None).characters["mara"]
+    return load(ready="mara" if ready else None, image_problems=sources.problems).characters["mara"]
 
 
 def test_captions_end_in_any_case_in_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,8 @@ def judged(project: Path) -> dict[str, dict[str, float]]:
     import contextlib
 
     from charloom.config.project import load
+    from charloom.core.tensors import read_safetensors
     from charloom.lora.adapter import load_into
-    from charloom.lora.files import read_safetensors
     from charloom.zimage import sampler, weights
 
     results = project / "results/leyla"

@@ -13,8 +13,8 @@ from peft.tuners.lora import Linear as LoraLinear
 
 from charloom.core.errors import UserError
 from charloom.lora.attach import attach, target_modules
+from charloom.lora.network import Network
 from charloom.lora.verify import module_shapes
-from charloom.train.settings import Network
 from charloom.zimage import forward
 
 REAL_CONFIG = json.loads((real_base.FIXTURES / "transformer" / "config.json").read_text())

@@ -14,12 +14,13 @@ from lora_layouts import ALL, FILES, expected
 from safetensors import safe_open
 
 from charloom.core.errors import UserError
+from charloom.core.tensors import read_safetensors, write_safetensors
 from charloom.lora import export
 from charloom.lora.adapter import load_into, merge
 from charloom.lora.attach import attach
-from charloom.lora.files import read_adapter, read_safetensors, write_safetensors
+from charloom.lora.files import read_adapter
+from charloom.lora.network import Network
 from charloom.lora.verify import verify
-from charloom.train.settings import Network
 from charloom.zimage import forward
 
 

@@ -20,11 +20,11 @@ from conftest import build_transformer
 from lora_layouts import ALL, FILES, PLAIN
 from test_lora_files import outputs, ship
 
+from charloom.core.tensors import read_safetensors
 from charloom.lora import loaders
 from charloom.lora.adapter import load_into
-from charloom.lora.files import read_safetensors
+from charloom.lora.network import Network
 from charloom.lora.verify import verify
-from charloom.train.settings import Network
 
 LETTERS = {
     "W": loaders.WHOLE,

@@ -12,7 +12,7 @@ from test_lora_files import trained
 
 from charloom.lora import movement
 from charloom.lora.attach import attach
-from charloom.train.settings import Network
+from charloom.lora.network import Network
 
 
 def test_movement_is_free_of_size():

@@ -14,9 +14,10 @@ from test_lora_files import ship
 from typer.testing import CliRunner
 
 from charloom.cli.main import app
-from charloom.lora.files import read_adapter, read_safetensors, write_safetensors
+from charloom.core.tensors import read_safetensors, write_safetensors
+from charloom.lora.files import read_adapter
+from charloom.lora.network import Network
 from charloom.lora.verify import verify
-from charloom.train.settings import Network
 from charloom.zimage.shapes import KNOWN_BASES, Z_IMAGE_WIDTH, module_shapes, with_original_names
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ import pytest
 import small_project
 from small_project import edit
 
-from charloom.config import schema
+from charloom.config import schema, yaml
 from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.workflow import slices
@@ -146,7 +146,7 @@ def test_reruns_start_where_the_table_says(project: Path) -> None:
         change: Any = {last: another(name, present[last], node)}
         for group in reversed(groups):
             change = {group: change}
-        edit(project / MARA, recipe=schema.merge({"data": {"default_caption": "a photo of {trigger}"}}, change))
+        edit(project / MARA, recipe=yaml.merge({"data": {"default_caption": "a photo of {trigger}"}}, change))
         found = stage(before, load(project).characters["mara"])
         if not rows[name][3].startswith(found):
             wrong[name] = f"{found}, not {rows[name][3]}"

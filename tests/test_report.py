@@ -15,7 +15,7 @@ from PIL import Image
 
 from charloom.core.errors import UserError
 from charloom.judge import choice
-from charloom.report import charts, grid, pictures
+from charloom.report import charts, grid, pictures, scores
 from charloom.report import page as html
 from charloom.report.gather import gather, header, tier
 
@@ -196,7 +196,7 @@ def test_page_with_next_to_nothing(tmp_path, settings):
     (root / "validation.json").write_text(json.dumps(choice.choose([], [50])))
     text = html.page(gather(root, {**settings, "shots": [], "steps": []}))
     assert "No samples were drawn" in text and "Why step 50" in text and "Training loss" not in text
-    assert html.comparison(gather(root, {**settings, "steps": []})).size == (256, 256)
+    assert scores.comparison(gather(root, {**settings, "steps": []})).size == (256, 256)
 
 
 def test_a_missing_choice_is_said_in_a_line(tmp_path, settings):

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from charloom.core.errors import UserError
-from charloom.lora.files import write_safetensors
+from charloom.core.tensors import write_safetensors
 from charloom.train.data import CorruptFile, TrainingData, bucket_of, read_checked
-from charloom.train.settings import TrainSettings, manifest_digest
+from charloom.train.keys import manifest_digest
+from charloom.train.settings import TrainSettings
 
 LATENTS = "latents/shot-02.safetensors"
 

@@ -13,13 +13,15 @@ import torch
 from conftest import build_transformer
 
 from charloom.core import randomness
+from charloom.core.tensors import write_safetensors
 from charloom.dataset.buckets import bucket
+from charloom.engine.inputs import Inputs
 from charloom.lora.adapter import merge
 from charloom.lora.attach import attach
-from charloom.lora.files import write_safetensors
+from charloom.lora.network import Network
 from charloom.train import loop, optim
 from charloom.train import step as one_step
-from charloom.train.settings import Network, Optimisation
+from charloom.train.settings import Optimisation
 from charloom.zimage import forward
 
 
@@ -46,7 +48,7 @@ def test_loss_and_gradients_on_the_stock_model():
     model, ours = adapted()
     forward.prepare(model)
     caps, pad = one_step.padded(captions, torch.device("cpu"))
-    inputs = one_step.Inputs(x0, noise, sigma, torch.ones(3), caps, pad)
+    inputs = Inputs(x0, noise, sigma, torch.ones(3), caps, pad)
     settings = Optimisation(batch_size=3)
     total, each = one_step.loss_of(lambda *a: forward.forward_masked(model, *a), ours, inputs, settings)
     total.backward()

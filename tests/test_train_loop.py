@@ -18,18 +18,19 @@ import pytest
 import torch
 from conftest import build_transformer
 
-from charloom.config import schema
+from charloom.config import yaml
 from charloom.core import randomness
 from charloom.core.errors import UserError
 from charloom.core.store import Store
+from charloom.core.tensors import read_safetensors
 from charloom.lora.adapter import load_into
-from charloom.lora.files import read_safetensors
 from charloom.lora.verify import verify
 from charloom.train import holdout, loop, metrics
 from charloom.train import state as states
 from charloom.train import step as one_step
+from charloom.train.keys import checkpoint_key, manifest_digest, run_key
 from charloom.train.loop import TrainingStopped, TrainJob, train
-from charloom.train.settings import TrainSettings, checkpoint_key, manifest_digest, run_key
+from charloom.train.settings import TrainSettings
 from charloom.zimage import flow, forward
 
 
@@ -486,7 +487,7 @@ def test_an_adapter_that_has_not_moved_is_said_everywhere(make_dataset, tmp_path
     skip_without(UNMOVED[name])
     manifest, store = make_dataset(), Store(tmp_path / "store")
     for rate, moves in (UNMOVED[name]["train"]["lr"], False), ("auto", True):
-        change = schema.merge(UNMOVED[name], {"train": {"lr": rate}})
+        change = yaml.merge(UNMOVED[name], {"train": {"lr": rate}})
         job, said = job_of(manifest, recipe(**change), tmp_path / "log"), []
         train(job, store, 10, quiet, said.append)
         lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]

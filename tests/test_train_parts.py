@@ -15,25 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from charloom.config import knobs, schema
+from charloom.config import knobs, schema, yaml
 from charloom.core import randomness
 from charloom.core.errors import UserError
 from charloom.dataset import lint
 from charloom.dataset.buckets import bucket, buckets, cover_box, problem
+from charloom.lora.network import Network
 from charloom.train import losses, optim, timesteps
 from charloom.train.data import bucket_of
-from charloom.train.settings import (
-    SECTIONS,
-    Data,
-    Network,
-    Optimisation,
-    Preservation,
-    Save,
-    TrainSettings,
-    kept_steps,
-    manifest_digest,
-    run_key,
-)
+from charloom.train.keys import manifest_digest, run_key
+from charloom.train.settings import SECTIONS, Data, Optimisation, Preservation, Save, TrainSettings, kept_steps
 
 
 def test_defaults_are_the_guides():
@@ -85,7 +76,7 @@ def test_defaults_and_bounds_are_the_schemas(knob):
     if knob in HELD:
         cls, name = HELD[knob]
         assert getattr(cls(), name) == getattr(getattr(whole, knob.split(".")[0]), name)
-    explicit = schema.merge(nested(knob, node["default"]), nested("train.steps", 3000) if "warmup" in knob else {})
+    explicit = yaml.merge(nested(knob, node["default"]), nested("train.steps", 3000) if "warmup" in knob else {})
     assert TrainSettings.from_recipe(explicit) == whole
     for part in [node, node.get("items", {}), *node.get("anyOf", ())]:
         for bound, inside, outside in (

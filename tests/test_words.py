@@ -13,7 +13,7 @@ from small_project import edit
 from charloom.config.project import load
 from charloom.core import tokens, words
 from charloom.core.errors import UserError
-from charloom.dataset import captions, lint
+from charloom.dataset import lint
 from charloom.report.grid import short
 
 PAPERDOLL = small_project.ROOT / "resources/bases/paperdoll"
@@ -39,7 +39,7 @@ def test_the_trigger_is_a_word_beside_what_has_no_blanks(text: str) -> None:
     assert words.count(text, "m4ra") == BESIDE[text]
     assert words.replace(text, "m4ra", "x").count("x") == BESIDE[text]
     assert words.replace(words.replace(text, "m4ra", "Q9"), "Q9", "m4ra").lower() == text.lower()
-    assert captions.swapped(text, ["m4ra", "woman"]) == words.replace(text, "m4ra", "woman")
+    assert words.swapped(text, ["m4ra", "woman"]) == words.replace(text, "m4ra", "woman")
 
 
 def test_a_grid_leaves_the_trigger_out_in_any_language() -> None:

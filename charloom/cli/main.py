@@ -76,9 +76,10 @@ def new(
 def _problems(root: Path, name: str) -> list[str]:
     """What the check of the whole configuration says about one character."""
     from charloom.config import project
+    from charloom.dataset import sources
 
     try:
-        project.load(root, ready=name)
+        project.load(root, ready=name, image_problems=sources.problems)
     except UserError as error:
         label = f"config/characters/{name}.yaml"
         return [line for line in str(error).splitlines() if label in line]
@@ -95,12 +96,13 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
     from charloom.core import tokens
     from charloom.core.store import Store
     from charloom.dataset import lint as checks
+    from charloom.dataset import sources
     from charloom.workflow import lint_files, slices
 
     root = _workflow_folder()
     name = _named(name)
     _say_first(root, name)
-    workflow = project.load(root, ready=name)
+    workflow = project.load(root, ready=name, image_problems=sources.problems)
     character = workflow.character(name)
     base = workflow.bases[character.base]
     print(f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: fine")

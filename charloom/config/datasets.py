@@ -13,9 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from charloom.config import inventory, schema
+from charloom.config import image_folder, inventory, schema
 from charloom.core import words
-from charloom.dataset.sources import folder as images_of
 
 OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
 """Keys that a data set may have of its own; otherwise those of ``recipe.data`` hold."""
@@ -77,7 +76,7 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
         made = DataSet(
             name=entry["name"],
             folder=folder,
-            files=images_of.names(images_of.images(folder)),
+            files=image_folder.names(image_folder.images(folder)),
             weight=entry.get("weight", 1.0),
             repeats=entry.get("repeats", 1),
             default_caption=default,

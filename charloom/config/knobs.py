@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any
 
-from charloom.config import schema
+from charloom.config import knobs, schema
 
 FACTOR = ("prodigy",)
 """Optimisers that find the size of their steps themselves; their learning rate is a factor on it."""
@@ -80,3 +81,17 @@ def contradictions(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         except re.error as error:
             found.append(("network.modules", f"'{pattern}' is no regular expression ({error}); correct it"))
     return found
+
+
+def _value(knob: str, value: Any) -> Any:
+    """The value of a knob as the settings hold it."""
+    if knob == "train.ema":
+        return value["decay"] if value else None
+    if value == "auto" and knob == "train.lr":
+        return knobs.usual_rates()[knobs.default("train.optimizer")]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _knob(name: str) -> Any:
+    """A field for the knob ``name`` of the recipe, with the schema's default."""
+    return field(default_factory=lambda: _value(name, knobs.default(name)), metadata={"knob": name})

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from charloom.config.base import Base
     from charloom.config.character import Character
-    from charloom.config.project import Base
 
 
 def notices(character: Character, base: Base, has_gpu: bool) -> list[str]:

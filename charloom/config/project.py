@@ -7,42 +7,20 @@ Knows files and settings; nothing of Snakemake, images or models.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charloom.config import character, inventory, knobs, schema
+from charloom.config import inventory, knobs, read_character, schema, yaml
+from charloom.config.base import Base, _base
 from charloom.config.character import Character
 from charloom.core.errors import UserError
 
 CONFIG = "config/config.yaml"
+ImageProblems = Callable[[Character], list[str]]
 _NAME = re.compile(schema.load_schema("name")["pattern"])
 _RESERVED = ("con", "nul", "aux", "prn")
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base model as its file describes it."""
-
-    name: str
-    label: str
-    path: str | None
-    repo: str | None
-    revision: str | None
-    judge: str
-    judge_weights: str | None
-    run_ahead: int
-    miniature: bool
-    """Whether it draws paper dolls alone; nobody's photographs can be learnt on it."""
-    download_gb: float
-    adapters: dict[str, Any]
-    transformer_file: Any
-    checksums: dict[str, str]
-    recipe: dict[str, Any]
-
-    def source(self) -> dict[str, Any]:
-        """Where the weights are, as plain values."""
-        return {"path": self.path} if self.path else {"repo": self.repo, "revision": self.revision}
 
 
 @dataclass(frozen=True)
@@ -75,36 +53,46 @@ class Workflow:
         return self.characters[name]
 
 
-def load(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready: str | None = None) -> Workflow:
+def load(
+    root: str | Path = ".",
+    overrides: dict[str, Any] | None = None,
+    ready: str | None = None,
+    image_problems: ImageProblems = lambda character: [],
+) -> Workflow:
     """The same as :func:`read`, for all or nothing: raises for any mistake in any character.
 
     With ``ready``, which names a character whose images must be there as well, only its mistakes count.
     """
-    workflow = read(root, overrides, ready)
+    workflow = read(root, overrides, ready, image_problems)
     lines = [line for name, wrong in workflow.broken.items() if ready in (None, name) for line in wrong]
     if lines:
         raise UserError.several(list(dict.fromkeys(lines)))
     return workflow
 
 
-def read(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready: str | None = None) -> Workflow:
+def read(
+    root: str | Path = ".",
+    overrides: dict[str, Any] | None = None,
+    ready: str | None = None,
+    image_problems: ImageProblems = lambda character: [],
+) -> Workflow:
     """The configuration below ``root``, with ``overrides`` (of a command line) over ``config/config.yaml``.
 
     ``ready`` names a character whose images must be there as well; of the others only the files are checked, because
-    a character is made one step after the other. Raises one :class:`UserError` with a line for every mistake that
-    concerns everybody, or a character that the command line names.
+    a character is made one step after the other; ``image_problems`` finds what is wrong with them. Raises one
+    :class:`UserError` with a line for every mistake that concerns everybody, or a named character.
     """
     root = Path(root)
-    data, problems = schema.check(schema.read_yaml(root / CONFIG, CONFIG), "config", CONFIG)
+    data, problems = schema.check(yaml.read_yaml(root / CONFIG, CONFIG), "config", CONFIG)
     if overrides:
-        data, more = schema.check(schema.merge(data, overrides), "config", "--config")
+        data, more = schema.check(yaml.merge(data, overrides), "config", "--config")
         # What is wrong in the file already is not the command line's fault.
         problems += [line for line in more if line.replace("--config", CONFIG, 1) not in problems]
     if problems:
         raise UserError.several(problems)
     # Without defaults, which would hide the base's recipe and what was asked for.
     own_recipe, own_crop = data.get("recipe", {}), data.get("crop", {})
-    data = schema.merge(schema.defaults(schema.load_schema("config")), data)
+    data = yaml.merge(schema.defaults(schema.load_schema("config")), data)
 
     bases: dict[str, Base] = {}
 
@@ -119,9 +107,9 @@ def read(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready:
     def recipe_for(name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
         found, wrong = base(name, label)
         plain = schema.defaults(schema.load_schema("recipe"))
-        given = schema.merge(found.recipe if found else {}, own_recipe, own)
-        recipe = schema.merge(plain, given)
-        recipe["train"]["lr"] = knobs.learning_rate(schema.merge(own_recipe, own), found.recipe if found else {})
+        given = yaml.merge(found.recipe if found else {}, own_recipe, own)
+        recipe = yaml.merge(plain, given)
+        recipe["train"]["lr"] = knobs.learning_rate(yaml.merge(own_recipe, own), found.recipe if found else {})
         if "every" not in given.get("sample", {}):
             # Only saved steps are drawn: as often as by default, or the next step that is saved.
             every = recipe["save"]["every"]
@@ -129,13 +117,13 @@ def read(root: str | Path = ".", overrides: dict[str, Any] | None = None, ready:
         return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
 
     _, problems = base(data["base"], CONFIG)
-    context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready}
+    context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
     people: dict[str, Character] = {}
     files, broken = _character_files(root, data["characters"], problems)
     for path in files:
         label = f"config/characters/{path.name}"
         try:
-            people[path.stem] = character.read(path, label, context, recipe_for)
+            people[path.stem] = read_character.read(path, label, context, recipe_for)
         except UserError as error:
             broken[path.stem] = str(error).splitlines()
     for name, line in _same_triggers(people).items():
@@ -171,59 +159,6 @@ def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list
         broken = {name: lines for name, lines in broken.items() if name in wanted}
         names = [name for name in wanted if name in names]
     return [files[name] for name in names if name in files and name not in broken], broken
-
-
-def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
-    folder = root / "config" / "bases"
-    label = f"config/bases/{name}.yaml"
-    if not (folder / f"{name}.yaml").is_file():
-        names = sorted(path.stem for path in folder.glob("*.yaml") if not inventory.foreign(path.name))
-        return None, [f"{where}: there is no {label}; {schema.meant(name, names)}"]
-    try:
-        data, problems = schema.check(schema.read_yaml(folder / f"{name}.yaml", label), "base", label)
-    except UserError as error:
-        return None, [str(error)]
-    if problems:
-        return None, problems
-    if ("path" in data) == ("repo" in data):
-        problems.append(f"{label}: give either path (a folder) or repo and revision (on the hub)")
-    elif "repo" in data and "revision" not in data:
-        problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot drift")
-    elif "path" in data and not (root / data["path"]).is_dir():
-        problems.append(f"{label}: path: there is no folder {data['path']}; correct it, or use repo and revision")
-    elif "path" in data and not (root / data["path"] / "model_index.json").is_file():
-        problems.append(f"{label}: path: {data['path']} has no model_index.json; name a folder in the diffusers layout")
-    adapters = data.get("adapters", {})
-    for key, adapter in adapters.items():
-        if isinstance(adapter, str) and not (root / adapter).is_file():
-            problems.append(f"{label}: adapters.{key}: there is no file {adapter}; correct it or take it out")
-    single = data.get("transformer_file")
-    if isinstance(single, str) and not (root / single).is_file():
-        problems.append(f"{label}: transformer_file: there is no file {single}; correct it or take it out")
-    weights = data.get("judge_weights")
-    if weights and not (root / weights).is_file():
-        problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")
-    if problems:
-        return None, problems
-    return (
-        Base(
-            name=name,
-            label=label,
-            path=data.get("path"),
-            repo=data.get("repo"),
-            revision=data.get("revision"),
-            judge=data.get("judge", "none"),
-            judge_weights=data.get("judge_weights"),
-            run_ahead=data.get("run_ahead", 1),
-            miniature=data.get("miniature", False),
-            download_gb=data.get("download_gb", 0.0),
-            adapters=adapters,
-            transformer_file=single,
-            checksums=data.get("checksums", {}),
-            recipe=data.get("recipe", {}),
-        ),
-        [],
-    )
 
 
 def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str]:

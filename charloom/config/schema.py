@@ -15,134 +15,18 @@ from typing import Any
 
 import yaml
 
-from charloom.core.errors import UserError
+from charloom.config.yaml import _INTEGER, _KIND, Document, _Loader, _mapping, _what, read_yaml, scalar
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
 
 # PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text, 000200 is 128 and 16:9 is 969.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_INTEGER = "tag:yaml.org,2002:int"
 _NUMBERS = ("number", "integer")
-_TEXT = "tag:yaml.org,2002:str"
-_KIND = {
-    "object": "a group of keys",
-    "array": "a list",
-    "string": "a text",
-    "number": "a number",
-    "integer": "a whole number",
-    "boolean": "true or false",
-    "null": "empty",
-}
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader, which also refuses a key that is written twice, and reads whole numbers as decimal."""
-
-    yaml_implicit_resolvers = {
-        sign: [(tag, pattern) for tag, pattern in resolvers if tag != _INTEGER]
-        for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-class Document(dict[str, Any]):
-    """What a YAML file holds; ``text`` is the file as it was written."""
-
-    text = ""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
-            key_node.tag = _TEXT  # a shot called 01 or off is called so, quotes or not
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, str | int | float | bool) and key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key '{key}' is written twice; take one out", key_node.start_mark
-            )
-        seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?\d+(_\d+)*$"), list("-+0123456789"))
 _Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scalar(node)))
-
-
-def read_yaml(path: str | Path, label: str | None = None) -> Document:
-    """The mapping in a YAML file; a missing or broken file is a :class:`UserError` naming the line and a remedy."""
-    label = label or str(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{label}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{label}: cannot be read as UTF-8 text: {error}") from None
-    try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a subclass of the safe loader)
-    except yaml.MarkedYAMLError as error:
-        number, remedy = _remedy(error, text.splitlines())
-        raise UserError(f"{label}: line {number}: {remedy}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that there never was is a plain ValueError
-        raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict | None):
-        raise UserError(f"{label}: must be keys and values, not {_what(data)}")
-    document = Document(data or {})
-    document.text = text
-    return document
-
-
-def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
-    """The line where the mistake is, counted from 1, and what to do there.
-
-    The parser tells where it gave up, which is often after the mistake, and in terms of grammar.
-    """
-    mark = error.problem_mark or error.context_mark
-    last = min(mark.line, len(lines) - 1)
-    first = min(error.context_mark.line, last) if error.context_mark else last
-    line, context, problem = lines[last], error.context or "", error.problem or ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        return last + 1, "begins with a tab, which YAML does not allow; indent it with spaces"
-    if "quoted scalar" in context:
-        if "end of stream" in problem:
-            return first + 1, "a quote is opened and never closed; close it"
-        return last + 1, "\\ has a meaning of its own between double quotes; use single quotes, or / in paths"
-    value = re.match(r"\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?(.*)", line)[1]
-    if re.match(r"\{[^}]*\}[^#]*[^\s#]|[@`%*&!]", value):
-        return last + 1, f"a text that begins with {value[0]} needs quotes: {_quoted(value)}"
-    if re.match(r"""("[^"]*"|'[^']*')\s*[^\s#]""", value):
-        return last + 1, "text goes on after the closing quote; put all of it in quotes of the other kind"
-    if isinstance(error, yaml.constructor.ConstructorError):
-        return last + 1, problem
-    if "flow" in context:
-        return first + 1, "a [ or { is opened and never closed; close it"
-    if "simple key" in context:
-        return first + 1, f"no colon and space after '{lines[first].strip()}'; write it as key: value"
-    if "mapping values" in problem:
-        before = [n for n in range(last) if lines[n].strip() and not lines[n].lstrip().startswith("#")]
-        if re.search(r":\s", line[: mark.column]) or not before:
-            return last + 1, f"a text with a colon in it needs quotes: {_quoted(value)}"
-        if re.search(r":\s", lines[before[-1]]):
-            return last + 1, "stands too far right; begin it below the key above"
-        return before[-1] + 1, f"no colon and space after '{lines[before[-1]].strip()}'; write it as key: value"
-    if "block" in context:
-        return last + 1, "stands too far left or right; begin it below the keys that it belongs to"
-    return last + 1, f"not valid YAML: {problem}"
-
-
-def _quoted(text: str) -> str:
-    text = text.strip()
-    return "'" + text.replace("'", "''") + "'"
-
-
-def scalar(text: str) -> Any:
-    """``text`` as YAML reads a single value; a text that is none stays what it is."""
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError:
-        return text
-    return value if isinstance(value, bool | int | float) else text
 
 
 @cache
@@ -174,18 +58,6 @@ def defaults(schema: dict[str, Any]) -> dict[str, Any]:
         elif part.get("properties"):
             tree[key] = defaults(part)
     return tree
-
-
-def merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Later layers over earlier ones, group by group; lists and single values are replaced whole."""
-    result: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            if isinstance(value, dict) and isinstance(result.get(key), dict):
-                result[key] = merge(result[key], value)
-            else:
-                result[key] = merge(value) if isinstance(value, dict) else value
-    return result
 
 
 def coerce(value: Any, schema: dict[str, Any]) -> Any:
@@ -345,18 +217,6 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
     if rule == "uniqueItems":
         return [f"{where}: an entry is there twice"]
     return [f"{where}: {error.message}"]
-
-
-def _what(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return f"the text '{value}'" if len(value) <= 60 else f"the text '{value[:57]}...'"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "a group of keys"
-    return "a list" if isinstance(value, list) else str(value)
 
 
 def meant(name: str, names: Sequence[str]) -> str:

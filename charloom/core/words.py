@@ -11,6 +11,8 @@ import difflib
 import re
 from functools import cache
 
+from charloom.core import words
+
 PLACEHOLDER = "{trigger}"
 
 # Latin letters with their accents, full-width ones too; any digits; accents that are characters of their own.
@@ -49,3 +51,14 @@ def misspelt_placeholder(text: str) -> str | None:
         if found[0] != PLACEHOLDER and difflib.SequenceMatcher(None, found[1].lower(), "trigger").ratio() > 0.75:
             return found[0]
     return None
+
+
+def swapped(text: str, swap: tuple[str, str] | list[str]) -> str:
+    """The caption with another word in place of the trigger, wherever that stands as a word of its own."""
+    trigger, other = swap
+    return words.replace(text, trigger, other)
+
+
+def tidy(text: str) -> str:
+    """A hand-written caption as one line without surplus white space."""
+    return " ".join(text.split())

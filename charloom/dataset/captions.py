@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charloom.core import words
 from charloom.core.errors import UserError
+from charloom.core.words import tidy
 
 if TYPE_CHECKING:
     from charloom.config.character import Character, Shot
@@ -43,12 +43,6 @@ def caption(character: Character, shot: Shot) -> str:
     return ", ".join([f"{TIER_PHRASES[shot.tier]} of {identity}", *scene_phrases(shot)])
 
 
-def swapped(text: str, swap: tuple[str, str] | list[str]) -> str:
-    """The caption with another word in place of the trigger, wherever that stands as a word of its own."""
-    trigger, other = swap
-    return words.replace(text, trigger, other)
-
-
 def read(path: Path) -> str:
     """A hand-written caption as one line; empty where the file holds no word.
 
@@ -59,8 +53,3 @@ def read(path: Path) -> str:
         return tidy(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
-
-
-def tidy(text: str) -> str:
-    """A hand-written caption as one line without surplus white space."""
-    return " ".join(text.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core.canonical import file_digest
-from charloom.dataset.captions import tidy
+from charloom.core.words import tidy
 
 
 def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
 from charloom.engine import graphs, memory
+from charloom.engine.inputs import Inputs, Term
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import SLOTS, Swap, move, size_of, spread
@@ -38,7 +39,6 @@ from charloom.kernels import attention as attentions
 from charloom.kernels import quantize
 from charloom.kernels.low_rank import kernels_work
 from charloom.lora.attach import Adapter
-from charloom.train.step import Inputs, Term
 from charloom.zimage import forward
 
 GRAPH_LIMIT = 32

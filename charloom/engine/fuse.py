@@ -18,7 +18,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from charloom.kernels import rotary
-from charloom.kernels.quantize import Float8Linear
+from charloom.kernels.linears import Float8Linear
 from charloom.lora.attach import ADAPTER
 
 

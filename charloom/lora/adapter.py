@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
-from charloom.kernels.quantize import QuantizedLinear
+from charloom.kernels.linears import QuantizedLinear
 from charloom.lora.files import AdapterFile, kronecker, read_adapter
 from charloom.lora.modules import shape_of
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from charloom.core import randomness
 from charloom.core.errors import UserError
-from charloom.kernels.quantize import Float8Linear, QuantizedLinear
+from charloom.kernels.linears import Float8Linear, QuantizedLinear
 from charloom.lora.export import SCALED
 from charloom.lora.files import kronecker
-from charloom.train.settings import Network
+from charloom.lora.network import Network
 
 ADAPTER = "default"
 _PRESETS = {

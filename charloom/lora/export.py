@@ -19,8 +19,8 @@ from torch import Tensor
 
 from charloom.core.canonical import canonical_json
 from charloom.core.errors import UserError
-from charloom.lora.files import write_safetensors
-from charloom.train.settings import Network
+from charloom.core.tensors import write_safetensors
+from charloom.lora.network import Network
 
 PREFIX = "diffusion_model."
 SCALED = ("lora_B", "lokr_w2", "lokr_w2_b")

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
+from charloom.core.tensors import read_safetensors
 from charloom.lora import layouts, loaders, movement
-from charloom.lora.files import AdapterFile, header_scale, read_safetensors
+from charloom.lora.files import AdapterFile, header_scale
 from charloom.lora.modules import KINDS, change, fits, is_complete, rank_of, shape_of
 from charloom.zimage.shapes import (
     KNOWN_BASES,

@@ -32,10 +32,11 @@ from torch import Tensor
 from charloom.core import randomness
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
-from charloom.lora.files import read_safetensors
+from charloom.core.tensors import read_safetensors
 from charloom.train import timesteps
+from charloom.train.keys import manifest_parts
 from charloom.train.schedule import Schedule
-from charloom.train.settings import TrainSettings, manifest_parts
+from charloom.train.settings import TrainSettings
 from charloom.zimage.forward import padded_length
 
 

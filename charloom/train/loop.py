@@ -22,14 +22,16 @@ from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.engine import memory
 from charloom.engine.engine import Engine
+from charloom.engine.inputs import Inputs, Predict
 from charloom.engine.options import EngineOptions
 from charloom.lora import export, movement
 from charloom.lora.attach import Adapter, attach
 from charloom.train import holdout, optim, origin, step
 from charloom.train import state as states
 from charloom.train.data import Draw, TrainingData
+from charloom.train.keys import CHECKPOINT, METRICS, RECIPE, checkpoint_key, manifest_digest
 from charloom.train.metrics import Metrics, Progress, print_progress
-from charloom.train.settings import CHECKPOINT, METRICS, RECIPE, TrainSettings, checkpoint_key, manifest_digest
+from charloom.train.settings import TrainSettings
 
 TYPICAL_CAPTION = 96
 """Caption tokens that memory is planned for before any caption was seen."""
@@ -53,7 +55,7 @@ def build_engine(
     tokens = (max(settings.data.resolutions) // 16) ** 2 + TYPICAL_CAPTION
     largest = passes * settings.train.batch_size * tokens
 
-    def loss(predict: step.Predict, inputs: step.Inputs) -> tuple[Tensor, Tensor]:
+    def loss(predict: Predict, inputs: Inputs) -> tuple[Tensor, Tensor]:
         return step.loss_of(predict, adapter, inputs, settings.train)
 
     return Engine(model, adapter, loss, device, options, reserve=reserve, largest=largest, tell=tell)

@@ -6,49 +6,17 @@ keys. It must not know how any of the settings is carried out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from charloom.config import knobs, schema
-from charloom.core.canonical import digest
+from charloom.config import knobs, schema, yaml
+from charloom.config.knobs import _knob, _value
 from charloom.core.errors import UserError
-
-CHECKPOINT, METRICS = "checkpoint", "metrics"
-"""Kinds of store entries, one of each for every step that is saved."""
-
-RECIPE = 2
-"""Raised by hand whenever the same settings and data would train to other bytes than before."""
-
+from charloom.lora.network import Network
 
 SECTIONS = ("network", "train", "save", "data")
 """What the trainer reads of a recipe; the other sections are not its business."""
-
-
-def _value(knob: str, value: Any) -> Any:
-    """The value of a knob as the settings hold it."""
-    if knob == "train.ema":
-        return value["decay"] if value else None
-    if value == "auto" and knob == "train.lr":
-        return knobs.usual_rates()[knobs.default("train.optimizer")]
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _knob(name: str) -> Any:
-    """A field for the knob ``name`` of the recipe, with the schema's default."""
-    return field(default_factory=lambda: _value(name, knobs.default(name)), metadata={"knob": name})
-
-
-@dataclass(frozen=True)
-class Network:
-    """The adapter. ``modules`` is a preset or a list of regular expressions matched against module names."""
-
-    type: str = _knob("network.type")
-    rank: int = _knob("network.rank")
-    alpha: float = _knob("network.alpha")
-    modules: str | tuple[str, ...] = _knob("network.modules")
-    dropout: float = _knob("network.dropout")
-    lokr_factor: int = _knob("network.lokr_factor")
 
 
 @dataclass(frozen=True)
@@ -127,7 +95,7 @@ class TrainSettings:
         given, problems = schema.check(given, "recipe", "recipe")
         if problems:
             raise UserError.several(problems)
-        whole = schema.merge(schema.defaults(schema.load_schema("recipe")), given)
+        whole = yaml.merge(schema.defaults(schema.load_schema("recipe")), given)
         whole["train"]["lr"] = knobs.learning_rate(given, {})
         if wrong := knobs.contradictions(whole):
             raise UserError.several([f"recipe: {knob}: {line}" for knob, line in wrong])
@@ -164,46 +132,6 @@ DATASET_STAGE_KEYS = ("repeats", "weight", "default_caption")
 """Keys of ``data`` that the data set stage writes into the manifest; the trainer reads them there."""
 
 
-ITEM_OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
-"""Keys of ``data`` that an item of the manifest may have of its own."""
-
-
-def run_key(settings_slice: Mapping[str, Any], dataset: str, base: str, recipe_number: int = RECIPE) -> str:
-    """The key of a training run; checkpoints and states of a run are named ``<run_key>-<step:06d>``.
-
-    ``settings_slice`` is :meth:`TrainSettings.slice`; ``dataset`` and ``base`` are digests.
-    """
-    return digest({"recipe": recipe_number, "settings": dict(settings_slice), "dataset": dataset, "base": base})
-
-
-def manifest_digest(manifest: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
-    """Digest of what training reads of a manifest: contents and weights, in order; neither paths nor captions' text."""
-    entries, variants = manifest_parts(manifest)
-    held_out = manifest.get("holdout") if isinstance(manifest, Mapping) else None
-    return digest(
-        {
-            "items": [[e["latents_sha256"], e["embeddings_sha256"], *_shares(e), *_own(e)] for e in entries],
-            # They change no weight, but their losses are part of the run's record.
-            **({"holdout": [[e["latents_sha256"], e["embeddings_sha256"]] for e in held_out]} if held_out else {}),
-            "variants": {name: entry["embeddings_sha256"] for name, entry in variants.items()},
-        }
-    )
-
-
-def manifest_parts(
-    manifest: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-) -> tuple[list[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
-    """Items and caption variants (``empty``, ``trigger``) of a manifest; a bare list has no variants."""
-    if isinstance(manifest, Mapping):
-        return list(manifest["items"]), manifest.get("variants") or {}
-    return list(manifest), {}
-
-
-def checkpoint_key(key: str, step: int) -> str:
-    """Name of step ``step`` of a run in the store."""
-    return f"{key}-{step:06d}"
-
-
 def kept_steps(steps: Iterable[int], keep: int | str, scores: Mapping[int, float] | None = None) -> list[int]:
     """Which of the checkpoints stay: all of them, the newest N, or the N with the highest score.
 
@@ -218,17 +146,6 @@ def kept_steps(steps: Iterable[int], keep: int | str, scores: Mapping[int, float
     scores = scores or {}
     best = sorted((step for step in steps if step in scores), key=lambda step: (-scores[step], -step))[:number]
     return [step for step in steps if step in best or step not in scores]
-
-
-def _shares(entry: Mapping[str, Any]) -> list[Any]:
-    return [float(entry.get("weight", 1)), int(entry.get("repeats", 1)), bool(entry.get("is_reg", False))]
-
-
-def _own(entry: Mapping[str, Any]) -> list[Any]:
-    """What only some items have, so that the others keep their digest."""
-    keys = ("class_embeddings_sha256", *ITEM_OVERRIDES)
-    own = {key: list(entry[key]) if key == "resolutions" else entry[key] for key in keys if key in entry}
-    return [own] if own else []
 
 
 def _plain(value: Any) -> Any:

@@ -19,8 +19,8 @@ from torch import Tensor
 from charloom.core.canonical import canonical_json
 from charloom.core.errors import UserError
 from charloom.core.store import Store
-from charloom.lora.files import read_safetensors, tensor_bytes, write_safetensors
-from charloom.train.settings import checkpoint_key
+from charloom.core.tensors import read_safetensors, tensor_bytes, write_safetensors
+from charloom.train.keys import checkpoint_key
 
 KIND, SUFFIX = "state", ".safetensors"
 KEPT = 2

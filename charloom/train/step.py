@@ -6,55 +6,17 @@ step to step into tensors, :func:`loss_of` only computes. It knows nothing of op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from charloom.engine.inputs import Inputs, Predict, Term
 from charloom.lora.attach import Adapter
 from charloom.train import losses
 from charloom.train.data import Batch, TrainingData
 from charloom.train.settings import Optimisation, Preservation
 from charloom.zimage import flow, forward
-
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""``predict(x, t, caps, pad)``: raw output of the adapted model, as :func:`charloom.zimage.forward.forward_masked`."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A preservation term on rows (R,) of the batch, with other captions (R, L, D) and their padding (R, L, 1)."""
-
-    rows: Tensor
-    caps: Tensor
-    pad: Tensor
-    multiplier: float
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A batch on the device: latents and noise (B, C, h, w), sigma and weight (B,), captions (B, L, D), padding."""
-
-    x0: Tensor
-    noise: Tensor
-    sigma: Tensor
-    weight: Tensor
-    caps: Tensor
-    pad: Tensor
-    terms: tuple[Term, ...] = ()
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors in a fixed order."""
-        own = (self.x0, self.noise, self.sigma, self.weight, self.caps, self.pad)
-        return own + tuple(tensor for term in self.terms for tensor in (term.rows, term.caps, term.pad))
-
-    def filled(self, tensors: tuple[Tensor, ...]) -> Inputs:
-        """The same batch with other tensors, in the order of :attr:`tensors`."""
-        further = [tensors[i : i + 3] for i in range(6, len(tensors), 3)]
-        terms = (Term(*three, term.multiplier) for three, term in zip(further, self.terms, strict=True))
-        return Inputs(*tensors[:6], terms=tuple(terms))
 
 
 def inputs_of(batch: Batch, data: TrainingData, device: torch.device) -> Inputs:

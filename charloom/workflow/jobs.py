@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import sys
 import time
@@ -17,7 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from charloom.core import files
 from charloom.core.store import Store
 from charloom.workflow import arguments
 
@@ -119,16 +117,6 @@ def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: st
         make()
         if not store.fetch(kind, key, suffix, output):
             raise RuntimeError(f"nothing was stored as {kind} {key}")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as readable JSON with sorted keys."""
-    files.write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def torch_device(name: str, threads: int, limit: float | None = None, lock: dict[str, Any] | None = None) -> Any:

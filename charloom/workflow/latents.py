@@ -37,7 +37,7 @@ def make(
     Returns:
         (image, reason) for each image that could not be read.
     """
-    from charloom.lora.files import write_safetensors
+    from charloom.core.tensors import write_safetensors
     from charloom.zimage import weights
 
     vae = None

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from charloom.config import image_folder
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet
 from charloom.core import pictures
@@ -21,7 +22,6 @@ from charloom.core.store import Store
 from charloom.core.versions import RECIPES
 from charloom.dataset import captions, crop, lint
 from charloom.dataset.lint import Finding, Item
-from charloom.dataset.sources import folder
 from charloom.workflow import slices
 
 KIND = "image-facts"
@@ -64,7 +64,9 @@ def _picture(
     if part:
         return part.files[image], part.crop
     if character.source == "folder":
-        return folder.of_shot(character, character.shot(image)) or Path(character.folder or "", image), character.crop
+        return image_folder.of_shot(character, character.shot(image)) or Path(
+            character.folder or "", image
+        ), character.crop
     return root / "results" / character.id / "dataset" / f"{image}.png", None
 
 
@@ -85,7 +87,7 @@ def kept_facts(path: Path, store: Store, cut: Mapping[str, int] | None = None) -
     Raises:
         UserError: it cannot be read, or is too small for the crop.
     """
-    from charloom.workflow import jobs
+    from charloom.core import files
 
     if not path.is_file():
         pictures.read(path)
@@ -95,8 +97,8 @@ def kept_facts(path: Path, store: Store, cut: Mapping[str, int] | None = None) -
         if cut:
             picture = crop.cropped(picture, path, **cut)
         with store.put(KIND, key, ".json") as entry:
-            jobs.write_json(entry, lint.facts_of(picture))
-    return jobs.read_json(store.path(KIND, key, ".json"))
+            files.write_json(entry, lint.facts_of(picture))
+    return files.read_json(store.path(KIND, key, ".json"))
 
 
 def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
     """
     import torch
 
+    from charloom.core.tensors import write_safetensors
     from charloom.kernels import quantize
     from charloom.lora import adapter as adapters
-    from charloom.lora.files import write_safetensors
     from charloom.zimage import weights
 
     dtype = torch.float32 if settings["quantization"] == FULL_PRECISION else torch.bfloat16

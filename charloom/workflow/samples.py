@@ -87,8 +87,8 @@ def make(
 
     from PIL import Image
 
+    from charloom.core.tensors import read_safetensors
     from charloom.engine import previews as engine
-    from charloom.lora.files import read_safetensors
     from charloom.zimage import sampler, weights
 
     missing = [one for one in wanted if not store.has(KIND, one.key, ".png")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from charloom.core import files
 from charloom.core.canonical import digest, file_digest
 from charloom.core.store import Store
-from charloom.workflow import jobs
 
 KIND = "scores"
 
@@ -20,7 +20,7 @@ class Judgement:
         self.settings = settings
         self.weights = weights
         # The plan alone: further data sets may show somebody else.
-        items = [item for item in jobs.read_json(results / "dataset.json")["items"] if "set" not in item]
+        items = [item for item in files.read_json(results / "dataset.json")["items"] if "set" not in item]
         self._references = [(item["name"], item["caption"]) for item in items]
         images = [[item["image"], item["caption"]] for item in items]
         self._fixed = digest({"references": images, "weights": file_digest(weights) if weights else None, **settings})
@@ -62,6 +62,6 @@ class Judgement:
             ]
             who = self.settings["character"], step, pictures, self.settings["trigger"]
             with store.put(KIND, entry, ".json") as path:
-                jobs.write_json(path, judges.score(judge, levels, *who))
+                files.write_json(path, judges.score(judge, levels, *who))
             done.append(step)
         return done

@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.config import knobs, notices
+from charloom.config import image_folder, knobs, notices
+from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
-from charloom.config.project import Base
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
-from charloom.dataset.sources import folder
-from charloom.train.settings import DATASET_STAGE_KEYS, RECIPE
+from charloom.train.keys import RECIPE
+from charloom.train.settings import DATASET_STAGE_KEYS
 
 
 def prompt_sheet(character: Character) -> str:
@@ -36,7 +36,7 @@ def prompt_sheet(character: Character) -> str:
 def source_image(character: Character, shot_name: str | None) -> str:
     """For one image of the source; None is the neutral reference."""
     if shot_name and character.part_of(shot_name)[0]:
-        return canonical_json({"source": "folder", **folder.settings(character, None)})
+        return canonical_json({"source": "folder", **image_folder.settings(character, None)})
     shot = character.shot(shot_name) if shot_name else None
     return canonical_json({"source": character.source, **sources.get(character.source).settings(character, shot)})
 
@@ -118,7 +118,7 @@ def user_files(character: Character) -> dict[str, list[str]]:
     """What the user calls the picture and the caption of an image, by its name in the workflow."""
     found = {}
     for shot in character.shots:
-        image = folder.of_shot(character, shot) if character.source == "folder" else None
+        image = image_folder.of_shot(character, shot) if character.source == "folder" else None
         text = character.caption_file(shot)
         if image or text:
             found[shot.name] = [str(image or f"{shot.name}.png"), str(text or f"{shot.name}.txt")]

@@ -38,7 +38,7 @@ def make(
     """
     import torch
 
-    from charloom.lora.files import write_safetensors
+    from charloom.core.tensors import write_safetensors
     from charloom.zimage import text
 
     missing = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.train.settings import CHECKPOINT, TrainSettings, checkpoint_key, manifest_digest, run_key
-from charloom.workflow import jobs
+from charloom.core import files
+from charloom.train.keys import CHECKPOINT, checkpoint_key, manifest_digest, run_key
+from charloom.train.settings import TrainSettings
 
 KIND = CHECKPOINT
 
@@ -26,7 +27,7 @@ def settings_of(slice_: dict[str, Any], *, every: int, last: int) -> TrainSettin
 def key(settings: TrainSettings, slice_: dict[str, Any], manifest: Path, record: dict[str, Any]) -> str:
     """Key of the run that these settings, data and base make."""
     shape = {"settings": settings.slice(), "header": slice_["header"]}
-    return run_key(shape, manifest_digest(jobs.read_json(manifest)), record["digest"], slice_["number"])
+    return run_key(shape, manifest_digest(files.read_json(manifest)), record["digest"], slice_["number"])
 
 
 def entry(run: str, step: int) -> str:

@@ -15,6 +15,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from charloom.config import datasets
+
 if TYPE_CHECKING:
     from charloom.config.character import Character
 
@@ -29,5 +31,11 @@ def get(name: str) -> ModuleType:
 
 
 def problems(character: Character) -> list[str]:
-    """What stands in the way of the character's source."""
-    return get(character.source).problems(character)
+    """What stands in the way of a character's images: those of its source, and its extra data sets.
+
+    It counts once the images are needed: the prompt sheet is made before there are any.
+    """
+    lines = (
+        get(character.source).problems(character) + character.without_words() + datasets.problems(character.datasets)
+    )
+    return [f"{character.label}: {line}" for line in lines]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from charloom.config import schema
+from charloom.config import yaml
 from charloom.core.errors import UserError
 from charloom.interop.aitoolkit import keys
 
@@ -113,7 +113,7 @@ def load(path: Path) -> tuple[Job, str]:
     Raises:
         UserError: the file is no such job, or no training.
     """
-    data = schema.read_yaml(path)
+    data = yaml.read_yaml(path)
     config = data.get("config")
     processes = config.get("process") if isinstance(config, dict) else None
     if not isinstance(processes, list) or not processes or not isinstance(processes[0], dict):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from charloom.config import schema
+from charloom.config import schema, yaml
 from charloom.interop.aitoolkit.job import Job
 
 _OPTIMIZERS = {"adamw8bit": "adamw8bit", "adamw": "adamw", "adafactor": "adafactor", "prodigy": "prodigy",
@@ -365,7 +365,7 @@ def _saving(knobs: Knobs) -> None:
 def base(job: Job, root: Path) -> tuple[str | None, str | None, dict[str, Any]]:
     """(base file whose model the job names, training adapter, recipe that holds where the job says nothing)."""
     model = job.take("model.name_or_path", str)
-    known = {path.stem: schema.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
+    known = {path.stem: yaml.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
     found = next(
         (name for name, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None
     )
@@ -375,10 +375,10 @@ def base(job: Job, root: Path) -> tuple[str | None, str | None, dict[str, Any]]:
     arch = job.take("model.arch", str, "")
     if arch and not re.match(r"z_?-?image", arch.lower()):
         job.refuse("model.arch", f"{arch} is not possible: only Z-Image is trained")
-    project = schema.read_yaml(root / "config" / "config.yaml") if (root / "config" / "config.yaml").is_file() else {}
+    project = yaml.read_yaml(root / "config" / "config.yaml") if (root / "config" / "config.yaml").is_file() else {}
     own = known.get(found or project.get("base", ""), {})
     layers = [file.get("recipe") or {} for file in (own, project)]
-    ours = schema.merge(schema.defaults(schema.load_schema("recipe")), *layers)
+    ours = yaml.merge(schema.defaults(schema.load_schema("recipe")), *layers)
     return found, _adapter(job, model), ours
 
 

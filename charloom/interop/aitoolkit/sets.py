@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from charloom.config import inventory
+from charloom.config import image_folder, inventory
 from charloom.core import words
+from charloom.core.words import swapped, tidy
 from charloom.dataset import captions
-from charloom.dataset.captions import swapped, tidy
-from charloom.dataset.sources import folder as images_of
 from charloom.interop.aitoolkit.job import Job
 from charloom.interop.aitoolkit.recipe import Knobs, whole
 
@@ -98,7 +97,7 @@ def _entry(job: Job, knobs: Knobs, index: int, start: Path, taken: list[str], tr
 def _look_at(job: Job, entry: Mapping[str, Any], index: int, ending: str, trigger: str) -> None:
     """What is left to do for a further data set, whose captions are read where they are."""
     where, folder = f"datasets.{entry['name']}.path", Path(entry["path"])
-    files = images_of.images(folder)
+    files = image_folder.images(folder)
     if not files:
         job.todo.append(f"{where}: there are no images in {folder} (data set {index + 1} of the job); correct it")
         return
@@ -163,8 +162,8 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
     """
     prefix = job.prefix(job.own)
     ending, word = suffix(job, prefix), job.trigger_word
-    there = images_of.images(folder) if folder else []
-    named = images_of.names([file for file in there if file.stem != images_of.REFERENCE])
+    there = image_folder.images(folder) if folder else []
+    named = image_folder.names([file for file in there if file.stem != image_folder.REFERENCE])
     made, captions, without, bare = [], {}, [], []
     for name, file in named.items():
         made.append({"name": name} | ({"file": file.name} if file.stem != name else {}))
@@ -185,7 +184,7 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
     if bare:
         job.todo.append(f"captions of {_some(bare)}: the trigger was put in front, as ai-toolkit does")
     for file in there:
-        if file.stem == images_of.REFERENCE:
+        if file.stem == image_folder.REFERENCE:
             job.todo.append(f"{file.name}: is the neutral reference here and not trained on; else rename it")
         elif file not in named.values():
             job.todo.append(f"{file.name}: another picture has the same name but for its ending; rename one of them")
@@ -197,7 +196,7 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
 def _nested(job: Job, where: str, folder: Path) -> None:
     """Folders below are read by ai-toolkit and not here."""
     below = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
-    if found := [name for name in below if images_of.images(folder / name)]:
+    if found := [name for name in below if image_folder.images(folder / name)]:
         job.todo.append(f"{where}: pictures in {_some(found)} below {folder} are not read; move them, or add data sets")
 
 

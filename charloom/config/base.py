@@ -1,0 +1,88 @@
+"""A base model as its file in ``config/bases/`` describes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charloom.config import inventory, schema, yaml
+from charloom.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as its file describes it."""
+
+    name: str
+    label: str
+    path: str | None
+    repo: str | None
+    revision: str | None
+    judge: str
+    judge_weights: str | None
+    run_ahead: int
+    miniature: bool
+    """Whether it draws paper dolls alone; nobody's photographs can be learnt on it."""
+    download_gb: float
+    adapters: dict[str, Any]
+    transformer_file: Any
+    checksums: dict[str, str]
+    recipe: dict[str, Any]
+
+    def source(self) -> dict[str, Any]:
+        """Where the weights are, as plain values."""
+        return {"path": self.path} if self.path else {"repo": self.repo, "revision": self.revision}
+
+
+def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
+    folder = root / "config" / "bases"
+    label = f"config/bases/{name}.yaml"
+    if not (folder / f"{name}.yaml").is_file():
+        names = sorted(path.stem for path in folder.glob("*.yaml") if not inventory.foreign(path.name))
+        return None, [f"{where}: there is no {label}; {schema.meant(name, names)}"]
+    try:
+        data, problems = schema.check(yaml.read_yaml(folder / f"{name}.yaml", label), "base", label)
+    except UserError as error:
+        return None, [str(error)]
+    if problems:
+        return None, problems
+    if ("path" in data) == ("repo" in data):
+        problems.append(f"{label}: give either path (a folder) or repo and revision (on the hub)")
+    elif "repo" in data and "revision" not in data:
+        problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot drift")
+    elif "path" in data and not (root / data["path"]).is_dir():
+        problems.append(f"{label}: path: there is no folder {data['path']}; correct it, or use repo and revision")
+    elif "path" in data and not (root / data["path"] / "model_index.json").is_file():
+        problems.append(f"{label}: path: {data['path']} has no model_index.json; name a folder in the diffusers layout")
+    adapters = data.get("adapters", {})
+    for key, adapter in adapters.items():
+        if isinstance(adapter, str) and not (root / adapter).is_file():
+            problems.append(f"{label}: adapters.{key}: there is no file {adapter}; correct it or take it out")
+    single = data.get("transformer_file")
+    if isinstance(single, str) and not (root / single).is_file():
+        problems.append(f"{label}: transformer_file: there is no file {single}; correct it or take it out")
+    weights = data.get("judge_weights")
+    if weights and not (root / weights).is_file():
+        problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")
+    if problems:
+        return None, problems
+    return (
+        Base(
+            name=name,
+            label=label,
+            path=data.get("path"),
+            repo=data.get("repo"),
+            revision=data.get("revision"),
+            judge=data.get("judge", "none"),
+            judge_weights=data.get("judge_weights"),
+            run_ahead=data.get("run_ahead", 1),
+            miniature=data.get("miniature", False),
+            download_gb=data.get("download_gb", 0.0),
+            adapters=adapters,
+            transformer_file=single,
+            checksums=data.get("checksums", {}),
+            recipe=data.get("recipe", {}),
+        ),
+        [],
+    )

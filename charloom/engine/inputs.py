@@ -1,0 +1,46 @@
+"""What one training step computes on: a batch as tensors, so that an engine can record the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""``predict(x, t, caps, pad)``: raw output of the adapted model, as :func:`charloom.zimage.forward.forward_masked`."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A preservation term on rows (R,) of the batch, with other captions (R, L, D) and their padding (R, L, 1)."""
+
+    rows: Tensor
+    caps: Tensor
+    pad: Tensor
+    multiplier: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch on the device: latents and noise (B, C, h, w), sigma and weight (B,), captions (B, L, D), padding."""
+
+    x0: Tensor
+    noise: Tensor
+    sigma: Tensor
+    weight: Tensor
+    caps: Tensor
+    pad: Tensor
+    terms: tuple[Term, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors in a fixed order."""
+        own = (self.x0, self.noise, self.sigma, self.weight, self.caps, self.pad)
+        return own + tuple(tensor for term in self.terms for tensor in (term.rows, term.caps, term.pad))
+
+    def filled(self, tensors: tuple[Tensor, ...]) -> Inputs:
+        """The same batch with other tensors, in the order of :attr:`tensors`."""
+        further = [tensors[i : i + 3] for i in range(6, len(tensors), 3)]
+        terms = (Term(*three, term.multiplier) for three, term in zip(further, self.terms, strict=True))
+        return Inputs(*tensors[:6], terms=tuple(terms))

@@ -1,0 +1,33 @@
+"""Numbers and settings as the report prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(dotted key, value in words) of every leaf."""
+    out: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            out += _flat(value, f"{prefix}{key}.")
+        else:
+            words = {True: "on", False: "off", None: "none"}.get(value) if isinstance(value, bool | None) else None
+            listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            out.append((f"{prefix}{key}", words or listed))
+    return out
+
+
+def _bytes(number: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}" if number < 100 * size else f"{number / size:.0f} {unit}"
+    return f"{number:.0f} bytes"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
