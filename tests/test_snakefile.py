@@ -272,8 +272,8 @@ def test_a_plan_names_the_knob_and_the_file(project: Path, monkeypatch: pytest.M
 def test_the_snakefile_imports_nothing_heavy(tmp_path: Path) -> None:
     folder = small_project.make(tmp_path)
     code = (
-        "import sys; from charloom import arguments, bases, contents, notices, slices, sources, targets;"
-        "from charloom.config import read; read('.');"
+        "import sys; from charloom.workflow import arguments, slices, targets; from charloom.base import locks;"
+        "from charloom.config.project import read; read('.'); from charloom.core import contents;"
         "print(sorted({'torch', 'pandas', 'numpy', 'PIL', 'diffusers', 'matplotlib'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(small_project.ROOT)}
