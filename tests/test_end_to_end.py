@@ -202,6 +202,6 @@ def test_a_failing_job_keeps_what_was_shipped(copy: Path) -> None:
     own.write_text("a caption without the word that matters")
     result = snakemake(copy, "--cores", "2", TARGET, code=small_project.ROOT)
     assert result.returncode == 1
-    assert "error: results/mara/dataset: closeup-01.txt: the trigger m4ra is missing" in result.stderr
+    assert "config/captions/mara/closeup-01.txt: the trigger m4ra is missing" in result.stderr
     kept = {path for path in before if path.name != "lint.json"}
     assert all(path.read_bytes() == before[path] for path in kept)
