@@ -3,9 +3,9 @@
     taskset -c 0,1 python benchmarks/busy_laptop.py --seconds 30 --repeats 5
 
 Each repeat is a process of its own, which trains for --seconds and counts its steps; the ways of waiting take turns,
-so that whatever else the machine does meets all of them alike. Busy processes are Python loops that never sleep, of the
-same priority (or lower with --nice). Waiting is libgomp's: its default as it is, bounded (as the workflow sets
-it, charloom.workflow.job.SPIN, unless --spins are given), or passive.
+so that whatever else the machine does meets all of them alike. Busy processes are Python loops that never sleep, at the
+same priority (or lower with --nice). The ways: libgomp's default (threads spin), as charloom's jobs choose when they
+start (charloom.workflow.jobs.choose_waiting), and passive (threads sleep at once).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from charloom.workflow.jobs import SPIN
+from charloom.workflow import jobs
 
-PASSIVE = {"OMP_WAIT_POLICY": "passive"}
+WAYS = {"default": {}, "charloom": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
 WARMUP = 4
 """Steps before the clock starts."""
 RESULT = Path(__file__).parent / "results" / "busy_laptop.json"
@@ -39,7 +39,7 @@ class Enough(Exception):
 
 
 def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
-    """Steps a second of a training run that lasts ``seconds``."""
+    """Steps per second of a training run that lasts ``seconds``."""
     import torch
     from train_miniature import BASE, data_set
 
@@ -104,13 +104,13 @@ def busy(count: int, nice: int) -> Iterator[None]:
             process.wait()
 
 
-def once(arguments: argparse.Namespace, beside: int, waiting: dict[str, str]) -> float:
-    """Steps a second of one repeat, in a process of its own, because libgomp reads its settings when it is loaded."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    command = [sys.executable, __file__, "--child", "--seconds", str(arguments.seconds)]
+def once(arguments: argparse.Namespace, beside: int, way: str) -> float:
+    """Steps per second of one repeat, in a process of its own, because libgomp reads its settings when it is loaded."""
+    environment = {k: v for k, v in os.environ.items() if k not in jobs.WAITING} | WAYS[way]
+    command = [sys.executable, __file__, "--child", way, "--seconds", str(arguments.seconds)]
     command += ["--threads", str(arguments.threads), "--resolutions", *map(str, arguments.resolutions)]
     with busy(beside, arguments.nice):
-        done = subprocess.run(command, env=environment | waiting, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return float(done.stdout.split()[-1])
@@ -124,26 +124,25 @@ def main() -> None:
     parser.add_argument("--nice", type=int, default=0, help="how nice they are (0)")
     parser.add_argument("--threads", type=int, default=2, help="threads of training (2)")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 256])
-    parser.add_argument("--spins", type=int, nargs="+", default=[int(SPIN)], help=f"bounds of the spin ({SPIN})")
     parser.add_argument("--output", type=Path, default=RESULT, help=f"JSON file to write ({RESULT.name})")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
+        if arguments.child == "charloom":
+            jobs.choose_waiting(arguments.threads)
         print(train_for(arguments.seconds, arguments.resolutions, arguments.threads))
         return
     from train_miniature import processor_name
 
-    ways = {"default": {}, **{f"bounded {n}": {"GOMP_SPINCOUNT": str(n)} for n in arguments.spins}, "passive": PASSIVE}
-    rates: dict[tuple[int, str], list[float]] = {(b, w): [] for b in (0, arguments.busy) for w in ways}
+    rates: dict[tuple[int, str], list[float]] = {(b, w): [] for b in (0, arguments.busy) for w in WAYS}
     for repeat in range(arguments.repeats):
         for (beside, waiting), found in rates.items():
-            found.append(once(arguments, beside, ways[waiting]))
+            found.append(once(arguments, beside, waiting))
             print(f"{repeat + 1}/{arguments.repeats}  {beside} beside, {waiting}: {found[-1]:.2f} steps/s", flush=True)
     figures = [
         {
             "busy_processes": beside,
             "waiting": waiting,
-            "environment": ways[waiting],
             "steps_per_second": {
                 "min": round(min(found), 3),
                 "median": round(statistics.median(found), 3),

@@ -12,7 +12,7 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, jobs, slices, targets
+from charloom.workflow import arguments, slices, targets
 from charloom.base import locks
 from charloom.config import notices
 from charloom.dataset import sources
@@ -66,7 +66,6 @@ if CONDA:
 EXPORTS = {
     "CHARLOOM_STORE": WORKFLOW.store,
     "CHARLOOM_DEVICE": WORKFLOW.device,
-    **jobs.environment(os.environ),
 }
 PREFIX = (
     f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "

@@ -1,31 +1,44 @@
-"""How idle threads of a job wait: not by spinning for long, unless the user wants it."""
+"""How idle threads of a job wait: they spin on a quiet machine and sleep on a busy one, unless the user has chosen."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import subprocess
+import sys
 
 import pytest
-import small_project
 
 from charloom.workflow import jobs
 
 
-@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
-def test_what_the_user_has_set_is_kept(own: dict[str, str]) -> None:
-    assert jobs.environment({"PATH": "/bin"}) == {"GOMP_SPINCOUNT": jobs.SPIN}
-    assert jobs.environment({"PATH": "/bin", **own}) == {}
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in jobs.WAITING:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
-def test_the_spin_is_bounded_before_a_job_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before its interpreter starts, and so before anything loads libgomp."""
-    folder = small_project.add_code(small_project.make(tmp_path / "project"))
-    python = small_project.pretender(folder)
-    spy = folder / "spy"
-    spy.write_text(f'#!/bin/sh\necho "$GOMP_SPINCOUNT" > {tmp_path}/used\nexec {python} "$@"\n')
-    spy.chmod(0o755)
-    monkeypatch.setenv("CHARLOOM_PYTHON", str(spy))
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    made = small_project.snakemake(folder, "--cores", "1", "results/mara/prompts.html")
-    assert made.returncode == 0, made.stderr
-    assert (tmp_path / "used").read_text().strip() == jobs.SPIN
+@pytest.mark.parametrize(("cores_used", "policy"), [(0.0, None), (0.4, None), (0.6, "passive"), (2.0, "passive")])
+def test_threads_sleep_only_where_others_want_the_cores(cores_used: float, policy: str | None) -> None:
+    jobs.choose_waiting(2, lambda: cores_used)
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+
+
+@pytest.mark.parametrize("own", [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")])
+def test_a_choice_of_the_users_is_kept(own: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*own)
+    before = dict(os.environ)
+    jobs.choose_waiting(2, lambda: pytest.fail("nobody needs to know"))
+    assert dict(os.environ) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp is torch's OpenMP on Linux")
+def test_the_choice_is_made_before_torch_is_loaded() -> None:
+    """libgomp reads the variable once, when it is loaded; here it says what it has read."""
+    code = (
+        "from charloom.workflow import jobs; jobs._cores_used = lambda: 9.0; jobs.torch_device('cpu', 2)\n"
+        "import torch; torch.ones(10**6).sum()"
+    )
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr, done.stderr

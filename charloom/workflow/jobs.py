@@ -12,17 +12,17 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from charloom.core.store import Store
 from charloom.workflow import arguments
 
-SPIN = "10000"
-"""Rounds that a thread of libgomp looks for work before it sleeps. With its default, billions of them, training beside
-other busy processes takes five times as long, because threads spin away the time that the others wait for
-(``benchmarks/busy_laptop.py``)."""
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Environment variables by which libgomp, torch's OpenMP on Linux, decides how idle threads wait."""
+BUSY = 0.25
+"""Share of the wanted cores that other processes must use before idle threads sleep instead of spin."""
 JSON = "JSON or @FILE"
 BIG = 4e9
 """Bytes from which on a base takes days on a CPU."""
@@ -96,12 +96,29 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
     return made
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """What a job's process needs in its environment besides ``given``, before it loads libgomp (with torch).
+def choose_waiting(threads: int, cores_used: Callable[[], float] | None = None) -> None:
+    """Let idle threads sleep where other processes want the CPU. Call it before anything loads torch.
 
-    Whoever has set how threads wait keeps that. Where torch has another OpenMP (Windows, macOS) it has no effect.
+    Between two parallel regions libgomp's threads spin. On a quiet machine that is fastest; beside other busy processes
+    they spin away the time that the others wait for, and training crawls (``benchmarks/busy_laptop.py``). How threads
+    wait is settled when libgomp is loaded, so the machine is looked at once, for half a second. A choice of the user's
+    is kept.
+
+    Args:
+        threads: cores that the job wants.
+        cores_used: how many cores other processes use; measured if not given.
     """
-    return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & given.keys() else {"GOMP_SPINCOUNT": SPIN}
+    if any(name in os.environ for name in WAITING):
+        return
+    if (cores_used or _cores_used)() >= BUSY * threads:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def _cores_used() -> float:
+    """Cores in use while this process does nothing."""
+    import psutil
+
+    return psutil.cpu_percent(interval=0.5) / 100 * (psutil.cpu_count() or 1)
 
 
 def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], None]) -> None:
@@ -128,6 +145,9 @@ def torch_device(name: str, threads: int, limit: float | None = None, lock: dict
     Raises:
         UserError: no such device, or none that the base could be run on in reasonable time.
     """
+    wanted = min(max(1, threads), os.cpu_count() or 1)
+    if name in ("auto", "cpu"):
+        choose_waiting(wanted)
     import torch
 
     from charloom.base import locks
