@@ -72,7 +72,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pages
 def test_files_that_are_named_exist(page: Path) -> None:
     made_up = re.compile(rf"\b{EXAMPLE}\b|<\w+>/|<(rule|name|shot|base)>")
-    folders = "charloom|config|rules|scripts|tests|benchmarks|profiles|envs|docs|resources"
+    folders = "charloom|config|rules|scripts|tools|tests|benchmarks|profiles|envs|docs|resources"
     missing = [
         code
         for code in inline_code(page)
