@@ -1,0 +1,180 @@
+"""The pages of the project: links, commands, files and numbers in them are what there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import small_project
+import typer.main
+
+from charloom.cli.main import app
+from charloom.lora import loaders
+
+ROOT = small_project.ROOT
+README = ROOT / "README.md"
+CI = ROOT / ".ci" / "run"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("resources/bases/*/*.md")])
+EXAMPLE = "mara"
+"""The character that pages make up."""
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    found: dict[str, int] = {}
+    for heading in re.findall(r"^#+ +(.+?) *$", FENCE.sub("", text_of(page)), re.M):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        found[slug] = found.get(slug, -1) + 1
+    return {f"{slug}-{i}" if i else slug for slug, last in found.items() for i in range(last + 1)}
+
+
+def inline_code(page: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(page)))
+
+
+def commands(page: Path, program: str) -> Iterator[list[str]]:
+    """The arguments of each call of ``program`` in shell blocks and inline code, placeholders filled in."""
+    lines = [line for kind, block in FENCE.findall(text_of(page)) if kind == "sh" for line in block.splitlines()]
+    for line in [*lines, *inline_code(page)]:
+        filled = re.sub(r"<[a-z]+>", EXAMPLE, line)
+        for part in re.split(r"&&|;|\|", re.sub(r"\s#.*", "", filled)):
+            if part.strip().startswith(f"{program} "):
+                yield shlex.split(part)[1:]
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text_of(page))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@pages
+def test_files_that_are_named_exist(page: Path) -> None:
+    made_up = re.compile(rf"\b{EXAMPLE}\b|<\w+>/|<(rule|name|shot|base)>")
+    folders = "charloom|config|rules|scripts|tools|tests|benchmarks|profiles|envs|docs|resources"
+    missing = [
+        code
+        for code in inline_code(page)
+        if re.fullmatch(rf"({folders})/[\w./*-]*|\.ci/run", code)
+        and not made_up.search(code)
+        and not any(ROOT.glob(code.rstrip("/")))
+    ]
+    assert missing == []
+
+
+@pages
+def test_charloom_commands_exist(page: Path) -> None:
+    known = typer.main.get_command(app).commands
+    for name, *arguments in commands(page, "charloom"):
+        assert name in known, f"charloom {name}"
+        if not known[name].context_settings.get("ignore_unknown_options"):
+            options = {option for parameter in known[name].params for option in parameter.opts}
+            assert {word for word in arguments if word.startswith("-")} <= options, f"charloom {name} {arguments}"
+
+
+@pytest.fixture(scope="module")
+def snakemake() -> argparse.ArgumentParser:
+    return pytest.importorskip("snakemake.cli").get_argument_parser()
+
+
+@pages
+def test_snakemake_knows_the_options(page: Path, snakemake: argparse.ArgumentParser) -> None:
+    for arguments in commands(page, "snakemake"):
+        asked = snakemake.parse_args(arguments)  # ends the test with the parser's own words if an option is unknown
+        profiles = [asked.profile] if isinstance(asked.profile, str) else asked.profile or []  # a list since some 9.x
+        assert [name for name in profiles if not (ROOT / name / "config.yaml").is_file()] == [], arguments
+
+
+def test_snakemake_knows_the_targets(tmp_path: Path, snakemake: argparse.ArgumentParser) -> None:
+    calls = [arguments for page in PAGES for arguments in commands(page, "snakemake")]
+    targets = {str(target) for arguments in calls for target in snakemake.parse_args(arguments).targets or []}
+    folder = small_project.make(tmp_path)
+    shutil.copy(ROOT / "config/characters/leyla.yaml", folder / "config/characters")
+    result = small_project.snakemake(folder, "-n", *sorted(targets), code=ROOT)
+    assert targets and result.returncode == 0, result.stderr
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(README).splitlines()) <= 120
+
+
+def test_the_readme_has_both_commands_and_ci_runs_the_tests_as_it_says() -> None:
+    blocks = "".join(block for _, block in FENCE.findall(text_of(README)))
+    job = "pip install -e . && snakemake --cores 2 results/leyla/final.safetensors"
+    tests = 'pip install -e ".[test]" && pytest'
+    assert {job, tests} <= set(blocks.splitlines())
+    lines = text_of(CI).replace("python -m pip", "pip").replace(" --quiet", "").splitlines()
+    install, run = tests.split(" && ")
+    assert lines.index(install) < lines.index(run) == len(lines) - 1
+
+
+def test_the_picture_of_the_rules_shows_all_of_them() -> None:
+    shown = set(re.findall(r">(\w+)</text>", text_of(ROOT / "docs/dag.svg")))
+    text = "\n".join(text_of(path) for path in ROOT.glob("rules/*.smk"))
+    rules = set(re.findall(r"^rule (\w+):", text, re.M))
+    assert shown - {"leyla"} == rules - {"encode_class_caption"}  # only with differential preservation
+
+
+def row(text: str, start: str) -> list[str]:
+    """The cells of the one table row that begins with ``start``."""
+    (found,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip(" *") for cell in found.split("|")[1:-1]]
+
+
+def test_steps_are_quoted_as_they_were_measured() -> None:
+    text = text_of(ROOT / "docs/measurements.md")
+    lines = [json.loads(line) for line in text_of(ROOT / "benchmarks/results/train_step.json").splitlines()]
+    for start, about in (("budget 9 GiB", "default"), ("budget 6.5 GiB", "swap")):
+        measured = {line["size"]: line["seconds"] for line in lines if line["configuration"] == about}
+        assert [float(cell) for cell in row(text, start)[1:4]] == pytest.approx(
+            [measured[size] for size in (512, 768, 1024)], abs=6e-4
+        )
+
+
+def test_ratios_follow_from_the_table() -> None:
+    text = text_of(ROOT / "docs/measurements.md")
+    small, large = (float(row(text, f"charloom a0f1716 | budget {n} GiB")[6]) for n in (9, 32))
+    slow = float(row(text, "ai-toolkit")[6])
+    others = [float(row(text, f"musubi-tuner 30c658c | {start}")[6]) for start in ("fp8_base", "the same without")]
+    said = f"{slow / small:.1f} times (9 GiB) and {slow / large:.1f} times (32 GiB) as fast as ai-toolkit's"
+    ratios = sorted((others[0] / small, others[1] / large))
+    for page in (text, text_of(README)):
+        words = " ".join(page.split())
+        assert said in words and f"{ratios[0]:.1f} to {ratios[1]:.1f} times as fast as the fastest" in words
+
+
+def test_loaders_are_named_as_they_were_tried() -> None:
+    def whole(loader: str, kind: str) -> tuple[str, str]:
+        traits = {"alpha", "alpha is the rank", "A/B", "same in the header", "attention", "usual modules"}
+        rows = [found for found in loaders.about("diffusion_model", kind, traits) if found.loader == loader]
+        (good,) = [found for found in rows if found.result == loaders.WHOLE]
+        return good.first, good.last
+
+    text, table = " ".join(text_of(README).split()), text_of(ROOT / "docs/z-image-turbo.md")
+    (first, _), (oldest, newest) = whole("ComfyUI", "lora"), whole("diffusers", "lora")
+    assert f"ComfyUI from {first} on and in diffusers {oldest} to {newest}" in text
+    assert row(table, "LoRA")[1:3] == [f"from {first} on", f"{oldest} to {newest}"]
+    (first, _), (oldest, _), _ = (whole(loader, "lokr") for loader in ("ComfyUI", "diffusers", "SD.Next"))
+    assert f"LoKr needs ComfyUI {first}, diffusers {oldest} or" in text
+    assert row(table, "LoKr")[1].startswith(f"from {first}") and row(table, "LoKr")[2].startswith(oldest)
