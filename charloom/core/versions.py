@@ -21,6 +21,6 @@ RECIPES: dict[str, int] = {
     "grid": 1,
     "score": 1,
     "choice": 2,
-    "report": 1,
+    "report": 2,
     "final": 1,
 }

@@ -1,7 +1,7 @@
 """Grids of samples as pictures: one checkpoint with all prompts, or all checkpoints side by side.
 
-Knows pictures and labels only. Sizes are in pixels; every length follows from the width of a cell, so that
-a grid of 256-pixel samples and one of 1024-pixel samples look alike.
+Sizes are in pixels. Every length is proportional to the width of a cell, so that grids of 256-pixel and
+1024-pixel samples look alike.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from charloom.core import files
 from charloom.core import pictures as pictures_of
 from charloom.core.errors import UserError
 from charloom.core.words import pattern
+from charloom.report.palette import LIGHT
 
-PAPER, INK, SOFT, LINE, MARK = "#faf7f3", "#2b2230", "#7a6f80", "#e7dfd8", "#c2552d"
+PAPER, INK, SOFT, LINE, MARK = (LIGHT[name] for name in ("paper", "ink", "soft", "line", "mark"))
 CELL = 384
-"""Samples are shown at most this wide, so that a grid of 1024-pixel samples stays a file to look at."""
+"""Maximum width of a sample, so that a grid of 1024-pixel samples stays small."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with its number and the words it was drawn from."""
+    """A picture with its number and its prompt."""
 
     number: str
     text: str
@@ -48,7 +49,7 @@ def open_rgb(picture: Path | Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """``image`` scaled to lie within a box, never enlarged more than to the box, on the colour of the page."""
+    """``image`` scaled to fit a box, centred on the line colour."""
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if size != image.size:
@@ -103,14 +104,13 @@ def _rounded(image: Image.Image, radius: int) -> Image.Image:
     return mask.resize(image.size, Image.Resampling.LANCZOS)
 
 
-def checkpoint_grid(cells: Sequence[Cell], *, title: str, subtitle: str = "", columns: int = 5) -> Image.Image:
+def checkpoint_grid(cells: Sequence[Cell], *, title: str, columns: int = 5) -> Image.Image:
     """The samples of one checkpoint as one labelled picture.
 
     Args:
         cells: samples in the order of the prompts.
         title: heading, for example the character and the step.
-        subtitle: smaller words beside it.
-        columns: pictures a row; fewer when there are fewer pictures.
+        columns: pictures per row; fewer when there are fewer pictures.
     """
     if not cells:
         raise UserError("a grid needs at least one sample")
@@ -131,8 +131,6 @@ def checkpoint_grid(cells: Sequence[Cell], *, title: str, subtitle: str = "", co
     )
     draw = ImageDraw.Draw(page)
     draw.text((margin, margin), title, INK, font=heading, anchor="lt")
-    if subtitle:
-        draw.text((page.width - margin, margin + width * 0.1), subtitle, SOFT, font=number, anchor="rs")
     for index, (cell, image) in enumerate(zip(cells, pictures, strict=True)):
         x = margin + index % columns * (width + gap)
         y = margin + head + index // columns * (height + words + gap)
@@ -198,6 +196,6 @@ def comparison_grid(
 
 
 def save_picture(image: Image.Image, output: Path) -> None:
-    """Write a PNG whole or not at all."""
+    """Write a PNG, completely or not at all."""
     with files.whole(output) as temporary:
         image.save(temporary, format="PNG")

@@ -1,7 +1,4 @@
-"""Pictures as small data URIs, chosen so that the whole page stays within its size.
-
-Knows files and bytes; nothing of what the pictures show.
-"""
+"""Pictures as data URIs, small enough to keep the whole page within its budget."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ def encode(picture: Path, edge: int, quality: int = QUALITY) -> bytes:
     image = open_rgb(picture)
     factor = max(image.size) // (edge * 2)
     if factor > 1:
-        image = image.reduce(factor)  # a box filter first: large pictures are scaled many times faster
+        image = image.reduce(factor)  # a box filter first: scaling large pictures gets many times faster
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
