@@ -33,4 +33,4 @@ rule write_report:
     shell:
         "run write_report --results results/{wildcards.character} "
         "--settings {params.settings:q} --output {output.report:q} --comparison {output.comparison:q} "
-        "--plots results/{wildcards.character}/plots --log {log:q}"
+        "--scores-plot {output.scores:q} --loss-plot {output.loss:q} --log {log:q}"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from charloom.report import charts
 from charloom.report.charts import Chart, Line
 from charloom.report.gather import Material
 
@@ -63,12 +61,6 @@ def loss(m: Material) -> list[Chart]:
         ]
         found.append(Chart("held-out", "Loss on held-out images", lines, mark=m.choice["step"]))
     return found
-
-
-def save(m: Material, folder: Path) -> None:
-    """Write ``scores.png`` and ``loss.png`` (with the held-out loss below) to ``folder``."""
-    charts.save_png(scores(m), folder / "scores.png", "No samples were scored.")
-    charts.save_png(loss(m), folder / "loss.png", "The trainer logged no loss.")
 
 
 def thin(curve: pd.Series, most: int = POINTS) -> Sequence[tuple[float, float]]:
