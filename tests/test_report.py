@@ -170,9 +170,9 @@ def test_the_snippet_asks_for_the_character(results, settings):
     path.write_text(json.dumps(document))
     text = html.page(gather(results, settings))
     assert unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1]).count("n1ka,") == 1
-    told = re.findall(r'<span class="told">(.*?)</span>', text)
-    told = [text.replace("\N{NO-BREAK SPACE}", " ") for text in told]
-    assert told == [f"{own}prompt 0.90" for own in ("identity 0.50 · ", "", "identity 0.50 · ", "identity 0.95 · ")]
+    found = re.findall(r'<span class="scores">(.*?)</span>', text)
+    found = [text.replace("\N{NO-BREAK SPACE}", " ") for text in found]
+    assert found == [f"{own}prompt 0.90" for own in ("identity 0.50 · ", "", "identity 0.50 · ", "identity 0.95 · ")]
 
 
 def test_the_snippet_is_python(results, settings):
