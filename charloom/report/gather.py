@@ -80,10 +80,10 @@ class Material:
     lint: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     costs: Sequence[Cost] = ()
-    file: Path | None = None
-    """The chosen checkpoint."""
     file_bytes: int = 0
+    """Size of the chosen checkpoint; 0 where it is missing."""
     header: Mapping[str, str] = field(default_factory=dict)
+    """Metadata of the chosen checkpoint."""
     width: int | None = None
     """Width of the transformer that the file fits; ``None`` when unknown."""
 
@@ -133,7 +133,6 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         lint=_json(results / "lint.json"),
         recipe=settings.get("recipe_settings", {}),
         costs=_costs(results / "benchmarks"),
-        file=file if file.is_file() else None,
         file_bytes=file.stat().st_size if file.is_file() else 0,
         header=metadata,
         width=width(shapes),

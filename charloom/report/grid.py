@@ -21,7 +21,11 @@ from charloom.report.palette import LIGHT
 
 PAPER, INK, SOFT, LINE, MARK = (LIGHT[name] for name in ("paper", "ink", "soft", "line", "mark"))
 CELL = 384
-"""Maximum width of a sample, so that a grid of 1024-pixel samples stays small."""
+"""Maximum width of a sample in the grid of one checkpoint, so that 1024-pixel samples do not make it huge."""
+COLUMNS = 5
+"""Samples per row in the grid of one checkpoint."""
+COMPARISON_CELL = 256
+"""Width of a sample in the comparison of all checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +108,17 @@ def _rounded(image: Image.Image, radius: int) -> Image.Image:
     return mask.resize(image.size, Image.Resampling.LANCZOS)
 
 
-def checkpoint_grid(cells: Sequence[Cell], *, title: str, columns: int = 5) -> Image.Image:
+def checkpoint_grid(cells: Sequence[Cell], *, title: str) -> Image.Image:
     """The samples of one checkpoint as one labelled picture.
 
     Args:
         cells: samples in the order of the prompts.
         title: heading, for example the character and the step.
-        columns: pictures per row; fewer when there are fewer pictures.
     """
     if not cells:
         raise UserError("a grid needs at least one sample")
     pictures = [open_rgb(cell.picture) for cell in cells]
-    columns = max(1, min(columns, len(cells)))
+    columns = min(COLUMNS, len(cells))
     width = min(CELL, max(image.width for image in pictures))
     height = round(width * max(image.height / image.width for image in pictures))
     gap, margin = round(width * 0.07), round(width * 0.12)
@@ -149,8 +152,7 @@ def comparison_grid(
     columns: Sequence[tuple[str, Sequence[Path | Image.Image | None]]],
     *,
     chosen: int | None = None,
-    title: str = "",
-    cell: int = 256,
+    title: str,
 ) -> Image.Image:
     """Rows of prompts, columns of checkpoints, the chosen column highlighted.
 
@@ -159,24 +161,23 @@ def comparison_grid(
         columns: (label, pictures in the order of ``rows``) of each checkpoint; ``None`` leaves a gap.
         chosen: index of the column to ship.
         title: heading.
-        cell: width of a picture.
     """
     if not rows or not columns:
         raise UserError("a comparison needs at least one prompt and one checkpoint")
-    gap, margin, side = max(4, cell // 24), cell // 6, round(cell * 0.92)
+    cell = COMPARISON_CELL
+    gap, margin, side = cell // 24, cell // 6, round(cell * 0.92)
     pictures = [[None if p is None else open_rgb(p) for p in column] for _, column in columns]
     shapes = [image.height / image.width for column in pictures for image in column if image]
     height = round(cell * max(shapes, default=1.0))
     label, number, heading = _font(cell * 0.062), _font(cell * 0.085), _font(cell * 0.15)
-    top = margin + (round(cell * 0.3) if title else 0) + round(cell * 0.2)
+    top = margin + round(cell * 0.3) + round(cell * 0.2)
     page = Image.new(
         "RGB",
         (2 * margin + side + len(columns) * (cell + gap), top + len(rows) * (height + gap) + margin - gap),
         PAPER,
     )
     draw = ImageDraw.Draw(page)
-    if title:
-        draw.text((margin, margin), title, INK, font=heading, anchor="lt")
+    draw.text((margin, margin), title, INK, font=heading, anchor="lt")
     for c, (name, _) in enumerate(columns):
         x = margin + side + gap + c * (cell + gap)
         if c == chosen:

@@ -16,7 +16,7 @@ EDGES = (512, 384, 320, 256, 192, 160, 128, 96)
 QUALITY = 82
 
 
-def encode(picture: Path, edge: int, quality: int = QUALITY) -> bytes:
+def encode(picture: Path, edge: int) -> bytes:
     """The picture as WebP with no edge longer than ``edge`` pixels (never enlarged)."""
     image = open_rgb(picture)
     factor = max(image.size) // (edge * 2)
@@ -24,7 +24,7 @@ def encode(picture: Path, edge: int, quality: int = QUALITY) -> bytes:
         image = image.reduce(factor)  # a box filter first: scaling large pictures gets many times faster
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
+    image.save(buffer, "WEBP", quality=QUALITY, method=4)
     return buffer.getvalue()
 
 
