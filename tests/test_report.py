@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from charloom.core.errors import UserError
 from charloom.judge import choice
 from charloom.report import charts, comparison, curves, palette
-from charloom.report import page as html
 from charloom.report.gather import gather
+from charloom.report.page import page
 
 PROMPT = "a full body photo of n1ka, a woman with short red hair, dancing, wearing a <red> gown & scarf"
 
@@ -117,17 +117,17 @@ def settings() -> dict:
     }
 
 
-def test_an_adapter_that_has_not_moved_is_the_first_thing_said(results: Path, settings: dict) -> None:
+def test_an_adapter_that_has_not_moved_is_reported_first(results: Path, settings: dict) -> None:
     path = results / "training" / "metrics.jsonl"
     chosen = json.loads((results / "validation.json").read_text())["step"]
     for step, said in ((chosen - 1, False), (chosen, True)):
         line = json.dumps({"step": step, "adapter": {"of_adamw": 0.001, "problem": "it has not <moved>"}})
         path.write_text(f"{line}\n")
-        assert ("it has not &lt;moved&gt;" in html.page(gather(results, settings))) == said
+        assert ("it has not &lt;moved&gt;" in page(gather(results, settings))) == said
 
 
 def test_page_is_whole_and_self_contained(results, settings):
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     tags = Tags()
     tags.feed(text)
     assert tags.outside == []
@@ -156,19 +156,19 @@ def test_page_is_whole_and_self_contained(results, settings):
 def test_comfyui_is_only_named_for_bases_that_it_knows(results, settings, shapes, known):
     tensors = {f"diffusion_model.layers.0.{name}": np.zeros(shape, "float16") for name, shape in shapes.items()}
     save_file(tensors, results / "checkpoints/step-000100.safetensors")
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     assert ("LoraLoaderModelOnly" in text) == known and "ZImagePipeline" in text
     assert ("it does not fit Z-Image-Turbo" in text) != known
 
 
 def test_the_snippet_asks_for_the_character(results, settings):
-    """The first prompt has no trigger and no identity: it is there to compare with."""
+    """The first prompt has no trigger and no identity; it is there for comparison."""
     settings["prompts"][0]["text"] = "a photo of a dog"
     path = results / "scores/step-000100.json"
     document = json.loads(path.read_text())
     document["rows"] = [r for r in document["rows"] if (r["prompt"], r["metric"]) != ("01", "identity_relative")]
     path.write_text(json.dumps(document))
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     assert unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1]).count("n1ka,") == 1
     found = re.findall(r'<span class="scores">(.*?)</span>', text)
     found = [text.replace("\N{NO-BREAK SPACE}", " ") for text in found]
@@ -176,29 +176,54 @@ def test_the_snippet_asks_for_the_character(results, settings):
 
 
 def test_the_snippet_is_python(results, settings):
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     code = unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1])
     compile(code, "snippet", "exec")
     assert '"results/nika/final.safetensors"' in code and "n1ka" in code and "guidance_scale=0" in code
 
 
+def poisoned(value):
+    """The value with markup at the end of every string in it."""
+    if isinstance(value, dict):
+        return {key: poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return f"{value}<x-y z='1' q=\"2\">&" if isinstance(value, str) else value
+
+
 def test_every_word_from_outside_is_escaped(results, settings):
-    text = html.page(gather(results, settings))
-    assert "Nika &lt;script&gt;" in text and "Nika <script>" not in text
-    assert "smiling <b>" not in text and "<red>" not in text and '"quoted"' not in text
-    assert text.count("<script>") == 1
+    clean = page(gather(results, settings))
+    for path in (results / "validation.json", results / "lint.json"):
+        path.write_text(json.dumps(poisoned(json.loads(path.read_text()) | {"warnings": ["a"], "advice": ["b"]})))
+    for path in (results / "scores").iterdir():
+        document = json.loads(path.read_text())
+        words = {key: document[key] for key in ("misses", "backend", "weights")}
+        path.write_text(json.dumps(document | poisoned(words)))
+    for path in (results / "dataset").glob("*.txt"):
+        path.write_text(poisoned(path.read_text()))
+    tensors, metadata = {"x": np.zeros(1, "float32")}, {"title": "t", "charloom.provenance": '{"base":"<x-y>"}'}
+    save_file(tensors, results / "checkpoints/step-000100.safetensors", poisoned(metadata) | {"json": "<x-y>"})
+    names = {key: settings[key] for key in ("character", "shots", "prompts")}
+    names["prompts"] = [{**prompt, "text": poisoned(prompt["text"])} for prompt in settings["prompts"]]
+    text = page(gather(results, poisoned(settings | {"notices": ["n"]}) | names))
+    assert "<x-y" not in text and text.count("&lt;x-y") > 40
+    for quote in "\"'":  # no raw quote could end an attribute
+        assert f"z={quote}1" not in text and f"q={quote}2" not in text
+    tags = Tags()
+    tags.feed(text)
+    assert tags.outside == [] and text.count("<script>") == clean.count("<script>") == 1
 
 
 def test_page_with_next_to_nothing(tmp_path, settings):
     root = tmp_path / "results" / "nika"
     root.mkdir(parents=True)
     (root / "validation.json").write_text(json.dumps(choice.choose([], [50])))
-    text = html.page(gather(root, {**settings, "shots": [], "steps": []}))
+    text = page(gather(root, {**settings, "shots": [], "steps": []}))
     assert "No samples were drawn" in text and "Why step 50" in text and "Training loss" not in text
     assert comparison.grid(gather(root, {**settings, "steps": []})).size == (256, 256)
 
 
-def test_a_missing_choice_is_said_in_a_line(tmp_path, settings):
+def test_a_missing_choice_is_reported_in_one_line(tmp_path, settings):
     with pytest.raises(UserError, match="validation.json: cannot be read"):
         gather(tmp_path, settings)
 
@@ -218,7 +243,7 @@ def test_a_broken_checkpoint_has_no_header(results, settings, content):
     path.unlink() if content is None else path.write_bytes(content)
     material = gather(results, settings)
     assert (material.header, material.width) == ({}, None)
-    assert "Why step 100" in html.page(material)
+    assert "Why step 100" in page(material)
 
 
 @pytest.mark.parametrize("content", ["", "s\th:m:s\tmax_rss\n", "nothing\n1\n", "s\tmax_rss\n1\t2\t3\t4\n5\t6\t7\n"])
@@ -226,7 +251,7 @@ def test_a_broken_benchmark_file_costs_only_itself(results, settings, content):
     (results / "benchmarks/lint_dataset.tsv").write_text(content)
     costs = {cost.rule: cost for cost in gather(results, settings).costs}
     assert costs["train_segment"].jobs == 2 and costs["train_segment"].memory == 1500.5
-    html.page(gather(results, settings))
+    page(gather(results, settings))
 
 
 def test_images_are_grouped_by_the_tier_in_the_character_file(results, settings):
@@ -234,18 +259,18 @@ def test_images_are_grouped_by_the_tier_in_the_character_file(results, settings)
     for shot in settings["shots"]:
         (results / "dataset" / f"{shot['name']}.txt").write_text("my close-up of n1ka")
     headings = re.compile(r'<h3 class="tier">(.*?) <span>(\d+)</span></h3>')
-    assert headings.findall(html.page(gather(results, settings))) == [
+    assert headings.findall(page(gather(results, settings))) == [
         ("Close-ups", "1"),
         ("Medium shots", "1"),
         ("Full body", "1"),
     ]
     settings["shots"] = [{**shot, "tier": ""} for shot in settings["shots"]]
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     assert headings.findall(text) == [] and text.count("<figure>") == 3
 
 
 def test_every_colour_is_defined_for_light_and_dark(results, settings):
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     assert palette.LIGHT.keys() == palette.DARK.keys()
     assert set(re.findall(r"var\(--([\w-]+)\)", text)) - {"n"} <= palette.LIGHT.keys()
 
@@ -254,7 +279,7 @@ def test_the_same_results_give_the_same_files(results, settings, tmp_path):
     for folder in ("a", "b"):
         material = gather(results, settings)
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "page.html").write_text(html.page(material))
+        (tmp_path / folder / "page.html").write_text(page(material))
         charts.save_png(curves.scores(material) + curves.loss(material), tmp_path / folder / "all.png", "")
     names = [path.name for path in sorted((tmp_path / "a").iterdir())]
     assert names == ["all.png", "page.html"]
