@@ -1,4 +1,4 @@
-# One self-contained HTML page about a character, and its checkpoints side by side as a picture.
+# One self-contained HTML page about a character; its checkpoints side by side and its charts as pictures.
 
 
 rule write_report:
@@ -16,6 +16,8 @@ rule write_report:
     output:
         report="results/{character}/report.html",
         comparison="results/{character}/comparison.png",
+        scores="results/{character}/plots/scores.png",
+        loss="results/{character}/plots/loss.png",
     log:
         "results/{character}/logs/write_report.log",
     benchmark:
@@ -30,4 +32,5 @@ rule write_report:
         "{wildcards.character}: report"
     shell:
         "run write_report --results results/{wildcards.character} "
-        "--settings {params.settings:q} --output {output.report:q} --comparison {output.comparison:q} --log {log:q}"
+        "--settings {params.settings:q} --output {output.report:q} --comparison {output.comparison:q} "
+        "--scores-plot {output.scores:q} --loss-plot {output.loss:q} --log {log:q}"

@@ -1,4 +1,4 @@
-# Scores of every sampled checkpoint, and the choice of the one to ship, with its reasons.
+# Scores of every sampled checkpoint, and the choice of the one to ship, with reasons.
 
 
 rule score_checkpoint:
@@ -7,7 +7,7 @@ rule score_checkpoint:
             "results/{character}/samples/step-{step}/{name}.png",
             lambda c: c.prompt_names,
         ),
-        # Says which images there are, so that they need not be named here once more for every step.
+        # Lists the images, so that they need not be inputs of every step.
         manifest="results/{character}/dataset.json",
     output:
         scores="results/{character}/scores/step-{step}.json",

@@ -1,4 +1,4 @@
-"""Choose the checkpoint to ship by its scores, and say why."""
+"""Choose the checkpoint to ship by its scores, with reasons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from charloom.workflow import jobs
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("--scores", type=Path, required=True, help="folder with step-....json of every sampled step")
+    parser.add_argument("--scores", type=Path, required=True, help="folder with a step-NNNNNN.json per sampled step")
     parser.add_argument("--validation", type=Path, required=True, help="file for the choice and its reasons")
     parser.add_argument("--table", type=Path, required=True, help="file for the long table of scores")
     arguments = parser.parse_args()

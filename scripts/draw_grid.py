@@ -1,4 +1,4 @@
-"""Put the previews of a checkpoint on one labelled picture."""
+"""Arrange the previews of a checkpoint in one labelled picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from charloom.workflow import jobs
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("--samples", type=Path, required=True, help="folder with the preview of every prompt")
+    parser.add_argument("--samples", type=Path, required=True, help="folder with one preview per prompt")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint")
     arguments = parser.parse_args()
     settings = arguments.settings

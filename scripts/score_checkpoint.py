@@ -1,4 +1,4 @@
-"""Score the previews of a checkpoint; on a miss, those of all checkpoints that are drawn."""
+"""Score the previews of a checkpoint; if its scores are not in the store, score all checkpoints that have previews."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from charloom.workflow.scores import KIND, Judgement
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
-    parser.add_argument("--weights", type=path, help="network of the judge, if it has one")
+    parser.add_argument("--weights", type=path, help="weights of the judge, if it has any")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "scores")

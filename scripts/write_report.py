@@ -1,4 +1,4 @@
-"""Write the page about a character: one file to open, with everything in it."""
+"""Write the page about a character: one file to open, with everything in it, and its charts as pictures."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from pathlib import Path
 
 from charloom.core import files
 from charloom.core.errors import cli
-from charloom.report import page as html
-from charloom.report import scores
+from charloom.report import charts, comparison, curves
 from charloom.report.gather import gather
 from charloom.report.grid import save_picture
+from charloom.report.page import page
 from charloom.workflow import jobs
 
 
 def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
-    parser.add_argument("--comparison", type=Path, help="picture of all checkpoints side by side")
+    parser.add_argument("--comparison", type=Path, required=True, help="picture of all checkpoints side by side")
+    parser.add_argument("--scores-plot", type=Path, required=True, help="chart of the scores by checkpoint")
+    parser.add_argument("--loss-plot", type=Path, required=True, help="chart of the loss, also on held-out images")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["name"])
     material = gather(arguments.results, arguments.settings)
-    files.write_text(arguments.output, html.page(material))
-    if arguments.comparison:
-        save_picture(scores.comparison(material), arguments.comparison)
+    files.write_text(arguments.output, page(material))
+    save_picture(comparison.grid(material), arguments.comparison)
+    charts.save_png(curves.scores(material), arguments.scores_plot, "No samples were scored.")
+    charts.save_png(curves.loss(material), arguments.loss_plot, "The trainer logged no loss.")
     log(f"report: {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -130,7 +130,8 @@ PRETENDER = """#!{python} -S
 # Stands in for the interpreter of the jobs: writes the files that a script is asked for, and nothing else.
 import sys
 for flag, value in zip(sys.argv, sys.argv[1:]):
-    if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table"):
+    if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
+                "--scores-plot", "--loss-plot"):
         with open(value, "w") as file:
             file.write(value)
 """

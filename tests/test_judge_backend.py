@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -206,10 +207,13 @@ def test_table_round_trip(tmp_path):
     rows = table.from_scores(documents)
     assert [row["step"] for row in rows] == [50, 50, 100, 100]
     table.write_csv(rows, tmp_path / "scores.csv")
-    assert table.read_csv(tmp_path / "scores.csv") == rows
-    frame = table.frame(rows)
-    assert list(frame.columns) == list(table.COLUMNS)
-    assert frame["step"].dtype == "int64" and frame["value"].dtype == "float64"
+    with open(tmp_path / "scores.csv", encoding="utf-8", newline="") as file:
+        lines = file.read()
+    assert "\r" not in lines and lines.splitlines()[0] == ",".join(table.COLUMNS)
+    written = list(csv.DictReader(lines.splitlines()))
+    assert written == [{key: str(value) for key, value in row.items()} for row in rows]
+    table.write_csv([], tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text() == ",".join(table.COLUMNS) + "\n"
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(UserError, match="bad.json: is no score file"):
         table.read_scores([tmp_path / "bad.json"])

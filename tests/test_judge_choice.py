@@ -47,7 +47,7 @@ def test_drops_back_when_the_last_copies_the_wardrobe():
     result = chosen(rows(course([0.70, 0.93, 0.95, 0.97], [0.95, 0.94, 0.92, 0.70], [0.02, 0.03, 0.08, 0.45])))
     assert (result["step"], result["how"]) == (300, "rule")
     assert words(result) == ["undertrained", "good", "good", "overfit"]
-    assert any("Step 400 was passed over" in line for line in result["why"])
+    assert any("Step 400 was not chosen" in line for line in result["why"])
     assert result["warnings"] == []
 
 
@@ -57,7 +57,7 @@ def test_an_overfit_identity_is_no_measure():
     assert (result["step"], words(result)) == (300, ["undertrained", "good", "good", "overfit"])
 
 
-def test_waits_until_the_identity_is_solid():
+def test_waits_until_the_character_is_recognisable():
     result = chosen(rows(course([0.5, 0.7, 0.8, 0.94], [0.95] * 4, [0.02] * 4)))
     assert result["step"] == 400
     assert words(result)[:3] == ["undertrained"] * 3
@@ -75,7 +75,7 @@ def test_undertrained_all():
     assert "train.steps" in " ".join(result["advice"])
 
 
-def test_still_rising_is_said():
+def test_still_rising_is_reported():
     result = chosen(rows(course([0.5, 0.7, 0.8, 0.88], [0.95] * 4, [0.02] * 4)))
     assert result["step"] == 400
     assert "still rose" in result["warnings"][0]
@@ -97,10 +97,10 @@ def test_early_unkept_checkpoints_tell_what_was_possible():
     assert words(result) == ["overfit"] * 3
 
 
-def test_solid_only_where_it_copies():
+def test_recognisable_only_where_it_copies():
     result = chosen(rows(course([0.5, 0.6, 0.9, 0.97], [0.95, 0.94, 0.7, 0.6], [0.02, 0.05, 0.3, 0.5])))
     assert result["how"] == "fallback"
-    assert "solid only where" in result["warnings"][0]
+    assert "recognisable only where" in result["warnings"][0]
 
 
 def test_one_thing_that_comes_back_everywhere():
@@ -108,7 +108,7 @@ def test_one_thing_that_comes_back_everywhere():
     table[400]["bleed.earrings"] = [1.0] * 8 + [0.0] * 2
     result = chosen(rows(table))
     assert result["step"] == 300
-    assert "earrings of the training pictures came back in 8 of 10" in reasons(result, 3)
+    assert "earrings of the training pictures appeared unasked in 8 of 10" in reasons(result, 3)
 
 
 def test_random_strangers_are_instability():
@@ -137,7 +137,7 @@ def test_missing_identity_is_not_a_pass():
     assert "identity was not scored" in result["why"][0]
     assert result["not_scored"] == ["identity", "obedience", "bleed"]
     assert words(result) == ["not fully scored"] * 4
-    assert [v["solid"] for v in result["verdicts"]] == [None] * 4
+    assert [v["recognisable"] for v in result["verdicts"]] == [None] * 4
 
 
 def test_blurred_and_blank_checkpoints_fall_out_without_a_network():
@@ -182,20 +182,22 @@ def test_no_candidates():
         chosen([], ())
 
 
-@pytest.mark.parametrize(("identity", "solid"), [(0.56, False), (0.9, False), (0.96, True)])
-def test_one_checkpoint_alone_is_not_solid_for_being_its_own_best(identity, solid):
+@pytest.mark.parametrize(("identity", "recognisable"), [(0.56, False), (0.9, False), (0.96, True)])
+def test_one_checkpoint_alone_is_not_recognisable_for_being_its_own_best(identity, recognisable):
     result = chosen(rows(course([identity], [0.95], [0.02], (100,))), (100,))
-    assert result["verdicts"][0]["solid"] is solid
-    assert f"Identity {identity:.2f} is {'solid' if solid else 'not solid yet: 0.95 is needed'}" in reasons(result, 0)
+    assert result["verdicts"][0]["recognisable"] is recognisable
+    assert f"Identity {identity:.2f} is {'high enough' if recognisable else 'too low: 0.95 is needed'}" in reasons(
+        result, 0
+    )
     assert "no other checkpoint to compare with" in reasons(result, 0)
 
 
-def test_the_best_of_undertrained_checkpoints_is_not_solid_either():
+def test_the_best_of_undertrained_checkpoints_is_not_recognisable_either():
     result = chosen(rows(course([0.5, 0.55, 0.56], [0.95] * 3, [0.02] * 3, (100, 200, 300))), (100, 200, 300))
-    assert [verdict["solid"] for verdict in result["verdicts"]] == [False] * 3
+    assert [verdict["recognisable"] for verdict in result["verdicts"]] == [False] * 3
     assert (result["step"], result["how"]) == (300, "fallback") and "undertrained" in result["warnings"][0]
 
 
 def test_checkpoints_that_are_not_kept_are_compared_with():
     table = rows(course([0.93, 0.92], [0.95, 0.95], [0.02, 0.02], (100, 200)))
-    assert chosen(table, (200,))["verdicts"][0]["solid"] is True
+    assert chosen(table, (200,))["verdicts"][0]["recognisable"] is True

@@ -1,10 +1,9 @@
-"""Grids, charts, and the page about a character."""
+"""The page about a character."""
 
 from __future__ import annotations
 
 import json
 import re
-import struct
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from charloom.core.errors import UserError
 from charloom.judge import choice
-from charloom.report import charts, grid, pictures, scores
-from charloom.report import page as html
-from charloom.report.gather import gather, header, tier
+from charloom.report import charts, comparison, curves, palette
+from charloom.report.gather import gather
+from charloom.report.page import page
 
 PROMPT = "a full body photo of n1ka, a woman with short red hair, dancing, wearing a <red> gown & scarf"
 
@@ -41,7 +41,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag not in self.VOID:
             self.open.append(tag)
-        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:")]
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
 
     def handle_startendtag(self, tag, attrs):
         pass  # <line .../>: opened and closed at once
@@ -84,11 +84,8 @@ def results(tmp_path) -> Path:
                 rows.append({**document["rows"][-1], "step": step})
         document["misses"]["01"] = ["outfit: asked for gown, got hoodie"]
         (root / "scores" / f"step-{step:06d}.json").write_text(json.dumps(document))
-        text = json.dumps({"__metadata__": {"charloom.provenance": '{"base_digest":"c0ffee"}', "ss_steps": str(step)}})
-        head = text.encode()
-        (root / "checkpoints" / f"step-{step:06d}.safetensors").write_bytes(
-            struct.pack("<Q", len(head)) + head + bytes(5000)
-        )
+        metadata = {"charloom.provenance": '{"base_digest":"c0ffee"}', "ss_steps": str(step)}
+        save_file({"x": np.zeros(1250, "float32")}, root / "checkpoints" / f"step-{step:06d}.safetensors", metadata)
     (root / "validation.json").write_text(json.dumps(choice.choose(rows, [50, 100])))
     lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 101)]
     lines.insert(50, json.dumps({"step": 50, "holdout": {"on 0.50": 0.3, "off 0.50": 0.5}}))
@@ -109,24 +106,28 @@ def settings() -> dict:
         "base": "paperdoll",
         "base_source": "resources/bases/paperdoll",
         "concept": 'A "quoted" concept & more',
-        "shots": ["closeup-01", "medium-01", "fullbody-01"],
+        "shots": [
+            {"name": "closeup-01", "tier": "close-up"},
+            {"name": "medium-01", "tier": "medium"},
+            {"name": "fullbody-01", "tier": "full-body"},
+        ],
         "prompts": [{"name": name, "text": PROMPT, "seed": 42, "scale": 1.0} for name in ("01", "02")],
         "steps": [50, 100],
         "recipe_settings": {"network": {"type": "lora", "rank": 16}, "train": {"steps": 100, "ema": False, "lr": 1e-3}},
     }
 
 
-def test_an_adapter_that_has_not_moved_is_the_first_thing_said(results: Path, settings: dict) -> None:
+def test_an_adapter_that_has_not_moved_is_reported_first(results: Path, settings: dict) -> None:
     path = results / "training" / "metrics.jsonl"
     chosen = json.loads((results / "validation.json").read_text())["step"]
     for step, said in ((chosen - 1, False), (chosen, True)):
         line = json.dumps({"step": step, "adapter": {"of_adamw": 0.001, "problem": "it has not <moved>"}})
         path.write_text(f"{line}\n")
-        assert ("it has not &lt;moved&gt;" in html.page(gather(results, settings))) == said
+        assert ("it has not &lt;moved&gt;" in page(gather(results, settings))) == said
 
 
 def test_page_is_whole_and_self_contained(results, settings):
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     tags = Tags()
     tags.feed(text)
     assert tags.outside == []
@@ -153,166 +154,134 @@ def test_page_is_whole_and_self_contained(results, settings):
     ],
 )  # fmt: skip
 def test_comfyui_is_only_named_for_bases_that_it_knows(results, settings, shapes, known):
-    entries = {name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
-    head = json.dumps({f"diffusion_model.layers.0.{name}": entry for name, entry in entries.items()}).encode()
-    file = results / "checkpoints/step-000100.safetensors"
-    file.write_bytes(struct.pack("<Q", len(head)) + head)
-    text = html.page(gather(results, settings))
+    tensors = {f"diffusion_model.layers.0.{name}": np.zeros(shape, "float16") for name, shape in shapes.items()}
+    save_file(tensors, results / "checkpoints/step-000100.safetensors")
+    text = page(gather(results, settings))
     assert ("LoraLoaderModelOnly" in text) == known and "ZImagePipeline" in text
     assert ("it does not fit Z-Image-Turbo" in text) != known
 
 
 def test_the_snippet_asks_for_the_character(results, settings):
-    """The first prompt has no trigger and no identity: it is there to compare with."""
+    """The first prompt has no trigger and no identity; it is there for comparison."""
     settings["prompts"][0]["text"] = "a photo of a dog"
     path = results / "scores/step-000100.json"
     document = json.loads(path.read_text())
     document["rows"] = [r for r in document["rows"] if (r["prompt"], r["metric"]) != ("01", "identity_relative")]
     path.write_text(json.dumps(document))
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     assert unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1]).count("n1ka,") == 1
-    told = re.findall(r'<span class="told">(.*?)</span>', text)
-    told = [text.replace("\N{NO-BREAK SPACE}", " ") for text in told]
-    assert told == ["id 0.50 · prompt 0.90", "prompt 0.90", "id 0.50 · prompt 0.90", "id 0.95 · prompt 0.90"]
+    found = re.findall(r'<span class="scores">(.*?)</span>', text)
+    found = [text.replace("\N{NO-BREAK SPACE}", " ") for text in found]
+    assert found == [f"{own}prompt 0.90" for own in ("identity 0.50 · ", "", "identity 0.50 · ", "identity 0.95 · ")]
 
 
 def test_the_snippet_is_python(results, settings):
-    text = html.page(gather(results, settings))
+    text = page(gather(results, settings))
     code = unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1])
     compile(code, "snippet", "exec")
     assert '"results/nika/final.safetensors"' in code and "n1ka" in code and "guidance_scale=0" in code
 
 
+def poisoned(value):
+    """The value with markup at the end of every string in it."""
+    if isinstance(value, dict):
+        return {key: poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return f"{value}<x-y z='1' q=\"2\">&" if isinstance(value, str) else value
+
+
 def test_every_word_from_outside_is_escaped(results, settings):
-    text = html.page(gather(results, settings))
-    assert "Nika &lt;script&gt;" in text and "Nika <script>" not in text
-    assert "smiling <b>" not in text and "<red>" not in text and '"quoted"' not in text
-    assert text.count("<script>") == 1
+    clean = page(gather(results, settings))
+    for path in (results / "validation.json", results / "lint.json"):
+        path.write_text(json.dumps(poisoned(json.loads(path.read_text()) | {"warnings": ["a"], "advice": ["b"]})))
+    for path in (results / "scores").iterdir():
+        document = json.loads(path.read_text())
+        words = {key: document[key] for key in ("misses", "backend", "weights")}
+        path.write_text(json.dumps(document | poisoned(words)))
+    for path in (results / "dataset").glob("*.txt"):
+        path.write_text(poisoned(path.read_text()))
+    tensors, metadata = {"x": np.zeros(1, "float32")}, {"title": "t", "charloom.provenance": '{"base":"<x-y>"}'}
+    save_file(tensors, results / "checkpoints/step-000100.safetensors", poisoned(metadata) | {"json": "<x-y>"})
+    names = {key: settings[key] for key in ("character", "shots", "prompts")}
+    names["prompts"] = [{**prompt, "text": poisoned(prompt["text"])} for prompt in settings["prompts"]]
+    text = page(gather(results, poisoned(settings | {"notices": ["n"]}) | names))
+    assert "<x-y" not in text and text.count("&lt;x-y") > 40
+    for quote in "\"'":  # no raw quote could end an attribute
+        assert f"z={quote}1" not in text and f"q={quote}2" not in text
+    tags = Tags()
+    tags.feed(text)
+    assert tags.outside == [] and text.count("<script>") == clean.count("<script>") == 1
 
 
 def test_page_with_next_to_nothing(tmp_path, settings):
     root = tmp_path / "results" / "nika"
     root.mkdir(parents=True)
     (root / "validation.json").write_text(json.dumps(choice.choose([], [50])))
-    text = html.page(gather(root, {**settings, "shots": [], "steps": []}))
+    text = page(gather(root, {**settings, "shots": [], "steps": []}))
     assert "No samples were drawn" in text and "Why step 50" in text and "Training loss" not in text
-    assert scores.comparison(gather(root, {**settings, "steps": []})).size == (256, 256)
+    assert comparison.grid(gather(root, {**settings, "steps": []})).size == (256, 256)
 
 
-def test_a_missing_choice_is_said_in_a_line(tmp_path, settings):
+def test_a_missing_choice_is_reported_in_one_line(tmp_path, settings):
     with pytest.raises(UserError, match="validation.json: cannot be read"):
         gather(tmp_path, settings)
 
 
 def test_material(results, settings):
     material = gather(results, settings)
-    assert [shot.tier for shot in material.shots] == ["close-up", "medium", "full-body"]
+    assert [image.tier for image in material.images] == ["close-up", "medium", "full-body"]
     assert material.loss[0] == (1, 1.0) and len(material.loss) == 100
-    (stage,) = material.stages
-    assert (stage.name, stage.jobs, round(stage.seconds, 1), stage.memory) == ("train_segment", 2, 61.9, 1500.5)
+    (cost,) = material.costs
+    assert (cost.rule, cost.jobs, round(cost.seconds, 1), cost.memory) == ("train_segment", 2, 61.9, 1500.5)
     assert material.header["ss_steps"] == "100" and material.file_bytes > 5000
 
 
-def test_header_of_what_is_no_lora(tmp_path):
-    (tmp_path / "x").write_bytes(b"\xff" * 30)
-    assert header(tmp_path / "x") == {} == header(tmp_path / "absent")
+@pytest.mark.parametrize("content", [b"\xff" * 30, b"", None])
+def test_a_broken_checkpoint_has_no_header(results, settings, content):
+    path = results / "checkpoints/step-000100.safetensors"
+    path.unlink() if content is None else path.write_bytes(content)
+    material = gather(results, settings)
+    assert (material.header, material.width) == ({}, None)
+    assert "Why step 100" in page(material)
 
 
-def test_tier_from_caption_or_name():
-    assert tier("img-7", "a medium shot photo of x") == "medium"
-    assert tier("fullbody-03", "") == "full-body"
-    assert tier("img", "") == "other"
+@pytest.mark.parametrize("content", ["", "s\th:m:s\tmax_rss\n", "nothing\n1\n", "s\tmax_rss\n1\t2\t3\t4\n5\t6\t7\n"])
+def test_a_broken_benchmark_file_costs_only_itself(results, settings, content):
+    (results / "benchmarks/lint_dataset.tsv").write_text(content)
+    costs = {cost.rule: cost for cost in gather(results, settings).costs}
+    assert costs["train_segment"].jobs == 2 and costs["train_segment"].memory == 1500.5
+    page(gather(results, settings))
 
 
-def test_checkpoint_grid_is_deterministic_and_marked():
-    cells = [
-        grid.Cell(f"{i:02d}", "full body, dancing in the rain with a very long description " * 3, picture(i))
-        for i in range(7)
+def test_images_are_grouped_by_the_tier_in_the_character_file(results, settings):
+    """Whatever their captions and names say; without tiers there are no headings."""
+    for shot in settings["shots"]:
+        (results / "dataset" / f"{shot['name']}.txt").write_text("my close-up of n1ka")
+    headings = re.compile(r'<h3 class="tier">(.*?) <span>(\d+)</span></h3>')
+    assert headings.findall(page(gather(results, settings))) == [
+        ("Close-ups", "1"),
+        ("Medium shots", "1"),
+        ("Full body", "1"),
     ]
-    image = grid.checkpoint_grid(cells, title="Nika, step 50", subtitle="8 steps")
-    assert image.tobytes() == grid.checkpoint_grid(cells, title="Nika, step 50", subtitle="8 steps").tobytes()
-    assert image.width > 5 * 64
-    single = grid.checkpoint_grid(cells[:1], title="x")
-    assert single.width < image.width
-    with pytest.raises(UserError):
-        grid.checkpoint_grid([], title="x")
+    settings["shots"] = [{**shot, "tier": ""} for shot in settings["shots"]]
+    text = page(gather(results, settings))
+    assert headings.findall(text) == [] and text.count("<figure>") == 3
 
 
-def test_grids_take_other_shapes_and_name_broken_files(tmp_path):
-    wide = grid.checkpoint_grid(
-        [grid.Cell("01", "", picture(0, (96, 48))), grid.Cell("02", "", picture(1, (48, 96)))], title="x"
-    )
-    assert wide.height > wide.width / 3
-    (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="a.png: is no picture that can be read"):
-        grid.checkpoint_grid([grid.Cell("01", "", tmp_path / "a.png")], title="x")
+def test_every_colour_is_defined_for_light_and_dark(results, settings):
+    text = page(gather(results, settings))
+    assert palette.LIGHT.keys() == palette.DARK.keys()
+    assert set(re.findall(r"var\(--([\w-]+)\)", text)) - {"n"} <= palette.LIGHT.keys()
 
 
-def test_comparison_grid_highlights_the_chosen_column():
-    rows = [("01", "dancing"), ("02", "sleeping")]
-    columns = [(f"step {s}", [picture(s), None]) for s in (50, 100)]
-    image = grid.comparison_grid(rows, columns, chosen=1, title="Nika")
-    mark = tuple(int(grid.MARK[i : i + 2], 16) for i in (1, 3, 5))
-    counts = [
-        (np.asarray(i) == mark).all(axis=-1).sum() for i in (image, grid.comparison_grid(rows, columns, title="Nika"))
-    ]
-    assert counts[0] > counts[1] + 1000
-
-
-def test_words_are_wrapped_to_the_width():
-    font = grid._font(16)
-    lines = grid.wrap("one two three four five six seven eight nine ten eleven twelve", font, 120, 2)
-    assert len(lines) == 2 and lines[-1].endswith("…")
-    assert all(font.getlength(line) <= 120 for line in lines)
-    assert grid.wrap("short", font, 120, 2) == ["short"]
-    assert font.getlength(grid.wrap("Donaudampfschifffahrtsgesellschaftskapitän", font, 90, 1)[0]) <= 90
-
-
-def test_short_leaves_out_what_all_prompts_share():
-    assert grid.short(PROMPT, "n1ka") == "full body, dancing, wearing a <red> gown & scarf"
-    assert grid.short("a medium shot photo of n1ka, waving", "n1ka") == "medium shot, waving"
-    assert (
-        grid.short("a full body photo of n1ka, frontal view, a straw hat", "n1ka")
-        == "full body, frontal view, a straw hat"
-    )
-
-
-def test_pictures_shrink_to_the_budget(tmp_path):
-    paths = []
-    for i in range(6):
-        noise = np.random.default_rng(i).integers(0, 256, (400, 300, 3), dtype=np.uint8)
-        paths.append(tmp_path / f"{i}.png")
-        Image.fromarray(noise).save(paths[-1])
-    small = pictures.embed(paths, 60_000)
-    assert sum(map(len, small.values())) <= 60_000
-    large = pictures.embed(paths, 10_000_000)
-    assert sum(map(len, large.values())) > sum(map(len, small.values()))
-    assert pictures.embed([], 10) == {}
-
-
-def test_chart_draws_every_line_and_skips_what_is_not_finite():
-    lines = [charts.Line("A", [(0, 0.5), (1, float("nan")), (2, 0.7)], 0), charts.Line("B", [], 1)]
-    svg = charts.line_chart(lines, title="T", mark=1)
-    assert svg.count("<polyline") == 1 and svg.count("<circle") == 2 and 'class="mark"' in svg
-    assert "nan" not in svg and charts.line_chart([], title="T") == ""
-    assert charts.line_chart([charts.Line("A", [(5, 0.5)], 0)], title="T").count("<circle") == 1
-
-
-@pytest.mark.parametrize("low, high", [(0, 1), (0.03, 0.0301), (-5, 3000), (0, 7e-6)])
-def test_ticks_are_round_and_inside(low, high):
-    found = charts.ticks(low, high)
-    assert 2 <= len(found) <= 8
-    assert low - 1e-9 <= found[0] and found[-1] <= high + 1e-9
-
-
-def test_thin_keeps_the_mean():
-    points = [(i, float(i % 7)) for i in range(1000)]
-    thinned = charts.thin(points, 100)
-    assert len(thinned) == 100
-    assert np.mean([y for _, y in thinned]) == pytest.approx(np.mean([y for _, y in points]), abs=0.05)
-
-
-def test_style_has_a_colour_for_every_line():
-    from charloom.report.style import CSS
-
-    assert len(re.findall(r"--c3:", CSS)) == 2
+def test_the_same_results_give_the_same_files(results, settings, tmp_path):
+    for folder in ("a", "b"):
+        material = gather(results, settings)
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "page.html").write_text(page(material))
+        charts.save_png(curves.scores(material) + curves.loss(material), tmp_path / folder / "all.png", "")
+    names = [path.name for path in sorted((tmp_path / "a").iterdir())]
+    assert names == ["all.png", "page.html"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -20,7 +20,7 @@ RECIPES: dict[str, int] = {
     "sample": 1,
     "grid": 1,
     "score": 1,
-    "choice": 2,
-    "report": 1,
+    "choice": 3,
+    "report": 2,
     "final": 1,
 }

@@ -1,1 +1,1 @@
-"""Judging checkpoints: what samples show (``backend``), the table of it (``table``), and the choice (``choice``)."""
+"""Judging checkpoints: scores of samples (``backend``), their table (``table``), and the choice (``choice``)."""

@@ -1,23 +1,23 @@
-"""The interface between a picture and its scores, and the register of those who can score.
+"""The interface of judges: back ends that turn pictures into scores.
 
 A back end studies the reference pictures of one character once and then measures any number of samples
 against them. A metric that it cannot measure is left out: it is *not scored*, never a pass. This module
-imports no network; a back end brings its own imports when it is opened.
+imports no network; the module of a back end is imported when it is opened.
 
 Metrics and their ranges, one value per sample:
 
 * ``identity``: cosine between the identity of the sample and the unit mean of the references', -1 to 1.
-* ``identity_relative``: the same divided by what the character's own pictures reach when each is left
-  out of the mean in turn; 1 is as alike as they are among themselves.
-* ``obedience``: share of the attributes named in the prompt that are read as named, 0 to 1;
+* ``identity_relative``: the same divided by the mean leave-one-out value of the references; 1 means as similar
+  as the references are to each other.
+* ``obedience``: share of the attributes named in the prompt that the sample shows, 0 to 1;
   ``obedience.<attribute>`` is 1 or 0.
-* ``bleed``: share of the chances to copy the training pictures (an outfit, background or accessory that
-  they hold and the prompt does not ask for) that were taken, 0 to 1; ``bleed.<attribute>`` is 1 or 0.
+* ``bleed``: share of the opportunities to copy the training pictures (an outfit, background or accessory that
+  they show and the prompt does not ask for) that were taken, 0 to 1; ``bleed.<attribute>`` is 1 or 0.
 * ``detail``: sharpness relative to the references, 1 is as sharp.
 * ``contrast``: standard deviation of the luminance, 0 to 0.5; near 0 the picture is blank.
 
-To add a back end (``photo``, ``hub``): write a class with the members of :class:`Backend` and name it in
-:data:`BACKENDS` as ``"module:Class"``; ``judge:`` in a file of ``config/bases/`` selects it.
+To add a back end, write a class with the members of :class:`Backend`, name it in :data:`BACKENDS` as
+``"module:Class"``, and allow its name for ``judge`` in ``config/schemas/base.schema.yaml``.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ METRICS = ("identity", "identity_relative", "obedience", "bleed", "detail", "con
 """The metrics that a report explains; back ends may add ``<metric>.<attribute>``."""
 
 OF_THE_CHARACTER = ("identity", "identity_relative", "bleed")
-"""Metrics that compare with the character, meaningless where a prompt does not ask for it."""
+"""Metrics that compare with the character; meaningless where the prompt lacks the trigger."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with the words that belong to it: a caption for a reference, a prompt for a sample."""
+    """A picture with its text: the caption of a reference, the prompt of a sample."""
 
     name: str
     text: str
@@ -57,11 +57,12 @@ class Picture:
     """uint8 (H, W, 3)."""
     seed: int = 0
     strength: float = 1.0
+    """Strength of the LoRA."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured on one sample, and in words what differs from the prompt."""
+    """The metrics of one sample, and in words what differs from the prompt."""
 
     values: dict[str, float]
     misses: tuple[str, ...] = field(default=())
@@ -75,19 +76,19 @@ class Backend(Protocol):
     """SHA-256 of the network that judges, empty where there is none."""
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
-        """Take in the references; returns the levels that they reach among themselves, by metric."""
+        """Learn the references; returns the levels that they reach among themselves, by metric."""
         ...
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
-        """One reading per sample, in their order; :meth:`study` came first."""
+        """One reading per sample, in their order; call :meth:`study` first."""
         ...
 
 
 def open_backend(name: str, weights: Path | None = None) -> Backend:
-    """The back end called ``name``, with its network from ``weights``.
+    """Open the back end ``name`` with its network from ``weights``.
 
     Raises:
-        UserError: the name is unknown or the weights are not there.
+        UserError: the name is unknown or the weights are missing.
     """
     if name not in BACKENDS:
         raise UserError(f"judge: there is no back end '{name}'; use one of {', '.join(sorted(BACKENDS))}")
@@ -98,13 +99,13 @@ def open_backend(name: str, weights: Path | None = None) -> Backend:
 def load_picture(
     path: Path, text: str, *, name: str = "", seed: int = 0, strength: float = 1.0, edge: int = 512
 ) -> Picture:
-    """A picture file as RGB with no edge longer than ``edge`` pixels (judging needs no more).
+    """Read a picture as RGB with no edge longer than ``edge`` pixels (judging needs no more).
 
     Raises:
         UserError: the file is missing or is no picture.
     """
     image = pictures.read(path, pictures.MADE_HERE).image
-    # reduce() first: a box filter over whole pixels takes a tenth of the time of resizing 2048 pixels.
+    # reduce() first: on 2048 pixels a box filter takes a tenth of the time of resizing.
     if (factor := max(image.size) // (edge * 2)) > 1:
         image = image.reduce(factor)
     if max(image.size) > edge:
@@ -118,9 +119,9 @@ def score(
 ) -> dict[str, Any]:
     """The scores of one checkpoint as plain values, the content of ``scores/step-NNNNNN.json``.
 
-    ``levels`` is what :meth:`Backend.study` returned. A sample whose prompt does not hold the trigger shows somebody
-    else, so that its identity and bleed are left out. Values are rounded to 6 digits, so that the file is the same on
-    machines whose arithmetic differs in the last bits.
+    ``levels`` is what :meth:`Backend.study` returned. A sample whose prompt lacks the trigger shows somebody else, so
+    its identity and bleed are left out. Values are rounded to 6 digits, so that the file is the same on machines
+    whose arithmetic differs in the last bits.
     """
     rows, misses = [], {}
     for sample, reading in zip(samples, backend.measure(samples), strict=True):

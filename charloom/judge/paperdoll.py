@@ -1,7 +1,6 @@
-"""The back end ``paperdoll``: the probe network reads who is drawn, and what.
+"""The back end ``paperdoll``: a probe network recognises who is drawn, and with which attributes.
 
-In the drawn world every attribute has a name and a value, so obedience and bleed are counted, not guessed.
-This module knows the probe and the words of the paper-doll world; it knows nothing of checkpoints.
+In the paper-doll world every attribute has a name and a value, so obedience and bleed are counted, not estimated.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from charloom.paperdoll.probe import SIZE, TABLES, Probe
 
 ACCESSORIES = ("earrings", "necklace", "glasses", "hat")
 TYPICAL_SHARE = 0.1
-"""An accessory worn in at least this share of the references where it could be seen counts as typical of them."""
+"""An accessory is typical if it is worn in at least this share of the references where it could be seen."""
 
 
 @dataclass(frozen=True)
 class _Wardrobe:
-    """What the references show again and again."""
+    """What the references typically show."""
 
     outfits: frozenset[tuple[str, str]]
     backgrounds: frozenset[str]
@@ -52,15 +51,15 @@ class Paperdoll:
         self._wardrobe = _Wardrobe(frozenset(), frozenset(), {})
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
-        """Learn the mean identity and the wardrobe; levels are leave-one-out cosines, over all and by view."""
+        """Learn the mean identity and the wardrobe; levels are mean leave-one-out cosines, of all and of back views."""
         levels = self._plain.study(references)
         if len(references) < 2:
-            return levels  # no mean without a picture that is judged by it: identity stays not scored
+            return levels  # leave-one-out needs two references; identity stays unscored
         read, vectors = self._read(references)
         named = [language.parse(picture.text) for picture in references]
         self._mean = _unit(vectors.sum(axis=0))
         cosines = [float(vector @ _unit(vectors.sum(axis=0) - vector)) for vector in vectors]
-        # A back view shows hair and skin only: it is judged by what the character's own back views reach.
+        # A back view shows only hair and skin, so it is compared with the level of the back views.
         backs = [words.get("view") == "back" for words in named]
         groups = {"identity": cosines, "identity_back": [c for c, back in zip(cosines, backs, strict=True) if back]}
         self._levels = {key: float(np.mean(values)) for key, values in groups.items() if len(values) >= 2}
@@ -68,7 +67,7 @@ class Paperdoll:
         return {**levels, **self._levels}
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
-        """All metrics of each sample; identity only when there were references."""
+        """All metrics of each sample; identity only if there were references."""
         if not samples:
             return []
         read, vectors = self._read(samples)
@@ -93,7 +92,7 @@ class Paperdoll:
         return readings
 
     def _read(self, pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], np.ndarray]:
-        """The likeliest value of every attribute, and identity vectors (B, E)."""
+        """The most likely value of every attribute, and identity vectors (B, E)."""
         from PIL import Image
 
         pixels = [
@@ -110,27 +109,27 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 def _share(metric: str, hits: dict[str, bool]) -> dict[str, float]:
-    """The metric as share of ``hits``, and one value per attribute; nothing when there was no chance at all."""
+    """The metric as the share of ``hits``, and one value per attribute; empty without any opportunity."""
     if not hits:
         return {}
     return {metric: sum(hits.values()) / len(hits), **{f"{metric}.{key}": float(hit) for key, hit in hits.items()}}
 
 
 def _wardrobe(named: list[dict[str, str]], read: list[dict[str, str]]) -> _Wardrobe:
-    """What the references hold: outfits and backgrounds by their captions (as read, where those are silent).
+    """What the references show: outfits and backgrounds by caption, or by the probe where a caption is silent.
 
-    Accessories count as read, because the untagged ones are those that bleed.
+    Accessories are taken from the probe, because the uncaptioned ones are those that bleed.
     """
-    told = [{**seen, **words} for words, seen in zip(named, read, strict=True)]
+    described = [{**seen, **words} for words, seen in zip(named, read, strict=True)]
     accessories = {}
     for key in ACCESSORIES:
-        # Where an accessory is out of sight the probe reads nothing sensible; the caption tells where that is.
+        # The probe is unreliable on accessories that are out of sight; the caption says which are.
         shown = [seen[key] for words, seen in zip(named, read, strict=True) if _visible(words)[key]]
         counts = Counter(value for value in shown if value != "none")
         accessories[key] = frozenset(value for value, count in counts.items() if count >= TYPICAL_SHARE * len(shown))
     return _Wardrobe(
-        outfits=frozenset((values["outfit"], values["color"]) for values in told),
-        backgrounds=frozenset(values["background"] for values in told),
+        outfits=frozenset((values["outfit"], values["color"]) for values in described),
+        backgrounds=frozenset(values["background"] for values in described),
         accessories=accessories,
     )
 
@@ -140,11 +139,11 @@ def _visible(words: dict[str, str]) -> dict[str, bool]:
 
 
 def _bleed(named: dict[str, str], seen: dict[str, bool], read: dict[str, str], wardrobe: _Wardrobe) -> dict[str, bool]:
-    """For every chance to copy the training pictures, whether it was taken.
+    """For every opportunity to copy the training pictures, whether it was taken.
 
-    There is a chance where the prompt asks for an outfit or background that they do not hold, and where it
-    names no accessory of a kind that they hold. What the prompt leaves open entirely (no outfit, no
-    background) is no chance: something has to be drawn there.
+    There is one where the prompt asks for an outfit or background that they do not show, and where it does not ask
+    for an accessory that they typically show. An outfit or background that the prompt leaves open is none, because
+    something has to be drawn there.
     """
     chances: dict[str, bool] = {}
     if "outfit" in named:

@@ -1,7 +1,6 @@
-"""The back end ``none``: what can be said of a picture without knowing what it shows.
+"""The back end ``none``: sharpness and contrast, which need no knowledge of what a picture shows.
 
-Usable for any base. It measures sharpness and contrast only, so identity, obedience and bleed stay
-*not scored*. Other back ends take these two metrics from here.
+Usable for any base; identity, obedience and bleed stay *not scored*. Other back ends reuse these two metrics.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from PIL import Image
 from charloom.judge.backend import Picture, Reading
 
 EDGE = 256
-"""Pictures are compared at this size, so that sharpness does not depend on how many pixels they have."""
+"""Pictures are compared at this size in pixels, so that sharpness does not depend on their resolution."""
 
 
 def luminance(pixels: np.ndarray) -> np.ndarray:
@@ -40,7 +39,7 @@ class Plain:
         self._sharpness = 0.0
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
-        """The median sharpness of the references; without references nothing is relative to it."""
+        """Learn the median sharpness of the references; without references there is no ``detail``."""
         values = [sharpness(luminance(picture.pixels)) for picture in references]
         self._sharpness = float(np.median(values)) if values else 0.0
         return {"sharpness": self._sharpness} if values else {}

@@ -1,4 +1,4 @@
-"""Scores of a checkpoint as one number per metric."""
+"""Scores of a checkpoint as one number per metric, and the limits that they are held against."""
 
 from __future__ import annotations
 
@@ -7,40 +7,43 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-_EPSILON = 1e-9
-"""So that a value which equals a limit in decimal passes it in binary as well."""
+EPSILON = 1e-9
+"""Tolerance, so that a value that equals a limit in decimal also passes in binary."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """The limits of the choice. Identity counts relative to what the character's own pictures reach."""
+class Limits:
+    """The limits of the choice. Identity is relative to what the character's own pictures reach."""
 
-    identity_of_free: float = 0.97
-    """Solid is at least this share of the best free checkpoint's identity,"""
+    identity_of_flexible: float = 0.97
+    """To be recognisable, a checkpoint needs this share of the best flexible checkpoint's identity"""
     identity_of_all: float = 0.92
-    """and this share of the best of all, overfit ones too,"""
+    """and this share of the best identity of all, including overfit checkpoints;"""
     identity_enough: float = 0.95
-    """or this identity, whatever the others have."""
+    """this identity is always enough"""
     identity_low: float = 0.80
-    """No checkpoint below is solid; when the best of all stays below, all of them are undertrained."""
+    """and less than this never is. If the best of all stays below, all checkpoints are undertrained."""
     stranger: float = 0.65
-    """A sample below this shows somebody else,"""
+    """A sample with less identity than this shows somebody else."""
     strangers: float = 0.10
-    """and a solid checkpoint has at most this share of them (or one more than the best checkpoint's)."""
+    """A recognisable checkpoint has at most this share of such samples, or one more than the best checkpoint."""
     obedience_drop: float = 0.06
-    """Free is at most this much below the base alone, or below the most obedient checkpoint."""
+    """A flexible checkpoint is at most this much below the base alone, or else below the most obedient checkpoint."""
     bleed: float = 0.15
-    """Free is at most this share of copied things (above the base alone, where it was scored),"""
+    """It bleeds at most this much more than the base alone (more than 0 where the base was not scored)"""
     bleed_one: float = 0.40
-    """and at most this share of the samples with one and the same kind of thing copied,"""
+    """and copies one attribute in at most this share of the samples more than the base does,"""
     bleed_chances: int = 3
-    """counted where at least this many samples could have copied it."""
+    """which counts only where at least this many samples could have copied it."""
     detail_of_typical: float = 0.60
-    """Free is at least this share of the middle checkpoint's sharpness."""
+    """It has at least this share of the median checkpoint's sharpness."""
     blank: float = 0.02
-    """A sample of less contrast is blank."""
+    """A sample with less contrast than this is blank."""
     still_rising: float = 0.02
-    """Identity that gained this much in the last interval had not settled."""
+    """Identity that rose by more than this in the last interval has not converged."""
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,17 @@ class Summary:
     step: int
     samples: int
     portraits: int = 0
-    """Samples whose identity was scored; those without the trigger are not among them."""
+    """Number of samples with an identity; those without the trigger have none."""
     identity: float | None = None
     strangers: float | None = None
+    """Share of the portraits that show somebody else."""
     obedience: float | None = None
     bleed: float | None = None
     detail: float | None = None
     blank: int = 0
+    """Number of blank samples."""
     bleeding: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Attribute to (samples that copied it, samples that could have)."""
+    """By attribute: (samples that copied it, samples that could have)."""
 
     @property
     def overall(self) -> float | None:
@@ -71,16 +76,15 @@ class Summary:
         return product if scored else None
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], rule: Rule | None = None) -> dict[int, Summary]:
+def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[int, Summary]:
     """One summary per step of the score table."""
-    rule = rule or Rule()
     values: dict[int, dict[str, dict[tuple[str, int, float], float]]] = {}
     for row in rows:
         sample = (str(row["prompt"]), int(row["seed"]), float(row["strength"]))
         values.setdefault(int(row["step"]), {}).setdefault(row["metric"], {})[sample] = float(row["value"])
     out = {}
     for step, metrics in sorted(values.items()):
-        # Cosines serve where a back end knows no level to relate them to.
+        # Fall back to the raw cosine if the back end gives no reference level.
         identity = metrics.get("identity_relative") or metrics.get("identity", {})
         bleeding = {
             metric.partition(".")[2]: (int(sum(found.values())), len(found))
@@ -92,11 +96,11 @@ def summarise(rows: Iterable[Mapping[str, Any]], rule: Rule | None = None) -> di
             samples=len({sample for found in metrics.values() for sample in found}),
             portraits=len(identity),
             identity=_mean(identity.values()),
-            strangers=_mean([float(value < rule.stranger) for value in identity.values()]),
+            strangers=_mean([float(value < LIMITS.stranger) for value in identity.values()]),
             obedience=_mean(metrics.get("obedience", {}).values()),
             bleed=_mean(metrics.get("bleed", {}).values()),
             detail=_mean(metrics.get("detail", {}).values()),
-            blank=sum(value < rule.blank for value in metrics.get("contrast", {}).values()),
+            blank=sum(value < LIMITS.blank for value in metrics.get("contrast", {}).values()),
             bleeding=bleeding,
         )
     return out

@@ -1,1 +1,1 @@
-"""What people look at: grids of samples (``grid``) and the page about a character (``html``)."""
+"""What people look at: grids (``grid``), charts (``charts``), and HTML pages (``page``, ``prompt_sheet``)."""

@@ -1,109 +1,159 @@
-"""Line charts as inline SVG that follow the colours of the page they stand in.
+"""Line charts by matplotlib: inline SVG that follows the colours of the page, and PNG.
 
-Colours are CSS variables (``--c0`` ...), so one drawing serves light and dark; hovering a point shows its value
-through the browser's own tooltip. Knows numbers and labels only.
+The same numbers give the same bytes. Independent of what the lines mean.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
-WIDTH, HEIGHT = 720, 280
-LEFT, RIGHT, TOP, BOTTOM = 46, 16, 14, 34
+from charloom.core import files
+from charloom.report.palette import LIGHT
+
+SIZE = (7.2, 3.0)
+"""Width and height of a chart in inches."""
+DPI = 150
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: smaller, can be searched, in the font of the page
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so that the layout is the same everywhere
+    "font.size": 9,
+}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name in the legend, points (x, y) by rising x, the number of its colour."""
+    """One curve: its name in the legend, its points (x, y) by rising x, and the name of its colour in the palette."""
 
     name: str
     points: Sequence[tuple[float, float]]
-    color: int
+    color: str
     faint: bool = False
     dots: bool = True
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``: multiples of 1, 2, 2.5 or 5 times a power of ten."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / max(wanted, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+@dataclass(frozen=True)
+class Chart:
+    """Curves over training steps."""
+
+    name: str
+    """Unique within a page."""
+    title: str
+    lines: Sequence[Line]
+    y_range: tuple[float, float] | None = None
+    """Limits of the y axis; by default all points are shown."""
+    x_ticks: Sequence[float] | None = None
+    mark: float | None = None
+    """x of a vertical line: the chosen checkpoint."""
 
 
-def thin(points: Sequence[tuple[float, float]], most: int = 300) -> list[tuple[float, float]]:
-    """At most ``most`` points, each the mean of its neighbours, so that a long run stays a small drawing."""
-    if len(points) <= most:
-        return list(points)
-    out = []
-    for i in range(most):
-        part = points[i * len(points) // most : (i + 1) * len(points) // most]
-        out.append((sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)))
-    return out
+def svg(chart: Chart) -> str:
+    """The chart as an ``<svg>`` element for a page that defines the palette as CSS variables.
 
-
-def line_chart(
-    lines: Sequence[Line],
-    *,
-    title: str,
-    y_range: tuple[float, float] | None = None,
-    x_ticks: Sequence[float] | None = None,
-    mark: float | None = None,
-    y_text: Callable[[float], str] = "{:g}".format,
-) -> str:
-    """The chart as an ``<svg>`` element followed by its legend; an empty text when there is nothing to draw.
-
-    Args:
-        lines: the curves; points that are not finite are left out.
-        title: what a screen reader says.
-        y_range: limits of the y axis; from the data if not given.
-        x_ticks: labels of the x axis.
-        mark: x of a vertical line (the chosen checkpoint).
-        y_text: how a y value is written at the axis.
+    Pointing at a dot shows its value.
     """
-    cleaned = [(line, [(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]) for line in lines]
-    cleaned = [(line, points) for line, points in cleaned if points]
-    if not cleaned:
-        return ""
-    xs = [x for _, points in cleaned for x, _ in points]
-    ys = [y for _, points in cleaned for _, y in points]
-    x0, x1 = min(xs), max(xs)
-    y0, y1 = y_range or (min(ys), max(ys))
-    if x1 == x0:
-        x0, x1 = x0 - 1, x1 + 1
-    if y1 == y0:
-        y0, y1 = y0 - 0.5, y1 + 0.5
+    with _figure(1, {"svg.hashsalt": chart.name}) as figure:
+        figure.patch.set_alpha(0)
+        _draw(figure.subplots(), chart)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    for element in root.iter():  # HTML needs no namespaces
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+    for name in ("metadata", "defs"):  # the first defs hold a style sheet that would rule the whole page
+        if (child := root.find(name)) is not None:
+            root.remove(child)
+    for index, line in enumerate(chart.lines):
+        group = root.find(f".//g[@id='line-{index}']")
+        dots = group.findall(".//use") if group is not None else []
+        for dot, (x, y) in zip(dots, _finite(line), strict=False):
+            ElementTree.SubElement(dot, "title").text = f"{line.name} at {x:g}: {y:.3f}"
+    text = ElementTree.tostring(root, encoding="unicode")
+    used = {found for pair in re.findall(r'url\(#(.+?)\)|href="#(.+?)"', text) for found in pair}
+    for element in root.iter():  # a page may hold several charts, each with its own "axes_1"
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": chart.title}
+    text = ElementTree.tostring(root, encoding="unicode")
+    for name, colour in LIGHT.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text
 
-    def px(x: float) -> float:
-        return LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
 
-    def py(y: float) -> float:
-        return HEIGHT - BOTTOM - (min(max(y, y0), y1) - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+def save_png(charts: Sequence[Chart], output: Path, otherwise: str) -> None:
+    """The charts below each other as a PNG on the paper colour; without a chart, the sentence ``otherwise``."""
+    with _figure(max(1, len(charts)), {}) as figure:
+        figure.patch.set_facecolor(LIGHT["paper"])
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+        figure.subplots(max(1, len(charts)))
+        for chart, axes in zip(charts, figure.axes, strict=False):
+            _draw(axes, chart)
+            axes.set_title(chart.title, loc="left", color=LIGHT["ink"], weight="bold")
+        if not charts:
+            figure.axes[0].set_axis_off()
+            figure.axes[0].text(0.5, 0.5, otherwise, color=LIGHT["soft"], ha="center")
+        with files.whole(output) as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for y in ticks(y0, y1):
-        parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{escape(y_text(y))}</text>')
-    for x in x_ticks if x_ticks is not None else ticks(x0, x1, 6):
-        if x0 <= x <= x1:
-            parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{x:g}</text>')
-    if mark is not None and x0 <= mark <= x1:
-        parts.append(f'<line class="mark" x1="{px(mark):.1f}" x2="{px(mark):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-    for line, points in cleaned:
-        style = f'style="--c:var(--c{line.color})"'
-        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
-        if len(points) > 1:
-            parts.append(f'<polyline class="{"faint" if line.faint else "line"}" {style} points="{path}"/>')
-        if line.dots:
-            for x, y in points:
-                tip = f"<title>{escape(line.name)} at {x:g}: {y:.3f}</title>"
-                parts.append(f'<circle class="dot" {style} cx="{px(x):.1f}" cy="{py(y):.1f}" r="4">{tip}</circle>')
-    parts.append("</svg>")
-    legend = "".join(f'<span style="--c:var(--c{line.color})">{escape(line.name)}</span>' for line, _ in cleaned)
-    return "".join(parts) + f'<p class="legend">{legend}</p>'
+
+@contextmanager
+def _figure(rows: int, style: dict[str, Any]) -> Iterator[Any]:
+    """An empty figure for ``rows`` charts, independent of the user's matplotlib settings and of any display."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE | style)
+        yield Figure(figsize=(SIZE[0], SIZE[1] * rows), layout="constrained")
+
+
+def _draw(axes: Any, chart: Chart) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for index, line in enumerate(chart.lines):
+        points = _finite(line)
+        (curve,) = axes.plot(
+            [x for x, _ in points],
+            [y for _, y in points],
+            color=LIGHT[line.color],
+            label=line.name,
+            linewidth=0.8 if line.faint else 1.8,
+            alpha=0.5 if line.faint else None,
+            marker="o" if line.dots else None,
+            markersize=5.5,
+            markeredgecolor=LIGHT["card"],
+            clip_on=not line.dots,  # a dot on the edge is drawn whole
+            zorder=3,
+        )
+        curve.set_gid(f"line-{index}")
+    if chart.y_range:
+        axes.set_ylim(*chart.y_range)
+    axes.margins(x=0.02)
+    if chart.x_ticks is not None:
+        axes.set_xticks(list(chart.x_ticks))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if chart.mark is not None:
+        axes.axvline(chart.mark, color=LIGHT["mark"], linewidth=1, linestyle=(0, (2, 3)))
+    axes.patch.set_alpha(0)
+    axes.spines[:].set_visible(False)
+    axes.grid(axis="y", color=LIGHT["line"], linewidth=0.8)
+    axes.tick_params(length=0, pad=6, labelcolor=LIGHT["soft"])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, frameon=False, labelcolor=LIGHT["soft"])
+
+
+def _finite(line: Line) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]

@@ -1,31 +1,33 @@
 """Reading the results folder of one character into what the report shows.
 
-Everything but the choice is optional: a run without previews, logs or benchmarks still has a report. Light:
-no pandas, no torch, no picture is opened here.
+Everything but the choice is optional: a run without previews, logs or benchmarks still has a report. Opens no
+picture and imports no torch.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
 from charloom.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Shot:
+class TrainingImage:
     """An image of the data set with its caption."""
 
     name: str
     tier: str
+    """``close-up``, ``medium``, ``full-body``, or empty where the character file does not say."""
     caption: str
     picture: Path
 
@@ -36,15 +38,13 @@ class Prompt:
 
     name: str
     text: str
-    seed: int | None = None
-    scale: float = 1.0
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What a rule has cost: jobs, seconds and the largest memory in MiB."""
+class Cost:
+    """What the jobs of a rule took: their number, seconds together, and the largest main memory in MiB."""
 
-    name: str
+    rule: str
     jobs: int
     seconds: float
     memory: float
@@ -52,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Material:
-    """All that the page tells about a character."""
+    """Everything that the page shows about a character."""
 
     id: str
     name: str
@@ -64,28 +64,28 @@ class Material:
     notices: Sequence[str] = ()
     """What the base cannot do for this character."""
     reference: Path | None = None
-    shots: Sequence[Shot] = ()
+    images: Sequence[TrainingImage] = ()
     prompts: Sequence[Prompt] = ()
     samples: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
-    """Step, then prompt name, to the picture."""
+    """Picture by step and prompt name."""
     scores: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    """Step to its score document."""
+    """Score document by step."""
     loss: Sequence[tuple[int, float]] = ()
     holdout: Sequence[tuple[int, float, float]] = ()
-    """(step, loss with the adapter, loss without it) on held-out images, mean over the noise levels."""
+    """(step, loss with the LoRA, loss without it) on held-out images, mean over the noise levels."""
     unmoved: str = ""
-    """What the trainer says of the shipped adapter if it has not moved from its start."""
+    """The trainer's warning if the chosen checkpoint has hardly moved from its initial weights."""
     gpu_bytes: int = 0
-    """GPU memory that the trainer allocated at most; 0 where it ran on a CPU."""
+    """Peak GPU memory that the trainer allocated, in bytes; 0 where it ran on a CPU."""
     lint: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    stages: Sequence[Stage] = ()
-    file: Path | None = None
-    """The checkpoint that is shipped."""
+    costs: Sequence[Cost] = ()
     file_bytes: int = 0
+    """Size of the chosen checkpoint; 0 where it is missing."""
     header: Mapping[str, str] = field(default_factory=dict)
+    """Metadata of the chosen checkpoint."""
     width: int | None = None
-    """Width of the transformer that the file is made for."""
+    """Width of the transformer that the file fits; ``None`` when unknown."""
 
 
 def gather(results: Path, settings: Mapping[str, Any]) -> Material:
@@ -93,8 +93,8 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
 
     Args:
         results: the folder ``results/<character>``.
-        settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``concept``, ``shots`` (names in order),
-            ``prompts`` (``name``, ``text``, ``seed``, ``scale``), ``steps`` (sampled ones), ``recipe_settings`` and
+        settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``concept``, ``shots`` (``name`` and
+            ``tier``), ``prompts`` (``name``, ``text``), ``steps`` (those with samples), ``recipe_settings`` and
             ``notices`` where there are any.
 
     Raises:
@@ -104,10 +104,13 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         choice = json.loads((results / "validation.json").read_text(encoding="utf-8"))
         step = int(choice["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{results}/validation.json: cannot be read ({error}); delete it so it is made again") from None
+        raise UserError(
+            f"{results}/validation.json: cannot be read ({error}); delete it and it will be rebuilt"
+        ) from None
     file = results / "checkpoints" / f"step-{step:06d}.safetensors"
-    prompts = [Prompt(p["name"], p["text"], p.get("seed"), p.get("scale", 1.0)) for p in settings.get("prompts", ())]
+    prompts = [Prompt(p["name"], p["text"]) for p in settings.get("prompts", ())]
     reference = results / "reference.png"
+    metadata, shapes = _header(file)
     records = _records(results)
     return Material(
         id=settings["character"],
@@ -119,7 +122,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         concept=settings.get("concept", ""),
         notices=settings.get("notices", ()),
         reference=reference if reference.is_file() else None,
-        shots=[_shot(results, shot) for shot in settings.get("shots", ())],
+        images=[_image(results, shot) for shot in settings.get("shots", ())],
         prompts=prompts,
         samples={s: _samples(results, s, prompts) for s in settings.get("steps", ())},
         scores={s: d for s in settings.get("steps", ()) if (d := _json(results / "scores" / f"step-{s:06d}.json"))},
@@ -129,39 +132,30 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         gpu_bytes=max((int(r["gpu_memory"]) for r in records if "gpu_memory" in r), default=0),
         lint=_json(results / "lint.json"),
         recipe=settings.get("recipe_settings", {}),
-        stages=_stages(results / "benchmarks"),
-        file=file if file.is_file() else None,
+        costs=_costs(results / "benchmarks"),
         file_bytes=file.stat().st_size if file.is_file() else 0,
-        header=header(file),
-        width=width(file),
+        header=metadata,
+        width=width(shapes),
     )
 
 
-def header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, read without torch; empty when there is none."""
-    found = _entries(path).get("__metadata__", {})
-    return dict(found) if isinstance(found, dict) else {}
-
-
-def width(path: Path) -> int | None:
-    """Width of the transformer that an adapter is made for; ``None`` when the file does not tell."""
+def width(shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """Width of the transformer that an adapter with tensors of these shapes fits; ``None`` when they do not say."""
     columns: dict[str, dict[str, int]] = {}
-    for name, entry in _entries(path).items():
-        # What these read is as wide as the transformer.
+    for name, shape in shapes.items():
+        # These projections read the hidden state, so their input width is the model width.
         if found := re.search(r"\.(?:to_[qkv]|w[13])\.(lora_A|lokr_w[12](?:_b)?)(?:\.weight)?$", name):
-            columns.setdefault(name[: found.start(1)], {})[found[1].removesuffix("_b")] = int(entry["shape"][1])
+            columns.setdefault(name[: found.start(1)], {})[found[1].removesuffix("_b")] = int(shape[1])
     return next((math.prod(factors.values()) for factors in columns.values()), None)
 
 
-def _entries(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file; empty when it cannot be read."""
+def _header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Metadata and tensor shapes of a safetensors file; empty when it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            found = json.loads(file.read(min(length, 2**25)))
-    except (OSError, ValueError, struct.error):
-        return {}
-    return found if isinstance(found, dict) else {}
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}, {name: file.get_slice(name).get_shape() for name in file.keys()}
+    except (OSError, SafetensorError):
+        return {}, {}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -172,24 +166,10 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _shot(results: Path, shot: Any) -> Shot:
-    name = shot if isinstance(shot, str) else shot["name"]
-    path = results / "dataset" / f"{name}.txt"
+def _image(results: Path, shot: Mapping[str, str]) -> TrainingImage:
+    path = results / "dataset" / f"{shot['name']}.txt"
     caption = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-    return Shot(name, tier(name, caption), caption, results / "dataset" / f"{name}.png")
-
-
-def tier(name: str, caption: str) -> str:
-    """close-up, medium or full-body, by the first words of the caption, else by the name."""
-    for text in (caption.lower()[:40], name.lower()):
-        for key, signs in {
-            "close-up": ("close-up", "closeup", "portrait"),
-            "medium": ("medium",),
-            "full-body": ("full body", "full-body", "fullbody"),
-        }.items():
-            if any(sign in text for sign in signs):
-                return key
-    return "other"
+    return TrainingImage(shot["name"], shot["tier"], caption, path.with_suffix(".png"))
 
 
 def _samples(results: Path, step: int, prompts: Sequence[Prompt]) -> dict[str, Path]:
@@ -198,24 +178,24 @@ def _samples(results: Path, step: int, prompts: Sequence[Prompt]) -> dict[str, P
 
 
 def _records(results: Path) -> list[dict[str, Any]]:
-    """Lines of the newest record of the trainer that are whole."""
+    """The complete lines of the newest metrics file of the trainer."""
     files = sorted(results.glob("**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     records = []
     for line in files[-1].read_text(encoding="utf-8").splitlines() if files else ():
         try:
             records.append(json.loads(line))
         except ValueError:
-            continue  # a line that is being written may be cut
+            continue  # the last line may be half written
     return [record for record in records if isinstance(record, dict) and "step" in record]
 
 
 def _loss(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(step, loss); of a step that was done twice, the later."""
+    """(step, loss); where a step was repeated, the last value counts."""
     return sorted({int(r["step"]): float(r["loss"]) for r in records if "loss" in r}.items())
 
 
 def _holdout(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
-    """(step, with, without the adapter) of the held-out images, mean over the noise levels."""
+    """(step, loss with the LoRA, loss without it) on held-out images, mean over the noise levels."""
     found = {}
     for record in records:
         losses = record.get("holdout") or {}
@@ -226,24 +206,24 @@ def _holdout(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, flo
 
 
 def _adapter(record: Mapping[str, Any], step: int) -> Mapping[str, Any]:
-    """What a record says of the adapter as it was saved at a step."""
+    """What a record says about the adapter saved at ``step``."""
     found = record.get("adapter") if record["step"] == step else None
     return found if isinstance(found, dict) else {}
 
 
-def _stages(folder: Path) -> list[Stage]:
+def _costs(folder: Path) -> list[Cost]:
     """Costs by rule from Snakemake's benchmark files, in the order in which the rules first finished."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    tables = []
     for path in sorted(folder.glob("**/*.tsv"), key=lambda path: (path.stat().st_mtime, path.name)):
-        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                found.setdefault(rule, []).append((_number(row.get("s")), _number(row.get("max_rss"))))
-    return [Stage(rule, len(v), sum(s for s, _ in v), max(m for _, m in v)) for rule, v in found.items()]
-
-
-def _number(text: str | None) -> float:
-    try:
-        return max(0.0, float(text or 0))
-    except ValueError:
-        return 0.0  # Snakemake writes NA where a job was too short to be measured
+        try:
+            table = pd.read_csv(path, sep="\t")
+        except (pd.errors.EmptyDataError, pd.errors.ParserError):
+            continue  # the job was stopped while it was written
+        tables.append(table.assign(rule=path.relative_to(folder).parts[0].removesuffix(".tsv")))
+    if not tables:
+        return []
+    table = pd.concat(tables).reindex(columns=["rule", "s", "max_rss"])
+    numbers = table[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")  # jobs too short to be measured have none
+    rules = numbers.fillna(0).clip(lower=0).groupby(table["rule"].to_numpy(), sort=False)
+    found = rules.agg(jobs=("s", "size"), seconds=("s", "sum"), memory=("max_rss", "max"))
+    return [Cost(*row) for row in found.itertuples(name=None)]

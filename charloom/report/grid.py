@@ -1,7 +1,7 @@
 """Grids of samples as pictures: one checkpoint with all prompts, or all checkpoints side by side.
 
-Knows pictures and labels only. Sizes are in pixels; every length follows from the width of a cell, so that
-a grid of 256-pixel samples and one of 1024-pixel samples look alike.
+Sizes are in pixels. Every length is proportional to the width of a cell, so that grids of 256-pixel and
+1024-pixel samples look alike.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ from charloom.core import files
 from charloom.core import pictures as pictures_of
 from charloom.core.errors import UserError
 from charloom.core.words import pattern
+from charloom.report.palette import LIGHT
 
-PAPER, INK, SOFT, LINE, MARK = "#faf7f3", "#2b2230", "#7a6f80", "#e7dfd8", "#c2552d"
+PAPER, INK, SOFT, LINE, MARK = (LIGHT[name] for name in ("paper", "ink", "soft", "line", "mark"))
 CELL = 384
-"""Samples are shown at most this wide, so that a grid of 1024-pixel samples stays a file to look at."""
+"""Maximum width of a sample in the grid of one checkpoint, so that 1024-pixel samples do not make it huge."""
+COLUMNS = 5
+"""Samples per row in the grid of one checkpoint."""
+COMPARISON_CELL = 256
+"""Width of a sample in the comparison of all checkpoints."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with its number and the words it was drawn from."""
+    """A picture with its number and its prompt."""
 
     number: str
     text: str
@@ -48,7 +53,7 @@ def open_rgb(picture: Path | Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """``image`` scaled to lie within a box, never enlarged more than to the box, on the colour of the page."""
+    """``image`` scaled to fit a box, centred on the line colour."""
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if size != image.size:
@@ -103,19 +108,17 @@ def _rounded(image: Image.Image, radius: int) -> Image.Image:
     return mask.resize(image.size, Image.Resampling.LANCZOS)
 
 
-def checkpoint_grid(cells: Sequence[Cell], *, title: str, subtitle: str = "", columns: int = 5) -> Image.Image:
+def checkpoint_grid(cells: Sequence[Cell], *, title: str) -> Image.Image:
     """The samples of one checkpoint as one labelled picture.
 
     Args:
         cells: samples in the order of the prompts.
         title: heading, for example the character and the step.
-        subtitle: smaller words beside it.
-        columns: pictures a row; fewer when there are fewer pictures.
     """
     if not cells:
         raise UserError("a grid needs at least one sample")
     pictures = [open_rgb(cell.picture) for cell in cells]
-    columns = max(1, min(columns, len(cells)))
+    columns = min(COLUMNS, len(cells))
     width = min(CELL, max(image.width for image in pictures))
     height = round(width * max(image.height / image.width for image in pictures))
     gap, margin = round(width * 0.07), round(width * 0.12)
@@ -131,8 +134,6 @@ def checkpoint_grid(cells: Sequence[Cell], *, title: str, subtitle: str = "", co
     )
     draw = ImageDraw.Draw(page)
     draw.text((margin, margin), title, INK, font=heading, anchor="lt")
-    if subtitle:
-        draw.text((page.width - margin, margin + width * 0.1), subtitle, SOFT, font=number, anchor="rs")
     for index, (cell, image) in enumerate(zip(cells, pictures, strict=True)):
         x = margin + index % columns * (width + gap)
         y = margin + head + index // columns * (height + words + gap)
@@ -151,8 +152,7 @@ def comparison_grid(
     columns: Sequence[tuple[str, Sequence[Path | Image.Image | None]]],
     *,
     chosen: int | None = None,
-    title: str = "",
-    cell: int = 256,
+    title: str,
 ) -> Image.Image:
     """Rows of prompts, columns of checkpoints, the chosen column highlighted.
 
@@ -161,24 +161,23 @@ def comparison_grid(
         columns: (label, pictures in the order of ``rows``) of each checkpoint; ``None`` leaves a gap.
         chosen: index of the column to ship.
         title: heading.
-        cell: width of a picture.
     """
     if not rows or not columns:
         raise UserError("a comparison needs at least one prompt and one checkpoint")
-    gap, margin, side = max(4, cell // 24), cell // 6, round(cell * 0.92)
+    cell = COMPARISON_CELL
+    gap, margin, side = cell // 24, cell // 6, round(cell * 0.92)
     pictures = [[None if p is None else open_rgb(p) for p in column] for _, column in columns]
     shapes = [image.height / image.width for column in pictures for image in column if image]
     height = round(cell * max(shapes, default=1.0))
     label, number, heading = _font(cell * 0.062), _font(cell * 0.085), _font(cell * 0.15)
-    top = margin + (round(cell * 0.3) if title else 0) + round(cell * 0.2)
+    top = margin + round(cell * 0.3) + round(cell * 0.2)
     page = Image.new(
         "RGB",
         (2 * margin + side + len(columns) * (cell + gap), top + len(rows) * (height + gap) + margin - gap),
         PAPER,
     )
     draw = ImageDraw.Draw(page)
-    if title:
-        draw.text((margin, margin), title, INK, font=heading, anchor="lt")
+    draw.text((margin, margin), title, INK, font=heading, anchor="lt")
     for c, (name, _) in enumerate(columns):
         x = margin + side + gap + c * (cell + gap)
         if c == chosen:
@@ -198,6 +197,6 @@ def comparison_grid(
 
 
 def save_picture(image: Image.Image, output: Path) -> None:
-    """Write a PNG whole or not at all."""
+    """Write a PNG, completely or not at all."""
     with files.whole(output) as temporary:
         image.save(temporary, format="PNG")

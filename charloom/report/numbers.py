@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """(dotted key, value in words) of every leaf."""
     out: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            out += _flat(value, f"{prefix}{key}.")
+            out += leaves(value, f"{prefix}{key}.")
         else:
             words = {True: "on", False: "off", None: "none"}.get(value) if isinstance(value, bool | None) else None
             listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
@@ -19,14 +19,16 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return out
 
 
-def _bytes(number: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}" if number < 100 * size else f"{number / size:.0f} {unit}"
+def size(number: float) -> str:
+    """A number of bytes in decimal units."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}" if number < 100 * factor else f"{number / factor:.0f} {unit}"
     return f"{number:.0f} bytes"
 
 
-def _seconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in seconds, minutes or hours."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,7 +1,4 @@
-"""Pictures as small data URIs, chosen so that the whole page stays within its size.
-
-Knows files and bytes; nothing of what the pictures show.
-"""
+"""Pictures as data URIs, small enough to keep the whole page within its budget."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ EDGES = (512, 384, 320, 256, 192, 160, 128, 96)
 QUALITY = 82
 
 
-def encode(picture: Path, edge: int, quality: int = QUALITY) -> bytes:
+def encode(picture: Path, edge: int) -> bytes:
     """The picture as WebP with no edge longer than ``edge`` pixels (never enlarged)."""
     image = open_rgb(picture)
     factor = max(image.size) // (edge * 2)
     if factor > 1:
-        image = image.reduce(factor)  # a box filter first: large pictures are scaled many times faster
+        image = image.reduce(factor)  # a box filter first: scaling large pictures gets many times faster
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
+    image.save(buffer, "WEBP", quality=QUALITY, method=4)
     return buffer.getvalue()
 
 

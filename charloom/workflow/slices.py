@@ -311,7 +311,7 @@ def report(character: Character, base: Base) -> str:
             "base": character.base,
             "base_source": base.path or base.repo,
             "concept": character.concept,
-            "shots": character.shot_names,
+            "shots": [{"name": shot.name, "tier": shot.tier} for shot in character.shots],
             "prompts": prompts(character),
             "steps": character.sampled_steps,
             **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),

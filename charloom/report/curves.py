@@ -1,0 +1,78 @@
+"""The charts of a run: scores, training loss, loss on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from charloom.report.charts import Chart, Line
+from charloom.report.gather import Material
+
+METRICS = {"identity": "Identity", "obedience": "Obedience", "bleed": "Bleed", "detail": "Detail"}
+POINTS = 300
+"""A curve is drawn with at most this many points, so that a long run stays a small drawing."""
+SMOOTHING = 0.05
+"""Smoothing window as a share of the run."""
+
+
+def scores(m: Material) -> list[Chart]:
+    """Scores by checkpoint, the base alone at step 0; sharpness only where nothing else was scored."""
+    points = [(0, m.choice["base"])] if m.choice.get("base") else []
+    points += [(v["step"], v["scores"]) for v in m.choice.get("verdicts", ()) if v.get("scores")]
+    lines = []
+    for key, color in (("identity", "c0"), ("obedience", "c1"), ("bleed", "c2"), ("detail", "c3")):
+        values = [(step, found[key]) for step, found in points if found.get(key) is not None]
+        if values and (key != "detail" or not lines):
+            lines.append(Line(METRICS[key], values, color))
+    if not lines:
+        return []
+    values = [y for line in lines for _, y in line.points]
+    steps = [step for step, _ in points]
+    return [
+        Chart(
+            "scores",
+            "Scores by checkpoint",
+            lines,
+            y_range=(min(0.0, *values), max(1.0, *(1.02 * y for y in values))),
+            x_ticks=steps if len(steps) <= 14 else None,
+            mark=m.choice["step"],
+        )
+    ]
+
+
+def loss(m: Material) -> list[Chart]:
+    """Training loss and its exponential mean, and the loss on held-out images where there are any."""
+    found = []
+    curve = pd.Series(dict(m.loss), dtype="float64")
+    curve = curve[np.isfinite(curve)]
+    if len(curve):
+        smooth = curve.ewm(alpha=1 / max(5, int(len(curve) * SMOOTHING))).mean()
+        lines = [
+            Line("Loss", thin(curve), "c3", faint=True, dots=False),
+            Line("Smoothed", thin(smooth), "c1", dots=False),
+        ]
+        found.append(Chart("loss", "Training loss", lines, y_range=_without_outliers(curve), mark=m.choice["step"]))
+    if m.holdout:
+        lines = [
+            Line("With the LoRA", [(step, on) for step, on, _ in m.holdout], "c1"),
+            Line("Base alone", [(step, off) for step, _, off in m.holdout], "c3"),
+        ]
+        found.append(Chart("held-out", "Loss on held-out images", lines, mark=m.choice["step"]))
+    return found
+
+
+def thin(curve: pd.Series, most: int = POINTS) -> Sequence[tuple[float, float]]:
+    """At most ``most`` points (x, y) of a curve, each the mean of its neighbours."""
+    table = pd.DataFrame({"x": curve.index.to_numpy("float64"), "y": curve.to_numpy("float64")})
+    if len(table) > most:
+        table = table.groupby(np.arange(len(table)) * most // len(table)).mean()
+    return list(table.itertuples(index=False, name=None))
+
+
+def _without_outliers(values: pd.Series) -> tuple[float, float]:
+    """Axis limits that show the middle 99 % of the values, with a margin."""
+    low, high = values.quantile([0.005, 0.995])
+    margin = 0.05 * (high - low) or 0.5
+    return float(low - margin), float(high + margin)

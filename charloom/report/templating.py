@@ -1,0 +1,26 @@
+"""The Jinja2 templates of the pages. Every value is escaped unless it is marked as markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from charloom.report import palette
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a file of ``templates/`` makes of ``values``.
+
+    Raises:
+        jinja2.UndefinedError: the template uses a value that is not given.
+    """
+    environment = Environment(
+        loader=PackageLoader("charloom.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(light=palette.LIGHT, dark=palette.DARK, **values)
