@@ -1,6 +1,6 @@
 """Build the miniature base of the paper-doll world on one GPU in about a quarter of an hour.
 
-    python scripts/paperdoll/build.py --work work/paperdoll --out resources/bases/paperdoll
+    python tools/paperdoll/build.py --work work/paperdoll --out resources/bases/paperdoll
 
 Three processes share the machine: one draws and captions the world (CPU), one trains the autoencoder and
 then the probe, one compiles the transformer's training step meanwhile and trains it as soon as the
