@@ -3,11 +3,11 @@
 
 rule lock_base:
     output:
-        lock="work/bases/{base}.lock.json",
+        lock=WORK.lock("{base}"),
     log:
-        "work/logs/lock_base/{base}.log",
+        WORK.log("lock_base", "{base}"),
     benchmark:
-        "work/benchmarks/lock_base/{base}.tsv"
+        WORK.benchmark("lock_base", "{base}")
     priority: 60
     conda:
         "../envs/charloom.yaml"
@@ -24,14 +24,14 @@ rule lock_base:
 
 rule prepare_base:
     input:
-        lock="work/bases/{base}.lock.json",
+        lock=WORK.lock("{base}"),
     output:
-        transformer="work/bases/{base}-{adapter}-{quantization}.safetensors",
-        record="work/bases/{base}-{adapter}-{quantization}.json",
+        transformer=WORK.prepared(PREPARED),
+        record=WORK.prepared(PREPARED, ".json"),
     log:
-        "work/logs/prepare_base/{base}-{adapter}-{quantization}.log",
+        WORK.log("prepare_base", "{base}-{adapter}-{quantization}"),
     benchmark:
-        "work/benchmarks/prepare_base/{base}-{adapter}-{quantization}.tsv"
+        WORK.benchmark("prepare_base", "{base}-{adapter}-{quantization}")
     priority: 10
     conda:
         "../envs/charloom.yaml"

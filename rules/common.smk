@@ -19,6 +19,7 @@ from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
+from charloom.core.layout import WORK, Results, prepared_name, results
 from charloom.core.store import Store
 
 # The interpreter of the jobs: snakemake and torch may live in different environments.
@@ -48,6 +49,9 @@ except UserError as error:
     stop(str(error).splitlines())
 
 BASES = WORKFLOW.bases
+# The patterns of the rules; "{step}" is a step of six digits.
+RESULTS = Results("results/{character}")
+PREPARED = prepared_name("{base}", "{adapter}", "{quantization}")
 HAS_GPU = notices.has_gpu(WORKFLOW.device)
 CONTENTS = Contents(Store(WORKFLOW.store))
 atexit.register(CONTENTS.save)
@@ -144,6 +148,8 @@ def content_of(file_of):
 def files_of(pattern, names_of):
     """An input function: ``pattern`` with every name that ``names_of`` gives for the character."""
 
+    pattern = str(pattern)
+
     def files(wildcards):
         known = dict(wildcards.items())
         return [
@@ -167,10 +173,8 @@ def image_problems(name):
 
 def pages_and_file(name):
     """What is made of a character."""
-    return [
-        f"results/{name}/{file}"
-        for file in ("final.safetensors", "report.html", "prompts.html")
-    ]
+    made = results(name)
+    return [made.final, made.report, made.prompt_page]
 
 
 @cache
@@ -244,7 +248,7 @@ def own_caption(wildcards):
 
 def lock_of(wildcards):
     """The lock file of the base that the character is made with."""
-    return f"work/bases/{person(wildcards.character).base}.lock.json"
+    return WORK.lock(person(wildcards.character).base)
 
 
 def base_content(wildcards):
@@ -257,8 +261,8 @@ def base_content(wildcards):
 
 def prepared(suffix):
     """The prepared transformer that the character trains on."""
-    return (
-        lambda wildcards: f"work/bases/{slices.prepared_name(person(wildcards.character))}{suffix}"
+    return lambda wildcards: WORK.prepared(
+        slices.prepared_name(person(wildcards.character)), suffix
     )
 
 
@@ -269,20 +273,13 @@ def previous_checkpoint(wildcards):
         for step in person(wildcards.character).saved_steps
         if step < int(wildcards.step)
     ]
-    return (
-        f"results/{wildcards.character}/checkpoints/step-{steps[-1]:06d}.safetensors"
-        if steps
-        else []
-    )
+    return results(wildcards.character).checkpoint(steps[-1]) if steps else []
 
 
 def sampled_checkpoint(wildcards):
     """The checkpoint to sample; step 0 is the base alone."""
-    if int(wildcards.step) == 0:
-        return []
-    return (
-        f"results/{wildcards.character}/checkpoints/step-{wildcards.step}.safetensors"
-    )
+    step = int(wildcards.step)
+    return results(wildcards.character).checkpoint(step) if step else []
 
 
 def judge_weights(wildcards):
@@ -304,10 +301,7 @@ def shippable_checkpoints(wildcards):
     steps = {*character.candidates, character.saved_steps[-1]}
     if character.checkpoint != "auto":
         steps.add(character.checkpoint)
-    return [
-        f"results/{character.id}/checkpoints/step-{step:06d}.safetensors"
-        for step in sorted(steps)
-    ]
+    return [results(character.id).checkpoint(step) for step in sorted(steps)]
 
 
 def products(name):

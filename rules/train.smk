@@ -3,19 +3,15 @@
 
 rule train_segment:
     input:
-        manifest="results/{character}/dataset.json",
-        latents=files_of(
-            "results/{character}/latents/{name}.safetensors", lambda c: c.image_names
-        ),
+        manifest=RESULTS.manifest,
+        latents=files_of(RESULTS.latents("{name}"), lambda c: c.image_names),
         embeddings=files_of(
-            "results/{character}/embeddings/{name}.safetensors",
+            RESULTS.embedding("{name}"),
             lambda c: c.image_names,
         ),
-        variants=files_of(
-            "results/{character}/embeddings/{name}.safetensors", slices.variants
-        ),
+        variants=files_of(RESULTS.embedding("{name}"), slices.variants),
         classes=files_of(
-            "results/{character}/embeddings/{name}.class.safetensors",
+            RESULTS.class_embedding("{name}"),
             slices.class_captions,
         ),
         lock=lock_of,
@@ -23,11 +19,11 @@ rule train_segment:
         record=prepared(".json"),
         previous=previous_checkpoint,
     output:
-        checkpoint="results/{character}/checkpoints/step-{step}.safetensors",
+        checkpoint=RESULTS.checkpoint("{step}"),
     log:
-        "results/{character}/logs/train_segment/{step}.log",
+        RESULTS.log("train_segment", "{step}"),
     benchmark:
-        "results/{character}/benchmarks/train_segment/{step}.tsv"
+        RESULTS.benchmark("train_segment", "{step}")
     priority: TRAINING
     conda:
         "../envs/charloom.yaml"

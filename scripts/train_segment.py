@@ -6,6 +6,7 @@ from pathlib import Path
 
 from charloom.core import files
 from charloom.core.errors import cli
+from charloom.core.layout import Results
 from charloom.engine.options import EngineOptions
 from charloom.train.keys import METRICS
 from charloom.workflow import jobs, training
@@ -29,6 +30,7 @@ def main() -> None:
     settings = training.settings_of(slice_, every=arguments.every, last=arguments.last)
     run = training.key(settings, slice_, arguments.manifest, arguments.record)
     log.quietly(f"run {run}")
+    results = Results(arguments.manifest.parent)
 
     def make() -> None:
         log(f"training to step {arguments.until}; loading torch and the base")
@@ -42,7 +44,7 @@ def main() -> None:
             run_key=run,
             manifest=arguments.manifest,
             load_model=lambda dtype, device: prepared.load(arguments.lock, arguments.transformer, dtype, device),
-            log_dir=arguments.manifest.parent / "training",
+            log_dir=results.training,
             title=slice_["header"]["title"],
             trigger=slice_["header"]["trigger"],
             device=str(device),
@@ -57,9 +59,8 @@ def main() -> None:
     key = training.entry(run, arguments.step)
     jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)
     # Also where nothing was trained: the curve belongs to these settings, not to the run that came last.
-    curve = arguments.manifest.parent / "training" / "metrics.jsonl"
-    if not store.fetch(METRICS, training.entry(run, arguments.last), ".jsonl", curve):
-        store.fetch(METRICS, key, ".jsonl", curve)
+    if not store.fetch(METRICS, training.entry(run, arguments.last), ".jsonl", results.metrics):
+        store.fetch(METRICS, key, ".jsonl", results.metrics)
 
 
 if __name__ == "__main__":

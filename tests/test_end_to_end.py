@@ -121,8 +121,8 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     steps[-1].unlink()
     save_file(tensors, steps[-1])
     script, lock = small_project.ROOT / "scripts/export_final.py", copy / "work/bases/mini.lock.json"
-    folder, validation = steps[-1].parent, copy / "results/mara/validation.json"
-    command = [sys.executable, script, validation, "--checkpoints", folder, "--lock", lock]
+    results = copy / "results/mara"
+    command = [sys.executable, script, results / "validation.json", "--results", results, "--lock", lock]
     settings = json.dumps({"checkpoint": 6, "name": "Mara"})
     result = subprocess.run(
         [*command, "--settings", settings, "--output", final], cwd=copy, capture_output=True, text=True

@@ -164,7 +164,7 @@ def test_the_rule_names_the_same_files(project: Path) -> None:
     (dataset / "medium-01.txt").write_text("nobody")
     (dataset / "more/b.png").write_bytes(b"nothing")
     settings = slices.lint(person, load().bases["mini"])
-    command = [sys.executable, str(small_project.ROOT / "scripts/lint_dataset.py"), "--dataset", str(dataset)]
+    command = [sys.executable, str(small_project.ROOT / "scripts/lint_dataset.py"), "--results", str(dataset.parent)]
     command += ["--settings", settings, "--store", "store", "--output", "lint.json", "--log", "log"]
     environment = {"PYTHONPATH": str(small_project.ROOT), "PATH": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

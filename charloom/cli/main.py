@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
 app = typer.Typer(
@@ -67,8 +68,9 @@ def new(
     scaffold.write_new(path, scaffold.character_file(name, trigger))
     print(f"{path}: written; edit it, then:")
     print(f"  charloom lint {name}")
-    print(f"  snakemake --cores 2 results/{name}/prompts.html         # what to tell an image generator")
-    print(f"  snakemake --cores 2 results/{name}/final.safetensors")
+    made = layout.results(name)
+    print(f"  snakemake --cores 2 {made.prompt_page.as_posix()}         # prompts for an image generator")
+    print(f"  snakemake --cores 2 {made.final.as_posix()}")
     for line in _problems(root, name):
         print(f"to do: {line}")
 
@@ -117,7 +119,7 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
     for finding in findings:
         print(finding)
     if missing:
-        target = f"results/{name}/lint.json"
+        target = layout.results(name).lint.as_posix()
         print(f"{missing} images are not drawn yet, and are checked when they are: snakemake --cores 2 {target}")
     if not count.exact:
         print(f"The tokenizer of base {base.name} is not on this machine: lengths in tokens are estimates.")
@@ -164,7 +166,7 @@ def plan(
     root = _workflow_folder()
     names = {path.stem for path in (root / "config" / "characters").glob("*.yaml")}
     asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
-    files = [f"results/{target}/final.safetensors" if target in names else target for target in asked]
+    files = [layout.results(target).final.as_posix() if target in names else target for target in asked]
     output = planning.dry_run(files, root)
     for line in [*planning.remarks(output), *planning.summary(planning.groups(output))]:
         print(line)

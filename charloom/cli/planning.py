@@ -21,8 +21,8 @@ MOST = 3
 """Causes that are named of a rule's jobs."""
 
 _JOB = re.compile(r"^Job \d+: (?:(?P<who>[\w.-]+): )?(?P<what>.*)$")
-_COMMAND = re.compile(r"^(?:Shell command: *)?(?:run (\w+)|.*?/scripts/(\w+)\.py)\b")
-"""Scripts are named like their rule."""
+_COMMAND = re.compile(r"^(?:Shell command: *)?run (\w+) .*?(?:(?:2>|--log) \S*?logs/(\w+)\b\S*)?$")
+"""A script and, by its log (:class:`charloom.core.layout.Results`), the rule: several rules may run one script."""
 _FOLLOWS = "Input files updated by another job"
 _SETTINGS = "its settings changed"
 _CAUSES = (
@@ -101,7 +101,7 @@ def groups(output: str) -> list[Group]:
         elif job is not None and line.startswith("Reason: "):
             job["reason"] = line.removeprefix("Reason: ")
         elif job is not None and (command := _COMMAND.match(line)):
-            close(command[1] or command[2], line)
+            close(command[2] or command[1], line)
             job = None
         elif line.startswith("Job stats:"):
             close()

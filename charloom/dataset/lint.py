@@ -19,7 +19,8 @@ import numpy as np
 
 from charloom.core import pictures, tokens, words
 from charloom.core.errors import UserError
-from charloom.dataset import buckets
+from charloom.core.layout import Results
+from charloom.dataset import buckets, captions
 
 LONG_WORDS = 90
 SHARP = 12.0
@@ -89,9 +90,9 @@ class Item:
 
 
 def made(
-    dataset: Path, settings: Mapping[str, Any], facts_of: Mapping[str, dict[str, Any] | UserError]
+    results: Results, settings: Mapping[str, Any], facts_of: Mapping[str, dict[str, Any] | UserError]
 ) -> tuple[list[Item], list[Finding]]:
-    """The images and captions that the workflow has made in ``dataset``, and what could not be read of them.
+    """The images and captions that the workflow has made of a character, and what could not be read of them.
 
     ``facts_of`` has :func:`facts` of each image, or what kept it from being read.
     """
@@ -105,7 +106,7 @@ def made(
         if isinstance(fact, UserError):
             found.append(Finding("error", picture, str(fact)))
             fact = None
-        items.append(Item(name, (dataset / f"{name}.txt").read_text(encoding="utf-8").strip(), fact, text, picture))
+        items.append(Item(name, captions.read(results.caption(name)), fact, text, picture))
     return items, found
 
 

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from charloom.core.errors import UserError
+from charloom.core.layout import Results
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         step = int(choice["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{results}/validation.json: cannot be read ({error}); delete it so it is made again") from None
-    file = results / "checkpoints" / f"step-{step:06d}.safetensors"
+    file = Results(results).checkpoint(step)
     prompts = [Prompt(p["name"], p["text"], p.get("seed"), p.get("scale", 1.0)) for p in settings.get("prompts", ())]
     reference = results / "reference.png"
     records = _records(results)
@@ -122,7 +123,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         shots=[_shot(results, shot) for shot in settings.get("shots", ())],
         prompts=prompts,
         samples={s: _samples(results, s, prompts) for s in settings.get("steps", ())},
-        scores={s: d for s in settings.get("steps", ()) if (d := _json(results / "scores" / f"step-{s:06d}.json"))},
+        scores={s: d for s in settings.get("steps", ()) if (d := _json(Results(results).scores(s)))},
         loss=_loss(records),
         holdout=_holdout(records),
         unmoved=next((r["adapter"]["problem"] for r in records if "problem" in _adapter(r, step)), ""),
@@ -193,7 +194,7 @@ def tier(name: str, caption: str) -> str:
 
 
 def _samples(results: Path, step: int, prompts: Sequence[Prompt]) -> dict[str, Path]:
-    folder = results / "samples" / f"step-{step:06d}"
+    folder = Results(results).samples(step)
     return {p.name: path for p in prompts if (path := folder / f"{p.name}.png").is_file()}
 
 

@@ -14,19 +14,17 @@ from typing import Any
 
 from charloom.core import files
 from charloom.core.errors import UserError
+from charloom.core.layout import WORK
 
 LONGEST = 8000
 """Characters of a value that is written out."""
-
-FOLDER = Path("work/settings")
-"""Where longer ones are kept; safe to delete."""
 
 
 def shortened(text: str, write: bool) -> str:
     """``text`` (JSON) itself, or a reference to the file that holds it, which is written if ``write`` says so."""
     if len(text) <= LONGEST:
         return text
-    path = FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    path = WORK.settings / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     if write and not path.is_file():
         files.write_text(path, text)
     return f"@{path.as_posix()}"

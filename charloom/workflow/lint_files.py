@@ -15,7 +15,7 @@ from typing import Any
 from charloom.config import image_folder
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet
-from charloom.core import pictures
+from charloom.core import layout, pictures
 from charloom.core.canonical import digest, file_digest
 from charloom.core.errors import UserError
 from charloom.core.store import Store
@@ -67,7 +67,7 @@ def _picture(
         return image_folder.of_shot(character, character.shot(image)) or Path(
             character.folder or "", image
         ), character.crop
-    return root / "results" / character.id / "dataset" / f"{image}.png", None
+    return root / layout.results(character.id).image(image), None
 
 
 def _caption(character: Character, part: DataSet | None, image: str, root: Path) -> str:

@@ -13,6 +13,7 @@ from charloom.config import image_folder, knobs, notices
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
+from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
@@ -191,7 +192,8 @@ def prepared_base(adapter: str, quantization: str) -> str:
 
 def prepared_name(character: Character) -> str:
     """Stem of the prepared transformer that the character trains on."""
-    return f"{character.base}-{character.recipe['training_adapter']}-{character.recipe['quantization']['transformer']}"
+    recipe = character.recipe
+    return layout.prepared_name(character.base, recipe["training_adapter"], recipe["quantization"]["transformer"])
 
 
 def manifest(character: Character) -> str:
@@ -241,23 +243,25 @@ def train(character: Character) -> str:
 
 def sample(character: Character, prompt_name: str) -> str:
     """For one preview of a checkpoint."""
+    return canonical_json(_preview(character, prompt_name))
+
+
+def samples(character: Character) -> dict[str, dict[str, Any]]:
+    """Settings of every preview by the name of its prompt."""
+    return {name: _preview(character, name) for name in character.prompt_names}
+
+
+def _preview(character: Character, prompt_name: str) -> dict[str, Any]:
     prompt, knobs = character.prompt(prompt_name), character.recipe["sample"]
-    return canonical_json(
-        {
-            "width": prompt.width,
-            "height": prompt.height,
-            "seed": prompt.seed,
-            "scale": prompt.scale,
-            "steps": knobs["steps"],
-            "guidance": knobs["guidance"],
-            "recipe": RECIPES["sample"],
-        }
-    )
-
-
-def samples(character: Character) -> dict[str, Any]:
-    """Settings of every preview by the name of its prompt: what one process does in one go."""
-    return {name: sample(character, name) for name in character.prompt_names}
+    return {
+        "width": prompt.width,
+        "height": prompt.height,
+        "seed": prompt.seed,
+        "scale": prompt.scale,
+        "steps": knobs["steps"],
+        "guidance": knobs["guidance"],
+        "recipe": RECIPES["sample"],
+    }
 
 
 def grid(character: Character) -> str:
@@ -340,5 +344,5 @@ def other_texts(character: Character) -> str:
 
 
 def other_samples(character: Character) -> str:
-    """Steps and prompts that one start of the sampler should do."""
+    """Every preview of the character, which one start of the sampler draws: steps, and settings by prompt."""
     return canonical_json({"steps": character.sampled_steps, "prompts": samples(character)})

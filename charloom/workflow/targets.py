@@ -6,6 +6,8 @@ import difflib
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
 
+from charloom.core import layout
+
 MOST = 2000
 """Files that are compared at most; a large data set has many that differ in a number."""
 
@@ -28,13 +30,13 @@ def nearest(target: str, names: Sequence[str], products: Callable[[str], Iterabl
     if name is None:
         return None
     there = list(products(name))
-    wanted = "/".join(["results", name, *parts[at + 1 :]])
+    wanted = layout.results(name).root.joinpath(*parts[at + 1 :]).as_posix()
     if wanted in there:
         return wanted
     folder, _, file = wanted.rpartition("/")
     beside = {path.rpartition("/")[2]: path for path in there if path.rpartition("/")[0] == folder}
     longer = (path for path in beside.values() if path.startswith(wanted))
-    return next(longer, None) or beside.get(_close(file, list(beside)[:MOST])) or f"results/{name}/final.safetensors"
+    return next(longer, None) or beside.get(_close(file, list(beside)[:MOST])) or layout.results(name).final.as_posix()
 
 
 def _close(word: str, words: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom.core import layout
 from charloom.core.versions import RECIPES
 from charloom.dataset.captions import TIER_PHRASES
 from charloom.paperdoll import attributes, language
@@ -75,7 +76,7 @@ def _choices(word: str, allowed: tuple[str, ...]) -> str:
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
     """Drawn from nothing but settings; a shot names the reference, because a new reference means new images."""
-    return [f"results/{character.id}/reference.png"] if shot else []
+    return [layout.results(character.id).reference.as_posix()] if shot else []
 
 
 def scene(shot: Shot) -> attributes.Scene:
