@@ -39,7 +39,8 @@ def some_job(dice: random.Random) -> dict[str, Any]:
     values = (None, True, False, 0, 1, -1, 3, 0.5, 1e9, "x", "", "1e-4", "qint8", "cosine", "lokr", "nan", [], {},
               [512], [500, "x"], {"a": {"b": 1}, "c": None}, "[trigger] --w 64 --", ["a", {"prompt": "b"}])  # fmt: skip
     listed = [*aitoolkit_keys.NEVER, *aitoolkit_keys.WHATEVER, *aitoolkit_keys.ALREADY, *aitoolkit_keys.OFF]
-    source = "".join((ROOT / "charloom" / f"aitoolkit_{part}.py").read_text() for part in ("recipe", "sets", "samples"))
+    folder = ROOT / "charloom/interop/aitoolkit"
+    source = "".join((folder / f"{part}.py").read_text() for part in ("recipe", "sets", "samples"))
     known = sorted({*listed, *re.findall(r'"((?:train|network|model|save|sample)\.[a-z_.]+)"', source)})
     of_sets = [key.split(".", 1)[1] for key in known if key.startswith("datasets.")]
     of_sets += ["folder_path", "dataset_path", "num_repeats", "loss_multiplier", "resolution", "default_caption",

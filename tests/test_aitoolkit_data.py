@@ -37,7 +37,9 @@ def test_flags_of_a_prompt(tmp_path):
         {"prompt": "{trigger}", "seed": 9},
         "{trigger}",
     ]
-    left = [re.search(r"--.*?(?= was left out)", line)[0] for line in found.todo if "was left out; previews" in line]
+    left = [
+        re.search(r"--.*?(?= was left out)", line)[0] for line in found.todo if "was left out; a single preview" in line
+    ]
     assert left == ["--l 4", "--s 20", "--gr 0.7", "--wibble a b", "--w wide"]  # --n goes nowhere without guidance
 
 
@@ -54,7 +56,7 @@ def test_seeds_that_are_random_become_ours(tmp_path, walk):
     found = imported(tmp_path, sample__seed=-1, sample__walk_seed=walk, sample__samples=samples, sample__prompts=None)
     assert found.character["sample_prompts"] == ["{trigger}"] * 3
     todo = "\n".join(found.todo)
-    assert "recipe.sample.seed: -1 draws another" in todo and "seed" not in found.character["recipe"]["sample"]
+    assert "recipe.sample.seed: -1 means a random seed" in todo and "seed" not in found.character["recipe"]["sample"]
     assert "sample_prompts[2].seed: -1" in todo and "sample_prompts[3].seed: -1" in todo
 
 
@@ -78,7 +80,7 @@ def test_prompts_without_the_trigger_stay_as_they_are(tmp_path):
     prompts = found.character["sample_prompts"]
     assert prompts == ["a dog", "{trigger} beside the person and the person, the person", "a red car"]
     assert [line for line in found.todo if "prompts" in line] == [
-        "sample_prompts[2]: had the trigger several times; read it again"
+        "sample_prompts[2]: had the trigger several times; check the wording"
     ]
     found = imported(tmp_path, sample__prompts=["a dog"])
     assert found.character["sample_prompts"] == ["a dog", scaffold.PROMPTS[0]]  # no seed moves
@@ -169,7 +171,7 @@ def test_captions_say_the_trigger_as_in_ai_toolkit(root):  # noqa: F811
     assert found.captions == {"a": f"{trigger} on a pier", "b": f"{trigger} in a hat", "c": f"{trigger} an empty beach"}
     assert found.character["sample_prompts"][0].startswith("a portrait of {trigger} under")
     todo = "\n".join(found.todo)
-    assert "captions of c.png: the trigger was put in front" in todo and "shots: d.png without a .txt" in todo
+    assert "captions of c.png: the trigger was prepended" in todo and "shots: d.png without a .txt" in todo
     (root / "job.yaml").write_text(job.replace("caption_ext: txt", "caption_ext: .caption"))
     found = aitoolkit.read(root / "job.yaml", root)
     assert found.captions == {"d": f"{trigger} x"} and "datasets.caption_ext" in found.understood
@@ -290,9 +292,9 @@ def test_the_name_of_the_job_and_variables_are_filled_in(root, monkeypatch):  # 
 
 
 @pytest.mark.parametrize("text, message", [
-    ("a: 1", "is no job of ai-toolkit"),
-    ("config: {process: {type: x}}", "is no job of ai-toolkit"),
-    ("config: {process: [x]}", "is no job of ai-toolkit"),
+    ("a: 1", "is not a job of ai-toolkit"),
+    ("config: {process: {type: x}}", "is not a job of ai-toolkit"),
+    ("config: {process: [x]}", "is not a job of ai-toolkit"),
     ("job: generate\nconfig: {process: [{type: x}]}", "only job: extension"),
     ("config: {name: '!', process: [{type: x}]}", "--name"),
     ("config: [", "opened and never closed"),

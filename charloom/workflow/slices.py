@@ -37,7 +37,7 @@ def prompt_sheet(character: Character) -> str:
 def source_image(character: Character, shot_name: str | None) -> str:
     """For one image of the source; None is the neutral reference."""
     if shot_name and character.part_of(shot_name)[0]:
-        return canonical_json({"source": "folder", **image_folder.settings(character, None)})
+        return canonical_json({"source": "folder", **sources.get("folder").settings(character, None)})
     shot = character.shot(shot_name) if shot_name else None
     return canonical_json({"source": character.source, **sources.get(character.source).settings(character, shot)})
 
