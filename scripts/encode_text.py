@@ -1,4 +1,4 @@
-"""Encode a caption or prompt; on a miss, all texts of the character as well."""
+"""Encode a caption or prompt; if it is not stored, encode all texts of the character."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ def main() -> None:
     what.add_argument("--file", type=Path, help="a caption; on a miss all captions of the character are encoded")
     what.add_argument("--text", type=value, help="the text itself, JSON")
     parser.add_argument("--siblings", type=value, default=[], help="other texts to encode on a miss, JSON")
-    parser.add_argument("--swap", type=value, help="trigger and class word, JSON; captions are done with both")
-    parser.add_argument("--as-class", action="store_true", help="encode --file with the class word")
+    parser.add_argument("--swap", type=value, help="trigger and class word, JSON; captions are then encoded with both")
+    parser.add_argument(
+        "--as-class", action="store_true", help="encode --file with the class word in place of the trigger"
+    )
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
@@ -41,9 +43,9 @@ def main() -> None:
         classes = [swapped(caption, arguments.swap) for caption in texts_of_images] if arguments.swap else []
         wanted = dict.fromkeys([text, *arguments.siblings, *texts_of_images, *classes])
         log(f"encoding up to {len(wanted)} texts on {device}")
-        if not fits(lambda: texts.make(wanted, lock, settings, store, device, tell=log)):
-            log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
-            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), tell=log)
+        if not fits(lambda: texts.make(wanted, lock, settings, store, device, log)):
+            log("the text encoder does not fit into GPU memory: encoding on the CPU, which takes longer")
+            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), log)
 
     key = texts.key(text, lock, settings)
     jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, "encode-text", make)
@@ -51,7 +53,7 @@ def main() -> None:
 
 
 def fits(work: Callable[[], object]) -> bool:
-    """Do ``work``; False if the GPU's memory is too small for it."""
+    """Do ``work``; False if it ran out of GPU memory."""
     import torch
 
     try:

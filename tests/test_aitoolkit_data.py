@@ -84,7 +84,7 @@ def test_prompts_without_the_trigger_stay_as_they_are(tmp_path):
     ]
     found = imported(tmp_path, sample__prompts=["a dog"])
     assert found.character["sample_prompts"] == ["a dog", scaffold.PROMPTS[0]]  # no seed moves
-    assert "sample_prompts: none of the job has the trigger; one of charloom new was added" in found.todo
+    assert "sample_prompts: none has the trigger; a default of charloom new was added" in found.todo
 
 
 def test_samples_count_rather_than_prompts(tmp_path):

@@ -51,19 +51,19 @@ def test_a_good_data_set_has_no_findings(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("caption", "finding"),
     [
-        ("a photo of a woman", "error: s0.txt: the trigger m4ra is missing; it must be there exactly once"),
-        ("m4ra, M4RA", "error: s0.txt: the trigger m4ra is there 2 times; it must be there exactly once"),
+        ("a photo of a woman", "error: s0.txt: the trigger m4ra is missing; it must appear exactly once"),
+        ("m4ra, M4RA", "error: s0.txt: the trigger m4ra appears 2 times; it must appear exactly once"),
         (
             "m4ra, " + "_,-" * 400,
             "warning: s0.txt: has about 604 tokens, and only the first 504 are read; shorten it",
         ),
-        ("m4ra " + "word " * 100, "warning: s0.txt: has 101 words; name what varies and no more"),
+        ("m4ra " + "word " * 100, "warning: s0.txt: has 101 words; describe only what varies"),
         (
             "m4ra, high cheekbones",
-            "warning: s0.txt: cheekbones: is identity, which the trigger must carry; take it out",
+            "warning: s0.txt: cheekbones: describes the identity, which the trigger should carry; remove it",
         ),
         ("m4ra, pose 1 of m4rab", None),
-        ("a photo of m4ra, pose 1", "warning: s0.txt, s1.txt: are word for word the same; "),
+        ("a photo of m4ra, pose 1", "warning: s0.txt, s1.txt: are identical; "),
     ],
 )
 def test_captions_are_checked(dataset: Path, caption: str, finding: str | None) -> None:
@@ -105,9 +105,9 @@ def test_twins_blur_and_small_images_are_found(dataset: Path) -> None:
         image.filter(ImageFilter.GaussianBlur(20)).save(dataset / "s3.png")
     picture(dataset / "s4.png", (600, 63), seed=4)
     assert checked(dataset) == [
-        "error: s4.png: 600x63 is less than 64 pixels at an edge; use a larger image",
+        "error: s4.png: 600x63 has a side below 64 pixels; use a larger image",
         "error: s0.png, s1.png: are the same image; replace one of them",
-        "warning: s3.png: looks blurred; a LoRA learns that too; replace it",
+        "warning: s3.png: looks blurred, and the LoRA would learn that; replace it",
         "warning: s0.png, s2.png: are almost the same image; replace one of them",
     ]
 
@@ -133,7 +133,7 @@ def test_a_watermark_that_is_still_there_is_found(dataset: Path) -> None:
             image.save(dataset / f"s{index}.png")
         found = checked(dataset)
         assert len(found) == marked
-    assert found[0].startswith("error: images: the same mark is in the bottom right corner of most of them; raise crop")
+    assert found[0].startswith("error: images: most images have the same mark in the bottom right corner; raise crop")
 
 
 def test_the_lint_script_keeps_its_facts_and_stops_on_errors(dataset: Path) -> None:
@@ -163,11 +163,11 @@ def test_captions_of_further_sets_are_checked(dataset: Path) -> None:
 
     long = "warning: s/c.txt: has about 600 tokens, and only the first 504 are read"
     assert found(True, [True, False]) == [
-        "error: s/a.txt: holds the trigger m4ra, but regularisation images show others",
+        "error: s/a.txt: contains the trigger m4ra, but regularisation images show others",
         long,
     ]
     assert found(False, [False, True]) == [
-        "warning: datasets.s: flips teach that a face is symmetric",
+        "warning: datasets.s: flips teach that faces are symmetric, which most are not",
         "warning: s/b.txt: has the trigger m4ra 0 times",
         "warning: s/c.txt: has the trigger m4ra 0 times",
         "warning: s/c.txt: has 600 words",

@@ -1,4 +1,4 @@
-"""Previews: what a checkpoint draws for the sample prompts."""
+"""Previews: the images that a checkpoint draws for the sample prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KIND = "sample"
 
 @dataclass(frozen=True)
 class Wanted:
-    """One preview: checkpoint (None is the base alone), embedding of the prompt, settings, and its store key."""
+    """One preview: checkpoint (None: the base alone), embedding of the prompt, settings and store key."""
 
     step: int
     prompt: str
@@ -79,7 +79,7 @@ def make(
     wanted: list[Wanted],
     store: Store,
     device: Any,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     options: EngineOptions,
 ) -> None:
     """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint; the model is loaded once.
@@ -99,7 +99,7 @@ def make(
     if not missing:
         return
     root, single = locks.locate(previews.lock, "transformer", store), locks.single_file(previews.lock, store)
-    model = engine.load_transformer(root, single, device, options, tell)
+    model = engine.load_transformer(root, single, device, options, log)
     vae = engine.quick_decoder(weights.load_vae(locks.locate(previews.lock, "vae", store)), device)
     predict = engine.predict_for(model, options, sum(one.settings["steps"] for one in missing))
     adapters = engine.Adapters(model, options)
@@ -116,7 +116,7 @@ def make(
 
         def halved(batch: int, size: tuple[int, int] = size) -> None:
             batches[size] = batch
-            tell(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
+            log(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
 
         started = time.monotonic()
         with adapters.put_on(members[0].checkpoint, strength):
@@ -132,10 +132,10 @@ def make(
                 negative=empty if guidance > 1 else None,
                 batch_size=batches[size],
                 predict=predict,
-                tell=tell,
+                tell=log,
                 on_halved=halved,
             )
         for one, picture in zip(members, pixels, strict=True):
             with store.put(KIND, one.key, ".png") as path:
                 Image.fromarray(picture).save(path, format="PNG", compress_level=6)
-        tell(f"step {step}: {len(members)} pictures of {width}x{height} in {time.monotonic() - started:.1f} s")
+        log(f"step {step}: {len(members)} previews of {width}x{height} in {time.monotonic() - started:.1f} s")

@@ -1,4 +1,4 @@
-"""Scores of checkpoints: the character's previews against its own images."""
+"""Scores of checkpoints: their previews compared with the character's own images."""
 
 from __future__ import annotations
 
