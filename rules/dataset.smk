@@ -133,7 +133,7 @@ rule lint_dataset:
     params:
         settings=settings_with_base(slices.lint),
     message:
-        "{wildcards.character}: check of the data set"
+        "{wildcards.character}: check the data set"
     shell:
         "run lint_dataset --results results/{wildcards.character} "
         "--settings {params.settings:q} --threads {threads} "

@@ -1,4 +1,4 @@
-# Previews: every checkpoint draws every sample prompt. One process serves all that are missing.
+# Previews: every checkpoint draws every sample prompt. One process draws all that are missing.
 
 
 rule sample_checkpoint:

@@ -1,4 +1,4 @@
-# Training as a chain of segments: one checkpoint each, progress kept in the store.
+# Training as a chain of segments, one per checkpoint; progress is kept in the store.
 
 
 rule train_segment:
@@ -28,8 +28,8 @@ rule train_segment:
     conda:
         "../envs/charloom.yaml"
     threads: 64
-    # Not parameters, because resources never make a job run again: how far one start of the trainer may go on,
-    # how often it saves, and the last step.
+    # Resources rather than params, because they never make a job run again: how far one start of the trainer may run
+    # ahead, the save interval and the last step.
     resources:
         gpu=1,
         until=run_until,

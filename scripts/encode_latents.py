@@ -1,4 +1,4 @@
-"""Encode an image into latents; on a miss, all images beside it as well."""
+"""Encode an image into latents; if it is not stored, encode all images of its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hand out the chosen checkpoint as the LoRA to ship, if it passes the gate."""
+"""Copy the chosen checkpoint to the LoRA to ship, if the file passes verification."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> None:
     from charloom.lora.verify import verify
     from charloom.zimage.shapes import module_shapes
 
-    config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # of the hub, it may have been cleared away
+    config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # the hub cache may have been cleared
     shapes = module_shapes(files.read_json(config)) if config.is_file() else None
     report = verify(chosen, shapes, own=True)
     for line in str(report).splitlines():

@@ -1,4 +1,4 @@
-"""Check a data set before it is trained on: errors stop the workflow, warnings are listed."""
+"""Check a data set before training: errors stop the workflow, warnings are listed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     names = lint.names(settings)
     work = {name: lambda name=name: lint_files.kept_facts(results.image(name), store) for name in names}
     items, unread = lint.made(results, settings, lint_files.gathered(work, arguments.threads))
-    # Not an input: where the tokenizer is not here yet, lengths are estimated, and an estimate stops nothing.
+    # The tokenizer is no input: until it is downloaded, token counts are estimates, which are never errors.
     findings = lint.in_order(unread + lint.lint(items, settings, tokens.counter(settings.get("base", {}))))
     record = lint.as_record(findings)
     for finding in findings:

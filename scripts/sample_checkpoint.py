@@ -1,4 +1,4 @@
-"""Draw one sample prompt with one checkpoint; on a miss, all prompts with all checkpoints that are there."""
+"""Draw a sample prompt with a checkpoint; if it is not stored, draw all prompts with all existing checkpoints."""
 
 from __future__ import annotations
 

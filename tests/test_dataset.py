@@ -119,7 +119,7 @@ def test_own_images_are_copied_as_they_are(tmp_path: Path) -> None:
     with Image.open(tmp_path / "d.png") as image:
         assert image.mode == "RGB"
     assert pictures.read(tmp_path / "d.png").notes == (pictures.FLATTENED,)
-    with pytest.raises(UserError, match="gone from the folder"):
+    with pytest.raises(UserError, match="no longer in the folder"):
         folder_source.make({}, [], tmp_path / "c.png")
 
 

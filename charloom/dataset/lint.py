@@ -240,9 +240,9 @@ def _worded(item: Item) -> list[Finding]:
     found = []
     if (number := len(item.caption.split())) > LONG_WORDS:
         found.append(Finding("warning", item.text, f"has {number} words; describe only what varies"))
-    if told := [word for word in IDENTITY_WORDS if words.count(item.caption, word)]:
+    if named := [word for word in IDENTITY_WORDS if words.count(item.caption, word)]:
         why = "describes the identity, which the trigger should carry; remove it"
-        found.append(Finding("warning", item.text, f"{', '.join(told)}: {why}"))
+        found.append(Finding("warning", item.text, f"{', '.join(named)}: {why}"))
     return found
 
 

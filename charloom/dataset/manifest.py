@@ -1,6 +1,6 @@
-"""The manifest of a data set: the one file by which training knows its data.
+"""The manifest of a data set: the only file through which training sees its data.
 
-It names contents, so that training depends on what the data is and never on when or where it was made. No torch.
+It holds digests of contents, so that training depends on the data and not on when or where it was made. No torch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from charloom.dataset import captions
 
 
 def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of the character whose files are in ``results``.
+    """The manifest of the character whose files are in the folder ``results``.
 
     Returns:
         ``items``: for each image ``name``, ``image`` (sha256), ``caption``, ``latents`` and ``embeddings`` (paths),
-        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of a further data
+        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of an extra data
         set) with its own ``resolutions``, ``caption_dropout``, ``flip_x``, ``flip_y``; ``class_embeddings`` (the
         caption with the class word for the trigger).
-        ``holdout``, where there are such images: items that training must not see.
-        ``variants``: embeddings that are not of an image, by name (``empty``, ``trigger``).
+        ``holdout``, if there are any: items that training must not use.
+        ``variants``: embeddings that belong to no image, by name (``empty``, ``trigger``).
     """
     files = Results(results)
     items: list[dict[str, Any]] = []

@@ -63,7 +63,7 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
                 f"training adapter {settings['adapter']}: none of its modules fits the base; choose another"
             )
     if (kind := settings["quantization"]) in quantize.KINDS:
-        tell(f"{quantize.quantize(model, kind, 'cpu')} Linears of the blocks stored in {kind}")
+        tell(f"{quantize.quantize(model, kind, 'cpu')} Linears of the blocks kept in {kind}")
     record = {"base": lock["name"], "digest": key(lock, settings), "merged": merged, **settings}
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > (free := shutil.disk_usage(output.parent).free):

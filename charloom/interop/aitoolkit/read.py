@@ -76,7 +76,7 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
         "shots": shots or "portrait-30",
         # ai-toolkit expects images that are cropped already.
         "crop": {"right": 0, "bottom": 0},
-        "datasets": sets.further(job, knobs, path, trigger),
+        "datasets": sets.extra(job, knobs, path, trigger),
         "sample_prompts": samples.read(job, trigger, {**ours["sample"], **knobs.recipe.get("sample", {})}),
         "base": base,
         "recipe": knobs.recipe,

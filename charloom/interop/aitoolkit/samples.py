@@ -145,8 +145,8 @@ def _own(job: Job, where: str, entry: dict[str, Any], flags: list[tuple[str, str
         except ValueError:
             pass
         if not (key in _SHARED and _says_nothing(job, key, value, guided)):
-            told = f"--{flag} {value}".strip()
-            job.todo.append(f"{where}: {told} was left out; {_ALONE}")
+            flagged = f"--{flag} {value}".strip()
+            job.todo.append(f"{where}: {flagged} was left out; {_ALONE}")
     return own
 
 

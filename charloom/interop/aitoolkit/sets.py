@@ -56,7 +56,7 @@ def own(job: Job, knobs: Knobs) -> None:
         knobs.default("data.dropout_caption", "empty")
 
 
-def further(job: Job, knobs: Knobs, start: Path, trigger: str) -> list[dict[str, Any]]:
+def extra(job: Job, knobs: Knobs, start: Path, trigger: str) -> list[dict[str, Any]]:
     """The other data sets of the job as entries of ``datasets``."""
     made: list[dict[str, Any]] = []
     for index in range(len(job.sets)):
