@@ -1,11 +1,11 @@
-"""Training on the miniature with nothing else running, and beside busy processes, by how idle threads wait.
+"""Training speed on the miniature, alone and beside busy processes, by how idle threads wait.
 
     taskset -c 0,1 python benchmarks/busy_laptop.py --seconds 30 --repeats 5
 
-Each repeat is a process of its own, which trains for --seconds and counts its steps; the ways of waiting take turns,
-so that whatever else the machine does meets all of them alike. Busy processes are Python loops that never sleep, of the
-same priority (or lower with --nice). Waiting is libgomp's: its default as it is, bounded (as the workflow sets
-it, charloom.workflow.job.SPIN, unless --spins are given), or passive.
+Each repeat is a process that trains for --seconds and counts its steps. The ways of waiting take turns, so that other
+load on the machine affects all of them alike. Busy processes are Python loops that never sleep, of the same priority
+(lower with --nice). Ways of waiting of libgomp: its default, a bounded spin (charloom.workflow.jobs.SPIN, or
+--spins), or passive.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ RESULT = Path(__file__).parent / "results" / "busy_laptop.json"
 
 
 class Enough(Exception):
-    """The time of a repeat is over."""
+    """Raised when the time of a repeat is over."""
 
 
 def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
-    """Steps a second of a training run that lasts ``seconds``."""
+    """Steps per second of a training run that lasts ``seconds``."""
     import torch
     from train_miniature import BASE, data_set
 
@@ -93,7 +93,7 @@ def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
 
 @contextmanager
 def busy(count: int, nice: int) -> Iterator[None]:
-    """Processes beside that never sleep."""
+    """Start processes that never sleep."""
     code = f"import os\nif hasattr(os, 'nice'): os.nice({nice})\nwhile True: pass"
     loops = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
     try:
@@ -105,7 +105,7 @@ def busy(count: int, nice: int) -> Iterator[None]:
 
 
 def once(arguments: argparse.Namespace, beside: int, waiting: dict[str, str]) -> float:
-    """Steps a second of one repeat, in a process of its own, because libgomp reads its settings when it is loaded."""
+    """Steps per second of one repeat, in a process of its own, because libgomp reads its settings when it is loaded."""
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     command = [sys.executable, __file__, "--child", "--seconds", str(arguments.seconds)]
     command += ["--threads", str(arguments.threads), "--resolutions", *map(str, arguments.resolutions)]
@@ -120,9 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30, help="length of a repeat (30)")
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each figure (5)")
-    parser.add_argument("--busy", type=int, default=2, help="busy processes beside (2)")
-    parser.add_argument("--nice", type=int, default=0, help="how nice they are (0)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of training (2)")
+    parser.add_argument("--busy", type=int, default=2, help="number of busy processes (2)")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of the busy processes (0)")
+    parser.add_argument("--threads", type=int, default=2, help="training threads (2)")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--spins", type=int, nargs="+", default=[int(SPIN)], help=f"bounds of the spin ({SPIN})")
     parser.add_argument("--output", type=Path, default=RESULT, help=f"JSON file to write ({RESULT.name})")

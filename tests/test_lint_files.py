@@ -135,7 +135,7 @@ def test_drawn_pictures_are_checked_once_they_are_there(tmp_path: Path, monkeypa
     noise(Path("results/mara/dataset/medium-01.png"), 1, (100, 100))
     lines = lint(code=1)
     assert "2 images are not drawn yet" in "\n".join(lines)
-    assert any("medium-01.png: 100x100 is less than 1024 pixels" in line for line in lines)
+    assert any("medium-01.png: 100x100 has a side below 1024 pixels" in line for line in lines)
 
 
 def test_files_that_nothing_reads_are_named(project: Path) -> None:
