@@ -3,7 +3,7 @@
 #   snakemake --cores 2 results/leyla/final.safetensors    one character
 #   snakemake --cores 2 leyla                               the same, with the pages about it
 #   snakemake --cores 2                                     every character of config/characters/
-#   snakemake -n                                            what would be made, and why
+#   snakemake -n                                            what would be made, and why (shorter: charloom plan)
 from snakemake.utils import min_version
 
 min_version("9.3")
@@ -24,12 +24,12 @@ wildcard_constraints:
     quantization="float8|int8|nf4|bf16|none",
 
 
-# A limit of GPUs is one for each host. On a cluster every job has a host of its own.
+# GPU limits count per host. On a cluster every job has its own.
 resource_scopes:
     gpu="local",
 
 
-# Of interest to clusters alone: seconds of work, and the big download, for which computing nodes often have no way out.
+# For clusters: jobs of seconds, and the big download, because compute nodes often have no internet access.
 localrules:
     lock_base,
     write_prompts,
@@ -45,9 +45,9 @@ localrules:
     export_final,
 
 
-# Snakemake's limit of 100 job starts a second, which nothing here reaches, wakes the main loop once more a second for
-# every job that has ended while others were ready. A batch of characters ends with a core of its own for that, and
-# a longer timespan (--max-jobs-per-timespan) only delays both this and the exit. A limit of your own is kept.
+# Snakemake's default limit of 100 job starts per second is never reached here, but it wakes the main loop once more per
+# second for every job that ended while others were ready: a large batch ends up using a whole core for that. A longer
+# timespan (--max-jobs-per-timespan) only delays it and the exit. A limit set by the user is kept.
 onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
@@ -70,7 +70,7 @@ include: "rules/report.smk"
 include: "rules/export.smk"
 
 
-# `snakemake mara` makes what `all` makes, of one character.
+# `snakemake mara` makes what `all` makes, for one character.
 for name in WORKFLOW.names:
     if not workflow.is_rule(name):
 

@@ -1,10 +1,10 @@
-"""How far each optimiser moves the adapter on the miniature: the curve of ``charloom/lora/movement.py``.
+"""How far each optimiser moves the adapter on the miniature: the data for ``charloom/lora/movement.py``.
 
     snakemake --cores 2 results/leyla/dataset.json
     python benchmarks/adapter_movement.py results/leyla/dataset.json --steps 300
 
-Trains at the usual learning rate of each optimiser (or --rate) with the guide's other settings and rank 16, and records
-the root mean square of B, and the norm of B A over all modules, at some steps.
+Trains with each optimiser at its usual learning rate (or --rate) and rank 16, and records the root mean square of B and
+the norm of B A over all modules at some steps.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, help="dataset.json of a character of the miniature")
     parser.add_argument("--optimizers", nargs="+", default=["adamw", "adafactor", "lion", "prodigy"])
-    parser.add_argument("--rate", type=float, help="learning rate, instead of the usual one of each optimiser")
+    parser.add_argument("--rate", type=float, help="learning rate in place of each optimiser's usual one")
     parser.add_argument("--steps", type=int, default=300, help="steps of each run (300)")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=1)

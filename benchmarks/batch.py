@@ -1,11 +1,11 @@
 """A batch of characters against each of them alone: wall time, Snakemake's own share of a core, and how it ends.
 
     python benchmarks/batch.py --part batch --cores 0,1 --output batch.json
-    python benchmarks/batch.py --part singles --cores 2,3 --output singles.json      # at the same time, if you like
+    python benchmarks/batch.py --part singles --cores 2,3 --output singles.json      # may run at the same time
     python benchmarks/batch.py --merge batch.json singles.json --output benchmarks/results/batch.json
 
-Every run starts from nothing in a folder of its own, on the given cores alone (Linux). A batch should take no longer
-than the sum of its characters; they share the base, so a little less.
+Every run starts from nothing in its own folder, on the given cores only (Linux). A batch should take no longer than the
+sum of its characters, and a little less because they share the base.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ INTERVAL = 30.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("batch", "singles"), help="all characters at once, or one after the other")
+    parser.add_argument("--part", choices=("batch", "singles"), help="all characters at once, or one after another")
     parser.add_argument("--cores", default="0,1", help="cores to run on, for example 0,1")
     parser.add_argument("--characters", nargs="+", help="names; every character of config/characters/ if not given")
-    parser.add_argument("--recipe", help="overrides of the recipe for a quick try, for example '{train: {steps: 100}}'")
-    parser.add_argument("--merge", nargs="+", type=Path, help="put the parts of earlier runs together")
+    parser.add_argument("--recipe", help="overrides of the recipe for a quick run, for example '{train: {steps: 100}}'")
+    parser.add_argument("--merge", nargs="+", type=Path, help="merge the results of earlier runs")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "batch.json")
     arguments = parser.parse_args()
     if not arguments.merge and not arguments.part:
@@ -53,7 +53,7 @@ def main() -> None:
     else:
         names = arguments.characters or sorted(path.stem for path in (ROOT / "config" / "characters").glob("*.yaml"))
         cores = [int(core) for core in arguments.cores.split(",")]
-        os.sched_setaffinity(0, cores)  # inherited by everything that is started from here
+        os.sched_setaffinity(0, cores)  # inherited by all child processes
         record = {"machine": machine(len(cores)), "date": datetime.date.today().isoformat(), "recipe": arguments.recipe}
         if arguments.part == "batch":
             record["batch"] = measure(names, len(cores), arguments.recipe)
@@ -102,7 +102,7 @@ def measure(names: list[str], cores: int, recipe: str | None) -> dict[str, Any]:
 
 
 class Watch(threading.Thread):
-    """CPU time of a process itself, its children not counted, as shares of a core over :data:`INTERVAL`."""
+    """CPU time of a process without its children, as fractions of a core over :data:`INTERVAL`."""
 
     def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Training on the miniature with nothing else running, and beside busy processes, by how idle threads wait.
+"""Training speed on the miniature, alone and beside busy processes, by how idle threads wait.
 
     taskset -c 0,1 python benchmarks/busy_laptop.py --seconds 30 --repeats 5
 
@@ -35,7 +35,7 @@ RESULT = Path(__file__).parent / "results" / "busy_laptop.json"
 
 
 class Enough(Exception):
-    """The time of a repeat is over."""
+    """Raised when the time of a repeat is over."""
 
 
 def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
@@ -93,7 +93,7 @@ def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
 
 @contextmanager
 def busy(count: int, nice: int) -> Iterator[None]:
-    """Processes beside that never sleep."""
+    """Start processes that never sleep."""
     code = f"import os\nif hasattr(os, 'nice'): os.nice({nice})\nwhile True: pass"
     loops = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
     try:
@@ -120,9 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30, help="length of a repeat (30)")
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each figure (5)")
-    parser.add_argument("--busy", type=int, default=2, help="busy processes beside (2)")
-    parser.add_argument("--nice", type=int, default=0, help="how nice they are (0)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of training (2)")
+    parser.add_argument("--busy", type=int, default=2, help="number of busy processes (2)")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of the busy processes (0)")
+    parser.add_argument("--threads", type=int, default=2, help="training threads (2)")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--output", type=Path, default=RESULT, help=f"JSON file to write ({RESULT.name})")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Speed of the training layer on the embedded miniature: one JSON line for each resolution.
+"""Speed of the training layer on the embedded miniature: one JSON line per resolution.
 
     python benchmarks/train_miniature.py
     python benchmarks/train_miniature.py --resolutions 256 --steps 40 --threads 8 --device cuda
@@ -36,7 +36,7 @@ from charloom.zimage import weights
 BASE = Path(__file__).resolve().parents[1] / "resources" / "bases" / "paperdoll"
 IMAGES = 8
 CAPTIONS = (52, 58, 61, 64)
-"""Tokens of captions of the worked examples; all of one padded length, as they mostly are."""
+"""Caption lengths (tokens) as in the shipped characters; all have the same padded length."""
 
 
 def data_set(folder: Path, resolutions: Sequence[int], width: int) -> Path:
@@ -63,7 +63,7 @@ def data_set(folder: Path, resolutions: Sequence[int], width: int) -> Path:
 
 
 def measure(resolutions: Sequence[int], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a step over ``arguments.steps`` steps, after ``arguments.warmup`` more."""
+    """Seconds per step over ``arguments.steps`` steps, after ``arguments.warmup`` more."""
     settings = TrainSettings.from_recipe(
         {
             "network": {"rank": 16, "alpha": 16},
@@ -74,7 +74,7 @@ def measure(resolutions: Sequence[int], arguments: argparse.Namespace) -> dict[s
                 "lr": 1e-3,
             },
             "save": {"every": 10**6},
-            # Without dropped captions a step is one call of the model, by which it is clocked.
+            # Without dropped captions every step is one call of the model, which is what is timed.
             "data": {"resolutions": list(resolutions), "caption_dropout": 0.0},
         }
     )
@@ -134,7 +134,7 @@ def measure(resolutions: Sequence[int], arguments: argparse.Namespace) -> dict[s
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=BASE, help="folder of the base in the diffusers layout")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 192, 256], help="each on its own")
     parser.add_argument("--mixed", action="store_true", help="also all resolutions in turn, as the workflow trains")
-    parser.add_argument("--batch-size", type=int, default=2, help="images a step (2)")
+    parser.add_argument("--batch-size", type=int, default=2, help="images per step (2)")
     parser.add_argument("--steps", type=int, default=20, help="measured steps (20)")
     parser.add_argument("--warmup", type=int, default=4, help="steps before them (4)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")

@@ -4,13 +4,12 @@
     python benchmarks/train_step.py --only default roomy  # some configurations
     python benchmarks/train_step.py --small               # the same code on a small model, to see that it runs
 
-A step is what the trainer does with a batch that is on the device: forward, loss, backward, clipping, optimiser, one
-look at the numbers of the step before; batch 1, rank 32 on 240 modules, captions of 96 tokens. Every configuration runs
-in a process of its own and prints one JSON line for each size; one that takes too long is stopped, and the next begins.
-What prepares batches and writes metrics in training is left out. Peaks are those of the whole process, from before the
-first step on, but for the engine's trials of how much fits (``trial_gib``). Ceilings are measured in the same run: a
-large matrix product in bf16 and one in float8. TFLOP count what a step needs at least (forward and gradients of the
-input, attention and its gradients); what is recomputed does not count.
+A step is what the trainer does with a batch on the device: forward, loss, backward, gradient clipping, optimiser
+update, and reading the previous step's numbers; batch 1, rank 32 on 240 modules, captions of 96 tokens. Preparing
+batches and writing metrics are left out. Every configuration runs in its own process and prints one JSON line per
+size; one that takes too long is stopped. Peaks cover the whole process except the engine's trials of how much fits
+(``trial_gib``). Ceilings are measured in the same run: a large matrix product in bf16 and one in float8. TFLOP count
+the minimum for a step (forward, input gradients, attention and its gradients) without recomputation.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ FULL = {
     "axes_dims": [32, 48, 48],
     "axes_lens": [1536, 512, 512],
 }
-"""The shape of Z-Image-Turbo's transformer; the rest is the class's default."""
+"""The shape of Z-Image-Turbo's transformer; everything else is the class's default."""
 SMALL = {**FULL, "dim": 256, "n_layers": 6, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 64}
 VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -79,10 +78,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "bf16": {"about": "bf16 weights, budget 64 GiB", "options": {"memory": 64.0}, "kind": "bf16", "sizes": (1024,)},
 }
-"""In the order of what matters, should time run out."""
+"""Most important first, in case time runs out."""
 
 UNTIMED = 3
-"""Steps of each size before those that count."""
+"""Warm-up steps per size."""
 CACHE_EVENTS = {"cached": "hit", "fresh": "miss", "not cacheable": "bypass"}
 MINUTES = 8.8
 SECONDS_EACH = 240
@@ -91,12 +90,12 @@ SECONDS_EACH = 240
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=CONFIGURATIONS, help="configurations; default: all")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps of each size")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all configurations together")
-    parser.add_argument("--sizes", type=int, nargs="*", help="instead of 1024, 768 and 512")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps per size")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="time limit for all configurations together")
+    parser.add_argument("--sizes", type=int, nargs="*", help="image sizes (1024, 768 and 512)")
     parser.add_argument("--small", action="store_true", help="a small model, on any GPU")
     parser.add_argument("--profile", action="store_true", help="also print the slowest kernels of one step")
-    parser.add_argument("--output", type=Path, help="file for the JSON lines as well")
+    parser.add_argument("--output", type=Path, help="also write the JSON lines to this file")
     parser.add_argument("--run", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -109,7 +108,7 @@ def main() -> None:
         arguments.output.unlink(missing_ok=True)
 
     def say(text: str) -> None:
-        # At once, for whatever stops this program later.
+        # Printed at once, in case the program is stopped later.
         print(text, end="", flush=True)
         if arguments.output and text.startswith("{"):
             with open(arguments.output, "a", encoding="utf-8") as file:
@@ -206,7 +205,7 @@ def median_seconds(work: Callable[[], Any], times: int = 10) -> float:
 
 
 def build(shape: dict[str, Any], device: Any, kind: str) -> Any:
-    """A transformer of random weights, quantised block by block, so that it never is there in bf16 as a whole."""
+    """A transformer of random weights, quantised block by block, so that it is never in memory as a whole in bf16."""
     import torch
     from diffusers import ZImageTransformer2DModel
 
@@ -305,7 +304,7 @@ def train(
     torch._C._cuda_clearCublasWorkspaces()
     began = time.perf_counter()
     model = build(shape, device, kind)
-    # By way of main memory, as if read from a file: rounding leaves holes in the GPU's.
+    # Via main memory, as if read from a file: quantising on the GPU would fragment its memory.
     model.to("cpu")
     torch.cuda.empty_cache()
     model.to(memory.home(options, device))
@@ -343,7 +342,7 @@ def train(
         torch.cuda.synchronize()
         first = time.perf_counter() - first
         cold = time.perf_counter() - began
-        for i in range(UNTIMED + arguments.steps):  # as in training: a step is looked at when the next is under way
+        for i in range(UNTIMED + arguments.steps):  # as in training: read a step's losses one step late
             now = step(i)
             marks.append(torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True)))
             values.append(last.wait()[0])
@@ -384,7 +383,7 @@ def train(
 
 
 def compilations() -> dict[str, int]:
-    """How many graphs came out of the cache of compiled kernels, and how many didn't."""
+    """Hits and misses of the cache of compiled kernels."""
     from torch._dynamo.utils import counters
 
     found = counters["aot_autograd"]
@@ -405,7 +404,7 @@ def _loss(loss_of: Callable, adapter: Any, settings: Any, predict: Callable, inp
 
 
 def sample(shape: dict[str, Any], device: Any, options: Any) -> Iterator[dict[str, Any]]:
-    """Pictures of 1024 x 1024 with 8 steps: transformer, autoencoder, and both together."""
+    """Images of 1024 x 1024 in 8 steps: transformer, autoencoder, and both together."""
     import torch
     from diffusers import AutoencoderKL
 
@@ -471,7 +470,7 @@ def gradients(shape: dict[str, Any], device: Any, batches: int = 20) -> Iterator
             losses.append(engine.accumulate(batch(model, size, device, seed)).item())
             found.append([p.grad.detach().to(torch.bfloat16).cpu() for p in adapter.parameters.values()])
         engine.remove()
-        del engine, model, adapter  # cycles: gone only after a collection, and the next one is measured
+        del engine, model, adapter  # reference cycles: freed only by a collection, before the next measurement
         gc.collect()
         torch.cuda.empty_cache()
         return losses, found

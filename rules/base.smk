@@ -1,13 +1,13 @@
-# The base model: which bytes it is (a small lock file), and its transformer made ready for training.
+# The base model: a lock file with the digests of its files, and its transformer prepared for training.
 
 
 rule lock_base:
     output:
-        lock="work/bases/{base}.lock.json",
+        lock=WORK.lock("{base}"),
     log:
-        "work/logs/lock_base/{base}.log",
+        WORK.log("lock_base", "{base}"),
     benchmark:
-        "work/benchmarks/lock_base/{base}.tsv"
+        WORK.benchmark("lock_base", "{base}")
     priority: 60
     conda:
         "../envs/charloom.yaml"
@@ -16,7 +16,7 @@ rule lock_base:
         settings=lambda wildcards: value(slices.base_lock(BASES[wildcards.base])),
         content=base_content,
     message:
-        "base {wildcards.base}: digests of its files"
+        "base {wildcards.base}: lock its files"
     shell:
         "run lock_base --settings {params.settings:q} "
         "--output {output.lock:q} --log {log:q}"
@@ -24,14 +24,14 @@ rule lock_base:
 
 rule prepare_base:
     input:
-        lock="work/bases/{base}.lock.json",
+        lock=WORK.lock("{base}"),
     output:
-        transformer="work/bases/{base}-{adapter}-{quantization}.safetensors",
-        record="work/bases/{base}-{adapter}-{quantization}.json",
+        transformer=WORK.prepared(PREPARED),
+        record=WORK.prepared(PREPARED, ".json"),
     log:
-        "work/logs/prepare_base/{base}-{adapter}-{quantization}.log",
+        WORK.log("prepare_base", PREPARED),
     benchmark:
-        "work/benchmarks/prepare_base/{base}-{adapter}-{quantization}.tsv"
+        WORK.benchmark("prepare_base", PREPARED)
     priority: 10
     conda:
         "../envs/charloom.yaml"
@@ -41,7 +41,7 @@ rule prepare_base:
             wildcards.adapter, wildcards.quantization
         ),
     message:
-        "base {wildcards.base}: merge training adapter {wildcards.adapter}"
+        "base {wildcards.base}: prepare for training (adapter {wildcards.adapter}, {wildcards.quantization})"
     shell:
         "run prepare_base {input.lock:q} --settings {params.settings:q} "
         "--output {output.transformer:q} --record {output.record:q} --log {log:q}"

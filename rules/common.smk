@@ -1,5 +1,5 @@
-# The configuration, checked before any job starts, and the functions that rules ask for paths and settings.
-# Nothing here may import torch or pandas: every call of snakemake pays for it.
+# The configuration, checked before any job starts, and the functions from which rules get paths and settings.
+# Import nothing heavy such as torch: every start of snakemake would pay for it.
 import atexit
 import contextlib
 import io
@@ -19,9 +19,10 @@ from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
+from charloom.core.layout import WORK, Results, prepared_name, results
 from charloom.core.store import Store
 
-# The interpreter of the jobs: snakemake and torch may live in different environments.
+# The interpreter for the jobs: snakemake and torch may be installed in different environments.
 CONDA = "CONDA" in {
     method.name for method in workflow.deployment_settings.deployment_method
 }
@@ -30,35 +31,38 @@ SCRIPTS = Path(workflow.basedir) / "scripts"
 
 
 def stop(lines):
-    """End with what the user has to mend."""
+    """Exit with error lines for the user."""
     sys.exit("\n".join(f"error: {line}" for line in lines))
 
 
 if set("{}") & set(str(workflow.basedir)):
     stop(
         [
-            f"{workflow.basedir}: Snakemake cannot run what lies below a name with braces; rename the folder"
+            f"{workflow.basedir}: Snakemake cannot run in a folder with braces in its name; rename it"
         ]
     )
 
 try:
     WORKFLOW = read(".", overrides=config)
 except UserError as error:
-    # Not a WorkflowError, which would wrap the lines in places of this file that mean nothing to the user.
+    # Not a WorkflowError, which would add locations in this file that mean nothing to the user.
     stop(str(error).splitlines())
 
 BASES = WORKFLOW.bases
+# The patterns of the rules; "{step}" is a step of six digits.
+RESULTS = Results("results/{character}")
+PREPARED = prepared_name("{base}", "{adapter}", "{quantization}")
 HAS_GPU = notices.has_gpu(WORKFLOW.device)
 CONTENTS = Contents(Store(WORKFLOW.store))
 atexit.register(CONTENTS.save)
 
-# Where a start of the trainer makes one checkpoint, its previews and scores (priorities 4 to 2) come before the next
-# start. Where it makes all of them, they come after, so that one process draws for every checkpoint.
+# If each start of the trainer makes one checkpoint, its previews and scores (priorities 4 to 2) come before the next
+# start. If one start makes all checkpoints, they come afterwards, so that one process draws for every checkpoint.
 RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.characters.values()}
 TRAINING = 1 if any(RUN_AHEAD) else 8
 
-# What every command starts with: `run NAME …` calls the script of that name. Not part of the rules' own text, so
-# that neither another interpreter nor another place of the store makes anything run again.
+# Defines `run NAME …`, which calls a script. A prefix is not part of a rule's recorded text, so that neither another
+# interpreter nor another location of the store makes anything run again.
 START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
 if CONDA:
     # The environment holds what charloom needs, not charloom itself.
@@ -75,13 +79,13 @@ shell.prefix(PREFIX.replace("{", "{{").replace("}", "}}"))
 
 
 def any_of(names):
-    """A pattern for exactly these names."""
+    """A pattern that matches exactly these names."""
     return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
 
 
 @cache
 def person(name):
-    """A character, with what its user should know before it is made; where its file is wrong, nothing is made."""
+    """A character; prints notes about it once. Stops snakemake if its file has mistakes."""
     try:
         character = WORKFLOW.character(name)
     except UserError as error:
@@ -93,7 +97,7 @@ def person(name):
 
 
 def value(text):
-    """A slice of the settings as it stands on a command line; nothing is written for a dry run."""
+    """A slice of the settings as an argument; a dry run writes no file for it."""
     return arguments.shortened(text, write=not workflow.dryrun)
 
 
@@ -103,14 +107,14 @@ def settings(slice_of):
 
 
 def settings_of(slice_of, wildcard):
-    """The same for rules with one job for each shot or prompt."""
+    """The same for rules with one job per shot or prompt."""
     return lambda wildcards: value(
         slice_of(person(wildcards.character), wildcards[wildcard])
     )
 
 
 def settings_with_base(slice_of):
-    """The same for slices that also look at the base."""
+    """The same for slices that also depend on the base."""
 
     def slice_(wildcards):
         character = person(wildcards.character)
@@ -120,28 +124,30 @@ def settings_with_base(slice_of):
 
 
 def untracked(value_of):
-    """A params function that may change without making a rule run again.
+    """A params function whose value may change without making a rule run again.
 
-    Snakemake records no parameter that looks at the input; this one only seems to. It is for hints that
-    change how much is done in one go, never what comes out.
+    Snakemake does not record parameters that depend on the input; the unused argument makes this one look like that. For
+    hints that affect how much is done in one go, never the result.
     """
     return lambda wildcards, input: value(value_of(person(wildcards.character)))
 
 
 def path_of(file_of):
-    """A params function: where a file of the user's is. It is no input, because Snakemake takes what stands in braces in
-    a name for a wildcard and looks at dates; what the file holds counts, by :func:`content_of`.
+    """A params function: the path of a user's file. It is no input, because Snakemake would take braces in its name for
+    wildcards and compare dates; :func:`content_of` tracks its contents instead.
     """
     return lambda wildcards, input: arguments.written(file_of(wildcards))
 
 
 def content_of(file_of):
-    """A params function: what a file of the user's holds, so that another one makes the rule run again."""
+    """A params function: a token for the contents of a user's file, whose change makes the rule run again."""
     return lambda wildcards: CONTENTS.of(file_of(wildcards))
 
 
 def files_of(pattern, names_of):
-    """An input function: ``pattern`` with every name that ``names_of`` gives for the character."""
+    """An input function: ``pattern`` filled with every name that ``names_of`` gives for the character."""
+
+    pattern = str(pattern)
 
     def files(wildcards):
         known = dict(wildcards.items())
@@ -154,27 +160,25 @@ def files_of(pattern, names_of):
 
 
 def step_names(steps_of):
-    """Steps of a character as they stand in paths."""
+    """Steps of a character as written in paths."""
     return lambda character: [f"{step:06d}" for step in steps_of(character)]
 
 
 @cache
 def image_problems(name):
-    """What stands in the way of a character's images."""
+    """What keeps a character's images from being made."""
     return sources.problems(WORKFLOW.characters[name])
 
 
 def pages_and_file(name):
-    """What is made of a character."""
-    return [
-        f"results/{name}/{file}"
-        for file in ("final.safetensors", "report.html", "prompts.html")
-    ]
+    """What is made for a character."""
+    made = results(name)
+    return [made.final, made.report, made.prompt_page]
 
 
 @cache
 def everybody():
-    """What is made of all characters whose file is right and whose images are there; the others are named."""
+    """What is made for all characters with a valid file and all their images; the others are reported."""
     out = dict(WORKFLOW.broken)
     out |= {
         name: lines for name in WORKFLOW.characters if (lines := image_problems(name))
@@ -196,7 +200,7 @@ def everybody():
 
 
 def image_of(wildcards):
-    """(further data set or None, name in it) of the image that a path names."""
+    """(extra data set or None, name in it) of the image in a path."""
     character = person(wildcards.character)
     part, image = character.part_of(wildcards.shot)
     if image not in (part.files if part else character.shot_names):
@@ -205,7 +209,7 @@ def image_of(wildcards):
 
 
 def own_image(wildcards):
-    """The user's own file that an image of the data set, or the reference, is taken from; None for a drawn one."""
+    """The user's file for an image of the data set or for the reference; None if it is drawn."""
     character = person(wildcards.character)
     part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
     if part:
@@ -217,7 +221,7 @@ def own_image(wildcards):
 
 
 def source_inputs(wildcards):
-    """Made files that an image of the data set is made from; the place where it counts whether there are images."""
+    """Files of the workflow from which an image is made. Stops snakemake if the user's images are missing."""
     character = person(wildcards.character)
     if lines := image_problems(character.id):
         stop(lines)
@@ -230,7 +234,7 @@ def source_inputs(wildcards):
 
 
 def own_caption(wildcards):
-    """The user's own caption of an image, if there is one."""
+    """The user's caption of an image, if there is one."""
     character = person(wildcards.character)
     part, image = image_of(wildcards)
     path = (
@@ -243,11 +247,11 @@ def own_caption(wildcards):
 
 def lock_of(wildcards):
     """The lock file of the base that the character is made with."""
-    return f"work/bases/{person(wildcards.character).base}.lock.json"
+    return WORK.lock(person(wildcards.character).base)
 
 
 def base_content(wildcards):
-    """What the files of a base on this disk hold; those of the hub are named by their revision instead."""
+    """A token for the contents of a base's local files; files of the hub are identified by their revision."""
     base = BASES[wildcards.base]
     return CONTENTS.of_all(
         locks.local_files(base.path, base.adapters, base.transformer_file)
@@ -256,41 +260,34 @@ def base_content(wildcards):
 
 def prepared(suffix):
     """The prepared transformer that the character trains on."""
-    return (
-        lambda wildcards: f"work/bases/{slices.prepared_name(person(wildcards.character))}{suffix}"
+    return lambda wildcards: WORK.prepared(
+        slices.prepared_name(person(wildcards.character)), suffix
     )
 
 
 def previous_checkpoint(wildcards):
-    """The checkpoint that a segment goes on from; none for the first."""
+    """The checkpoint from which a segment continues; none for the first."""
     steps = [
         step
         for step in person(wildcards.character).saved_steps
         if step < int(wildcards.step)
     ]
-    return (
-        f"results/{wildcards.character}/checkpoints/step-{steps[-1]:06d}.safetensors"
-        if steps
-        else []
-    )
+    return results(wildcards.character).checkpoint(steps[-1]) if steps else []
 
 
 def sampled_checkpoint(wildcards):
     """The checkpoint to sample; step 0 is the base alone."""
-    if int(wildcards.step) == 0:
-        return []
-    return (
-        f"results/{wildcards.character}/checkpoints/step-{wildcards.step}.safetensors"
-    )
+    step = int(wildcards.step)
+    return results(wildcards.character).checkpoint(step) if step else []
 
 
 def judge_weights(wildcards):
-    """The network that judges the character's samples, if its base has one."""
+    """The weights of the judge, if the character's base has one."""
     return BASES[person(wildcards.character).base].judge_weights
 
 
 def run_until(wildcards):
-    """The step up to which one start of the trainer may go on: as many checkpoints as the base's run_ahead says."""
+    """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead."""
     character = person(wildcards.character)
     ahead = BASES[character.base].run_ahead
     steps = [step for step in character.saved_steps if step >= int(wildcards.step)]
@@ -298,19 +295,16 @@ def run_until(wildcards):
 
 
 def shippable_checkpoints(wildcards):
-    """Checkpoints of which one is shipped."""
+    """The checkpoints from which one is chosen to ship."""
     character = person(wildcards.character)
     steps = {*character.candidates, character.saved_steps[-1]}
     if character.checkpoint != "auto":
         steps.add(character.checkpoint)
-    return [
-        f"results/{character.id}/checkpoints/step-{step:06d}.safetensors"
-        for step in sorted(steps)
-    ]
+    return [results(character.id).checkpoint(step) for step in sorted(steps)]
 
 
 def products(name):
-    """Every file that is made of one character."""
+    """Every file that is made for a character."""
     character = person(name)
     steps = {0, *character.saved_steps, *character.sampled_steps}
     values = {
@@ -330,7 +324,7 @@ def products(name):
 
 
 def is_made(target):
-    """Whether it names a rule, or a file that a rule makes."""
+    """Whether a target is a rule, or a file that a rule makes."""
     try:
         path = Path(os.path.relpath(target))
     except ValueError:  # on another disk
@@ -344,10 +338,10 @@ def is_made(target):
 
 
 def wrong_targets():
-    """A line for each target of the command line that nothing makes.
+    """A line for each target on the command line that no rule makes.
 
-    Snakemake looks for them later and says "No rule to produce". What stands there may as well be the value of an
-    option, which only its own parser knows.
+    Snakemake would report them later as "No rule to produce". A word may also be the value of an option, which only
+    Snakemake's own parser knows.
     """
     words = {
         word
@@ -362,7 +356,7 @@ def wrong_targets():
         with contextlib.redirect_stderr(io.StringIO()):
             asked = parse_args(sys.argv[1:])[1].targets or []
     except (Exception, SystemExit):
-        return []  # started in another way than by its command
+        return []  # not started by the snakemake command
     return [
         targets.complaint(word, WORKFLOW.names, products)
         for word in asked

@@ -3,12 +3,12 @@
 
 rule write_prompts:
     output:
-        html="results/{character}/prompts.html",
-        txt="results/{character}/prompts.txt",
+        html=RESULTS.prompt_page,
+        txt=RESULTS.prompt_text,
     log:
-        "results/{character}/logs/write_prompts.log",
+        RESULTS.log("write_prompts"),
     benchmark:
-        "results/{character}/benchmarks/write_prompts.tsv"
+        RESULTS.benchmark("write_prompts")
     priority: 30
     conda:
         "../envs/charloom.yaml"
@@ -26,11 +26,11 @@ rule make_reference:
     input:
         source_inputs,
     output:
-        image="results/{character}/reference.png",
+        image=RESULTS.reference,
     log:
-        "results/{character}/logs/make_reference.log",
+        RESULTS.log("make_reference"),
     benchmark:
-        "results/{character}/benchmarks/make_reference.tsv"
+        RESULTS.benchmark("make_reference")
     priority: 50
     conda:
         "../envs/charloom.yaml"
@@ -52,11 +52,11 @@ rule make_source_image:
     input:
         source_inputs,
     output:
-        image="results/{character}/source/{shot}.png",
+        image=RESULTS.source("{shot}"),
     log:
-        "results/{character}/logs/make_source_image/{shot}.log",
+        RESULTS.log("make_source_image", "{shot}"),
     benchmark:
-        "results/{character}/benchmarks/make_source_image/{shot}.tsv"
+        RESULTS.benchmark("make_source_image", "{shot}")
     priority: 40
     conda:
         "../envs/charloom.yaml"
@@ -74,13 +74,13 @@ rule make_source_image:
 
 rule crop_watermark:
     input:
-        image="results/{character}/source/{shot}.png",
+        image=RESULTS.source("{shot}"),
     output:
-        image="results/{character}/dataset/{shot}.png",
+        image=RESULTS.image("{shot}"),
     log:
-        "results/{character}/logs/crop_watermark/{shot}.log",
+        RESULTS.log("crop_watermark", "{shot}"),
     benchmark:
-        "results/{character}/benchmarks/crop_watermark/{shot}.tsv"
+        RESULTS.benchmark("crop_watermark", "{shot}")
     priority: 30
     conda:
         "../envs/charloom.yaml"
@@ -96,11 +96,11 @@ rule crop_watermark:
 
 rule write_caption:
     output:
-        caption="results/{character}/dataset/{shot}.txt",
+        caption=RESULTS.caption("{shot}"),
     log:
-        "results/{character}/logs/write_caption/{shot}.log",
+        RESULTS.log("write_caption", "{shot}"),
     benchmark:
-        "results/{character}/benchmarks/write_caption/{shot}.tsv"
+        RESULTS.benchmark("write_caption", "{shot}")
     priority: 30
     conda:
         "../envs/charloom.yaml"
@@ -118,18 +118,14 @@ rule write_caption:
 
 rule lint_dataset:
     input:
-        images=files_of(
-            "results/{character}/dataset/{name}.png", lambda c: c.image_names
-        ),
-        captions=files_of(
-            "results/{character}/dataset/{name}.txt", lambda c: c.image_names
-        ),
+        images=files_of(RESULTS.image("{name}"), lambda c: c.image_names),
+        captions=files_of(RESULTS.caption("{name}"), lambda c: c.image_names),
     output:
-        findings="results/{character}/lint.json",
+        findings=RESULTS.lint,
     log:
-        "results/{character}/logs/lint_dataset.log",
+        RESULTS.log("lint_dataset"),
     benchmark:
-        "results/{character}/benchmarks/lint_dataset.tsv"
+        RESULTS.benchmark("lint_dataset")
     priority: 20
     conda:
         "../envs/charloom.yaml"
@@ -137,42 +133,34 @@ rule lint_dataset:
     params:
         settings=settings_with_base(slices.lint),
     message:
-        "{wildcards.character}: check of the data set"
+        "{wildcards.character}: check the data set"
     shell:
-        "run lint_dataset --dataset results/{wildcards.character}/dataset "
+        "run lint_dataset --results results/{wildcards.character} "
         "--settings {params.settings:q} --threads {threads} "
         "--output {output.findings:q} --log {log:q}"
 
 
 rule write_manifest:
     input:
-        lint="results/{character}/lint.json",
-        images=files_of(
-            "results/{character}/dataset/{name}.png", lambda c: c.image_names
-        ),
-        captions=files_of(
-            "results/{character}/dataset/{name}.txt", lambda c: c.image_names
-        ),
-        latents=files_of(
-            "results/{character}/latents/{name}.safetensors", lambda c: c.image_names
-        ),
+        lint=RESULTS.lint,
+        images=files_of(RESULTS.image("{name}"), lambda c: c.image_names),
+        captions=files_of(RESULTS.caption("{name}"), lambda c: c.image_names),
+        latents=files_of(RESULTS.latents("{name}"), lambda c: c.image_names),
         embeddings=files_of(
-            "results/{character}/embeddings/{name}.safetensors",
+            RESULTS.embedding("{name}"),
             lambda c: c.image_names,
         ),
-        variants=files_of(
-            "results/{character}/embeddings/{name}.safetensors", slices.variants
-        ),
+        variants=files_of(RESULTS.embedding("{name}"), slices.variants),
         classes=files_of(
-            "results/{character}/embeddings/{name}.class.safetensors",
+            RESULTS.class_embedding("{name}"),
             slices.class_captions,
         ),
     output:
-        manifest="results/{character}/dataset.json",
+        manifest=RESULTS.manifest,
     log:
-        "results/{character}/logs/write_manifest.log",
+        RESULTS.log("write_manifest"),
     benchmark:
-        "results/{character}/benchmarks/write_manifest.tsv"
+        RESULTS.benchmark("write_manifest")
     priority: 10
     conda:
         "../envs/charloom.yaml"

@@ -1,18 +1,18 @@
-# Images to latents, texts to embeddings. Whichever job first misses the store loads the model and does all of its
-# sisters; the others link their file out of the store. The higher priority of images and captions lets them all
-# be there by then.
+# Images to latents, texts to embeddings. The first job whose result is not in the store loads the model and encodes
+# everything its sibling jobs will ask for; those then only link their file from the store. Images and captions have a
+# higher priority, so that all of them exist by then.
 
 
 rule encode_latents:
     input:
-        image="results/{character}/dataset/{shot}.png",
+        image=RESULTS.image("{shot}"),
         lock=lock_of,
     output:
-        latents="results/{character}/latents/{shot}.safetensors",
+        latents=RESULTS.latents("{shot}"),
     log:
-        "results/{character}/logs/encode_latents/{shot}.log",
+        RESULTS.log("encode_latents", "{shot}"),
     benchmark:
-        "results/{character}/benchmarks/encode_latents/{shot}.tsv"
+        RESULTS.benchmark("encode_latents", "{shot}")
     priority: 10
     conda:
         "../envs/charloom.yaml"
@@ -32,14 +32,14 @@ rule encode_latents:
 
 rule encode_caption:
     input:
-        caption="results/{character}/dataset/{shot}.txt",
+        caption=RESULTS.caption("{shot}"),
         lock=lock_of,
     output:
-        embedding="results/{character}/embeddings/{shot}.safetensors",
+        embedding=RESULTS.embedding("{shot}"),
     log:
-        "results/{character}/logs/encode_caption/{shot}.log",
+        RESULTS.log("encode_caption", "{shot}"),
     benchmark:
-        "results/{character}/benchmarks/encode_caption/{shot}.tsv"
+        RESULTS.benchmark("encode_caption", "{shot}")
     priority: 11
     conda:
         "../envs/charloom.yaml"
@@ -48,28 +48,28 @@ rule encode_caption:
         gpu=1,
     params:
         settings=settings(slices.text_encoder),
-        sisters=untracked(slices.other_texts),
+        siblings=untracked(slices.other_texts),
         engine=untracked(slices.engine),
         swap=untracked(slices.swap),
     message:
         "{wildcards.character}: embedding of caption {wildcards.shot}"
     shell:
         "run encode_text --file {input.caption:q} --lock {input.lock:q} "
-        "--sisters {params.sisters:q} --swap {params.swap:q} --settings {params.settings:q} "
+        "--siblings {params.siblings:q} --swap {params.swap:q} --settings {params.settings:q} "
         "--engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"
 
 
 # The caption with the class word in place of the trigger, for differential output preservation.
 rule encode_class_caption:
     input:
-        caption="results/{character}/dataset/{shot}.txt",
+        caption=RESULTS.caption("{shot}"),
         lock=lock_of,
     output:
-        embedding="results/{character}/embeddings/{shot}.class.safetensors",
+        embedding=RESULTS.class_embedding("{shot}"),
     log:
-        "results/{character}/logs/encode_class_caption/{shot}.log",
+        RESULTS.log("encode_class_caption", "{shot}"),
     benchmark:
-        "results/{character}/benchmarks/encode_class_caption/{shot}.tsv"
+        RESULTS.benchmark("encode_class_caption", "{shot}")
     priority: 11
     conda:
         "../envs/charloom.yaml"
@@ -78,14 +78,14 @@ rule encode_class_caption:
         gpu=1,
     params:
         settings=settings(slices.text_encoder),
-        sisters=untracked(slices.other_texts),
+        siblings=untracked(slices.other_texts),
         engine=untracked(slices.engine),
         swap=settings(slices.swap),
     message:
         "{wildcards.character}: embedding of class caption {wildcards.shot}"
     shell:
         "run encode_text --file {input.caption:q} --as-class --swap {params.swap:q} "
-        "--lock {input.lock:q} --sisters {params.sisters:q} --settings {params.settings:q} "
+        "--lock {input.lock:q} --siblings {params.siblings:q} --settings {params.settings:q} "
         "--engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"
 
 
@@ -93,11 +93,11 @@ rule encode_text:
     input:
         lock=lock_of,
     output:
-        embedding="results/{character}/embeddings/{text}.safetensors",
+        embedding=RESULTS.embedding("{text}"),
     log:
-        "results/{character}/logs/encode_text/{text}.log",
+        RESULTS.log("encode_text", "{text}"),
     benchmark:
-        "results/{character}/benchmarks/encode_text/{text}.tsv"
+        RESULTS.benchmark("encode_text", "{text}")
     priority: 10
     conda:
         "../envs/charloom.yaml"
@@ -107,12 +107,12 @@ rule encode_text:
     params:
         text=settings_of(slices.text, "text"),
         settings=settings(slices.text_encoder),
-        sisters=untracked(slices.other_texts),
+        siblings=untracked(slices.other_texts),
         engine=untracked(slices.engine),
         swap=untracked(slices.swap),
     message:
         "{wildcards.character}: embedding of {wildcards.text}"
     shell:
         "run encode_text --text {params.text:q} --lock {input.lock:q} "
-        "--sisters {params.sisters:q} --swap {params.swap:q} --settings {params.settings:q} "
+        "--siblings {params.siblings:q} --swap {params.swap:q} --settings {params.settings:q} "
         "--engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"

@@ -3,16 +3,16 @@
 
 rule export_final:
     input:
-        validation="results/{character}/validation.json",
-        report="results/{character}/report.html",
+        validation=RESULTS.validation,
+        report=RESULTS.report,
         checkpoints=shippable_checkpoints,
         lock=lock_of,
     output:
-        lora="results/{character}/final.safetensors",
+        lora=RESULTS.final,
     log:
-        "results/{character}/logs/export_final.log",
+        RESULTS.log("export_final"),
     benchmark:
-        "results/{character}/benchmarks/export_final.tsv"
+        RESULTS.benchmark("export_final")
     priority: 2
     conda:
         "../envs/charloom.yaml"
@@ -22,5 +22,5 @@ rule export_final:
     message:
         "{wildcards.character}: the LoRA to ship"
     shell:
-        "run export_final {input.validation:q} --checkpoints results/{wildcards.character}/checkpoints "
+        "run export_final {input.validation:q} --results results/{wildcards.character} "
         "--lock {input.lock:q} --settings {params.settings:q} --output {output.lora:q} --log {log:q}"

@@ -8,7 +8,7 @@ rule write_report:
         lint="results/{character}/lint.json",
         manifest="results/{character}/dataset.json",
         samples=files_of(
-            "results/{character}/samples/step-{name}/grid.png",
+            RESULTS.grid("{name}"),
             step_names(lambda c: c.sampled_steps),
         ),
         validation="results/{character}/validation.json",

@@ -1,18 +1,18 @@
-# Previews: every checkpoint draws every sample prompt. One process serves all that are missing.
+# Previews: every checkpoint draws every sample prompt. One process draws all that are missing.
 
 
 rule sample_checkpoint:
     input:
         checkpoint=sampled_checkpoint,
-        embedding="results/{character}/embeddings/_prompt-{prompt}.safetensors",
-        empty="results/{character}/embeddings/_empty.safetensors",
+        embedding=RESULTS.prompt_embedding("{prompt}"),
+        empty=RESULTS.embedding("_empty"),
         lock=lock_of,
     output:
-        image="results/{character}/samples/step-{step}/{prompt}.png",
+        image=RESULTS.sample("{step}", "{prompt}"),
     log:
-        "results/{character}/logs/sample_checkpoint/{step}-{prompt}.log",
+        RESULTS.log("sample_checkpoint", "{step}-{prompt}"),
     benchmark:
-        "results/{character}/benchmarks/sample_checkpoint/{step}-{prompt}.tsv"
+        RESULTS.benchmark("sample_checkpoint", "{step}-{prompt}")
     priority: 4
     conda:
         "../envs/charloom.yaml"
@@ -21,37 +21,38 @@ rule sample_checkpoint:
         gpu=1,
     params:
         settings=settings_of(slices.sample, "prompt"),
-        sisters=untracked(slices.other_samples),
+        siblings=untracked(slices.other_samples),
         engine=untracked(slices.engine),
     message:
         "{wildcards.character}: step {wildcards.step} draws prompt {wildcards.prompt}"
     shell:
         "run sample_checkpoint --results results/{wildcards.character} --lock {input.lock:q} "
         "--step {wildcards.step} --prompt {wildcards.prompt} --settings {params.settings:q} "
-        "--sisters {params.sisters:q} --engine {params.engine:q} --threads {threads} "
+        "--siblings {params.siblings:q} --engine {params.engine:q} --threads {threads} "
         "--output {output.image:q} --log {log:q}"
 
 
 rule draw_grid:
     input:
         images=files_of(
-            "results/{character}/samples/step-{step}/{name}.png",
+            RESULTS.sample("{step}", "{name}"),
             lambda c: c.prompt_names,
         ),
     output:
-        grid="results/{character}/samples/step-{step}/grid.png",
+        grid=RESULTS.grid("{step}"),
     log:
-        "results/{character}/logs/draw_grid/{step}.log",
+        RESULTS.log("draw_grid", "{step}"),
     benchmark:
-        "results/{character}/benchmarks/draw_grid/{step}.tsv"
+        RESULTS.benchmark("draw_grid", "{step}")
     priority: 3
     conda:
         "../envs/charloom.yaml"
     threads: 1
     params:
         settings=settings(slices.grid),
+        samples=lambda wildcards, output: Path(output.grid).parent.as_posix(),
     message:
         "{wildcards.character}: grid of step {wildcards.step}"
     shell:
-        "run draw_grid --samples results/{wildcards.character}/samples/step-{wildcards.step} --step {wildcards.step} "
+        "run draw_grid --samples {params.samples:q} --step {wildcards.step} "
         "--settings {params.settings:q} --output {output.grid:q} 2> {log:q}"

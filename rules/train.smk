@@ -1,21 +1,17 @@
-# Training as a chain of segments: one checkpoint each, progress kept in the store.
+# Training as a chain of segments, one per checkpoint; progress is kept in the store.
 
 
 rule train_segment:
     input:
-        manifest="results/{character}/dataset.json",
-        latents=files_of(
-            "results/{character}/latents/{name}.safetensors", lambda c: c.image_names
-        ),
+        manifest=RESULTS.manifest,
+        latents=files_of(RESULTS.latents("{name}"), lambda c: c.image_names),
         embeddings=files_of(
-            "results/{character}/embeddings/{name}.safetensors",
+            RESULTS.embedding("{name}"),
             lambda c: c.image_names,
         ),
-        variants=files_of(
-            "results/{character}/embeddings/{name}.safetensors", slices.variants
-        ),
+        variants=files_of(RESULTS.embedding("{name}"), slices.variants),
         classes=files_of(
-            "results/{character}/embeddings/{name}.class.safetensors",
+            RESULTS.class_embedding("{name}"),
             slices.class_captions,
         ),
         lock=lock_of,
@@ -23,17 +19,17 @@ rule train_segment:
         record=prepared(".json"),
         previous=previous_checkpoint,
     output:
-        checkpoint="results/{character}/checkpoints/step-{step}.safetensors",
+        checkpoint=RESULTS.checkpoint("{step}"),
     log:
-        "results/{character}/logs/train_segment/{step}.log",
+        RESULTS.log("train_segment", "{step}"),
     benchmark:
-        "results/{character}/benchmarks/train_segment/{step}.tsv"
+        RESULTS.benchmark("train_segment", "{step}")
     priority: TRAINING
     conda:
         "../envs/charloom.yaml"
     threads: 64
-    # Not parameters, because resources never make a job run again: how far one start of the trainer may go on,
-    # how often it saves, and the last step.
+    # Resources rather than params, because they never make a job run again: how far one start of the trainer may run
+    # ahead, the save interval and the last step.
     resources:
         gpu=1,
         until=run_until,

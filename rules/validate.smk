@@ -4,13 +4,13 @@
 rule score_checkpoint:
     input:
         samples=files_of(
-            "results/{character}/samples/step-{step}/{name}.png",
+            RESULTS.sample("{step}", "{name}"),
             lambda c: c.prompt_names,
         ),
         # Lists the images, so that they need not be inputs of every step.
         manifest="results/{character}/dataset.json",
     output:
-        scores="results/{character}/scores/step-{step}.json",
+        scores=RESULTS.scores("{step}"),
     log:
         "results/{character}/logs/score_checkpoint/{step}.log",
     benchmark:
@@ -34,7 +34,7 @@ rule score_checkpoint:
 rule choose_checkpoint:
     input:
         scores=files_of(
-            "results/{character}/scores/step-{name}.json",
+            RESULTS.scores("{name}"),
             step_names(lambda c: c.sampled_steps),
         ),
     output:

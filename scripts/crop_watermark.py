@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="file, or folder if the input is one")
     parser.add_argument("--right", type=int, default=150, help="pixels off the right edge (150)")
     parser.add_argument("--bottom", type=int, default=150, help="pixels off the bottom edge (150)")
-    parser.add_argument("--minimum", type=int, default=1024, help="smallest edge that may remain (1024)")
-    parser.add_argument("--settings", type=value, help="the three as JSON; used by the workflow")
+    parser.add_argument("--minimum", type=int, default=1024, help="shortest side that may remain, in pixels (1024)")
+    parser.add_argument("--settings", type=value, help="the three values as JSON, for the workflow")
     arguments = parser.parse_args()
     chosen = arguments.settings or vars(arguments)
     sizes = {key: chosen[key] for key in ("right", "bottom", "minimum")}
@@ -43,7 +43,7 @@ def main() -> None:
     for image in found:
         twin = stems.setdefault(image.stem, image.name)
         if twin != image.name:
-            problems.append(f"{image}: {twin} of the same name is there too; rename one of them")
+            problems.append(f"{image}: {twin} has the same name; rename one of them")
             continue
         try:
             width, height = crop_file(image, arguments.output / f"{image.stem}.png", **sizes)

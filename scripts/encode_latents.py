@@ -1,4 +1,4 @@
-"""Encode an image into latents; on a miss, all images beside it as well."""
+"""Encode an image into latents; if it is not stored, encode all images of its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from charloom.workflow.arguments import value
 
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
-    parser.add_argument("image", type=Path, help="the image; its sisters are the other PNGs of the folder")
+    parser.add_argument("image", type=Path, help="the image; on a miss all PNGs of its folder are encoded")
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Encode a caption or prompt; on a miss, all texts of the character as well."""
+"""Encode a caption or prompt; if it is not stored, encode all texts of the character."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 from charloom.core import files
 from charloom.core.errors import cli
-from charloom.core.words import swapped, tidy
+from charloom.core.layout import Results
+from charloom.core.words import swapped
+from charloom.dataset import captions
 from charloom.engine.options import EngineOptions
 from charloom.workflow import jobs, texts
 from charloom.workflow.arguments import value
@@ -16,32 +18,34 @@ from charloom.workflow.arguments import value
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--file", type=Path, help="a caption; its sisters are the other .txt of the folder")
+    what.add_argument("--file", type=Path, help="a caption; on a miss all captions of the character are encoded")
     what.add_argument("--text", type=value, help="the text itself, JSON")
-    parser.add_argument("--sisters", type=value, default=[], help="further texts to encode on a miss, JSON")
-    parser.add_argument("--swap", type=value, help="trigger and class word, JSON; captions are done with both")
-    parser.add_argument("--as-class", action="store_true", help="encode --file with the class word")
+    parser.add_argument("--siblings", type=value, default=[], help="other texts to encode on a miss, JSON")
+    parser.add_argument("--swap", type=value, help="trigger and class word, JSON; captions are then encoded with both")
+    parser.add_argument(
+        "--as-class", action="store_true", help="encode --file with the class word in place of the trigger"
+    )
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "embeddings")
     lock, settings, store = arguments.lock, arguments.settings, arguments.store
-    text = read(arguments.file) if arguments.file else arguments.text
+    text = captions.read(arguments.file) if arguments.file else arguments.text
     if arguments.as_class:
         text = swapped(text, arguments.swap)
 
     def make() -> None:
         limit = EngineOptions.from_values(arguments.engine).limit
         device = jobs.torch_device(arguments.device, arguments.threads, limit, lock)
-        # Images of further data sets lie one folder deeper.
-        results = next(folder.parent for folder in arguments.output.parents if folder.name == "embeddings")
-        captions = [read(path) for path in sorted((results / "dataset").rglob("*.txt"))]
-        classes = [swapped(caption, arguments.swap) for caption in captions] if arguments.swap else []
-        wanted = dict.fromkeys([text, *arguments.sisters, *captions, *classes])
+        # The output may lie deeper: embeddings/<data set>/<image>.safetensors.
+        results = Results(next(folder.parent for folder in arguments.output.parents if folder.name == "embeddings"))
+        texts_of_images = [captions.read(path) for path in sorted(results.dataset.rglob("*.txt"))]
+        classes = [swapped(caption, arguments.swap) for caption in texts_of_images] if arguments.swap else []
+        wanted = dict.fromkeys([text, *arguments.siblings, *texts_of_images, *classes])
         log(f"encoding up to {len(wanted)} texts on {device}")
-        if not fits(lambda: texts.make(wanted, lock, settings, store, device, tell=log)):
-            log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
-            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), tell=log)
+        if not fits(lambda: texts.make(wanted, lock, settings, store, device, log)):
+            log("the text encoder does not fit into GPU memory: encoding on the CPU, which takes longer")
+            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), log)
 
     key = texts.key(text, lock, settings)
     jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, "encode-text", make)
@@ -49,7 +53,7 @@ def main() -> None:
 
 
 def fits(work: Callable[[], object]) -> bool:
-    """Do ``work``; False if the GPU's memory is too small for it."""
+    """Do ``work``; False if it ran out of GPU memory."""
     import torch
 
     try:
@@ -57,10 +61,6 @@ def fits(work: Callable[[], object]) -> bool:
     except torch.OutOfMemoryError:
         return False
     return True
-
-
-def read(path: Path) -> str:
-    return tidy(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hand out the chosen checkpoint as the LoRA to ship, if it passes the gate."""
+"""Copy the chosen checkpoint to the LoRA to ship, if the file passes verification."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from pathlib import Path
 
 from charloom.core import files
 from charloom.core.errors import UserError, cli
+from charloom.core.layout import Results
 from charloom.workflow import jobs
 
 
 def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("validation", type=files.read_json, help="validation.json")
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder with the checkpoints to choose from")
+    parser.add_argument("--results", type=Results, required=True, help="folder of the character's results")
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["name"])
     wanted = arguments.settings["checkpoint"]
     step = arguments.validation["step"] if wanted == "auto" else wanted
-    chosen = arguments.checkpoints / f"step-{step:06d}.safetensors"
+    chosen = arguments.results.checkpoint(step)
     if not chosen.is_file():
-        there = ", ".join(path.stem for path in sorted(arguments.checkpoints.glob("step-*.safetensors"))) or "none"
+        there = ", ".join(path.stem for path in arguments.results.checkpoints()) or "none"
         raise UserError(f"checkpoint: step {step} is not among {there}; set checkpoint: auto or one of these")
     from charloom.lora.verify import verify
     from charloom.zimage.shapes import module_shapes
 
-    config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # of the hub, it may have been cleared away
+    config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # the hub cache may have been cleared
     shapes = module_shapes(files.read_json(config)) if config.is_file() else None
     report = verify(chosen, shapes, own=True)
     for line in str(report).splitlines():

@@ -1,4 +1,4 @@
-"""Name every file of a base model by its digest in a small lock file, fetching it from the hub if need be."""
+"""Write the digests of a base model's files to a lock file; downloads the base from the hub if necessary."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def main() -> None:
     files.write_json(arguments.output, lock)
     log.quietly(f"{len(lock['files'])} files, {locks.size(lock) / 1e6:.1f} MB, in {lock['root']}")
     if "revision" in lock:
-        log.quietly(f"{lock['repo']} at {lock['revision']}; stays so until {arguments.output} is deleted")
+        log.quietly(f"{lock['repo']} at {lock['revision']}; pinned until {arguments.output} is deleted")
 
 
 def check_torch(name: str) -> None:
-    """Fail before gigabytes are fetched for a torch that could not use them on any machine."""
+    """Fail before gigabytes are downloaded for a torch build that cannot use a GPU at all."""
     import torch
 
     if not (torch.version.cuda or torch.version.hip or torch.backends.mps.is_built()):
         raise UserError(
-            f"base {name} wants a GPU and torch {torch.__version__} is a build for CPUs alone: install another, or set "
-            "device: cpu if you mean it"
+            f"base {name} needs a GPU and torch {torch.__version__} is a CPU-only build: install another, or set "
+            "device: cpu to run on the CPU anyway"
         )
 
 

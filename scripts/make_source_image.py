@@ -1,4 +1,4 @@
-"""Make one image of a character: draw it, or take it from the user's folder."""
+"""Make one image of a character: draw it, or copy it from the user's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from charloom.workflow.arguments import path
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("--user-file", type=path, help="the user's image; nothing for one that is drawn")
+    parser.add_argument("--user-file", type=path, help="the user's image; null if the image is drawn")
     arguments = parser.parse_args()
     inputs = [str(arguments.user_file)] if arguments.user_file else []
     with files.whole(arguments.output) as temporary:

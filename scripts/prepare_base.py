@@ -12,7 +12,7 @@ from charloom.workflow import jobs, prepared
 def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("lock", type=files.read_json, help="lock file of the base")
-    parser.add_argument("--record", type=Path, required=True, help="file for the record of what was merged")
+    parser.add_argument("--record", type=Path, required=True, help="file for a record of what was merged")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.lock['name']}")
     record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log)

@@ -1,4 +1,4 @@
-"""Draw one sample prompt with one checkpoint; on a miss, all prompts with all checkpoints that are there."""
+"""Draw a sample prompt with a checkpoint; if it is not stored, draw all prompts with all existing checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def main() -> None:
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint; 0 is the base alone")
     parser.add_argument("--prompt", required=True, help="name of the prompt: 01, 02, ...")
-    parser.add_argument("--sisters", type=value, default={"steps": [], "prompts": {}}, help="steps and prompts, JSON")
+    parser.add_argument(
+        "--siblings", type=value, default={"steps": [], "prompts": {}}, help="what to draw on a miss, JSON"
+    )
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "samples")
@@ -31,7 +33,7 @@ def main() -> None:
     def make() -> None:
         options = EngineOptions.from_values(arguments.engine)
         device = jobs.torch_device(arguments.device, arguments.threads, options.limit, arguments.lock)
-        others = [one for one in previews.all(arguments.sisters) if one.key != own.key]
+        others = [one for one in previews.all(arguments.siblings) if one.key != own.key]
         samples.make(previews, [own, *others], arguments.store, device, log, options)
 
     jobs.serve(arguments.store, samples.KIND, own.key, ".png", arguments.output, "sample", make)

@@ -1,4 +1,4 @@
-"""Bring a training run to a step: out of the store, or by training on from the last state that is stored."""
+"""Get the checkpoint of a step: from the store, or by training on from the last stored state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from charloom.core import files
 from charloom.core.errors import cli
+from charloom.core.layout import Results
 from charloom.engine.options import EngineOptions
 from charloom.train.keys import METRICS
 from charloom.workflow import jobs, training
@@ -19,8 +20,10 @@ def main() -> None:
     parser.add_argument("--transformer", type=Path, required=True, help="prepared transformer")
     parser.add_argument("--record", type=files.read_json, required=True, help="record of the prepared transformer")
     parser.add_argument("--step", type=int, required=True, help="step of the checkpoint to write")
-    parser.add_argument("--until", type=int, required=True, help="step up to which one start may run ahead")
-    parser.add_argument("--every", type=int, required=True, help="steps from checkpoint to checkpoint")
+    parser.add_argument(
+        "--until", type=int, required=True, help="step to which this start of the trainer may run ahead"
+    )
+    parser.add_argument("--every", type=int, required=True, help="optimizer steps between checkpoints")
     parser.add_argument("--last", type=int, required=True, help="last step of the run")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
@@ -29,6 +32,7 @@ def main() -> None:
     settings = training.settings_of(slice_, every=arguments.every, last=arguments.last)
     run = training.key(settings, slice_, arguments.manifest, arguments.record)
     log.quietly(f"run {run}")
+    results = Results(arguments.manifest.parent)
 
     def make() -> None:
         log(f"training to step {arguments.until}; loading torch and the base")
@@ -42,7 +46,7 @@ def main() -> None:
             run_key=run,
             manifest=arguments.manifest,
             load_model=lambda dtype, device: prepared.load(arguments.lock, arguments.transformer, dtype, device),
-            log_dir=arguments.manifest.parent / "training",
+            log_dir=results.training,
             title=slice_["header"]["title"],
             trigger=slice_["header"]["trigger"],
             device=str(device),
@@ -51,15 +55,14 @@ def main() -> None:
             provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
         )
         train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)), tell=log)
-        # A store that was thinned out may hold the goal and lack this step.
+        # A pruned store may hold the last step and lack this one.
         train(job, store, arguments.step, on_progress=lambda progress: log(str(progress)), tell=log)
 
     key = training.entry(run, arguments.step)
     jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)
-    # Also where nothing was trained: the curve belongs to these settings, not to the run that came last.
-    curve = arguments.manifest.parent / "training" / "metrics.jsonl"
-    if not store.fetch(METRICS, training.entry(run, arguments.last), ".jsonl", curve):
-        store.fetch(METRICS, key, ".jsonl", curve)
+    # Even if nothing was trained: the curve on disk may be from a run with other settings.
+    if not store.fetch(METRICS, training.entry(run, arguments.last), ".jsonl", results.metrics):
+        store.fetch(METRICS, key, ".jsonl", results.metrics)
 
 
 if __name__ == "__main__":

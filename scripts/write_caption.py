@@ -1,4 +1,4 @@
-"""Write one caption: the user's own if there is one, the one that the grammar gives, or the default."""
+"""Write a caption: the user's own if there is one, else by the grammar, else the default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from charloom.workflow.arguments import path
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("--user-file", type=path, help="the user's caption, which wins; nothing if there is none")
+    parser.add_argument(
+        "--user-file", type=path, help="the user's caption, which takes precedence; null if there is none"
+    )
     arguments = parser.parse_args()
     text = arguments.settings.get("caption")
     if arguments.user_file:

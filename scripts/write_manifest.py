@@ -1,4 +1,4 @@
-"""Write the manifest of a data set: every image, caption, latent and embedding by its digest."""
+"""Write the manifest of a data set: the digests of its images, captions, latents and embeddings."""
 
 from __future__ import annotations
 

@@ -176,3 +176,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.returncode == 0, made.stderr
     assert small_project.planned(folder) == {}
     return folder
+
+
+@pytest.fixture
+def mara(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The character of the small project, in whose folder the test runs."""
+    import small_project
+
+    from charloom.config.project import load
+
+    monkeypatch.chdir(tmp_path)
+    return load(small_project.make(tmp_path)).characters["mara"]

@@ -13,7 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from PIL import Image
+
+from charloom.config.character import Character
+from charloom.config.project import load
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("Snakefile", "charloom", "rules", "scripts", "profiles", "envs", "config/schemas")
@@ -171,3 +176,31 @@ def replace(folder: Path, file: str, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def run_script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script of a rule with this code and nothing else on the path."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def picture(path: Path, size: tuple[int, int] = (1300, 1200), seed: int = 0) -> Path:
+    """An image with something to see, different for each seed."""
+    generator = np.random.default_rng(seed)
+    image = Image.fromarray(generator.integers(0, 256, (24, 26, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.NEAREST
+    )
+    image.save(path)
+    return path
+
+
+def with_sets(folder: Path, **changes: object) -> Character:
+    """Mara with a regularisation set of two images, one of them without a text, and the given changes to it."""
+    (folder / "others").mkdir()
+    for name in ("a-1", "a-2"):
+        picture(folder / f"others/{name}.png", (80, 64))
+    (folder / "others/a-1.txt").write_text("a photo of a woman")
+    entry = {"name": "others", "path": "others", "regularization": True, "default_caption": "somebody", **changes}
+    edit(folder / "config/characters/mara.yaml", datasets=[entry])
+    return load(folder).characters["mara"]

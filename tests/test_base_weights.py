@@ -447,7 +447,7 @@ def test_room_on_the_disk_is_checked_before_the_prepared_base(
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
 def test_auto_leaves_no_big_base_to_the_cpu() -> None:
     lock = {"name": "z-image-turbo", "files": {"a": {"size": 12e9}, "b": {"size": 20e9}}}
-    with pytest.raises(UserError, match=r"z-image-turbo \(32 GB\) wants a GPU .* or set device: cpu"):
+    with pytest.raises(UserError, match=r"z-image-turbo \(32 GB\) needs a GPU .* or set device: cpu"):
         jobs.torch_device("auto", 1, lock=lock)
     assert jobs.torch_device("cpu", 1, lock=lock).type == "cpu"
     small = {"name": "paperdoll", "files": {"a": {"size": 2e7}}}
@@ -465,7 +465,7 @@ def test_nothing_is_fetched_for_a_torch_without_a_gpu(tmp_path: Path, device: st
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 1 and "is a build for CPUs alone" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 1 and "is a CPU-only build" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_the_slice_of_a_base_says_only_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -126,15 +127,15 @@ job    count
 [now]
 Job 97: leyla: caption fullbody-10
 Reason: Params have changed since last execution: before, now
-python /repo/scripts/write_caption.py --settings '{"caption": "Job 1: x"}' --output a
+run write_caption --settings '{"caption": "Job 1: x --log logs/x"}' --output a 2> results/leyla/logs/write_caption/a.log
 [now]
 Job 3: leyla: embedding of fullbody-10
 Reason: Input files updated by another job: results/leyla/dataset/fullbody-10.txt
-python /repo/scripts/encode_text.py x
+run encode_text x --log results/leyla/logs/encode_caption/fullbody-10.log
 [now]
 Job 4: leyla: embedding of fullbody-09
 Reason: Updated input files: config/captions/leyla/fullbody-09.txt; Input files updated by another job: a
-python /repo/scripts/encode_text.py x
+run encode_text x --log results/leyla/logs/encode_caption/fullbody-09.log
 [now]
 Job 5: base paperdoll
 Reason: Missing output files: work/bases/paperdoll.lock.json
@@ -148,8 +149,8 @@ Reason: Forced execution
 def test_plan_groups_jobs_and_keeps_the_first_causes():
     found = {(group.who, group.rule): group for group in planning.groups(DRY)}
     assert found["leyla", "write_caption"].causes == {"its settings changed": 1}
-    assert found["leyla", "encode_text"].causes == {"follows from that": 1, "its input changed": 1}
-    assert found["leyla", "encode_text"].files == ["config/captions/leyla/fullbody-09.txt"]
+    assert found["leyla", "encode_caption"].causes == {"follows from that": 1, "its input changed": 1}
+    assert found["leyla", "encode_caption"].files == ["config/captions/leyla/fullbody-09.txt"]
     assert found["", "lock_base"].jobs == 1
     lines = planning.summary(list(found.values()))
     assert found["leyla", "step"].causes == {"forced": 1}
@@ -163,6 +164,7 @@ def test_plan_asks_snakemake(root, monkeypatch):
         (root / name).symlink_to(ROOT / name)
     text = said(call("plan", "nika"))
     assert "train segment" in text and "not made yet" in text and "leyla:" not in text
+    assert {"make reference", "encode caption", "encode text"} <= set(re.findall(r"^  (\w+ \w+) ", text, re.MULTILINE))
     wrong = call("plan", "results/nobody/final.safetensors")
     assert wrong.exit_code == 1
     assert said(wrong).startswith("error: nothing makes results/nobody/final.safetensors; name a character (")

@@ -560,7 +560,7 @@ def test_a_prompt_has_its_own_settings(project: Path, own: dict[str, Any], expec
     edit(project / MARA, sample_prompts=[CHARACTER["sample_prompts"][0], second])
     after = slices.samples(load(project).characters["mara"])
     assert after["01"] == before["01"]
-    old, new = json.loads(before["02"]), json.loads(after["02"])
+    old, new = before["02"], after["02"]
     assert [key for key in new if new[key] != old[key]] == [expected] and new[expected] == own[expected]
 
 
@@ -578,11 +578,11 @@ def test_a_prompt_has_its_own_settings(project: Path, own: dict[str, Any], expec
 def test_knobs_of_previews(project: Path, knob: dict[str, Any], changed: dict[str, list[str]]) -> None:
     """Each changes its own setting of the previews, and never the training."""
     person = load(project).characters["mara"]
-    before = {name: json.loads(text) for name, text in slices.samples(person).items()}
+    before = slices.samples(person)
     train = slices.train(person)
     edit(project / MARA, recipe={"sample": knob})
     person = load(project).characters["mara"]
-    after = {name: json.loads(text) for name, text in slices.samples(person).items()}
+    after = slices.samples(person)
     assert {name: [k for k in after[name] if after[name][k] != before[name][k]] for name in after} == changed
     assert slices.train(person) == train
 

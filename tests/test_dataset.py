@@ -1,161 +1,30 @@
-"""From phrases to a data set: captions, prompts, crops, sources, and the checks before training."""
+"""Crops, image sources, extra data sets and the manifest."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_project
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
+from small_project import picture, run_script, with_sets
 
 from charloom.base import locks
-from charloom.config.character import Character, Shot
+from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.core import contents, pictures, words
 from charloom.core.errors import UserError
 from charloom.core.store import Store
-from charloom.dataset import captions, lint, manifest, prompts
+from charloom.dataset import lint, manifest
 from charloom.dataset.crop import crop_file
 from charloom.dataset.sources import folder as folder_source
 from charloom.dataset.sources import paperdoll as paperdoll_source
-from charloom.report import prompt_sheet
 from charloom.workflow import jobs, slices
 
-
-@pytest.fixture
-def mara(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Character:
-    monkeypatch.chdir(tmp_path)
-    return load(small_project.make(tmp_path)).characters["mara"]
-
-
-# captions
-
-
-def test_captions_follow_the_grammar(mara: Character) -> None:
-    assert [captions.caption(mara, shot) for shot in mara.shots] == [
-        "a close-up portrait photo of m4ra, a woman with curly black hair and green eyes, frontal view, soft smile, "
-        "wearing a white t-shirt, gold hoop earrings, light gray studio background",
-        "a medium shot photo of m4ra, a woman with curly black hair, side profile, arms crossed, serious expression, "
-        "wearing a black hoodie, white studio background",
-        "a full body photo of m4ra, a woman with curly black hair, seen from behind, standing with arms at her sides, "
-        "wearing a beige pantsuit, beach",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "visible"),
-    [
-        ({}, True),
-        ({"view": "three-quarter view"}, True),
-        ({"view": "side profile"}, False),
-        ({"view": "seen from behind"}, False),
-        ({"accessories": ("sunglasses",)}, False),
-        ({"expression": "serene expression with closed eyes"}, False),
-    ],
-)
-def test_eyes_are_named_only_where_they_are_seen(changes: dict, visible: bool) -> None:
-    shot = Shot(
-        **{"name": "a", "tier": "medium", "view": "frontal view", "outfit": "a hoodie", "background": "b", **changes}
-    )
-    assert captions.eyes_visible(shot) is visible
-
-
-def run_script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(small_project.ROOT / "scripts" / f"{name}.py"), *arguments]
-    environment = {"PYTHONPATH": str(small_project.ROOT), "PATH": ""}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_a_caption_by_hand_wins(mara: Character, tmp_path: Path) -> None:
-    own = tmp_path / "own.txt"
-    own.write_text("m4ra,\n  in my words \n", encoding="utf-8-sig")
-    settings = ["--settings", slices.caption(mara, "closeup-01")]
-    assert run_script("write_caption", *settings, "--output", "a.txt", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "a.txt").read_text().startswith("a close-up portrait photo of m4ra")
-    assert (
-        run_script("write_caption", "--user-file", "own.txt", *settings, "--output", "b.txt", cwd=tmp_path).returncode
-        == 0
-    )
-    assert (tmp_path / "b.txt").read_text() == "m4ra, in my words\n"
-    own.write_text(" \n")
-    failed = run_script("write_caption", "--user-file", "own.txt", *settings, "--output", "b.txt", cwd=tmp_path)
-    assert failed.stderr == "error: own.txt: is empty; write a caption, or set default_caption\n"
-    assert (tmp_path / "b.txt").read_text() == "m4ra, in my words\n"
-
-
-def test_a_caption_beside_the_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(small_project.make(tmp_path))
-    Path("photos").mkdir()
-    shots = [dict(shot) for shot in small_project.CHARACTER["shots"]]
-    shots[1]["file"] = "My 2.JPG"
-    for name in ("closeup-01.txt", "My 2.txt", "medium-01.txt", "reference.txt"):
-        Path("photos", name).write_text("m4ra")
-    changes = {"images": {"source": "folder", "path": "photos", "count": 3}, "shots": shots}
-    small_project.edit(Path("config/characters/mara.yaml"), **changes)
-    person = load(".").characters["mara"]
-    files = [person.caption_file(shot) for shot in person.shots]
-    assert files == [Path("photos/closeup-01.txt"), Path("photos/My 2.txt"), None]
-    assert [(entry.where, entry.what.partition(",")[0]) for entry in person.unused_files()] == [
-        ("photos/medium-01.txt", "no image of a shot is called like it")
-    ]
-    own = Path("config/captions/mara/closeup-01.txt")
-    own.parent.mkdir(parents=True)
-    own.write_text("m4ra")
-    assert person.caption_file(person.shots[0]) == own
-    own.unlink()
-    small_project.edit(Path("config/characters/mara.yaml"), images={"source": "paperdoll", "count": 3})
-    person = load(".").characters["mara"]
-    assert person.caption_file(person.shots[0]) is None and "unused" not in slices.lint(person)
-
-
-# the prompt sheet
-
-
-def test_the_appearance_is_in_every_prompt_and_the_trigger_in_none(mara: Character) -> None:
-    sheet = prompts.sheet(json.loads(slices.prompt_sheet(mara)))
-    assert len(sheet.shots) == 3
-    assert all(mara.appearance in prompt and "m4ra" not in prompt for _, _, prompt in sheet.shots)
-    assert "standing with arms at her sides, wearing a beige pantsuit, beach" in sheet.shots[2][2]
-    text, page = prompts.as_text(sheet), prompt_sheet.as_html(sheet)
-    assert [line for line in text.splitlines() if line.startswith("# ")][1:] == [
-        "# closeup-01",
-        "# medium-01",
-        "# fullbody-01",
-    ]
-    assert page.count("<article ") == 4 and page.count(">Copy</button>") == 4
-    assert "m4ra" not in page and "http" not in page and "%NAME%" not in page
-
-
-def test_the_sheet_escapes_what_users_write(mara: Character) -> None:
-    settings = json.loads(slices.prompt_sheet(mara))
-    page = prompt_sheet.as_html(
-        prompts.sheet({**settings, "name": "<b>", "appearance": "a & <script>alert(1)</script>"})
-    )
-    assert "<script>alert" not in page and "&lt;b&gt;: prompt sheet" in page
-
-
-def test_without_a_concept_the_sheet_has_no_reference(mara: Character) -> None:
-    sheet = prompts.sheet({**json.loads(slices.prompt_sheet(mara)), "concept": ""})
-    assert prompts.as_text(sheet).startswith("# closeup-01\n")
-    assert prompt_sheet.as_html(sheet).count("<article ") == 3
-
-
 # crops
-
-
-def picture(path: Path, size: tuple[int, int] = (1300, 1200), seed: int = 0) -> Path:
-    """An image with something to see, different for each seed."""
-    generator = np.random.default_rng(seed)
-    image = Image.fromarray(generator.integers(0, 256, (24, 26, 3), dtype=np.uint8)).resize(
-        size, Image.Resampling.NEAREST
-    )
-    image.save(path)
-    return path
 
 
 def test_a_crop_loses_nothing_but_the_edges(tmp_path: Path) -> None:
@@ -250,22 +119,11 @@ def test_own_images_are_copied_as_they_are(tmp_path: Path) -> None:
     with Image.open(tmp_path / "d.png") as image:
         assert image.mode == "RGB"
     assert pictures.read(tmp_path / "d.png").notes == (pictures.FLATTENED,)
-    with pytest.raises(UserError, match="gone from the folder"):
+    with pytest.raises(UserError, match="no longer in the folder"):
         folder_source.make({}, [], tmp_path / "c.png")
 
 
-# further data sets and default captions
-
-
-def with_sets(folder: Path, **changes: object) -> Character:
-    """Mara with a regularisation set of two images, one of them without a text, and the given changes to it."""
-    (folder / "others").mkdir()
-    for name in ("a-1", "a-2"):
-        picture(folder / f"others/{name}.png", (80, 64))
-    (folder / "others/a-1.txt").write_text("a photo of a woman")
-    entry = {"name": "others", "path": "others", "regularization": True, "default_caption": "somebody", **changes}
-    small_project.edit(folder / "config/characters/mara.yaml", datasets=[entry])
-    return load(folder).characters["mara"]
+# further data sets
 
 
 def test_further_sets_take_the_same_way(mara: Character, tmp_path: Path) -> None:
@@ -324,169 +182,6 @@ def test_class_captions_have_the_class_word_for_the_trigger(mara: Character, tmp
     assert json.loads(slices.swap(person)) == ["m4ra", "girl"]
     assert words.swapped("M4ra, m4rab and m4ra", ["m4ra", "girl"]) == "girl, m4rab and girl"
     assert slices.texts(person) == slices.texts(mara)
-
-
-def test_captions_of_further_sets_are_checked(tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir()
-    for name, text in (("a", "a photo of m4ra"), ("b", "a photo of somebody"), ("c", "word " * 600)):
-        (tmp_path / f"s/{name}.txt").write_text(text)
-
-    def found(regularization: bool, flips: list[bool]) -> list[str]:
-        part = {"name": "s", "items": ["s/a", "s/b", "s/c"], "regularization": regularization, "flips": flips}
-        return [line.split(";")[0] for line in checked(tmp_path, sets=[part])]
-
-    long = "warning: s/c.txt: has about 600 tokens, and only the first 504 are read"
-    assert found(True, [True, False]) == [
-        "error: s/a.txt: holds the trigger m4ra, but regularisation images show others",
-        long,
-    ]
-    assert found(False, [False, True]) == [
-        "warning: datasets.s: flips teach that a face is symmetric",
-        "warning: s/b.txt: has the trigger m4ra 0 times",
-        "warning: s/c.txt: has the trigger m4ra 0 times",
-        "warning: s/c.txt: has 600 words",
-        long,
-    ]
-
-
-def test_flips_of_the_recipe_reach_the_check(mara: Character, tmp_path: Path) -> None:
-    assert lint._plan({**json.loads(slices.lint(mara)), "shots": []}) == []
-    for axis in ("flip_x", "flip_y"):
-        small_project.edit(tmp_path / "config/characters/mara.yaml", recipe={"data": {axis: True}})
-        settings = json.loads(slices.lint(load(tmp_path).characters["mara"]))
-        found = lint._plan({**settings, "shots": []})
-        assert [f.level for f in found] == ["warning"] and "flips teach" in found[0].what
-
-
-# the checks
-
-
-SETTINGS = {"trigger": "m4ra", "minimum": 64, "flips": [False, False]}
-
-
-def checked(folder: Path, count: int = 6, **settings: object) -> list[str]:
-    """Findings about ``count`` shots, whose files are made where they are missing."""
-    shots = [{"name": f"s{i}", "tier": "medium", "view": "frontal view", "expression": ""} for i in range(count)]
-    for index in range(count):
-        if not (folder / f"s{index}.png").exists():
-            picture(folder / f"s{index}.png", (600, 600), seed=index)
-        if not (folder / f"s{index}.txt").exists():
-            (folder / f"s{index}.txt").write_text(f"a photo of m4ra, pose {index}")
-    settings = {**SETTINGS, "shots": shots, **settings}
-    for name in lint.names(settings)[count:]:
-        if not (folder / f"{name}.png").exists():
-            picture(folder / f"{name}.png", (600, 600), seed=len(name) + ord(name[-1]))
-    facts = {name: lint.facts(folder / f"{name}.png") for name in lint.names(settings)}
-    items, unread = lint.made(folder, settings, facts)
-    return [str(finding) for finding in unread + lint.lint(items, settings) if finding.where != "plan"]
-
-
-def test_a_good_data_set_has_no_findings(tmp_path: Path) -> None:
-    assert checked(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("caption", "finding"),
-    [
-        ("a photo of a woman", "error: s0.txt: the trigger m4ra is missing; it must be there exactly once"),
-        ("m4ra, M4RA", "error: s0.txt: the trigger m4ra is there 2 times; it must be there exactly once"),
-        (
-            "m4ra, " + "_,-" * 400,
-            "warning: s0.txt: has about 604 tokens, and only the first 504 are read; shorten it",
-        ),
-        ("m4ra " + "word " * 100, "warning: s0.txt: has 101 words; name what varies and no more"),
-        (
-            "m4ra, high cheekbones",
-            "warning: s0.txt: cheekbones: is identity, which the trigger must carry; take it out",
-        ),
-        ("m4ra, pose 1 of m4rab", None),
-        ("a photo of m4ra, pose 1", "warning: s0.txt, s1.txt: are word for word the same; "),
-    ],
-)
-def test_captions_are_checked(tmp_path: Path, caption: str, finding: str | None) -> None:
-    (tmp_path / "s0.txt").write_text(caption)
-    found = checked(tmp_path)
-    assert len(found) == (finding is not None)
-    assert all(line.startswith(finding) for line in found)
-
-
-@pytest.mark.parametrize(
-    ("trigger", "level"),
-    [("l3yla", None), ("ohwx", None), ("leyla", "error"), ("Maria", "error"), ("zorbl", "warning"), ("a1", "warning")],
-)
-def test_triggers_are_checked(trigger: str, level: str | None) -> None:
-    found = lint._trigger({"trigger": trigger})
-    assert [finding.level for finding in found] == ([level] if level else [])
-
-
-def test_the_balance_of_a_plan_is_checked() -> None:
-    shot = {"name": "a", "tier": "close-up", "view": "frontal view", "expression": "soft smile"}
-    found = [str(finding) for finding in lint._plan({"shots": [shot] * 10, "flips": [True, False]})]
-    assert found[0].startswith("warning: recipe.data: flips teach")
-    for part in (
-        "10 of 10 shots are close-up",
-        "0 profiles",
-        "looks up",
-        "smile more than once",
-        "from behind",
-        "0 of 10",
-    ):
-        assert any(part in line for line in found), part
-
-
-def test_twins_blur_and_small_images_are_found(tmp_path: Path) -> None:
-    with Image.open(picture(tmp_path / "s0.png", (600, 600), seed=0)) as image:
-        image.copy().save(tmp_path / "s1.png", compress_level=1)
-        image.point(lambda level: min(255, level + 2)).save(tmp_path / "s2.png")
-    with Image.open(picture(tmp_path / "s3.png", (600, 600), seed=3)) as image:
-        image.filter(ImageFilter.GaussianBlur(20)).save(tmp_path / "s3.png")
-    picture(tmp_path / "s4.png", (600, 63), seed=4)
-    assert checked(tmp_path) == [
-        "error: s4.png: 600x63 is less than 64 pixels at an edge; use a larger image",
-        "error: s0.png, s1.png: are the same image; replace one of them",
-        "warning: s3.png: looks blurred; a LoRA learns that too; replace it",
-        "warning: s0.png, s2.png: are almost the same image; replace one of them",
-    ]
-
-
-def test_images_that_were_transparent_are_named(tmp_path: Path) -> None:
-    with Image.open(picture(tmp_path / "clear.png", (600, 600), seed=0)) as image:
-        image.putalpha(200)
-        image.save(tmp_path / "clear.png")
-    crop_file(tmp_path / "clear.png", tmp_path / "s0.png", right=0, bottom=0, minimum=64)
-    assert checked(tmp_path) == [
-        "warning: s0.png: was transparent and stands on white now; give it a background of its own"
-    ]
-
-
-def test_a_watermark_that_is_still_there_is_found(tmp_path: Path) -> None:
-    for marked in (False, True):
-        for index in range(6):
-            image = Image.new("RGB", (600, 600), (40 + 30 * index, 90, 200 - 25 * index))
-            with Image.open(picture(tmp_path / "noise.png", (400, 400), seed=index)) as noise:
-                image.paste(noise, (100, 150))
-            if marked:
-                ImageDraw.Draw(image).regular_polygon((575, 575, 12), 4, fill=(250, 250, 250))
-            image.save(tmp_path / f"s{index}.png")
-        found = checked(tmp_path)
-        assert len(found) == marked
-    assert found[0].startswith("error: images: the same mark is in the bottom right corner of most of them; raise crop")
-
-
-def test_the_lint_script_keeps_its_facts_and_stops_on_errors(tmp_path: Path) -> None:
-    checked(tmp_path, 2)
-    shots = [{"name": f"s{i}", "tier": "medium", "view": "frontal view", "expression": ""} for i in range(2)]
-    settings = json.dumps({**SETTINGS, "character": "mara", "shots": shots})
-    arguments = ["--dataset", ".", "--settings", settings, "--store", "store", "--output", "lint.json", "--log", "log"]
-    assert run_script("lint_dataset", *arguments, cwd=tmp_path).returncode == 0
-    assert len(list((tmp_path / "store/image-facts").glob("*/*.json"))) == 2
-    assert json.loads((tmp_path / "lint.json").read_text())["errors"] == 0
-    (tmp_path / "lint.json").unlink()
-    (tmp_path / "s0.txt").write_text("nobody")
-    failed = run_script("lint_dataset", *arguments, cwd=tmp_path)
-    assert failed.returncode == 1 and not (tmp_path / "lint.json").exists()
-    assert "error: mara: s0.txt: the trigger m4ra is missing" in failed.stderr
-    assert "the trigger m4ra is missing" in (tmp_path / "log").read_text()
 
 
 # manifest and base

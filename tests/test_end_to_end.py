@@ -121,14 +121,18 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     steps[-1].unlink()
     save_file(tensors, steps[-1])
     script, lock = small_project.ROOT / "scripts/export_final.py", copy / "work/bases/mini.lock.json"
-    folder, validation = steps[-1].parent, copy / "results/mara/validation.json"
-    command = [sys.executable, script, validation, "--checkpoints", folder, "--lock", lock]
+    results = copy / "results/mara"
+    command = [sys.executable, script, results / "validation.json", "--results", results, "--lock", lock]
     settings = json.dumps({"checkpoint": 6, "name": "Mara"})
     result = subprocess.run(
         [*command, "--settings", settings, "--output", final], cwd=copy, capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert "step-000006.safetensors" in result.stderr and "NaN or infinity in 1 of" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        "step-000006.safetensors" in result.stderr
+        and "NaN or infinity in 1 of" in result.stderr
+        and "Traceback" not in result.stderr
+    )
     assert final.read_bytes() == before
 
 

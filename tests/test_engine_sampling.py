@@ -176,7 +176,7 @@ def test_previews_with_little_memory_are_the_same_and_say_so(previews, tmp_path,
     lora.mkdir()
     for step in steps:
         write_safetensors(lora / f"step-{step:06d}.safetensors", lora_of(build_transformer(), step), {})
-    prompts = {f"{n:02d}": json.dumps({**plan, "seed": n}) for n in (1, 2, 3)}
+    prompts = {f"{n:02d}": {**plan, "seed": n} for n in (1, 2, 3)}
     wanted = previews.all({"steps": [0, *steps], "prompts": prompts})
     assert len(wanted) == 9
 
@@ -348,7 +348,7 @@ def test_previews_with_and_without_compiled_blocks(previews, tmp_path, monkeypat
     for step in (2, 4):
         path = tmp_path / f"results/checkpoints/step-{step:06d}.safetensors"
         write_safetensors(path, lora_of(build_transformer(), step), {})
-    prompts = {f"{n:02d}": json.dumps({**plan, "seed": n}) for n in (1, 2, 3)}
+    prompts = {f"{n:02d}": {**plan, "seed": n} for n in (1, 2, 3)}
     wanted = previews.all({"steps": [0, 2, 4], "prompts": prompts})
 
     def drawn(name: str, threshold: int) -> np.ndarray:

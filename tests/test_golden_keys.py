@@ -7,7 +7,9 @@ import json
 import golden_keys
 import pytest
 
+from charloom.config import project
 from charloom.core import versions
+from charloom.workflow import slices
 
 
 def changes(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
@@ -41,3 +43,19 @@ def test_a_changed_slice_is_named(monkeypatch):
 
 def test_every_slice_function_is_called():
     assert "-" not in {digest for group in golden_keys.collect().values() for digest in group.values()}
+
+
+def test_no_slice_holds_json_as_text():
+    """Values are decoded once; a string of JSON inside JSON would have to be decoded again by whoever reads it."""
+
+    def strings(value):
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (dict, list)):
+            for part in value.values() if isinstance(value, dict) else value:
+                yield from strings(part)
+
+    workflow = project.load(golden_keys.ROOT)
+    for character in workflow.characters.values():
+        for slice_ in (slices.other_samples(character), slices.report(character, workflow.bases[character.base])):
+            assert not [text for text in strings(json.loads(slice_)) if text.startswith(("{", "["))]

@@ -136,7 +136,7 @@ def test_an_image_is_that_of_one_shot(tmp_path: Path, monkeypatch: pytest.Monkey
     shots[1]["file"] = file
     of_folder(tmp_path, monkeypatch, shots=shots)
     lines = folder.problems(mara())
-    said = "shots.medium-01.file: closeup-01.png is the image of closeup-01 already; give each shot an image of its own"
+    said = "shots.medium-01.file: closeup-01.png is already the image of closeup-01; give each shot an image of its own"
     assert lines == ([said] if twice else [])
 
 

@@ -135,7 +135,7 @@ def test_drawn_pictures_are_checked_once_they_are_there(tmp_path: Path, monkeypa
     noise(Path("results/mara/dataset/medium-01.png"), 1, (100, 100))
     lines = lint(code=1)
     assert "2 images are not drawn yet" in "\n".join(lines)
-    assert any("medium-01.png: 100x100 is less than 1024 pixels" in line for line in lines)
+    assert any("medium-01.png: 100x100 has a side below 1024 pixels" in line for line in lines)
 
 
 def test_files_that_nothing_reads_are_named(project: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_rule_names_the_same_files(project: Path) -> None:
     (dataset / "medium-01.txt").write_text("nobody")
     (dataset / "more/b.png").write_bytes(b"nothing")
     settings = slices.lint(person, load().bases["mini"])
-    command = [sys.executable, str(small_project.ROOT / "scripts/lint_dataset.py"), "--dataset", str(dataset)]
+    command = [sys.executable, str(small_project.ROOT / "scripts/lint_dataset.py"), "--results", str(dataset.parent)]
     command += ["--settings", settings, "--store", "store", "--output", "lint.json", "--log", "log"]
     environment = {"PYTHONPATH": str(small_project.ROOT), "PATH": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -271,10 +271,12 @@ def test_a_plan_names_the_knob_and_the_file(project: Path, monkeypatch: pytest.M
 
 def test_the_snakefile_imports_nothing_heavy(tmp_path: Path) -> None:
     folder = small_project.make(tmp_path)
+    common = (small_project.ROOT / "rules/common.smk").read_text()
+    imports = re.findall(r"^(?:from charloom|import )\S*.*$", common, flags=re.MULTILINE)
+    assert sum("charloom" in line for line in imports) > 5
     code = (
-        "import sys; from charloom.workflow import arguments, slices, targets; from charloom.base import locks;"
-        "from charloom.config.project import read; read('.'); from charloom.core import contents;"
-        "print(sorted({'torch', 'pandas', 'numpy', 'PIL', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+        "; ".join([*imports, "import sys", "read('.')"])
+        + ";print(sorted({'torch', 'pandas', 'numpy', 'PIL', 'diffusers', 'matplotlib'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(small_project.ROOT)}
     run = subprocess.run(

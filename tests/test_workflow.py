@@ -27,7 +27,7 @@ def project(finished: Path, tmp_path: Path) -> Path:
 
 def reword_docstrings(folder: Path) -> None:
     for name in ("captions", "crop", "lint"):
-        path = folder / "charloom" / f"{name}.py"
+        path = folder / "charloom/dataset" / f"{name}.py"
         path.write_text(path.read_text().replace('"""', '"""Again. ', 1))
 
 
@@ -106,7 +106,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     ),
     "a training resolution": (
         lambda p: replace(p, "config/bases/mini.yaml", "- 128", "- 192"),
-        {"encode_latents": 3, "write_manifest": 1, **AFTER_DATA},
+        {"encode_latents": 3, "lint_dataset": 1, "write_manifest": 1, **AFTER_DATA},
     ),
     "how the GPU is used": (
         lambda p: replace(p, CONFIG, "recipe:\n", "recipe:\n  memory: 9.5\n  engine: {compile: false}\n"),
@@ -228,7 +228,10 @@ def test_an_edit_of_a_further_set_costs_only_what_depends_on_it(project: Path, m
     assert (project / "results/mara/latents/others/a-2.safetensors").is_file()
     changes: list[tuple[Callable[[], object], dict[str, int]]] = [
         (lambda: further_set(project, weight=0.5), {"write_manifest": 1}),
-        (lambda: further_set(project, resolutions=[64]), {"encode_latents": 2, "write_manifest": 1}),
+        (
+            lambda: further_set(project, resolutions=[64]),
+            {"encode_latents": 2, "lint_dataset": 1, "write_manifest": 1},
+        ),
         (
             lambda: further_set(project, default_caption="nobody"),
             {"write_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1},

@@ -17,6 +17,7 @@ from charloom.base import hub
 from charloom.core.canonical import digest
 from charloom.core.contents import remembered
 from charloom.core.errors import UserError
+from charloom.core.layout import WORK
 from charloom.core.store import Store
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -217,4 +218,4 @@ def _label(name: str) -> str:
 
 
 def _lock_file(lock: dict[str, Any]) -> str:
-    return f"work/bases/{lock['name']}.lock.json"
+    return WORK.lock(lock["name"]).as_posix()

@@ -1,7 +1,7 @@
-"""What changed in the settings of a rule, in words: out of the reason that Snakemake gives for running it.
+"""What changed in the settings of a rule, in words, from the reason that Snakemake gives for running it.
 
-Snakemake says which values of ``params`` it had recorded and which there are now. Of a rule here these are a slice of
-the settings (JSON, or ``@`` and the name of a file with it) and what a file of the user's holds (a token).
+Snakemake prints the recorded and the current values of ``params``. For a rule of this workflow these are a slice of the
+settings (JSON, or ``@`` and the name of a JSON file) and a token for the contents of a user's file.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from charloom.workflow import arguments
 
 _LITERAL = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 _LONGEST = 40
-"""Characters of a value that is shown."""
+"""Longest value (characters) that is shown."""
 
 FILE_CHANGED = "its file changed"
 
 
 def causes(reason: str) -> list[str]:
-    """Each changed knob as ``network.rank 16 → 32``, and :data:`FILE_CHANGED`; empty where it cannot be told."""
+    """Each changed knob as ``network.rank 16 → 32``, and :data:`FILE_CHANGED`; empty if unknown."""
     start = reason.find("before: ") + len("before: ")
     before, end = _values(reason, start)
-    # What was recorded may hold any words, so the other side is looked for behind it.
+    # The recorded values may contain any text, so look for the current ones only after them.
     now, _ = _values(reason, reason.find("now: ", end) + len("now: "))
     sides = [before, now]
     settings = [[value for value in side if isinstance(value, dict)] for side in sides]
@@ -37,14 +37,14 @@ def causes(reason: str) -> list[str]:
     if all(len(one) == 1 for one in settings):
         before, now = (dict(_leaves(one[0])) for one in settings)
         keys = [key for key in {**before, **now} if before.get(key, "–") != now.get(key, "–")]
-        found += [_told(key, before.get(key, "–"), now.get(key, "–")) for key in sorted(keys)]
+        found += [_described(key, before.get(key, "–"), now.get(key, "–")) for key in sorted(keys)]
     elif any(settings):
         return []
     return [words for words in dict.fromkeys(found) if words]
 
 
 def _values(reason: str, position: int) -> tuple[list[Any], int]:
-    """The values from ``position`` on, separated by commas, and where they end."""
+    """The comma-separated values from ``position`` on, and where they end."""
     found: list[Any] = []
     while match := _LITERAL.match(reason, position):
         found.append(_value(ast.literal_eval(match[0])))
@@ -63,7 +63,7 @@ def _value(text: str) -> Any:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every single value of a slice by its dotted key, as people write it in their files."""
+    """Every value of a slice by its dotted key, as written in the user's files."""
     if isinstance(value, dict) and value:
         for name, part in value.items():
             is_recipe = not key and name in ("recipe", "recipe_settings") and isinstance(part, dict)
@@ -72,15 +72,17 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _told(key: str, before: Any, now: Any) -> str:
+def _described(key: str, before: Any, now: Any) -> str:
     if key in ("recipe", "number"):
-        return "charloom makes it in another way now"
+        return "charloom makes it differently now"
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         changed = [(a, b) for a, b in zip(before, now, strict=True) if a != b]
         if len(changed) == 1 and all(isinstance(one, dict) for one in changed[0]):
             (old, new), place = changed[0], [a == b for a, b in zip(before, now, strict=True)].index(False) + 1
             inside = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-            return ", ".join(_told(f"{key}[{place}].{name}", old.get(name, "–"), new.get(name, "–")) for name in inside)
+            return ", ".join(
+                _described(f"{key}[{place}].{name}", old.get(name, "–"), new.get(name, "–")) for name in inside
+            )
     shown = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in (before, now)]
     return f"{key} {shown[0]} → {shown[1]}" if max(map(len, shown)) <= _LONGEST else f"{key} changed"
 

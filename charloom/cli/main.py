@@ -1,6 +1,6 @@
-"""The ``charloom`` command: what surrounds the workflow. Making things is Snakemake's business.
+"""The ``charloom`` command: everything around the workflow. The workflow itself is run by snakemake.
 
-Every command works in the folder of the workflow (the one with ``config/``). A user's mistake is one line.
+Every command runs in the folder of the workflow (the one with ``config/``). A user's mistake is one line.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
+from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
 app = typer.Typer(
     name="charloom",
-    help="From an idea for a character to a LoRA that draws it. To make things, run snakemake.",
+    help="Set up, check and plan characters, and verify LoRA files. To train, run snakemake.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,12 +55,12 @@ def _workflow_folder() -> Path:
 @app.command()
 @_one_line
 def new(
-    name: Annotated[str, typer.Argument(help="name of the file, a-z 0-9 - _, for example mara")],
+    name: Annotated[str, typer.Argument(help="name of the character file: a-z 0-9 - _, for example mara")],
     trigger: Annotated[
-        str | None, typer.Option(help="the new word for the character; made from the name if not given")
+        str | None, typer.Option(help="made-up word for the character in prompts; derived from NAME if not given")
     ] = None,
 ) -> None:
-    """Write config/characters/NAME.yaml with comments, ready to run. Never overwrites."""
+    """Create config/characters/NAME.yaml, commented and ready to run. Never overwrites a file."""
     from charloom.config import scaffold
 
     root = _workflow_folder()
@@ -67,14 +68,15 @@ def new(
     scaffold.write_new(path, scaffold.character_file(name, trigger))
     print(f"{path}: written; edit it, then:")
     print(f"  charloom lint {name}")
-    print(f"  snakemake --cores 2 results/{name}/prompts.html         # what to tell an image generator")
-    print(f"  snakemake --cores 2 results/{name}/final.safetensors")
+    made = layout.results(name)
+    print(f"  snakemake --cores 2 {made.prompt_page.as_posix()}         # prompts for an image generator")
+    print(f"  snakemake --cores 2 {made.final.as_posix()}")
     for line in _problems(root, name):
         print(f"to do: {line}")
 
 
 def _problems(root: Path, name: str) -> list[str]:
-    """What the check of the whole configuration says about one character."""
+    """Problems that the check of the configuration finds in one character."""
     from charloom.config import project
     from charloom.dataset import sources
 
@@ -88,8 +90,8 @@ def _problems(root: Path, name: str) -> list[str]:
 
 @app.command()
 @_one_line
-def lint(name: Annotated[str, typer.Argument(help="name of the character, or its file")]) -> None:
-    """Check a character: its file, and its images and captions as they are now."""
+def lint(name: Annotated[str, typer.Argument(help="a character, by name or file")]) -> None:
+    """Check a character: its file, its images and its captions."""
     import json
 
     from charloom.config import inventory, project
@@ -105,7 +107,9 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
     workflow = project.load(root, ready=name, image_problems=sources.problems)
     character = workflow.character(name)
     base = workflow.bases[character.base]
-    print(f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: fine")
+    print(
+        f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: no mistakes"
+    )
     items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
@@ -117,10 +121,10 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
     for finding in findings:
         print(finding)
     if missing:
-        target = f"results/{name}/lint.json"
-        print(f"{missing} images are not drawn yet, and are checked when they are: snakemake --cores 2 {target}")
+        target = layout.results(name).lint.as_posix()
+        print(f"{missing} images are not drawn yet; to draw and check them: snakemake --cores 2 {target}")
     if not count.exact:
-        print(f"The tokenizer of base {base.name} is not on this machine: lengths in tokens are estimates.")
+        print(f"The tokenizer of base {base.name} is not on this machine: token counts are estimates.")
     record = checks.as_record(findings)
     result = f"{record['errors']} errors, {record['warnings']} warnings"
     print(f"{len(items)} captions and {len(items) - missing} images checked: {result}")
@@ -129,21 +133,21 @@ def lint(name: Annotated[str, typer.Argument(help="name of the character, or its
 
 
 def _say_first(root: Path, name: str) -> None:
-    """What the base cannot do for the character, whatever else is wrong."""
+    """Print what the base cannot do for the character, even if the file has mistakes."""
     from charloom.config import notices, project
 
     try:
         workflow = project.load(root)
         character = workflow.characters[name]
     except (UserError, KeyError):
-        return  # said by who reads the file in earnest
+        return  # reported by the check that follows
     base = workflow.bases[character.base]
     for line in notices.notices(character, base, notices.has_gpu(workflow.device)):
         print(f"warning: {line}")
 
 
 def _named(target: str) -> str:
-    """The name of a character that is also called by its file: ``config/characters/mara.yaml`` is mara."""
+    """The name of a character given by name or by file: ``config/characters/mara.yaml`` is mara."""
     path = Path(target)
     return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", "characters") else target
 
@@ -152,19 +156,19 @@ def _named(target: str) -> str:
 @_one_line
 def plan(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="files, or names of characters; everything if none")
+        list[str] | None, typer.Argument(help="characters or files; everything if none is given")
     ] = None,
 ) -> None:
-    """Say what snakemake would make, and why, without making it.
+    """Show which jobs snakemake would run, and why.
 
-    Options go on to snakemake, after the targets: charloom plan mara --profile profiles/gpu-24gb
+    Further options are passed to snakemake: charloom plan mara --profile profiles/gpu-24gb
     """
     from charloom.cli import planning
 
     root = _workflow_folder()
     names = {path.stem for path in (root / "config" / "characters").glob("*.yaml")}
     asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
-    files = [f"results/{target}/final.safetensors" if target in names else target for target in asked]
+    files = [layout.results(target).final.as_posix() if target in names else target for target in asked]
     output = planning.dry_run(files, root)
     for line in [*planning.remarks(output), *planning.summary(planning.groups(output))]:
         print(line)
@@ -173,10 +177,12 @@ def plan(
 @app.command("import-ai-toolkit")
 @_one_line
 def import_ai_toolkit(
-    job: Annotated[Path, typer.Argument(help="job YAML of ai-toolkit")],
-    name: Annotated[str | None, typer.Option(help="name of the character file; that of the job if not given")] = None,
+    job: Annotated[Path, typer.Argument(help="an ai-toolkit job, YAML")],
+    name: Annotated[
+        str | None, typer.Option(help="name of the character file; the name of the job if not given")
+    ] = None,
 ) -> None:
-    """Write a character file out of a job of ai-toolkit, and say what became of every key."""
+    """Convert an ai-toolkit job into a character file, and report what became of every key."""
     from charloom.config import scaffold
     from charloom.interop.aitoolkit import read as aitoolkit
 
@@ -192,7 +198,7 @@ def import_ai_toolkit(
         scaffold.write_new(captions / f"{shot}.txt", text + "\n")
     print(f"{path}: written, {len(imported.understood)} keys understood, {len(imported.ignored)} ignored")
     if imported.captions:
-        print(f"{captions}/: {len(imported.captions)} captions taken over")
+        print(f"{captions}/: {len(imported.captions)} captions imported")
     for key, why in imported.ignored.items():
         print(f"ignored: {key}: {why}")
     for line in dict.fromkeys([*imported.todo, *_problems(root, imported.id)]):
@@ -204,16 +210,16 @@ def import_ai_toolkit(
 def verify(
     file: Annotated[Path, typer.Argument(help="a LoRA of any trainer, .safetensors")],
     base: Annotated[
-        Path | None, typer.Option(help="folder of the base, to check shapes against; not needed for Z-Image")
+        Path | None, typer.Option(help="base model folder to check shapes against; not needed for Z-Image")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Say what a LoRA file is, whether it is whole and does something, and which loaders take it."""
+    """Check a LoRA file: its type, whether it is intact and has an effect, and which programs load it."""
     import json
 
     if file.is_dir():
         there = sorted(path.name for path in file.glob("*.safetensors"))
-        raise UserError(f"{file}: is a folder; name the file in it" + (f", e.g. {file / there[0]}" if there else ""))
+        raise UserError(f"{file}: is a folder; name a file in it" + (f", e.g. {file / there[0]}" if there else ""))
     if not file.is_file():
         raise UserError(f"{file}: there is no such file")
     from charloom.lora.verify import verify as check

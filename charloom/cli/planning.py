@@ -1,6 +1,6 @@
-"""``charloom plan``: what Snakemake would make, and why, in a few lines instead of hundreds.
+"""``charloom plan``: which jobs Snakemake would run, and why, in a few lines instead of hundreds.
 
-Asks ``snakemake --dry-run`` and reads its answer; the only module that knows what Snakemake prints.
+Runs ``snakemake --dry-run`` and parses its output; with :mod:`charloom.cli.changes`, the only code that knows its form.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from charloom.core.errors import UserError
 from charloom.workflow import arguments
 
 MOST = 3
-"""Causes that are named of a rule's jobs."""
+"""Causes listed per rule."""
 
 _JOB = re.compile(r"^Job \d+: (?:(?P<who>[\w.-]+): )?(?P<what>.*)$")
-_COMMAND = re.compile(r"^(?:Shell command: *)?(?:run (\w+)|.*?/scripts/(\w+)\.py)\b")
-"""Scripts are named like their rule."""
+_COMMAND = re.compile(r"^(?:Shell command: *)?run (\w+) .*?(?:(?:2>|--log) \S*?logs/(\w+)\b\S*)?$")
+"""A script and, by its log (:class:`charloom.core.layout.Results`), the rule: several rules may run one script."""
 _FOLLOWS = "Input files updated by another job"
 _SETTINGS = "its settings changed"
 _CAUSES = (
@@ -46,14 +46,14 @@ class Group:
     jobs: int = 0
     causes: dict[str, int] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
-    """Files that changed, for jobs that run because of them."""
+    """Changed files because of which the jobs run."""
 
 
 def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
-    """What Snakemake says to a dry run with ``arguments``: targets, then options such as ``--profile``.
+    """The output of a dry run with ``arguments``: targets, then options such as ``--profile``.
 
     Raises:
-        UserError: the configuration or the target is wrong; its own lines are handed on.
+        UserError: the configuration or a target is wrong, with Snakemake's own lines.
     """
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
@@ -61,36 +61,36 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
     if done.returncode:
         raise UserError(_complaint(output))
     if not re.search(r"^Job \d+:|Nothing to be done", output, re.MULTILINE):
-        raise UserError("plan: snakemake listed no jobs; leave out what makes it quiet or do something else")
+        raise UserError("plan: snakemake listed no jobs; leave out options such as --quiet")
     return output
 
 
 def _complaint(output: str) -> str:
-    """The lines of a failed dry run that a user needs."""
+    """The lines of a failed dry run that matter to the user."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("Using ")]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return "\n".join(errors)
     for index, line in enumerate(lines):
         if match := re.search(r"No rule to produce (\S+)", line):
-            return f"plan: nothing makes {match[1]}; name a character, or a file that the rules make"
+            return f"plan: nothing makes {match[1]}; name a character, or a file made for one"
         if "Missing input files" in line:
             return f"plan: {' '.join(lines[index : index + 4])}"
-    # A usage or a traceback says at its end what is wrong.
+    # The last line of a usage message or a traceback says what is wrong.
     headings = [n for n, line in enumerate(lines[:-1], 1) if re.search(r"(Error|Exception)( in .*)?:$", line)]
     usage = not lines or lines[0].startswith(("usage: ", "Traceback"))
-    told = lines[-1:] if usage else lines[headings[-1] :][:2] if headings else lines[-2:]
-    return f"plan: snakemake failed: {' '.join(told) or 'without a word'}"
+    shown = lines[-1:] if usage else lines[headings[-1] :][:2] if headings else lines[-2:]
+    return f"plan: snakemake failed: {' '.join(shown) or 'without a message'}"
 
 
 def groups(output: str) -> list[Group]:
-    """The jobs of a dry run by rule and character, in the order in which Snakemake lists them."""
+    """The jobs of a dry run by rule and character, in Snakemake's order."""
     found: dict[tuple[str, str], Group] = {}
     job: dict[str, str] | None = None
 
     def close(rule: str | None = None, command: str = "") -> None:
         if job is not None:
-            # Without a command there is only the message: its last word is the item, the others the task.
+            # Without a command there is only the message, which ends with the item.
             rule = rule or " ".join(job["what"].split()[:-1]) or job["what"]
             _add(found.setdefault((job["who"], rule), Group(job["who"], rule)), job["reason"], _file_in(command))
 
@@ -101,7 +101,7 @@ def groups(output: str) -> list[Group]:
         elif job is not None and line.startswith("Reason: "):
             job["reason"] = line.removeprefix("Reason: ")
         elif job is not None and (command := _COMMAND.match(line)):
-            close(command[1] or command[2], line)
+            close(command[2] or command[1], line)
             job = None
         elif line.startswith("Job stats:"):
             close()
@@ -111,7 +111,7 @@ def groups(output: str) -> list[Group]:
 
 
 def _file_in(command: str) -> str:
-    """The file of the user's that a command names."""
+    """The user's file that a command names."""
     try:
         words = shlex.split(command)
         return str(arguments.path(words[words.index("--user-file") + 1]) or "")
@@ -122,9 +122,9 @@ def _file_in(command: str) -> str:
 def _add(group: Group, reason: str, file: str) -> None:
     group.jobs += 1
     found = [words for sign, words in _CAUSES if re.search(rf"(^|; ){sign}", reason)]
-    if _SETTINGS in found and (told := changes.causes(reason)):
-        found = [*(words for words in found if words != _SETTINGS), *told]
-        if file and changes.FILE_CHANGED in told and file not in group.files:
+    if _SETTINGS in found and (details := changes.causes(reason)):
+        found = [*(words for words in found if words != _SETTINGS), *details]
+        if file and changes.FILE_CHANGED in details and file not in group.files:
             group.files.append(file)
     if updated := re.search(r"(?:^|; )Updated input files: ([^;]*)", reason):
         group.files += [name for name in updated[1].split(", ") if name not in group.files]
@@ -135,19 +135,19 @@ def _add(group: Group, reason: str, file: str) -> None:
 
 
 def remarks(output: str) -> list[str]:
-    """What the workflow itself says: who is left out, and what to know about the others."""
+    """Lines from the workflow itself: characters that are left out, and notes on the others."""
     said = [line for line in output.splitlines() if line.startswith(("left out: ", "note: "))]
-    return sorted(said, key=lambda line: line.split(": ")[:2])  # Snakemake asks about characters in any order
+    return sorted(said, key=lambda line: line.split(": ")[:2])  # Snakemake visits characters in any order
 
 
 def summary(found: Sequence[Group]) -> list[str]:
-    """The plan in lines: one block for each character, one line for each rule."""
+    """The plan as lines: one block per character, one line per rule."""
     if not found:
         return ["Nothing to do: everything is up to date."]
     total = sum(group.jobs for group in found)
     lines = [f"{total} job{'s' if total > 1 else ''} to do; everything else is up to date."]
     width = max(len(group.rule) for group in found)
-    # What all characters share (bases) comes first.
+    # What characters share (bases) comes first.
     for who in sorted({group.who for group in found}, key=lambda name: (name != "", name)):
         lines.append(f"{who or 'shared'}:")
         for group in found:

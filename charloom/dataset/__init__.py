@@ -1,1 +1,1 @@
-"""From shots and pictures to a checked data set. Imports no torch."""
+"""From shots and images to a checked data set, without torch."""

@@ -1,8 +1,7 @@
-"""Training sizes of an image: one bucket per resolution, cropped in the middle, never scaled up.
+"""Training sizes of an image: one bucket per resolution, centre-cropped, never scaled up.
 
-The rule is ai-toolkit's (``toolkit/buckets.py``): sides are multiples of 16, the area is at most that of
-the resolution squared and of the image itself. Images so narrow that the rule leaves nothing lose their ends.
-Standard library only.
+The rule is ai-toolkit's (``toolkit/buckets.py``): sides are multiples of 16, and the area is at most the resolution
+squared and at most that of the image. Images too narrow for this rule lose their ends. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from charloom.core.errors import UserError
 MULTIPLE = 16
 """Pixels per side must be a multiple of this: 8 from the VAE, 2 from the transformer's patches."""
 LONGEST = 8192
-"""Pixels of the longest side: the transformer has positions for 512 patches along each axis (``axes_lens``)."""
+"""Longest side in pixels: the transformer has positions for 512 patches along each axis (``axes_lens``)."""
 LEAST_SHOWN = 0.5
-"""Share of an image that its bucket should show. What rounding to 16 pixels takes off is less, unless it is a strip."""
+"""Fraction of an image that its bucket should show. Only buckets of very narrow images show less."""
 
 
 def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """(width, height) in pixels to train an image of ``width`` x ``height`` at.
+    """(width, height) in pixels at which to train an image of ``width`` x ``height``.
 
-    Of the four roundings of the ideal sides, the one with the largest area that fits is taken; among equal
-    areas the one nearest to the image's aspect.
+    Of the four roundings of the ideal sides, the one that fits with the largest area; for equal areas, the one nearest
+    to the image's aspect ratio.
 
     Raises:
         UserError: the image is smaller than 16 pixels on a side.
@@ -54,22 +53,22 @@ def _strip(width: int, height: int, w: float, h: float, area: int) -> tuple[int,
 
 
 def shown(width: int, height: int, size: tuple[int, int]) -> float:
-    """Share of an image that is seen in a bucket, the rest of it being cropped."""
+    """Fraction of an image that a bucket shows; the rest is cropped."""
     left, top, right, bottom = cover_box(width, height, size)
     return (right - left) * (bottom - top) / (width * height)
 
 
 def problem(width: int, height: int, resolutions: Sequence[int]) -> str | None:
-    """What is wrong with training an image at these resolutions, and what to do; None if nothing is."""
+    """What is wrong with training an image at these resolutions, and what to do; None if all is well."""
     if min(width, height) < MULTIPLE:
-        return f"{width}x{height} is less than {MULTIPLE} pixels at an edge; use a larger image"
+        return f"{width}x{height} has a side below {MULTIPLE} pixels; use a larger image"
     sizes = buckets(width, height, resolutions)
     share, worst = min(((shown(width, height, size), size) for size in sizes), default=(1.0, None))
     if share >= LEAST_SHOWN:
         return None
     return (
         f"{width}x{height} is so narrow that only {share:.0%} of it would be seen at {worst[0]}x{worst[1]}; "
-        "crop it to what matters, or train it at larger resolutions"
+        "crop it to what matters, or train at larger resolutions"
     )
 
 
@@ -79,7 +78,7 @@ def buckets(width: int, height: int, resolutions: Sequence[int]) -> list[tuple[i
 
 
 def cover_box(width: int, height: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The centred part (left, top, right, bottom) of an image that has the aspect of bucket ``size``."""
+    """The centred part (left, top, right, bottom) of an image with the aspect ratio of bucket ``size``."""
     scale = max(size[0] / width, size[1] / height)
     w, h = size[0] / scale, size[1] / scale
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2

@@ -1,7 +1,7 @@
-"""Captions: what varies is named, what is identity is left to the trigger.
+"""Captions: they describe what varies and leave the identity to the trigger.
 
 ``<shot> of <trigger>, <identity line>, <view>, <pose>, <expression>, wearing <outfit>, <accessories>, <background>``.
-A hand-written file always wins over the grammar. Knows nothing of models.
+A hand-written file takes precedence over this grammar.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIER_PHRASES = {
     "full-body": "a full body photo",
 }
 EYELESS_VIEWS = ("side profile", "seen from behind")
-"""Views in which the eyes, or their colour, cannot be made out."""
+"""Views that do not show the colour of the eyes."""
 
 
 def eyes_visible(shot: Shot) -> bool:
@@ -31,23 +31,25 @@ def eyes_visible(shot: Shot) -> bool:
 
 
 def scene_phrases(shot: Shot) -> list[str]:
-    """Everything about the image but the person, in the order of the grammar; empty parts are left out."""
+    """Everything about the image except the person, in the order of the grammar, without empty parts."""
     parts = [shot.view, shot.pose, shot.expression, f"wearing {shot.outfit}", *shot.accessories, shot.background]
     return [part for part in parts if part]
 
 
 def caption(character: Character, shot: Shot) -> str:
-    """The caption of one image in one line."""
+    """The caption of an image by the grammar."""
     line = character.identity_full if eyes_visible(shot) else character.identity_hidden
     identity = line.replace("{trigger}", character.trigger)
     return ", ".join([f"{TIER_PHRASES[shot.tier]} of {identity}", *scene_phrases(shot)])
 
 
 def read(path: Path) -> str:
-    """A hand-written caption as one line; empty where the file holds no word.
+    """The caption in a file as one line without surplus white space; empty if the file holds no word.
+
+    The one way to read a caption, be it the user's or a copy of the workflow's.
 
     Raises:
-        UserError: it is no UTF-8 text.
+        UserError: the file is not UTF-8 text.
     """
     try:
         return tidy(path.read_text(encoding="utf-8-sig"))

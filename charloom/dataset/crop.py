@@ -1,6 +1,6 @@
-"""Cutting the generator's watermark off the right and bottom edges, without loss.
+"""Crops a generator's watermark off the right and bottom edges, losslessly.
 
-Why it must be done: a mark in the same corner of every image is learnt before the face is. Knows Pillow, not torch.
+A mark in the same corner of every image would be learnt before the face. Uses Pillow, not torch.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ def crop_file(
 ) -> tuple[int, int]:
     """Write ``source`` without its right and bottom pixels to ``target`` as a PNG; returns (width, height).
 
-    Upright, on white where it is transparent, in 8 bits of sRGB. The original is never touched, even if both are the
+    Upright, on white where it is transparent, in 8-bit sRGB. The original is never changed, not even if both are the
     same file by mistake.
 
     Raises:
-        UserError: not an image, or one that would be smaller than ``minimum`` pixels at an edge.
+        UserError: the file is not an image, or a side of the crop would be below ``minimum`` pixels.
     """
     if target.exists() and source.exists() and os.path.samefile(source, target):
-        raise UserError(f"{source}: would be overwritten by its own crop; give another output")
+        raise UserError(f"{source}: would be overwritten by its own crop; choose another output")
     made = cropped(pictures.read(source), source, right=right, bottom=bottom, minimum=minimum)
     pictures.save_png(made, target)
     return made.image.size
 
 
 def cropped(picture: Picture, name: str | Path, *, right: int, bottom: int, minimum: int) -> Picture:
-    """The picture without its right and bottom pixels; ``name`` is what errors call it.
+    """The picture without its right and bottom pixels; ``name`` is for error messages.
 
     Raises:
-        UserError: it would be smaller than ``minimum`` pixels at an edge.
+        UserError: a side would be below ``minimum`` pixels.
     """
     image = picture.image
     width, height = image.width - right, image.height - bottom

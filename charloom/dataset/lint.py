@@ -1,9 +1,8 @@
-"""What is wrong with a data set before hours are spent on it.
+"""Finds what is wrong with a data set before hours are spent on training.
 
-Errors stop the workflow, warnings are listed and left to the user. Captions and plan are judged by their
-words, images by a few facts each (:func:`facts`), which can be kept because they depend on the bytes
-alone. What is checked comes as :class:`Item`, so that the user's own files and the copies that the workflow makes of
-them are judged alike. No network is asked.
+Errors stop the workflow; warnings are listed and left to the user. Captions and the plan are checked as text, images by
+a few facts each (:func:`facts`), which can be cached because they depend only on the bytes. Everything is passed as
+:class:`Item`, so that the user's own files and the workflow's copies are checked alike. Runs no model.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ import numpy as np
 
 from charloom.core import pictures, tokens, words
 from charloom.core.errors import UserError
-from charloom.dataset import buckets
+from charloom.core.layout import Results
+from charloom.dataset import buckets, captions
 
 LONG_WORDS = 90
 SHARP = 12.0
 """Variance of the Laplacian (grey levels squared, 512 pixels wide) below which an image looks blurred."""
 SAME = 0.4
 NEAR = 3.0
-"""Mean difference of two 64-pixel thumbnails (grey levels) that makes them the same, or nearly."""
+"""Mean difference of two 64-pixel thumbnails (grey levels) below which images count as the same, or nearly the same."""
 MARK = 6.0
-"""Contrast (grey levels) that must stand in the same corner of most images to pass for a watermark."""
+"""Contrast (grey levels) that must appear in the same corner of most images to count as a watermark."""
 
 THUMB = 64
 CORNER = 24
@@ -40,7 +40,7 @@ ORDINARY = frozenset(
     man mara maria marie mary maya mia model mona nadia name nina nora olga olivia orla person peter photo pink
     portrait queen red rosa rose sara sarah shot sofia sophia star style token vera white woman yuna""".split()
 )
-"""Words and first names that a model has a picture of already; a hint, not a dictionary."""
+"""Words and first names that models already know; a hint, not a dictionary."""
 
 IDENTITY_WORDS = (
     "cheekbone", "cheekbones", "complexion", "eyebrow", "eyebrows", "face shape", "jawline", "lips", "nose",
@@ -58,7 +58,7 @@ LEVELS = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark: ``level`` is error, warning or note, ``where`` an image, a caption or the plan."""
+    """One finding: ``level`` is error, warning or note; ``where`` an image, a caption or the plan."""
 
     level: str
     where: str
@@ -75,25 +75,26 @@ class Item:
     name: str
     """``<shot>`` or ``<set>/<image>``."""
     caption: str | None
-    """None where it could not be read; that has a finding of its own, as a picture without facts has."""
+    """None if it could not be read, which is a finding of its own."""
     facts: Mapping[str, Any] | None
+    """:func:`facts` of the image; None if it could not be read, which is a finding of its own."""
     text: str
-    """What findings call the caption,"""
+    """What findings call the caption."""
     picture: str
-    """and the image."""
+    """What findings call the image."""
 
     @property
     def part(self) -> str:
-        """The further data set that it belongs to; empty for the shots of the plan."""
+        """The extra data set that it belongs to; empty for the shots of the plan."""
         return self.name.rpartition("/")[0]
 
 
 def made(
-    dataset: Path, settings: Mapping[str, Any], facts_of: Mapping[str, dict[str, Any] | UserError]
+    results: Results, settings: Mapping[str, Any], facts_of: Mapping[str, dict[str, Any] | UserError]
 ) -> tuple[list[Item], list[Finding]]:
-    """The images and captions that the workflow has made in ``dataset``, and what could not be read of them.
+    """The images and captions that the workflow has made for a character, and findings about unreadable images.
 
-    ``facts_of`` has :func:`facts` of each image, or what kept it from being read.
+    ``facts_of`` has :func:`facts` of each image, or the error with which reading it failed.
     """
     items, found = [], []
     folders = {part["name"]: part.get("folder", part["name"]) for part in settings.get("sets", ())}
@@ -105,19 +106,19 @@ def made(
         if isinstance(fact, UserError):
             found.append(Finding("error", picture, str(fact)))
             fact = None
-        items.append(Item(name, (dataset / f"{name}.txt").read_text(encoding="utf-8").strip(), fact, text, picture))
+        items.append(Item(name, captions.read(results.caption(name)), fact, text, picture))
     return items, found
 
 
 def names(settings: Mapping[str, Any]) -> list[str]:
-    """Names of all images: those of the plan, then those of the further sets."""
+    """Names of all images: those of the plan, then those of the extra data sets."""
     return [shot["name"] for shot in settings["shots"]] + [
         name for part in settings.get("sets", ()) for name in part["items"]
     ]
 
 
 def lint(items: Sequence[Item], settings: Mapping[str, Any], count: tokens.Counter | None = None) -> list[Finding]:
-    """All findings about images, captions and plan, the gravest first. ``count`` counts the tokens of a text."""
+    """All findings about images, captions and plan, most severe first. ``count`` counts the tokens of a text."""
     count = count or tokens.Counter()
     found = [
         *_trigger(settings),
@@ -134,7 +135,7 @@ def lint(items: Sequence[Item], settings: Mapping[str, Any], count: tokens.Count
 
 
 def in_order(found: Sequence[Finding]) -> list[Finding]:
-    """Findings with the gravest first, otherwise in their order."""
+    """Findings with the most severe first, otherwise in order."""
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -143,39 +144,36 @@ def _cut(settings: Mapping[str, Any]) -> list[Finding]:
     crop = settings.get("crop") or {"right": 0, "bottom": 0}
     if not crop["right"] and not crop["bottom"]:
         return []
-    cut = " and ".join(f"{crop[side]} pixels at the {name}" for side, name in _EDGES.items() if crop[side])
+    cut = " and ".join(f"{crop[side]} pixels at the {side}" for side in ("right", "bottom") if crop[side])
     off = "set crop: {right: 0, bottom: 0} if they have no watermark"
     return [Finding("note", "crop", f"{cut} are cut off each of your images; {off}")]
 
 
-_EDGES = {"right": "right", "bottom": "bottom"}
-
-
 def prompts(texts: Mapping[str, str], count: tokens.Counter) -> list[Finding]:
-    """Findings about sample prompts, by what they are called."""
+    """Findings about sample prompts, given by name."""
     found = ((where, count.too_long(text)) for where, text in texts.items())
     return [Finding("error" if count.exact else "warning", where, what) for where, what in found if what]
 
 
 def as_record(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings as plain values, with the number of each level."""
+    """The findings as plain values, with the number of errors and warnings."""
     levels = Counter(finding.level for finding in findings)
     counts = {"errors": levels["error"], "warnings": levels["warning"]}
     return {**counts, "findings": [asdict(finding) for finding in findings]}
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What the checks need to know of an image, as plain values.
+    """What the checks need to know about an image, as plain values.
 
-    ``size`` (width, height); ``sharpness``, variance of the Laplacian at 512 pixels; ``thumb``, 64 x 64 grey
-    levels; ``right`` and ``left``, the bottom corners as 24 x 24 grey levels, the left one mirrored; ``notes``, only
-    where there are any, of :data:`charloom.core.pictures.NOTES`.
+    ``size`` (width, height) in pixels; ``sharpness``, variance of the Laplacian at a width of 512 pixels; ``thumb``,
+    64 x 64 grey levels; ``right`` and ``left``, the bottom corners as 24 x 24 grey levels, the left one mirrored;
+    ``notes`` (only if there are any), keys of :data:`charloom.core.pictures.NOTES`.
     """
     return facts_of(pictures.read(path))
 
 
 def facts_of(picture: pictures.Picture) -> dict[str, Any]:
-    """The same of a picture that is open already."""
+    """The same for a picture that is already open."""
     from PIL import Image
 
     grey = picture.image.convert("L")
@@ -205,9 +203,9 @@ def _trigger(settings: Mapping[str, Any]) -> list[Finding]:
     found = []
     if trigger.lower() in ORDINARY:
         remedy = "change a letter to a digit, as in l3yla"
-        found.append(Finding("error", "trigger", f"{trigger} is a word or name that models know already; {remedy}"))
-    elif trigger.isalpha() and trigger.lower() != "ohwx":
-        found.append(Finding("warning", "trigger", f"{trigger} has letters only, models may know it; put a digit in"))
+        found.append(Finding("error", "trigger", f"{trigger} is a word or name that models already know; {remedy}"))
+    elif trigger.isalpha() and trigger.lower() != "ohwx":  # the usual rare token of DreamBooth tutorials
+        found.append(Finding("warning", "trigger", f"{trigger} has only letters, so models may know it; add a digit"))
     if not 4 <= len(trigger) <= 6:
         advice = "4 to 6 make few tokens and are easy to type"
         found.append(Finding("warning", "trigger", f"{trigger} has {len(trigger)} characters; {advice}"))
@@ -222,18 +220,18 @@ def _captions(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Findin
             continue
         times = words.count(item.caption, trigger)
         if times != 1:
-            what = "is missing" if not times else f"is there {times} times"
-            what = f"the trigger {trigger} {what}; it must be there exactly once{_placeholder(item.caption, trigger)}"
+            what = "is missing" if not times else f"appears {times} times"
+            what = f"the trigger {trigger} {what}; it must appear exactly once{_placeholder(item.caption, trigger)}"
             found.append(Finding("error", item.text, what))
         found += _worded(item)
         if views.get(item.name) == "seen from behind" and re.search(r"\beyes\b", item.caption):
-            what = "names the eyes, which a back view does not show; take them out"
+            what = "mentions the eyes, which a back view does not show; remove them"
             found.append(Finding("warning", item.text, what))
     captions = {item.text: item.caption for item in items if item.caption is not None}
     for text, times in Counter(captions.values()).items():
         if times > 1:
             same = ", ".join(name for name, other in captions.items() if other == text)
-            found.append(Finding("warning", same, "are word for word the same; say what differs between the images"))
+            found.append(Finding("warning", same, "are identical; describe what differs between the images"))
     return found
 
 
@@ -241,20 +239,20 @@ def _worded(item: Item) -> list[Finding]:
     """What a caption of the character should not say."""
     found = []
     if (number := len(item.caption.split())) > LONG_WORDS:
-        found.append(Finding("warning", item.text, f"has {number} words; name what varies and no more"))
-    if told := [word for word in IDENTITY_WORDS if words.count(item.caption, word)]:
-        why = "is identity, which the trigger must carry; take it out"
-        found.append(Finding("warning", item.text, f"{', '.join(told)}: {why}"))
+        found.append(Finding("warning", item.text, f"has {number} words; describe only what varies"))
+    if named := [word for word in IDENTITY_WORDS if words.count(item.caption, word)]:
+        why = "describes the identity, which the trigger should carry; remove it"
+        found.append(Finding("warning", item.text, f"{', '.join(named)}: {why}"))
     return found
 
 
 def _placeholder(caption: str, trigger: str) -> str:
     meant = words.PLACEHOLDER if words.PLACEHOLDER in caption else words.misspelt_placeholder(caption)
-    return f" (write {trigger} for {meant}: in a caption nothing is filled in)" if meant else ""
+    return f" (write {trigger} instead of {meant}: captions have no placeholders)" if meant else ""
 
 
 def _lengths(items: Sequence[Item], count: tokens.Counter) -> list[Finding]:
-    """Captions of which the end would not be read; an estimate is no reason to stop."""
+    """Captions that would be truncated; errors only if the count is exact."""
     found = ((item.text, count.too_long(item.caption)) for item in items if item.caption)
     return [Finding("error" if count.exact else "warning", where, what) for where, what in found if what]
 
@@ -264,30 +262,34 @@ def _plan(settings: Mapping[str, Any]) -> list[Finding]:
     found = []
     if settings["flips"] != [False, False]:
         found.append(
-            Finding("warning", "recipe.data", "flips teach that a face is symmetric; most are not; turn them off")
+            Finding("warning", "recipe.data", "flips teach that faces are symmetric, which most are not; turn them off")
         )
     if not all(shot["tier"] and shot["view"] for shot in shots):
-        return found  # what captions alone describe is not known well enough to be judged
+        return found  # shots that only captions describe
     third = len(shots) / 3
     for tier in ("close-up", "medium", "full-body"):
         block = [shot for shot in shots if shot["tier"] == tier]
         if not 0.8 * third <= len(block) <= 1.2 * third:
             many = f"{len(block)} of {len(shots)} shots are {tier}"
-            found.append(Finding("warning", "plan", f"{many}; a third each teaches every distance"))
+            found.append(Finding("warning", "plan", f"{many}; aim for a third each, to learn every distance"))
         if len(block) < 8:
             continue
         profiles = sum(shot["view"] == "side profile" for shot in block)
         if profiles != 2:
             found.append(
-                Finding("warning", "plan", f"{profiles} profiles among the {tier} shots; 2 teach the silhouette")
+                Finding(
+                    "warning", "plan", f"{profiles} profiles among the {tier} shots; use 2, to learn the silhouette"
+                )
             )
         tipped = [shot for shot in block if "looking up" in shot["expression"]]
         if not tipped:
-            why = "without it the head goes back only when laughing"
+            why = "else the model tips the head back only for laughing"
             found.append(Finding("warning", "plan", f"no {tier} shot looks up with the head tipped back; {why}"))
         for shot in tipped:
             if "laugh" in shot["expression"]:
-                found.append(Finding("warning", shot["name"], "looks up and laughs; the two must be seen apart"))
+                found.append(
+                    Finding("warning", shot["name"], "combines looking up and laughing; show them in separate shots")
+                )
         bands = Counter(band for shot in block for word, band in EMOTIONS.items() if word in shot["expression"].split())
         twice = [band for band, times in bands.items() if times > 1]
         missing = [band for band in dict.fromkeys(EMOTIONS.values()) if band not in bands]
@@ -303,23 +305,23 @@ def _plan(settings: Mapping[str, Any]) -> list[Finding]:
 
 
 def _sets(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]:
-    """Captions of further data sets: the trigger names the character, and nobody on a regularisation image."""
+    """Captions of extra data sets: with the trigger if they show the character, without it for regularisation."""
     trigger, found = settings["trigger"], []
     for part in settings.get("sets", ()):
         if any(part["flips"]) and not part["regularization"]:
-            what = "flips teach that a face is symmetric; most are not; turn them off"
+            what = "flips teach that faces are symmetric, which most are not; turn them off"
             found.append(Finding("warning", f"datasets.{part['name']}", what))
         for item in items:
             if item.part != part["name"] or item.caption is None:
                 continue
             times = words.count(item.caption, trigger)
             if part["regularization"] and times:
-                what = f"holds the trigger {trigger}, but regularisation images show others; take it out"
+                what = f"contains the trigger {trigger}, but regularisation images show others; remove it"
                 found.append(Finding("error", item.text, what))
             elif not part["regularization"]:
                 if times != 1:
                     meant = _placeholder(item.caption, trigger)
-                    what = f"has the trigger {trigger} {times} times; once if it shows the character"
+                    what = f"has the trigger {trigger} {times} times; use it once if the image shows the character"
                     found.append(Finding("warning", item.text, f"{what}, else set regularization: true{meant}"))
                 found += _worded(item)
     return found
@@ -334,17 +336,17 @@ def _images(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]
         width, height = item.facts["size"]
         minimum = smallest.get(item.part, 64) if item.part else settings["minimum"]
         if min(width, height) < minimum:
-            what = f"{width}x{height} is less than {minimum} pixels at an edge; use a larger image"
+            what = f"{width}x{height} has a side below {minimum} pixels; use a larger image"
             found.append(Finding("error", item.picture, what))
         if line := buckets.problem(width, height, own.get(item.part, settings.get("resolutions", ()))):
             found.append(Finding("warning", item.picture, line))
         found += [Finding("warning", item.picture, pictures.NOTES[note]) for note in item.facts.get("notes", ())]
         if item.facts["sharpness"] < SHARP:
-            found.append(Finding("warning", item.picture, "looks blurred; a LoRA learns that too; replace it"))
+            found.append(Finding("warning", item.picture, "looks blurred, and the LoRA would learn that; replace it"))
     for one, other, distance in _twins(seen):
         pair = f"{one.picture}, {other.picture}"
         if distance < SAME:
-            # A set may hold what the plan holds, to count twice or to be held out of nothing.
+            # An extra data set may repeat images of the plan on purpose.
             level = "warning" if one.part or other.part else "error"
             found.append(Finding(level, pair, "are the same image; replace one of them"))
         else:
@@ -357,14 +359,14 @@ def _images(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]
 
 
 def _twins(items: Sequence[Item]) -> list[tuple[Item, Item, float]]:
-    """Images that are nearly or wholly the same as an earlier one: (earlier, image, mean difference of thumbnails).
+    """Images that are the same or nearly the same as an earlier one: (earlier, image, mean difference of thumbnails).
 
-    Only the nearest earlier one counts, so that a folder of copies is named once per picture, not once per pair.
+    Only the nearest earlier image counts, so that a folder of copies gives one finding per image, not one per pair.
     """
     if len(items) < 2:
         return []
     thumbs = np.array([item.facts["thumb"] for item in items], dtype=np.float32).reshape(-1, THUMB, THUMB)
-    # Means of 8 x 8 blocks differ by no more than the thumbnails themselves, and are compared in no time.
+    # Means of 8 x 8 blocks differ by no more than the thumbnails, so they are a fast first filter.
     blocks = thumbs.reshape(-1, THUMB // 8, 8, THUMB // 8, 8).mean(axis=(2, 4)).reshape(len(items), -1)
     found = []
     for index, item in enumerate(items[1:], 1):
@@ -378,10 +380,10 @@ def _twins(items: Sequence[Item]) -> list[tuple[Item, Item, float]]:
 
 
 def _watermark(images: Sequence[Mapping[str, Any]], level: str, where: str, knobs: str) -> list[Finding]:
-    """A shape that stands in the bottom right corner of most images whatever is behind it.
+    """A shape in the bottom right corner of most images.
 
-    What is flat around it is taken off; the median over the images keeps what they share. The left corner,
-    mirrored, tells how much they share without a watermark.
+    The median of each corner is subtracted; the median over the images keeps what they share. The mirrored left corner
+    serves as the level without a watermark.
     """
     if len(images) < 6:
         return []
@@ -392,6 +394,6 @@ def _watermark(images: Sequence[Mapping[str, Any]], level: str, where: str, knob
         middle = np.median(corners - flat, axis=0)
         shared[side] = float(np.percentile(np.abs(middle), 95))
     if shared["right"] > MARK and shared["right"] > 2.5 * shared["left"]:
-        remedy = f"raise {knobs}, or it will be learnt"
-        return [Finding(level, where, f"the same mark is in the bottom right corner of most of them; {remedy}")]
+        remedy = f"raise {knobs}, or the LoRA will learn it"
+        return [Finding(level, where, f"most images have the same mark in the bottom right corner; {remedy}")]
     return []

@@ -1,6 +1,6 @@
-"""The manifest of a data set: the one file by which training knows its data.
+"""The manifest of a data set: the only file through which training sees its data.
 
-It names contents, so that training depends on what the data is and never on when or where it was made. No torch.
+It holds digests of contents, so that training depends on the data and not on when or where it was made. No torch.
 """
 
 from __future__ import annotations
@@ -9,43 +9,43 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core.canonical import file_digest
-from charloom.core.words import tidy
+from charloom.core.layout import Results
+from charloom.dataset import captions
 
 
 def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of the character whose files are in ``results``.
+    """The manifest of the character whose files are in the folder ``results``.
 
     Returns:
         ``items``: for each image ``name``, ``image`` (sha256), ``caption``, ``latents`` and ``embeddings`` (paths),
-        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of a further data
+        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of an extra data
         set) with its own ``resolutions``, ``caption_dropout``, ``flip_x``, ``flip_y``; ``class_embeddings`` (the
         caption with the class word for the trigger).
-        ``holdout``, where there are such images: items that training must not see.
-        ``variants``: embeddings that are not of an image, by name (``empty``, ``trigger``).
+        ``holdout``, if there are any: items that training must not use.
+        ``variants``: embeddings that belong to no image, by name (``empty``, ``trigger``).
     """
+    files = Results(results)
     items: list[dict[str, Any]] = []
     held_out: list[dict[str, Any]] = []
     for part in settings["sets"]:
         shares = {key: part[key] for key in ("set", "weight", "repeats", "is_reg") if key in part}
         for name in part["items"]:
-            latents = results / "latents" / f"{name}.safetensors"
             (held_out if part.get("holdout") else items).append(
                 {
                     "name": name,
-                    "image": file_digest(results / "dataset" / f"{name}.png"),
-                    "caption": tidy((results / "dataset" / f"{name}.txt").read_text(encoding="utf-8")),
-                    "latents": latents.as_posix(),
-                    "latents_sha256": file_digest(latents),
-                    **_embedding(results, name),
-                    **(_embedding(results, f"{name}.class", "class_embeddings") if name in settings["class"] else {}),
+                    "image": file_digest(files.image(name)),
+                    "caption": captions.read(files.caption(name)),
+                    **_named("latents", files.latents(name)),
+                    **_named("embeddings", files.embedding(name)),
+                    **(_named("class_embeddings", files.class_embedding(name)) if name in settings["class"] else {}),
                     **shares,
                     **part.get("own", {}),
                 }
             )
-    variants = {name.removeprefix("_"): _embedding(results, name) for name in settings["variants"]}
+    variants = {name.removeprefix("_"): _named("embeddings", files.embedding(name)) for name in settings["variants"]}
     return {"items": items, **({"holdout": held_out} if held_out else {}), "variants": variants}
 
 
-def _embedding(results: Path, name: str, key: str = "embeddings") -> dict[str, str]:
-    path = results / "embeddings" / f"{name}.safetensors"
+def _named(key: str, path: Path) -> dict[str, str]:
+    """Path and digest of a file under ``key``."""
     return {key: path.as_posix(), f"{key}_sha256": file_digest(path)}

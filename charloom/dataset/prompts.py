@@ -1,7 +1,7 @@
-"""The prompt sheet: what to tell an image generator, one prompt for each shot, ready to copy.
+"""The prompt sheet: prompts for an image generator, one per shot, ready to copy.
 
-The appearance is written once in the character file and expanded into every prompt, so that it cannot
-drift. The trigger never appears: a generator does not know it. Knows text only.
+The appearance is written once in the character file and inserted into every prompt, so that it cannot drift. The
+trigger never appears, because a generator does not know it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from charloom.dataset.captions import TIER_PHRASES
 
 @dataclass(frozen=True)
 class Sheet:
-    """All prompts of a character: the reference first, if there is a text for it, then (tier, shot name, prompt)."""
+    """All prompts of a character: ``reference`` (may be empty), then (tier, shot name, prompt) per shot."""
 
     name: str
     reference: str
@@ -22,7 +22,7 @@ class Sheet:
 
 
 def shot_prompt(appearance: str, shot: dict[str, Any]) -> str:
-    """The instruction for one image, to be sent together with the reference."""
+    """The prompt for one image, to be sent together with the reference image."""
     scene = [shot["view"], shot["pose"], shot["expression"], f"wearing {shot['outfit']}", *shot["accessories"]]
     described = ", ".join(part for part in [*scene, shot["background"]] if part)
     return (
@@ -34,13 +34,13 @@ def shot_prompt(appearance: str, shot: dict[str, Any]) -> str:
 
 
 def sheet(settings: dict[str, Any]) -> Sheet:
-    """The sheet out of the rule's settings (name, concept, appearance, shots)."""
+    """The sheet from the rule's settings (name, concept, appearance, shots)."""
     shots = tuple((s["tier"], s["name"], shot_prompt(settings["appearance"], s)) for s in settings["shots"])
     return Sheet(settings["name"], settings["concept"], shots)
 
 
 def as_text(sheet: Sheet) -> str:
-    """Plain text: a heading for each prompt, an empty line between them."""
+    """Plain text: a heading per prompt, separated by empty lines."""
     blocks = [f"# {sheet.name}: reference (text to image)\n{sheet.reference}"] if sheet.reference else []
     blocks += [f"# {name}\n{prompt}" for _, name, prompt in sheet.shots]
     return "\n\n".join(blocks) + "\n"

@@ -19,6 +19,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from charloom.core.errors import UserError
+from charloom.core.layout import Results
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         raise UserError(
             f"{results}/validation.json: cannot be read ({error}); delete it and it will be rebuilt"
         ) from None
-    file = results / "checkpoints" / f"step-{step:06d}.safetensors"
+    file = Results(results).checkpoint(step)
     prompts = [Prompt(p["name"], p["text"]) for p in settings.get("prompts", ())]
     reference = results / "reference.png"
     metadata, shapes = _header(file)
@@ -125,7 +126,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         images=[_image(results, shot) for shot in settings.get("shots", ())],
         prompts=prompts,
         samples={s: _samples(results, s, prompts) for s in settings.get("steps", ())},
-        scores={s: d for s in settings.get("steps", ()) if (d := _json(results / "scores" / f"step-{s:06d}.json"))},
+        scores={s: d for s in settings.get("steps", ()) if (d := _json(Results(results).scores(s)))},
         loss=_loss(records),
         holdout=_holdout(records),
         unmoved=next((r["adapter"]["problem"] for r in records if "problem" in _adapter(r, step)), ""),
@@ -173,7 +174,7 @@ def _image(results: Path, shot: Mapping[str, str]) -> TrainingImage:
 
 
 def _samples(results: Path, step: int, prompts: Sequence[Prompt]) -> dict[str, Path]:
-    folder = results / "samples" / f"step-{step:06d}"
+    folder = Results(results).samples(step)
     return {p.name: path for p in prompts if (path := folder / f"{p.name}.png").is_file()}
 
 

@@ -1,5 +1,5 @@
-"""The stages that load a model: each knows the store key of its results, and how to make many of them in one go.
+"""What the rules do: settings slices, store keys, and the stages that load a model.
 
-Keys are computed without torch, so that a job whose result is stored ends in milliseconds; torch is imported
-by the functions that make something. Nothing here knows of Snakemake or of the configuration.
+Keys are computed without torch, so that a job whose result is stored ends in milliseconds; only the functions that
+make something import torch. Independent of Snakemake.
 """

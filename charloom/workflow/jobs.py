@@ -1,7 +1,8 @@
-"""What the scripts of the rules share: arguments, a log that also shows on the terminal, and self-batching.
+"""What the scripts of the rules share: arguments, a log that also goes to the terminal, and self-batching.
 
-Self-batching: a job whose result is stored links it out of the store in milliseconds; the first that is not
-takes a lock, looks again, and makes the results of all its sisters in the same process. Must not import torch.
+Self-batching: a job whose result is stored links it from the store in milliseconds. The first job without a stored
+result takes a lock, checks again, and makes the results of all its siblings in the same process. Importing this module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ BUSY = 0.25
 """Share of the wanted cores that other processes must use before idle threads sleep instead of spin."""
 JSON = "JSON or @FILE"
 BIG = 4e9
-"""Bytes from which on a base takes days on a CPU."""
+"""Size of a base (bytes) above which it would take days on a CPU."""
 
 
 class Log:
-    """Lines for the job's log file that the terminal shows as well, with the seconds since the start.
+    """Writes lines to the terminal and, with the seconds since the start, to the job's log file.
 
-    What others write to standard error (warnings, the traceback of a bug) goes to both from now on.
+    From construction on, everything on standard error (warnings, tracebacks) goes to both.
     """
 
     def __init__(self, path: str | Path | None, name: str = "") -> None:
@@ -50,14 +51,14 @@ class Log:
         self.quietly(text)
 
     def quietly(self, text: str) -> None:
-        """Write one line to the file alone."""
+        """Write one line to the file only."""
         if self.file:
-            with contextlib.suppress(OSError):  # a full disk is told by who needs it more
+            with contextlib.suppress(OSError):  # a full disk is reported by whoever writes results
                 self.file.write(f"{time.monotonic() - self.started:8.1f} s  {text}\n")
 
 
 class _Both(io.TextIOBase):
-    """Standard error that is also kept in a file."""
+    """Standard error, copied to a file."""
 
     def __init__(self, terminal: TextIO, file: TextIO) -> None:
         self.terminal = terminal
@@ -87,8 +88,10 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
         "--settings", type=arguments.value, required=True, help=f"the rule's slice of the settings, {JSON}"
     )
     made.add_argument("--output", type=Path, help="file to write")
-    made.add_argument("--store", type=Store, default=os.environ.get("CHARLOOM_STORE", "work/store"), help="its folder")
-    made.add_argument("--log", help="log file; the terminal shows the same lines")
+    made.add_argument(
+        "--store", type=Store, default=os.environ.get("CHARLOOM_STORE", "work/store"), help="folder of the store"
+    )
+    made.add_argument("--log", help="log file; the terminal shows the main lines")
     if heavy:
         device = os.environ.get("CHARLOOM_DEVICE", "auto")
         made.add_argument("--device", default=device, help="auto, cpu, mps, cuda, cuda:1")
@@ -122,9 +125,9 @@ def _cores_used() -> float:
 
 
 def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], None]) -> None:
-    """Put the stored result at ``output``; if there is none, let ``make`` store it (and, if it is wise, its sisters).
+    """Put the stored result at ``output``; if there is none, call ``make`` to store it (usually with its siblings).
 
-    ``make`` runs under the lock ``lock``, once, and only if the result is still missing then.
+    ``make`` runs once, under the lock ``lock``, and only if the result is still missing by then.
     """
     if store.fetch(kind, key, suffix, output):
         return
@@ -137,13 +140,13 @@ def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: st
 
 
 def torch_device(name: str, threads: int, limit: float | None = None, lock: dict[str, Any] | None = None) -> Any:
-    """The torch device called ``name`` (``auto`` takes the best there is), with the CPU limited to ``threads``.
+    """The torch device called ``name`` (``auto`` is the best available), with the CPU limited to ``threads``.
 
-    With ``limit`` torch allocates no more than that many GiB of a GPU: what needs more sees it as full. ``lock`` is
-    that of the base; one of many GB is never left to the CPU by ``auto``.
+    ``limit`` caps what torch allocates on a GPU, in GiB. ``lock`` is the base's lock file; for a base of many GB
+    ``auto`` never falls back to the CPU.
 
     Raises:
-        UserError: no such device, or none that the base could be run on in reasonable time.
+        UserError: there is no such device, or none that could run the base in reasonable time.
     """
     wanted = min(max(1, threads), os.cpu_count() or 1)
     if name in ("auto", "cpu"):
@@ -159,11 +162,11 @@ def torch_device(name: str, threads: int, limit: float | None = None, lock: dict
         size = locks.size(lock) if lock else 0
         if name == "cpu" and size > BIG:
             raise UserError(
-                f"base {lock['name']} ({size / 1e9:.0f} GB) wants a GPU and torch {torch.__version__} sees none: "
-                "install a build of torch for yours, or set device: cpu if you mean it"
+                f"base {lock['name']} ({size / 1e9:.0f} GB) needs a GPU and torch {torch.__version__} finds none: "
+                "install a build of torch for your GPU, or set device: cpu to run on the CPU anyway"
             )
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {name}: torch sees no CUDA device; set device: cpu or install a CUDA build of torch")
+        raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
     device = torch.device(name)
     if device.type == "cuda" and limit is not None:
         total = torch.cuda.get_device_properties(device).total_memory

@@ -1,4 +1,4 @@
-"""Images to latents: one file for each image, with one tensor for each training size."""
+"""Images to latents: one file per image, with one tensor per training size."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def make(
     settings: dict[str, Any],
     store: Store,
     device: Any,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> list[tuple[Path, str]]:
     """Encode those of ``images`` that are not stored.
 
-    Each file holds, by ``"<W>x<H>"`` in pixels, normalised latents (16, H/8, W/8) fp32, and with flips also
-    ``"<W>x<H>.flip_x"`` and so on. Images are encoded one by one, so that a latent does not depend on its
-    neighbours. ``tell`` gets a line for each size that only fits into the GPU's memory in tiles.
+    Each file holds normalised latents (16, H/8, W/8) in fp32, named ``"<W>x<H>"`` in pixels, and with flips also
+    ``"<W>x<H>.flip_x"`` and so on. Images are encoded one by one, so that a latent does not depend on the others.
+    ``log`` gets a line for each size that fits into GPU memory only in tiles.
 
     Returns:
         (image, reason) for each image that could not be read.
@@ -49,7 +49,7 @@ def make(
             continue
         vae = vae or weights.load_vae(locks.locate(lock, "vae", store), device=device)
         try:
-            tensors = encode(vae, image, settings["resolutions"], settings["flips"], device, tell)
+            tensors = encode(vae, image, settings["resolutions"], settings["flips"], device, log)
         except UserError as error:
             failed.append((image, str(error)))
             continue
@@ -64,12 +64,12 @@ def encode(
     resolutions: Sequence[int],
     flips: Sequence[str],
     device: Any,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Latents of one image at each of its training sizes.
 
     Raises:
-        UserError: the file is no image.
+        UserError: the file is not an image.
     """
     import numpy as np
     import torch
@@ -82,17 +82,17 @@ def encode(
     tensors = {}
     for size in buckets(*picture.size, resolutions):
         left, top, right, bottom = cover_box(*picture.size, size)
-        # Rounding may put an edge a hair outside of the image.
+        # Rounding may put an edge slightly outside the image.
         box = (max(left, 0.0), max(top, 0.0), min(right, picture.width), min(bottom, picture.height))
         small = picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
         pixels = codec.from_uint8(torch.from_numpy(np.array(small))[None]).to(device)
         for name, axes in _flips(flips).items():
-            turned = pixels.flip(axes) if axes else pixels
-            tensors[f"{size[0]}x{size[1]}{name}"] = codec.encode(vae, turned, tell)[0].float().cpu()
+            flipped = pixels.flip(axes) if axes else pixels
+            tensors[f"{size[0]}x{size[1]}{name}"] = codec.encode(vae, flipped, log)[0].float().cpu()
     return tensors
 
 
 def _flips(wanted: Sequence[str]) -> dict[str, list[int]]:
-    """Suffix of the tensor's name to the axes to flip, of all combinations that training may ask for."""
+    """Suffix of the tensor name to the axes to flip, for every combination that training may use."""
     found = {"": [], ".flip_x": [3], ".flip_y": [2], ".flip_xy": [2, 3]}
     return {name: axes for name, axes in found.items() if set(name.removeprefix(".flip_")) <= set(wanted)}

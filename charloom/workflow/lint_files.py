@@ -1,7 +1,7 @@
-"""Pictures and captions as the checks of :mod:`charloom.dataset.lint` want them, out of the user's own files.
+"""Images and captions for the checks of :mod:`charloom.dataset.lint`, read from the user's own files.
 
-Nothing has to be made for it, so a caption that was just mended is judged as it is now. Images that are drawn by the
-workflow are looked at once they are there.
+No rule has to run first, so a caption that was just edited is checked as it is now. Images that the workflow draws are
+checked once they exist.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from charloom.config import image_folder
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet
-from charloom.core import pictures
+from charloom.core import layout, pictures
 from charloom.core.canonical import digest, file_digest
 from charloom.core.errors import UserError
 from charloom.core.store import Store
@@ -28,8 +28,8 @@ KIND = "image-facts"
 
 
 def items(character: Character, root: Path, store: Store) -> tuple[list[Item], list[Finding], int]:
-    """Every image of the character with its caption, what could not be read of them, and how many of the images are
-    still to be drawn."""
+    """Every image of the character with its caption, findings about unreadable files, and the number of images that
+    are not drawn yet."""
     named = slices.user_files(character)
     made, found, missing, wanted = [], [], 0, {}
     for name in character.image_names:
@@ -60,14 +60,14 @@ def items(character: Character, root: Path, store: Store) -> tuple[list[Item], l
 def _picture(
     character: Character, part: DataSet | None, image: str, root: Path
 ) -> tuple[Path, Mapping[str, int] | None]:
-    """The file of an image, and the crop that is still to come."""
+    """The file of an image, and the crop that has not been applied to it yet."""
     if part:
         return part.files[image], part.crop
     if character.source == "folder":
         return image_folder.of_shot(character, character.shot(image)) or Path(
             character.folder or "", image
         ), character.crop
-    return root / "results" / character.id / "dataset" / f"{image}.png", None
+    return root / layout.results(character.id).image(image), None
 
 
 def _caption(character: Character, part: DataSet | None, image: str, root: Path) -> str:
@@ -82,10 +82,10 @@ def _caption(character: Character, part: DataSet | None, image: str, root: Path)
 
 
 def kept_facts(path: Path, store: Store, cut: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """:func:`charloom.dataset.lint.facts` of an image, after the crop ``cut`` if one is given; kept in the store.
+    """:func:`charloom.dataset.lint.facts` of an image, after the crop ``cut`` if given; cached in the store.
 
     Raises:
-        UserError: it cannot be read, or is too small for the crop.
+        UserError: the image cannot be read, or is too small for the crop.
     """
     from charloom.core import files
 
@@ -102,7 +102,7 @@ def kept_facts(path: Path, store: Store, cut: Mapping[str, int] | None = None) -
 
 
 def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0) -> dict[str, Any]:
-    """Results by name, worked out side by side; the :class:`UserError` where there was one."""
+    """Results by name, computed in parallel; a :class:`UserError` takes the place of its result."""
 
     def one(call: Callable[[], Any]) -> Any:
         try:
@@ -116,5 +116,5 @@ def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0) -> dict[st
 
 
 def _finding(where: str, error: UserError) -> Finding:
-    """An error that names its file as a finding about that file."""
+    """An error as a finding about the file it names."""
     return Finding("error", where, str(error).removeprefix(f"{where}: "))

@@ -1,4 +1,4 @@
-"""The prepared base: the transformer with the training adapter merged into its weights, which are then quantised."""
+"""The prepared base: the transformer with the training adapter merged into its weights, then quantised."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FULL_PRECISION = "none"
 _UNQUANTISED = (FULL_PRECISION, "bf16")
 _KIND = "charloom.quantization"
 _CHOICE = 2
-"""Counts the changes of which Linears are quantised: what was prepared before is prepared anew, and trained on anew."""
+"""Version of the choice of quantised Linears; raising it rebuilds prepared bases and retrains on them."""
 
 
 def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
-    """What the prepared weights depend on; it stands for the base in the key of a training run."""
+    """Digest of what the prepared weights depend on; it represents the base in the key of a training run."""
     adapter = lock["adapters"][settings["adapter"]] if settings["adapter"] != "none" else None
     return digest(
         {
             "transformer": lock["components"]["transformer"],
-            # An adapter on the hub is pinned by its revision instead.
+            # An adapter on the hub is identified by its revision, not by a path.
             "adapter": adapter and {name: adapter[name] for name in sorted(adapter) if name != "path"},
             "quantization": settings["quantization"],
             "recipe": settings["recipe"],
@@ -38,8 +38,8 @@ def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
 def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Tell) -> dict[str, Any]:
     """Write the prepared weights to ``output``; returns the record of what was done.
 
-    fp32 with quantization ``none``, else bf16, of which float8, int8 and nf4 keep the Linears of the blocks in fewer
-    bits. The adapter is merged before that: fewer bits would round it away. Takes the memory of the bf16 model.
+    fp32 with quantization ``none``, else bf16; float8, int8 and nf4 store the Linears of the blocks in fewer bits. The
+    adapter is merged before quantising, which would round it away. Needs as much memory as the bf16 model.
 
     Raises:
         UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full; nf4 without
@@ -59,7 +59,9 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
     if settings["adapter"] != "none":
         merged = adapters.merge(model, locks.adapter_file(lock, settings["adapter"], store, tell)).record()
         if not merged["modules"]:
-            raise UserError(f"training adapter {settings['adapter']}: no module of it fits the base; choose another")
+            raise UserError(
+                f"training adapter {settings['adapter']}: none of its modules fits the base; choose another"
+            )
     if (kind := settings["quantization"]) in quantize.KINDS:
         tell(f"{quantize.quantize(model, kind, 'cpu')} Linears of the blocks kept in {kind}")
     record = {"base": lock["name"], "digest": key(lock, settings), "merged": merged, **settings}
@@ -79,8 +81,8 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
 def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
     """The prepared transformer, frozen, as :func:`charloom.zimage.weights.load_transformer` gives it.
 
-    ``dtype`` is that of the weights that are not quantised. Tensors go to ``device`` one by one, so that nothing is in
-    memory twice; float8 Linears multiply as is best there.
+    ``dtype`` is for the weights that are not quantised. Tensors go to ``device`` one by one, so that none is in memory
+    twice; quantised Linears use the fastest product that the device supports.
 
     Raises:
         UserError: the file is damaged or does not fit the base's config; nf4 without bitsandbytes.
@@ -102,15 +104,15 @@ def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
                 tensor = file.get_tensor(name)
                 state[name] = _aligned(tensor if name in fixed else tensor.to(dtype))
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{prepared}: cannot be read ({error}); delete it, so that it is made anew") from None
+        raise UserError(f"{prepared}: cannot be read ({error}); delete it, so that it is rebuilt") from None
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     if missing or unexpected:
         name = (*missing, *unexpected)[0]
-        raise UserError(f"{prepared}: does not fit the base (for example {name}); delete it, so that it is made anew")
+        raise UserError(f"{prepared}: does not fit the base (for example {name}); delete it, so that it is rebuilt")
     quantize.set_mode(model, quantize.best_mode(device))
     return prepare(model.to(device).eval().requires_grad_(False))
 
 
 def _aligned(tensor: Any) -> Any:
-    """``tensor``, copied if it starts at an odd place of the mapped file."""
+    """``tensor``, copied if it is not aligned in the mapped file."""
     return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor

@@ -1,8 +1,7 @@
-"""Previews: what a checkpoint draws for the sample prompts."""
+"""Previews: the images that a checkpoint draws for the sample prompts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from charloom.base import locks
 from charloom.core.canonical import digest, file_digest
+from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
 
@@ -18,7 +18,7 @@ KIND = "sample"
 
 @dataclass(frozen=True)
 class Wanted:
-    """One preview: checkpoint (None is the base alone), embedding of the prompt, settings, and its store key."""
+    """One preview: checkpoint (None: the base alone), embedding of the prompt, settings and store key."""
 
     step: int
     prompt: str
@@ -29,25 +29,24 @@ class Wanted:
 
 
 class Previews:
-    """The previews of one character, whose results are in ``results``; files are hashed once."""
+    """The previews of the character whose files are in the folder ``results``; each file is hashed once."""
 
     def __init__(self, results: Path, lock: dict[str, Any]) -> None:
-        self.results = results
+        self.files = Results(results)
         self.lock = lock
         self._digests: dict[Path, str] = {}
 
     def wanted(self, step: int, prompt: str, settings: dict[str, Any]) -> Wanted | None:
-        """One preview, or None while its checkpoint or its embedding is not there."""
-        checkpoint = self.results / "checkpoints" / f"step-{step:06d}.safetensors" if step else None
-        embedding = self.results / "embeddings" / f"_prompt-{prompt}.safetensors"
+        """One preview, or None while its checkpoint or its embedding is missing."""
+        checkpoint = self.files.checkpoint(step) if step else None
+        embedding = self.files.prompt_embedding(prompt)
         if not embedding.is_file() or (checkpoint and not checkpoint.is_file()):
             return None
-        empty = self.results / "embeddings" / "_empty.safetensors"
         key = digest(
             {
                 "checkpoint": self._digest(checkpoint) if checkpoint else None,
                 "embedding": self._digest(embedding),
-                "negative": self._digest(empty) if settings["guidance"] > 1 else None,
+                "negative": self._digest(self.empty) if settings["guidance"] > 1 else None,
                 "transformer": self.lock["components"]["transformer"],
                 "vae": self.lock["components"]["vae"],
                 **settings,
@@ -55,14 +54,19 @@ class Previews:
         )
         return Wanted(step, prompt, checkpoint, embedding, settings, key)
 
-    def all(self, sisters: dict[str, Any]) -> list[Wanted]:
-        """Every preview of ``sisters`` (``steps``; ``prompts``: name to settings, JSON) that could be made now."""
+    def all(self, siblings: dict[str, Any]) -> list[Wanted]:
+        """Every preview of ``siblings`` (``steps``; ``prompts``: name to settings) that can be drawn now."""
         found = [
-            self.wanted(step, name, json.loads(settings))
-            for step in sisters["steps"]
-            for name, settings in sisters["prompts"].items()
+            self.wanted(step, name, settings)
+            for step in siblings["steps"]
+            for name, settings in siblings["prompts"].items()
         ]
         return [one for one in found if one]
+
+    @property
+    def empty(self) -> Path:
+        """The embedding of the empty prompt, which guidance leads away from."""
+        return self.files.embedding("_empty")
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
@@ -75,13 +79,13 @@ def make(
     wanted: list[Wanted],
     store: Store,
     device: Any,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     options: EngineOptions,
 ) -> None:
-    """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint, with the model loaded once.
+    """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint; the model is loaded once.
 
-    ``options`` and the memory that is free decide how many are drawn at a time and in which precision; as that is
-    worth little more than rounding, it is no part of a preview's key, and neither is the device.
+    ``options`` and the free memory decide batch size and precision. Their effect is little more than rounding, so
+    neither they nor the device are part of a preview's key.
     """
     import time
 
@@ -95,27 +99,27 @@ def make(
     if not missing:
         return
     root, single = locks.locate(previews.lock, "transformer", store), locks.single_file(previews.lock, store)
-    model = engine.load_transformer(root, single, device, options, tell)
+    model = engine.load_transformer(root, single, device, options, log)
     vae = engine.quick_decoder(weights.load_vae(locks.locate(previews.lock, "vae", store)), device)
     predict = engine.predict_for(model, options, sum(one.settings["steps"] for one in missing))
     adapters = engine.Adapters(model, options)
-    empty = read_safetensors(previews.results / "embeddings" / "_empty.safetensors")[0]["embeds"]
+    empty = read_safetensors(previews.empty)[0]["embeds"]
     groups: dict[tuple[Any, ...], list[Wanted]] = {}
     for one in missing:
         s = one.settings
         groups.setdefault((one.step, s["scale"], s["width"], s["height"], s["steps"], s["guidance"]), []).append(one)
     batches: dict[tuple[int, int], int] = {}
 
-    for (step, scale, width, height, steps, guidance), members in groups.items():
+    for (step, strength, width, height, steps, guidance), members in groups.items():
         size = (width, height)
         batches.setdefault(size, engine.batch_size(model, width, height, device, options))
 
         def halved(batch: int, size: tuple[int, int] = size) -> None:
             batches[size] = batch
-            tell(f"the GPU memory is too small for more: {size[0]}x{size[1]} in batches of {batch} from now on")
+            log(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
 
         started = time.monotonic()
-        with adapters.put_on(members[0].checkpoint, scale):
+        with adapters.put_on(members[0].checkpoint, strength):
             pixels = sampler.sample(
                 model,
                 vae,
@@ -128,10 +132,10 @@ def make(
                 negative=empty if guidance > 1 else None,
                 batch_size=batches[size],
                 predict=predict,
-                tell=tell,
+                tell=log,
                 on_halved=halved,
             )
         for one, picture in zip(members, pixels, strict=True):
             with store.put(KIND, one.key, ".png") as path:
                 Image.fromarray(picture).save(path, format="PNG", compress_level=6)
-        tell(f"step {step}: {len(members)} pictures of {width}x{height} in {time.monotonic() - started:.1f} s")
+        log(f"step {step}: {len(members)} previews of {width}x{height} in {time.monotonic() - started:.1f} s")

@@ -1,4 +1,4 @@
-"""Scores of checkpoints: the character's previews against its own images."""
+"""Scores of checkpoints: their previews compared with the character's own images."""
 
 from __future__ import annotations
 
@@ -7,52 +7,50 @@ from typing import Any
 
 from charloom.core import files
 from charloom.core.canonical import digest, file_digest
+from charloom.core.layout import Results
 from charloom.core.store import Store
 
 KIND = "scores"
 
 
 class Judgement:
-    """The scores of one character's checkpoints, whose files are in ``results``."""
+    """The scores of a character's checkpoints; the character's files are in the folder ``results``."""
 
     def __init__(self, results: Path, settings: dict[str, Any], weights: Path | None) -> None:
-        self.results = results
+        self.files = Results(results)
         self.settings = settings
         self.weights = weights
-        # The plan alone: further data sets may show somebody else.
-        items = [item for item in files.read_json(results / "dataset.json")["items"] if "set" not in item]
+        # Only images of the plan: extra data sets may show somebody else.
+        items = [item for item in files.read_json(self.files.manifest)["items"] if "set" not in item]
         self._references = [(item["name"], item["caption"]) for item in items]
         images = [[item["image"], item["caption"]] for item in items]
         self._fixed = digest({"references": images, "weights": file_digest(weights) if weights else None, **settings})
 
     def samples(self, step: int) -> list[Path]:
-        """The pictures of a checkpoint in the order of the prompts."""
-        folder = self.results / "samples" / f"step-{step:06d}"
-        return [folder / f"{prompt['name']}.png" for prompt in self.settings["prompts"]]
+        """The previews of a checkpoint in the order of the prompts."""
+        return [self.files.sample(step, prompt["name"]) for prompt in self.settings["prompts"]]
 
     def key(self, step: int) -> str | None:
-        """Store key of a checkpoint's scores; None while pictures are missing."""
+        """Store key of a checkpoint's scores; None while previews are missing."""
         samples = self.samples(step)
         if not all(path.is_file() for path in samples):
             return None
         return digest({"fixed": self._fixed, "step": step, "samples": [file_digest(path) for path in samples]})
 
     def make(self, store: Store) -> list[int]:
-        """Score every checkpoint whose pictures are all there and that is not stored; returns the steps."""
+        """Score every checkpoint that has all its previews and no stored scores; returns the steps."""
         from charloom.judge import backend as judges
 
         judge, levels = None, {}
         done = []
-        for folder in sorted((self.results / "samples").glob("step-*")):
-            step = int(folder.name.removeprefix("step-"))
+        for step in self.files.sampled_steps():
             entry = self.key(step)
             if entry is None or store.has(KIND, entry, ".json"):
                 continue
             if judge is None:
                 judge = judges.open_backend(self.settings["judge"], self.weights)
-                images = self.results / "dataset"
                 levels = judge.study(
-                    [judges.load_picture(images / f"{name}.png", text, name=name) for name, text in self._references]
+                    [judges.load_picture(self.files.image(name), text, name=name) for name, text in self._references]
                 )
             pictures = [
                 judges.load_picture(

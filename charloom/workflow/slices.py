@@ -1,7 +1,7 @@
 """The slice of the settings that each rule depends on, and nothing more.
 
-A rule carries its slice as one canonical JSON string; what is not in it cannot make the rule run again.
-Recipe numbers stand in for the code (see :mod:`charloom.core.versions`).
+A rule carries its slice as one canonical JSON string; only a change of that string makes the rule run again. Version
+numbers represent the code (see :mod:`charloom.core.versions`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from charloom.config import image_folder, knobs, notices
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
+from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
@@ -21,7 +22,7 @@ from charloom.train.settings import DATASET_STAGE_KEYS
 
 
 def prompt_sheet(character: Character) -> str:
-    """For the prompt sheet: everything that a generator is told."""
+    """For the prompt sheet: everything that goes into a prompt for an image generator."""
     return canonical_json(
         {
             "name": character.name,
@@ -48,9 +49,9 @@ def crop(character: Character, name: str) -> str:
 
 
 def caption(character: Character, shot_name: str) -> str:
-    """For one caption: the finished text, so that a changed word elsewhere in the shot does not count.
+    """For one caption: the finished text, so that other changes to the shot do not matter.
 
-    A default caption counts only for images that need it.
+    The default caption is included only for images that need it.
     """
     part, image = character.part_of(shot_name)
     if part:
@@ -62,7 +63,7 @@ def caption(character: Character, shot_name: str) -> str:
 
 
 def lint(character: Character, base: Base | None = None) -> str:
-    """For the check of the data set. ``base`` tells where the tokenizer is that counts tokens."""
+    """For the check of the data set. ``base`` says where the tokenizer is that counts tokens."""
     shots, crop = character.shots, character.crop
     own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
     return canonical_json(
@@ -86,7 +87,7 @@ def lint(character: Character, base: Base | None = None) -> str:
 
 
 def _odd_rate(character: Character) -> str | None:
-    """What is odd about the learning rate of the character."""
+    """A warning if the learning rate is unusual for the optimiser."""
     train = character.recipe["train"]
     return knobs.odd_rate(train["optimizer"], train["lr"])
 
@@ -105,7 +106,7 @@ def _lint_set(part: DataSet) -> dict[str, Any]:
 
 
 def _renamed(character: Character) -> dict[str, list[str]]:
-    """:func:`user_files`, without those of further sets that are called as their images are in the workflow."""
+    """:func:`user_files`, without files of extra data sets whose names are the same in the workflow."""
     usual = {
         f"{part.name}/{image}": [str(Path(part.folder, f"{image}{ending}")) for ending in (".png", ".txt")]
         for part in character.datasets
@@ -115,7 +116,7 @@ def _renamed(character: Character) -> dict[str, list[str]]:
 
 
 def user_files(character: Character) -> dict[str, list[str]]:
-    """What the user calls the picture and the caption of an image, by its name in the workflow."""
+    """The user's file names of an image and its caption, by the image's name in the workflow."""
     found = {}
     for shot in character.shots:
         image = image_folder.of_shot(character, shot) if character.source == "folder" else None
@@ -149,18 +150,18 @@ def text_encoder(character: Character) -> str:
 
 
 def texts(character: Character) -> dict[str, str]:
-    """Texts to be encoded besides the captions, by the name of their file (without its ending)."""
+    """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
     return found | {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
 
 
 def text(character: Character, name: str) -> str:
-    """For the embedding of one of :func:`texts`; JSON, because an empty word would be lost on a command line."""
+    """For the embedding of one of :func:`texts`; JSON, because a command line drops an empty word."""
     return canonical_json(texts(character)[name])
 
 
 def class_captions(character: Character) -> list[str]:
-    """Images whose caption is also encoded with the class word in place of the trigger."""
+    """Images whose caption is encoded a second time, with the class word in place of the trigger."""
     if character.class_word is None:
         return []
     without = {item for part in character.datasets if part.regularization or part.holdout for item in part.items}
@@ -168,17 +169,17 @@ def class_captions(character: Character) -> list[str]:
 
 
 def swap(character: Character) -> str:
-    """For class captions: what is replaced by what; ``null`` while they are not wanted."""
+    """For class captions: trigger and class word; ``null`` if there are none."""
     return canonical_json(None if character.class_word is None else [character.trigger, character.class_word])
 
 
 def variants(character: Character) -> list[str]:
-    """Names in :func:`texts` that training itself reads."""
+    """Names in :func:`texts` that training reads."""
     return [name for name in texts(character) if not name.startswith("_prompt-")]
 
 
 def base_lock(base: Base) -> str:
-    """For the lock file of a base: where its files are, and what is known of them."""
+    """For the lock file of a base: where its files are, and their known checksums."""
     known = {"transformer_file": base.transformer_file, "checksums": base.checksums}
     given = {key: value for key, value in known.items() if value}
     return canonical_json({"name": base.name, **base.source(), "adapters": base.adapters, **given})
@@ -191,14 +192,15 @@ def prepared_base(adapter: str, quantization: str) -> str:
 
 def prepared_name(character: Character) -> str:
     """Stem of the prepared transformer that the character trains on."""
-    return f"{character.base}-{character.recipe['training_adapter']}-{character.recipe['quantization']['transformer']}"
+    recipe = character.recipe
+    return layout.prepared_name(character.base, recipe["training_adapter"], recipe["quantization"]["transformer"])
 
 
 def manifest(character: Character) -> str:
     """For the manifest of the data set."""
     data = character.recipe["data"]
     plan = {"items": character.shot_names, "repeats": data["repeats"], "weight": data["weight"], "is_reg": False}
-    further = [
+    extra = [
         {
             "set": part.name,
             "items": part.items,
@@ -210,16 +212,14 @@ def manifest(character: Character) -> str:
         }
         for part in character.datasets
     ]
-    return canonical_json(
-        {"sets": [plan, *further], "variants": variants(character), "class": class_captions(character)}
-    )
+    return canonical_json({"sets": [plan, *extra], "variants": variants(character), "class": class_captions(character)})
 
 
 def train(character: Character) -> str:
     """For training: what the bytes of a checkpoint depend on besides data and base.
 
-    How often it saves and what it keeps is left out, and the number of steps too unless the learning rate
-    follows it: raising it must extend a run, not start another.
+    The save interval and what is kept are left out, and so is the number of steps unless the learning-rate schedule
+    depends on it: more steps must extend a run, not start another.
     """
     recipe = character.recipe
     knobs = dict(recipe["train"])
@@ -241,23 +241,25 @@ def train(character: Character) -> str:
 
 def sample(character: Character, prompt_name: str) -> str:
     """For one preview of a checkpoint."""
+    return canonical_json(_preview(character, prompt_name))
+
+
+def samples(character: Character) -> dict[str, dict[str, Any]]:
+    """Settings of every preview by the name of its prompt."""
+    return {name: _preview(character, name) for name in character.prompt_names}
+
+
+def _preview(character: Character, prompt_name: str) -> dict[str, Any]:
     prompt, knobs = character.prompt(prompt_name), character.recipe["sample"]
-    return canonical_json(
-        {
-            "width": prompt.width,
-            "height": prompt.height,
-            "seed": prompt.seed,
-            "scale": prompt.scale,
-            "steps": knobs["steps"],
-            "guidance": knobs["guidance"],
-            "recipe": RECIPES["sample"],
-        }
-    )
-
-
-def samples(character: Character) -> dict[str, Any]:
-    """Settings of every preview by the name of its prompt: what one process does in one go."""
-    return {name: sample(character, name) for name in character.prompt_names}
+    return {
+        "width": prompt.width,
+        "height": prompt.height,
+        "seed": prompt.seed,
+        "scale": prompt.scale,
+        "steps": knobs["steps"],
+        "guidance": knobs["guidance"],
+        "recipe": RECIPES["sample"],
+    }
 
 
 def grid(character: Character) -> str:
@@ -327,7 +329,7 @@ def final(character: Character) -> str:
 
 
 def engine(character: Character) -> str:
-    """How the GPU is used by whatever loads a model. It decides how fast and how big, not what is asked for."""
+    """How rules that load a model use the GPU. It affects speed and memory, not what is computed."""
     recipe = character.recipe
     return canonical_json(
         {**{key: recipe[key] for key in ("memory", "low_vram", "layer_offloading")}, **recipe["engine"]}
@@ -335,10 +337,10 @@ def engine(character: Character) -> str:
 
 
 def other_texts(character: Character) -> str:
-    """Everything but the captions that one start of the text encoder should do (see ``untracked`` in common.smk)."""
+    """Every text besides the captions, to be encoded in one go (see ``untracked`` in common.smk)."""
     return canonical_json(list(texts(character).values()))
 
 
 def other_samples(character: Character) -> str:
-    """Steps and prompts that one start of the sampler should do."""
+    """Every preview of the character, to be drawn in one go: steps, and settings by prompt."""
     return canonical_json({"steps": character.sampled_steps, "prompts": samples(character)})

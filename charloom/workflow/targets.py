@@ -1,4 +1,4 @@
-"""A target that nothing makes, and the one that was meant. Independent of Snakemake."""
+"""Suggestions for a target that no rule makes. Independent of Snakemake."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import difflib
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
 
+from charloom.core import layout
+
 MOST = 2000
-"""Files that are compared at most; a large data set has many that differ in a number."""
+"""Most files to compare with; those of a large data set differ only in a number."""
 
 
 def complaint(target: str, names: Sequence[str], products: Callable[[str], Iterable[str]]) -> str:
-    """A line about ``target``: ``names`` are those of the characters, ``products`` the files made of one of them."""
+    """A line about ``target``. ``names`` are the characters, ``products`` gives the files made for one of them."""
     found = nearest(target, names, products)
     some = ", ".join([*names[:5], *(["..."] if names[5:] else [])])
-    hint = f"did you mean {found}?" if found else f"name a character ({some}) or a file that is made of one"
+    hint = f"did you mean {found}?" if found else f"name a character ({some}) or a file made for one"
     return f"nothing makes {target}; {hint}"
 
 
 def nearest(target: str, names: Sequence[str], products: Callable[[str], Iterable[str]]) -> str | None:
-    """The target that is most like it: a character, or one of its files."""
+    """The most similar target: a character, or one of its files."""
     parts = posixpath.normpath(target.replace("\\", "/")).strip("/").split("/")
     if len(parts) == 1:
         return _close(parts[0].removesuffix(".yaml"), names)
@@ -28,13 +30,13 @@ def nearest(target: str, names: Sequence[str], products: Callable[[str], Iterabl
     if name is None:
         return None
     there = list(products(name))
-    wanted = "/".join(["results", name, *parts[at + 1 :]])
+    wanted = layout.results(name).root.joinpath(*parts[at + 1 :]).as_posix()
     if wanted in there:
         return wanted
     folder, _, file = wanted.rpartition("/")
     beside = {path.rpartition("/")[2]: path for path in there if path.rpartition("/")[0] == folder}
     longer = (path for path in beside.values() if path.startswith(wanted))
-    return next(longer, None) or beside.get(_close(file, list(beside)[:MOST])) or f"results/{name}/final.safetensors"
+    return next(longer, None) or beside.get(_close(file, list(beside)[:MOST])) or layout.results(name).final.as_posix()
 
 
 def _close(word: str, words: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Texts to embeddings: captions, their variants and sample prompts alike."""
+"""Texts to embeddings: captions, their variants and sample prompts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def make(
     settings: dict[str, Any],
     store: Store,
     device: Any,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> int:
-    """Encode those of ``texts`` that are not stored: tensor ``embeds`` (L, D) fp32 each; returns how many.
+    """Encode those of ``texts`` that are not stored, each to a tensor ``embeds`` (L, D) in fp32; returns how many.
 
-    One text at a time, so that an embedding does not depend on its neighbours. The encoder is gone from the device
-    afterwards. ``tell`` gets a line for each text of which the end is not read.
+    One text at a time, so that an embedding does not depend on the others. The encoder is freed afterwards. ``log``
+    gets a line for each text that is truncated.
 
     Raises:
-        UserError: a file of the encoder is missing or another one; quantization nf4 without bitsandbytes.
+        UserError: a file of the encoder is missing or has changed; quantization nf4 without bitsandbytes.
     """
     import torch
 
@@ -51,8 +51,8 @@ def make(
     tokenizer, encoder = _load(root, settings.get("quantization", FULL_PRECISION), device)
     count = tokens.counter({"path": str(root)})
     for entry, words in missing.items():
-        if tell and (what := count.too_long(words)):
-            tell(f"{what}: {words[:60]}…")
+        if log and (what := count.too_long(words)):
+            log(f"{what}: {words[:60]}…")
         embeds = text.encode(tokenizer, encoder, [words])[0].float().cpu()
         with store.put(KIND, entry, ".safetensors") as path:
             write_safetensors(path, {"embeds": embeds}, {"caption": words})
@@ -63,8 +63,8 @@ def make(
 
 
 def _load(root: Any, kind: str, device: Any) -> tuple[Any, Any]:
-    """(tokenizer, encoder), its Linears kept in ``kind``: read in bf16 and quantised on the device one by one, so that
-    the device never holds it whole. fp32 only on the CPU and with ``none``."""
+    """(tokenizer, encoder) with its Linears stored in ``kind``: read in bf16 and quantised one by one, so that the
+    device never holds all of it in bf16. fp32 only on the CPU with ``none``."""
     import torch
 
     from charloom.kernels import quantize
@@ -76,5 +76,5 @@ def _load(root: Any, kind: str, device: Any) -> tuple[Any, Any]:
         return weights.load_text_encoder(root, dtype=dtype, device=device)
     tokenizer, encoder = weights.load_text_encoder(root, dtype=dtype)
     quantize.quantize(encoder, kind, device)
-    quantize.set_mode(encoder, "dequantize")  # captions are short: rounding their rows as well would save nothing
+    quantize.set_mode(encoder, "dequantize")  # captions are short: quantised products would save nothing
     return tokenizer, encoder.to(device)

@@ -1,4 +1,4 @@
-"""One segment of a training run, out of the store or trained."""
+"""Settings and store keys of a training run, from the slice of the rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KIND = CHECKPOINT
 
 
 def settings_of(slice_: dict[str, Any], *, every: int, last: int) -> TrainSettings:
-    """The trainer's settings: the rule's slice, with how often it saves and its last step put back in."""
+    """The trainer's settings: the rule's slice, completed with the save interval and the last step."""
     recipe = slice_["recipe"]
     return TrainSettings.from_recipe(
         {
@@ -25,7 +25,7 @@ def settings_of(slice_: dict[str, Any], *, every: int, last: int) -> TrainSettin
 
 
 def key(settings: TrainSettings, slice_: dict[str, Any], manifest: Path, record: dict[str, Any]) -> str:
-    """Key of the run that these settings, data and base make."""
+    """Key of the run with these settings, data and base."""
     shape = {"settings": settings.slice(), "header": slice_["header"]}
     return run_key(shape, manifest_digest(files.read_json(manifest)), record["digest"], slice_["number"])
 

@@ -2,11 +2,12 @@
 
 A source is a module with four functions; ``shot`` is None for the neutral reference:
 
-* ``problems(character)``: lines ``key: what is wrong; what to do``, found without opening an image. They count only
-  when images are really needed: the prompt sheet is made before there are any.
+* ``problems(character)``: lines ``key: what is wrong; what to do``, found without opening an image
 * ``inputs(character, shot)``: paths of the files that the image is made from
 * ``settings(character, shot)``: plain values that decide how the image looks
 * ``make(settings, inputs, output)``: write the image as a PNG
+
+To add a source, write such a module and add its name to :data:`NAMES` and to ``images.source`` in the character schema.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def get(name: str) -> ModuleType:
 
 
 def problems(character: Character) -> list[str]:
-    """What stands in the way of a character's images: those of its source, and its extra data sets.
+    """What keeps a character's images, extra data sets included, from being made.
 
-    It counts once the images are needed: the prompt sheet is made before there are any.
+    Asked only when images are needed: the prompt sheet is written before there are any.
     """
     lines = (
         get(character.source).problems(character) + character.without_words() + datasets.problems(character.datasets)

@@ -1,4 +1,4 @@
-"""The user's own images: one file for each shot, named like it or by its key ``file``; taken over as PNG."""
+"""The user's own images: one file per shot, named like the shot or by its key ``file``; copied as PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def problems(character: Character) -> list[str]:
-    """Missing folder, missing images, and images that two shots want."""
+    """A missing folder, missing images, and images that two shots claim."""
     if not character.folder:
         return ["images.path: is missing; name the folder with your images"]
     if not Path(character.folder).is_dir():
@@ -30,7 +30,7 @@ def problems(character: Character) -> list[str]:
             owner = owners.setdefault(found.resolve(), shot.name)
             if owner != shot.name:
                 lines.append(
-                    f"shots.{shot.name}{'.file' * bool(shot.file)}: {found.name} is the image of {owner} already; "
+                    f"shots.{shot.name}{'.file' * bool(shot.file)}: {found.name} is already the image of {owner}; "
                     "give each shot an image of its own"
                 )
             elif not inventory.is_picture(found):
@@ -53,7 +53,7 @@ def _unread(path: Path) -> str:
 
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
-    """The user's file. Only pages show the reference, so that the first close-up stands in where there is none."""
+    """The user's file. Without a reference image the first close-up is used: it is only shown on pages."""
     if shot:
         found = of_shot(character, shot)
     else:
@@ -63,14 +63,14 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
 
 
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
-    """Nothing decides but the file itself."""
+    """Only the file itself matters."""
     return {"recipe": RECIPES["folder"]}
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
-    """Copy a PNG byte for byte; write any other format as a lossless PNG, upright and on white."""
+    """Copy a PNG byte for byte; convert any other format to PNG, losslessly, upright and on white."""
     if not inputs:
-        raise UserError(f"{output}: its image is gone from the folder; put it back")
+        raise UserError(f"{output}: its image is no longer in the folder; put it back")
     picture = pictures.read(inputs[0])
     if is_png(inputs[0]):
         shutil.copyfile(inputs[0], output)
@@ -79,6 +79,6 @@ def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
 
 
 def is_png(path: str | Path) -> bool:
-    """Whether the file is a PNG, whatever it is called."""
+    """Whether the file is a PNG, whatever its name."""
     with open(path, "rb") as file:
         return file.read(8) == b"\x89PNG\r\n\x1a\n"

@@ -1,7 +1,7 @@
-"""The embedded renderer: drawn people at 2048² with a watermark in the corner, as closed generators deliver them.
+"""The built-in renderer: drawn people at 2048² with a watermark in the corner, like images of closed generators.
 
-The phrases of a shot are read by the language of the paper-doll world; a phrase that it cannot draw is
-a mistake in the character file, found before anything runs.
+The phrases of a shot are parsed by the language of the paper-doll world; a phrase that it cannot draw is a mistake in
+the character file, found before anything runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom.core import layout
 from charloom.core.versions import RECIPES
 from charloom.dataset.captions import TIER_PHRASES
 from charloom.paperdoll import attributes, language
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 SIZE = 2048
 FRAME = 1898 / 2048
-"""Composed for what is left after the default crop of 150 pixels, or the feet would go with the watermark."""
+"""The figure fits into what the default crop of 150 pixels leaves; otherwise the feet would be cropped."""
 NEUTRAL = "a close-up portrait photo, frontal view, neutral expression, wearing a white t-shirt"
 
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -43,7 +44,7 @@ def problems(character: Character) -> list[str]:
             lines.append(f"doll.{key}: cannot be '{value}'; {_choices(value, attributes.IDENTITY_VALUES[key])}")
     missing = [key for key in attributes.IDENTITY_VALUES if key not in character.doll]
     if missing:
-        lines.append(f"doll: {', '.join(missing)} missing; images.source paperdoll needs the whole person")
+        lines.append(f"doll: {', '.join(missing)} missing; images.source paperdoll needs all of them")
     for shot in character.shots:
         for field in _FIELDS:
             value = getattr(shot, field)
@@ -67,25 +68,25 @@ def _undrawable(field: str, phrase: str) -> list[str]:
 
 def _choices(word: str, allowed: tuple[str, ...]) -> str:
     words = word.lower().split()
-    # "a beige panzuit": the garment is at the end, so shorter and shorter tails are tried.
+    # "a beige panzuit": the garment comes last, so try shorter and shorter tails.
     tails = (" ".join(words[start:]) for start in range(len(words)))
     close = next((found for tail in tails if (found := difflib.get_close_matches(tail, allowed, n=1, cutoff=0.7))), [])
     return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(allowed)}"
 
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
-    """Drawn from nothing but settings; a shot names the reference, because a new reference means new images."""
-    return [f"results/{character.id}/reference.png"] if shot else []
+    """Drawn from settings alone; a shot depends on the reference, because a new reference means new images."""
+    return [layout.results(character.id).reference.as_posix()] if shot else []
 
 
 def scene(shot: Shot) -> attributes.Scene:
-    """What the phrases of ``shot`` say."""
+    """The scene that the phrases of ``shot`` describe."""
     parts = [TIER_PHRASES[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
     return language.scene_from(", ".join([*parts, shot.background]))
 
 
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
-    """Identity, scene, size and seed; words that mean the same scene give the same settings."""
+    """Identity, scene, size and seed; phrases with the same meaning give the same settings."""
     picture = scene(shot) if shot else language.scene_from(f"{NEUTRAL}, {character.concept}")
     return {
         "identity": dict(character.doll),
@@ -97,7 +98,7 @@ def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
-    """Draw the image and stamp the watermark of a closed generator on it."""
+    """Draw the image and stamp a watermark on it, like that of a closed generator."""
     from charloom.paperdoll import draw
 
     image = draw.draw(

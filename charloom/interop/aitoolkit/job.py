@@ -1,7 +1,7 @@
 """A job of ai-toolkit as a tree of keys, each of which is accounted for exactly once.
 
-Keys go by dotted names: ``train.lr``; ``datasets.x`` in the character's own data set, ``datasets[2].x`` in another;
-``sample.samples[1].seed``. Knows nothing of what they mean.
+Keys have dotted names: ``train.lr``; ``datasets.x`` in the character's own data set, ``datasets[2].x`` in another;
+``sample.samples[1].seed``. What they mean is up to the other modules.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from charloom.interop.aitoolkit import keys
 
 
 class Job:
-    """The keys of a job's first process, and what became of those that were asked for.
+    """The keys of a job's first process, and what became of them.
 
-    ``understood`` and ``ignored`` (key to reason) are filled on the way and completed by :meth:`account`; ``todo`` are
-    lines for the user; ``trigger_word`` is that of the character's own data set, where the job has none for all.
+    ``understood`` and ``ignored`` (key to reason) are filled by :meth:`account`; ``todo`` are lines for the user;
+    ``trigger_word`` is the job's, or that of the character's own data set.
     """
 
     def __init__(self, tree: Mapping[str, Any], outside: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ class Job:
         self.trigger_word = ""
 
     def _leaves(self, node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        """Every key that has a value of its own, with its dotted name."""
+        """Every leaf with its dotted name."""
         for key, value in node.items():
             name = f"{prefix}{key}"
             if name == "datasets" and self.sets:
@@ -57,15 +57,15 @@ class Job:
                 yield name, value
 
     def prefix(self, index: int) -> str:
-        """How the keys of a data set begin: ``datasets`` for the character's own, else with its number, from 1."""
+        """The prefix of a data set's keys: ``datasets`` for the character's own, else e.g. ``datasets[2]``."""
         return "datasets" if index == self.own else f"datasets[{index + 1}]"
 
     def has(self, group: str) -> bool:
-        """Whether a group of keys is there."""
+        """Whether the job has a group of keys."""
         return any(known == group or known.startswith(f"{group}.") for known in self.groups)
 
     def take(self, key: str, convert: Callable[[Any], Any] | None = None, default: Any = None) -> Any:
-        """The value of a key, which counts as understood; the default where it is absent, empty or will not do."""
+        """The value of a key, which counts as understood; the default if it is absent, empty or not valid."""
         value = self.values.get(key)
         if key in self.values and key not in self.refused:
             self.taken.add(key)
@@ -74,11 +74,11 @@ class Job:
         try:
             return convert(value) if convert else value
         except (TypeError, ValueError, OverflowError):
-            self.refuse(key, f"{_short(value)} will not do; left out")
+            self.refuse(key, f"{_short(value)} is not valid; left out")
             return default
 
     def refuse(self, key: str, why: str) -> None:
-        """Say that a key was not taken over, and why."""
+        """Record that a key was not imported, and why."""
         self.taken.discard(key)
         if key in self.values:
             self.refused[key] = why
@@ -98,7 +98,7 @@ class Job:
 
 
 def _samples(value: Any) -> bool:
-    """Whether a list holds samples with keys of their own; one of texts alone counts as one value."""
+    """Whether a list holds samples with keys; a list of plain texts is one value."""
     return isinstance(value, list) and any(isinstance(entry, dict) for entry in value)
 
 
@@ -108,18 +108,18 @@ def _short(value: Any) -> str:
 
 
 def load(path: Path) -> tuple[Job, str]:
-    """The job in a file, with its name filled in wherever it says ``[name]``, and that name.
+    """The job in a file and its name, which replaces ``[name]`` everywhere.
 
     Raises:
-        UserError: the file is no such job, or no training.
+        UserError: the file is not a job of ai-toolkit, or the job is not a training.
     """
     data = yaml.read_yaml(path)
     config = data.get("config")
     processes = config.get("process") if isinstance(config, dict) else None
     if not isinstance(processes, list) or not processes or not isinstance(processes[0], dict):
-        raise UserError(f"{path}: is no job of ai-toolkit: config.process is missing; give its job YAML")
+        raise UserError(f"{path}: is not a job of ai-toolkit: config.process is missing; give a job YAML")
     if data.get("job", "extension") not in ("extension", "train"):
-        raise UserError(f"{path}: job: {data['job']} is no training; only job: extension can be imported")
+        raise UserError(f"{path}: job: {data['job']} is not a training; only job: extension can be imported")
     title = " ".join(str(config.get("name") or path.stem).split())
     outside = {str(key): value for key, value in data.items() if key != "config"}
     outside |= {f"config.{key}": value for key, value in config.items() if key != "process"}
@@ -131,12 +131,12 @@ def load(path: Path) -> tuple[Job, str]:
         elif key.startswith("process["):
             job.refuse(key, "only the first process is imported")
     unset = sorted(set(re.findall(r"\$\{([^}]+)\}", str(job.values))))
-    job.todo += [f"the job wants ${{{name}}}, which is not set here; set it and import again" for name in unset]
+    job.todo += [f"the job uses ${{{name}}}, which is not set; set it and import again" for name in unset]
     return job, title
 
 
 def _filled(node: Any, title: str) -> Any:
-    """The tree with the job's name and variables of the environment in its texts, as ai-toolkit fills them in."""
+    """The tree with ``[name]`` and environment variables replaced as ai-toolkit does."""
     if isinstance(node, dict):
         return {str(key): _filled(value, title) for key, value in node.items()}
     if isinstance(node, list):

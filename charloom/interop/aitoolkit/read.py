@@ -1,7 +1,7 @@
 """Job files of ai-toolkit as character files.
 
-Every key of the job is either understood or named with the reason why it is not; nothing is dropped in silence, and
-nothing is made up: a picture without a caption stays without one. Writes nothing (see ``cli``).
+Every key of the job is either understood or reported with the reason why not. Nothing is invented: an image without a
+caption stays without one. Writes nothing; the command line does.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ORDER = ("name", "trigger", "concept", "appearance", "identity_line", "images",
 
 @dataclass
 class Imported:
-    """A character file in the making, and what became of every key of the job."""
+    """A character file, and what became of every key of the job."""
 
     id: str
     character: dict[str, Any]
     captions: dict[str, str] = field(default_factory=dict)
-    """Shot name to caption, for ``config/captions/<id>/``; a caption that was written by hand wins."""
+    """Shot name to caption, for ``config/captions/<id>/``."""
     understood: list[str] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
     todo: list[str] = field(default_factory=list)
@@ -41,16 +41,16 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
 
     Args:
         path: a job YAML of ai-toolkit, ``job: extension``.
-        root: the workflow's folder, whose ``config/bases`` are looked through for the model.
+        root: the workflow's folder, whose ``config/bases`` are searched for the model.
         name: name of the character file; by default the name of the job.
 
     Raises:
-        UserError: the file is no such job, or its name makes no file name.
+        UserError: the file is not a job of ai-toolkit, or its name cannot be a file name.
     """
     job, title = aitoolkit_job.load(path)
     slug = re.sub(r"[^a-z0-9_-]+", "-", title.lower()).strip("-_")[:40]
     if not (name or slug):
-        raise UserError(f"{path}: config.name: '{title}' makes no name of a file; give one with --name")
+        raise UserError(f"{path}: config.name: '{title}' cannot be a file name; give one with --name")
     id = scaffold.check_name(name or slug)
     trigger = _trigger(job, id)
     base, adapter, ours = recipe.base(job, root)
@@ -63,9 +63,9 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
     default = knobs.recipe.get("data", {}).get("default_caption", "")
     shots, captions = sets.shots(job, folder, trigger, default)
     if not shots:
-        # A plan in their place, so that the file can be read.
+        # A plan stands in, so that the file is valid.
         where = f"there are no images in {folder}" if folder else "the job names no folder"
-        remedy = "put them there and import again, or name them as in config/plans/portrait-30.yaml, which stands in"
+        remedy = "put them there and import again, or name them as in config/plans/portrait-30.yaml, used for now"
         job.todo.append(f"images.path: {where}; {remedy}")
     character = {
         "name": title[:60],
@@ -74,9 +74,9 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
         "identity_line": {"full": "{trigger}", "eyes_hidden": "{trigger}"},
         "images": {"source": "folder", "path": folder or f"resources/characters/{id}"},
         "shots": shots or "portrait-30",
-        # ai-toolkit trains on images that are cropped already.
+        # ai-toolkit expects images that are cropped already.
         "crop": {"right": 0, "bottom": 0},
-        "datasets": sets.further(job, knobs, path, trigger),
+        "datasets": sets.extra(job, knobs, path, trigger),
         "sample_prompts": samples.read(job, trigger, {**ours["sample"], **knobs.recipe.get("sample", {})}),
         "base": base,
         "recipe": knobs.recipe,
@@ -92,7 +92,7 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
 
 
 def _trigger(job: Job, id: str) -> str:
-    """The job's trigger word if it can be one here, else another."""
+    """The job's trigger word if it is valid here, else a new one."""
     word = job.take("trigger_word", str, "")
     for index in range(len(job.sets)):
         own = job.take(f"{job.prefix(index)}.trigger_word", str)
@@ -105,15 +105,15 @@ def _trigger(job: Job, id: str) -> str:
         return word
     guess = scaffold.trigger_for(id)
     if word:
-        said = f"'{word}' has other characters than letters and digits, or more than 20; {guess} takes its place"
+        said = f"'{word}' is not made of 2 to 20 letters and digits; {guess} replaces it"
     else:
-        said = f"the job has none; {guess} was put in, and your captions must have it"
+        said = f"the job has none; {guess} is used, and your captions must contain it"
     job.todo.append(f"trigger: {said}")
     return guess
 
 
 def _fit(character: dict[str, Any], job: Job) -> None:
-    """Bring what charloom cannot take to the next value that it can, or take it out; each with a line."""
+    """Replace values that the schema refuses by the nearest valid one, or remove them; reports each change."""
     from jsonschema import Draft202012Validator
 
     validator = Draft202012Validator(schema.load_schema("character"))
@@ -135,7 +135,7 @@ def _fit(character: dict[str, Any], job: Job) -> None:
                 del node[last]
             else:
                 continue
-            done = f"{node[last]} was put in" if isinstance(last, int) or last in node else "it was left out"
+            done = f"set to {node[last]}" if isinstance(last, int) or last in node else "it was left out"
             allowed = f"{'at least' if rule == 'minimum' else 'at most'} {limit}"
             said = {"minimum": allowed, "maximum": allowed, "multipleOf": f"multiples of {limit}"}.get(
                 rule, error.message
@@ -144,7 +144,7 @@ def _fit(character: dict[str, Any], job: Job) -> None:
 
 
 def character_yaml(imported: Imported, source: Path) -> str:
-    """The character file as text, with what is left to do on top."""
+    """The character file as text; comments at the top list what is left to do."""
     head = [f"# Imported from {source.name}. Every key: config/schemas/character.schema.yaml"]
     head += [f"# To do: {line}" for line in imported.todo]
     if isinstance(imported.character["shots"], list):

@@ -1,6 +1,6 @@
-"""The recipe of an ai-toolkit job, with ai-toolkit's defaults where the job leaves a knob open.
+"""The recipe of an ai-toolkit job, with ai-toolkit's defaults for the knobs that the job leaves unset.
 
-What a key does is taken from ai-toolkit's code (August 2026), not from its name. Knows the knobs of both sides.
+What a key does follows ai-toolkit's code (August 2026), not the key's name.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from charloom.interop.aitoolkit.job import Job
 _OPTIMIZERS = {"adamw8bit": "adamw8bit", "adamw": "adamw", "adafactor": "adafactor", "prodigy": "prodigy",
                "prodigyopt": "prodigy", "lion": "lion"}  # fmt: skip
 _ALMOST = {"lion8bit": "lion", "prodigy8bit": "prodigy", "adamw8": "adamw8bit"}
-"""Optimisers that are here with another precision of their state."""
+"""Optimisers that exist here with their state in another precision."""
 _WEIGHT_DECAY = {"adamw8bit": 0.01, "adamw": 0.01, "adafactor": 0.0, "prodigy": 0.0, "lion": 0.0}
-"""What the optimisers take that ai-toolkit calls, where the job names no weight decay."""
+"""Default weight decay of the optimisers that ai-toolkit uses."""
 _PRODIGY_LR = 0.1
-"""A rate below it is taken for one of another optimiser and becomes 1."""
+"""ai-toolkit takes a lower rate for a leftover from another optimiser and sets it to 1."""
 _SCHEDULES = ("constant", "constant_with_warmup", "cosine")
 _TIMESTEPS = {"sigmoid": "sigmoid", "linear": "linear", "weighted": "weighted", "shift": "shift",
               "flux_shift": "shift", "lumina2_shift": "shift"}  # fmt: skip
-"""The shifts differ in nothing for this model, whose schedule is not dynamic."""
+"""All shifts are the same for this model, whose schedule is not dynamic."""
 _BIAS = {"balanced": "balanced", "content": "high_noise", "high_noise": "high_noise", "style": "low_noise",
          "low_noise": "low_noise"}  # fmt: skip
 _OTHER_LOSSES = ("wavelet", "stepped", "mean_flow", "pixelspace")
@@ -34,18 +34,18 @@ _PRECISION = {"qint8": "int8", "uint8": "int8", "int8": "int8", "qint4": "nf4", 
 _DTYPES = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16", "fp32": "fp32", "float32": "fp32",
            "float": "fp32"}  # fmt: skip
 _FULL_RANK = 512
-"""The largest rank of the schema; blocks of up to 1,024 are whole with it."""
+"""The largest rank that the schema allows; full rank for blocks of up to 1,024."""
 
 
 def whole(value: Any) -> int:
-    """A whole number, also out of ``3e3``."""
+    """An integer; ``3e3`` is one too."""
     return int(float(value))
 
 
 class Knobs:
-    """The recipe in the making; of ai-toolkit's defaults only those are kept that differ from charloom's.
+    """The recipe being built; ai-toolkit's defaults are written only where they differ from charloom's.
 
-    ``ours`` is the recipe that holds where the job says nothing: the schema's, with that of the base over it.
+    ``ours`` is the recipe that applies where the job says nothing: the schema's defaults, overridden by the base's.
     """
 
     def __init__(self, job: Job, ours: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Knobs:
         self.open.pop(target, None)
 
     def default(self, target: str, value: Any) -> None:
-        """Set a knob that the job leaves open, if charloom would take something else."""
+        """Set a knob that the job leaves unset, if charloom's default differs."""
         node: Any = self.ours
         for part in target.split("."):
             node = node.get(part) if isinstance(node, Mapping) else None
@@ -72,7 +72,7 @@ class Knobs:
             self.open[target] = value
 
     def take(self, target: str, key: str, convert: Callable[[Any], Any], default: Any = None) -> Any:
-        """Set a knob to what a key says, or to ai-toolkit's default (None: it has none that matters)."""
+        """Set a knob to the value of a key, or to ai-toolkit's default (None: there is none)."""
         value = self.job.take(key, convert)
         if value is not None:
             self.put(target, value)
@@ -81,7 +81,7 @@ class Knobs:
         return default if value is None else value
 
     def choose(self, target: str, key: str, known: Mapping[str, str], default: str | None = None) -> None:
-        """The same for one word out of several; another word is reported."""
+        """The same for a choice between words; an unknown word is reported."""
         word = self.job.take(key, lambda value: str(value).lower())
         if word in known:
             self.put(target, known[word])
@@ -92,7 +92,7 @@ class Knobs:
 
 
 def read(knobs: Knobs) -> None:
-    """The knobs of a job, but for those of its data sets (see ``aitoolkit_sets``)."""
+    """The knobs of a job, except those of its data sets (:mod:`charloom.interop.aitoolkit.sets`)."""
     job = knobs.job
     _network(knobs)
     _quantization(knobs)
@@ -101,13 +101,13 @@ def read(knobs: Knobs) -> None:
     _saving(knobs)
     if knobs.open:
         said = ", ".join(f"{key} {value}" for key, value in knobs.open.items())
-        job.todo.append(f"recipe: the job leaves open what ai-toolkit has other defaults for; they were put in: {said}")
+        job.todo.append(f"recipe: not set in the job, filled in with ai-toolkit's defaults: {said}")
 
 
 def _network(knobs: Knobs) -> None:
     job = knobs.job
     if not job.has("network"):
-        job.todo.append("recipe.network: the job has none and trains the whole model; this file trains a LoRA")
+        job.todo.append("recipe.network: the job has none and trains the whole model; this file trains a LoRA instead")
         return
     knobs.choose("network.type", "network.type", {kind: kind for kind in ("lora", "lokr", "dora")}, "lora")
     kind = knobs.recipe.get("network", {}).get("type", "lora")
@@ -118,20 +118,20 @@ def _network(knobs: Knobs) -> None:
     if kind == "lokr" and full:
         rank = _FULL_RANK
         job.todo.append(
-            f"recipe.network.rank: the job's LoKr has full rank; {rank} was put in, which is that for blocks of up to "
+            f"recipe.network.rank: the job's LoKr has full rank; set to {rank}, which is full for blocks of up to "
             f"{2 * rank}, so always with lokr_factor -1"
         )
     if knobs.ours["network"]["rank"] != rank or older or linear:
         knobs.put("network.rank", rank)
     for key in ("network.alpha", "network.linear_alpha"):
         if job.take(key, float) not in (None, rank) and not (kind == "lokr" and full):
-            job.refuse(key, f"ai-toolkit itself scales by 1 for this model, whatever alpha is; {rank} was put in")
-    # After the rank has been made to fit, alpha follows it (see aitoolkit.read).
+            job.refuse(key, f"ai-toolkit ignores alpha for this model and scales by 1; set to {rank}")
+    # Set again in read.py once the rank has been fitted to the schema.
     knobs.put("network.alpha", float(rank))
     if kind == "lokr":
         knobs.take("network.lokr_factor", "network.lokr_factor", whole, -1)
         if job.take("network.dropout", float):
-            job.refuse("network.dropout", "ai-toolkit itself has no dropout for LoKr")
+            job.refuse("network.dropout", "ai-toolkit has no dropout for LoKr")
     else:
         job.take("network.lokr_factor")
         knobs.take("network.dropout", "network.dropout", float, 0.0)
@@ -151,7 +151,7 @@ def _quantization(knobs: Knobs) -> None:
         if wanted and known is None:
             job.refuse(f"model.{key}", f"{kind} is not supported; float8 is used")
         elif wanted and known == "nf4" != kind:
-            job.todo.append(f"recipe.quantization.{part}: {kind} is not here; nf4, the format of four bits, was put in")
+            job.todo.append(f"recipe.quantization.{part}: {kind} is not supported; set to nf4, which has four bits too")
         value = (known or "float8") if wanted else "bf16"
         given = job.values.get("model.quantize_te" if named else "model.quantize")
         put = knobs.default if given is None else knobs.put
@@ -169,19 +169,19 @@ def _training(knobs: Knobs) -> None:
     _optimizer(knobs)
     _schedule(knobs, steps)
     if not knobs.take("train.max_grad_norm", "train.max_grad_norm", float, 1.0):
-        # There every gradient is scaled to nothing; here it would mean that nothing is clipped.
+        # In ai-toolkit it scales every gradient to zero; here it would turn clipping off.
         del knobs.recipe["train"]["max_grad_norm"]
-        knobs.job.refuse("train.max_grad_norm", "0 keeps ai-toolkit from learning anything; gradients are clipped to 1")
+        knobs.job.refuse("train.max_grad_norm", "with 0 ai-toolkit learns nothing; gradients are clipped to norm 1")
     knobs.choose("train.timestep_type", "train.timestep_type", _TIMESTEPS, "sigmoid")
     if "train.content_or_style" in job.values:
         knobs.choose("train.timestep_bias", "train.content_or_style", _BIAS, "balanced")
         if job.values.get("train.timestep_bias") is not None:
-            job.refuse("train.timestep_bias", "ai-toolkit itself reads train.content_or_style")
+            job.refuse("train.timestep_bias", "ai-toolkit reads train.content_or_style instead")
     else:
         knobs.choose("train.timestep_bias", "train.timestep_bias", _BIAS, "balanced")
         if knobs.recipe["train"].get("timestep_bias", "balanced") != "balanced":
             job.todo.append(
-                "recipe.train.timestep_bias: ai-toolkit itself reads train.content_or_style and has trained balanced"
+                "recipe.train.timestep_bias: ai-toolkit reads train.content_or_style instead and trained balanced"
             )
     _loss(knobs)
     knobs.take("train.seed", "train.seed", whole)
@@ -205,7 +205,7 @@ def _accumulation(knobs: Knobs, steps: int) -> None:
     older = job.take("train.gradient_accumulation_steps", whole, 1)
     if older != 1:
         knobs.put("train.gradient_accumulation", max(older, 1))
-        many = f"its {steps} steps are {-(-steps // older)} updates" if older > 1 else "and -1 is an update an epoch"
+        many = f"its {steps} steps are {-(-steps // older)} updates" if older > 1 else "and -1 is one update per epoch"
         job.todo.append(
             f"recipe.train.steps: with gradient_accumulation_steps ai-toolkit counts forward passes, {many}; "
             f"charloom counts updates, so lower train.steps, save.every and sample.every"
@@ -216,21 +216,19 @@ def _optimizer(knobs: Knobs) -> None:
     job = knobs.job
     word = job.take("train.optimizer", lambda value: str(value).lower())
     if word in _ALMOST:
-        job.todo.append(f"recipe.train.optimizer: {word} is not here; {_ALMOST[word]}, which is next to it, was put in")
+        job.todo.append(f"recipe.train.optimizer: {word} is not supported; set to {_ALMOST[word]}, the closest")
     known = {**_OPTIMIZERS, **_ALMOST}
     if word in known or word is None:
         knobs.choose("train.optimizer", "train.optimizer", known, "adamw")
         name = known[word or "adamw"]
     else:
         name = knobs.ours["train"]["optimizer"]
-        job.refuse("train.optimizer", f"{word} is not supported; {name} is used, so look at train.lr too")
+        job.refuse("train.optimizer", f"{word} is not supported; {name} is used, so check train.lr too")
     rate = job.take("train.lr", float)
     if name == "prodigy" and (rate is None or rate < _PRODIGY_LR):
         knobs.put("train.lr", 1.0)
         if rate is not None:
-            job.todo.append(
-                f"recipe.train.lr: {rate} is no rate for prodigy; 1 was put in, which ai-toolkit takes instead"
-            )
+            job.todo.append(f"recipe.train.lr: {rate} is too low for prodigy; set to 1, as ai-toolkit does")
     elif rate is not None:
         knobs.put("train.lr", rate)
     else:
@@ -238,12 +236,12 @@ def _optimizer(knobs: Knobs) -> None:
     misplaced = job.take("train.weight_decay", float)
     decay = job.take("train.optimizer_params.weight_decay", float)
     if decay is not None and misplaced is not None:
-        job.refuse("train.weight_decay", "ai-toolkit itself reads train.optimizer_params.weight_decay")
+        job.refuse("train.weight_decay", "ai-toolkit reads train.optimizer_params.weight_decay instead")
     elif misplaced is not None:
         decay = misplaced
         job.todo.append(
-            f"recipe.train.weight_decay: ai-toolkit reads it below train.optimizer_params alone, and has taken "
-            f"{_WEIGHT_DECAY[name]}; {decay}, which the job says, was put in"
+            f"recipe.train.weight_decay: set to {decay} as in the job, but ai-toolkit reads it only from "
+            f"train.optimizer_params and trained with {_WEIGHT_DECAY[name]}"
         )
     if decay is None:
         knobs.default("train.weight_decay", _WEIGHT_DECAY[name])
@@ -251,7 +249,7 @@ def _optimizer(knobs: Knobs) -> None:
         knobs.put("train.weight_decay", decay)
     for key in [key for key in job.values if key.startswith("train.optimizer_params.")]:
         if not key.endswith(".weight_decay"):
-            job.refuse(key, "only weight_decay is taken from it")
+            job.refuse(key, "only weight_decay is taken from optimizer_params")
 
 
 def _schedule(knobs: Knobs, steps: int) -> None:
@@ -267,13 +265,11 @@ def _schedule(knobs: Knobs, steps: int) -> None:
             understood.append(f"{below}.num_warmup_steps")
             knobs.put("train.warmup_steps", min(warmup, steps))
             if warmup > steps:
-                job.todo.append(
-                    f"recipe.train.warmup_steps: {warmup} is more than the {steps} steps; {steps} was put in"
-                )
+                job.todo.append(f"recipe.train.warmup_steps: {warmup} is more than all {steps} steps; set to {steps}")
         else:
             knobs.default("train.warmup_steps", 0)
     else:
-        what = "rises from a third to the whole rate in ai-toolkit" if word == "linear" else "is not supported"
+        what = "rises from a third of the rate to all of it in ai-toolkit" if word == "linear" else "is not supported"
         kept = knobs.ours["train"]["lr_scheduler"]
         job.refuse("train.lr_scheduler", f"{word} {what}; train.lr_scheduler keeps its default, {kept}")
     for key in [key for key in job.values if key.startswith(f"{below}.") and key not in understood]:
@@ -296,10 +292,8 @@ def _loss(knobs: Knobs) -> None:
     else:
         knobs.put("train.loss", {"mae": "mae", "pseudo_huber": "huber"}.get(word, "mse"))
         if word not in ("mse", "mae", "pseudo_huber"):
-            what = "the Huber loss is called pseudo_huber there" if word == "huber" else "it does not know the word"
-            job.todo.append(
-                f"recipe.train.loss: for loss_type {word} ai-toolkit takes mse ({what}), and mse was put in"
-            )
+            what = "its Huber loss is called pseudo_huber" if word == "huber" else "it does not know the word"
+            job.todo.append(f"recipe.train.loss: set to mse, which ai-toolkit uses for loss_type {word}; {what}")
 
 
 def _preservation(knobs: Knobs) -> None:
@@ -313,15 +307,14 @@ def _preservation(knobs: Knobs) -> None:
     elif on:
         kept = knobs.ours["train"]["preservation"]["differential"]["class"]
         job.todo.append(
-            f"recipe.{group}.class: the job names none; write what the character is one of, else it is {kept}"
+            f"recipe.{group}.class: the job names none; write a word for the character's kind, else it is {kept}"
         )
     group = "train.preservation.blank"
     blank = knobs.take(f"{group}.enabled", "train.blank_prompt_preservation", bool, False)
     knobs.take(f"{group}.multiplier", "train.blank_prompt_preservation_multiplier", float, 1.0 if blank else None)
     if on and blank:
-        # With both on, ai-toolkit takes the first.
         knobs.put(f"{group}.enabled", False)
-        why = "ai-toolkit takes the former, so the latter was switched off"
+        why = "ai-toolkit uses only the former, so the latter was switched off"
         job.todo.append(f"recipe.train.preservation: differential and blank are both on; {why}")
 
 
@@ -329,7 +322,7 @@ def _saving(knobs: Knobs) -> None:
     job = knobs.job
     steps = knobs.recipe.get("train", {}).get("steps", knobs.ours["train"]["steps"])
     knobs.choose("save.dtype", "save.dtype", _DTYPES, "fp16")
-    # 0 is never, where the last step is saved all the same.
+    # 0 means never, but the last step is always saved.
     every = knobs.take("save.every", "save.save_every", lambda value: whole(value) or steps, 1000)
     knobs.take("save.keep", "save.max_step_saves_to_keep", lambda value: whole(value) or "all", 5)
     for place in ("train", "sample"):
@@ -341,7 +334,7 @@ def _saving(knobs: Knobs) -> None:
         return
     sampled = knobs.take("sample.every", "sample.sample_every", lambda value: whole(value) or steps, 100)
     knobs.take("sample.steps", "sample.sample_steps", whole, 20)
-    # Below 1 there is no guidance in ai-toolkit either.
+    # As in ai-toolkit, values below 1 mean no guidance.
     knobs.take("sample.guidance", "sample.guidance_scale", lambda value: max(1.0, float(value)), 7.0)
     knobs.take("sample.width", "sample.width", whole, 512)
     knobs.take("sample.height", "sample.height", whole, 512)
@@ -352,26 +345,26 @@ def _saving(knobs: Knobs) -> None:
     else:
         kept = knobs.ours["sample"]["seed"]
         job.todo.append(
-            f"recipe.sample.seed: {seed} draws another seed each time; previews are to be compared, so {kept}"
+            f"recipe.sample.seed: {seed} means a random seed each time; set to {kept}, so that previews can be compared"
         )
     every, sampled = max(every, 1), max(sampled, 1)
     if sampled % every:
         rounded = -(-sampled // every) * every
         knobs.put("sample.every", rounded)
-        why = f"{sampled} is no multiple of save.every {every}, and only saved steps are sampled; {rounded} was put in"
-        job.todo.append(f"recipe.sample.every: {why}")
+        why = f"{sampled} is no multiple of save.every {every}, and only saved steps are sampled"
+        job.todo.append(f"recipe.sample.every: set to {rounded}, because {why}")
 
 
 def base(job: Job, root: Path) -> tuple[str | None, str | None, dict[str, Any]]:
-    """(base file whose model the job names, training adapter, recipe that holds where the job says nothing)."""
+    """(base file with the job's model, training adapter, recipe that applies where the job says nothing)."""
     model = job.take("model.name_or_path", str)
     known = {path.stem: yaml.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
     found = next(
         (name for name, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None
     )
     if model and not found:
-        job.refuse("model.name_or_path", "no file of config/bases/ has it; config/config.yaml decides")
-        job.todo.append(f"base: no file of config/bases/ has {model}; write one and name it")
+        job.refuse("model.name_or_path", "no file in config/bases/ has it; the base of config/config.yaml is used")
+        job.todo.append(f"base: no file in config/bases/ has {model}; write one and set base to its name")
     arch = job.take("model.arch", str, "")
     if arch and not re.match(r"z_?-?image", arch.lower()):
         job.refuse("model.arch", f"{arch} is not possible: only Z-Image is trained")
@@ -386,15 +379,15 @@ def _adapter(job: Job, model: str | None) -> str | None:
     lora = job.take("model.assistant_lora_path", str)
     older = job.take("model.adapter_path", str)
     if older and lora:
-        job.refuse("model.adapter_path", "ai-toolkit itself reads model.assistant_lora_path")
+        job.refuse("model.adapter_path", "ai-toolkit reads model.assistant_lora_path instead")
     elif older:
         job.todo.append(
-            "recipe.training_adapter: ai-toolkit reads model.assistant_lora_path, not adapter_path; is it right?"
+            "recipe.training_adapter: ai-toolkit reads model.assistant_lora_path, not adapter_path; check it"
         )
     if adapter := lora or older:
         version = "v2" if re.search(r"v2\b|_v2", adapter) else "v1"
         if not re.search(r"v[12]\b|_v[12]", adapter):
-            job.todo.append(f"recipe.training_adapter: {adapter} names no version; {version} was put in")
+            job.todo.append(f"recipe.training_adapter: {adapter} names no version; set to {version}")
         return version
     if not model:
         return None

@@ -13,35 +13,35 @@ from charloom.interop.aitoolkit.recipe import whole
 _FLAGS = {"w": "width", "h": "height", "d": "seed", "seed": "seed", "m": "network_multiplier",
           "network_multiplier": "network_multiplier", "n": "neg", "l": "guidance_scale", "cfg": "guidance_scale",
           "s": "sample_steps", "steps": "sample_steps"}  # fmt: skip
-"""What a flag in a prompt says, in the words of a sample's keys."""
+"""The key that each flag in a prompt stands for."""
 _OURS = {"width": ("width", whole), "height": ("height", whole), "network_multiplier": ("scale", float)}
 _SHARED = {"neg": "", "guidance_scale": 7.0, "sample_steps": 20}
-"""What all previews of ours have in common, and ai-toolkit's default."""
+"""Settings that all previews share here, and ai-toolkit's defaults."""
 _PICTURES_ONLY = ("fps", "num_frames", "ctrl_idx")
-_ALONE = "previews have width, height, seed and scale of their own only"
+_ALONE = "a single preview can set only width, height, seed and scale"
 MOST = 99
 
 
 def split(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """A prompt without its flags, and these as (flag, value); a value ends where the next flag begins."""
+    """A prompt without its flags, and the flags as (flag, value); a value ends where the next flag begins."""
     words, *flags = text.strip().split("--")
     found = [(flag.split(" ")[0].strip(), flag) for flag in flags]
     return words.strip(), [(name, flag[len(name) :].strip()) for name, flag in found]
 
 
 def read(job: Job, trigger: str, recipe: Mapping[str, Any]) -> list[Any]:
-    """The prompts of a job as ``sample_prompts``, with ``{trigger}`` where they have the trigger.
+    """The prompts of a job as ``sample_prompts``, with ``{trigger}`` in place of the trigger.
 
     Args:
-        job: the job; what becomes of its keys is noted in it.
-        trigger: the trigger of the character file, which stands for the job's trigger word.
-        recipe: the knobs of the previews, the job's over ours.
+        job: the job, which records what became of its keys.
+        trigger: the trigger of the character file, which replaces the job's trigger word.
+        recipe: the knobs of the previews: the job's, then ours.
     """
     entries = _entries(job)
     shared = job.take("sample.network_multiplier", float, 1.0)
     guided, walk = recipe["guidance"] > 1, recipe["walk_seed"]
     if job.take("sample.neg", lambda value: str(value) if value else "") and guided:
-        job.refuse("sample.neg", "guidance leads away from the empty prompt; there are no negative prompts")
+        job.refuse("sample.neg", "negative prompts are not supported: guidance leads away from the empty prompt")
     prompts: list[Any] = []
     current = start = job.take("sample.seed", whole, 0)
     for where, entry in entries:
@@ -51,7 +51,7 @@ def read(job: Job, trigger: str, recipe: Mapping[str, Any]) -> list[Any]:
             _leave_out(job, where, entry, "has no text" if not words else f"only {MOST} prompts are possible")
             continue
         own = _own(job, where, entry, flags, guided)
-        # A sample's own seed holds for the next ones too, unless the seed walks.
+        # A sample's own seed applies to the following ones too, unless walk_seed is on.
         named = "seed" in own or (current != start and not walk)
         current = own.pop("seed", start + index if walk else current)
         named = named or "flag" in own
@@ -60,22 +60,22 @@ def read(job: Job, trigger: str, recipe: Mapping[str, Any]) -> list[Any]:
             own.setdefault("scale", shared)
         if seed < 0:
             if named:
-                job.todo.append(f"sample_prompts[{index + 1}].seed: {seed} draws another seed each time; left out")
+                job.todo.append(f"sample_prompts[{index + 1}].seed: {seed} means a random seed each time; left out")
         elif (named or start >= 0) and seed != recipe["seed"] + index * walk:
             own["seed"] = seed
         text = _with_trigger(job, words, trigger, index + 1)
         prompts.append({"prompt": text, **own} if own else text)
     if not prompts:
-        job.todo.append("sample_prompts: the job has none; those of charloom new were put in")
+        job.todo.append("sample_prompts: the job has none; the defaults of charloom new are used")
     elif not any("{trigger}" in str(prompt) for prompt in prompts):
-        job.todo.append("sample_prompts: none of the job has the trigger; one of charloom new was added")
-        # At the end, where it moves nobody's seed.
+        job.todo.append("sample_prompts: none has the trigger; a default of charloom new was added")
+        # Last, so that no other prompt's seed changes.
         prompts = [*prompts[: MOST - 1], scaffold.PROMPTS[0]]
     return prompts or list(scaffold.PROMPTS)
 
 
 def _entries(job: Job) -> list[tuple[str, dict[str, Any]]]:
-    """The samples of a job by the names of their keys; ``samples`` counts rather than ``prompts``."""
+    """The samples of a job as (key, values); ``samples`` takes precedence over ``prompts``."""
     sample = job.tree.get("sample")
     sample = sample if isinstance(sample, dict) else {}
     found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -84,7 +84,7 @@ def _entries(job: Job) -> list[tuple[str, dict[str, Any]]]:
         key = f"sample.{group}"
         if not isinstance(entries, list):
             if entries is not None:
-                job.refuse(key, "is no list; write each prompt with a - in front")
+                job.refuse(key, "is not a list; start each prompt with - ")
             job.take(key)
             continue
         job.take(key)
@@ -95,7 +95,7 @@ def _entries(job: Job) -> list[tuple[str, dict[str, Any]]]:
             job.take(f"{where}.prompt")
             found[group].append((where, dict(entry) if isinstance(entry, dict) else {"prompt": entry}))
     if found.get("samples") and found.get("prompts"):
-        why = "ai-toolkit itself reads sample.samples where both are there"
+        why = "ai-toolkit reads sample.samples instead if both are set"
         if "sample.prompts" in job.values:
             job.refuse("sample.prompts", why)
         else:
@@ -113,7 +113,7 @@ def _leave_out(job: Job, where: str, entry: Mapping[str, Any], why: str) -> None
 
 
 def _own(job: Job, where: str, entry: dict[str, Any], flags: list[tuple[str, str]], guided: bool) -> dict[str, Any]:
-    """What one preview has of its own; its flags count rather than its keys, but its seed is ``flag`` then."""
+    """The settings of a single preview. Flags override keys; the seed of a flag is returned as ``flag``."""
     own: dict[str, Any] = {}
     for key, value in entry.items():
         name = f"{where}.{key}"
@@ -145,13 +145,13 @@ def _own(job: Job, where: str, entry: dict[str, Any], flags: list[tuple[str, str
         except ValueError:
             pass
         if not (key in _SHARED and _says_nothing(job, key, value, guided)):
-            told = f"--{flag} {value}".strip()
-            job.todo.append(f"{where}: {told} was left out; {_ALONE}")
+            flagged = f"--{flag} {value}".strip()
+            job.todo.append(f"{where}: {flagged} was left out; {_ALONE}")
     return own
 
 
 def _says_nothing(job: Job, key: str, value: Any, guided: bool) -> bool:
-    """Whether a key of one preview is that of all, or a negative prompt that nothing heeds."""
+    """Whether a preview's key repeats the shared value, or is a negative prompt without effect."""
     if key == "neg":
         return not value or not guided
     try:
@@ -161,12 +161,12 @@ def _says_nothing(job: Job, key: str, value: Any, guided: bool) -> bool:
 
 
 def _with_trigger(job: Job, words: str, trigger: str, number: int) -> str:
-    """The prompt with ``{trigger}`` where it says the trigger, once."""
+    """The prompt with ``{trigger}`` in place of the first trigger, and "the person" in place of any others."""
     text = " ".join(words.split()).replace("[trigger]", "{trigger}")
     for word in dict.fromkeys((job.trigger_word or trigger, trigger)):
         text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "{trigger}", text, flags=re.IGNORECASE)
     if text.count("{trigger}") > 1:
         first, _, rest = text.partition("{trigger}")
         text = first + "{trigger}" + rest.replace("{trigger}", "the person")
-        job.todo.append(f"sample_prompts[{number}]: had the trigger several times; read it again")
+        job.todo.append(f"sample_prompts[{number}]: had the trigger several times; check the wording")
     return text.replace("{{trigger}}", "{trigger}")

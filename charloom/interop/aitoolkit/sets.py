@@ -1,7 +1,7 @@
 """The data sets of an ai-toolkit job: the character's own becomes shots, the others entries of ``datasets``.
 
-A shot that is made here has a name, a file and a caption; what the picture shows is not guessed. Looks into folders
-to list pictures and to read captions.
+A shot that is made here has a name, a file and a caption; what the image shows is not guessed. Lists folders and reads
+captions.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _VALUES = {
     "flip_x": ("flip_x", bool, False),
     "flip_y": ("flip_y", bool, False),
 }
-"""Our name of a key, ai-toolkit's, how it is read, and ai-toolkit's default."""
+"""Our key: ai-toolkit's key, its converter and ai-toolkit's default."""
 
 
 def sizes(value: Any) -> list[int]:
-    """One resolution or several, in ascending order."""
+    """One or several resolutions in ascending order."""
     return sorted({whole(size) for size in (value if isinstance(value, list) else [value])})
 
 
@@ -41,7 +41,7 @@ def phrase(text: Any) -> str:
 def own(job: Job, knobs: Knobs) -> None:
     """The knobs of ``recipe.data``: those of the character's own data set."""
     if not job.sets and job.values.get("datasets"):
-        job.refuse("datasets", "is no list of data sets; write each with a - in front")
+        job.refuse("datasets", "is not a list of data sets; start each with - ")
     prefix = job.prefix(job.own)
     for target, (key, convert, default) in _VALUES.items():
         knobs.take(f"data.{target}", f"{prefix}.{key}", convert, default)
@@ -49,14 +49,14 @@ def own(job: Job, knobs: Knobs) -> None:
     if text := job.take(f"{prefix}.default_caption", phrase):
         knobs.put("data.default_caption", text)
     if job.trigger_word:
-        # A caption that is dropped becomes empty, and then gets the trigger put in front like any other.
+        # ai-toolkit empties a dropped caption and then prepends the trigger, as to any caption.
         knobs.default("data.dropout_caption", "trigger")
         knobs.open.pop("data.dropout_caption", None)
     else:
         knobs.default("data.dropout_caption", "empty")
 
 
-def further(job: Job, knobs: Knobs, start: Path, trigger: str) -> list[dict[str, Any]]:
+def extra(job: Job, knobs: Knobs, start: Path, trigger: str) -> list[dict[str, Any]]:
     """The other data sets of the job as entries of ``datasets``."""
     made: list[dict[str, Any]] = []
     for index in range(len(job.sets)):
@@ -78,7 +78,7 @@ def _entry(job: Job, knobs: Knobs, index: int, start: Path, taken: list[str], tr
     data = {**knobs.ours["data"], **knobs.recipe.get("data", {})}
     for target, (key, convert, default) in _VALUES.items():
         value = job.take(f"{prefix}.{key}", convert)
-        # What the entry leaves out is that of recipe.data, but for repeats and weight, which are 1.
+        # Keys left out are inherited from recipe.data, except repeats and weight, which default to 1.
         otherwise = default if target in ("repeats", "weight") else data[target]
         if value is not None or default != otherwise:
             entry[target] = default if value is None else value
@@ -95,14 +95,14 @@ def _entry(job: Job, knobs: Knobs, index: int, start: Path, taken: list[str], tr
 
 
 def _look_at(job: Job, entry: Mapping[str, Any], index: int, ending: str, trigger: str) -> None:
-    """What is left to do for a further data set, whose captions are read where they are."""
+    """What is left to do for an extra data set, whose captions are read in place."""
     where, folder = f"datasets.{entry['name']}.path", Path(entry["path"])
     files = image_folder.images(folder)
     if not files:
         job.todo.append(f"{where}: there are no images in {folder} (data set {index + 1} of the job); correct it")
         return
     if ending != ".txt":
-        job.todo.append(f"{where}: its captions end in {ending}; rename them to .txt, which alone is read there")
+        job.todo.append(f"{where}: its captions end in {ending}; rename them to .txt, the only ending that is read")
     texts = {file.name: caption_of(file, ".txt") for file in files}
     without = [name for name, text in texts.items() if not text]
     if without and not entry.get("default_caption"):
@@ -112,16 +112,16 @@ def _look_at(job: Job, entry: Mapping[str, Any], index: int, ending: str, trigge
         job.todo.append(f"{where}: captions of {_some(marked)} say [trigger]; write {trigger or 'the trigger'} there")
     bare = [name for name, text in texts.items() if text and not words.count(text, trigger) and name not in marked]
     if trigger and bare and not entry.get("regularization"):
-        job.todo.append(f"{where}: captions of {_some(bare)} lack the trigger, which ai-toolkit puts in front; do so")
+        job.todo.append(f"{where}: captions of {_some(bare)} lack the trigger, which ai-toolkit prepends; add it")
     _nested(job, where, folder)
 
 
 def place(job: Job, prefix: str, start: Path) -> str:
-    """The folder of a data set as it is found here: from the workflow's folder, or beside the job file ``start``."""
+    """The folder of a data set, looked up from the workflow's folder, then from that of the job file ``start``."""
     folder = job.take(f"{prefix}.folder_path", str, "")
     if newer := job.take(f"{prefix}.dataset_path", str, ""):
         if newer.endswith((".json", ".jsonl")):
-            job.refuse(f"{prefix}.dataset_path", "captions are .txt files beside the pictures; no list of them is read")
+            job.refuse(f"{prefix}.dataset_path", "captions are read from .txt files beside the images, not from a list")
         else:
             folder = newer
     if not folder:
@@ -135,14 +135,14 @@ def place(job: Job, prefix: str, start: Path) -> str:
 
 
 def suffix(job: Job, prefix: str) -> str:
-    """How the captions of a data set end."""
+    """The file name ending of a data set's captions."""
     word = job.take(f"{prefix}.caption_type", str) or job.take(f"{prefix}.caption_ext", str) or "txt"
     job.take(f"{prefix}.caption_ext")
     return f".{word.lstrip('.')}"
 
 
 def caption_of(picture: Path, ending: str) -> str:
-    """The caption beside a picture in one line; empty where there is none.
+    """The caption beside an image as one line; empty if there is none.
 
     Raises:
         UserError: the file is not UTF-8 text.
@@ -152,13 +152,13 @@ def caption_of(picture: Path, ending: str) -> str:
 
 
 def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The pictures of the character's own data set as shots, and their captions by the names of the shots.
+    """The images of the character's own data set as shots, and their captions by shot name.
 
-    Captions say the trigger as ai-toolkit makes them say it: in place of ``[trigger]``, else in front.
+    The trigger is added to captions as ai-toolkit does: in place of ``[trigger]``, else at the start.
 
     Args:
-        trigger: the trigger of the character file, which stands for the job's trigger word.
-        default: the job's default caption, for pictures without a text; may be empty.
+        trigger: the trigger of the character file, which replaces the job's trigger word.
+        default: the job's default caption, for images without a caption; may be empty.
     """
     prefix = job.prefix(job.own)
     ending, word = suffix(job, prefix), job.trigger_word
@@ -179,25 +179,25 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
         captions[name] = text
     if without:
         remedy = "write captions, or set recipe.data.default_caption"
-        alone = "; ai-toolkit takes the trigger alone, which would be '{trigger}'" if word else ""
+        alone = "; ai-toolkit uses just the trigger, which would be '{trigger}'" if word else ""
         job.todo.append(f"shots: {_some(without)} without a {ending}; {remedy}{alone}")
     if bare:
-        job.todo.append(f"captions of {_some(bare)}: the trigger was put in front, as ai-toolkit does")
+        job.todo.append(f"captions of {_some(bare)}: the trigger was prepended, as ai-toolkit does")
     for file in there:
         if file.stem == image_folder.REFERENCE:
-            job.todo.append(f"{file.name}: is the neutral reference here and not trained on; else rename it")
+            job.todo.append(f"{file.name}: is the neutral reference here and not trained on; rename it to train on it")
         elif file not in named.values():
-            job.todo.append(f"{file.name}: another picture has the same name but for its ending; rename one of them")
+            job.todo.append(f"{file.name}: another image has the same name with another ending; rename one of them")
     if there:
         _nested(job, "images.path", Path(folder))
     return made, captions
 
 
 def _nested(job: Job, where: str, folder: Path) -> None:
-    """Folders below are read by ai-toolkit and not here."""
+    """Report subfolders, which ai-toolkit reads and charloom does not."""
     below = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
     if found := [name for name in below if image_folder.images(folder / name)]:
-        job.todo.append(f"{where}: pictures in {_some(found)} below {folder} are not read; move them, or add data sets")
+        job.todo.append(f"{where}: images in {_some(found)} below {folder} are not read; move them, or add data sets")
 
 
 def _some(names: list[str]) -> str:

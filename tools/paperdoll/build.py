@@ -1,13 +1,13 @@
 """Build the miniature base of the paper-doll world on one GPU in about a quarter of an hour.
 
-    python scripts/paperdoll/build.py --work work/paperdoll --out resources/bases/paperdoll
+    python tools/paperdoll/build.py --work work/paperdoll --out resources/bases/paperdoll
 
 Three processes share the machine: one draws and captions the world (CPU), one trains the autoencoder and
 then the probe, one compiles the transformer's training step meanwhile and trains it as soon as the
-autoencoder is there. Every stage that is finished is skipped by a later run and a transformer that is
-not finished goes on from its last state, so the work folder can be taken from run to run; ``--start`` goes on
+autoencoder is there. A later run skips finished stages and resumes an
+unfinished transformer from its last state, so the work folder can be reused from run to run; ``--start`` continues
 from the weights of a finished base on another machine. Seeds are fixed;
-schedules follow the clock, so the weights depend on the speed of the machine. What was reached is
+schedules follow the clock, so the weights depend on the speed of the machine. The results are
 written to ``measured.json``.
 """
 

@@ -1,9 +1,9 @@
 """Measure a finished miniature base, on any machine: what the model card claims, from the shipped files alone.
 
-    python scripts/paperdoll/measure.py resources/bases/paperdoll --prompts 500
+    python tools/paperdoll/measure.py resources/bases/paperdoll --prompts 500
 
 Writes ``measured.json`` into the folder: autoencoder PSNR and probe accuracy on drawn pictures that no
-stage has seen, obedience to unseen prompts (8 steps, guidance off), and what a change of the trigger changes.
+stage has seen, obedience to unseen prompts (8 steps, guidance off), and the effect of changing the trigger.
 """
 
 from __future__ import annotations

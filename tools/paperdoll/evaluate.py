@@ -1,4 +1,4 @@
-"""What the model card says: does the miniature draw what a prompt names, and does the probe read it rightly?"""
+"""What the model card says: does the miniature draw what a prompt names, and does the probe read it correctly?"""
 
 from __future__ import annotations
 

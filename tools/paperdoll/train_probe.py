@@ -108,7 +108,7 @@ def train(probe: Probe, vae, pictures: Tensor, labels: dict[str, np.ndarray], bu
 
 
 def accuracy(probe: Probe, images: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, float]:
-    """Share of pictures read rightly per attribute, where it can be seen."""
+    """Share of pictures read correctly per attribute, where it is visible."""
     read = probe.read(images, batch_size=128)["attributes"]
     return {
         key: round(float((read[key].argmax(-1) == truth)[truth >= 0].mean()), 4)

@@ -30,7 +30,7 @@ BLANK = 0.1
 GUIDANCE = 0.55
 """Strength w of guidance that is trained into the model, which then acts like guidance 1 / (1 - w)."""
 HARD = {"skeptical": 3, "contemplative": 2, "serious": 2, "neutral": 2}
-"""Expressions that are learned last, and how often they are shown for once of the others."""
+"""Expressions that are learned last, and how many times as often they are shown as the others."""
 DETAIL = 4.0
 """How much more a latent cell of the face counts than one of the background."""
 
@@ -125,7 +125,7 @@ def text_states(encoder, ids: Tensor) -> Tensor:
 
 
 class Trainer:
-    """Holds the two models, their optimiser and their moving average; :meth:`run` goes on where it stopped."""
+    """Holds the two models, their optimiser and their moving average; :meth:`run` resumes where it stopped."""
 
     def __init__(
         self, transformer, encoder, device: torch.device, null: tuple[list[int], int], seed: int = 7, rate: float = RATE
@@ -286,7 +286,7 @@ class Trainer:
         while not budget.over:
             rate = budget.rate(self.peak, self.step, warmup=500)
             self.rate.fill_(rate)
-            # What nothing looks like has to be learned before it can guide.
+            # The unconditional prediction has to be learned before it can guide.
             self.guidance.fill_(GUIDANCE * min(1.0, budget.progress / 0.15))
             if self.device.type != "cuda":
                 for group in self.optimizer.param_groups:

@@ -1,0 +1,196 @@
+"""Where the files of a run lie: the only place that spells a path below ``results/<character>/`` or ``work/``.
+
+Names alone, nothing is opened. Roots and names may hold the wildcards of a rule:
+``Results("results/{character}").checkpoint("{step}")`` is the pattern that a rule makes. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def step_name(step: int | str) -> str:
+    """How a checkpoint is called in paths: ``step-000250``; a string (a wildcard or its value) is taken as it is."""
+    return f"step-{step if isinstance(step, str) else f'{step:06d}'}"
+
+
+def step_of(path: str | Path) -> int:
+    """The step that :func:`step_name` put into the name of a file or folder."""
+    return int(Path(path).stem.removeprefix("step-"))
+
+
+@dataclass(frozen=True)
+class _Folder:
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        object.__setattr__(self, "root", Path(root))
+
+    def log(self, rule: str, item: str = "") -> Path:
+        """Log of a job; ``item`` tells the jobs of a rule apart. :func:`charloom.cli.planning.groups` reads it back."""
+        return self._of_job("logs", rule, item, ".log")
+
+    def benchmark(self, rule: str, item: str = "") -> Path:
+        """Snakemake's measurements of a job."""
+        return self._of_job("benchmarks", rule, item, ".tsv")
+
+    def _of_job(self, folder: str, rule: str, item: str, suffix: str) -> Path:
+        return self.root / folder / rule / f"{item}{suffix}" if item else self.root / folder / f"{rule}{suffix}"
+
+
+class Results(_Folder):
+    """The files of one character; ``root`` is ``results/<character>``. Images are named ``<shot>`` or
+    ``<data set>/<image>``, prompts ``01``, ``02``, …"""
+
+    @property
+    def prompt_page(self) -> Path:
+        """The prompt sheet as a page."""
+        return self.root / "prompts.html"
+
+    @property
+    def prompt_text(self) -> Path:
+        """The prompt sheet as plain text."""
+        return self.root / "prompts.txt"
+
+    @property
+    def reference(self) -> Path:
+        """The neutral image of the character."""
+        return self.root / "reference.png"
+
+    def source(self, image: str) -> Path:
+        """An image before its watermark is cropped."""
+        return self.root / "source" / f"{image}.png"
+
+    @property
+    def dataset(self) -> Path:
+        """The folder of all images and captions that are trained on."""
+        return self.root / "dataset"
+
+    def image(self, name: str) -> Path:
+        """An image that is trained on."""
+        return self.dataset / f"{name}.png"
+
+    def caption(self, name: str) -> Path:
+        """The caption of an image."""
+        return self.dataset / f"{name}.txt"
+
+    @property
+    def lint(self) -> Path:
+        """What the check of the data set found."""
+        return self.root / "lint.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest of the data set."""
+        return self.root / "dataset.json"
+
+    def latents(self, name: str) -> Path:
+        """The latents of an image."""
+        return self.root / "latents" / f"{name}.safetensors"
+
+    def embedding(self, name: str) -> Path:
+        """The embedding of a caption (by the name of its image) or of a text (``_empty``, ``_prompt-01``)."""
+        return self.root / "embeddings" / f"{name}.safetensors"
+
+    def class_embedding(self, name: str) -> Path:
+        """The embedding of a caption with the class word in place of the trigger."""
+        return self.embedding(f"{name}.class")
+
+    def prompt_embedding(self, prompt: str) -> Path:
+        """The embedding of a sample prompt."""
+        return self.embedding(f"_prompt-{prompt}")
+
+    @property
+    def training(self) -> Path:
+        """The folder of the trainer's own records."""
+        return self.root / "training"
+
+    @property
+    def metrics(self) -> Path:
+        """One line for each step of training."""
+        return self.training / "metrics.jsonl"
+
+    def checkpoint(self, step: int | str) -> Path:
+        """The LoRA after ``step`` steps."""
+        return self.root / "checkpoints" / f"{step_name(step)}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that exist, in ascending order."""
+        return sorted((self.root / "checkpoints").glob(f"{step_name('*')}.safetensors"))
+
+    def samples(self, step: int | str) -> Path:
+        """The folder with the previews of a checkpoint."""
+        return self.root / "samples" / step_name(step)
+
+    def sample(self, step: int | str, prompt: str) -> Path:
+        """What a checkpoint draws for a prompt."""
+        return self.samples(step) / f"{prompt}.png"
+
+    def sampled_steps(self) -> Iterator[int]:
+        """The steps that have a folder of previews, in ascending order."""
+        return map(step_of, sorted((self.root / "samples").glob(step_name("*"))))
+
+    def grid(self, step: int | str) -> Path:
+        """All previews of a checkpoint on one picture."""
+        return self.samples(step) / "grid.png"
+
+    def scores(self, step: int | str) -> Path:
+        """The scores of a checkpoint."""
+        return self.root / "scores" / f"{step_name(step)}.json"
+
+    @property
+    def score_table(self) -> Path:
+        """The scores of all checkpoints."""
+        return self.root / "scores.csv"
+
+    @property
+    def validation(self) -> Path:
+        """Which checkpoint is shipped, and why."""
+        return self.root / "validation.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about the character."""
+        return self.root / "report.html"
+
+    @property
+    def comparison(self) -> Path:
+        """All checkpoints side by side."""
+        return self.root / "comparison.png"
+
+    @property
+    def final(self) -> Path:
+        """The LoRA to ship."""
+        return self.root / "final.safetensors"
+
+
+class Work(_Folder):
+    """What characters share; ``root`` is ``work``."""
+
+    def lock(self, base: str) -> Path:
+        """The digests of a base's files."""
+        return self.root / "bases" / f"{base}.lock.json"
+
+    def prepared(self, name: str, suffix: str = ".safetensors") -> Path:
+        """A transformer prepared for training (:func:`prepared_name`); its record with the suffix ``.json``."""
+        return self.root / "bases" / f"{name}{suffix}"
+
+    @property
+    def settings(self) -> Path:
+        """The folder of settings that are too long for a command line; safe to delete."""
+        return self.root / "settings"
+
+
+def prepared_name(base: str, adapter: str, quantization: str) -> str:
+    """What a prepared transformer is called: by its base, training adapter and quantization."""
+    return f"{base}-{adapter}-{quantization}"
+
+
+WORK = Work("work")
+
+
+def results(character: str) -> Results:
+    """The files of a character, below the folder of the workflow."""
+    return Results(Path("results") / character)

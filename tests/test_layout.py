@@ -1,0 +1,45 @@
+"""Paths have one spelling, the one of charloom.core.layout."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from charloom.core.layout import WORK, Results, Work, prepared_name, results, step_name, step_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("step", [0, 250, 999_999, 1_000_000])
+def test_a_step_is_read_back_from_its_name(step: int) -> None:
+    assert step_of(f"samples/{step_name(step)}") == step == step_of(Results("r").checkpoint(step))
+
+
+def test_the_pattern_of_a_rule_is_the_path_that_scripts_use() -> None:
+    pattern, made = Results("results/{character}"), results("mara")
+    values = {"character": "mara", "step": "000250", "prompt": "01", "shot": "more/a"}
+    for of_rule, path in (
+        (pattern.checkpoint("{step}"), made.checkpoint(250)),
+        (pattern.sample("{step}", "{prompt}"), made.sample(250, "01")),
+        (pattern.scores("{step}"), made.scores(250)),
+        (pattern.grid("{step}"), made.grid(250)),
+        (pattern.class_embedding("{shot}"), made.class_embedding("more/a")),
+        (pattern.log("train_segment", "{step}"), made.log("train_segment", "000250")),
+        (pattern.final, made.final),
+    ):
+        assert of_rule.as_posix().format(**values) == path.as_posix()
+    prepared = Work("work").prepared(prepared_name("{base}", "v1", "none"), ".json")
+    assert prepared.as_posix().format(base="mini") == "work/bases/mini-v1-none.json"
+    assert WORK.lock("mini").as_posix() == "work/bases/mini.lock.json"
+
+
+def test_no_other_file_spells_the_name_of_a_checkpoint() -> None:
+    files = [path for part in ("charloom", "scripts", "rules") for path in (ROOT / part).rglob("*.*")]
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if path.suffix in (".py", ".smk") and re.search(r"step-[{*\[%]", path.read_text(encoding="utf-8"))
+    ]
+    assert found == ["charloom/core/layout.py"]
