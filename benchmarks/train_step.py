@@ -357,7 +357,7 @@ def train(
             table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=60, max_name_column_width=90)
             print(table, file=sys.stderr, flush=True)
         median = statistics.median(clock)
-        engine.note_peak()
+        engine.fitting.note_peak()
         flop = tflop(model, size)
         rate = top.get("float8" if kind == "float8" else "bf16", top["bf16"])
         floor = flop["linear"] / rate + flop["attention"] / top["bf16"]
@@ -367,9 +367,9 @@ def train(
             "optimizer": settings.optimizer,
             "seconds": round(median, 4),
             "p90": round(sorted(clock)[int(0.9 * len(clock))], 4),
-            "peak_gib": round(engine.peak / GIB, 3),
-            "reserved_gib": round(engine.reserved / GIB, 2),
-            "trial_gib": round(engine.trial / GIB, 2),
+            "peak_gib": round(engine.fitting.peak / GIB, 3),
+            "reserved_gib": round(engine.fitting.reserved / GIB, 2),
+            "trial_gib": round(engine.fitting.trial / GIB, 2),
             "tflops": round(sum(flop.values()) / median, 1),
             "ceilings": top,
             "share_of_floor": round(floor / median, 3),

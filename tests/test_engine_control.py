@@ -9,7 +9,8 @@ from test_engine import adapted
 from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import engine as engines
-from charloom.engine import graphs, memory
+from charloom.engine import fitting, graphs, memory
+from charloom.engine.fitting import Fitting
 from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
 from charloom.train.settings import Optimisation
@@ -64,7 +65,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(memory, "crowded", lambda limit, device, activations: numbers["crowded"])
     monkeypatch.setattr(graphs, "warm_up", lambda function, times=1: function())
     monkeypatch.setattr(graphs, "Recorded", Replay)
-    monkeypatch.setattr(engines.Engine, "_block_bytes", lambda self, arguments: (GIB // 2, 0))
+    monkeypatch.setattr(Fitting, "_block_bytes", lambda self, arguments: (GIB // 2, 0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", allocated)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device=None: numbers["peak"])
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
@@ -168,7 +169,7 @@ def test_the_budget_decides_how_many_blocks_recompute(fake, budget, block, most,
     engine = engine_of(said=said)
     step(engine, inputs())
     assert f"{recompute} of 4 blocks recompute" in said[0]
-    assert list(engine.kept.values()) == [4 - recompute]
+    assert list(engine.fitting.kept.values()) == [4 - recompute]
 
 
 def test_blocks_are_put_together_while_the_engine_is_there(fake):
@@ -186,7 +187,7 @@ def test_what_trials_do_not_show_has_its_place_in_the_budget(fake, monkeypatch):
     monkeypatch.setattr(memory, "UNSEEN", 1)
     engine = engine_of()
     step(engine, inputs())
-    assert list(engine.kept.values()) == [2]
+    assert list(engine.fitting.kept.values()) == [2]
 
 
 def test_a_budget_too_small_for_recomputation_swaps(fake):
@@ -211,13 +212,13 @@ def test_a_budget_too_small_for_recomputation_swaps(fake):
 )
 def test_no_more_blocks_are_swapped_than_are_missing(fake, monkeypatch, offloading, budget, blocks):
     fake["budget"] = int(budget * GIB)
-    monkeypatch.setattr(engines, "size_of", lambda block: GIB // 2)
-    monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 0)
-    monkeypatch.setattr(engines.Engine, "_peak", lambda self, one: 3 * GIB - self._swapped * GIB // 2)
+    monkeypatch.setattr(fitting, "size_of", lambda block: GIB // 2)
+    monkeypatch.setattr(Fitting, "fixed", lambda self: 0)
+    monkeypatch.setattr(Fitting, "_peak", lambda self, step: 3 * GIB - self.swapped * GIB // 2)
     said = []
     engine = engine_of(EngineOptions(layer_offloading=offloading), said=said)
     step(engine, inputs())
-    assert engine._swapped == blocks
+    assert engine.fitting.swapped == blocks
     found = ["live in main memory now" in line for line in said]
     assert found == ([False] if blocks == 2 else [True, False]), said
 
@@ -242,7 +243,7 @@ def test_what_swapping_cannot_do_is_not_put_down_to_something_else(fake, monkeyp
 
 def test_the_first_guess_at_swapping_leaves_room_for_what_trials_do_not_show(fake, monkeypatch):
     fake["budget"] = 2 * GIB
-    monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 2 * GIB - 3 * engines.size_of(self.model.layers[0]))
+    monkeypatch.setattr(Fitting, "fixed", lambda self: 2 * GIB - 3 * fitting.size_of(self.model.layers[0]))
     assert engine_of().swap is None
     monkeypatch.setattr(memory, "UNSEEN", 1)
     assert engine_of().swap is not None
@@ -252,7 +253,7 @@ def test_the_first_guess_at_swapping_leaves_room_for_what_trials_do_not_show(fak
 def test_swapping_may_be_asked_for_or_follow_from_the_budget(plain, fake, monkeypatch, option):
     wanted = plain(inputs())
     if option == "weights":
-        monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 9 * GIB)
+        monkeypatch.setattr(Fitting, "fixed", lambda self: 9 * GIB)
     tokens = 10**9 if option == "activations" else None
     engine = engine_of(EngineOptions(layer_offloading=option == "layer_offloading"), largest=tokens)
     assert len(engine.swap.blocks) == (2 if option == "layer_offloading" else 4)
@@ -280,7 +281,7 @@ def test_recordings_make_room_for_a_new_shape_first(plain, fake):
     step(engine, inputs())
     run_short(engine, 1)
     assert_same(step(engine, inputs(12, 64)), wanted[1])
-    assert set(engine.kept.values()) == {4} and Replay.made == 2 and not any("out of" in line for line in said)
+    assert set(engine.fitting.kept.values()) == {4} and Replay.made == 2 and not any("out of" in line for line in said)
     assert_same(step(engine, inputs()), wanted[0])
     assert Replay.made == 3  # without being measured again
     assert len(said) == 2

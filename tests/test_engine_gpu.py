@@ -186,7 +186,7 @@ def test_out_of_memory_steps_down_and_says_so(monkeypatch):
     got = engine.accumulate(inputs()).cpu()
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
     assert any("3 instead of 6 blocks keep" in line for line in said), said
-    engine.kept = dict.fromkeys(engine.kept, 0)
+    engine.fitting.kept = dict.fromkeys(engine.fitting.kept, 0)
     engine._drop_graphs()
     failures.append(1)
     engine.zero_grad()
