@@ -52,7 +52,7 @@ def gradients(model, adapter, times: int = 1):
         parameter.grad = None
     for _ in range(times):
         torch.manual_seed(11)
-        out = forward.forward_masked(model, x, torch.tensor([0.3, 0.8]), caps, pad)
+        out = forward.forward(model, x, torch.tensor([0.3, 0.8]), caps, pad)
         out.square().mean().backward()
     return out.detach(), {name: p.grad.clone() for name, p in adapter.parameters.items()}
 
@@ -162,7 +162,7 @@ def gradients_free(model):
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(2, 16, 20, 20, generator=generator)
     caps = torch.randn(2, 32, model.config.cap_feat_dim, generator=generator)
-    return forward.forward_masked(model, x, torch.tensor([0.3, 0.8]), caps, torch.zeros(2, 32, 1, dtype=torch.bool))
+    return forward.forward(model, x, torch.tensor([0.3, 0.8]), caps, torch.zeros(2, 32, 1, dtype=torch.bool))
 
 
 def as_bytes(tensor):
@@ -203,7 +203,7 @@ def test_swapped_blocks_compute_the_same(count, slots, fused):
     with torch.no_grad():  # passes without a backward one
         for _ in range(2):
             x, caps = torch.randn(1, 16, 8, 8), torch.randn(1, 32, model.config.cap_feat_dim)
-            forward.forward_masked(model, x, torch.tensor([0.5]), caps, torch.zeros(1, 32, 1, dtype=torch.bool))
+            forward.forward(model, x, torch.tensor([0.5]), caps, torch.zeros(1, 32, 1, dtype=torch.bool))
     assert_same(plain, gradients(model, adapter, 2))
 
 
@@ -314,7 +314,7 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
     for size, length in ((24, 64), (28, 32), (20, 96)):
         x, caps = torch.randn(2, 16, size, size), torch.randn(2, length, model.config.cap_feat_dim)
         pad = torch.zeros(2, length, 1, dtype=torch.bool)
-        out = forward.forward_masked(model, x, torch.tensor([0.3, 0.8]), caps, pad)
+        out = forward.forward(model, x, torch.tensor([0.3, 0.8]), caps, pad)
         out.sum().backward()
     assert len(graphs) == with_one_shape == 2  # noise refiner and main blocks
     seen = []
@@ -414,7 +414,7 @@ def test_blocks_that_are_alike_are_compiled_once():
     graphs = traced(model)
     x, caps = torch.randn(2, 16, 16, 16), torch.randn(2, 32, config["cap_feat_dim"])  # 64 tokens: none is padding
     with torch.no_grad():
-        forward.forward_masked(model, x, torch.tensor([0.3, 0.8]), caps, torch.zeros(2, 32, 1, dtype=torch.bool))
+        forward.forward(model, x, torch.tensor([0.3, 0.8]), caps, torch.zeros(2, 32, 1, dtype=torch.bool))
     assert len(graphs) == 1
     compiling.plain_blocks(model)
 
@@ -428,5 +428,5 @@ def test_sizes_that_are_equal_by_chance_are_not_one_size():
     for size, length in ((64, 32), (96, 32), (48, 64)):
         x, caps = torch.randn(1, 16, size, size), torch.randn(1, length, model.config.cap_feat_dim)
         pad = torch.zeros(1, length, 1, dtype=torch.bool)
-        forward.forward_masked(model, x, torch.tensor([0.3]), caps, pad).sum().backward()
+        forward.forward(model, x, torch.tensor([0.3]), caps, pad).sum().backward()
     assert len(graphs) == 3  # noise refiner; main blocks, whose first input has no gradient

@@ -175,11 +175,11 @@ def test_the_budget_decides_how_many_blocks_recompute(fake, budget, block, most,
 def test_blocks_are_put_together_while_the_engine_is_there(fake):
     engine = engine_of()
     attention = engine.model.layers[0].attention
-    assert engine.model.__dict__["modulations"] and attention.turned and attention.fused
+    assert engine.model.__dict__["modulations"] and attention.rotated and attention.fused
     engine.remove()
     assert "modulations" not in engine.model.__dict__
     apart = engine_of(EngineOptions(fuse=False)).model
-    assert "modulations" not in apart.__dict__ and not hasattr(apart.layers[0].attention, "turned")
+    assert "modulations" not in apart.__dict__ and not hasattr(apart.layers[0].attention, "rotated")
 
 
 def test_what_trials_do_not_show_has_its_place_in_the_budget(fake, monkeypatch):

@@ -17,7 +17,7 @@ from charloom.lora.network import Network
 from charloom.train import optim
 from charloom.train.loop import Numbers
 from charloom.train.settings import Optimisation
-from charloom.train.step import loss_of, sent
+from charloom.train.step import loss_of, to_device
 from charloom.zimage import forward
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -256,12 +256,12 @@ def test_eight_bit_adam_on_the_gpu_goes_on_from_its_state():
 def test_numbers_come_and_go_without_a_wait():
     """What a step sends and reads: nothing of it may stop the CPU before the numbers are asked for."""
     values, sums = torch.randn(3, 1000), []
-    sent(values[0], GPU)  # the first pinned buffer of a size is allocated
+    to_device(values[0], GPU)  # the first pinned buffer of a size is allocated
     with torch.cuda.device(GPU):
         torch.cuda.set_sync_debug_mode("error")
         try:
             for row in values:
-                sums.append(Numbers(sent(row, GPU).sum().view(1)))
+                sums.append(Numbers(to_device(row, GPU).sum().view(1)))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(torch.tensor([one.wait()[0] for one in sums]), values.sum(1))

@@ -253,7 +253,7 @@ def test_an_empty_structure_takes_the_tensors_of_a_quantised_model(kind):
 def predict(model, seed: int = 0, dtype: torch.dtype = torch.float32):
     with torch.no_grad():
         x, caps = vary(1, 16, 8, 8, seed=seed).to(dtype), vary(1, 9, 32, seed=seed + 1).to(dtype)
-        return forward.forward(forward.prepare(model), x, torch.tensor([0.4]), caps, [9])
+        return forward.forward(forward.prepare(model), x, torch.tensor([0.4]), *forward.pad_captions(list(caps)))
 
 
 def larger() -> nn.Module:
@@ -276,7 +276,11 @@ def gradients(kind: str, mode: str, batches: int = 20) -> list[tuple[float, dict
     for number in range(batches):
         x, target = vary(1, 16, 16, 16, seed=number), vary(1, 16, 16, 16, seed=number + 1000)
         t = torch.tensor([(number + 0.5) / batches])
-        loss = (forward.forward(model, x, t, vary(1, 20, 32, seed=number), [20]) - target).square().mean()
+        loss = (
+            (forward.forward(model, x, t, *forward.pad_captions(list(vary(1, 20, 32, seed=number)))) - target)
+            .square()
+            .mean()
+        )
         found = torch.autograd.grad(loss, list(adapter.parameters.values()))
         out.append((loss.item(), dict(zip(adapter.parameters, found, strict=True))))
     return out
@@ -316,7 +320,9 @@ def test_adapters_on_quantised_weights(kind, mode, network):
     with adapter.disabled():
         assert torch.equal(predict(model), before)
     x = vary(1, 16, 8, 8)
-    forward.forward(model, x, torch.tensor([0.3]), vary(1, 9, 32), [9]).square().mean().backward()
+    forward.forward(
+        model, x, torch.tensor([0.3]), *forward.pad_captions(list(vary(1, 9, 32)))
+    ).square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in adapter.parameters.values())
     assert {n for n, p in model.named_parameters() if p.requires_grad and "lora" not in n and "lokr" not in n} == set()
 

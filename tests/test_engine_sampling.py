@@ -127,8 +127,8 @@ def words() -> list[Tensor]:
 
 
 def test_a_batch_that_does_not_fit_is_halved(ours, words, tiny_base) -> None:
-    def predict(x: Tensor, t: Tensor, caps: Tensor, lengths: list[int]) -> Tensor:
-        return forward(ours, x, t, caps, lengths)
+    def predict(x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
+        return forward(ours, x, t, caps, pad)
 
     arguments = {"width": 64, "height": 64, "seeds": list(range(6)), "steps": 2}
     autoencoder = weights.load_vae(tiny_base)
@@ -334,9 +334,9 @@ def test_a_transformer_too_big_is_quantised(tiny_base, monkeypatch) -> None:
     assert len(lines) == 1 and "float8" in lines[0]
     assert small.layers[0].attention.to_q.weight.dtype == torch.float8_e4m3fn
     x, caps = torch.randn(1, 16, 8, 8, device=device), torch.randn(1, 32, CAPTION_WIDTH, device=device)
-    t = torch.full((1,), 0.5, device=device)
+    t, pad = torch.full((1,), 0.5, device=device), torch.arange(32, device=device).view(1, 32, 1) >= 20
     with torch.no_grad():
-        a, b = (engine.predict_for(m, EngineOptions(), 1)(x, t, caps, [20]).float().flatten() for m in (plain, small))
+        a, b = (engine.predict_for(m, EngineOptions(), 1)(x, t, caps, pad).float().flatten() for m in (plain, small))
     assert torch.cosine_similarity(a, b, dim=0) > 0.98
 
 

@@ -28,7 +28,7 @@ def real():
 
 
 def predict(model, x, t, caps):
-    return forward.forward(forward.prepare(model), x, t, caps, [caps.shape[1]] * len(caps))
+    return forward.forward(forward.prepare(model), x, t, *forward.pad_captions(list(caps)))
 
 
 def batch():

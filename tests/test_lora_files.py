@@ -52,7 +52,7 @@ def outputs(model):
     x = torch.randn(1, 16, 8, 8, generator=generator)
     caps = torch.randn(1, 9, 32, generator=generator)
     with torch.no_grad():
-        return forward.forward(forward.prepare(model), x, torch.tensor([0.4]), caps, [9])
+        return forward.forward(forward.prepare(model), x, torch.tensor([0.4]), *forward.pad_captions(list(caps)))
 
 
 def test_same_content_same_bytes_in_every_process(tmp_path):

@@ -135,11 +135,11 @@ def test_training_lowers_the_loss_at_every_noise_level(make_dataset, tmp_path):
 
 @pytest.mark.parametrize("broken", ["sign", "time", "target"])
 def test_a_broken_convention_is_noticed(make_dataset, tmp_path, monkeypatch, broken):
-    real = forward.forward_masked
+    real = forward.forward
     if broken == "sign":
-        monkeypatch.setattr(forward, "forward_masked", lambda m, x, t, c, n: -real(m, x, t, c, n))
+        monkeypatch.setattr(forward, "forward", lambda m, x, t, c, n: -real(m, x, t, c, n))
     elif broken == "time":
-        monkeypatch.setattr(forward, "forward_masked", lambda m, x, t, c, n: real(m, x, 1 - t, c, n))
+        monkeypatch.setattr(forward, "forward", lambda m, x, t, c, n: real(m, x, 1 - t, c, n))
     else:
         monkeypatch.setattr(flow, "target", lambda x0, noise: x0 - noise)
     with pytest.raises(AssertionError):
@@ -301,7 +301,7 @@ def test_differential_preservation_speaks_about_each_caption(make_dataset, tmp_p
     forward.prepare(model)
 
     def real(x, t, caps, pad):
-        return forward.forward_masked(model, x, t, caps, pad)
+        return forward.forward(model, x, t, caps, pad)
 
     def predict(x, t, caps, pad):
         calls.append((~pad[..., 0]).sum(1).tolist())
@@ -678,7 +678,7 @@ def test_holdout_is_of_the_file_that_is_written(make_dataset, tmp_path, name):
 
     def look() -> dict[str, float]:
         return holdout.evaluate(
-            lambda x, t, caps, pad: forward.forward_masked(base, x, t, caps, pad),
+            lambda x, t, caps, pad: forward.forward(base, x, t, caps, pad),
             bare, manifest, job.settings, torch.device("cpu"),
         )  # fmt: skip
 

@@ -183,9 +183,9 @@ class Engine:
     # -- running ---------------------------------------------------------------------------------------------
 
     def predict(self, x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
-        """Raw output (B, C, h, w) of the adapted model, like :func:`charloom.zimage.forward.forward_masked`."""
+        """Raw output (B, C, h, w) of the adapted model, like :func:`charloom.zimage.forward.forward`."""
         with compiling.attention(self.cuda and self.options.cudnn_attention):
-            return forward.forward_masked(self.model, x, t, caps, pad)
+            return forward.forward(self.model, x, t, caps, pad)
 
     def zero_grad(self) -> None:
         """Begin an optimizer step: set the accumulated gradients to zero."""

@@ -171,7 +171,7 @@ def fuse(blocks: Sequence[nn.Module]) -> int:
             attention.fused = Fused(projections)
             count += 1
         if rotary.fits(attention, attention.heads):
-            attention.turned = types.MethodType(rotary.turned, attention)
+            attention.rotated = types.MethodType(rotary.rotated, attention)
         if getattr(feed_forward, "fused", None) is None and fusable(gates):
             feed_forward.fused = Fused(gates)
             feed_forward.forward = types.MethodType(_gated, feed_forward)
@@ -182,7 +182,7 @@ def fuse(blocks: Sequence[nn.Module]) -> int:
 def unfuse(blocks: Sequence[nn.Module]) -> None:
     """Undo :func:`fuse` on blocks that nothing else wraps; the single Linears get weights of their own again."""
     for block in blocks:
-        block.attention.__dict__.pop("turned", None)
+        block.attention.__dict__.pop("rotated", None)
         for part in (block.attention, block.feed_forward):
             fused = part.__dict__["_modules"].pop("fused", None)
             if fused is None:

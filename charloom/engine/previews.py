@@ -6,7 +6,7 @@ Decides how the sampler of :mod:`charloom.zimage.sampler` is fed; what is drawn 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -21,8 +21,7 @@ from charloom.kernels import quantize
 from charloom.lora.adapter import load_into
 from charloom.lora.files import AdapterFile, read_adapter
 from charloom.zimage import weights
-from charloom.zimage.forward import PATCH, forward
-from charloom.zimage.sampler import Predict
+from charloom.zimage.forward import PATCH, Predict, forward
 from charloom.zimage.vae import FACTOR
 
 BATCH = 10
@@ -108,9 +107,9 @@ def predict_for(model: nn.Module, options: EngineOptions, forwards: int) -> Pred
     if device.type == "cuda" and options.compile and forwards >= COMPILE_FROM:
         compile_blocks(model, options.cudnn_attention)
 
-    def predict(x: Tensor, t: Tensor, caps: Tensor, lengths: Sequence[int]) -> Tensor:
+    def predict(x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
         with attention(options.cudnn_attention):
-            return forward(model, x, t, caps, lengths)
+            return forward(model, x, t, caps, pad)
 
     return predict
 

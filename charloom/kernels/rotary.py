@@ -22,11 +22,11 @@ except ImportError:
 WARPS, WARPS_BACK = 8, 4
 
 
-def turned(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+def rotated(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
     """``query`` and ``key`` (B, T, heads, head_dim) normalised as ``attention`` does and rotated by ``rotations``
     (2, 1, T, 1, head_dim), which is :func:`charloom.zimage.forward.rotation_table`'s."""
     norms = attention.norm_q, attention.norm_k
-    return _turn(query, key, *(norm.weight for norm in norms), rotations, *(norm.eps for norm in norms))[:2]
+    return _rotate(query, key, *(norm.weight for norm in norms), rotations, *(norm.eps for norm in norms))[:2]
 
 
 def fits(attention: nn.Module, heads: int) -> bool:
@@ -36,8 +36,8 @@ def fits(attention: nn.Module, heads: int) -> bool:
     return plain and heads <= 128 and norms[0].weight.numel() in (32, 64, 128, 256)
 
 
-@torch.library.custom_op("charloom::turn", mutates_args=())
-def _turn(
+@torch.library.custom_op("charloom::rotate", mutates_args=())
+def _rotate(
     query: Tensor,
     key: Tensor,
     query_weight: Tensor,
@@ -62,14 +62,14 @@ def _turn(
     return *outs, *roots
 
 
-@_turn.register_fake
+@_rotate.register_fake
 def _(query: Tensor, key: Tensor, query_weight, key_weight, rotations, query_eps, key_eps):
     outs = [x.new_empty(x.shape) for x in (query, key)]
     return *outs, *(x.new_empty(x.shape[:-1], dtype=torch.float32) for x in (query, key))
 
 
-@torch.library.custom_op("charloom::turn_gradient", mutates_args=())
-def _turn_gradient(
+@torch.library.custom_op("charloom::rotate_gradient", mutates_args=())
+def _rotate_gradient(
     query_gradient: Tensor,
     key_gradient: Tensor,
     query: Tensor,
@@ -98,7 +98,7 @@ def _turn_gradient(
     return tuple(outs)
 
 
-@_turn_gradient.register_fake
+@_rotate_gradient.register_fake
 def _(query_gradient: Tensor, key_gradient: Tensor, query: Tensor, key: Tensor, *_):
     return query.new_empty(query.shape), key.new_empty(key.shape)
 
@@ -109,10 +109,10 @@ def _remember(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
 
 
 def _back(ctx, query_gradient: Tensor, key_gradient: Tensor, *_):
-    return *_turn_gradient(query_gradient, key_gradient, *ctx.saved_tensors), None, None, None, None, None
+    return *_rotate_gradient(query_gradient, key_gradient, *ctx.saved_tensors), None, None, None, None, None
 
 
-_turn.register_autograd(_back, setup_context=_remember)
+_rotate.register_autograd(_back, setup_context=_remember)
 
 
 def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:

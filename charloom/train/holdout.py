@@ -6,11 +6,9 @@ knows nothing of training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from charloom.core import randomness
 from charloom.lora.attach import Adapter
@@ -19,13 +17,14 @@ from charloom.train.data import bucket_of, located, read_checked, read_manifest
 from charloom.train.settings import TrainSettings
 from charloom.train.step import padded
 from charloom.zimage import flow
+from charloom.zimage.forward import Predict
 
 SIGMAS = (0.25, 0.5, 0.75, 1.0)
 
 
 @torch.no_grad()
 def evaluate(
-    predict: Callable[..., Tensor], adapter: Adapter, manifest: Path, settings: TrainSettings, device: torch.device
+    predict: Predict, adapter: Adapter, manifest: Path, settings: TrainSettings, device: torch.device
 ) -> dict[str, float]:
     """Mean loss over the held-out images by noise level: ``{"on 0.25": …, "off 0.25": …, …}``.
 
@@ -45,13 +44,11 @@ def evaluate(
         for level, value in enumerate(SIGMAS):
             noise = randomness.normals(settings.train.seed, "holdout", tuple(x0.shape), index, level).to(device)
             sigma = torch.full((1,), value, device=device)
-            inputs = flow.noisy(x0, noise, sigma), 1.0 - sigma, caps, pad
-            for name, output in (("on", predict(*inputs)), ("off", _bare(predict, adapter, inputs))):
-                loss = losses.per_item(-output, flow.target(x0, noise), settings.train.loss).item()
+            arguments = predict, flow.noisy(x0, noise, sigma), sigma, caps, pad
+            with_adapter = flow.velocity(*arguments)
+            with adapter.disabled():
+                without = flow.velocity(*arguments)
+            for name, prediction in (("on", with_adapter), ("off", without)):
+                loss = losses.per_item(prediction, flow.target(x0, noise), settings.train.loss).item()
                 sums[f"{name} {value:.2f}"] = sums.get(f"{name} {value:.2f}", 0.0) + loss / len(items)
     return sums
-
-
-def _bare(predict: Callable[..., Tensor], adapter: Adapter, inputs: tuple) -> Tensor:
-    with adapter.disabled():
-        return predict(*inputs)

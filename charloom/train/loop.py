@@ -22,7 +22,7 @@ from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.engine import memory
 from charloom.engine.engine import Engine
-from charloom.engine.inputs import Inputs, Predict
+from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
 from charloom.lora import export, movement
 from charloom.lora.attach import Adapter, attach
@@ -32,6 +32,7 @@ from charloom.train.data import Draw, TrainingData
 from charloom.train.keys import CHECKPOINT, METRICS, RECIPE, checkpoint_key, manifest_digest
 from charloom.train.metrics import Metrics, Progress, print_progress
 from charloom.train.settings import TrainSettings
+from charloom.zimage.forward import Predict
 
 TYPICAL_CAPTION = 96
 """Caption tokens that memory is planned for before any caption was seen."""

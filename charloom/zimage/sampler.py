@@ -6,6 +6,7 @@ picture, so a picture depends on its own prompt and seed and never on its neighb
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -16,9 +17,7 @@ from torch import Tensor
 from charloom.core.errors import UserError
 from charloom.zimage import flow
 from charloom.zimage import vae as vae_codec
-from charloom.zimage.forward import forward, pad_captions, padded_length
-
-Predict = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
+from charloom.zimage.forward import Predict, forward, pad_captions, padded_length
 
 
 def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
@@ -44,18 +43,17 @@ def sample_latents(
     ``guidance`` is ai-toolkit's scale: 1 is off, g mixes ``negative + g (positive - negative)``.
     """
     device = noise.device
-    caps, lengths = pad_captions(embeds, device)
+    captions = pad_captions(embeds, device)
     if guidance > 1.0:
         if negative is None:
             raise ValueError("guidance above 1 needs the embedding of a negative prompt")
-        negatives, negative_lengths = pad_captions([negative] * len(embeds), device)
+        negatives = pad_captions([negative] * len(embeds), device)
     x = noise.float()
     sigmas = flow.sample_sigmas(steps, shift)
     for sigma, following in zip(sigmas, sigmas[1:], strict=False):
-        t = torch.full((len(x),), 1.0 - sigma, device=device)
-        v = -predict(x, t, caps, lengths).float()
+        v = flow.velocity(predict, x, sigma, *captions).float()
         if guidance > 1.0:
-            unconditional = -predict(x, t, negatives, negative_lengths).float()
+            unconditional = flow.velocity(predict, x, sigma, *negatives).float()
             v = unconditional + guidance * (v - unconditional)
         x = x + (following - sigma) * v
     return x
@@ -91,11 +89,7 @@ def sample(
     if width % 16 or height % 16:
         raise ValueError(f"width and height must be multiples of 16, got {width}x{height}")
     device = next(model.parameters()).device
-    if predict is None:
-
-        def predict(x: Tensor, t: Tensor, caps: Tensor, lengths: Sequence[int]) -> Tensor:
-            return forward(model, x, t, caps, lengths)
-
+    predict = predict or functools.partial(forward, model)
     groups: dict[int, list[int]] = defaultdict(list)
     for index, cap in enumerate(embeds):
         groups[padded_length(len(cap))].append(index)
