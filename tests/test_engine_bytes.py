@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_engine_control import inputs
+from engine_control import inputs
 
 from charloom.engine import fuse
 from charloom.engine.engine import FAILED
@@ -83,7 +83,7 @@ def test_an_attention_is_kept_from_the_first_computation_to_the_second():
 
 
 def test_modulations_stay_when_a_block_moves_out():
-    from test_engine import adapted
+    from engine_helpers import adapted
 
     model, _ = adapted()
     block = model.layers[0]

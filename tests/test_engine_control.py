@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_engine import adapted
+from engine_control import compilers_work, inputs, run_short  # noqa: F401 (a fixture for every test)
+from engine_helpers import adapted
 
 from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import engine as engines
 from charloom.engine import fitting, graphs, memory
 from charloom.engine.fitting import Fitting
-from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
 from charloom.train.settings import Optimisation
 from charloom.train.step import loss_of
@@ -33,13 +33,6 @@ class Replay:
         for static, tensor in zip(self.inputs, inputs, strict=True):
             static.copy_(tensor)
         return self.function(*self.inputs)
-
-
-@pytest.fixture(autouse=True)
-def compilers_work():
-    """Falling back to eager is for the whole process."""
-    yield
-    torch.compiler.set_stance("default")
 
 
 @pytest.fixture
@@ -76,15 +69,6 @@ def fake(monkeypatch):
     return numbers
 
 
-def inputs(size: int = 8, length: int = 32, seed: int = 0) -> Inputs:
-    generator = torch.Generator().manual_seed(seed)
-    pad = torch.zeros(2, length, 1, dtype=torch.bool)
-    pad[:, length - 5 :] = True
-    x0, noise = (torch.randn(2, 16, size, size, generator=generator) for _ in range(2))
-    caps = torch.randn(2, length, adapted()[0].config.cap_feat_dim, generator=generator)
-    return Inputs(x0, noise, torch.rand(2, generator=generator), torch.ones(2), caps, pad)
-
-
 def engine_of(options=None, said=None, kind="none", **more):
     model, adapter = adapted(kind=kind)
     model.train()
@@ -113,20 +97,6 @@ def plain():
             return step(engine_of(), *batches)
 
     return run
-
-
-def run_short(engine, times):
-    """Let the next ``times`` passes of ``engine`` run out of memory; returns what is left of them."""
-    real, failures = engine.loss, [1] * times
-
-    def short(predict, one):
-        if failures:
-            failures.pop()
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(predict, one)
-
-    engine.loss = short
-    return failures
 
 
 def assert_same(a, b):

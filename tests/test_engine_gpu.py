@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
-from test_engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
+from engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
 
 from charloom.engine.engine import Engine
 from charloom.engine.inputs import Inputs

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_helpers import ship
 from lora_layouts import ALL, FILES, Foreign, ai_toolkit, diffsynth, musubi, onetrainer, simpletuner
-from test_lora_files import ship
 from typer.testing import CliRunner
 
 from charloom.cli.main import app
