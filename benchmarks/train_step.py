@@ -308,7 +308,7 @@ def train(
     # By way of main memory, as if read from a file: rounding leaves holes in the GPU's.
     model.to("cpu")
     torch.cuda.empty_cache()
-    model.to(memory.home(options, device))
+    model.to(memory.load_device(options, device))
     torch.cuda.reset_peak_memory_stats()
     loading = time.perf_counter() - began
     began = time.perf_counter()

@@ -65,7 +65,7 @@ def test_damage_in_the_cache_is_seen(original: Path, cache: Path, store: Store) 
     blob = (root / "vae/config.json").resolve()
     blob.write_bytes(blob.read_bytes().replace(b"0.3611", b"0.3612"))
     text = line(lambda: locks.lock(remote(), store))
-    assert "vae/config.json: was damaged in the hub's cache" in text and str(blob) in text
+    assert "vae/config.json: is damaged in the Hub's cache" in text and str(blob) in text
 
 
 def test_nothing_in_the_cache_and_no_network(cache: Path, store: Store) -> None:
@@ -124,7 +124,10 @@ def response(code: int) -> Any:
 
 FAILURES: dict[str, tuple[Callable[[], Exception], str]] = {
     "gated": (lambda: errors.GatedRepoError("403", response=response(403)), "it is gated; accept its terms at https"),
-    "missing": (lambda: errors.RepositoryNotFoundError("404", response=response(404)), "there is no such repo"),
+    "missing": (
+        lambda: errors.RepositoryNotFoundError("404", response=response(404)),
+        "no such repo, or it is private",
+    ),
     "revision": (
         lambda: errors.RevisionNotFoundError("404", response=response(404)),
         "the repo has no such revision; take a commit from https://huggingface.co/tiny/Z-Image/commits/main",
@@ -137,7 +140,7 @@ FAILURES: dict[str, tuple[Callable[[], Exception], str]] = {
     "disk": (lambda: OSError(errno.ENOSPC, "No space left on device"), "is full; free some space or set HF_HOME"),
     "disk of xet": (lambda: RuntimeError("Data processing error: No space left on device (os error 28)"), "is full;"),
     "rights": (lambda: PermissionError(errno.EACCES, "Permission denied"), "cannot be written to; set HF_HOME"),
-    "name": (lambda: errors.HFValidationError("bad"), "is no name of a repo; write owner/name"),
+    "name": (lambda: errors.HFValidationError("bad"), "is not a repo name; write owner/name"),
     "other": (lambda: ValueError("odd\nthings"), "ValueError: odd; run again"),
 }
 

@@ -58,7 +58,9 @@ def test_a_config_must_spell_out_what_class_defaults_get_wrong(folder: Path) -> 
     del config["axes_lens"]
     path.write_text(json.dumps(config))
     for call in (lambda: basefiles.check_layout(folder), lambda: weights.load_transformer(folder)):
-        assert "transformer/config.json: axes_lens missing, and the defaults of the class would not do" in line(call)
+        assert "transformer/config.json: axes_lens missing, and the class defaults are not those of Z-Image" in line(
+            call
+        )
     path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
     assert "not a Z-Image" in line(lambda: basefiles.check_layout(folder))
 
@@ -153,9 +155,9 @@ def test_a_listed_checksum_is_checked(folder: Path, store: Store) -> None:
     for checksum in (md5(path), hashlib.sha256(path.read_bytes()).hexdigest()):
         assert locks.lock(local(folder, checksums={"vae/config.json": checksum}), store)
     text = line(lambda: locks.lock(local(folder, checksums={"vae/config.json": "0" * 32}), store))
-    assert text.startswith(f"{path}: is not the file that config/bases/tiny.yaml means (md5 {md5(path)}")
+    assert text.startswith(f"{path}: is not the file that config/bases/tiny.yaml lists (md5 {md5(path)}")
     text = line(lambda: locks.lock(local(folder, checksums={"vae/gone.safetensors": "0" * 32}), store))
-    assert "vae/gone.safetensors: is listed in config/bases/tiny.yaml and not there" in text
+    assert "vae/gone.safetensors: is listed in config/bases/tiny.yaml but missing" in text
 
 
 def test_a_file_changed_after_the_lock_is_named(folder: Path, store: Store, tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_a_file_changed_after_the_lock_is_named(folder: Path, store: Store, tmp_
     adapter.write_bytes(adapter.read_bytes() + b" ")
     assert "has changed since" in line(lambda: locks.adapter_file(lock, "v1", store))
     (folder / "vae/config.json").unlink()
-    assert f"{folder / 'vae/config.json'}: is gone" in line(lambda: locks.locate(lock, "vae", store))
+    assert f"{folder / 'vae/config.json'}: is missing" in line(lambda: locks.locate(lock, "vae", store))
 
 
 def test_a_file_cut_short_is_named(folder: Path, store: Store) -> None:
@@ -190,10 +192,10 @@ def test_a_file_cut_short_is_named(folder: Path, store: Store) -> None:
     for kept in (len(data) - 1, 100, 4):
         path.write_bytes(data[:kept])
         text = line(lambda: locks.lock(local(folder), store))
-        assert text.startswith(f"{path}: ") and f"{kept} bytes" in text and "get it again" in text
+        assert text.startswith(f"{path}: ") and f"{kept} bytes" in text and "download it again" in text
     path.unlink()
     text = line(lambda: basefiles.check_layout(folder))
-    assert text.startswith(f"{path}: is missing, diffusion_pytorch_model.safetensors.index.json speaks of it")
+    assert text.startswith(f"{path}: is missing, but diffusion_pytorch_model.safetensors.index.json lists it")
 
 
 def test_room_on_the_disk_is_checked_before_the_prepared_base(

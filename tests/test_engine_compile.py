@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
+from charloom.engine import previews
 from charloom.engine.recompute import Recompute
 from charloom.lora.attach import ADAPTER
 from charloom.zimage import forward
@@ -142,6 +145,29 @@ def test_kernels_are_kept_beside_the_store_unless_the_user_says_where(monkeypatc
     assert chosen() == ours
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "the user's")
     assert chosen() == chosen(prefer_cudnn=False) == "the user's"
+    compiling.plain_blocks(model)
+
+
+def test_the_cache_follows_all_code_that_is_compiled():
+    """What Dynamo traces, and what :class:`charloom.engine.previews.Adapters` puts into compiled blocks."""
+    torch._dynamo.reset()
+    model, _ = adapted(kind="float8")
+    fusing.fuse(compiling.blocks_of(model))
+    projection = model.layers[-1].feed_forward
+    projection.w2 = previews._Adapted(projection.w2, torch.Size((2, 170)), torch.Size((64, 2)), torch.float32)
+    seen = set()
+
+    def backend(graph, inputs):
+        seen.update(code.co_filename for code in torch._guards.TracingContext.get().traced_code)
+        return graph.forward
+
+    compiling.compile_blocks(model, backend=backend)
+    x, caps = torch.randn(1, 16, 16, 16), torch.randn(1, 32, model.config.cap_feat_dim)
+    with torch.no_grad():
+        forward.forward(model, x, torch.tensor([0.3]), caps, torch.zeros(1, 32, 1, dtype=torch.bool))
+    ours = {Path(name) for name in seen if "charloom" in Path(name).parts}
+    hashed = {Path(importlib.util.find_spec(name).origin) for name in compiling.TRACED}
+    assert len(ours) > 5 and ours <= hashed, ours - hashed
     compiling.plain_blocks(model)
 
 

@@ -169,7 +169,7 @@ def test_units_equal_their_emulation():
 def test_transposed_copies_change_nothing():
     losses, wanted, plain = run(EngineOptions(), "float8")
     got_losses, got, roomy = run(EngineOptions(), "float8", largest=320)
-    kept = [m.weight_t is not None for m in quantize.quantized(roomy.model.layers) if m.fits_units and not m.fused]
+    kept = [m.weight_t is not None for m in quantize.quantized(roomy.model.layers) if m.fits_units and not m.is_part]
     assert all(kept) and not any(m.weight_t is not None for m in quantize.quantized(plain.model))
     assert torch.equal(got_losses, losses)
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)

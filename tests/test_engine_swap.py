@@ -20,11 +20,9 @@ def test_swapped_blocks_compute_the_same(count, slots, fused):
     model, adapter = adapted(kind="float8")
     blocks = list(model.layers)
     if fused:
-        fusing.fuse(blocks)
         size = size_of(blocks[0])
-        fusing.unfuse(blocks[1:2])
-        assert abs(size - size_of(blocks[1])) <= 256 * 8  # nothing is counted twice
         fusing.fuse(blocks)
+        assert abs(size - size_of(blocks[0])) <= 256 * 8  # nothing is counted twice
     plain = gradients(model, adapter, 2)
     chosen = [blocks[i] for i in spread(LAYERS, count)]
     swap = Swap(chosen, CPU, slots=slots)

@@ -159,7 +159,7 @@ def test_a_damaged_state_is_set_aside(make_dataset, tmp_path, caplog, damage):
     path.chmod(0o644)
     path.write_bytes({"flip": bytes(content), "cut": bytes(content[:-7]), "empty": b""}[damage])
     train(job, store, 30, quiet)
-    assert "000020.safetensors: this training state is damaged: set aside" in caplog.text
+    assert "000020.safetensors: this training state is damaged; renamed" in caplog.text
     assert path.with_name(path.name + ".damaged").exists()
     assert checkpoint_bytes(store, job, [30]) == checkpoint_bytes(straight, job, [30])
 

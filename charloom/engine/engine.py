@@ -15,7 +15,7 @@ On a GPU only, in this order; most have a switch in :class:`~charloom.engine.opt
 
 :mod:`charloom.engine.fitting` finds out how much of 4 and 5 is needed. Whatever does not work on a machine (no
 compiler, a failing capture) is left out with one log line, and a step that runs out of memory is retried with a lower
-budget. The engine is independent of optimizers and data sets.
+budget. The engine is independent of optimisers and data sets.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Engine:
         loss: ``loss(predict, inputs)`` returns the loss to differentiate and the plain loss per sample (B,).
         device: where it runs.
         options: budget and switches.
-        reserve: bytes that others (the optimizer) will allocate later.
+        reserve: bytes that others (the optimiser) will allocate later.
         largest: tokens of the largest batch, summed over all of its forward passes; None if unknown.
         tell: takes one line for the user.
     """
@@ -119,7 +119,7 @@ class Engine:
             fusing.fuse(compiling.blocks_of(model))
         fixed = self.options.deterministic
         # One modulation per block sums in a different order; swapped and resident blocks must give the same bytes.
-        batched = self.options.fuse and (fixed or not swapped) and fusing.modulated_alike(blocks)
+        batched = self.options.fuse and (fixed or not swapped) and fusing.can_batch_modulations(blocks)
         if batched and fixed:
             model.__dict__["modulations"] = fusing.Modulations(blocks, self.device)
         self.attention = self._best_attention()
@@ -155,9 +155,7 @@ class Engine:
         dtype = self.model.layers[0].attention_norm1.weight.dtype
         kind = attentions.best_kind(self.device, dtype, head_dim, True, self.options.cudnn_attention)
         if kind is None:
-            self.tell(
-                "engine: no attention kernel here accumulates in a fixed order: a repeated run may give other bytes"
-            )
+            self.tell("engine: no attention kernel here sums in a fixed order: repeated runs may give other bytes")
         return kind
 
     def remove(self) -> None:
@@ -188,7 +186,7 @@ class Engine:
             return forward.forward(self.model, x, t, caps, pad)
 
     def zero_grad(self) -> None:
-        """Begin an optimizer step: set the accumulated gradients to zero."""
+        """Begin an optimiser step: set the accumulated gradients to zero."""
         self._started = False
         if self.cuda:  # recorded graphs write to these very tensors
             torch._foreach_zero_([p.grad for p in self._parameters])

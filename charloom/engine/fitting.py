@@ -44,7 +44,7 @@ class Fitting:
         adapter: the trained adapter.
         device: the GPU.
         options: budget and switches.
-        reserve: bytes that others (the optimizer) will allocate later.
+        reserve: bytes that others (the optimiser) will allocate later.
         largest: tokens of the largest batch, summed over all of its forward passes; None if unknown.
         log: takes one line.
 

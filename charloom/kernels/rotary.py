@@ -1,8 +1,7 @@
-"""Queries and keys normalised and rotated in one pass over them, forward and backward.
+"""Normalises and rotates queries and keys in a single pass over them, forward and backward.
 
-On a GPU by kernels of their own, one program for each token: what a compiler makes of it reads the table of rotations
-once for each head, and it depends on luck how well it is cut into pieces. Elsewhere in PyTorch's operations. Must not
-know of attention or of adapters.
+On a GPU by Triton kernels, one program per token: Inductor's code reads the rotation table once per head, and its
+tiling is unpredictable. Elsewhere by PyTorch's operations. Independent of attention and adapters.
 """
 
 from __future__ import annotations
@@ -23,14 +22,16 @@ WARPS, WARPS_BACK = 8, 4
 
 
 def rotated(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """``query`` and ``key`` (B, T, heads, head_dim) normalised as ``attention`` does and rotated by ``rotations``
-    (2, 1, T, 1, head_dim), which is :func:`charloom.zimage.forward.rotation_table`'s."""
+    """``query`` and ``key`` (B, T, heads, head_dim), normalised like in ``attention``, then rotated.
+
+    ``rotations`` (2, 1, T, 1, head_dim) are those of :func:`charloom.zimage.forward.rotation_table`.
+    """
     norms = attention.norm_q, attention.norm_k
     return _rotate(query, key, *(norm.weight for norm in norms), rotations, *(norm.eps for norm in norms))[:2]
 
 
 def fits(attention: nn.Module, heads: int) -> bool:
-    """Whether the kernels can take the place of what ``attention`` does."""
+    """Whether the kernels support the norms and sizes of ``attention``."""
     norms = attention.norm_q, attention.norm_k
     plain = all(getattr(norm, "weight", None) is not None and not norm.weight.requires_grad for norm in norms)
     return plain and heads <= 128 and norms[0].weight.numel() in (32, 64, 128, 256)
@@ -80,7 +81,7 @@ def _rotate_gradient(
     key_root: Tensor,
     rotations: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``query`` and ``key`` (B, T, heads, head_dim); those of the outputs may lie in memory anyhow."""
+    """Gradients of ``query`` and ``key`` (B, T, heads, head_dim); incoming gradients may have any strides."""
     gradients = [query_gradient.contiguous(), key_gradient.contiguous()]
     pairs = (query, query_weight, query_root), (key, key_weight, key_root)
     if _by_kernel(query, key, rotations):
@@ -121,20 +122,20 @@ def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:
 
 
 def _in_rows(x: Tensor) -> bool:
-    """Whether all tokens of (B, T, heads, head_dim) lie at equal distances, each in one piece."""
+    """Whether the tokens of (B, T, heads, head_dim) are evenly spaced in memory and each is contiguous."""
     batch, token, *inner = x.stride()
     return tuple(inner) == (x.shape[3], 1) and (x.shape[0] == 1 or batch == x.shape[1] * token)
 
 
 def launch(pairs, rotations: Tensor, outs: list[Tensor], roots: list[Tensor]) -> None:
-    """The forward pass by Triton; the inputs as :func:`_in_rows` says, everything else contiguous."""
+    """Launch the forward kernel; inputs satisfy :func:`_in_rows`, everything else is contiguous."""
     (query, query_weight, query_eps), (key, key_weight, key_eps) = pairs
     arguments = query, key, *outs, *roots, query_weight, key_weight, rotations, query_eps, key_eps
     _forward[_grid(query)](*arguments, *_sizes(query, key, rotations), num_warps=WARPS)
 
 
 def launch_back(gradients: list[Tensor], pairs, rotations: Tensor, outs: list[Tensor]) -> None:
-    """The backward pass by Triton; likewise."""
+    """Launch the backward kernel; likewise."""
     (query, query_weight, query_root), (key, key_weight, key_root) = pairs
     arguments = *gradients, query, key, *outs, query_root, key_root, query_weight, key_weight, rotations
     _backward[_grid(query)](*arguments, *_sizes(query, key, rotations), num_warps=WARPS_BACK)
@@ -145,7 +146,7 @@ def _grid(x: Tensor) -> tuple[int]:
 
 
 def _sizes(query: Tensor, key: Tensor, rotations: Tensor) -> tuple[int, ...]:
-    """What both kernels are told of sizes."""
+    """Strides and sizes that both kernels take."""
     heads, dim = query.shape[-2:]
     return query.stride(1), key.stride(1), rotations.shape[2], heads, triton.next_power_of_2(heads), dim
 
@@ -166,7 +167,7 @@ if triton is not None:
         wide = tl.load(x + token * step + within, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.rsqrt(tl.sum(wide * wide, 1) / dim + eps)
         kind = out.dtype.element_ty
-        # Rounded where PyTorch's operations round.
+        # Round wherever PyTorch's operations round.
         normal = ((wide * inverse[:, None]).to(kind).to(tl.float32) * weight).to(kind).to(tl.float32)
         tl.store(out + place, (normal * cos + _neighbours(normal, rows, dim) * sin).to(kind), mask=inside)
         tl.store(root + row, inverse, mask=tl.max(inside.to(tl.int32), 1) > 0)

@@ -1,7 +1,6 @@
-"""Loss on images that are never trained on, with the adapter and without it.
+"""Loss on held-out images, with and without the adapter.
 
-The same noise at the same noise levels every time, so the numbers of different steps and runs compare. It
-knows nothing of training.
+Noise and noise levels are the same every time, so results of different steps and runs are comparable.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss over the held-out images by noise level: ``{"on 0.25": …, "off 0.25": …, …}``.
 
-    ``off`` is the bare base; an adapter that generalises lowers ``on`` below it. Images are taken in the largest
-    resolution, of the training or of their own. The model should be in eval mode: dropout would make other numbers
-    each time.
+    ``off`` is the bare base; an adapter that generalises lowers ``on`` below it. Images are used at the largest
+    resolution, their own or else that of the training. The model should be in eval mode: dropout would make the results
+    random.
     """
     items, _ = read_manifest(manifest, "holdout")
     sums: dict[str, float] = {}

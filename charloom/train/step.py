@@ -1,7 +1,7 @@
 """One forward pass of training: from a batch of samples to its share of the loss.
 
-Split in two, so that an engine can record the second half: :func:`inputs_of` puts everything that changes from
-step to step into tensors, :func:`loss_of` only computes. It knows nothing of optimisers or of how the model runs.
+Split in two, so that an engine can record the second half: :func:`inputs_of` puts everything that changes between steps
+into tensors, :func:`loss_of` only computes. Independent of optimisers and of how the model is run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def padded(captions: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor
 
 
 def loss_of(predict: Predict, adapter: Adapter, inputs: Inputs, settings: Optimisation) -> tuple[Tensor, Tensor]:
-    """The batch's share of the step's loss, to call ``backward`` on, and the plain loss of each sample (B,).
+    """The batch's share of the step's loss, to be differentiated, and the plain loss per sample (B,).
 
     The prediction is compared with the true velocity in fp32; each sample counts by its weight divided by the number of
     samples per step.
@@ -62,7 +62,7 @@ def loss_of(predict: Predict, adapter: Adapter, inputs: Inputs, settings: Optimi
 
 
 def _preservations(batch: Batch, data: TrainingData) -> Iterator[tuple[Preservation, dict[int, Tensor]]]:
-    """(settings, captions by row) of the preservation term that is on; regularisation images need none."""
+    """(settings, captions by row) of the enabled preservation term; regularisation images have none."""
     settings = data.settings.train
     rows = {row: draw for row, draw in enumerate(batch.draws) if not draw.is_reg}
     if settings.differential.enabled:

@@ -115,7 +115,7 @@ def make(
             tell(f"the GPU memory is too small for more: {size[0]}x{size[1]} in batches of {batch} from now on")
 
         started = time.monotonic()
-        with adapters.put_on(members[0].checkpoint, scale):
+        with adapters.applied(members[0].checkpoint, scale):
             pixels = sampler.sample(
                 model,
                 vae,

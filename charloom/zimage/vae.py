@@ -1,8 +1,8 @@
 """Pixels to normalised latents and back, as ``ZImagePipeline`` does it.
 
-Normalised means ``(z - shift_factor) * scaling_factor``; the latent is the mode of the posterior,
-not a sample, so that encoding is a function of the pixels alone. A picture that does not fit into the GPU's
-memory is done in overlapping tiles, which are blended; that is close, not equal.
+Normalised means ``(z - shift_factor) * scaling_factor``; the latent is the mode of the posterior, not a sample, so that
+encoding is a function of the pixels alone. An image that does not fit into GPU memory is processed in overlapping tiles
+that are blended; the result is close, not equal.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ FACTOR = 8
 """Pixels per latent cell; two cells make a transformer patch, so image sides are multiples of 16."""
 
 TILES = (512, 256, 128)
-"""Edges of tiles in pixels, tried one after the other. The autoencoder's own is 1024, which helps nobody."""
+"""Tile edges in pixels, tried in this order. diffusers' default of 1024 is too large to save memory."""
 
 Tell = Callable[[str], None]
 
 _tiled: WeakKeyDictionary[AutoencoderKL, dict[tuple[str, int, int], int]] = WeakKeyDictionary()
-"""What did not fit in one piece so far, and the tile that did."""
+"""By autoencoder: what did not fit in one piece so far, and the tile edge that did."""
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor, tell: Tell | None = None) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] to normalised latents (B, C, H/8, W/8), fp32; ``tell`` hears of tiles."""
+    """(B, 3, H, W) in [-1, 1] to normalised latents (B, C, H/8, W/8), fp32; ``tell`` gets a line if tiled."""
 
     def work() -> Tensor:
         return vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
@@ -41,7 +41,7 @@ def encode(vae: AutoencoderKL, pixels: Tensor, tell: Tell | None = None) -> Tens
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor, tell: Tell | None = None) -> Tensor:
-    """Normalised latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32; ``tell`` hears of tiles."""
+    """Normalised latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32; ``tell`` as for :func:`encode`."""
     latents = latents.float() / vae.config.scaling_factor + vae.config.shift_factor
 
     def work() -> Tensor:
@@ -51,7 +51,7 @@ def decode(vae: AutoencoderKL, latents: Tensor, tell: Tell | None = None) -> Ten
 
 
 def _fitting(work: Callable[[], Tensor], vae: AutoencoderKL, what: tuple[str, int, int], tell: Tell | None) -> Tensor:
-    """The result of ``work``, in tiles if it does not fit; the same size goes straight to its tiles next time."""
+    """The result of ``work``, in tiles if it does not fit; the tile that worked for a size is remembered."""
     known = _tiled.setdefault(vae, {})
     verb, width, height = what
     whole = max(width, height)
@@ -62,7 +62,7 @@ def _fitting(work: Callable[[], Tensor], vae: AutoencoderKL, what: tuple[str, in
         try:
             result = work()
         except torch.OutOfMemoryError:
-            # The next try has to wait until the handler is left: its traceback keeps the tensors alive.
+            # Retry after leaving the handler: its traceback keeps tensors alive.
             result = None
         finally:
             vae.use_tiling = False
