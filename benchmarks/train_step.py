@@ -325,7 +325,7 @@ def train(
     loss = functools.partial(_loss, loss_of, adapter, settings)
     tokens = (max(sizes) // 16) ** 2 + CAPTION
     said: list[str] = []
-    engine = Engine(model, adapter, loss, device, options, reserve=reserve, largest=tokens, tell=said.append)
+    engine = Engine(model, adapter, loss, device, options, reserve=reserve, largest=tokens, log=said.append)
     optimizer = optim.build(settings, adapter.parameters, device)
     engine.zero_grad()
     for size in sizes:

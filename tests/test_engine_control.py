@@ -77,7 +77,7 @@ def engine_of(options=None, said=None, kind="none", **more):
         return loss_of(predict, adapter, one, Optimisation())
 
     tell = (said if said is not None else []).append
-    return engines.Engine(model, adapter, loss, CPU, options or EngineOptions(), tell=tell, **more)
+    return engines.Engine(model, adapter, loss, CPU, options or EngineOptions(), log=tell, **more)
 
 
 def step(engine, *batches):
@@ -340,5 +340,5 @@ def test_switched_off_means_off(fake):
 
 def test_dropout_runs_without_recordings(fake):
     model, adapter = adapted(dropout=0.1)
-    engine = engines.Engine(model, adapter, None, CPU, EngineOptions(), tell=lambda _: None)
+    engine = engines.Engine(model, adapter, None, CPU, EngineOptions(), log=lambda _: None)
     assert not engine.graphed and engine.recompute.random

@@ -62,7 +62,7 @@ def engine_of(model, adapter, options, said=None, **more) -> Engine:
     def loss(predict, one):
         return loss_of(predict, adapter, one, Optimisation())
 
-    return Engine(model, adapter, loss, GPU, options, tell=(said if said is not None else []).append, **more)
+    return Engine(model, adapter, loss, GPU, options, log=(said if said is not None else []).append, **more)
 
 
 def run(options, kind="none", steps=((16, 64), (12, 32), (16, 64)), dtype=torch.bfloat16, said=None, **more):

@@ -39,14 +39,15 @@ _UNREACHABLE = (
     "FileMetadataError",
 )
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
+"""Takes one line for the user."""
 
 
 def silent(_text: str) -> None:
     """Discard the line."""
 
 
-def snapshot(repo: str, revision: str, patterns: Sequence[str], label: str, tell: Tell = silent) -> Path:
+def snapshot(repo: str, revision: str, patterns: Sequence[str], label: str, log: Log = silent) -> Path:
     """The cached folder of ``repo`` at ``revision``, with every file that matches one of ``patterns``.
 
     ``label`` names the YAML file that refers to it. The folder's name is the commit (see :func:`commit_of`).
@@ -56,15 +57,15 @@ def snapshot(repo: str, revision: str, patterns: Sequence[str], label: str, tell
     """
     import huggingface_hub
 
-    with _plainly(repo, revision, label), _progress(repo, revision, patterns, label, tell):
+    with _plainly(repo, revision, label), _progress(repo, revision, patterns, label, log):
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
 
 
-def file(repo: str, name: str, revision: str, label: str, tell: Tell = silent) -> Path:
+def file(repo: str, name: str, revision: str, label: str, log: Log = silent) -> Path:
     """One file of ``repo`` in the cache; otherwise as :func:`snapshot`."""
     import huggingface_hub
 
-    with _plainly(repo, revision, label, name), _progress(repo, revision, [name], label, tell):
+    with _plainly(repo, revision, label, name), _progress(repo, revision, [name], label, log):
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
 
 
@@ -175,7 +176,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextlib.contextmanager
-def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tell: Tell) -> Iterator[None]:
+def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, log: Log) -> Iterator[None]:
     """Check that the missing files fit on the disk, then report the progress of the download regularly."""
     wanted = _missing(repo, revision, patterns)
     if not wanted:
@@ -189,7 +190,7 @@ def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tel
             f"{label}: {repo} needs {_gb(left)} more on the disk of {cache()}, which has {_gb(free)} free; "
             "free some space or set HF_HOME to a folder on a larger disk"
         )
-    tell(f"downloading {_gb(left)} of {repo} at {revision} to {cache()}")
+    log(f"downloading {_gb(left)} of {repo} at {revision} to {cache()}")
     before, started, done = _bytes(repo), time.monotonic(), threading.Event()
 
     def watch() -> None:
@@ -197,7 +198,7 @@ def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tel
             seconds, come = time.monotonic() - started, max(0, _bytes(repo) - before)
             speed = come / seconds
             rest = f", about {max(0, left - come) / speed / 60:.0f} min left" if come else ""
-            tell(f"{_gb(min(come, left))} of {_gb(left)}, {speed / 1e6:.0f} MB/s{rest}")
+            log(f"{_gb(min(come, left))} of {_gb(left)}, {speed / 1e6:.0f} MB/s{rest}")
 
     # A thread that watches the disk, because the client's own progress API changes between releases.
     thread = threading.Thread(target=watch, daemon=True)
@@ -207,7 +208,7 @@ def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tel
     finally:
         done.set()
         thread.join()
-    tell(f"{repo}: {_gb(left)} in {time.monotonic() - started:.0f} s")
+    log(f"{repo}: {_gb(left)} in {time.monotonic() - started:.0f} s")
 
 
 def _missing(repo: str, revision: str, patterns: Sequence[str]) -> int | None:

@@ -47,20 +47,20 @@ def component_files(folder: Path, component: str, single_file: bool = False) -> 
     ]
 
 
-def lock(settings: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
+def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> dict[str, Any]:
     """The lock of a base.
 
     Returns ``name``, ``root`` (folder of the components), ``components`` (digest of each), ``adapters``
     (name -> path, sha256; or repo, file, revision), ``files`` (name -> size, sha256), for a base from the Hub
     ``repo`` and ``revision`` (the commit), and with a single-file transformer ``transformer_file``. Missing files are
-    fetched from the Hub; ``tell`` gets lines of progress.
+    fetched from the Hub; ``log`` gets lines of progress.
 
     Raises:
         UserError: a component is missing or damaged, a checksum differs, or the Hub cannot be reached.
     """
     label = _label(settings["name"])
     single, checksums = settings.get(SINGLE_FILE), settings.get("checksums", {})
-    root, origin = _root(settings, label, tell)
+    root, origin = _root(settings, label, log)
     made: dict[str, Any] = {"name": settings["name"], "root": str(root), **origin}
     files: dict[str, dict[str, Any]] = {}
     components = {}
@@ -73,11 +73,11 @@ def lock(settings: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) ->
         digests = {}
         for path in paths:
             key = f"{name}/{path.name}"
-            files[key] = _checked(key, path, checksums, store, label, tell)
+            files[key] = _checked(key, path, checksums, store, label, log)
             digests[key] = files[key]["sha256"]
         if single and name == "transformer":
-            where, path = _single(single, label, tell)
-            made[SINGLE_FILE] = where | _checked(SINGLE_FILE, path, checksums, store, label, tell)
+            where, path = _single(single, label, log)
+            made[SINGLE_FILE] = where | _checked(SINGLE_FILE, path, checksums, store, label, log)
             digests[SINGLE_FILE] = made[SINGLE_FILE]["sha256"]
         components[name] = digest(digests)
     for name in checksums:
@@ -93,7 +93,7 @@ def size(lock: dict[str, Any]) -> int:
     return sum(facts["size"] for facts in lock["files"].values())
 
 
-def locate(lock: dict[str, Any], component: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
+def locate(lock: dict[str, Any], component: str, store: Store, log: hub.Log = hub.silent) -> Path:
     """The folder of the base, after checking that the files of ``component`` are those of the lock.
 
     Files missing from the Hub's cache are fetched again, at the commit of the lock.
@@ -104,23 +104,23 @@ def locate(lock: dict[str, Any], component: str, store: Store, tell: hub.Tell = 
     root = Path(lock["root"])
     names = [name for name in lock["files"] if name.startswith(f"{component}/")]
     if "repo" in lock and not all((root / name).is_file() for name in names):
-        root = hub.snapshot(lock["repo"], lock["revision"], names, _label(lock["name"]), tell)
+        root = hub.snapshot(lock["repo"], lock["revision"], names, _label(lock["name"]), log)
     for name in names:
         _same(root / name, lock["files"][name], lock, store)
     return root
 
 
-def single_file(lock: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> Path | None:
+def single_file(lock: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> Path | None:
     """The single file with the transformer's weights, checked as by :func:`locate`; None if there is none."""
     entry = lock.get(SINGLE_FILE)
     if not entry:
         return None
-    path = _single_path(entry, _label(lock["name"]), tell)
+    path = _single_path(entry, _label(lock["name"]), log)
     _same(path, entry, lock, store)
     return path
 
 
-def adapter_file(lock: dict[str, Any], name: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
+def adapter_file(lock: dict[str, Any], name: str, store: Store, log: hub.Log = hub.silent) -> Path:
     """The file of a training adapter of a lock, fetched from the Hub if necessary.
 
     Raises:
@@ -132,17 +132,17 @@ def adapter_file(lock: dict[str, Any], name: str, store: Store, tell: hub.Tell =
         return Path(entry["path"])
     if "unresolved" in entry:
         raise UserError(f"{entry['unresolved']}; then delete {_lock_file(lock)}")
-    path = _single_path(entry, _label(lock["name"]), tell)
+    path = _single_path(entry, _label(lock["name"]), log)
     basefiles.check_whole(path)
     _check_blob(path, _facts(path, store)["sha256"])
     return path
 
 
-def _root(settings: dict[str, Any], label: str, tell: hub.Tell) -> tuple[Path, dict[str, str]]:
+def _root(settings: dict[str, Any], label: str, log: hub.Log) -> tuple[Path, dict[str, str]]:
     if settings.get("path"):
         return Path(settings["path"]), {}
     repo, revision = settings["repo"], settings["revision"]
-    root = hub.snapshot(repo, revision, _patterns(bool(settings.get(SINGLE_FILE))), label, tell)
+    root = hub.snapshot(repo, revision, _patterns(bool(settings.get(SINGLE_FILE))), label, log)
     return root, {"repo": repo, "revision": hub.commit_of(root) or revision}
 
 
@@ -151,19 +151,19 @@ def _patterns(single_file: bool) -> Sequence[str]:
     return ["model_index.json", *(own.get(name, f"{name}/*") for name in COMPONENTS)]
 
 
-def _single(where: Any, label: str, tell: hub.Tell) -> tuple[dict[str, str], Path]:
+def _single(where: Any, label: str, log: hub.Log) -> tuple[dict[str, str], Path]:
     """(entry for the lock, path) of the single file that ``where`` names."""
     if isinstance(where, str):
         return {"path": where}, Path(where)
-    path = hub.file(where["repo"], where["file"], where.get("revision", "main"), label, tell)
+    path = hub.file(where["repo"], where["file"], where.get("revision", "main"), label, log)
     revision = hub.commit_of(path) or where.get("revision", "main")
     return {"repo": where["repo"], "file": where["file"], "revision": revision}, path
 
 
-def _single_path(entry: dict[str, Any], label: str, tell: hub.Tell) -> Path:
+def _single_path(entry: dict[str, Any], label: str, log: hub.Log) -> Path:
     if "path" in entry:
         return Path(entry["path"])
-    return hub.file(entry["repo"], entry["file"], entry["revision"], label, tell)
+    return hub.file(entry["repo"], entry["file"], entry["revision"], label, log)
 
 
 def _adapter(where: Any, store: Store, label: str) -> dict[str, Any]:
@@ -178,15 +178,15 @@ def _adapter(where: Any, store: Store, label: str) -> dict[str, Any]:
 
 
 def _checked(
-    name: str, path: Path, checksums: dict[str, str], store: Store, label: str, tell: hub.Tell
+    name: str, path: Path, checksums: dict[str, str], store: Store, label: str, log: hub.Log
 ) -> dict[str, Any]:
     """Size and SHA-256 of a file, after checking that it is intact and has the listed checksum, if any."""
     if path.suffix == ".safetensors":
         basefiles.check_whole(path)
-    facts = _facts(path, store, tell)
+    facts = _facts(path, store, log)
     _check_blob(path, facts["sha256"])
     if expected := checksums.get(name):
-        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", tell)
+        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", log)
         basefiles.check_sum(name, path, expected, found, label)
     return facts
 
@@ -207,9 +207,9 @@ def _same(path: Path, locked: dict[str, Any], lock: dict[str, Any], store: Store
         )
 
 
-def _facts(path: Path, store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
+def _facts(path: Path, store: Store, log: hub.Log = hub.silent) -> dict[str, Any]:
     """Size and SHA-256 of a file."""
-    return {"size": path.stat().st_size, "sha256": remembered(path, store, "sha256", tell)}
+    return {"size": path.stat().st_size, "sha256": remembered(path, store, "sha256", log)}
 
 
 def _label(name: str) -> str:

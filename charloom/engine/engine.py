@@ -3,9 +3,9 @@
 On a GPU only, in this order; most have a switch in :class:`~charloom.engine.options.EngineOptions`:
 
 1. float8 weights are multiplied on the GPU's fp8 units (:mod:`charloom.kernels.quantize`);
-2. Linears that share an input are fused into one matrix product, and so are the modulations of all blocks
-   (:mod:`charloom.engine.fuse`); queries and keys are normalised and rotated in one kernel
-   (:mod:`charloom.kernels.rotary`);
+2. Linears that share an input are fused into one matrix product, and so are the modulations of all blocks (with swapped
+   blocks only if ``deterministic``) (:mod:`charloom.engine.fuse`); queries and keys are normalised and rotated in one
+   kernel (:mod:`charloom.kernels.rotary`);
 3. blocks are compiled (:mod:`charloom.engine.compile`). With ``deterministic``, attention accumulates its gradients in
    a fixed order (:mod:`charloom.kernels.attention`) and the compiler chooses by rules instead of timings, so that the
    same run gives the same bytes;
@@ -52,7 +52,8 @@ SWAP_STEP = 6
 """Blocks that move to main memory at a time when memory runs out and it is unknown how many are needed."""
 
 Loss = Callable[[Callable[..., Tensor], Inputs], tuple[Tensor, Tensor]]
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
+"""Takes one line for the user."""
 
 
 def is_gpu(device: torch.device) -> bool:
@@ -71,7 +72,7 @@ class Engine:
         options: budget and switches.
         reserve: bytes that others (the optimiser) will allocate later.
         largest: tokens of the largest batch, summed over all of its forward passes; None if unknown.
-        tell: takes one line for the user.
+        log: takes one line for the user.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class Engine:
         *,
         reserve: Callable[[], int] = int,
         largest: int | None = None,
-        tell: Tell = print,
+        log: Log = print,
     ) -> None:
-        self.model, self.adapter, self.loss, self.device, self.tell = model, adapter, loss, device, tell
+        self.model, self.adapter, self.loss, self.device, self.log = model, adapter, loss, device, log
         self.options = options or EngineOptions()
         self.cuda = is_gpu(device)
         self.compiled = self.cuda and self.options.compile
@@ -100,11 +101,11 @@ class Engine:
         self._started = False
         self._random = bool(adapter.network.dropout) and device.type == "cuda"
         self.attention: str | None = None
-        self.fitting = Fitting(model, adapter, device, self.options, reserve, largest, tell)
+        self.fitting = Fitting(model, adapter, device, self.options, reserve, largest, log)
         forward.prepare(model)
         if self.cuda:
             if self.device.type == "cuda" and not kernels_work(self.device):
-                tell("engine: Triton does not work here (it needs a C compiler); rotations and adapters are slower")
+                log("engine: Triton does not work here (it needs a C compiler); rotations and adapters are slower")
             self._transform()
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter)
@@ -155,7 +156,7 @@ class Engine:
         dtype = self.model.layers[0].attention_norm1.weight.dtype
         kind = attentions.best_kind(self.device, dtype, head_dim, True, self.options.cudnn_attention)
         if kind is None:
-            self.tell("engine: no attention kernel here sums in a fixed order: repeated runs may give other bytes")
+            self.log("engine: no attention kernel here sums in a fixed order: repeated runs may give other bytes")
         return kind
 
     def remove(self) -> None:
@@ -343,7 +344,7 @@ class Engine:
         elif self.fitting.can_swap:
             blocks = len(self.model.layers)
             self._restart(min(self.fitting.swapped + (missing or SWAP_STEP), blocks))
-            self.tell(f"engine: out of GPU memory; {self.fitting.swapped} of {blocks} blocks live in main memory now")
+            self.log(f"engine: out of GPU memory; {self.fitting.swapped} of {blocks} blocks live in main memory now")
         else:
             raise UserError(
                 "the GPU's memory does not suffice even with every block in main memory: lower data.resolutions or "
@@ -359,13 +360,13 @@ class Engine:
         if self._recording:
             self._recording = self.graphed = False
             self._drop_graphs()
-            self.tell(f"engine: CUDA graphs do not work here, continuing without ({reason})")
+            self.log(f"engine: CUDA graphs do not work here, continuing without ({reason})")
         else:
             self.compiled = False
             # A failed compilation may leave Dynamo active for what checkpointing recomputes.
             torch.compiler.set_stance("force_eager")
             self._restart(self.fitting.swapped)
-            self.tell(f"engine: torch.compile does not work here, continuing without ({reason})")
+            self.log(f"engine: torch.compile does not work here, continuing without ({reason})")
 
 
 def versions(device: torch.device) -> dict[str, str]:

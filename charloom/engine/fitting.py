@@ -50,7 +50,7 @@ class Fitting:
 
     Attributes:
         kept: blocks that keep their activations, by shape.
-        results: further blocks that keep the output of their attention, by shape.
+        results: additional blocks that keep the output of their attention, by shape.
         peak: most bytes allocated so far, trials excluded: those may exceed the budget.
         reserved: most bytes reserved so far.
         trial: most bytes allocated in a trial.

@@ -41,7 +41,7 @@ def load_transformer(
     single_file: Path | None,
     device: torch.device,
     options: EngineOptions,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> nn.Module:
     """The transformer of a base on ``device``: fp32 on the CPU; bf16 on a GPU, or float8 if bf16 is too large for it.
 
@@ -54,7 +54,7 @@ def load_transformer(
     budget = memory.budget(options.limit, device)
     try:
         if not fits_plain(model, budget):
-            tell(f"sampling with the transformer in {_QUANTISED}: bf16 is too large for {budget / memory.GIB:.1f} GiB")
+            log(f"sampling with the transformer in {_QUANTISED}: bf16 is too large for {budget / memory.GIB:.1f} GiB")
             quantize.quantize(model, _QUANTISED, device)
             quantize.set_mode(model, quantize.best_mode(device) if options.fp8_units else "dequantize")
         return model.to(device)
@@ -118,7 +118,7 @@ class Adapters:
     """LoRA files on a model, one after the other, even if its blocks are compiled.
 
     Compiled code may silently ignore hooks that are added later, and keep sampling the bare base. Therefore each Linear
-    gets a wrapper, a different type and thus recompiled once, and further files only replace the values in it.
+    gets a wrapper, a different type and thus recompiled once, and later files only replace the values in it.
     """
 
     def __init__(self, model: nn.Module, options: EngineOptions) -> None:

@@ -46,7 +46,7 @@ def eligible(model: nn.Module) -> list[str]:
         if type(module) is nn.Linear
         and BLOCKS.match(name)
         and not SENSITIVE.search(name)
-        and not module.in_features % 2  # nf4 packs two a byte
+        and not module.in_features % 2  # nf4 packs two weights per byte
     ]
 
 

@@ -183,9 +183,8 @@ def _check_keys(contents: layouts.Contents, modules: int | None, own: bool, repo
         line = f"{_are(contents.text_encoder, 'key')} for a text encoder and were not checked, e.g. {one}"
         (report.problems if own else report.notes).append(line)
     if contents.twice:
-        report.problems.append(
-            f"{_are(contents.twice, 'tensor')} there twice, under two names, e.g. {contents.twice[0]}"
-        )
+        appear = "1 tensor appears" if len(contents.twice) == 1 else f"{len(contents.twice)} tensors appear"
+        report.problems.append(f"{appear} twice, under two names, e.g. {contents.twice[0]}")
     if contents.layout is None:
         report.notes.append(f"keys of several layouts in one file: {', '.join(sorted(contents.prefixes))}")
     for kind, count in contents.kinds.most_common()[1:]:
@@ -367,7 +366,7 @@ def _look_up(contents: layouts.Contents, adapter: AdapterFile, report: Report) -
         report.loaders = loaders.about(contents.layout, report.kind, traits)
     if "alpha in the header" in traits:
         report.notes.append(
-            f"alpha is {stated:g} times the rank and stands in the header alone: diffusers reads it there, "
+            f"alpha is {stated:g} times the rank and is in the header only: diffusers reads it there, "
             f"ComfyUI does not and needs strength {stated:g} for the same effect"
         )
     if report.kind == "dora":

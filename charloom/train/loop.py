@@ -48,7 +48,7 @@ def build_engine(
     device: torch.device,
     options: EngineOptions,
     reserve: Callable[[], int],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Engine:
     """An :class:`charloom.engine.engine.Engine` that computes the loss of the settings."""
     passes = 2 if settings.train.differential.enabled or settings.train.blank.enabled else 1
@@ -58,7 +58,7 @@ def build_engine(
     def loss(predict: Predict, inputs: Inputs) -> tuple[Tensor, Tensor]:
         return step.loss_of(predict, adapter, inputs, settings.train)
 
-    return Engine(model, adapter, loss, device, options, reserve=reserve, largest=largest, tell=tell)
+    return Engine(model, adapter, loss, device, options, reserve=reserve, largest=largest, log=log)
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def train(
     store: Store,
     until: int,
     on_progress: Callable[[Progress], None] = print_progress,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Train up to update ``until``, storing a checkpoint and a state every ``save.every`` updates and at the end.
 
-    Resumes from the newest intact state of this run in the store. ``tell`` takes one line of log.
+    Resumes from the newest intact state of this run in the store. ``log`` takes one line of log.
 
     Raises:
         TrainingStopped: a loss or gradient that is not finite; the last good checkpoint is named.
@@ -102,7 +102,7 @@ def train(
         return
     settings, train_settings = job.settings, job.settings.train
     if line := knobs.odd_rate(train_settings.optimizer, train_settings.lr):
-        tell(line)
+        log(line)
     device, dtype = resolve(job.device, train_settings.dtype)
     data = TrainingData(job.manifest, settings)
     model = job.load_model(dtype, memory.load_device(job.engine, device))
@@ -118,9 +118,9 @@ def train(
     earlier = states.newest(store, job.run_key, until)
     made = earlier.values.get("engine", {}) if earlier else {}
     options = origin.taken_over(job.engine, made)
-    engine = job.make_engine(model, adapter, settings, device, options, reserve, tell)
+    engine = job.make_engine(model, adapter, settings, device, options, reserve, log)
     if changed := origin.differences(made, origin.facts(engine.facts(), made)):
-        tell(changed)
+        log(changed)
     optimizer = optim.build(train_settings, adapter.parameters, device)
     ema = [p.detach().clone() for p in parameters] if train_settings.ema else []
 
@@ -155,7 +155,7 @@ def train(
         share = movement.share(exported(), step)
         found: dict[str, Any] = {"moved": movement.moved(exported()), "of_adamw": share}
         if line := movement.complaint(share, step):
-            tell(line)
+            log(line)
             found["problem"] = line
         return found
 

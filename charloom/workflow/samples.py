@@ -128,7 +128,7 @@ def make(
                 negative=empty if guidance > 1 else None,
                 batch_size=batches[size],
                 predict=predict,
-                tell=tell,
+                log=tell,
                 on_halved=halved,
             )
         for one, picture in zip(members, pixels, strict=True):

@@ -50,7 +50,7 @@ def target(x0: Tensor, noise: Tensor) -> Tensor:
 def velocity(predict: Callable[..., Tensor], x: Tensor, sigma: Tensor | float, *captions: Tensor) -> Tensor:
     """Prediction ``v`` (B, …) for ``x`` (B, …) at noise level ``sigma``, (B,) or one for all.
 
-    ``predict`` is a :data:`charloom.zimage.forward.Predict`, ``captions`` are its further arguments.
+    ``predict`` is a :data:`charloom.zimage.forward.Predict`, ``captions`` its remaining arguments.
     """
     if not isinstance(sigma, Tensor):
         return -predict(x, torch.full((len(x),), 1.0 - sigma, device=x.device), *captions)

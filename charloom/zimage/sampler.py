@@ -74,14 +74,14 @@ def sample(
     shift: float = flow.SHIFT,
     batch_size: int = 10,
     predict: Predict | None = None,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     on_halved: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Images (B, height, width, 3) uint8 for ``embeds``, one each, with one seed each.
 
     Images are batched by padded caption length. ``predict`` replaces the plain forward of ``model``. When a batch does
     not fit into GPU memory, the batch size is halved from then on, and ``on_halved`` is called with the new size.
-    ``tell`` gets a line when the autoencoder must work in tiles.
+    ``log`` gets a line when the autoencoder must work in tiles.
 
     Raises:
         UserError: not even one image fits.
@@ -125,7 +125,7 @@ def sample(
                 continue
             # On a GPU the autoencoder needs gigabytes per image, and batches are no faster.
             for part, piece in _pieces(chunk, latents):
-                images[part] = vae_codec.to_uint8(vae_codec.decode(vae, piece, tell)).cpu().numpy()
+                images[part] = vae_codec.to_uint8(vae_codec.decode(vae, piece, log)).cpu().numpy()
             members = members[batch_size:]
     return images
 
