@@ -307,7 +307,7 @@ def train(
     # Via main memory, as if read from a file: quantising on the GPU would fragment its memory.
     model.to("cpu")
     torch.cuda.empty_cache()
-    model.to(memory.home(options, device))
+    model.to(memory.load_device(options, device))
     torch.cuda.reset_peak_memory_stats()
     loading = time.perf_counter() - began
     began = time.perf_counter()
@@ -324,7 +324,7 @@ def train(
     loss = functools.partial(_loss, loss_of, adapter, settings)
     tokens = (max(sizes) // 16) ** 2 + CAPTION
     said: list[str] = []
-    engine = Engine(model, adapter, loss, device, options, reserve=reserve, largest=tokens, tell=said.append)
+    engine = Engine(model, adapter, loss, device, options, reserve=reserve, largest=tokens, log=said.append)
     optimizer = optim.build(settings, adapter.parameters, device)
     engine.zero_grad()
     for size in sizes:
@@ -356,7 +356,7 @@ def train(
             table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=60, max_name_column_width=90)
             print(table, file=sys.stderr, flush=True)
         median = statistics.median(clock)
-        engine.note_peak()
+        engine.fitting.note_peak()
         flop = tflop(model, size)
         rate = top.get("float8" if kind == "float8" else "bf16", top["bf16"])
         floor = flop["linear"] / rate + flop["attention"] / top["bf16"]
@@ -366,9 +366,9 @@ def train(
             "optimizer": settings.optimizer,
             "seconds": round(median, 4),
             "p90": round(sorted(clock)[int(0.9 * len(clock))], 4),
-            "peak_gib": round(engine.peak / GIB, 3),
-            "reserved_gib": round(engine.reserved / GIB, 2),
-            "trial_gib": round(engine.trial / GIB, 2),
+            "peak_gib": round(engine.fitting.peak / GIB, 3),
+            "reserved_gib": round(engine.fitting.reserved / GIB, 2),
+            "trial_gib": round(engine.fitting.trial / GIB, 2),
             "tflops": round(sum(flop.values()) / median, 1),
             "ceilings": top,
             "share_of_floor": round(floor / median, 3),

@@ -54,9 +54,9 @@ def main() -> None:
             engine=EngineOptions.from_values(arguments.engine),
             provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
         )
-        train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)), tell=log)
+        train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)), log=log)
         # A pruned store may hold the last step and lack this one.
-        train(job, store, arguments.step, on_progress=lambda progress: log(str(progress)), tell=log)
+        train(job, store, arguments.step, on_progress=lambda progress: log(str(progress)), log=log)
 
     key = training.entry(run, arguments.step)
     jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)

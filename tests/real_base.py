@@ -18,6 +18,9 @@ FIXTURES = Path(__file__).parent / "fixtures" / "z-image-turbo"
 REPO = "tiny/Z-Image"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+REAL_CONFIG = json.loads((FIXTURES / "transformer" / "config.json").read_text())
+"""The published architecture of Z-Image-Turbo."""
+
 TRANSFORMER = {"axes_dims": [8, 12, 12], "cap_feat_dim": 32, "dim": 64, "n_heads": 2, "n_kv_heads": 2, "n_layers": 2}
 VAE = {"block_out_channels": [8, 8, 16, 16], "layers_per_block": 1, "norm_num_groups": 8}
 TEXT_ENCODER = {

@@ -1,12 +1,12 @@
 """Base weights from everywhere they may lie, known by their digests, and every failure in one line."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,12 +14,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
 import real_base
 import small_project
 import torch
-from huggingface_hub import constants, errors
+from base_helpers import ADAPTER, PREPARED, cache, folder, line, local, original, remote, store  # noqa: F401
 from safetensors.torch import load_file, save_file
 from small_project import edit, write_yaml
 
@@ -30,48 +29,6 @@ from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.workflow import jobs, latents, prepared, slices, texts
 from charloom.zimage import singlefile, weights
-
-ADAPTER = "adapter_v1.safetensors"
-PREPARED = {"adapter": "none", "quantization": "none", "recipe": 1}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return real_base.build(tmp_path_factory.mktemp("real") / "base")
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "base"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, without network."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-def local(folder: Path, **more: Any) -> dict[str, Any]:
-    return {"name": "tiny", "path": str(folder), "adapters": {}, **more}
-
-
-def remote(revision: str = "main", **more: Any) -> dict[str, Any]:
-    return {"name": "tiny", "repo": real_base.REPO, "revision": revision, "adapters": {}, **more}
-
-
-def line(call: Callable[[], object]) -> str:
-    """The one line of the mistake that ``call`` raises."""
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def md5(path: Path) -> str:
@@ -101,7 +58,9 @@ def test_a_config_must_spell_out_what_class_defaults_get_wrong(folder: Path) -> 
     del config["axes_lens"]
     path.write_text(json.dumps(config))
     for call in (lambda: basefiles.check_layout(folder), lambda: weights.load_transformer(folder)):
-        assert "transformer/config.json: axes_lens missing, and the defaults of the class would not do" in line(call)
+        assert "transformer/config.json: axes_lens missing, and the class defaults are not those of Z-Image" in line(
+            call
+        )
     path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
     assert "not a Z-Image" in line(lambda: basefiles.check_layout(folder))
 
@@ -196,9 +155,9 @@ def test_a_listed_checksum_is_checked(folder: Path, store: Store) -> None:
     for checksum in (md5(path), hashlib.sha256(path.read_bytes()).hexdigest()):
         assert locks.lock(local(folder, checksums={"vae/config.json": checksum}), store)
     text = line(lambda: locks.lock(local(folder, checksums={"vae/config.json": "0" * 32}), store))
-    assert text.startswith(f"{path}: is not the file that config/bases/tiny.yaml means (md5 {md5(path)}")
+    assert text.startswith(f"{path}: is not the file that config/bases/tiny.yaml lists (md5 {md5(path)}")
     text = line(lambda: locks.lock(local(folder, checksums={"vae/gone.safetensors": "0" * 32}), store))
-    assert "vae/gone.safetensors: is listed in config/bases/tiny.yaml and not there" in text
+    assert "vae/gone.safetensors: is listed in config/bases/tiny.yaml but missing" in text
 
 
 def test_a_file_changed_after_the_lock_is_named(folder: Path, store: Store, tmp_path: Path) -> None:
@@ -224,7 +183,7 @@ def test_a_file_changed_after_the_lock_is_named(folder: Path, store: Store, tmp_
     adapter.write_bytes(adapter.read_bytes() + b" ")
     assert "has changed since" in line(lambda: locks.adapter_file(lock, "v1", store))
     (folder / "vae/config.json").unlink()
-    assert f"{folder / 'vae/config.json'}: is gone" in line(lambda: locks.locate(lock, "vae", store))
+    assert f"{folder / 'vae/config.json'}: is missing" in line(lambda: locks.locate(lock, "vae", store))
 
 
 def test_a_file_cut_short_is_named(folder: Path, store: Store) -> None:
@@ -233,203 +192,10 @@ def test_a_file_cut_short_is_named(folder: Path, store: Store) -> None:
     for kept in (len(data) - 1, 100, 4):
         path.write_bytes(data[:kept])
         text = line(lambda: locks.lock(local(folder), store))
-        assert text.startswith(f"{path}: ") and f"{kept} bytes" in text and "get it again" in text
+        assert text.startswith(f"{path}: ") and f"{kept} bytes" in text and "download it again" in text
     path.unlink()
     text = line(lambda: basefiles.check_layout(folder))
-    assert text.startswith(f"{path}: is missing, diffusion_pytorch_model.safetensors.index.json speaks of it")
-
-
-# The hub
-
-
-def test_a_filled_cache_needs_no_network(original: Path, cache: Path, store: Store) -> None:
-    root = real_base.fill_cache(cache, original)
-    here = locks.lock(local(original), store)
-    for revision in ("main", real_base.COMMIT):
-        lock = locks.lock(remote(revision), store)
-        assert lock["revision"] == real_base.COMMIT
-        assert Path(lock["root"]) == root
-        assert lock["components"] == here["components"]
-    assert locks.locate(lock, "vae", store) == root
-
-
-def test_a_moved_branch_does_not_move_a_lock(original: Path, cache: Path, store: Store, tmp_path: Path) -> None:
-    real_base.fill_cache(cache, original)
-    lock = locks.lock(remote(), store)
-    other = Path(shutil.copytree(original, tmp_path / "other"))
-    (other / "scheduler/scheduler_config.json").write_text("{}")
-    real_base.fill_cache(cache, other, commit="f" * 40)
-    assert Path(lock["root"]).name == real_base.COMMIT == locks.locate(lock, "scheduler", store).name
-    assert locks.lock(remote(), store)["revision"] == "f" * 40
-
-
-def test_a_cache_that_was_moved_is_found_again(
-    original: Path, cache: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real_base.fill_cache(cache, original)
-    lock = locks.lock(remote(), store)
-    moved = Path(shutil.move(cache, cache.with_name("moved")))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(moved))
-    for link in (moved / f"models--{real_base.REPO.replace('/', '--')}/snapshots").rglob("*"):
-        if link.is_symlink():
-            target = moved / link.readlink().relative_to(cache)
-            link.unlink()
-            link.symlink_to(target)
-    assert moved in locks.locate(lock, "vae", store).parents
-
-
-def test_damage_in_the_cache_is_seen(original: Path, cache: Path, store: Store) -> None:
-    root = real_base.fill_cache(cache, original)
-    blob = (root / "vae/config.json").resolve()
-    blob.write_bytes(blob.read_bytes().replace(b"0.3611", b"0.3612"))
-    text = line(lambda: locks.lock(remote(), store))
-    assert "vae/config.json: was damaged in the hub's cache" in text and str(blob) in text
-
-
-def test_nothing_in_the_cache_and_no_network(cache: Path, store: Store) -> None:
-    text = line(lambda: locks.lock(remote(), store))
-    assert "HF_HUB_OFFLINE is set" in text and f"hf download {real_base.REPO} --revision main" in text
-
-
-def test_adapters_of_the_hub(original: Path, cache: Path, store: Store, tmp_path: Path) -> None:
-    real_base.fill_cache(cache, original)
-    kept = real_base.adapter(original, tmp_path / "adapters" / ADAPTER)
-    real_base.fill_cache(cache, kept.parent, "owner/adapters", "a" * 40)
-    adapters = {
-        "v1": {"repo": "owner/adapters", "file": ADAPTER, "revision": "main"},
-        "v2": {"repo": "owner/others", "file": ADAPTER, "revision": "main"},
-        "mine": str(kept),
-    }
-    lock = locks.lock(remote(adapters=adapters), store)
-    assert lock["adapters"]["v1"] == {**adapters["v1"], "revision": "a" * 40}
-    records = {}
-    for name in ("none", "v1", "mine"):
-        output = tmp_path / f"{name}.safetensors"
-        records[name] = prepared.make(lock, {**PREPARED, "adapter": name}, output, store, hub.silent)
-    assert records["none"]["merged"] is None
-    assert records["v1"]["merged"] == records["mine"]["merged"]
-    assert records["v1"]["merged"]["modules"] == 8 and records["v1"]["merged"]["delta_norm"] > 0
-    files = {name: (tmp_path / f"{name}.safetensors") for name in records}
-    a, b, c = (load_file(files[name]) for name in ("none", "v1", "mine"))
-    assert all(torch.equal(b[name], c[name]) for name in b)
-    assert sum(not torch.equal(a[name], b[name]) for name in a) == 8
-    # One that nobody could name a commit for costs nothing until it is used.
-    text = line(lambda: locks.adapter_file(lock, "v2", store))
-    assert "owner/others at main cannot be fetched" in text and "then delete work/bases/tiny.lock.json" in text
-
-
-def test_a_single_file_of_the_hub_leaves_the_other_weights_there(
-    original: Path, cache: Path, store: Store, tmp_path: Path
-) -> None:
-    save_file(real_base.comfy(real_base.state(original / "transformer")), tmp_path / "single.safetensors")
-    (tmp_path / "repo/split_files").mkdir(parents=True)
-    (tmp_path / "single.safetensors").rename(tmp_path / "repo/split_files/single.safetensors")
-    root = real_base.fill_cache(cache, original)
-    for path in (root / "transformer").glob("*.safetensors*"):
-        path.unlink()
-    real_base.fill_cache(cache, tmp_path / "repo", "owner/single", "b" * 40)
-    where = {"repo": "owner/single", "file": "split_files/single.safetensors"}
-    lock = locks.lock(remote(transformer_file=where), store)
-    assert lock["transformer_file"]["revision"] == "b" * 40
-    assert locks.single_file(lock, store).parts[-3:] == ("b" * 40, "split_files", "single.safetensors")
-    assert "transformer/config.json" in locks._patterns(True) and "transformer/*" not in locks._patterns(True)
-
-
-def response(code: int) -> Any:
-    """What the client's exceptions want to have been answered."""
-    return SimpleNamespace(headers={}, request=None, status_code=code)
-
-
-FAILURES: dict[str, tuple[Callable[[], Exception], str]] = {
-    "gated": (lambda: errors.GatedRepoError("403", response=response(403)), "it is gated; accept its terms at https"),
-    "missing": (lambda: errors.RepositoryNotFoundError("404", response=response(404)), "there is no such repo"),
-    "revision": (
-        lambda: errors.RevisionNotFoundError("404", response=response(404)),
-        "the repo has no such revision; take a commit from https://huggingface.co/tiny/Z-Image/commits/main",
-    ),
-    "file": (
-        lambda: errors.RemoteEntryNotFoundError("404", response=response(404)),
-        "the repo has no such file at this revision",
-    ),
-    "no network": (lambda: errors.LocalEntryNotFoundError("a\nb"), "huggingface.co does not answer; check the network"),
-    "disk": (lambda: OSError(errno.ENOSPC, "No space left on device"), "is full; free some space or set HF_HOME"),
-    "disk of xet": (lambda: RuntimeError("Data processing error: No space left on device (os error 28)"), "is full;"),
-    "rights": (lambda: PermissionError(errno.EACCES, "Permission denied"), "cannot be written to; set HF_HOME"),
-    "name": (lambda: errors.HFValidationError("bad"), "is no name of a repo; write owner/name"),
-    "other": (lambda: ValueError("odd\nthings"), "ValueError: odd; run again"),
-}
-
-
-@pytest.mark.parametrize("name", FAILURES)
-def test_every_failure_of_the_hub_is_one_line(
-    cache: Path, store: Store, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    make, told = FAILURES[name]
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise make()
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    text = line(lambda: locks.lock(remote(), store))
-    assert text.startswith("config/bases/tiny.yaml: tiny/Z-Image at main cannot be fetched from the hub: ")
-    assert told in text
-
-
-@pytest.fixture
-def online(original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """A hub that is there: it tells sizes, and a download fills the cache."""
-    asked: list[str] = []
-    files = [path for path in sorted(original.rglob("*")) if path.is_file()]
-    siblings = [SimpleNamespace(rfilename=str(p.relative_to(original)), size=p.stat().st_size) for p in files]
-    info = SimpleNamespace(sha=real_base.COMMIT, siblings=[*siblings, SimpleNamespace(rfilename="a.gif", size=10**15)])
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
-
-    def download(repo: str, revision: str, allow_patterns: list[str]) -> str:
-        asked.extend(allow_patterns)
-        return str(real_base.fill_cache(cache, original, repo))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return lambda: asked
-
-
-def test_a_download_is_told_and_asks_only_for_the_parts(online: Callable, store: Store) -> None:
-    told: list[str] = []
-    lock = locks.lock(remote(), store, told.append)
-    assert lock["revision"] == real_base.COMMIT
-    assert "a.gif" not in online() and "transformer/*" in online()
-    assert told[0].startswith("downloading ") and "tiny/Z-Image at main" in told[0]
-
-
-def test_progress_is_seen_on_the_disk(
-    online: Callable, store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import time
-
-    monkeypatch.setattr(hub, "PROGRESS_SECONDS", 0.02)
-    download, told = huggingface_hub.snapshot_download, []
-
-    def slow(*arguments: Any, **named: Any) -> str:
-        made = download(*arguments, **named)
-        time.sleep(0.2)
-        return made
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
-    locks.lock(remote(), store, told.append)
-    assert any(" MB/s, about 0 min left" in text for text in told)
-
-
-def test_room_on_the_disk_is_checked_before_a_download(
-    online: Callable, store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub, "_free", lambda folder: 1000)
-    text = line(lambda: locks.lock(remote(), store))
-    assert f"on the disk of {cache}, which has 0.0 MB free; free some space or set HF_HOME" in text
-    assert not online()
-    # What an interrupted download has left counts.
-    partial = cache / "models--tiny--Z-Image/blobs/1.incomplete"
-    partial.parent.mkdir(parents=True)
-    partial.write_bytes(b"1" * 10**7)
-    assert locks.lock(remote(), store)["revision"] == real_base.COMMIT
+    assert text.startswith(f"{path}: is missing, but diffusion_pytorch_model.safetensors.index.json lists it")
 
 
 def test_room_on_the_disk_is_checked_before_the_prepared_base(

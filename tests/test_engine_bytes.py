@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_engine_control import inputs
+from engine_control import inputs
 
 from charloom.engine import fuse
-from charloom.engine.engine import FAILED, Engine, typical
+from charloom.engine.engine import FAILED
+from charloom.engine.fitting import Fitting, typical
 from charloom.engine.inputs import Term
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
@@ -82,7 +83,7 @@ def test_an_attention_is_kept_from_the_first_computation_to_the_second():
 
 
 def test_modulations_stay_when_a_block_moves_out():
-    from test_engine import adapted
+    from engine_helpers import adapted
 
     model, _ = adapted()
     block = model.layers[0]
@@ -122,13 +123,12 @@ def test_as_many_blocks_keep_their_attention_as_fit(blocks, limit, wanted, more)
         state["trials"] += 1
         return 30 + state["kept"] * 1 + (more if state["kept"] else 0)
 
-    engine = SimpleNamespace(
+    fitting = SimpleNamespace(
         model=SimpleNamespace(layers=range(blocks)),
         recompute=SimpleNamespace(keep_results=lambda count: state.update(kept=count)),
         _peak=peak,
     )
-    one = inputs()
-    found, used = Engine._search_results(engine, one, limit, 30, 1)
+    found, used = Fitting._search_results(fitting, None, 1, limit, 30, 1)
     fits = [n for n in range(blocks + 1) if 30 + n + (more if n else 0) <= limit or not n]
     assert found == max(fits) == state["kept"] and used == 30 + found + (more if found else 0)
     assert state["trials"] <= 3 and (more or found == wanted)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_engine import adapted
+from engine_control import compilers_work, inputs, run_short  # noqa: F401 (a fixture for every test)
+from engine_helpers import adapted
 
 from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import engine as engines
-from charloom.engine import graphs, memory
-from charloom.engine.inputs import Inputs
+from charloom.engine import fitting, graphs, memory
+from charloom.engine.fitting import Fitting
 from charloom.engine.options import EngineOptions
 from charloom.train.settings import Optimisation
 from charloom.train.step import loss_of
@@ -32,13 +33,6 @@ class Replay:
         for static, tensor in zip(self.inputs, inputs, strict=True):
             static.copy_(tensor)
         return self.function(*self.inputs)
-
-
-@pytest.fixture(autouse=True)
-def compilers_work():
-    """Falling back to eager is for the whole process."""
-    yield
-    torch.compiler.set_stance("default")
 
 
 @pytest.fixture
@@ -64,7 +58,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(memory, "crowded", lambda limit, device, activations: numbers["crowded"])
     monkeypatch.setattr(graphs, "warm_up", lambda function, times=1: function())
     monkeypatch.setattr(graphs, "Recorded", Replay)
-    monkeypatch.setattr(engines.Engine, "_block_bytes", lambda self, arguments: (GIB // 2, 0))
+    monkeypatch.setattr(Fitting, "_block_bytes", lambda self, arguments: (GIB // 2, 0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", allocated)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device=None: numbers["peak"])
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
@@ -75,15 +69,6 @@ def fake(monkeypatch):
     return numbers
 
 
-def inputs(size: int = 8, length: int = 32, seed: int = 0) -> Inputs:
-    generator = torch.Generator().manual_seed(seed)
-    pad = torch.zeros(2, length, 1, dtype=torch.bool)
-    pad[:, length - 5 :] = True
-    x0, noise = (torch.randn(2, 16, size, size, generator=generator) for _ in range(2))
-    caps = torch.randn(2, length, adapted()[0].config.cap_feat_dim, generator=generator)
-    return Inputs(x0, noise, torch.rand(2, generator=generator), torch.ones(2), caps, pad)
-
-
 def engine_of(options=None, said=None, kind="none", **more):
     model, adapter = adapted(kind=kind)
     model.train()
@@ -92,7 +77,7 @@ def engine_of(options=None, said=None, kind="none", **more):
         return loss_of(predict, adapter, one, Optimisation())
 
     tell = (said if said is not None else []).append
-    return engines.Engine(model, adapter, loss, CPU, options or EngineOptions(), tell=tell, **more)
+    return engines.Engine(model, adapter, loss, CPU, options or EngineOptions(), log=tell, **more)
 
 
 def step(engine, *batches):
@@ -112,20 +97,6 @@ def plain():
             return step(engine_of(), *batches)
 
     return run
-
-
-def run_short(engine, times):
-    """Let the next ``times`` passes of ``engine`` run out of memory; returns what is left of them."""
-    real, failures = engine.loss, [1] * times
-
-    def short(predict, one):
-        if failures:
-            failures.pop()
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(predict, one)
-
-    engine.loss = short
-    return failures
 
 
 def assert_same(a, b):
@@ -168,17 +139,17 @@ def test_the_budget_decides_how_many_blocks_recompute(fake, budget, block, most,
     engine = engine_of(said=said)
     step(engine, inputs())
     assert f"{recompute} of 4 blocks recompute" in said[0]
-    assert list(engine.kept.values()) == [4 - recompute]
+    assert list(engine.fitting.kept.values()) == [4 - recompute]
 
 
 def test_blocks_are_put_together_while_the_engine_is_there(fake):
     engine = engine_of()
     attention = engine.model.layers[0].attention
-    assert engine.model.__dict__["modulations"] and attention.turned and attention.fused
+    assert engine.model.__dict__["modulations"] and attention.rotated and attention.fused
     engine.remove()
     assert "modulations" not in engine.model.__dict__
     apart = engine_of(EngineOptions(fuse=False)).model
-    assert "modulations" not in apart.__dict__ and not hasattr(apart.layers[0].attention, "turned")
+    assert "modulations" not in apart.__dict__ and not hasattr(apart.layers[0].attention, "rotated")
 
 
 def test_what_trials_do_not_show_has_its_place_in_the_budget(fake, monkeypatch):
@@ -186,7 +157,7 @@ def test_what_trials_do_not_show_has_its_place_in_the_budget(fake, monkeypatch):
     monkeypatch.setattr(memory, "UNSEEN", 1)
     engine = engine_of()
     step(engine, inputs())
-    assert list(engine.kept.values()) == [2]
+    assert list(engine.fitting.kept.values()) == [2]
 
 
 def test_a_budget_too_small_for_recomputation_swaps(fake):
@@ -211,13 +182,13 @@ def test_a_budget_too_small_for_recomputation_swaps(fake):
 )
 def test_no_more_blocks_are_swapped_than_are_missing(fake, monkeypatch, offloading, budget, blocks):
     fake["budget"] = int(budget * GIB)
-    monkeypatch.setattr(engines, "size_of", lambda block: GIB // 2)
-    monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 0)
-    monkeypatch.setattr(engines.Engine, "_peak", lambda self, one: 3 * GIB - self._swapped * GIB // 2)
+    monkeypatch.setattr(fitting, "size_of", lambda block: GIB // 2)
+    monkeypatch.setattr(Fitting, "fixed", lambda self: 0)
+    monkeypatch.setattr(Fitting, "_peak", lambda self, step: 3 * GIB - self.swapped * GIB // 2)
     said = []
     engine = engine_of(EngineOptions(layer_offloading=offloading), said=said)
     step(engine, inputs())
-    assert engine._swapped == blocks
+    assert engine.fitting.swapped == blocks
     found = ["live in main memory now" in line for line in said]
     assert found == ([False] if blocks == 2 else [True, False]), said
 
@@ -242,7 +213,7 @@ def test_what_swapping_cannot_do_is_not_put_down_to_something_else(fake, monkeyp
 
 def test_the_first_guess_at_swapping_leaves_room_for_what_trials_do_not_show(fake, monkeypatch):
     fake["budget"] = 2 * GIB
-    monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 2 * GIB - 3 * engines.size_of(self.model.layers[0]))
+    monkeypatch.setattr(Fitting, "fixed", lambda self: 2 * GIB - 3 * fitting.size_of(self.model.layers[0]))
     assert engine_of().swap is None
     monkeypatch.setattr(memory, "UNSEEN", 1)
     assert engine_of().swap is not None
@@ -252,7 +223,7 @@ def test_the_first_guess_at_swapping_leaves_room_for_what_trials_do_not_show(fak
 def test_swapping_may_be_asked_for_or_follow_from_the_budget(plain, fake, monkeypatch, option):
     wanted = plain(inputs())
     if option == "weights":
-        monkeypatch.setattr(engines.Engine, "_fixed", lambda self: 9 * GIB)
+        monkeypatch.setattr(Fitting, "fixed", lambda self: 9 * GIB)
     tokens = 10**9 if option == "activations" else None
     engine = engine_of(EngineOptions(layer_offloading=option == "layer_offloading"), largest=tokens)
     assert len(engine.swap.blocks) == (2 if option == "layer_offloading" else 4)
@@ -280,7 +251,7 @@ def test_recordings_make_room_for_a_new_shape_first(plain, fake):
     step(engine, inputs())
     run_short(engine, 1)
     assert_same(step(engine, inputs(12, 64)), wanted[1])
-    assert set(engine.kept.values()) == {4} and Replay.made == 2 and not any("out of" in line for line in said)
+    assert set(engine.fitting.kept.values()) == {4} and Replay.made == 2 and not any("out of" in line for line in said)
     assert_same(step(engine, inputs()), wanted[0])
     assert Replay.made == 3  # without being measured again
     assert len(said) == 2
@@ -369,5 +340,5 @@ def test_switched_off_means_off(fake):
 
 def test_dropout_runs_without_recordings(fake):
     model, adapter = adapted(dropout=0.1)
-    engine = engines.Engine(model, adapter, None, CPU, EngineOptions(), tell=lambda _: None)
+    engine = engines.Engine(model, adapter, None, CPU, EngineOptions(), log=lambda _: None)
     assert not engine.graphed and engine.recompute.random

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
-from test_engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
+from engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
 
 from charloom.engine.engine import Engine
 from charloom.engine.inputs import Inputs
@@ -17,7 +17,7 @@ from charloom.lora.network import Network
 from charloom.train import optim
 from charloom.train.loop import Numbers
 from charloom.train.settings import Optimisation
-from charloom.train.step import loss_of, sent
+from charloom.train.step import loss_of, to_device
 from charloom.zimage import forward
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -62,7 +62,7 @@ def engine_of(model, adapter, options, said=None, **more) -> Engine:
     def loss(predict, one):
         return loss_of(predict, adapter, one, Optimisation())
 
-    return Engine(model, adapter, loss, GPU, options, tell=(said if said is not None else []).append, **more)
+    return Engine(model, adapter, loss, GPU, options, log=(said if said is not None else []).append, **more)
 
 
 def run(options, kind="none", steps=((16, 64), (12, 32), (16, 64)), dtype=torch.bfloat16, said=None, **more):
@@ -169,7 +169,7 @@ def test_units_equal_their_emulation():
 def test_transposed_copies_change_nothing():
     losses, wanted, plain = run(EngineOptions(), "float8")
     got_losses, got, roomy = run(EngineOptions(), "float8", largest=320)
-    kept = [m.weight_t is not None for m in quantize.quantized(roomy.model.layers) if m.fits_units and not m.fused]
+    kept = [m.weight_t is not None for m in quantize.quantized(roomy.model.layers) if m.fits_units and not m.is_part]
     assert all(kept) and not any(m.weight_t is not None for m in quantize.quantized(plain.model))
     assert torch.equal(got_losses, losses)
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
@@ -186,7 +186,7 @@ def test_out_of_memory_steps_down_and_says_so(monkeypatch):
     got = engine.accumulate(inputs()).cpu()
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
     assert any("3 instead of 6 blocks keep" in line for line in said), said
-    engine.kept = dict.fromkeys(engine.kept, 0)
+    engine.fitting.kept = dict.fromkeys(engine.fitting.kept, 0)
     engine._drop_graphs()
     failures.append(1)
     engine.zero_grad()
@@ -256,12 +256,12 @@ def test_eight_bit_adam_on_the_gpu_goes_on_from_its_state():
 def test_numbers_come_and_go_without_a_wait():
     """What a step sends and reads: nothing of it may stop the CPU before the numbers are asked for."""
     values, sums = torch.randn(3, 1000), []
-    sent(values[0], GPU)  # the first pinned buffer of a size is allocated
+    to_device(values[0], GPU)  # the first pinned buffer of a size is allocated
     with torch.cuda.device(GPU):
         torch.cuda.set_sync_debug_mode("error")
         try:
             for row in values:
-                sums.append(Numbers(sent(row, GPU).sum().view(1)))
+                sums.append(Numbers(to_device(row, GPU).sum().view(1)))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(torch.tensor([one.wait()[0] for one in sums]), values.sum(1))

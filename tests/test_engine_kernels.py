@@ -55,7 +55,7 @@ def test_norm_and_rotation_in_one(device, dtype, tolerance, batch, heads, axes, 
     # Attention hands its gradients back in an order of its own.
     gradients = [g.to(device, dtype).transpose(1, 2).contiguous().transpose(1, 2) for g in gradients]
     rotations = rotations.to(device)
-    found = rotary.turned(attention, query, key, rotations)
+    found = rotary.rotated(attention, query, key, rotations)
     wide = [x.detach().float().requires_grad_() for x in (query, key)]
     attention.float()
     wanted = [plain(x, norm, rotations) for x, norm in zip(wide, (attention.norm_q, attention.norm_k), strict=True)]

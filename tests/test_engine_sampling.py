@@ -127,8 +127,8 @@ def words() -> list[Tensor]:
 
 
 def test_a_batch_that_does_not_fit_is_halved(ours, words, tiny_base) -> None:
-    def predict(x: Tensor, t: Tensor, caps: Tensor, lengths: list[int]) -> Tensor:
-        return forward(ours, x, t, caps, lengths)
+    def predict(x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
+        return forward(ours, x, t, caps, pad)
 
     arguments = {"width": 64, "height": 64, "seeds": list(range(6)), "steps": 2}
     autoencoder = weights.load_vae(tiny_base)
@@ -150,10 +150,10 @@ def test_a_single_picture_that_does_not_fit_is_an_error(ours, words, tiny_base) 
 def test_how_much_fits() -> None:
     full = weights.empty_transformer(Z_IMAGE).to(torch.bfloat16)
     assert engine.fits_plain(full, 14 * memory.GIB) and not engine.fits_plain(full, 13 * memory.GIB)
-    assert engine.pictures_in(60 * memory.GIB, 1024, 1024, 3840) == engine.BATCH
-    assert engine.pictures_in(2 * memory.GIB, 1024, 1024, 3840) == 3
-    assert engine.pictures_in(-1, 1024, 1024, 3840) == 1
-    assert engine.pictures_in(2 * memory.GIB, 512, 512, 3840) == engine.BATCH
+    assert engine.images_in(60 * memory.GIB, 1024, 1024, 3840) == engine.BATCH
+    assert engine.images_in(2 * memory.GIB, 1024, 1024, 3840) == 3
+    assert engine.images_in(-1, 1024, 1024, 3840) == 1
+    assert engine.images_in(2 * memory.GIB, 512, 512, 3840) == engine.BATCH
 
 
 # Previews, from embeddings to files
@@ -250,7 +250,7 @@ def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) ->
             ("a", 1),
         ):
             path = tmp_path / f"{name}.safetensors" if name else None
-            with adapters.put_on(path, strength):
+            with adapters.applied(path, strength):
                 found = forward(compiled, x, t, caps, [9, 20])
             if path:
                 with load_into(plain, path, strength):
@@ -269,7 +269,7 @@ def test_a_file_of_another_model_is_told_below_compiled_blocks(compiled, tmp_pat
     wrong["diffusion_model.layers.9.attention.to_q.lora_B.weight"] = torch.zeros(64, 4)
     write_safetensors(tmp_path / "wrong.safetensors", wrong, {})
     with pytest.raises(UserError, match="belongs to another model"):
-        with engine.Adapters(compiled, EngineOptions()).put_on(tmp_path / "wrong.safetensors", 1.0):
+        with engine.Adapters(compiled, EngineOptions()).applied(tmp_path / "wrong.safetensors", 1.0):
             pass
 
 
@@ -334,9 +334,9 @@ def test_a_transformer_too_big_is_quantised(tiny_base, monkeypatch) -> None:
     assert len(lines) == 1 and "float8" in lines[0]
     assert small.layers[0].attention.to_q.weight.dtype == torch.float8_e4m3fn
     x, caps = torch.randn(1, 16, 8, 8, device=device), torch.randn(1, 32, CAPTION_WIDTH, device=device)
-    t = torch.full((1,), 0.5, device=device)
+    t, pad = torch.full((1,), 0.5, device=device), torch.arange(32, device=device).view(1, 32, 1) >= 20
     with torch.no_grad():
-        a, b = (engine.predict_for(m, EngineOptions(), 1)(x, t, caps, [20]).float().flatten() for m in (plain, small))
+        a, b = (engine.predict_for(m, EngineOptions(), 1)(x, t, caps, pad).float().flatten() for m in (plain, small))
     assert torch.cosine_similarity(a, b, dim=0) > 0.98
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-import real_base
 import torch
 from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from peft.tuners.lora import Linear as LoraLinear
+from real_base import REAL_CONFIG
 
 from charloom.core.errors import UserError
 from charloom.lora.attach import attach, target_modules
 from charloom.lora.network import Network
 from charloom.lora.verify import module_shapes
 from charloom.zimage import forward
-
-REAL_CONFIG = json.loads((real_base.FIXTURES / "transformer" / "config.json").read_text())
-"""The published architecture of Z-Image-Turbo."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +23,7 @@ def real():
 
 
 def predict(model, x, t, caps):
-    return forward.forward(forward.prepare(model), x, t, caps, [caps.shape[1]] * len(caps))
+    return forward.forward(forward.prepare(model), x, t, *forward.pad_captions(list(caps)))
 
 
 def batch():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_transformer
+from lora_helpers import outputs, ship, trained
 from lora_layouts import ALL, FILES, expected
 from safetensors import safe_open
 
@@ -17,42 +18,14 @@ from charloom.core.errors import UserError
 from charloom.core.tensors import read_safetensors, write_safetensors
 from charloom.lora import export
 from charloom.lora.adapter import load_into, merge
-from charloom.lora.attach import attach
 from charloom.lora.files import read_adapter
 from charloom.lora.network import Network
 from charloom.lora.verify import verify
-from charloom.zimage import forward
 
 
 @pytest.fixture
 def model():
     return build_transformer().requires_grad_(False)
-
-
-def trained(network: Network, model=None):
-    """An adapter whose zero factors are filled, as if it had been trained, on a model of its own."""
-    adapter = attach(model or build_transformer(), network, seed=3)
-    generator = torch.Generator().manual_seed(5)
-    for name, parameter in adapter.parameters.items():
-        if "magnitude" in name:
-            parameter.data *= 1.0 + 0.1 * torch.rand(parameter.shape, generator=generator)
-        elif not parameter.any():
-            parameter.data.normal_(std=0.1, generator=generator)
-    return adapter
-
-
-def ship(path: Path, network: Network, dtype: str = "fp32") -> Path:
-    header = export.metadata(network, title="x", trigger="l3yla", step=1, provenance={"seed": 42})
-    export.export(path, trained(network).parameters, network, dtype, header)
-    return path
-
-
-def outputs(model):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 16, 8, 8, generator=generator)
-    caps = torch.randn(1, 9, 32, generator=generator)
-    with torch.no_grad():
-        return forward.forward(forward.prepare(model), x, torch.tensor([0.4]), caps, [9])
 
 
 def test_same_content_same_bytes_in_every_process(tmp_path):
@@ -292,7 +265,7 @@ def test_stock_diffusers_loads_it_at_the_same_strength(tmp_path, tiny_base):
 def test_files_do_not_depend_on_the_process(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); import torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path; from test_lora_files import ship, Network\n"
+        "from pathlib import Path; from lora_helpers import ship, Network\n"
         "ship(Path(sys.argv[1]), Network(rank=4, alpha=8), 'bf16')"
     )
     here = Path(__file__).parent

@@ -17,8 +17,8 @@ import lora_layouts
 import pytest
 import torch
 from conftest import build_transformer
+from lora_helpers import outputs, ship
 from lora_layouts import ALL, FILES, PLAIN
-from test_lora_files import outputs, ship
 
 from charloom.core.tensors import read_safetensors
 from charloom.lora import loaders

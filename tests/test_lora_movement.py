@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_transformer
-from test_lora_files import trained
+from lora_helpers import trained
 
 from charloom.lora import movement
 from charloom.lora.attach import attach

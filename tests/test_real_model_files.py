@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
-from test_lora_attach import REAL_CONFIG
+from real_base import REAL_CONFIG
 
 from charloom.lora.attach import target_modules
 from charloom.lora.verify import module_shapes

@@ -213,7 +213,7 @@ def test_broken_files_are_named_and_never_used(make_dataset, part, how):
     broken = path.parent / part / "shot-01.safetensors"
     damage(broken, how)
     data = TrainingData(path, settings())
-    with pytest.raises(CorruptFile, match=f"{part}/shot-01.safetensors.*made anew") as error:
+    with pytest.raises(CorruptFile, match=f"{part}/shot-01.safetensors.*rebuilt") as error:
         data.draws(1)
     assert error.value.path == broken
 

@@ -55,19 +55,18 @@ def test_mixed_lengths_within_one_padded_length(stock, ours):
 
 def test_captions_of_different_padded_lengths_are_refused(ours):
     width = ours.config.cap_feat_dim
-    caps, lengths = pad_captions([torch.randn(5, width), torch.randn(40, width)])
     with pytest.raises(ValueError, match="padded length"):
-        forward(ours, torch.randn(2, 16, 8, 8), torch.zeros(2), caps, lengths)
+        pad_captions([torch.randn(5, width), torch.randn(40, width)])
 
 
 def test_padding_rows_do_not_depend_on_what_they_hold(ours):
     width = ours.config.cap_feat_dim
-    caps, lengths = pad_captions([torch.randn(20, width)])
+    caps, pad = pad_captions([torch.randn(20, width)])
     x, t = torch.randn(1, 16, 8, 8), torch.tensor([0.4])
     other = caps.clone()
     other[:, 20:] = 7.0
     with torch.no_grad():
-        torch.testing.assert_close(forward(ours, x, t, caps, lengths), forward(ours, x, t, other, lengths))
+        torch.testing.assert_close(forward(ours, x, t, caps, pad), forward(ours, x, t, other, pad))
 
 
 def test_patchify_round_trip():
@@ -103,7 +102,16 @@ def test_flow_conventions():
     assert torch.equal(flow.noisy(x0, noise, torch.tensor([1.0, 1.0])), noise)
     sigma = torch.tensor([0.3, 0.8])
     x = flow.noisy(x0, noise, sigma)
-    torch.testing.assert_close(flow.clean_estimate(x, flow.target(x0, noise), sigma), x0, rtol=1e-5, atol=1e-5)
+
+    def perfect(x, t, caps):
+        assert torch.equal(t, 1 - sigma) and caps == "captions"
+        return x0 - noise
+
+    velocity = flow.velocity(perfect, x, sigma, "captions")
+    assert torch.equal(velocity, flow.target(x0, noise))
+    torch.testing.assert_close(x - sigma.view(-1, 1, 1, 1) * velocity, x0, rtol=1e-5, atol=1e-5)  # one Euler step to 0
+    steady = flow.velocity(lambda x, t: torch.outer(t, torch.ones(3)), x, 0.25)
+    assert torch.equal(steady, torch.full((2, 3), -0.75))
 
 
 def test_autoencoder_shift_and_scale(stock, tiny_base):

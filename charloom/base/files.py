@@ -1,6 +1,6 @@
-"""Whether the files of a base are whole and the right ones: headers, indexes, configs, known checksums.
+"""Checks that the files of a base are intact and the expected ones: headers, indexes, configs, known checksums.
 
-Standard library only, and only headers are read except for digests: it runs before anything is loaded.
+Standard library only, and reads only headers, because it runs before anything is loaded.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ TRANSFORMER_FIELDS = (
     "axes_dims",
     "axes_lens",
 )
-"""Fields that a config must spell out: the defaults of the class are not those of Z-Image (``axes_lens`` differs)."""
+"""Fields that a config must state: the class defaults are not those of Z-Image (``axes_lens`` differs)."""
 
 
 def check_whole(path: Path) -> None:
-    """Check by its header that a safetensors file is not cut short.
+    """Check by its header that a safetensors file is not truncated.
 
     Raises:
-        UserError: it is, or it is no safetensors file.
+        UserError: it is truncated, or not a safetensors file.
     """
     size = path.stat().st_size
-    again = f"delete {path.resolve()} and get it again"
+    again = f"delete {path.resolve()} and download it again"
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -52,19 +52,19 @@ def check_whole(path: Path) -> None:
             header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: is no whole safetensors file ({size} bytes); {again}") from None
+        raise UserError(f"{path}: is not a complete safetensors file ({size} bytes); {again}") from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
-        raise UserError(f"{path}: has {size} bytes where its header speaks of {expected}; {again}")
+        raise UserError(f"{path}: is {size} bytes; its header says {expected}; {again}")
 
 
 def check_layout(root: Path, single_file: bool = False) -> None:
     """Check that a base in the diffusers layout has its weights and a complete transformer config.
 
-    With ``single_file`` the weights of the transformer lie elsewhere.
+    With ``single_file``, the transformer's weights are elsewhere.
 
     Raises:
-        UserError: naming the first thing that is missing.
+        UserError: names the first missing file.
     """
     for name in WEIGHTS:
         folder = root / name
@@ -75,17 +75,17 @@ def check_layout(root: Path, single_file: bool = False) -> None:
         for index in sorted(folder.glob("*.safetensors.index.json")):
             for shard in sorted(set(_json(index).get("weight_map", {}).values())):
                 if not (folder / shard).is_file():
-                    raise UserError(f"{folder / shard}: is missing, {index.name} speaks of it; get the whole folder")
+                    raise UserError(f"{folder / shard}: is missing, but {index.name} lists it; get the whole folder")
         if not any(folder.glob("*.safetensors")):
             raise UserError(f"{folder}: has no weights (*.safetensors); get the whole folder")
     check_transformer_config(root / "transformer")
 
 
 def check_transformer_config(folder: Path) -> dict[str, Any]:
-    """The transformer's own ``config.json``, complete.
+    """The transformer's ``config.json``, checked to be complete.
 
     Raises:
-        UserError: it is of another class, or leaves a field to the defaults of the class.
+        UserError: it is of another class, or leaves a field to the class defaults.
     """
     path = folder / "config.json"
     config = _json(path)
@@ -94,21 +94,21 @@ def check_transformer_config(folder: Path) -> dict[str, Any]:
     missing = [name for name in TRANSFORMER_FIELDS if name not in config]
     if missing:
         raise UserError(
-            f"{path}: {', '.join(missing)} missing, and the defaults of the class would not do; "
+            f"{path}: {', '.join(missing)} missing, and the class defaults are not those of Z-Image; "
             "take the config.json that belongs to the weights"
         )
     return config
 
 
 def check_sum(name: str, path: Path, expected: str, found: str, label: str) -> None:
-    """Compare a digest with the one that the base's file lists.
+    """Compare a digest with the one that the base's YAML file lists.
 
     Raises:
         UserError: they differ.
     """
     if found != expected:
         raise UserError(
-            f"{path}: is not the file that {label} means ({kind(expected)} {found}, not {expected}); "
+            f"{path}: is not the file that {label} lists ({kind(expected)} {found}, not {expected}); "
             f"get it again, or correct checksums.{name}"
         )
 
@@ -124,5 +124,5 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); get it again") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: is no JSON object; get it again")
+        raise UserError(f"{path}: is not a JSON object; get it again")
     return data

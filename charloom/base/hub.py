@@ -1,7 +1,7 @@
-"""Files of the Hugging Face hub: fetched at a revision, with room on the disk checked and progress told.
+"""Files from the Hugging Face Hub: fetched at a revision, with disk space checked and progress reported.
 
-Resuming, caching and ``HF_HUB_OFFLINE=1`` are the client library's work. What this adds is that every failure
-becomes one line with a remedy. It must not know what the files are for, nor import torch.
+Resuming, caching and ``HF_HUB_OFFLINE=1`` are up to the client library. This adds that every failure becomes one line
+with a remedy. Must not import torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from charloom.core.errors import UserError
 
 PROGRESS_SECONDS = 10.0
-"""Time between two lines of progress."""
+"""Time between two progress lines."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -39,44 +39,45 @@ _UNREACHABLE = (
     "FileMetadataError",
 )
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
+"""Takes one line for the user."""
 
 
 def silent(_text: str) -> None:
-    """Tell nobody."""
+    """Discard the line."""
 
 
-def snapshot(repo: str, revision: str, patterns: Sequence[str], label: str, tell: Tell = silent) -> Path:
-    """The folder of ``repo`` at ``revision`` in the cache, holding every file that fits one of ``patterns``.
+def snapshot(repo: str, revision: str, patterns: Sequence[str], label: str, log: Log = silent) -> Path:
+    """The cached folder of ``repo`` at ``revision``, with every file that matches one of ``patterns``.
 
-    ``label`` names the YAML file that asks for it. The folder's name is the commit (see :func:`commit_of`).
+    ``label`` names the YAML file that refers to it. The folder's name is the commit (see :func:`commit_of`).
 
     Raises:
-        UserError: it cannot be had; the line says why and what to do.
+        UserError: it cannot be fetched; the message says why and what to do.
     """
     import huggingface_hub
 
-    with _plainly(repo, revision, label), _progress(repo, revision, patterns, label, tell):
+    with _plainly(repo, revision, label), _progress(repo, revision, patterns, label, log):
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
 
 
-def file(repo: str, name: str, revision: str, label: str, tell: Tell = silent) -> Path:
+def file(repo: str, name: str, revision: str, label: str, log: Log = silent) -> Path:
     """One file of ``repo`` in the cache; otherwise as :func:`snapshot`."""
     import huggingface_hub
 
-    with _plainly(repo, revision, label, name), _progress(repo, revision, [name], label, tell):
+    with _plainly(repo, revision, label, name), _progress(repo, revision, [name], label, log):
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
 
 
 def commit_of(path: Path) -> str | None:
-    """The commit of a path that :func:`snapshot` or :func:`file` gave."""
+    """The commit of a path returned by :func:`snapshot` or :func:`file`."""
     parts = path.parts
     after = parts[parts.index("snapshots") + 1 :] if "snapshots" in parts else ()
     return after[0] if after and COMMIT.fullmatch(after[0]) else None
 
 
 def resolve(repo: str, revision: str, label: str) -> str:
-    """The commit that a branch or tag means now; without network, what the cache remembers of it.
+    """The current commit of a branch or tag; offline, the one recorded in the cache.
 
     Raises:
         UserError: neither the hub nor the cache knows it.
@@ -87,7 +88,7 @@ def resolve(repo: str, revision: str, label: str) -> str:
 
     try:
         return str(huggingface_hub.HfApi().model_info(repo, revision=revision).sha)
-    except Exception as error:  # the client raises dozens of kinds
+    except Exception as error:  # the client raises dozens of types
         remembered = _folder(repo) / "refs" / revision
         if remembered.is_file():
             return remembered.read_text().strip()
@@ -95,7 +96,7 @@ def resolve(repo: str, revision: str, label: str) -> str:
 
 
 def blob_digest(path: Path) -> str | None:
-    """The SHA-256 that the hub gave a large file, read off the cache: its blob is named so. None for others."""
+    """The SHA-256 that the Hub states for a large file, which names its blob in the cache. None for small files."""
     blob = path.resolve()
     return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
 
@@ -113,7 +114,7 @@ def _folder(repo: str) -> Path:
 
 @contextlib.contextmanager
 def _plainly(repo: str, revision: str, label: str, name: str | None = None) -> Iterator[None]:
-    """Every exception as a :class:`UserError`, the client's own progress bars (no good in a log) switched off."""
+    """Turn exceptions into :class:`UserError`, and disable the client's progress bars, which clutter logs."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
@@ -130,7 +131,7 @@ def _plainly(repo: str, revision: str, label: str, name: str | None = None) -> I
 
 
 def explain(error: BaseException, repo: str, revision: str, label: str, name: str | None = None) -> str:
-    """One line for an exception of the client library: what cannot be had, why, and what to do."""
+    """One line for an exception of the client library: what cannot be fetched, why, and what to do."""
     chain = list(_chain(error))
     kinds = {type(one).__name__ for one in chain}
     what = f"{label}: {repo}{f'/{name}' if name else ''} at {revision} cannot be fetched from the hub"
@@ -138,20 +139,20 @@ def explain(error: BaseException, repo: str, revision: str, label: str, name: st
     if any(getattr(one, "errno", None) == errno.ENOSPC or "No space left" in str(one) for one in chain):
         return (
             f"{what}: the disk of {cache()} is full; free some space or set HF_HOME to a folder on a larger disk, "
-            "then run again: it goes on where it stopped"
+            "then run again: the download resumes"
         )
     if any(getattr(one, "errno", None) in (errno.EACCES, errno.EROFS) for one in chain):
         return f"{what}: {cache()} cannot be written to; set HF_HOME to a folder of your own"
     if "GatedRepoError" in kinds:
         return f"{what}: it is gated; accept its terms at {page} and log in with `hf auth login`"
     if kinds & {"RepositoryNotFoundError", "DisabledRepoError"}:
-        return f"{what}: there is no such repo, or it is private; correct repo, or log in with `hf auth login`"
+        return f"{what}: no such repo, or it is private; correct repo, or log in with `hf auth login`"
     if "RevisionNotFoundError" in kinds:
         return f"{what}: the repo has no such revision; take a commit from {page}/commits/main"
     if kinds & {"EntryNotFoundError", "RemoteEntryNotFoundError"}:
         return f"{what}: the repo has no such file at this revision; see {page}/tree/{revision}"
     if "HFValidationError" in kinds:
-        return f"{what}: {repo} is no name of a repo; write owner/name"
+        return f"{what}: {repo} is not a repo name; write owner/name"
     if "OfflineModeIsEnabled" in kinds:
         return (
             f"{what}: HF_HUB_OFFLINE is set and {cache()} does not hold all of it; unset it, or fill the cache on "
@@ -159,7 +160,7 @@ def explain(error: BaseException, repo: str, revision: str, label: str, name: st
         )
     if kinds & set(_UNREACHABLE):
         return (
-            f"{what}: huggingface.co does not answer; check the network and run again (it goes on where it stopped), "
+            f"{what}: huggingface.co does not answer; check the network and run again (the download resumes), "
             f"or name a copy on this disk in {label}"
         )
     reason = (str(error).strip().splitlines() or ["no reason given"])[0]
@@ -175,13 +176,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextlib.contextmanager
-def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tell: Tell) -> Iterator[None]:
-    """Check that what is missing fits on the disk, then tell now and then how much of it has come."""
+def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, log: Log) -> Iterator[None]:
+    """Check that the missing files fit on the disk, then report the progress of the download regularly."""
     wanted = _missing(repo, revision, patterns)
     if not wanted:
         yield
         return
-    # What an interrupted download has left is gone on with.
+    # Interrupted downloads resume from their .incomplete files.
     left = max(0, wanted - _bytes(repo, "*.incomplete"))
     free = _free(cache())
     if left > free:
@@ -189,7 +190,7 @@ def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tel
             f"{label}: {repo} needs {_gb(left)} more on the disk of {cache()}, which has {_gb(free)} free; "
             "free some space or set HF_HOME to a folder on a larger disk"
         )
-    tell(f"downloading {_gb(left)} of {repo} at {revision} to {cache()}")
+    log(f"downloading {_gb(left)} of {repo} at {revision} to {cache()}")
     before, started, done = _bytes(repo), time.monotonic(), threading.Event()
 
     def watch() -> None:
@@ -197,9 +198,9 @@ def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tel
             seconds, come = time.monotonic() - started, max(0, _bytes(repo) - before)
             speed = come / seconds
             rest = f", about {max(0, left - come) / speed / 60:.0f} min left" if come else ""
-            tell(f"{_gb(min(come, left))} of {_gb(left)}, {speed / 1e6:.0f} MB/s{rest}")
+            log(f"{_gb(min(come, left))} of {_gb(left)}, {speed / 1e6:.0f} MB/s{rest}")
 
-    # A thread that looks at the disk, because the bars of the client differ from release to release.
+    # A thread that watches the disk, because the client's own progress API changes between releases.
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
@@ -207,7 +208,7 @@ def _progress(repo: str, revision: str, patterns: Sequence[str], label: str, tel
     finally:
         done.set()
         thread.join()
-    tell(f"{repo}: {_gb(left)} in {time.monotonic() - started:.0f} s")
+    log(f"{repo}: {_gb(left)} in {time.monotonic() - started:.0f} s")
 
 
 def _missing(repo: str, revision: str, patterns: Sequence[str]) -> int | None:
@@ -217,7 +218,7 @@ def _missing(repo: str, revision: str, patterns: Sequence[str]) -> int | None:
     try:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
     except Exception:
-        return None  # the download itself finds out why, and does without the hub if everything is there
+        return None  # the download reports why, and needs no network if everything is cached
     missing = 0
     for entry in info.siblings or ():
         if any(fnmatch.fnmatch(entry.rfilename, pattern) for pattern in patterns):
@@ -227,10 +228,10 @@ def _missing(repo: str, revision: str, patterns: Sequence[str]) -> int | None:
 
 
 def _bytes(repo: str, pattern: str = "*") -> int:
-    """Bytes on the disk of a repo's blobs; half-made files count as far as they are written."""
+    """Bytes on disk of a repo's blobs; partial files count as far as they are written."""
     total = 0
     for path in (_folder(repo) / "blobs").glob(pattern):
-        with contextlib.suppress(OSError):  # renamed as we look
+        with contextlib.suppress(OSError):  # renamed meanwhile
             state = path.stat()
             blocks = getattr(state, "st_blocks", None)
             total += state.st_size if blocks is None else min(state.st_size, blocks * 512)

@@ -1,9 +1,9 @@
-"""Which bytes a base model is: its files, their digests, and a lock file that names them.
+"""Pins the bytes of a base model: a lock file with its files and their digests.
 
-A lock is a few kilobytes and stands in for gigabytes: a moved or touched file changes nothing, another
-revision changes everything that depends on it. A branch of a hub repo (``main``) is resolved to its commit when the
-lock is made, and stays that commit until the lock is deleted. Digests are kept in the store, so large files are read
-once. Must not import torch.
+A lock is a few kilobytes and stands for gigabytes: moving or touching a file changes nothing, another revision changes
+everything that depends on it. A branch of a Hub repo (``main``) is resolved to a commit when the lock is made, and
+stays at that commit until the lock is deleted. Digests are kept in the store, so large files are read once. Must not
+import torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KEEP = ("merges.txt",)
 
 
 def local_files(folder: str | None, adapters: dict[str, Any], single_file: Any = None) -> list[str]:
-    """Files of a base on this disk: what the components are loaded from, the single file, and the adapters."""
+    """Local files of a base: those of its components, the single file, and the adapters."""
     found = []
     for name in COMPONENTS if folder else ():
         found += [str(path) for path in component_files(Path(folder), name, bool(single_file))]
@@ -36,9 +36,9 @@ def local_files(folder: str | None, adapters: dict[str, Any], single_file: Any =
 
 
 def component_files(folder: Path, component: str, single_file: bool = False) -> list[Path]:
-    """Files of one component in the diffusers layout, sorted; pictures and documents do not count.
+    """Files of one component in the diffusers layout, sorted; images and documents are left out.
 
-    With ``single_file`` the transformer's weights lie elsewhere, and only its config is taken from here.
+    With ``single_file``, the transformer's weights are elsewhere, and only its config is used.
     """
     files = sorted(path for path in (folder / component).glob("*") if path.is_file())
     if single_file and component == "transformer":
@@ -48,20 +48,20 @@ def component_files(folder: Path, component: str, single_file: bool = False) -> 
     ]
 
 
-def lock(settings: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
+def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> dict[str, Any]:
     """The lock of a base.
 
     Returns ``name``, ``root`` (folder of the components), ``components`` (digest of each), ``adapters``
-    (name -> path, sha256; or repo, file, revision), ``files`` (name -> size, sha256), for a base of the hub
-    ``repo`` and ``revision`` (the commit), and with a single-file transformer ``transformer_file``. Fetches from
-    the hub what is not there yet; ``tell`` hears of the progress.
+    (name -> path, sha256; or repo, file, revision), ``files`` (name -> size, sha256), for a base from the Hub
+    ``repo`` and ``revision`` (the commit), and with a single-file transformer ``transformer_file``. Missing files are
+    fetched from the Hub; ``log`` gets lines of progress.
 
     Raises:
-        UserError: a component is missing or damaged, a checksum is not the one listed, or the hub cannot be reached.
+        UserError: a component is missing or damaged, a checksum differs, or the Hub cannot be reached.
     """
     label = _label(settings["name"])
     single, checksums = settings.get(SINGLE_FILE), settings.get("checksums", {})
-    root, origin = _root(settings, label, tell)
+    root, origin = _root(settings, label, log)
     made: dict[str, Any] = {"name": settings["name"], "root": str(root), **origin}
     files: dict[str, dict[str, Any]] = {}
     components = {}
@@ -74,58 +74,58 @@ def lock(settings: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) ->
         digests = {}
         for path in paths:
             key = f"{name}/{path.name}"
-            files[key] = _checked(key, path, checksums, store, label, tell)
+            files[key] = _checked(key, path, checksums, store, label, log)
             digests[key] = files[key]["sha256"]
         if single and name == "transformer":
-            where, path = _single(single, label, tell)
-            made[SINGLE_FILE] = where | _checked(SINGLE_FILE, path, checksums, store, label, tell)
+            where, path = _single(single, label, log)
+            made[SINGLE_FILE] = where | _checked(SINGLE_FILE, path, checksums, store, label, log)
             digests[SINGLE_FILE] = made[SINGLE_FILE]["sha256"]
         components[name] = digest(digests)
     for name in checksums:
         unused = name == SINGLE_FILE or (single and name.startswith("transformer/"))
         if name not in files and not unused:
-            raise UserError(f"{root / name}: is listed in {label} and not there; get it, or take out checksums.{name}")
+            raise UserError(f"{root / name}: is listed in {label} but missing; get it, or remove checksums.{name}")
     adapters = {name: _adapter(where, store, label) for name, where in settings["adapters"].items()}
     return {**made, "components": components, "adapters": adapters, "files": files}
 
 
 def size(lock: dict[str, Any]) -> int:
-    """Bytes of all files of a base, its adapters not counted."""
+    """Bytes of all files of a base, without its adapters."""
     return sum(facts["size"] for facts in lock["files"].values())
 
 
-def locate(lock: dict[str, Any], component: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
-    """The folder of the base, once the files of ``component`` are known to be there and to be those of the lock.
+def locate(lock: dict[str, Any], component: str, store: Store, log: hub.Log = hub.silent) -> Path:
+    """The folder of the base, after checking that the files of ``component`` are those of the lock.
 
-    Files of the hub that are gone from the cache are fetched again, at the commit of the lock.
+    Files missing from the Hub's cache are fetched again, at the commit of the lock.
 
     Raises:
-        UserError: naming the file that is missing or another one.
+        UserError: names the file that is missing or has changed.
     """
     root = Path(lock["root"])
     names = [name for name in lock["files"] if name.startswith(f"{component}/")]
     if "repo" in lock and not all((root / name).is_file() for name in names):
-        root = hub.snapshot(lock["repo"], lock["revision"], names, _label(lock["name"]), tell)
+        root = hub.snapshot(lock["repo"], lock["revision"], names, _label(lock["name"]), log)
     for name in names:
         _same(root / name, lock["files"][name], lock, store)
     return root
 
 
-def single_file(lock: dict[str, Any], store: Store, tell: hub.Tell = hub.silent) -> Path | None:
-    """The single file that the transformer's weights come from, checked as by :func:`locate`; None if there is none."""
+def single_file(lock: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> Path | None:
+    """The single file with the transformer's weights, checked as by :func:`locate`; None if there is none."""
     entry = lock.get(SINGLE_FILE)
     if not entry:
         return None
-    path = _single_path(entry, _label(lock["name"]), tell)
+    path = _single_path(entry, _label(lock["name"]), log)
     _same(path, entry, lock, store)
     return path
 
 
-def adapter_file(lock: dict[str, Any], name: str, store: Store, tell: hub.Tell = hub.silent) -> Path:
-    """The file of a training adapter of a lock, fetched from the hub if it is not here.
+def adapter_file(lock: dict[str, Any], name: str, store: Store, log: hub.Log = hub.silent) -> Path:
+    """The file of a training adapter of a lock, fetched from the Hub if necessary.
 
     Raises:
-        UserError: it cannot be had, or is damaged or another file than the lock's.
+        UserError: it cannot be fetched, is damaged, or has changed.
     """
     entry = lock["adapters"][name]
     if "path" in entry:
@@ -133,17 +133,17 @@ def adapter_file(lock: dict[str, Any], name: str, store: Store, tell: hub.Tell =
         return Path(entry["path"])
     if "unresolved" in entry:
         raise UserError(f"{entry['unresolved']}; then delete {_lock_file(lock)}")
-    path = _single_path(entry, _label(lock["name"]), tell)
+    path = _single_path(entry, _label(lock["name"]), log)
     basefiles.check_whole(path)
     _check_blob(path, _facts(path, store)["sha256"])
     return path
 
 
-def _root(settings: dict[str, Any], label: str, tell: hub.Tell) -> tuple[Path, dict[str, str]]:
+def _root(settings: dict[str, Any], label: str, log: hub.Log) -> tuple[Path, dict[str, str]]:
     if settings.get("path"):
         return Path(settings["path"]), {}
     repo, revision = settings["repo"], settings["revision"]
-    root = hub.snapshot(repo, revision, _patterns(bool(settings.get(SINGLE_FILE))), label, tell)
+    root = hub.snapshot(repo, revision, _patterns(bool(settings.get(SINGLE_FILE))), label, log)
     return root, {"repo": repo, "revision": hub.commit_of(root) or revision}
 
 
@@ -152,25 +152,25 @@ def _patterns(single_file: bool) -> Sequence[str]:
     return ["model_index.json", *(own.get(name, f"{name}/*") for name in COMPONENTS)]
 
 
-def _single(where: Any, label: str, tell: hub.Tell) -> tuple[dict[str, str], Path]:
+def _single(where: Any, label: str, log: hub.Log) -> tuple[dict[str, str], Path]:
     """(entry for the lock, path) of the single file that ``where`` names."""
     if isinstance(where, str):
         return {"path": where}, Path(where)
-    path = hub.file(where["repo"], where["file"], where.get("revision", "main"), label, tell)
+    path = hub.file(where["repo"], where["file"], where.get("revision", "main"), label, log)
     revision = hub.commit_of(path) or where.get("revision", "main")
     return {"repo": where["repo"], "file": where["file"], "revision": revision}, path
 
 
-def _single_path(entry: dict[str, Any], label: str, tell: hub.Tell) -> Path:
+def _single_path(entry: dict[str, Any], label: str, log: hub.Log) -> Path:
     if "path" in entry:
         return Path(entry["path"])
-    return hub.file(entry["repo"], entry["file"], entry["revision"], label, tell)
+    return hub.file(entry["repo"], entry["file"], entry["revision"], label, log)
 
 
 def _adapter(where: Any, store: Store, label: str) -> dict[str, Any]:
     if isinstance(where, str):
         return {"path": where, "sha256": _facts(Path(where), store)["sha256"]}
-    # Fetched by the job that merges it: most bases offer more than one, and only one is used.
+    # Fetched by the job that merges it: bases may offer several, of which one is used.
     entry = {"repo": where["repo"], "file": where["file"], "revision": where.get("revision", "main")}
     try:
         return entry | {"revision": hub.resolve(entry["repo"], entry["revision"], label)}
@@ -179,27 +179,27 @@ def _adapter(where: Any, store: Store, label: str) -> dict[str, Any]:
 
 
 def _checked(
-    name: str, path: Path, checksums: dict[str, str], store: Store, label: str, tell: hub.Tell
+    name: str, path: Path, checksums: dict[str, str], store: Store, label: str, log: hub.Log
 ) -> dict[str, Any]:
-    """Size and SHA-256 of a file that is whole and has the checksum listed for it, if there is one."""
+    """Size and SHA-256 of a file, after checking that it is intact and has the listed checksum, if any."""
     if path.suffix == ".safetensors":
         basefiles.check_whole(path)
-    facts = _facts(path, store, tell)
+    facts = _facts(path, store, log)
     _check_blob(path, facts["sha256"])
     if expected := checksums.get(name):
-        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", tell)
+        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", log)
         basefiles.check_sum(name, path, expected, found, label)
     return facts
 
 
 def _check_blob(path: Path, sha256: str) -> None:
     if hub.blob_digest(path) not in (None, sha256):
-        raise UserError(f"{path}: was damaged in the hub's cache; delete {path.resolve()} and run again")
+        raise UserError(f"{path}: is damaged in the Hub's cache; delete {path.resolve()} and run again")
 
 
 def _same(path: Path, locked: dict[str, Any], lock: dict[str, Any], store: Store) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: is gone; put it back, or delete {_lock_file(lock)} to start over with what is there")
+        raise UserError(f"{path}: is missing; put it back, or delete {_lock_file(lock)} to start over without")
     found = _facts(path, store)["sha256"]
     if found != locked["sha256"]:
         raise UserError(
@@ -208,9 +208,9 @@ def _same(path: Path, locked: dict[str, Any], lock: dict[str, Any], store: Store
         )
 
 
-def _facts(path: Path, store: Store, tell: hub.Tell = hub.silent) -> dict[str, Any]:
+def _facts(path: Path, store: Store, log: hub.Log = hub.silent) -> dict[str, Any]:
     """Size and SHA-256 of a file."""
-    return {"size": path.stat().st_size, "sha256": remembered(path, store, "sha256", tell)}
+    return {"size": path.stat().st_size, "sha256": remembered(path, store, "sha256", log)}
 
 
 def _label(name: str) -> str:

@@ -1,7 +1,7 @@
 """Compiling the transformer's blocks, and the choice of the attention kernel.
 
-All main blocks share one compiled function, and it is compiled for shapes that vary, so a new resolution costs
-no compilation. Must not know of training or sampling.
+All main blocks share one function compiled for dynamic shapes, so a new resolution costs no compilation. Independent of
+training and sampling.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,17 +22,26 @@ from torch._inductor import config as inductor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from charloom.engine import fuse
-from charloom.kernels import attention as attentions
-from charloom.kernels import quantize, rotary
-from charloom.zimage import forward
 from charloom.zimage.forward import TOKEN_MULTIPLE
 
 RECOMPILE_LIMIT = 64
-"""Variants of a block's code: with and without gradients, adapter on and off, refiners and main blocks."""
+"""Variants of a block: with and without gradients, adapter on and off, refiner or main block."""
 
 NOISE = 0.02
-"""Of the adapters' matrices when compiled blocks are compared with uncompiled ones."""
+"""Standard deviation added to the adapter when compiled blocks are compared with uncompiled ones."""
+
+TRACED = (
+    "charloom.engine.compile",
+    "charloom.engine.fuse",
+    "charloom.engine.previews",
+    "charloom.kernels.attention",
+    "charloom.kernels.linears",
+    "charloom.kernels.products",
+    "charloom.kernels.rotary",
+    "charloom.lora.attach",
+    "charloom.zimage.forward",
+)
+"""Modules with code that is compiled into the blocks, or with operators that compiled blocks call."""
 
 _BEFORE, _COMPILED = "_forward_before_compiling", "_compiled_forward"
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -43,9 +53,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> None:
-    """Replace the forward of the blocks by its compiled version; :func:`plain_blocks` takes it back.
+    """Replace the forward of the blocks by its compiled version; :func:`plain_blocks` undoes it.
 
-    Not that of the context refiner: it sees a caption and no image, and would cost as much to compile as the others.
+    Not that of the context refiner: it only sees a caption, and would take as long to compile as the others.
 
     ``prefer_cudnn`` as for :func:`attention`; ``how`` goes to ``torch.compile``.
     """
@@ -54,14 +64,14 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
     )
-    # A strength or an epsilon is a constant. As a variable it would be a number in main memory, for which torch looks
-    # for a C++ compiler and what the CPU can do, at half a minute.
+    # Strengths and epsilons are constants. As variables they would live on the CPU, for which torch probes the C++
+    # compiler and the instruction set: half a minute.
     torch._dynamo.config.specialize_float = True
-    # Each step casts dozens of small matrices of the adapters: in a few kernels instead of one for each.
+    # Each step casts dozens of small adapter matrices: in a few kernels instead of one each.
     inductor.combo_kernels = True
     if hasattr(inductor, "combo_kernels_pointwise_only"):
         inductor.combo_kernels_pointwise_only = True
-    # Sizes that happen to be equal (32 groups of 32 tokens) are not the same size.
+    # Sizes that happen to be equal (32 groups of 32 tokens) are independent.
     torch.fx.experimental._config.use_duck_shape = False
     for block in (*model.noise_refiner, *model.layers):
         if _BEFORE not in block.__dict__:
@@ -71,12 +81,12 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
             block.__dict__[_COMPILED] = block.forward
 
 
-def sums_along(on: bool) -> None:
-    """Let sums over all tokens be taken along by passes that sum up each token's channels, or see that they are not.
+def mixed_order_reductions(on: bool) -> None:
+    """Turn Inductor's mixed-order reductions on or off (token sums fused into per-token channel sums).
 
-    The gradient of a block's modulation is such a sum, and a pass of its own takes as long as the others. torch 2.11 is
-    right about it only if something is computed with the sum before it leaves the block: as a part of what is handed
-    out it would be left undefined. :class:`charloom.engine.fuse.Modulations` takes care of that.
+    The gradient of a block's modulation is a sum over tokens, and a kernel of its own takes as long as the others.
+    torch 2.11 miscompiles it if the sum leaves the block without further arithmetic: the result is left uninitialised.
+    :class:`charloom.engine.fuse.Modulations` takes care of that.
     """
     if hasattr(inductor.triton, "mix_order_reduction"):
         inductor.triton.mix_order_reduction = on
@@ -84,21 +94,21 @@ def sums_along(on: bool) -> None:
         inductor.triton.mix_order_reduction_non_strict_mode = on
 
 
-def chosen_by_rule(on: bool) -> None:
-    """Let the compiler cut up its kernels by rule, or by the clock, which may choose otherwise another time."""
+def choose_by_rule(on: bool) -> None:
+    """Let the compiler choose tile sizes by rules, instead of by timings that may differ from run to run."""
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = on
-    # torch takes these for harmless. But how many elements a thread computes may decide which products and sums become
-    # one instruction, and with that the last bit.
+    # torch considers these harmless. But the number of elements per thread can decide which products and sums are
+    # contracted to one instruction, and with that the last bit.
     inductor.triton.autotune_pointwise = not on
 
 
 def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
-    """The lowest cosine between what the compiled ``block`` gives and what it gives uncompiled: its output, and the
-    gradients of its input, of what others have one, and of its adapters.
+    """The lowest cosine between results of ``block`` compiled and uncompiled.
 
-    A compiler that is wrong about a gradient does not say so. Adapters are compared with noise added to them, for at
-    first half of their matrices are zero.
+    Results are its output and the gradients of ``hidden``, of those of ``others`` that require one, and of its
+    adapters. Miscompiled gradients are silent otherwise. Noise is added to the adapters for the comparison, because
+    half of their matrices start at zero.
     """
     parameters = [p for p in block.parameters() if p.requires_grad]
     kept = [p.detach().clone() for p in parameters]
@@ -108,7 +118,7 @@ def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
         return torch.randn(like.shape, generator=generator, device=like.device).to(like.dtype)
 
     hidden = hidden.detach().requires_grad_()
-    pairs = [apart(o) if isinstance(o, Tensor) and o.requires_grad else (None, o) for o in others]
+    pairs = [like_input(o) if isinstance(o, Tensor) and o.requires_grad else (None, o) for o in others]
     leaves = [hidden, *(leaf for leaf, _ in pairs if leaf is not None), *parameters]
     others = [other for _, other in pairs]
     given, found = noise(hidden), []
@@ -128,8 +138,8 @@ def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
     return torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).min().item()
 
 
-def apart(x: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf, and ``x`` made of it: a view if ``x`` is one, which to a compiler is another kind of input."""
+def like_input(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A new leaf and a tensor made from it that is a view exactly when ``x`` is; Dynamo specialises on that."""
     if not x._is_view():
         leaf = x.detach().requires_grad_()
         return leaf, leaf
@@ -139,13 +149,13 @@ def apart(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _in_groups(compiled: Callable[..., Tensor], forward: Callable, block: nn.Module, x: Tensor, *others: Any) -> Tensor:
     x = x.unflatten(1, (-1, TOKEN_MULTIPLE))
-    # What a view is a view of counts as well; two blocks that differ in that alone would be compiled twice.
+    # Dynamo also guards on a view's base; without .data, identical blocks would be compiled twice.
     return compiled(forward, block, x if x.requires_grad else x.data, *others)
 
 
 def _of_groups(forward: Callable, block: nn.Module, x: Tensor, *others: Any) -> Tensor:
-    """``forward`` of tokens in groups (B, T / 32, 32, D): a compiler then knows that T is a multiple of 32."""
-    # Expanded to what it is: as long as nobody says so, 32 is a variable as well.
+    """``forward`` on tokens in groups (B, T / 32, 32, D), so that the compiler knows T to be a multiple of 32."""
+    # expand() pins the group size; otherwise 32 becomes dynamic too.
     return forward(block, x.expand(-1, -1, TOKEN_MULTIPLE, -1).flatten(1, 2), *others)
 
 
@@ -163,26 +173,26 @@ def plain_blocks(model: nn.Module) -> None:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether :func:`compile_blocks` is in force."""
+    """Whether the blocks of ``model`` are compiled."""
     return any(_BEFORE in block.__dict__ for block in blocks_of(model))
 
 
 def cache_folder(prefer_cudnn: bool) -> Path:
-    """Where compiled kernels are kept from run to run: beside the store, which may always be deleted.
+    """Where compiled kernels are cached across runs: beside the store, and safe to delete.
 
-    One folder for each choice of attention and each state of the code that is compiled: torch's own key of an entry
-    knows neither the one nor how operators of ours are differentiated.
+    One folder per choice of attention and per version of the code that is compiled (:data:`TRACED`): torch's own cache
+    key covers neither the former nor the gradients of our custom operators.
     """
     code = hashlib.sha256()
-    for module in (attentions, fuse, quantize, rotary, forward):
-        code.update(Path(module.__file__).read_bytes())
+    for module in TRACED:
+        code.update(Path(importlib.util.find_spec(module).origin).read_bytes())
     name = f"{code.hexdigest()[:12]}-{'cudnn' if prefer_cudnn else 'torch'}"
     return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled" / name
 
 
 def _choose_cache(folder: Path) -> None:
-    """Let torch keep its kernels in ``folder``, unless the user has named another."""
-    # torch sets the variable itself, when its compiler is imported; and it may name a sister of ``folder``.
+    """Let torch cache its kernels in ``folder``, unless the user chose another."""
+    # torch sets the variable itself when its compiler is imported, and we may have set it to a sibling of ``folder``.
     given = os.environ.get(_CACHE_VARIABLE, default_cache_dir())
     if given == default_cache_dir() or Path(given).parent == folder.parent:
         os.environ[_CACHE_VARIABLE] = str(folder)
@@ -190,7 +200,7 @@ def _choose_cache(folder: Path) -> None:
 
 @contextlib.contextmanager
 def attention(prefer_cudnn: bool) -> Iterator[None]:
-    """Inside the block cuDNN's attention comes first, and the others follow where it does not apply."""
+    """Inside the block, try cuDNN's attention first and the others where it does not apply."""
     if not prefer_cudnn or not torch.cuda.is_available():
         yield
         return

@@ -1,10 +1,9 @@
-"""Linears of one input multiplied as one: queries, keys and values, and the two gates of the feed-forward part.
+"""Linears that share an input, fused into one matrix product: q, k and v, and the two gates of the feed-forward part.
 
 Their input is read and rounded once, the adapters' first matrices are one product, and the backward pass needs no sum
-of three gradients. The weights are laid end to end; the single Linears become views of them and still work. Outputs
-of float8 are tensors of their own: what follows, and its gradient, then reads and writes whole tensors. Adapters
-stay where they are. The modulation of all blocks is one product as well. Must not know of budgets, compilers or
-training.
+of three gradients. The weights are concatenated; the single Linears become views of them and still work. float8 outputs
+are separate tensors, so that later operations and their gradients read and write contiguous memory. Adapters stay in
+place. The modulations of all blocks are fused as well. Independent of budgets, compilation and training.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from charloom.lora.attach import ADAPTER
 
 
 class Fused(nn.Module):
-    """``layers`` of one input size, each a Linear or one under a plain LoRA, as one product.
+    """``layers`` of equal input size, each a Linear with or without a plain LoRA, as one product.
 
-    Maps (…, in) to one (…, out) for each layer.
+    Maps (…, in) to one (…, out) per layer.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        # Not registered again: they have their place in the model.
+        # Not registered as submodules: they already belong to the model.
         self.__dict__["layers"] = tuple(layers)
         self.sizes = [base_of(layer).out_features for layer in layers]
         first = base_of(layers[0])
@@ -42,19 +41,19 @@ class Fused(nn.Module):
         else:
             self.base = nn.Linear(first.in_features, sum(self.sizes), bias=False, device="meta")
             self.base.weight = nn.Parameter(weight, requires_grad=False)
-        self.share()
+        self.link()
 
-    def share(self) -> None:
-        """Make the single Linears views of the common weight; to be called whenever that moves."""
+    def link(self) -> None:
+        """Make the single Linears views of the fused weight; to be called whenever that weight moves."""
         for layer, weight in zip(self.layers, self.base.weight.detach().split(self.sizes), strict=True):
             base_of(layer).weight.data = weight
         if isinstance(self.base, Float8Linear):
             for layer, scale in zip(self.layers, self.base.weight_scale.split(self.sizes), strict=True):
                 base_of(layer).weight_scale = scale
-                base_of(layer).fused = True
+                base_of(layer).is_part = True
 
     def shared_tensors(self) -> list[Tensor]:
-        """The tensors of single Linears that are views of this module's."""
+        """The tensors of the single Linears that are views of this module's."""
         bases = [base_of(layer) for layer in self.layers]
         return [base.weight for base in bases] + [b.weight_scale for b in bases if isinstance(b, Float8Linear)]
 
@@ -74,11 +73,11 @@ class Fused(nn.Module):
 
 
 class Modulations:
-    """The modulation of all ``blocks`` in one go, as it depends on the timestep alone.
+    """The modulations of all ``blocks`` in one product, which is possible because they only depend on the timestep.
 
-    Maps the timestep's embedding (B, C) to one (B, 4 D) for each block, which the blocks are given instead of the
-    embedding. Dozens of tiny products at each block would leave the GPU waiting for the next one most of the time.
-    Weights are held as in :class:`Fused`, on ``device`` wherever the blocks may be, biases a second time.
+    Maps the timestep's embedding (B, C) to one (B, 4 D) per block, which the blocks get in place of the embedding.
+    Computed block by block, these tiny products would leave the GPU idle most of the time. Weights are shared as in
+    :class:`Fused`, on ``device`` even if the blocks are elsewhere; biases are copied.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device | None = None) -> None:
@@ -101,25 +100,25 @@ class Modulations:
             ups = torch.stack([layer.lora_B[ADAPTER].weight for layer in adapted]) * adapted[0].scaling[ADAPTER]
             inner = F.linear(embedding, downs).unflatten(-1, (count, -1)).transpose(0, 1)
             out = out + torch.bmm(inner, ups.to(embedding.dtype).transpose(1, 2)).transpose(0, 1)
-        # Cast back by each block, so that the gradient's last step inside of it is arithmetic: what is merely put
-        # together there may go wrong (see compile.sums_along).
+        # Cast back inside each block: torch 2.11 miscompiles a gradient that is returned without any arithmetic on it
+        # (see compile.mixed_order_reductions).
         return out.float().unbind(1)
 
     def remove(self) -> None:
-        """Give the blocks their own modulation back."""
+        """Restore the blocks' own modulation."""
         for part, layer in zip(self.parts, self.layers, strict=True):
             del part.forward
             base_of(layer).weight.data = base_of(layer).weight.data.clone()
 
 
-def modulated_elsewhere(block: nn.Module) -> list[Tensor]:
-    """The tensors of ``block`` that are views of what :class:`Modulations` hold."""
+def modulation_views(block: nn.Module) -> list[Tensor]:
+    """The tensors of ``block`` that are views of the weight in :class:`Modulations`."""
     part = getattr(block, "adaLN_modulation", None)
     return [base_of(part[0]).weight] if part is not None and "forward" in part.__dict__ else []
 
 
-def modulated_alike(blocks: Sequence[nn.Module]) -> bool:
-    """Whether there can be :class:`Modulations` of ``blocks``: under equal plain LoRAs, or under none."""
+def can_batch_modulations(blocks: Sequence[nn.Module]) -> bool:
+    """Whether :class:`Modulations` apply to ``blocks``: all under plain LoRAs of equal rank and scale, or none."""
     if not all(block.modulation for block in blocks):
         return False
     layers = [block.adaLN_modulation[0] for block in blocks]
@@ -128,7 +127,7 @@ def modulated_alike(blocks: Sequence[nn.Module]) -> bool:
 
 
 def _given(self: nn.Module, modulation: Tensor) -> Tensor:
-    # A compiler takes the size of what comes from outside for variable.
+    # Dynamo treats the size of an input as dynamic; expand() makes it static.
     return modulation.expand(-1, self[0].out_features).to(base_of(self[0]).weight.dtype)
 
 
@@ -138,19 +137,19 @@ def _adapted(layers: Sequence[nn.Module]) -> list[LoraLinear]:
 
 
 def _plain(layers: Sequence[nn.Module]) -> bool:
-    """Whether all ``layers`` are under plain LoRAs, or all under none."""
+    """Whether all ``layers`` have plain LoRAs, or none has one."""
     kinds = {type(layer) for layer in layers}
-    # Dropout and DoRA have PEFT's own forward.
+    # With dropout or DoRA, layers keep PEFT's own forward.
     return len(kinds) == 1 and (kinds != {LoraLinear} or all("forward" in layer.__dict__ for layer in layers))
 
 
 def base_of(layer: nn.Module) -> nn.Module:
-    """The frozen Linear of a layer, which may be under an adapter."""
+    """The frozen Linear of a layer, with or without an adapter on it."""
     return layer.base_layer if isinstance(layer, LoraLinear) else layer
 
 
 def fusable(layers: Sequence[nn.Module]) -> bool:
-    """Whether ``layers`` can be one product: under plain LoRAs or none, and float8 on units or unquantised."""
+    """Whether ``layers`` can be fused: with plain LoRAs or none, and float8 on fp8 units or unquantised."""
     bases = [base_of(layer) for layer in layers]
     if not _plain(layers) or len({(type(base), base.in_features) for base in bases}) != 1:
         return False
@@ -162,7 +161,7 @@ def fusable(layers: Sequence[nn.Module]) -> bool:
 
 
 def fuse(blocks: Sequence[nn.Module]) -> int:
-    """Fuse what can be fused in transformer blocks; returns the number of groups. Doing it twice changes nothing."""
+    """Fuse what can be fused in transformer blocks; returns the number of new groups. Idempotent."""
     count = 0
     for block in blocks:
         attention, feed_forward = block.attention, block.feed_forward
@@ -171,7 +170,7 @@ def fuse(blocks: Sequence[nn.Module]) -> int:
             attention.fused = Fused(projections)
             count += 1
         if rotary.fits(attention, attention.heads):
-            attention.turned = types.MethodType(rotary.turned, attention)
+            attention.rotated = types.MethodType(rotary.rotated, attention)
         if getattr(feed_forward, "fused", None) is None and fusable(gates):
             feed_forward.fused = Fused(gates)
             feed_forward.forward = types.MethodType(_gated, feed_forward)
@@ -179,29 +178,12 @@ def fuse(blocks: Sequence[nn.Module]) -> int:
     return count
 
 
-def unfuse(blocks: Sequence[nn.Module]) -> None:
-    """Undo :func:`fuse` on blocks that nothing else wraps; the single Linears get weights of their own again."""
-    for block in blocks:
-        block.attention.__dict__.pop("turned", None)
-        for part in (block.attention, block.feed_forward):
-            fused = part.__dict__["_modules"].pop("fused", None)
-            if fused is None:
-                continue
-            part.__dict__.pop("forward", None)
-            for layer in fused.layers:
-                base = base_of(layer)
-                base.weight.data = base.weight.data.clone()
-                if isinstance(base, Float8Linear):
-                    base.weight_scale = base.weight_scale.clone()
-                    base.fused = False
-
-
 def _gated(self: nn.Module, x: Tensor) -> Tensor:
-    """As the feed-forward part of diffusers' Z-Image: ``w2(silu(w1(x)) * w3(x))``."""
+    """The feed-forward part of diffusers' Z-Image, ``w2(silu(w1(x)) * w3(x))``."""
     gate, value = self.fused(x)
     return self.w2(F.silu(gate) * value)
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """float8 as bytes, for which every device can join tensors."""
+    """float8 viewed as bytes, which every device can concatenate."""
     return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor

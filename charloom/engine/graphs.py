@@ -1,7 +1,7 @@
-"""Recording a computation as a CUDA graph: launched as one, it costs the CPU next to nothing.
+"""Recording a computation as a CUDA graph, which costs the CPU a single launch.
 
-The recorded function sees the same memory every time, so inputs are copied into static tensors first. Must not
-know what is computed.
+The graph reads and writes the same memory every time, so inputs are copied into static tensors first. Independent of
+what is computed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ WARMUPS = 1
 class Recorded:
     """``function`` of tensors of fixed shapes, recorded once; call it with tensors of the same shapes.
 
-    ``function`` must not synchronise, and gives tensors whose memory stays the same from call to call: copy
-    what is to survive the next call. All recordings of one ``pool`` share their memory, so only one at a time may be
-    in use.
+    ``function`` must not synchronise. The returned tensors are overwritten by the next call: copy what must survive.
+    All graphs of one ``pool`` share their memory, so only one at a time may be in use.
     """
 
     def __init__(
         self, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], pool: tuple[int, int]
     ) -> None:
         self.inputs = tuple(tensor.clone() for tensor in inputs)
-        # What the warm-up needed must be free again before the graph's own pool takes the same once more.
+        # Free what the warm-up needed before the graph's own pool allocates as much again.
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         self.graph = torch.cuda.CUDAGraph()
         device = torch.cuda.current_device()
         before, cause = torch.cuda.current_stream(), None
-        # On the stream of the warm-up, for which the libraries have their workspaces already. thread_local: the thread
-        # that prepares batches may use the GPU meanwhile.
+        # On the stream of the warm-up, for which the libraries already have workspaces. thread_local: the thread that
+        # prepares batches may use the GPU meanwhile.
         capture = torch.cuda.graph(
             self.graph, pool=pool, stream=_side_stream(device), capture_error_mode="thread_local"
         )
@@ -47,7 +46,7 @@ class Recorded:
                     cause = error
                     raise
         except Exception:
-            # A capture that breaks off may leave its stream current and its pool open for allocations.
+            # A failed capture may leave its stream current and its pool open for allocations.
             torch.cuda.set_stream(before)
             with contextlib.suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(device, pool)
@@ -56,7 +55,7 @@ class Recorded:
                 raise cause from None
             raise
         finally:
-            cause = None  # its traceback holds tensors
+            cause = None  # its traceback keeps tensors alive
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         for static, tensor in zip(self.inputs, inputs, strict=True):
@@ -66,9 +65,9 @@ class Recorded:
 
 
 def warm_up(function: Callable[[], object], times: int = WARMUPS) -> None:
-    """Run ``function`` on a side stream, as recording demands: lazy initialisation and compilation happen here.
+    """Run ``function`` on a side stream, as capturing requires; lazy initialisation and compilation happen here.
 
-    Always the same stream, because the allocator keeps what a stream has freed for that stream alone.
+    Always the same stream, because the allocator only reuses freed memory within a stream.
     """
     stream = _side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
@@ -87,5 +86,5 @@ def _side_stream(device: int) -> torch.cuda.Stream:
 
 
 def shape_key(tensors: tuple[Tensor, ...]) -> tuple[tuple[int, ...], ...]:
-    """What a recording is looked up by."""
+    """The key of a recorded graph: the shapes of its inputs."""
     return tuple(tuple(tensor.shape) for tensor in tensors)

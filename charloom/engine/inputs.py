@@ -1,14 +1,10 @@
-"""What one training step computes on: a batch as tensors, so that an engine can record the step."""
+"""What one training step computes on: a batch as plain tensors, so that the engine can record the step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""``predict(x, t, caps, pad)``: raw output of the adapted model, as :func:`charloom.zimage.forward.forward_masked`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,6 @@ class Inputs:
 
     def filled(self, tensors: tuple[Tensor, ...]) -> Inputs:
         """The same batch with other tensors, in the order of :attr:`tensors`."""
-        further = [tensors[i : i + 3] for i in range(6, len(tensors), 3)]
-        terms = (Term(*three, term.multiplier) for three, term in zip(further, self.terms, strict=True))
+        rest = [tensors[i : i + 3] for i in range(6, len(tensors), 3)]
+        terms = (Term(*three, term.multiplier) for three, term in zip(rest, self.terms, strict=True))
         return Inputs(*tensors[:6], terms=tuple(terms))

@@ -1,4 +1,4 @@
-"""How much GPU memory there is, and how it is best spent. Arithmetic on measured numbers; knows no model."""
+"""How much GPU memory may be used, and for what. Arithmetic on measured numbers, independent of the model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from charloom.engine.options import EngineOptions
 
 GIB = 2**30
 MARGIN = 0.25 * GIB
-"""Left free beside what PyTorch allocates: cuBLAS and cuDNN workspaces."""
+"""Bytes left for allocations outside PyTorch: cuBLAS and cuDNN workspaces."""
 UNSEEN = 64 * 2**20
-"""What a training step takes at most beyond what a trial of it shows (50 MiB on an H100): clipping, the optimiser."""
+"""Upper bound in bytes that a step needs beyond a trial: clipping, the optimiser (50 MiB measured on an H100)."""
 FRAGMENTATION = 0.92
-"""Share of the free memory that allocations may fill when nobody set a budget; the allocator's gaps take the rest."""
+"""Share of the free memory that may be allocated without a user-set budget; the rest is lost to fragmentation."""
 BESIDE = 1.25
-"""How far what is reserved may exceed a budget that somebody set, which is about what is allocated."""
+"""Reserved memory may exceed a user-set budget (which counts allocated memory) by this factor."""
 ACTIVATION_BYTES = 40
-"""What a block keeps, per token and channel; from an H100, used only before anything can be measured."""
+"""Bytes that a block keeps per token and channel, measured on an H100; used only before anything can be measured."""
 WORKING_BYTES = 70
-"""What a step takes at its worst while all blocks recompute, beside what they hand on; likewise. More than the 60
-measured, so that seldom too few blocks live in main memory and everything begins again."""
+"""Peak bytes of a step per token and channel while all blocks recompute, block outputs excluded; also an estimate. More
+than the 60 measured, because too few swapped blocks mean starting over."""
 
 
 def budget(limit: float | None, device: torch.device) -> int:
-    """Bytes that may be allocated on ``device``: ``limit`` GiB, but never more than this process can get."""
+    """Bytes that may be allocated on ``device``: ``limit`` GiB, but at most what this process can get."""
     free, total = torch.cuda.mem_get_info(device)
     ours = torch.cuda.memory_reserved(device)
     available = free + ours
@@ -36,10 +36,10 @@ def budget(limit: float | None, device: torch.device) -> int:
 
 
 def crowded(limit: float | None, device: torch.device, activations: int) -> bool:
-    """Whether trying out a shape beside what is reserved already might take much more than the budget.
+    """Whether trying out a shape on top of what is already reserved might far exceed the budget.
 
-    Recordings keep the memory that they need reserved, and a trial has memory of its own until it is over; it takes
-    about ``activations`` bytes if nothing holds it back.
+    Recorded graphs keep their memory reserved, and a trial needs its own until it is over: about ``activations`` bytes
+    if nothing limits it.
     """
     allowed = budget(limit, device)
     trial = min(activations, max(0, allowed - torch.cuda.memory_allocated(device)))
@@ -54,7 +54,7 @@ def blocks_to_keep(limit: int, peak: int, kept: int, boundary: int, blocks: int)
         limit: bytes that may be allocated.
         peak: measured peak when every block recomputes.
         kept: bytes that one block keeps for its backward pass.
-        boundary: bytes of a block's input, kept in any case.
+        boundary: bytes of a block's output, kept in any case.
         blocks: number of blocks.
     """
     extra = max(kept - boundary, 1)
@@ -62,9 +62,9 @@ def blocks_to_keep(limit: int, peak: int, kept: int, boundary: int, blocks: int)
 
 
 def blocks_to_swap(limit: int, peak: int, block: int, slots: int, blocks: int) -> int:
-    """How many blocks of ``block`` bytes must live in main memory, so that a peak of ``peak`` gets below ``limit``.
+    """How many blocks of ``block`` bytes must live in main memory to bring a peak of ``peak`` bytes below ``limit``.
 
-    Some of what is freed is taken again by the buffers that the swapped blocks share.
+    ``slots`` of them only make up for the GPU buffers that the swapped blocks share.
     """
     if peak <= limit:
         return 0
@@ -72,11 +72,11 @@ def blocks_to_swap(limit: int, peak: int, block: int, slots: int, blocks: int) -
 
 
 ROOM_TO_LOAD = 8 * GIB
-"""Below this a float8 Z-Image is loaded into main memory, so that blocks that stay there never are on the GPU."""
+"""Below this budget the model is loaded into main memory, so that swapped blocks are never on the GPU."""
 
 
-def home(options: EngineOptions, device: torch.device) -> torch.device:
-    """Where a model is to be loaded before the engine places it."""
+def load_device(options: EngineOptions, device: torch.device) -> torch.device:
+    """Where to load a model before the engine places it."""
     if device.type == "cuda" and (options.layer_offloading or budget(options.limit, device) < ROOM_TO_LOAD):
         return torch.device("cpu")
     return device

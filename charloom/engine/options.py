@@ -1,4 +1,4 @@
-"""What the GPU engine may do, as the recipe says it. Plain values only; must not import torch."""
+"""Options of the GPU engine, as the recipe sets them. Plain values only; must not import torch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 LOW_VRAM = 9.0
-"""GiB that ``low_vram`` allows at most."""
+"""Upper limit in GiB with ``low_vram``."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is run; none of it changes what is computed by more than rounding.
+    """How a model is run; none of it changes results by more than rounding.
 
     Attributes:
-        memory: GPU memory in GiB that may be allocated at a time, or ``auto`` for what is free.
+        memory: GPU memory in GiB that may be allocated, or ``auto`` for what is free.
         low_vram: allow at most 9 GiB.
         layer_offloading: keep at least half of the blocks in main memory.
         compile: compile the blocks with torch.compile.
         graphs: record steps as CUDA graphs.
-        fp8_units: multiply float8 weights on the card's fp8 units where it has them.
-        cudnn_attention: prefer cuDNN's attention to the other kernels.
-        fuse: do as one what is many small steps: queries, keys and values, the two gates of the feed-forward part,
-            norm and rotation, the modulations of all blocks.
-        deterministic: add in a fixed order wherever that is left to chance, so that the same run gives the same bytes.
+        fp8_units: multiply float8 weights on the GPU's fp8 units where it has them.
+        cudnn_attention: prefer cuDNN's attention to other kernels.
+        fuse: fuse small operations: queries, keys and values, the two gates of the feed-forward part, norm and
+            rotation, the modulations of all blocks.
+        deterministic: accumulate in a fixed order everywhere, so that the same run gives the same bytes.
     """
 
     memory: float | str = "auto"
@@ -39,7 +39,7 @@ class EngineOptions:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> EngineOptions:
-        """Options from the JSON that the rules hand over; keys that are missing take their default."""
+        """Options from the JSON that the rules pass; missing keys take their default."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown engine options: {', '.join(unknown)}")
@@ -47,7 +47,7 @@ class EngineOptions:
 
     @property
     def limit(self) -> float | None:
-        """GiB that are allowed at most, None for what is free."""
+        """Upper limit in GiB; None for what is free."""
         given = None if self.memory == "auto" else float(self.memory)
         if not self.low_vram:
             return given

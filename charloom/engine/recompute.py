@@ -1,6 +1,6 @@
-"""Recomputing activations: a block either keeps what its backward pass needs, or computes it a second time.
+"""Activation checkpointing: a block either keeps what its backward pass needs, or recomputes it.
 
-Must not know how many blocks ought to do which; that is :mod:`charloom.engine.memory`.
+How many blocks do which is decided in :mod:`charloom.engine.fitting`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from charloom.kernels import attention
 
 
 class Recompute:
-    """Wraps the forward of ``blocks``; :meth:`keep` says how many of the last ones keep their activations.
+    """Wraps the forward of ``blocks``; :meth:`keep` sets how many of the last ones keep their activations.
 
-    The last ones, because their backward pass comes first and frees the memory for the others.
+    The last ones, because their backward pass comes first and frees memory for the others.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], random: bool = False) -> None:
-        """``random``: the blocks draw random numbers (dropout), which the second computation must repeat."""
+        """``random``: the blocks draw random numbers (dropout), which recomputation must repeat."""
         self.blocks = list(blocks)
         self.random = random
         self.kept = self.results = 0
@@ -36,8 +36,8 @@ class Recompute:
 
         def forward(hidden: Tensor, *others: Any) -> Any:
             if torch.is_grad_enabled() and not hidden.requires_grad:
-                # Nothing before the first block is trained. A gradient that nobody asks for is cheaper than compiling
-                # the block a second time for an input without one.
+                # The first block's input has no gradient. Computing an unused one is cheaper than compiling the block a
+                # second time for an input without one.
                 hidden = hidden.detach().requires_grad_()
             args = (hidden, *others)
             if index >= len(self.blocks) - self.kept:
@@ -52,19 +52,19 @@ class Recompute:
         return forward
 
     def keep(self, count: int) -> None:
-        """From now on the last ``count`` blocks keep their activations and the others recompute them."""
+        """Let the last ``count`` blocks keep their activations and the others recompute them."""
         self.kept = max(0, min(count, len(self.blocks)))
 
     def keep_results(self, count: int) -> None:
-        """From now on the last ``count`` of the others keep the result of their attention."""
+        """Let the last ``count`` of the recomputing blocks keep the output of their attention."""
         self.results = max(0, min(count, len(self.blocks)))
 
     def inner(self, index: int) -> Callable[..., Any]:
-        """The forward of a block without recomputation."""
+        """The forward of a block without checkpointing."""
         return self._inner[index]
 
     def remove(self) -> None:
-        """Put the blocks' own forward back."""
+        """Restore the blocks' own forward."""
         for block, inner in zip(self.blocks, self._inner, strict=True):
             block.forward = inner
 

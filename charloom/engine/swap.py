@@ -1,9 +1,9 @@
-"""Block swap: frozen weights of some blocks stay in main memory and come to the GPU when they are needed.
+"""Block swap: frozen weights of some blocks stay in main memory and are copied to the GPU when needed.
 
-Each swapped block has one pinned buffer; the blocks share a few buffers of the same size on the GPU. While one
-block computes, the next one that is swapped is copied on a stream of its own. A forward pass visits the blocks
-upwards, a backward pass (which recomputes every swapped block) downwards; the direction tells what comes next. Must not
-know of budgets or of training.
+Each swapped block has one pinned buffer; all of them share a few buffers of the same size on the GPU. While one block
+computes, the next swapped block is copied on a separate stream. A forward pass visits the blocks in ascending order, a
+backward pass (which recomputes every swapped block) in descending order; the direction tells what comes next.
+Independent of budgets and training.
 """
 
 from __future__ import annotations
@@ -14,36 +14,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charloom.engine.fuse import Fused, modulated_elsewhere
+from charloom.engine.fuse import Fused, modulation_views
 
 ALIGN = 256
+"""Bytes that tensors are aligned to in a buffer."""
 SLOTS = 2
+"""GPU buffers shared by the swapped blocks."""
 
 
 def frozen_tensors(block: nn.Module) -> list[Tensor]:
-    """Everything in a block that training does not change: base weights, their scales, norms. Views only once, and
-    not at all if what they are views of belongs to no block."""
+    """Everything in a block that training does not change: base weights, their scales, norms.
+
+    Of weights that share memory, only the owner is listed; views into tensors outside the block are left out.
+    """
     views = {id(t) for part in block.modules() if isinstance(part, Fused) for t in part.shared_tensors()}
-    views |= {id(t) for t in modulated_elsewhere(block)}
+    views |= {id(t) for t in modulation_views(block)}
     parameters = [p for p in block.parameters() if not p.requires_grad and id(p) not in views]
     return parameters + [b for b in block.buffers() if b is not None and id(b) not in views]
 
 
-def share(block: nn.Module) -> None:
-    """Renew the views of tensors that have moved."""
+def link_views(block: nn.Module) -> None:
+    """Recreate the views of fused weights after these have moved."""
     for part in block.modules():
         if isinstance(part, Fused):
-            part.share()
+            part.link()
 
 
 def move(block: nn.Module, device: torch.device) -> None:
-    """Bring a block to ``device`` without leaving copies of what is a view."""
+    """Move a block to ``device`` and keep views as views."""
     block.to(device)
-    share(block)
+    link_views(block)
 
 
 def places(block: nn.Module) -> list[tuple[Tensor, slice]]:
-    """A block's frozen tensors with their bytes in one buffer, each from a multiple of the alignment on."""
+    """A block's frozen tensors with their aligned byte ranges in one buffer."""
     found, start = [], 0
     for tensor in frozen_tensors(block):
         stop = start + tensor.numel() * tensor.element_size()
@@ -53,7 +57,7 @@ def places(block: nn.Module) -> list[tuple[Tensor, slice]]:
 
 
 def size_of(block: nn.Module) -> int:
-    """Bytes of a buffer for a block's frozen tensors."""
+    """Bytes of the buffer that a block's frozen tensors need."""
     found = places(block)
     return -(-found[-1][1].stop // ALIGN) * ALIGN if found else 0
 
@@ -64,7 +68,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 class Swap:
-    """Keeps the frozen weights of ``blocks`` in pinned memory. The blocks must be of equal layout."""
+    """Keeps the frozen weights of ``blocks`` in pinned memory. The blocks must have the same layout."""
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device, slots: int = SLOTS) -> None:
         self.blocks = list(blocks)
@@ -88,7 +92,7 @@ class Swap:
         for tensor, place in places(self.blocks[index]):
             self.host[index][place].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
             tensor.data = slot[place].view(tensor.dtype).view(tensor.shape)
-        share(self.blocks[index])
+        link_views(self.blocks[index])
 
     def _wrapped(self, index: int) -> Callable[..., Any]:
         def forward(*args: Any) -> Any:
@@ -96,8 +100,8 @@ class Swap:
             self.last = index
             self._need(index)
             if not upwards and args[0].requires_grad:
-                # A backward pass: this block's weights are needed until the gradient of its input is there. Said
-                # before the block computes, for checkpointing leaves it as soon as it has all that it kept.
+                # A backward pass: this block's weights are needed until the gradient of its input is computed. Hook
+                # before the forward: checkpointing stops recomputing as soon as it has what it saved.
                 args[0].register_hook(lambda grad: self._fetch(index - len(self.slots)))
             out = self._inner[index](*args)
             if upwards:
@@ -107,7 +111,7 @@ class Swap:
         return forward
 
     def _need(self, index: int) -> None:
-        """Make the block's weights available to what is computed from now on."""
+        """Let following computations on the current stream see the block's weights."""
         slot = index % len(self.slots)
         if self.holds[slot] != index:
             self._fetch(index)
@@ -116,7 +120,7 @@ class Swap:
             self.ready[slot] = None
 
     def _fetch(self, index: int) -> None:
-        """Start copying a block's weights, after everything that was computed so far."""
+        """Start copying a block's weights, after everything launched so far."""
         if not 0 <= index < len(self.blocks):
             return
         slot = index % len(self.slots)
@@ -133,24 +137,24 @@ class Swap:
                 self.ready[slot] = self.stream.record_event()
 
     def forget(self) -> None:
-        """Assume nothing about what is on the GPU: a step recorded as a graph must load all that it needs."""
+        """Assume nothing about the contents of the GPU buffers: a recorded step must load all it needs."""
         self.holds = [None] * len(self.slots)
         self.ready = [None] * len(self.slots)
         self.last = -1
 
     def join(self) -> None:
-        """Let what comes next wait for copies that nobody has waited for."""
+        """Make the current stream wait for outstanding copies."""
         if self.cuda and any(event is not None for event in self.ready):
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
             self.ready = [None] * len(self.slots)
 
     @torch.no_grad()
     def remove(self) -> None:
-        """Put the blocks' own forward back and their weights into ordinary main memory."""
+        """Restore the blocks' own forward and put their weights into ordinary main memory."""
         if self.cuda:
             torch.cuda.synchronize(self.device)
         for index, block in enumerate(self.blocks):
             block.forward = self._inner[index]
             for tensor, place in places(block):
                 tensor.data = self.host[index][place].clone().view(tensor.dtype).view(tensor.shape)
-            share(block)
+            link_views(block)

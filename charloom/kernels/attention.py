@@ -1,9 +1,8 @@
-"""Attention whose gradients come out the same every time, bit for bit, and whose result can be kept for later.
+"""Attention with deterministic gradients, bit for bit, whose output can be kept for recomputation.
 
-The usual kernels let their blocks add to the gradient of the queries in whatever order they get there. cuDNN can also
-add in a fixed order, but PyTorch does not ask it to; here NVIDIA's own Python interface to cuDNN does
-(``nvidia-cudnn-frontend``). Where that is missing, PyTorch's kernels are asked for their fixed order, which takes
-longer. Must not know of models, budgets or training.
+The usual kernels accumulate the gradient of the queries with atomic additions, in any order. cuDNN has a deterministic
+variant that PyTorch does not expose; it is called through NVIDIA's Python interface (``nvidia-cudnn-frontend``). Where
+that is missing, PyTorch's slower deterministic kernels are used. Independent of models, budgets and training.
 """
 
 from __future__ import annotations
@@ -21,18 +20,21 @@ import torch.utils.deterministic
 from torch import Tensor, nn
 
 ROOM, MUCH_ROOM = 256 * 2**20, 512 * 2**20
-"""Bytes that cuDNN may take for what the gradient of the queries is made of; if more are needed, heads take turns."""
+"""Bytes of workspace for cuDNN's partial gradients of the queries; if more are needed, heads are processed in turns."""
 _KEYS = 64
+"""Keys that one multiprocessor handles at a time."""
 
 log = logging.getLogger(__name__)
 
 KINDS = ("cudnn", "flash", "efficient")
+"""Kernels, the fastest first."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> Tensor:
-    """Attention of (B, T, heads, head_dim) each, without a mask, scaled as usual; likewise (B, T, heads, head_dim).
+    """Attention without a mask, scaled by 1 / sqrt(head_dim); all tensors (B, T, heads, head_dim).
 
-    ``fixed``: gradients are added in a fixed order, for which cuDNN may take ``room`` bytes; that changes no bit.
+    ``fixed``: gradients are accumulated in a fixed order, for which cuDNN may use ``room`` bytes of workspace; the size
+    does not affect results.
     """
     return _attend(query, key, value, kind, fixed, room)[0]
 
@@ -40,13 +42,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, ro
 def best_kind(
     device: torch.device, dtype: torch.dtype, head_dim: int, fixed: bool, prefer_cudnn: bool = True
 ) -> str | None:
-    """The fastest of :data:`KINDS` that works for such numbers on ``device``; None: no kind does."""
+    """The fastest of :data:`KINDS` that works for this dtype and head size on ``device``; None if none does."""
     order = KINDS if prefer_cudnn else KINDS[1:]
     return next((kind for kind in order if _works(kind, device, dtype, head_dim, fixed)), None)
 
 
 def install(blocks: Sequence[nn.Module], kind: str, fixed: bool, room: int) -> None:
-    """Let the attention of ``blocks`` run as :func:`attend`; :func:`remove` takes it back."""
+    """Use :func:`attend` as the attention of ``blocks``; :func:`remove` undoes it."""
     for block in blocks:
         block.attention.attend = functools.partial(attend, kind=kind, fixed=fixed, room=room)
 
@@ -58,13 +60,13 @@ def remove(blocks: Sequence[nn.Module]) -> None:
 
 
 def bytes_of(hidden: Tensor, heads: int) -> int:
-    """Bytes that :func:`keeping` keeps of the attention of tokens ``hidden`` (B, T, D)."""
+    """Bytes that :func:`keeping` keeps for tokens ``hidden`` (B, T, D)."""
     return hidden.numel() * hidden.element_size() + 4 * heads * hidden.shape[0] * hidden.shape[1]
 
 
 @functools.cache
 def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, fixed: bool) -> bool:
-    """Whether ``kind`` gives gradients here; tried on a few tokens."""
+    """Whether ``kind`` computes outputs and gradients here; tried on a few tokens."""
     parts = [torch.ones(1, 64, 2, head_dim, device=device, dtype=dtype) for _ in range(4)]
     try:
         with torch.no_grad():
@@ -72,21 +74,21 @@ def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, f
             if kind == "cudnn" and fixed:
                 return _by_cudnn(*given, ROOM) is not None
             _attend_gradient(*given, kind, fixed, ROOM)
-    except Exception:  # a missing package, a card or a version without the kernel; cuDNN has exceptions of its own
+    except Exception:  # missing package, unsupported GPU or version; cuDNN has its own exceptions
         return False
     return True
 
 
-# -- results that are kept -------------------------------------------------------------------------
+# -- kept results ----------------------------------------------------------------------------------
 
 _kept: list[tuple[Tensor, Tensor]] | None = None
 
 
 @contextlib.contextmanager
 def keeping(results: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Inside, the first computation of an attention puts its result into ``results``, a second takes it from there.
+    """Inside, the first computation of an attention stores its output in ``results``; a second one takes it from there.
 
-    For one attention in a block that is computed again: its result is small beside what it takes to compute.
+    For blocks with one attention that are recomputed: its output is small compared to the time it takes to compute.
     """
     global _kept
     before, _kept = _kept, results
@@ -101,7 +103,7 @@ def keeping(results: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
 
 @torch.library.custom_op("charloom::attend", mutates_args=())
 def _attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> tuple[Tensor, Tensor]:
-    """The result, and the logarithms of the sums of exponentials as the kind's backward pass wants them."""
+    """The output, and the log-sum-exp in the layout that the kind's backward pass expects."""
     if _kept:
         return _kept.pop()
     parts = [x.transpose(1, 2) for x in (query, key, value)]
@@ -141,10 +143,10 @@ def _attend_gradient(
         found = _by_cudnn(gradient, query, key, value, out, sums, room)
         if found is not None:
             return found
-        kind = "flash"  # whose logarithms are the same
+        kind = "flash"  # its log-sum-exp is the same
     given, *parts, result = (x.transpose(1, 2) for x in (gradient, query, key, value, out))
     tokens, aten = query.shape[1], torch.ops.aten
-    # Of dropout, which there is none of.
+    # Dropout state; there is no dropout.
     seed, offset = (torch.zeros((), dtype=torch.int64, device=query.device) for _ in range(2))
     with _fixed_order() if fixed else contextlib.nullcontext():
         if kind == "cudnn":
@@ -178,7 +180,7 @@ _attend.register_autograd(_back, setup_context=_remember)
 
 @contextlib.contextmanager
 def _fixed_order() -> Iterator[None]:
-    """PyTorch's kernels add in a fixed order while this is on; they look at the moment they are launched."""
+    """PyTorch's kernels are deterministic inside; they check the flag when launched."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fill, torch.utils.deterministic.fill_uninitialized_memory = (
         torch.utils.deterministic.fill_uninitialized_memory,
@@ -198,7 +200,7 @@ def _fixed_order() -> Iterator[None]:
 def _by_cudnn(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, room: int
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The gradients, or None if cuDNN has no fixed order for these."""
+    """The gradients, or None if cuDNN has no deterministic kernel for these."""
     found = tuple(x.new_empty(x.shape) for x in (query, key, value))
     batch, tokens, heads, head_dim = query.shape
     processors = torch.cuda.get_device_properties(query.device).multi_processor_count
@@ -207,7 +209,7 @@ def _by_cudnn(
     for first in range(0, heads, size):
         some = slice(first, first + size)
         tensors = [x[:, :, some].transpose(1, 2) for x in (gradient, query, key, value, out)]
-        # Packed, and with the strides of a packed tensor also where a batch of one leaves them open.
+        # Packed, with the strides of a packed tensor even where a batch of one allows any.
         tensors += [sums[:, some].flatten().view(batch, size, tokens, 1)]
         tensors += [x[:, :, some].transpose(1, 2) for x in found]
         layout = tuple((tuple(x.shape), x.stride()) for x in tensors)
@@ -224,10 +226,10 @@ def _by_cudnn(
 
 
 def turns(batch: int, tokens: int, heads: int, processors: int, room: int) -> int:
-    """In how many equal parts the heads are taken, so that cuDNN's workspace stays within ``room`` bytes.
+    """Into how many equal groups to split the heads, so that cuDNN's workspace stays within ``room`` bytes.
 
-    It holds two bytes for each pair of a query and a key. Of the numbers that are small enough, the one that leaves
-    the fewest of the card's ``processors`` idle: each takes 64 keys of a head at a time.
+    The workspace is two bytes per query and key. Among the possible numbers, the one that leaves the fewest
+    multiprocessors (``processors``) idle: each handles 64 keys of one head at a time.
     """
     workspace = 2 * batch * heads * tokens**2
     possible = [n for n in range(1, heads + 1) if heads % n == 0 and workspace <= n * room] or [heads]
@@ -237,12 +239,14 @@ def turns(batch: int, tokens: int, heads: int, processors: int, room: int) -> in
 
 @functools.cache
 def _plan(device: torch.device, dtype: torch.dtype, layout: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]):
-    """(cuDNN's graph of the backward pass, names of its tensors in the order of ``layout``, bytes of workspace), or
-    None if cuDNN has nothing for it."""
+    """(cuDNN graph of the backward pass, its tensors in the order of ``layout``, bytes of workspace).
+
+    None if cuDNN does not support it.
+    """
     try:
         return _planned(device, dtype, layout)
     except Exception as error:
-        log.warning("cuDNN has no fixed order for %s, %s: PyTorch's kernel is taken (%s)", dtype, layout[1][0], error)
+        log.warning("cuDNN has no deterministic attention for %s, %s: using PyTorch's (%s)", dtype, layout[1][0], error)
         return None
 
 
@@ -262,7 +266,7 @@ def _planned(device: torch.device, dtype: torch.dtype, layout: tuple[tuple[tuple
     )  # fmt: skip
     for name, (shape, stride) in zip(found, results, strict=True):
         name.set_output(True).set_dim(list(shape)).set_stride(list(stride)).set_data_type(io)
-    # The first plan of the heuristics: nothing is timed, so the same is chosen the next time.
+    # The first plan of the heuristics: nothing is timed, so the choice is reproducible.
     graph.build([cudnn.heur_mode.A])
     return graph, (gradient, query, key, value, out, sums, *found), graph.get_workspace_size()
 
@@ -273,7 +277,7 @@ def _handle(device: torch.device) -> Any:
         return _cudnn().create_handle()
 
 
-# Before the interpreter goes: cuDNN's interface complains about what is left of its own.
+# Before the interpreter exits: cuDNN's interface complains about objects that are left.
 atexit.register(lambda: (_plan.cache_clear(), _handle.cache_clear()))
 
 

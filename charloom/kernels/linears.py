@@ -1,4 +1,4 @@
-"""Linears that keep their weight quantised."""
+"""Frozen Linears with quantised weights."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from charloom.kernels.products import (
 )
 
 _MULTIPLE = 16
+"""Sizes that the fp8 units take are multiples of this."""
 
 
 class QuantizedLinear(nn.Linear):
     """A frozen Linear: ``weight`` in its stored dtype, a buffer with its scales, ``bias`` as in ``nn.Linear``.
 
-    Maps (…, in) to (…, out) in the dtype of its input, with gradients for the input and for an adapter's matrices.
-    Casting the module (``model.to(torch.bfloat16)``) moves it but never changes a dtype of it.
+    Maps (…, in) to (…, out) in the dtype of its input, with gradients for the input and an adapter's matrices.
+    ``module.to(device, dtype)`` moves it but never changes its dtypes.
     """
 
     kind: str
@@ -37,14 +38,14 @@ class QuantizedLinear(nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, device: torch.device | None = None) -> QuantizedLinear:
-        """The quantised form of ``linear``, made on ``device`` (default: where its weight is)."""
+        """The quantised form of ``linear``, computed on ``device`` (default: that of its weight)."""
         wide = linear.weight.detach().to(device)
         bias = None if linear.bias is None else linear.bias.detach().to(device)
         return cls(linear.in_features, linear.out_features, *cls.pack(wide), bias)
 
     @classmethod
     def empty(cls, linear: nn.Linear) -> QuantizedLinear:
-        """On the meta device: dtypes and shapes of the quantised form of ``linear``."""
+        """The quantised form of ``linear`` on the meta device: dtypes and shapes only."""
         shapes = cls.stored(linear.out_features, linear.in_features)
         weight, scale = (torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
         bias = None if linear.bias is None else linear.bias.detach().to("meta")
@@ -57,7 +58,7 @@ class QuantizedLinear(nn.Linear):
 
     @staticmethod
     def stored(outputs: int, inputs: int) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
-        """Shape and dtype of what :meth:`pack` gives."""
+        """Shapes and dtypes of what :meth:`pack` returns."""
         raise NotImplementedError
 
     @property
@@ -66,17 +67,17 @@ class QuantizedLinear(nn.Linear):
         return getattr(self, self.scale_name)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight (out, in) that the module stands for."""
+        """The dequantised weight (out, in)."""
         wide, after = _widened(self.weight, self.scale, torch.float32)
         return (wide if after is None else wide * after).to(dtype)
 
     def forward(self, x: Tensor, *adapter: Tensor) -> Tensor:
-        """``adapter``: matrices (r, in) and (out, r) in the dtype of ``x`` whose effect is added."""
+        """``adapter``: low-rank matrices (r, in) and (out, r) in the dtype of ``x``, whose product is added."""
         out = self.product(x, *adapter)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def product(self, x: Tensor, *adapter: Tensor) -> Tensor:
-        """``x`` times the transposed weight, and what an adapter adds to it."""
+        """``x`` times the transposed weight, plus the adapter's part; no bias."""
         out = _frozen_linear(x, self.weight, self.scale)
         return out + F.linear(F.linear(x, adapter[0]), adapter[1]) if adapter else out
 
@@ -95,10 +96,10 @@ class QuantizedLinear(nn.Linear):
 class Float8Linear(QuantizedLinear):
     """e4m3 weights (out, in) with one scale per output channel.
 
-    ``mode`` says how it multiplies: ``units`` on the card's float8 units, ``emulate`` the same numbers in fp32 on any
-    device, ``dequantize`` with widened weights and an input that is not rounded. ``weight_t`` is None or the
-    transposed copy that :func:`keep_transposed` makes. ``fused``: the weight is a part of a larger one, which is
-    what multiplies (:mod:`charloom.engine.fuse`).
+    ``mode`` says how it multiplies: ``units`` on the GPU's fp8 units, ``emulate`` the same values in fp32 on any
+    device, ``dequantize`` with dequantised weights and an input that is not rounded. ``weight_t`` is None or the
+    transposed copy made by :func:`charloom.kernels.quantize.keep_transposed`. ``is_part``: the weight is a view into a
+    fused one, which is used instead (:mod:`charloom.engine.fuse`).
     """
 
     kind = "float8"
@@ -107,7 +108,7 @@ class Float8Linear(QuantizedLinear):
         super().__init__(inputs, outputs, weight, scale, bias)
         self.register_buffer("weight_t", None, persistent=False)
         self.mode = "dequantize"
-        self.fused = False
+        self.is_part = False
 
     @staticmethod
     def pack(wide: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,12 +120,12 @@ class Float8Linear(QuantizedLinear):
 
     @property
     def fits_units(self) -> bool:
-        """Whether the units take these sizes."""
+        """Whether the fp8 units support these sizes."""
         return not (self.in_features % _MULTIPLE or self.out_features % _MULTIPLE)
 
     @property
     def multiplies(self) -> bool:
-        """Whether float8 numbers are multiplied, instead of widened ones."""
+        """Whether products are computed in float8, instead of with dequantised weights."""
         return self.mode == "emulate" or (self.mode == "units" and self.fits_units)
 
     def product(self, x: Tensor, *adapter: Tensor) -> Tensor:
@@ -134,9 +135,9 @@ class Float8Linear(QuantizedLinear):
         return self.parts(x, [self.out_features], downs, ups)[0]
 
     def parts(self, x: Tensor, sizes: list[int], downs: Tensor | None, ups: list[Tensor]) -> list[Tensor]:
-        """The product on the units, without the bias, in parts (…, size), each with an adapter of its own.
+        """The float8 product without the bias, split into parts (…, size), each with its own adapter.
 
-        ``downs`` (all ranks, in) are the adapters' first matrices, ``ups`` their second ones, (size, rank) each.
+        ``downs`` (sum of ranks, in) are the adapters' first matrices, ``ups`` their second ones, (size, rank) each.
         """
         flat = x.reshape(-1, x.shape[-1])
         weights = self.weight, self.weight_scale, self.weight_t
@@ -165,7 +166,7 @@ class Int8Linear(QuantizedLinear):
 
 
 class NF4Linear(QuantizedLinear):
-    """Four-bit weights of bitsandbytes, two a byte (out, in / 2), with a scale per block of 64 in row-major order."""
+    """Four-bit weights of bitsandbytes, two per byte (out, in / 2), one scale per 64 weights in row-major order."""
 
     kind = "nf4"
     scale_name = "weight_absmax"

@@ -1,8 +1,7 @@
-"""What an adapter adds to a wide product: a thin one, added where the wide one lies, or while it is taken apart.
+"""Adds a low-rank product to a large matrix, in place or while splitting it into column blocks.
 
-On a GPU a kernel of its own, which as good as only reads and writes the wide matrix; cuBLAS takes half as long again.
-Elsewhere PyTorch's. On the way the wide product may get the scales of its rows and columns, a factor for each. Must not
-know what is added to what.
+A Triton kernel, limited only by reading and writing the large matrix; cuBLAS takes 1.5x as long. Without Triton,
+PyTorch's operations. Row and column scales of the large matrix can be applied on the way.
 """
 
 from __future__ import annotations
@@ -20,21 +19,22 @@ except ImportError:
     triton = None
 
 ROWS, COLUMNS, RANKS = 64, 128, 64
-"""Of a tile, and how many ranks are multiplied at once."""
+"""Tile size, and how many ranks are multiplied at once."""
 
 Scales = tuple[Tensor | None, Tensor | None]
+"""fp32 factors of the rows (m, 1) and of the columns (n, 1) of a matrix (m, n); None is 1."""
 
 
 @functools.cache
 def kernels_work(device: torch.device) -> bool:
-    """Whether kernels of Triton can be built and run on ``device``: it takes a C compiler, and a card it knows."""
+    """Whether Triton kernels can be built and run on ``device``; needs a C compiler and a supported GPU."""
     if triton is None or device.type != "cuda":
         return False
     out = torch.zeros(ROWS, COLUMNS, device=device, dtype=torch.bfloat16)
     try:
         with torch.cuda.device(device):
             launch(out, [out], [out[:, :16]], [out[:16]])
-    except Exception:  # of gcc, of the linker, of Triton itself
+    except Exception:  # from gcc, the linker or Triton itself
         return False
     return True
 
@@ -42,8 +42,7 @@ def kernels_work(device: torch.device) -> bool:
 def add_product(out: Tensor, left: Tensor, right: Tensor, scales: Scales = (None, None)) -> Tensor:
     """``out`` (m, n) plus ``left`` (m, r) times ``right`` (r, n), in place; summed in fp32 and rounded once.
 
-    ``scales``: fp32 factors of the rows (m, 1) and of the columns (n, 1) of ``out`` as it was, or None. PyTorch rounds
-    once more for them.
+    ``scales`` are applied to ``out`` first; PyTorch's operations round once more for them.
     """
     if not (out.is_contiguous() and kernels_work(out.device)):
         return out.copy_(_scaled(out, scales)).addmm_(left, right)
@@ -55,8 +54,10 @@ def add_product(out: Tensor, left: Tensor, right: Tensor, scales: Scales = (None
 def split_with_products(
     wide: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor], scales: Scales = (None, None)
 ) -> list[Tensor]:
-    """The parts of ``wide`` (m, n), each plus ``left`` (m, r) times ``right`` (r, n of the part), as new tensors;
-    ``scales`` as for :func:`add_product`."""
+    """The column blocks of ``wide`` (m, n), each plus ``left`` (m, r) times ``right`` (r, n_i), as new tensors.
+
+    ``scales`` as for :func:`add_product`.
+    """
     sizes = [right.shape[1] for right in rights]
     if not splits(lefts, rights):
         parts = zip(_scaled(wide, scales).split(sizes, dim=1), lefts, rights, strict=True)
@@ -68,7 +69,7 @@ def split_with_products(
 
 
 def splits(lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> bool:
-    """Whether :func:`split_with_products` has a kernel for these: there must be three of the same sizes."""
+    """Whether the kernel of :func:`split_with_products` applies: three parts of the same size."""
     alike = len({(a.shape, a.stride(), b.shape, b.stride()) for a, b in zip(lefts, rights, strict=True)}) == 1
     return alike and len(rights) == 3 and rights[0].shape[1] % COLUMNS == 0 and kernels_work(lefts[0].device)
 
@@ -86,13 +87,16 @@ def launch(
     rights: Sequence[Tensor],
     scales: Scales = (None, None),
 ) -> None:
-    """Both of the above by Triton: one part or three equal ones of multiples of 128 columns, everything contiguous but
-    the thin matrices, of which those on the same side have the same strides."""
+    """Launch the kernel for both of the above.
+
+    One part, or three equal ones whose columns are a multiple of 128. Everything is contiguous except the low-rank
+    matrices; those on the same side have the same strides.
+    """
     m, n = wide.shape
     ranks = lefts[0].shape[1]
     at_once = min(RANKS, max(16, triton.next_power_of_2(ranks)))
     if ranks > at_once and ranks % 32 == 0:
-        at_once = 32  # nothing to mask
+        at_once = 32  # no masking needed
     grid = triton.cdiv(n, COLUMNS), triton.cdiv(m, ROWS)
     (a, b, c), (d, e, f), (g, h, i) = (list(x) if len(x) == 3 else [x[0]] * 3 for x in (outs, lefts, rights))
     strides = *lefts[0].stride(), *rights[0].stride()

@@ -1,4 +1,4 @@
-"""Matrix products of quantised weights, forward and backward."""
+"""Matrix products with quantised weights, forward and backward, as custom operators."""
 
 from __future__ import annotations
 
@@ -12,31 +12,25 @@ from charloom.kernels.low_rank import Scales, add_product, kernels_work, split_w
 from charloom.kernels.transpose import transposed
 
 GRADIENT_FAST_ACCUM = True
-"""Whether the units may accumulate gradients in their short registers, as in the forward product."""
+"""Whether fp8 units may accumulate gradients at reduced precision, as in the forward product (``use_fast_accum``)."""
 
 
 _LARGEST = 448.0  # of e4m3
-
-
-_TINY = 1e-30  # rows of zeros still need a scale; gradients of 1e-12 are common and must not be cut
-
-
-_BLOCK = 64
-
-
-_NARROW = 8192  # columns; of an H100, three scaled products of 3,840 take 281 us and one of 11,520 takes 260
+_TINY = 1e-30  # rows of zeros still need a scale; gradients of 1e-12 are common and must not become zero
+_BLOCK = 64  # weights per scale of nf4
+_NARROW = 8192  # columns; on an H100, three scaled products of 3,840 take 281 us, one of 11,520 takes 260
 
 
 def _to_rows(*parts: Tensor) -> tuple[Tensor, Tensor]:
-    """``parts`` (rows, …) beside each other in e4m3, with one fp32 scale a row (rows, 1).
+    """``parts`` (rows, …) concatenated in e4m3, with one fp32 scale per row (rows, 1).
 
-    Plain elementwise operations on purpose: a compiler fuses them with what made the parts and does them once for all
-    Linears that share them. No clamp is needed, as nothing exceeds the largest value by more than rounding.
+    Plain elementwise operations on purpose: the compiler fuses them with whatever produced the parts, once for all
+    Linears that share them. No clamp is needed: nothing exceeds the largest value by more than rounding.
     """
     parts = [part.float() for part in parts]
     largest = functools.reduce(torch.maximum, [part.abs().amax(dim=-1, keepdim=True) for part in parts])
     largest = largest.clamp(min=_TINY)
-    # A product with the inverse: exact divisions would cost these passes more time than memory does.
+    # Multiply by the inverse: exact division would make these passes compute-bound.
     rows = [(part * (_LARGEST / largest)).to(torch.float8_e4m3fn) for part in parts]
     return torch.cat(rows, dim=-1) if len(rows) > 1 else rows[0].contiguous(), largest / _LARGEST
 
@@ -51,10 +45,10 @@ def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor | None, emul
 
 
 def _without_scales(a: Tensor, b: Tensor, fast: bool) -> Tensor:
-    """``a`` (m, k) times ``b`` (n, k) transposed, both e4m3; (m, n) in bf16, whose range holds whatever comes out.
+    """``a`` (m, k) times ``b`` (n, k) transposed, both e4m3; (m, n) in bf16, whose range is sufficient.
 
-    For few rows cuBLAS has better kernels if it need not scale: all products of a block with 1,120 rows take 0.59
-    instead of 0.79 ms on an H100, with 2,400 rows 1.31 instead of 1.34, with 4,192 the same 2.25.
+    For few rows, cuBLAS has faster kernels without scaling: all products of a block with 1,120 rows take 0.59 instead
+    of 0.79 ms on an H100, with 2,400 rows 1.31 instead of 1.34, with 4,192 rows 2.25 either way.
     """
     one = _ones(1, a.device).view(())
     return torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=fast)
@@ -70,30 +64,32 @@ def _product_and_scales(
     fast: bool,
     later: bool,
 ) -> tuple[Tensor, Scales]:
-    """:func:`_product` in ``dtype``, and scales that are left to a kernel that adds an adapter's, if that comes
-    ``later``."""
-    if later and not emulate and dtype != torch.float16:  # whose range is too small
+    """:func:`_product` in ``dtype``, and scales still to be applied.
+
+    With ``later``, scaling is left to the kernel that adds the adapter's product.
+    """
+    if later and not emulate and dtype != torch.float16:  # fp16's range is too small
         return _without_scales(a, b, fast).to(dtype), (a_scale, b_scale)
     return _product(a, a_scale, b, b_scale, emulate, fast).to(dtype), (None, None)
 
 
 _ONES: dict[tuple[int, torch.device], Tensor] = {}
-"""A step would fill them hundreds of times."""
+"""Cached, because a step needs them hundreds of times."""
 
 
 def _ones(count: int, device: torch.device) -> Tensor:
     if (count, device) not in _ONES:
         ones = torch.ones(count, 1, device=device)
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return ones  # memory of a recording, which it takes along when it goes
+            return ones  # allocated in the graph's private pool and freed with it
         _ONES[count, device] = ones
     return _ONES[count, device]
 
 
-# Opaque operators, for three reasons. Kernels of our own add a low-rank product and transpose weights; a compiler's
-# take longer, and hold transposed weights of a whole block at a time. It would find a widened weight in forward and
-# backward alike and keep it in between, which is what quantising is meant to avoid. And of an autograd.Function in
-# their place torch 2.11's compiler made wrong gradients, without a word.
+# Opaque operators, for three reasons. Our kernels for low-rank products and transposed weights are faster than the
+# compiler's, which hold the transposed weights of a whole block at once. The compiler would find the dequantised weight
+# in both forward and backward and keep it in between, which quantising is meant to avoid. And as autograd.Functions,
+# torch 2.11 silently compiled wrong gradients.
 
 
 @torch.library.custom_op("charloom::float8_product", mutates_args=())
@@ -109,9 +105,9 @@ def _float8_product(
     fast: bool,
     turn: bool = False,
 ) -> Tensor:
-    """:func:`_product` in ``dtype``, plus ``inner`` (m, r) times ``up`` (r, n) if they are given.
+    """:func:`_product` in ``dtype``, plus ``inner`` (m, r) times ``up`` (r, n) if given.
 
-    ``turn``: ``b`` is (k, n), and transposed in a copy that lives for this one product.
+    ``turn``: ``b`` is (k, n) and is transposed into a temporary copy.
     """
     b = transposed(b) if turn else b
     later = inner is not None and kernels_work(a.device)
@@ -137,14 +133,15 @@ def _float8_linear(
     sizes: list[int],
     emulate: bool,
 ) -> list[Tensor]:
-    """``x`` (rows, in) times the transposed weight on float8 units, in parts of ``sizes`` columns, each with what an
-    adapter adds to it: ``x`` times its share of ``downs`` (all ranks, in) and its matrix of ``ups`` (size, rank), both
-    transposed. The last tensor is the product of ``x`` and ``downs`` (rows, all ranks).
+    """``x`` (rows, in) times the transposed weight on fp8 units, split into parts of ``sizes`` columns.
 
-    ``rows`` and ``row_scale`` are ``x`` rounded, by a compiler together with what made it. The units multiply
-    row-major by column-major only, so the gradient needs the weight transposed: ``weight_t``, or a copy that lives for
-    this one product. The weight's scales belong to the dimension that is summed over there, and are therefore
-    folded into the gradient before it is rounded. Without an adapter no activation is kept.
+    Each part includes its adapter: ``x`` times its rows of ``downs`` (sum of ranks, in) and its matrix of ``ups``
+    (size, rank), both transposed. The last tensor returned is the product of ``x`` and ``downs`` (rows, sum of ranks).
+
+    ``rows`` and ``row_scale`` are ``x`` rounded, which the compiler fuses with whatever produced it. fp8 units only
+    multiply row-major by column-major, so the gradient needs the weight transposed: ``weight_t``, or a temporary copy.
+    There, the weight's scales belong to the summed dimension and are therefore folded into the gradient before it is
+    rounded. Without an adapter no activation is kept.
     """
     inner = x.new_empty(0) if downs is None else x @ downs.t()
     inners = inner.split([up.shape[1] for up in ups], dim=-1) if ups else [None] * len(sizes)
@@ -235,10 +232,10 @@ _frozen_linear.register_autograd(_pass_on, setup_context=_remember)
 
 
 def _widened(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """(weight in ``dtype``, scales (out, 1) still to be applied to the product or None).
+    """(weight in ``dtype``, scales (out, 1) still to be applied to the product, or None).
 
-    Stored values are exact in bf16 and fp32, and scaling rows of the product is cheaper than scaling the weight; in
-    fp16 the unscaled product could overflow.
+    Stored values are exact in bf16 and fp32, and scaling the product is cheaper than scaling the weight; in fp16 the
+    unscaled product could overflow.
     """
     if weight.dtype == torch.uint8:
         return _dense_nf4(weight, scale, dtype), None

@@ -1,10 +1,9 @@
-"""Frozen Linears of fewer bits, which compute with their stored weights and pass gradients on to their input.
+"""Quantising the frozen Linears of a model: which ones, how, and how they multiply.
 
 ``float8`` (e4m3) and ``int8`` have one scale per output channel, ``nf4`` one per block of 64 weights. Only Linears of
-the transformer blocks are replaced; embedders, norms, modulation and the final layer stay as they are. On cards
-with float8 units the input is rounded to float8 as well, one scale per row, so that the units multiply forward and
-backward; everywhere else the weights are widened for each product and forgotten at once. What an adapter adds may be
-handed over as two matrices; nothing here knows where they come from, or of memory budgets or files.
+the transformer blocks are replaced; embedders, norms, modulation and the final layer stay as they are. On GPUs with fp8
+units, inputs and gradients are rounded to float8 as well, one scale per row, and both passes multiply in float8;
+everywhere else weights are dequantised temporarily for each product. Independent of adapters, memory budgets and files.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ BLOCKS = re.compile(r"^(layers|noise_refiner|context_refiner)\.")
 """Linears below these are quantised (``layers`` is also what a Qwen text encoder calls its blocks)."""
 
 SENSITIVE = re.compile(r"adaLN_modulation|^noise_refiner\..*\battention\b")
-"""Names inside the blocks that stay as they are. Modulation scales and gates whole streams, so that an error of its own
-would hit every token alike (on random weights it raises the model's error from 3.6 to 4.0 %), and at 2 % of the weights
-it saves next to nothing. What the noise refiner's attention gets wrong is handed to every block: in bf16, with 2 % of
-the weights, LoRA gradients are nearer to those of a bf16 model (a cosine of 0.992 instead of 0.990, emulated)."""
+"""Names inside the blocks that are not quantised. Modulation scales and gates whole streams, so its errors hit every
+token (on random weights, quantising it raises the model's error from 3.6 to 4.0 %), and it is only 2 % of the weights.
+Errors of the noise refiner's attention propagate to every block: keeping it in bf16, 2 % of the weights, brings LoRA
+gradients closer to those of a bf16 model (cosine 0.992 instead of 0.990, emulated)."""
 
 _CLASSES: dict[str, type[QuantizedLinear]] = {cls.kind: cls for cls in (Float8Linear, Int8Linear, NF4Linear)}
 
@@ -47,15 +46,15 @@ def eligible(model: nn.Module) -> list[str]:
         if type(module) is nn.Linear
         and BLOCKS.match(name)
         and not SENSITIVE.search(name)
-        and not module.in_features % 2  # nf4 packs two a byte
+        and not module.in_features % 2  # nf4 packs two weights per byte
     ]
 
 
 def quantize(model: nn.Module, kind: str, device: str | torch.device | None = None) -> int:
     """Replace the eligible Linears of ``model`` by frozen ones of ``kind``; returns how many.
 
-    One at a time, so that no more than one weight exists twice. With ``device`` each is quantised there and stays
-    there; the rest of the model is left where it is. float8 gets the best mode of its device.
+    One at a time, so that at most one weight exists twice. With ``device`` each is quantised there and stays there; the
+    rest of the model is not moved. float8 gets the best mode of its device.
 
     Raises:
         UserError: nf4 without bitsandbytes.
@@ -72,8 +71,9 @@ def quantize(model: nn.Module, kind: str, device: str | torch.device | None = No
 
 
 def restructure(model: nn.Module, kind: str) -> None:
-    """Give ``model``, which is on the meta device, the quantised Linears without values, so that
-    ``load_state_dict(…, assign=True)`` takes the tensors of a quantised model.
+    """Replace the eligible Linears of ``model``, on the meta device, by quantised ones without values.
+
+    Then ``load_state_dict(…, assign=True)`` takes the tensors of a quantised model.
 
     Raises:
         UserError: nf4 without bitsandbytes.
@@ -92,12 +92,12 @@ def _replaceable(model: nn.Module, kind: str) -> Iterator[tuple[str, nn.Linear]]
 
 
 def quantized(model: nn.Module) -> list[QuantizedLinear]:
-    """The quantised Linears of a model, also those under adapters."""
+    """The quantised Linears of a model, including those under adapters."""
     return [module for module in model.modules() if isinstance(module, QuantizedLinear)]
 
 
 def stored_names(model: nn.Module) -> set[str]:
-    """Names in the state dict of ``model`` of what is quantised, and of its scales: tensors whose dtype is fixed."""
+    """State-dict names of quantised weights and their scales: the tensors of ``model`` whose dtype is fixed."""
     return {
         f"{name}.{part}"
         for name, module in model.named_modules()
@@ -107,7 +107,7 @@ def stored_names(model: nn.Module) -> set[str]:
 
 
 def set_mode(model: nn.Module, mode: str) -> None:
-    """How the float8 Linears of ``model`` multiply; the other kinds know one way only."""
+    """Set how the float8 Linears of ``model`` multiply; the other kinds have one mode only."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     for module in quantized(model):
@@ -116,7 +116,7 @@ def set_mode(model: nn.Module, mode: str) -> None:
 
 
 def best_mode(device: str | torch.device) -> str:
-    """``units`` where the device has float8 units that this build of torch can use, else ``dequantize``."""
+    """``units`` if the device has fp8 units that this build of torch can use, else ``dequantize``."""
     device = torch.device(device)
     return "units" if device.type == "cuda" and _units_work(device) else "dequantize"
 
@@ -137,13 +137,18 @@ def _units_work(device: torch.device) -> bool:
 
 
 def keep_transposed(model: nn.Module) -> int:
-    """Keep a transposed copy of every float8 weight that the units use, so that backward need not make it each time.
+    """Keep a transposed copy of every float8 weight used by fp8 units, which backward passes then need not make.
 
-    Returns the bytes that this takes. Not part of the state dict; calling it again changes nothing.
+    Returns the bytes that this takes. The copies are not part of the state dict. Idempotent.
     """
     total = 0
     for module in quantized(model):
-        if isinstance(module, Float8Linear) and module.mode != "dequantize" and module.fits_units and not module.fused:
+        if (
+            isinstance(module, Float8Linear)
+            and module.mode != "dequantize"
+            and module.fits_units
+            and not module.is_part
+        ):
             if module.weight_t is None:
                 module.weight_t = transposed(module.weight)
             total += module.weight_t.numel()
@@ -151,7 +156,7 @@ def keep_transposed(model: nn.Module) -> int:
 
 
 def drop_transposed(model: nn.Module) -> None:
-    """Forget what :func:`keep_transposed` made."""
+    """Free what :func:`keep_transposed` made."""
     for module in quantized(model):
         if isinstance(module, Float8Linear):
             module.weight_t = None

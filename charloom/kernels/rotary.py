@@ -1,8 +1,7 @@
-"""Queries and keys normalised and rotated in one pass over them, forward and backward.
+"""Normalises and rotates queries and keys in a single pass over them, forward and backward.
 
-On a GPU by kernels of their own, one program for each token: what a compiler makes of it reads the table of rotations
-once for each head, and it depends on luck how well it is cut into pieces. Elsewhere in PyTorch's operations. Must not
-know of attention or of adapters.
+On a GPU by Triton kernels, one program per token: Inductor's code reads the rotation table once per head, and its
+tiling is unpredictable. Elsewhere by PyTorch's operations. Independent of attention and adapters.
 """
 
 from __future__ import annotations
@@ -22,22 +21,24 @@ except ImportError:
 WARPS, WARPS_BACK = 8, 4
 
 
-def turned(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """``query`` and ``key`` (B, T, heads, head_dim) normalised as ``attention`` does and rotated by ``rotations``
-    (2, 1, T, 1, head_dim), which is :func:`charloom.zimage.forward.rotation_table`'s."""
+def rotated(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """``query`` and ``key`` (B, T, heads, head_dim), normalised like in ``attention``, then rotated.
+
+    ``rotations`` (2, 1, T, 1, head_dim) are those of :func:`charloom.zimage.forward.rotation_table`.
+    """
     norms = attention.norm_q, attention.norm_k
-    return _turn(query, key, *(norm.weight for norm in norms), rotations, *(norm.eps for norm in norms))[:2]
+    return _rotate(query, key, *(norm.weight for norm in norms), rotations, *(norm.eps for norm in norms))[:2]
 
 
 def fits(attention: nn.Module, heads: int) -> bool:
-    """Whether the kernels can take the place of what ``attention`` does."""
+    """Whether the kernels support the norms and sizes of ``attention``."""
     norms = attention.norm_q, attention.norm_k
     plain = all(getattr(norm, "weight", None) is not None and not norm.weight.requires_grad for norm in norms)
     return plain and heads <= 128 and norms[0].weight.numel() in (32, 64, 128, 256)
 
 
-@torch.library.custom_op("charloom::turn", mutates_args=())
-def _turn(
+@torch.library.custom_op("charloom::rotate", mutates_args=())
+def _rotate(
     query: Tensor,
     key: Tensor,
     query_weight: Tensor,
@@ -62,14 +63,14 @@ def _turn(
     return *outs, *roots
 
 
-@_turn.register_fake
+@_rotate.register_fake
 def _(query: Tensor, key: Tensor, query_weight, key_weight, rotations, query_eps, key_eps):
     outs = [x.new_empty(x.shape) for x in (query, key)]
     return *outs, *(x.new_empty(x.shape[:-1], dtype=torch.float32) for x in (query, key))
 
 
-@torch.library.custom_op("charloom::turn_gradient", mutates_args=())
-def _turn_gradient(
+@torch.library.custom_op("charloom::rotate_gradient", mutates_args=())
+def _rotate_gradient(
     query_gradient: Tensor,
     key_gradient: Tensor,
     query: Tensor,
@@ -80,7 +81,7 @@ def _turn_gradient(
     key_root: Tensor,
     rotations: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``query`` and ``key`` (B, T, heads, head_dim); those of the outputs may lie in memory anyhow."""
+    """Gradients of ``query`` and ``key`` (B, T, heads, head_dim); incoming gradients may have any strides."""
     gradients = [query_gradient.contiguous(), key_gradient.contiguous()]
     pairs = (query, query_weight, query_root), (key, key_weight, key_root)
     if _by_kernel(query, key, rotations):
@@ -98,7 +99,7 @@ def _turn_gradient(
     return tuple(outs)
 
 
-@_turn_gradient.register_fake
+@_rotate_gradient.register_fake
 def _(query_gradient: Tensor, key_gradient: Tensor, query: Tensor, key: Tensor, *_):
     return query.new_empty(query.shape), key.new_empty(key.shape)
 
@@ -109,10 +110,10 @@ def _remember(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
 
 
 def _back(ctx, query_gradient: Tensor, key_gradient: Tensor, *_):
-    return *_turn_gradient(query_gradient, key_gradient, *ctx.saved_tensors), None, None, None, None, None
+    return *_rotate_gradient(query_gradient, key_gradient, *ctx.saved_tensors), None, None, None, None, None
 
 
-_turn.register_autograd(_back, setup_context=_remember)
+_rotate.register_autograd(_back, setup_context=_remember)
 
 
 def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:
@@ -121,20 +122,20 @@ def _by_kernel(query: Tensor, key: Tensor, rotations: Tensor) -> bool:
 
 
 def _in_rows(x: Tensor) -> bool:
-    """Whether all tokens of (B, T, heads, head_dim) lie at equal distances, each in one piece."""
+    """Whether the tokens of (B, T, heads, head_dim) are evenly spaced in memory and each is contiguous."""
     batch, token, *inner = x.stride()
     return tuple(inner) == (x.shape[3], 1) and (x.shape[0] == 1 or batch == x.shape[1] * token)
 
 
 def launch(pairs, rotations: Tensor, outs: list[Tensor], roots: list[Tensor]) -> None:
-    """The forward pass by Triton; the inputs as :func:`_in_rows` says, everything else contiguous."""
+    """Launch the forward kernel; inputs satisfy :func:`_in_rows`, everything else is contiguous."""
     (query, query_weight, query_eps), (key, key_weight, key_eps) = pairs
     arguments = query, key, *outs, *roots, query_weight, key_weight, rotations, query_eps, key_eps
     _forward[_grid(query)](*arguments, *_sizes(query, key, rotations), num_warps=WARPS)
 
 
 def launch_back(gradients: list[Tensor], pairs, rotations: Tensor, outs: list[Tensor]) -> None:
-    """The backward pass by Triton; likewise."""
+    """Launch the backward kernel; likewise."""
     (query, query_weight, query_root), (key, key_weight, key_root) = pairs
     arguments = *gradients, query, key, *outs, query_root, key_root, query_weight, key_weight, rotations
     _backward[_grid(query)](*arguments, *_sizes(query, key, rotations), num_warps=WARPS_BACK)
@@ -145,7 +146,7 @@ def _grid(x: Tensor) -> tuple[int]:
 
 
 def _sizes(query: Tensor, key: Tensor, rotations: Tensor) -> tuple[int, ...]:
-    """What both kernels are told of sizes."""
+    """Strides and sizes that both kernels take."""
     heads, dim = query.shape[-2:]
     return query.stride(1), key.stride(1), rotations.shape[2], heads, triton.next_power_of_2(heads), dim
 
@@ -166,7 +167,7 @@ if triton is not None:
         wide = tl.load(x + token * step + within, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.rsqrt(tl.sum(wide * wide, 1) / dim + eps)
         kind = out.dtype.element_ty
-        # Rounded where PyTorch's operations round.
+        # Round wherever PyTorch's operations round.
         normal = ((wide * inverse[:, None]).to(kind).to(tl.float32) * weight).to(kind).to(tl.float32)
         tl.store(out + place, (normal * cos + _neighbours(normal, rows, dim) * sin).to(kind), mask=inside)
         tl.store(root + row, inverse, mask=tl.max(inside.to(tl.int32), 1) > 0)

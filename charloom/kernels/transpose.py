@@ -1,7 +1,7 @@
 """Transposed copies of matrices of bytes, at the speed of the GPU's memory.
 
-A compiler's copy moves byte by byte and takes more than twice as long; without transposed weights at hand a step makes
-one of every weight. Elsewhere PyTorch's. Must not know what the bytes mean.
+Inductor's copy moves single bytes and takes more than twice as long, and unless transposed weights are kept, every step
+transposes every weight. Without Triton, PyTorch's copy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ except ImportError:
     triton = None
 
 SIDE = 32
-"""Of a tile, in words of four bytes."""
+"""Side of a tile in four-byte words."""
 
 
 def transposed(matrix: Tensor) -> Tensor:
-    """Contiguous (n, m) copy of ``matrix`` (m, n), of any dtype of one byte."""
+    """Contiguous transposed copy (n, m) of ``matrix`` (m, n), of any one-byte dtype."""
     m, n = matrix.shape
     in_words = matrix.is_contiguous() and not any(size % 4 for size in (m, n, matrix.storage_offset()))
     if not (in_words and kernels_work(matrix.device)):
@@ -34,7 +34,7 @@ def transposed(matrix: Tensor) -> Tensor:
 
 
 def launch(matrix: Tensor, out: Tensor) -> None:
-    """The same by Triton, for sizes that are multiples of four."""
+    """Launch the kernel; both sizes are multiples of four."""
     words, wide = (x.view(torch.uint8).view(torch.int32) for x in (matrix, out))
     down, across = out.shape[1] // 4, words.shape[1]
     grid = triton.cdiv(across, SIDE), triton.cdiv(down, SIDE)
@@ -45,7 +45,7 @@ if triton is not None:
 
     @triton.jit
     def _transpose(words, out, down, across, SIDE: tl.constexpr):
-        # A square of 4 x 4 bytes is four words, one below the other: turned by shifts, then whole words change places.
+        # 4 x 4 bytes are four words below each other: transposed by shifts, then whole words are transposed.
         row = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
         column = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
         inside = (row[:, None] < down) & (column[None, :] < across)

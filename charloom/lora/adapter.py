@@ -1,7 +1,6 @@
-"""Adapters of others on plain weights: merging a training adapter for good, loading a LoRA for sampling.
+"""Third-party adapters: merging a training adapter permanently, loading a LoRA for sampling.
 
-A merge that changes nothing is an error here, because two trainers have shipped exactly that bug
-without a word. Nothing here trains.
+A merge that changes nothing is an error, because two trainers have silently shipped exactly that bug.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from charloom.lora.modules import shape_of
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did: modules changed, Frobenius norm of the whole change, ranks, and the file's SHA-256."""
+    """What a merge did: modules changed, Frobenius norm of the total change, rank, and the file's SHA-256."""
 
     modules: int
     delta_norm: float
@@ -44,8 +43,8 @@ def merge(model: nn.Module, path: Path) -> MergeReport:
     The weights must still be floating point (merge before quantising).
 
     Raises:
-        UserError: keys that are not understood, modules that the model lacks, wrong shapes, quantised weights,
-            or a change of norm zero.
+        UserError: unknown keys, modules that the model lacks, wrong shapes, quantised weights, or a change of norm
+            zero.
     """
     adapter = read_adapter(path)
     linears = _match(model, adapter)
@@ -68,7 +67,7 @@ def merge(model: nn.Module, path: Path) -> MergeReport:
 
 
 def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
-    """The Linear of each adapter module, shapes checked."""
+    """The Linear for each module of the adapter, after checking shapes."""
     named = dict(model.named_modules())
     missing = [module for module in adapter.modules if not isinstance(named.get(module), nn.Linear)]
     if missing:
@@ -79,7 +78,7 @@ def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
     linears = {module: named[module] for module in adapter.modules}
     for module, linear in linears.items():
         shape = shape_of(adapter.modules[module])
-        # Of quantised weights the stored shape says nothing.
+        # The stored shape of quantised weights differs.
         own = (linear.out_features, linear.in_features)
         if shape != own:
             raise UserError(
@@ -94,7 +93,7 @@ def _is_quantised(linear: nn.Linear) -> bool:
 
 
 class LoadedLora:
-    """A LoRA on a model; :meth:`remove` (or leaving the ``with`` block) restores the very same weights."""
+    """A LoRA applied to a model; :meth:`remove` (or leaving the ``with`` block) restores the weights exactly."""
 
     def __init__(self, originals: dict[nn.Linear, Tensor], hooks: list, modules: int) -> None:
         self._originals = originals
@@ -103,7 +102,7 @@ class LoadedLora:
 
     @torch.no_grad()
     def remove(self) -> None:
-        """Take the LoRA off again; calling it twice is harmless."""
+        """Remove the LoRA. Idempotent."""
         for linear, weight in self._originals.items():
             linear.weight.data = weight
         for hook in self._hooks:
@@ -119,16 +118,16 @@ class LoadedLora:
 
 @torch.no_grad()
 def load_into(model: nn.Module, path: Path, strength: float = 1.0) -> LoadedLora:
-    """Put a LoRA file on a stock transformer at ``strength`` for sampling.
+    """Apply a LoRA file to a stock transformer at ``strength``, for sampling.
 
-    fp32 weights are replaced by merged copies, the originals are kept. On weights of lower precision a merge
-    would round the change away, and on big ones the copies would not fit: there a plain LoRA is added to the
-    output of its Linear instead. DoRA and LoKr are merged, except on quantised weights, where they too are added to the
-    output. Several files can be loaded on top of each other; remove them in reverse order.
+    fp32 weights are replaced by merged copies and the originals kept. With lower precision a merge would round the
+    change away, and copies of large weights would not fit: there, a plain LoRA is added to the output of its Linear.
+    DoRA and LoKr are merged, except on quantised weights, where they are added to the output as well. Several files can
+    be loaded on top of each other; remove them in reverse order.
 
     Raises:
-        UserError: as :func:`merge`, except that a LoRA of norm zero is allowed (it is what step 0 looks like), and
-            quantised weights are, unless they are not charloom's own.
+        UserError: as :func:`merge`, but a LoRA of norm zero is allowed (as at step 0), and so are weights that were
+            quantised by charloom.
     """
     adapter = read_adapter(path)
     originals: dict[nn.Linear, Tensor] = {}
@@ -161,7 +160,7 @@ def _adder(down: Tensor, up: Tensor):
 
 
 def _beside(adapter: AdapterFile, module: str, linear: QuantizedLinear, strength: float, dtype: torch.dtype):
-    """A hook that adds any adapter's change to the output of a quantised Linear; the factors are kept in ``dtype``."""
+    """A hook that adds an adapter of any kind to the output of a quantised Linear; factors are kept in ``dtype``."""
     parts, device = adapter.modules[module], linear.weight.device
     plain = "lora_A" in parts
     a, b = (parts["lora_A"].float(), parts["lora_B"].float()) if plain else adapter.factors(module)
@@ -183,5 +182,5 @@ def _beside(adapter: AdapterFile, module: str, linear: QuantizedLinear, strength
 
 
 def _working_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype that a model with quantised weights computes in: that of the weights that are not."""
+    """The dtype that a model with quantised weights computes in: that of its other weights."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point() and p.element_size() > 1)

@@ -1,8 +1,8 @@
-"""Putting a trainable adapter on a frozen transformer.
+"""Attaching a trainable adapter to a frozen transformer.
 
-PEFT builds the layers, so LoRA, DoRA and LoKr are its own; the initial weights come from counter-based
-randomness and are always fp32 masters. Plain LoRA layers get a leaner forward than PEFT's. Nothing
-here knows of optimisers, steps or files.
+PEFT builds the layers, so LoRA, DoRA and LoKr are PEFT's; the initial weights come from counter-based
+randomness and are always fp32 masters. Plain LoRA layers get a leaner forward than PEFT's. Independent of
+optimisers, steps and files.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _PRESETS = {
 class Adapter:
     """A trainable adapter on a model.
 
-    ``parameters`` maps file-like names (``layers.0.attention.to_q.lora_A.weight``) to fp32 parameters, in a
-    fixed order; ``layers`` maps module names to the PEFT layers that replaced them.
+    ``parameters`` maps names as in files (``layers.0.attention.to_q.lora_A.weight``) to fp32 parameters, in a fixed
+    order; ``layers`` maps module names to the PEFT layers that replaced them.
     """
 
     network: Network
@@ -49,7 +49,7 @@ class Adapter:
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """The bare base inside the block. Only a flag is set: PEFT's own switch would also touch requires_grad."""
+        """Inside the block, the model is the bare base. Only sets a flag: PEFT's own switch changes requires_grad."""
         for layer in self.layers.values():
             layer._disable_adapters = True
         try:
@@ -60,7 +60,7 @@ class Adapter:
 
     @contextlib.contextmanager
     def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Other values of the parameters inside the block, in the same memory; afterwards the old ones to the bit."""
+        """Inside the block, parameters have other values, in the same memory; the old ones are restored exactly."""
         own = {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
         self._fill(values)
         try:
@@ -75,7 +75,7 @@ class Adapter:
 
 
 def target_modules(model: nn.Module, modules: str | tuple[str, ...]) -> list[str]:
-    """Names of the Linears that an adapter goes on: a preset, or every Linear that one of the patterns matches.
+    """Names of the Linears to adapt: a preset, or every Linear that matches one of the patterns.
 
     ``default`` is every Linear below ``layers`` (8 per block: 240 on Z-Image-Turbo), ``attention`` its q, k, v
     and output projections (120), ``attention+mlp`` those and w1, w2, w3 (210).
@@ -101,13 +101,13 @@ def attach(model: nn.Module, network: Network, seed: int) -> Adapter:
     factors are uniform in ±1/sqrt(fan in), and DoRA's magnitudes are the row norms of the base.
 
     Raises:
-        UserError: no module is meant, or DoRA on quantised weights.
+        UserError: no module matches, or DoRA on quantised weights.
     """
     model.requires_grad_(False)
     names = target_modules(model, network.modules)
     if network.type == "dora" and any(isinstance(model.get_submodule(name), QuantizedLinear) for name in names):
         raise UserError(
-            "recipe key network.type: dora needs quantization.transformer none or bf16; set it so, or take lora"
+            "recipe key network.type: dora needs quantization.transformer none or bf16; change that, or use lora"
         )
     model = peft.inject_adapter_in_model(_config(network, names), model, ADAPTER)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
@@ -118,7 +118,7 @@ def attach(model: nn.Module, network: Network, seed: int) -> Adapter:
         if not parameter.requires_grad:
             continue
         key = _file_name(name)
-        # PEFT follows the dtype of the base; masters must be able to hold small updates.
+        # PEFT uses the dtype of the base; master weights need fp32 to hold small updates.
         parameter.data = parameter.data.float()
         _initialise(key, parameter, seed)
         parameters[key] = parameter
@@ -128,7 +128,7 @@ def attach(model: nn.Module, network: Network, seed: int) -> Adapter:
                 layer.forward = types.MethodType(_lean_forward, layer)
     if network.type == "lokr":
         for layer in layers.values():
-            # PEFT would give its change the shape of the stored weight, which need not be that of the matrix.
+            # PEFT would compute a change in the shape of the stored weight, which may be packed.
             if isinstance(layer.get_base_layer(), QuantizedLinear):
                 layer._get_delta_activations = types.MethodType(_lean_kronecker, layer)
     return Adapter(network, parameters, layers)
@@ -171,8 +171,8 @@ def _initialise(key: str, parameter: nn.Parameter, seed: int) -> None:
 def _lean_forward(self: LoraLinear, x: Tensor) -> Tensor:
     """``W x + b + scale B A x`` with the low-rank part in the base's dtype.
 
-    Equal to PEFT's forward, without its intermediate copies of the whole output: accumulated in one product, or,
-    where a compiler joins the sum with what follows, as a sum.
+    Equal to PEFT's forward, without its intermediate copies of the whole output: accumulated by addmm, or as a plain
+    sum if compiled, which the compiler then fuses.
     """
     if self._disable_adapters:
         return self.base_layer(x)
@@ -187,7 +187,7 @@ def _lean_forward(self: LoraLinear, x: Tensor) -> Tensor:
 
 
 def _lean_kronecker(self: BaseTunerLayer, name: str, x: Tensor) -> Tensor:
-    """PEFT's change of the output in ``x``'s dtype, without multiplying the factors out to a whole weight."""
+    """PEFT's change of the output in ``x``'s dtype, without materialising the Kronecker product."""
     w1, w2 = (
         factors[name] if name in factors else low[name] @ high[name]
         for factors, low, high in (

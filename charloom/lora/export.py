@@ -1,12 +1,11 @@
-"""The file that is shipped: one layout that every loader reads with the right strength.
+"""The exported file: one layout that every loader reads with the right strength.
 
 ``diffusion_model.<diffusers module>.lora_A.weight`` (rank, in), ``.lora_B.weight`` (out, rank) and ``.alpha``
 equal to the rank, so that loaders with and without alpha agree; the trained scale alpha / rank is folded
 into B. DoRA adds ``.dora_scale`` (out, 1); LoKr uses the LyCORIS names, its scale folded into the second
-factor. Factors are written in the wanted dtype. What a loader multiplies or divides whole weights by stays fp32: bf16
-holds whole numbers only up to 256, so an alpha of 257 would change the strength, and DoRA's magnitudes, of which
-training changes a percent, would lose a quarter of that. Independent of training: takes parameters, says how they
-are written.
+factor. Factors are written in the chosen dtype. Values that scale whole weights stay fp32: bf16 represents integers
+exactly only up to 256, so an alpha of 257 would change the strength, and DoRA's magnitudes, which training changes by a
+percent, would lose a quarter of that. Independent of training.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from charloom.lora.network import Network
 
 PREFIX = "diffusion_model."
 SCALED = ("lora_B", "lokr_w2", "lokr_w2_b")
-"""Factors that start at zero, and that the scale alpha / rank is folded into."""
+"""Factors that start at zero and into which the scale alpha / rank is folded."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -49,7 +48,7 @@ def layout(parameters: Mapping[str, Tensor], network: Network, dtype: str) -> di
 
 
 def as_written(parameters: Mapping[str, Tensor], network: Network, dtype: str) -> dict[str, Tensor]:
-    """The parameters (fp32, on the CPU) as a reader of the file gets them: rounded to its dtype."""
+    """The parameters (fp32, on the CPU) as read back from the file: rounded to its dtype."""
     out = {}
     for name, parameter in parameters.items():
         role = _parts(name)[1]
@@ -69,7 +68,7 @@ def _scale(role: str, network: Network) -> float:
 
 
 def _written(key: str, role: str, parameter: Tensor, network: Network, dtype: str) -> Tensor:
-    """A parameter as it stands in the file."""
+    """A parameter as it is written to the file."""
     value = parameter.detach().float().cpu() * _scale(role, network)
     if role == "lora_magnitude_vector":
         return _cast(key, value.view(-1, 1), "fp32")
@@ -88,7 +87,7 @@ def _cast(key: str, value: Tensor, dtype: str) -> Tensor:
 def metadata(
     network: Network, *, title: str, trigger: str, step: int, provenance: Mapping[str, object]
 ) -> dict[str, str]:
-    """Header of the file, text to text; ``provenance`` (plain values) is stored as canonical JSON."""
+    """Header of the file, str to str; ``provenance`` (JSON values) is stored as canonical JSON."""
     return {
         "format": "pt",
         "ss_base_model_version": "zimage",

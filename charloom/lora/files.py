@@ -1,8 +1,6 @@
-"""Safetensors files: writing the same bytes for the same content, and reading adapters of any common spelling.
+"""Reading adapter files of any common layout, and computing the change of weights that they describe.
 
-``safetensors.save_file`` orders metadata at random, so two equal checkpoints would differ; the format is
-simple enough to write here (eight bytes of header length, JSON header, raw little-endian tensors). This
-module knows nothing of models.
+Independent of any model.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ _SUFFIXES = {
 
 
 def header_scale(metadata: Mapping[str, str]) -> float | None:
-    """alpha / rank out of the header that diffusers and trainers built on it write (``lora_adapter_metadata``).
+    """alpha / rank from the header that diffusers and trainers built on it write (``lora_adapter_metadata``).
 
-    They leave alpha out of the tensors, so that a loader that does not read it here gets another strength. None if
-    the header has none, or gives modules different ones.
+    They store no alpha tensors, so loaders that ignore this header apply another strength. None if the header has none,
+    or different ones per module.
     """
     try:
         config = json.loads(metadata["lora_adapter_metadata"])
@@ -48,14 +46,14 @@ def header_scale(metadata: Mapping[str, str]) -> float | None:
 
 @dataclass
 class AdapterFile:
-    """An adapter read from a file: for each module (diffusers name) its tensors by role."""
+    """An adapter read from a file: tensors by module (diffusers name) and role."""
 
     path: Path
     modules: dict[str, dict[str, Tensor]]
     metadata: dict[str, str] = field(default_factory=dict)
 
     def scale(self, module: str) -> float:
-        """alpha / rank of a module: that of its tensor, else of the header, else 1 (also of factors without rank)."""
+        """alpha / rank of a module: from its tensor, else from the header, else 1 (also for factors without rank)."""
         parts = self.modules[module]
         rank = self.rank(module)
         if "alpha" in parts:
@@ -98,15 +96,15 @@ class AdapterFile:
 
 
 def kronecker(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
-    """``x`` (…, in) times the transposed Kronecker product of ``w1`` and ``w2``, which is never made; (…, out)."""
+    """``x`` (…, in) times the transposed Kronecker product of ``w1`` and ``w2``, without materialising it; (…, out)."""
     inner = x.unflatten(-1, (w1.shape[1], w2.shape[1])) @ w2.t()
     return (w1 @ inner).flatten(-2)
 
 
 def read_adapter(path: Path) -> AdapterFile:
-    """Read a LoRA, DoRA or LoKr file of any trainer; every key must be understood.
+    """Read a LoRA, DoRA or LoKr file of any trainer; every key must be known.
 
-    Modules get the names of diffusers; where a LoRA changes q, k and v as one, it becomes three of the same A.
+    Modules get diffusers' names; a LoRA on fused q, k and v becomes three that share A.
 
     Raises:
         UserError: unreadable file, unknown keys, an incomplete module, or no module at all.
@@ -137,7 +135,7 @@ def read_adapter(path: Path) -> AdapterFile:
 
 
 def _with_names_of_diffusers(modules: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """Modules of the original model's names under those of diffusers; LoKr over q, k and v together stays as it is."""
+    """Rename modules of the original model to diffusers' names; LoKr on fused q, k and v is left as it is."""
     out: dict[str, dict[str, Tensor]] = {}
     for module, parts in modules.items():
         block, _, name = module.rpartition(".")

@@ -1,7 +1,7 @@
-"""What an adapter file is, from its keys, its alphas and its header: trainer, layout, kind, and the modules it changes.
+"""Identifies an adapter file from its keys, alphas and header: trainer, layout, kind, and the modules it changes.
 
-Trainers name the same matrices differently: with dots or flat, q, k and v apart or fused, with or without alpha.
-Everything here works on names and small tensors; nothing is merged, loaded or converted.
+Trainers name the same matrices differently: dotted or flat, q, k and v separate or fused, with or without alpha. Works
+on names and small tensors only; nothing is merged, loaded or converted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEADS = (
 )
 _DOTTED = re.compile(rf"{_BLOCK}\.({'|'.join(_PARTS)})|{'|'.join(_HEADS)}")
 
-# Flat names have underscores for dots, which only the list of names can undo.
+# Flat names have underscores in place of dots; only a list of all names can undo that.
 _FLAT_BLOCK = re.compile(r"(layers|noise_refiner|context_refiner)_(\d+)_(.+)")
 _FLAT_PARTS = {
     name.replace(".", "_"): name
@@ -73,7 +73,7 @@ _ENDINGS = {
 
 _TEXT_ENCODER = re.compile(r"^(lora_te\d*_|text_encoder|te\d*[._]|bundle_emb|lora_prior_te)")
 
-# Names that belong to other models, the most telling ones first.
+# Names that belong to other models, the most specific ones first.
 _OTHERS = (
     (r"single_transformer_blocks[._]\d|single_blocks[._]\d|double_blocks[._]\d", "FLUX, or a model built like it"),
     (r"transformer_blocks[._]\d+[._](img_mlp|img_mod|txt_mlp|txt_mod)", "Qwen-Image"),
@@ -113,7 +113,7 @@ _LAYOUT_OF = {
 
 @dataclass(frozen=True)
 class Key:
-    """A key taken apart: prefix, module (with dots), role of the tensor, family of its ending."""
+    """A parsed key: prefix, module (dotted), role of the tensor, family of its ending."""
 
     prefix: str
     module: str
@@ -123,7 +123,7 @@ class Key:
 
 @dataclass
 class Contents:
-    """A file's tensors by module and role, and the keys that are no part of an adapter for Z-Image."""
+    """A file's tensors by module and role, and the keys that do not belong to an adapter for Z-Image."""
 
     modules: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
@@ -134,19 +134,19 @@ class Contents:
 
     @property
     def layout(self) -> str | None:
-        """A key of :data:`LAYOUTS`; None if the file mixes prefixes or spells them in a way that is not known."""
+        """A key of :data:`LAYOUTS`; None if the file mixes prefixes or uses unknown ones."""
         fused = any(module.endswith(("attention.qkv", "attention.out")) for module in self.modules)
         return _LAYOUT_OF.get((next(iter(self.prefixes)), fused)) if len(self.prefixes) == 1 else None
 
     @property
     def kinds(self) -> Counter[str]:
-        """How many modules are of which kind, a key of :data:`charloom.lora.modules.KINDS`."""
+        """Number of modules by kind, a key of :data:`charloom.lora.modules.KINDS`."""
         return Counter(kind(parts) for parts in self.modules.values())
 
 
 def parse(key: str) -> Key | None:
-    """Take a key apart; None if it is not that of an adapter for Z-Image."""
-    # diffusers once wrote ".lora.down.weight", nobody does for Z-Image; it stays unknown.
+    """Parse a key; None if it does not belong to an adapter for Z-Image."""
+    # diffusers once wrote ".lora.down.weight", but no trainer does for Z-Image; it stays unknown.
     for ending, (role, family) in _ENDINGS.items():
         if not key.endswith(ending):
             continue
@@ -163,7 +163,7 @@ def parse(key: str) -> Key | None:
 
 
 def is_norm(module: str) -> bool:
-    """Whether a module is one of the normalisations, which are no Linears."""
+    """Whether a module is a norm, not a Linear."""
     return "norm" in module or module == "cap_embedder.0"
 
 
@@ -175,7 +175,7 @@ def _unflatten(name: str) -> str | None:
 
 
 def read(tensors: Mapping[str, Tensor]) -> Contents:
-    """Sort a file's tensors by module."""
+    """Group a file's tensors by module."""
     out = Contents()
     for name, tensor in tensors.items():
         key = parse(name)
@@ -193,7 +193,7 @@ def read(tensors: Mapping[str, Tensor]) -> Contents:
 
 
 def other_model(keys: Iterable[str]) -> str:
-    """What a file that holds no adapter for Z-Image seems to be, in a few words; empty if it cannot be told."""
+    """What a file without an adapter for Z-Image seems to be, in a few words; empty if unknown."""
     names = list(keys)
     if any(_is_part_of_z_image(name) for name in names):
         return "an adapter for Z-Image of a kind that is not known here"
@@ -211,7 +211,7 @@ def other_model(keys: Iterable[str]) -> str:
 
 
 def _is_part_of_z_image(name: str) -> bool:
-    """Whether something other than a weight hangs on a module of Z-Image, like ``.oft_blocks``."""
+    """Whether a key is a module of Z-Image plus something other than a weight, such as ``.oft_blocks``."""
     for prefix in _DOTTED_PREFIXES:
         stem, _, ending = name.removeprefix(prefix).rpartition(".")
         if ending not in ("weight", "bias") and _DOTTED.fullmatch(stem):
@@ -235,7 +235,7 @@ def _named(names: list[str]) -> str:
 
 
 def trainer(contents: Contents, metadata: Mapping[str, str]) -> tuple[str, str]:
-    """(name of the program that wrote the file, "header" or "key names"); empty where nothing tells."""
+    """(name of the program that wrote the file, "header" or "key names"); empty if unknown."""
     module = metadata.get("ss_network_module", "")
     if "charloom.provenance" in metadata or module.startswith("charloom."):
         return "charloom", "header"
@@ -266,7 +266,7 @@ def trainer(contents: Contents, metadata: Mapping[str, str]) -> tuple[str, str]:
 
 
 def traits(contents: Contents, scales: Mapping[str, float], header_scale: float | None) -> set[str]:
-    """What, beside layout and kind, decides how loaders take a file; the words of :mod:`charloom.lora.loaders`.
+    """What else decides how loaders read a file, besides layout and kind; in the words of :mod:`charloom.lora.loaders`.
 
     ``scales`` are alpha / rank of the modules with an alpha, ``header_scale`` that of the header.
     """
@@ -288,7 +288,7 @@ def traits(contents: Contents, scales: Mapping[str, float], header_scale: float 
     out.add("more modules" if any(not usual.fullmatch(m) for m in contents.modules) else "usual modules")
     if contents.text_encoder:
         out.add("text encoder")
-    # diffusers looks for "lora" in the names.
+    # diffusers searches names for "lora".
     if contents.unknown or any("lora" not in key for key in contents.text_encoder):
         out.add("unknown keys")
     return out

@@ -1,8 +1,8 @@
-"""What each loader makes of each layout, version by version: a table of what was run, and of nothing else.
+"""How each loader reads each layout, by version: a table of test results and nothing else.
 
-Small files of every layout went through the loading code of the versions listed, and the change that reached each
-weight was compared with the one that was trained. tests/test_lora_loaders.py holds each result, and repeats those of
-the diffusers that is installed. What no row covers was not tried, and is said to be so.
+Small files of every layout were loaded with the code of the listed versions, and the change of each weight was compared
+with the trained one. tests/test_lora_loaders.py checks the table and repeats the rows of the installed diffusers.
+Anything without a row was not tested, and is reported as such.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ VERSIONS = {
     "stable-diffusion.cpp": ("2026-11",),
     "ai-toolkit": ("2026-11",),
 }
-"""Versions that were run; those of November 2026 where there are no numbered releases."""
+"""Tested versions; of November 2026 where there are no numbered releases."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: files of a layout and kind that have the traits ``needs``, in a range of versions."""
+    """A row of the table: files of a layout and kind with the traits ``needs``, for a range of versions."""
 
     layout: str
     kind: str
@@ -75,7 +75,7 @@ _NORM = "divides by the norm of the bare weight: 12.8 % off for a DoRA trained h
 _STRAY, _STRAY_LAST = "the file has keys that it does not know", "0.12.1"
 _DM, _TR = "diffusion_model", "transformer"
 
-# layout, kind, traits that the file must have, loader, first and last version that was run, what became of it
+# layout, kind, required traits, loader, first and last tested version, result
 _ROWS = (
     # diffusion_model.: charloom, ai-toolkit; SimpleTuner and OneTrainer for ComfyUI; musubi-tuner converted
     (_DM, "lora", "alpha is the rank", D, "0.36.0", _NEW, WHOLE),
@@ -232,16 +232,16 @@ TABLE = tuple(Row(row[0], row[1], frozenset(row[2].split(", ")) - {""}, *row[3:]
 
 
 def about(layout: str | None, kind: str, traits: Iterable[str]) -> list[Row]:
-    """The rows for a file, in the order of the table; none if such a file was not tried.
+    """The rows for a file, in table order; empty if such files were not tested.
 
-    Keys that are no part of the adapter change what diffusers does: it refuses the file, except for a text encoder's
-    beside ``transformer.`` keys, which it leaves alone.
+    With keys outside the adapter, diffusers refuses the file, except for those of a text encoder beside
+    ``transformer.`` keys, which it ignores.
     """
     found = set(traits)
     rows = [row for row in TABLE if row.layout == layout and row.kind == kind and row.needs <= found]
     if not found & {"unknown keys", "text encoder"}:
         return rows
-    # With such keys, ComfyUI was not run in its newest version.
+    # With such keys, ComfyUI's newest version was not tested.
     rows = [replace(row, last=_STRAY_LAST) if (row.loader, row.last) == (C, "0.33.0") else row for row in rows]
     if "unknown keys" not in found and layout == _TR:
         return rows
@@ -250,7 +250,7 @@ def about(layout: str | None, kind: str, traits: Iterable[str]) -> list[Row]:
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """Of each loader the row with its newest version."""
+    """The row with the newest version of each loader."""
     out: dict[str, Row] = {}
     for row in rows:
         if row.loader not in out or _number(row.last) > _number(out[row.loader].last):

@@ -1,4 +1,4 @@
-"""The tensors of one adapted module, by role: what kind it is, whether they fit, and what they change.
+"""The tensors of one adapted module by role: its kind, whether they fit together, and the change they make.
 
 Roles are those of :mod:`charloom.lora.layouts`: ``lora_A`` (rank, in), ``lora_B`` (out, rank), ``lokr_w1`` and
 ``lokr_w2`` or their halves, ``hada_w1_a`` and so on, ``diff``, ``alpha``, ``dora_scale``.
@@ -22,7 +22,7 @@ _HALVES = ("lokr_w1", "lokr_w2", "hada_w1", "hada_w2")
 
 
 def kind(roles: Iterable[str]) -> str:
-    """A key of :data:`KINDS`; incomplete modules count as what they are a part of."""
+    """A key of :data:`KINDS`; incomplete modules count as the kind that their parts belong to."""
     found = set(roles)
     if any(role.startswith("lokr_") for role in found):
         return "lokr"
@@ -34,7 +34,7 @@ def kind(roles: Iterable[str]) -> str:
 
 
 def is_complete(roles: Iterable[str]) -> bool:
-    """Whether these roles give a change of a weight."""
+    """Whether these roles are all that a change of a weight needs."""
     found = set(roles)
     of = kind(found)
     if of == "lokr":
@@ -45,7 +45,7 @@ def is_complete(roles: Iterable[str]) -> bool:
 
 
 def fits(parts: Mapping[str, Tensor]) -> bool:
-    """Whether the factors can be multiplied, alpha is one number and the magnitudes are as many as rows or columns."""
+    """Whether factors can be multiplied, alpha is a scalar, and there is one magnitude per row or column."""
     factors = [tensor for role, tensor in parts.items() if role.startswith(("lora_", "lokr_", "hada_"))]
     if any(tensor.dim() != 2 or not tensor.numel() for tensor in factors):
         return False
@@ -63,7 +63,7 @@ def fits(parts: Mapping[str, Tensor]) -> bool:
 
 
 def shape_of(parts: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """(out, in) of the weight that a module changes, or (out,) of a vector, without multiplying anything out."""
+    """(out, in) of the weight that a module changes, or (out,) of a vector; computed without any product."""
     of = kind(parts)
     if of == "lokr":
         (rows1, columns1), (rows2, columns2) = _factor(parts, "lokr_w1"), _factor(parts, "lokr_w2")
@@ -82,7 +82,7 @@ def _factor(parts: Mapping[str, Tensor], name: str) -> tuple[int, int]:
 
 
 def rank_of(parts: Mapping[str, Tensor]) -> int | None:
-    """Inner dimension of a module's factors; None for LoKr with two full factors and for whole differences."""
+    """Inner dimension of a module's factors; None for LoKr with two full factors and for full differences."""
     for role in ("lora_A", "lokr_w2_b", "lokr_w1_b", "hada_w1_b"):
         if role in parts:
             return int(parts[role].shape[0])
@@ -90,7 +90,7 @@ def rank_of(parts: Mapping[str, Tensor]) -> int | None:
 
 
 def change(parts: Mapping[str, Tensor]) -> float:
-    """Frobenius norm of a module's change before alpha and before any DoRA rescaling, from small products if it can."""
+    """Frobenius norm of a module's change before alpha and any DoRA rescaling, from small products where possible."""
     of = kind(parts)
     if of == "full":
         return sum(float(parts[role].double().square().sum()) for role in ("diff", "diff_b") if role in parts) ** 0.5
@@ -109,6 +109,6 @@ def _norm(parts: Mapping[str, Tensor], name: str) -> float:
 
 
 def _product_norm(up: Tensor, down: Tensor) -> float:
-    """Norm of ``up @ down`` from the two Gram matrices, so that nothing of the weight's size is made."""
+    """Norm of ``up @ down`` from the two Gram matrices, so that nothing of the weight's size is computed."""
     up, down = up.double(), down.double()
     return float(((up.t() @ up) * (down @ down.t())).sum().clamp(min=0).sqrt())

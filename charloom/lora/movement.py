@@ -1,10 +1,10 @@
-"""How far an adapter has moved from its start, as a number that does not depend on the size of the model.
+"""How far an adapter has moved from its start, as a number that is independent of the model's size.
 
-B starts at zero, and AdamW moves each of its entries by about the learning rate a step, however wide the model, high
-the rank or large the gradients. The norm of what a LoRA adds is about ``||B A|| = rms(B) sqrt(out) ||A||`` (Frobenius
-norms; the rows of B and A are as good as independent), so the root mean square of B is the part of it without any size.
-For LoKr the second Kronecker factor stands for B. What AdamW reaches at 1e-4 is recorded here; an adapter that is far
-behind has learnt nothing, however well it loads.
+B starts at zero, and AdamW moves each of its entries by about the learning rate per step, whatever the width, the rank
+or the gradients. The norm of a LoRA's change is about ``||B A|| = rms(B) sqrt(out) ||A||`` (Frobenius norms; rows of B
+and A are nearly independent), so the root mean square of B is its size-independent part. For LoKr, the second Kronecker
+factor takes the place of B. What AdamW reaches at 1e-4 is recorded here; an adapter far below that has learnt nothing,
+even if it loads correctly.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from charloom.lora.export import SCALED
 RATE = 1e-4
 """Learning rate of the recorded curve."""
 LEAST = 0.01
-"""Share of the recorded movement below which an adapter counts as not moved."""
+"""Fraction of the recorded movement below which an adapter counts as not moved."""
 RECORDED = ((1, 0.949), (3, 1.96), (10, 4.16), (30, 8.07), (100, 17.5), (300, 31.6), (1000, 61.7))
 """(step, rms of B in units of RATE) of AdamW on the miniature: ``benchmarks/results/adapter_movement.json``."""
 
 
 def moved(parameters: Mapping[str, Tensor]) -> float:
-    """Root mean square of all entries that start at zero; ``parameters`` by name, as ``….lora_B.weight``."""
+    """Root mean square of all entries that start at zero; ``parameters`` by name, such as ``….lora_B.weight``."""
     zeros = [p for name, p in parameters.items() if name.removesuffix(".weight").rsplit(".", 1)[-1] in SCALED]
     squares = sum(float(p.detach().float().square().sum()) for p in zeros)
     return math.sqrt(squares / max(1, sum(p.numel() for p in zeros)))
 
 
 def expected(step: int) -> float:
-    """What :func:`moved` is after ``step`` updates of AdamW at :data:`RATE`: between the recorded steps, and beyond
-    the last ones, as a power of the step."""
+    """:func:`moved` after ``step`` updates of AdamW at :data:`RATE`.
+
+    Interpolated between the recorded steps, and extrapolated beyond them, as a power of the step.
+    """
     step = max(step, 1)
     right = next((i for i, (at, _) in enumerate(RECORDED) if at >= step and i), len(RECORDED) - 1)
     (x0, y0), (x1, y1) = RECORDED[right - 1], RECORDED[right]
@@ -41,12 +43,12 @@ def expected(step: int) -> float:
 
 
 def share(parameters: Mapping[str, Tensor], step: int, scale: float = 1.0) -> float:
-    """How far an adapter has moved in ``step`` updates, of what AdamW at 1e-4 does; ``scale`` is folded into B."""
+    """Movement in ``step`` updates as a fraction of AdamW's at 1e-4; ``scale`` is the one folded into B."""
     return moved(parameters) / scale / expected(step)
 
 
 def complaint(share: float, step: int) -> str | None:
-    """What to say of an adapter that has not moved, and what to do; None if it has."""
+    """The problem and remedy if an adapter has not moved; None if it has."""
     if share >= LEAST:
         return None
     return (

@@ -1,4 +1,4 @@
-"""The adapter's shape as settings: type, rank, alpha, modules."""
+"""Settings of the adapter: type, rank, alpha, modules."""
 
 from __future__ import annotations
 

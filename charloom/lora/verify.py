@@ -1,9 +1,9 @@
-"""The gate in front of every file that is shipped, and what is known of files of others: whole, and loadable where?
+"""Checks adapter files before they are exported, and any other adapter file: is it intact, and what can load it?
 
-Any file is checked for modules that are complete, for shapes against the base (or against the published sizes of the
-model that it is made for), for finite values, and that every module changes its weight; its trainer and layout are
-named, and what loaders make of it is looked up in :mod:`charloom.lora.loaders`. Files of charloom are held to one
-layout on top of that, and go through the converter of the diffusers that is installed. Nothing here loads a model.
+Every file is checked for complete modules, for shapes that fit the base (or the published sizes of the model it is made
+for), for finite values, and that every module changes its weight. Trainer and layout are identified, and the behaviour
+of loaders is looked up in :mod:`charloom.lora.loaders`. charloom's own files must also have exactly one layout and pass
+the converter of the installed diffusers. No model is loaded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.fl
 
 @dataclass
 class Report:
-    """What was found: ``problems`` fail the gate, ``notes`` are worth knowing, ``loaders`` say who takes the file."""
+    """The result: ``problems`` fail the check, ``notes`` are worth knowing, ``loaders`` say what can load the file."""
 
     path: Path
     problems: list[str] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Report:
 
 
 def _finite(value: float) -> float | None:
-    """``value``, or None: JSON has no NaN."""
+    """``value``, or None for NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None
 
 
@@ -121,12 +121,14 @@ def verify(
     modules: int | None = None,
     own: bool | None = None,
 ) -> Report:
-    """Pass a file through the gate.
+    """Check a file. Never raises for a bad file.
 
-    ``shapes`` are the base's (:func:`charloom.zimage.shapes.module_shapes`); without them those of the known base of
-    the file's width count. ``modules`` is the number of adapted modules that is expected, if known. ``own`` asks for
-    exactly the layout that charloom ships; by default that is asked of files whose header says that charloom made
-    them. Never raises for a bad file.
+    Args:
+        path: the adapter file.
+        shapes: (out, in) of the base's Linears (:func:`charloom.zimage.shapes.module_shapes`); by default those of the
+            known base with the file's width.
+        modules: expected number of adapted modules, if known.
+        own: require charloom's own layout; by default only of files whose header names charloom.
     """
     report = Report(Path(path))
     try:
@@ -171,19 +173,18 @@ def _nothing_for_us(tensors: Collection[str]) -> str:
 
 
 def _check_keys(contents: layouts.Contents, modules: int | None, own: bool, report: Report) -> None:
-    """Keys that belong to nothing, or to something else."""
+    """Keys that are unknown or belong to something else."""
     if contents.unknown:
         line = f"{_are(contents.unknown, 'key')} not those of an adapter for Z-Image, e.g. {contents.unknown[0]}"
-        # Loaders differ: ComfyUI leaves such keys out, diffusers refuses the file.
+        # Loaders differ: ComfyUI ignores such keys, diffusers refuses the file.
         (report.problems if own or len(contents.unknown) > report.modules else report.notes).append(line)
     if contents.text_encoder:
         one = contents.text_encoder[0]
         line = f"{_are(contents.text_encoder, 'key')} for a text encoder and were not checked, e.g. {one}"
         (report.problems if own else report.notes).append(line)
     if contents.twice:
-        report.problems.append(
-            f"{_are(contents.twice, 'tensor')} there twice, under two names, e.g. {contents.twice[0]}"
-        )
+        appear = "1 tensor appears" if len(contents.twice) == 1 else f"{len(contents.twice)} tensors appear"
+        report.problems.append(f"{appear} twice, under two names, e.g. {contents.twice[0]}")
     if contents.layout is None:
         report.notes.append(f"keys of several layouts in one file: {', '.join(sorted(contents.prefixes))}")
     for kind, count in contents.kinds.most_common()[1:]:
@@ -197,7 +198,7 @@ def _are(what: Collection[str], name: str) -> str:
 
 
 def _check_whole(contents: layouts.Contents, report: Report) -> bool:
-    """Modules that lack a part, and factors that do not fit each other; whether there are none of either."""
+    """Whether no module lacks a part and all factors fit together; reports those that do not."""
     broken = [module for module, parts in contents.modules.items() if not is_complete(parts)]
     if broken:
         has = ", ".join(sorted(contents.modules[broken[0]]))
@@ -210,7 +211,7 @@ def _check_whole(contents: layouts.Contents, report: Report) -> bool:
 
 
 def _check_numbers(tensors: Mapping[str, Tensor], report: Report) -> bool:
-    """Finite floating-point numbers; False if they are of a type that cannot even be judged."""
+    """Whether all values are floating point; reports other types and values that are not finite."""
     odd = [key for key, tensor in tensors.items() if tensor.dtype not in _FLOATS and not key.endswith(".alpha")]
     if odd:
         one = str(tensors[odd[0]].dtype).removeprefix("torch.")
@@ -230,12 +231,12 @@ def _describe(adapter: AdapterFile, report: Report) -> None:
 
 
 def _check_change(adapter: AdapterFile, report: Report) -> None:
-    """Every module changes its weight."""
+    """Check that every module changes its weight."""
     squares, idle = 0.0, []
     for module, parts in adapter.modules.items():
         norm = change(parts) * abs(adapter.scale(module))
         squares += norm**2
-        # DoRA may change a weight by its magnitudes alone; NaN has been said.
+        # DoRA may change a weight by its magnitudes alone; NaN was reported before.
         if norm == 0 and not {"dora_scale", "magnitude"} & set(parts):
             idle.append(module)
     report.delta_norm = squares**0.5
@@ -246,7 +247,7 @@ def _check_change(adapter: AdapterFile, report: Report) -> None:
 
 
 def _check_moved(adapter: AdapterFile, report: Report) -> None:
-    """Of files that say how long they were trained: that it was not for nothing."""
+    """Check that files that state their training steps have moved accordingly."""
     header = report.metadata
     if report.problems or not header.get("ss_network_module", "").startswith("charloom."):
         return
@@ -262,7 +263,7 @@ def _check_moved(adapter: AdapterFile, report: Report) -> None:
 
 
 def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, int]] | None, report: Report) -> None:
-    """Against the base, else against the published sizes of the model that the width belongs to."""
+    """Compare shapes with the base, or else with the published model of this width."""
     found = {module: shape_of(parts) for module, parts in contents.modules.items()}
     report.width = width_of(found)
     base = "the base"
@@ -296,7 +297,7 @@ def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, in
 
 
 def _check_own(tensors: Mapping[str, Tensor], contents: layouts.Contents, adapter: AdapterFile, report: Report) -> None:
-    """The one layout that charloom ships: prefix, endings, alpha equal to the rank."""
+    """Check for charloom's own layout: prefix, endings, alpha equal to the rank."""
     foreign = [key for key in tensors if not key.startswith(PREFIX)]
     if foreign:
         report.problems.append(f"{len(foreign)} keys do not start with {PREFIX}, e.g. {foreign[0]}")
@@ -320,7 +321,7 @@ def _check_own(tensors: Mapping[str, Tensor], contents: layouts.Contents, adapte
 def _check_installed_diffusers(
     tensors: Mapping[str, Tensor], contents: layouts.Contents, adapter: AdapterFile, report: Report
 ) -> None:
-    """The converter of the diffusers that is installed takes every key, and keeps the strength."""
+    """Check that the converter of the installed diffusers takes every key and keeps the strength."""
     if report.problems or set(contents.kinds) - {"lora", "dora"}:
         return
     try:
@@ -357,7 +358,7 @@ _ADVICE = {
 
 
 def _look_up(contents: layouts.Contents, adapter: AdapterFile, report: Report) -> None:
-    """What loaders make of it; a file that none of them takes fails."""
+    """Look up what loaders do with the file; one that none of them loads fails."""
     scales = {module: adapter.scale(module) for module, parts in adapter.modules.items() if "alpha" in parts}
     stated = None if scales else header_scale(report.metadata)
     traits = layouts.traits(contents, scales, stated)
@@ -365,7 +366,7 @@ def _look_up(contents: layouts.Contents, adapter: AdapterFile, report: Report) -
         report.loaders = loaders.about(contents.layout, report.kind, traits)
     if "alpha in the header" in traits:
         report.notes.append(
-            f"alpha is {stated:g} times the rank and stands in the header alone: diffusers reads it there, "
+            f"alpha is {stated:g} times the rank and is in the header only: diffusers reads it there, "
             f"ComfyUI does not and needs strength {stated:g} for the same effect"
         )
     if report.kind == "dora":

@@ -1,8 +1,8 @@
 """Training samples: which image, size, caption and noise each step sees.
 
-The plan of a step is a pure function of the settings, the manifest and the step number; only then are
-latents and embeddings looked up (read once, kept in RAM, checked against the hashes of the manifest). It
-knows nothing of the model beyond the rule that captions of one forward share a padded length.
+The plan of a step is a pure function of the settings, the manifest and the step number; latents and
+embeddings are then looked up (read once, kept in RAM, checked against the hashes in the manifest). The
+only thing assumed about the model is that captions of one forward share a padded length.
 
 A manifest (``dataset.json``) is a list of items, or ``{"items": [...], "variants": {...}}``:
 
@@ -12,8 +12,8 @@ A manifest (``dataset.json``) is a list of items, or ``{"items": [...], "variant
     variants  empty, trigger: each with embeddings and embeddings_sha256
 
 Paths are relative to the manifest, or else to the working directory. A latent file holds one tensor
-"<W>x<H>" (in pixels) per bucket, and beside it "<W>x<H>.flip_x" and so on where flips are trained. An
-embedding file holds "embeds" (L, D); the class embeddings are those of the caption with the class word.
+"<W>x<H>" (in pixels) per bucket, plus "<W>x<H>.flip_x" and so on if flips are trained. An embedding file
+holds "embeds" (L, D); the class embeddings are those of the caption with the class word.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from charloom.zimage.forward import padded_length
 
 
 class CorruptFile(UserError):
-    """A latent or embedding file that isn't what the manifest says; ``path`` names it, so that it can be remade."""
+    """A latent or embedding file that does not match the manifest; ``path`` names it, so that it can be rebuilt."""
 
     def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"{path}: {what}: delete it and run again, it will be made anew")
+        super().__init__(f"{path}: {what}: delete it and run again, it will be rebuilt")
         self.path = path
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One training sample of the plan: item ``name`` at noise level ``sigma``, with its noise and loss weight."""
+    """One planned training sample: item ``name`` at noise level ``sigma``, with its loss weight."""
 
     index: int
     item: int
@@ -87,13 +87,13 @@ class TrainingData:
             for kind in (False, True)
         )
         if not order:
-            raise UserError(f"{manifest}: no image to train on: every item is for regularisation or has repeats 0")
+            raise UserError(f"{manifest}: no image to train on: every item is a regularisation image or has repeats 0")
         train = settings.train
         resolutions = [self._own(e, "resolutions") for e in items]
         self.schedule = Schedule(train.seed, order, regularization, resolutions, train.draws_per_step)
         self._files: dict[str, dict[str, Tensor]] = {}
         if any(self._own(e, axis) for e in items if not e.get("is_reg") for axis in ("flip_x", "flip_y")):
-            warnings.warn("flips teach a character that left and right are the same: meant for textures", stacklevel=2)
+            warnings.warn("flips make left and right the same: use them for textures, not for characters", stacklevel=2)
 
     def sigma_of(self, draw: int) -> float:
         """Noise level of a training sample."""
@@ -101,7 +101,7 @@ class TrainingData:
         return timesteps.sigma(train.seed, draw, train.timestep_type, train.timestep_bias)
 
     def sigma_histogram(self, step: int) -> list[int]:
-        """Histogram (20 bins over [0, 1]) of all noise levels that the updates 1…step have seen."""
+        """Histogram (20 bins over [0, 1]) of the noise levels of updates 1 to ``step``."""
         return timesteps.histogram([self.sigma_of(i) for i in range(step * self.settings.train.draws_per_step)])
 
     def draws(self, step: int) -> list[Draw]:
@@ -112,8 +112,8 @@ class TrainingData:
     def batches(self, step: int) -> Iterator[Batch]:
         """The samples of update ``step`` in batches of at most ``batch_size``, each of one shape.
 
-        Samples are grouped by bucket and padded caption length, in order of appearance. How they are grouped
-        changes nothing but rounding, because every sample brings its own noise and weight.
+        Samples are grouped by bucket and padded caption length, in order of appearance. Grouping only affects
+        rounding, because every sample has its own noise and weight.
         """
         groups: dict[tuple, list[Draw]] = {}
         for draw in self.draws(step):
@@ -124,9 +124,9 @@ class TrainingData:
                 yield self._batch(members[start : start + size])
 
     def stream(self, steps: range, ahead: bool) -> Iterator[tuple[int, list[Batch]]]:
-        """(step, its batches) one after the other; ``ahead`` prepares the next step in a thread, for a busy GPU.
+        """Yield (step, its batches); ``ahead`` prepares the next step in a thread while the GPU is busy.
 
-        What is prepared when changes nothing, because every step is a function of its number.
+        This does not affect results, because every step is a function of its number.
         """
         if not ahead:
             yield from ((step, list(self.batches(step))) for step in steps)
@@ -150,14 +150,14 @@ class TrainingData:
         return self._tensors(entry, "embeddings")["embeds"]
 
     def class_caption(self, item: int) -> Tensor:
-        """Embedding of the item's caption with the class word for the trigger, also where the caption was dropped."""
+        """Embedding of the item's caption with the class word for the trigger, even if that caption was dropped."""
         entry = self.items[item]
         if "class_embeddings" not in entry:
-            raise UserError(f"item {entry['name']} has no class caption: delete the manifest, it will be made anew")
+            raise UserError(f"item {entry['name']} has no class caption: delete the manifest, it will be rebuilt")
         return self._tensors(entry, "class_embeddings")["embeds"]
 
     def _own(self, entry: Mapping[str, Any], key: str) -> Any:
-        """A setting of ``data``, or the item's own."""
+        """The item's own value of a setting of ``data``, or else the general one."""
         return entry.get(key, getattr(self.settings.data, key))
 
     def _draw(self, index: int, item: int, resolution: int) -> Draw:
@@ -194,7 +194,7 @@ class TrainingData:
         data, seed = self.settings.data, self.settings.train.seed
         dropout = self._own(entry, "caption_dropout")
         if dropout and randomness.uniform(seed, "caption-dropout", index) < dropout:
-            # A regularisation image shows somebody else: the trigger must not name it.
+            # A regularisation image shows someone else, who must not be given the trigger.
             return self.variant("empty" if entry.get("is_reg") else data.dropout_caption)
         return self._tensors(entry, "embeddings")["embeds"]
 
@@ -218,7 +218,7 @@ class TrainingData:
 
 
 def read_manifest(path: Path, which: str = "items") -> tuple[list[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
-    """Items (or the ``holdout`` ones) and variants of a manifest file; every item must have its files and hashes.
+    """Items (with ``which="holdout"`` the held-out ones) and variants of a manifest; every item is complete.
 
     Raises:
         UserError: no such file, not JSON, or an item without one of its keys.
@@ -235,7 +235,9 @@ def read_manifest(path: Path, which: str = "items") -> tuple[list[Mapping[str, A
     for item in items:
         for key in ("name", "latents", "latents_sha256", "embeddings", "embeddings_sha256"):
             if key not in item:
-                raise UserError(f"{path}: item {item.get('name', '?')} has no {key}: make the manifest again")
+                raise UserError(
+                    f"{path}: item {item.get('name', '?')} has no {key}: delete the manifest, it will be rebuilt"
+                )
     return items, variants
 
 
@@ -246,7 +248,7 @@ def located(root: Path, name: str) -> Path:
 
 
 def read_checked(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Tensors of a file in fp32, compared with its hash and searched for NaN and infinity.
+    """Tensors of a file in fp32, after checking its hash and that all values are finite.
 
     Raises:
         CorruptFile: missing, altered, unreadable, or with values that are not finite.

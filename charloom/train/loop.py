@@ -1,8 +1,7 @@
 """The training loop, to be read from top to bottom.
 
-Update N uses the samples that :mod:`charloom.train.data` plans for N and nothing else that isn't in the
-state, so runs may be stopped anywhere and continued: the bytes of every checkpoint stay the same. It
-knows nothing of how the model computes: that is the engine's.
+Update N depends only on the state and on the samples that :mod:`charloom.train.data` plans for N, so a run can be
+stopped anywhere and resumed, and every checkpoint has the same bytes. How the model computes is up to the engine.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.engine import memory
 from charloom.engine.engine import Engine
-from charloom.engine.inputs import Inputs, Predict
+from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
 from charloom.lora import export, movement
 from charloom.lora.attach import Adapter, attach
@@ -32,13 +31,14 @@ from charloom.train.data import Draw, TrainingData
 from charloom.train.keys import CHECKPOINT, METRICS, RECIPE, checkpoint_key, manifest_digest
 from charloom.train.metrics import Metrics, Progress, print_progress
 from charloom.train.settings import TrainSettings
+from charloom.zimage.forward import Predict
 
 TYPICAL_CAPTION = 96
-"""Caption tokens that memory is planned for before any caption was seen."""
+"""Caption tokens assumed when memory is planned, before any caption has been seen."""
 
 
 class TrainingStopped(UserError):
-    """The numbers broke: NaN or infinity in a loss or gradient."""
+    """NaN or infinity in a loss or gradient."""
 
 
 def build_engine(
@@ -48,9 +48,9 @@ def build_engine(
     device: torch.device,
     options: EngineOptions,
     reserve: Callable[[], int],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Engine:
-    """The engine that runs the model: :class:`charloom.engine.engine.Engine` on the loss of the settings."""
+    """An :class:`charloom.engine.engine.Engine` that computes the loss of the settings."""
     passes = 2 if settings.train.differential.enabled or settings.train.blank.enabled else 1
     tokens = (max(settings.data.resolutions) // 16) ** 2 + TYPICAL_CAPTION
     largest = passes * settings.train.batch_size * tokens
@@ -58,16 +58,15 @@ def build_engine(
     def loss(predict: Predict, inputs: Inputs) -> tuple[Tensor, Tensor]:
         return step.loss_of(predict, adapter, inputs, settings.train)
 
-    return Engine(model, adapter, loss, device, options, reserve=reserve, largest=largest, tell=tell)
+    return Engine(model, adapter, loss, device, options, reserve=reserve, largest=largest, log=log)
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What to train, and with what the model is run.
+    """What to train, and how the model is run.
 
-    ``load_model(dtype, device)`` gives the prepared base (training adapter merged in). ``provenance`` are plain
-    values for the header of every checkpoint; times and paths don't belong there. ``holdout`` is a manifest of
-    images that are never trained on.
+    ``load_model(dtype, device)`` returns the prepared base (training adapter merged in). ``provenance`` are JSON values
+    for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images.
     """
 
     settings: TrainSettings
@@ -89,24 +88,24 @@ def train(
     store: Store,
     until: int,
     on_progress: Callable[[Progress], None] = print_progress,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Train up to update ``until``, storing a checkpoint and a state every ``save.every`` updates and at the end.
 
-    Continues from the newest intact state of this run in the store. ``tell`` takes what the engine has to say.
+    Resumes from the newest intact state of this run in the store. ``log`` takes one line of log.
 
     Raises:
         TrainingStopped: a loss or gradient that is not finite; the last good checkpoint is named.
-        UserError: broken input files, a state of another run, missing packages.
+        UserError: damaged input files, a state of another run, missing packages.
     """
     if store.has(CHECKPOINT, checkpoint_key(job.run_key, until), ".safetensors"):
         return
     settings, train_settings = job.settings, job.settings.train
     if line := knobs.odd_rate(train_settings.optimizer, train_settings.lr):
-        tell(line)
+        log(line)
     device, dtype = resolve(job.device, train_settings.dtype)
     data = TrainingData(job.manifest, settings)
-    model = job.load_model(dtype, memory.home(job.engine, device))
+    model = job.load_model(dtype, memory.load_device(job.engine, device))
     adapter = attach(model, settings.network, train_settings.seed)
     model.train()
     names, parameters = list(adapter.parameters), list(adapter.parameters.values())
@@ -119,9 +118,9 @@ def train(
     earlier = states.newest(store, job.run_key, until)
     made = earlier.values.get("engine", {}) if earlier else {}
     options = origin.taken_over(job.engine, made)
-    engine = job.make_engine(model, adapter, settings, device, options, reserve, tell)
+    engine = job.make_engine(model, adapter, settings, device, options, reserve, log)
     if changed := origin.differences(made, origin.facts(engine.facts(), made)):
-        tell(changed)
+        log(changed)
     optimizer = optim.build(train_settings, adapter.parameters, device)
     ema = [p.detach().clone() for p in parameters] if train_settings.ema else []
 
@@ -132,19 +131,19 @@ def train(
         _restore(earlier, names, parameters, ema, optimizer)
     whole = settings.checkpoint_steps(max(until, train_settings.steps))
     metrics = Metrics(job.log_dir, job.run_key, start, until, whole, on_progress)
-    record = store.path(METRICS, checkpoint_key(job.run_key, start), ".jsonl") if start else None
-    metrics.begin(record, earlier.values["metrics"] if earlier else None)
+    lines = store.path(METRICS, checkpoint_key(job.run_key, start), ".jsonl") if start else None
+    metrics.begin(lines, earlier.values["metrics"] if earlier else None)
 
-    def shipped() -> dict[str, Tensor]:
+    def exported() -> dict[str, Tensor]:
         return dict(zip(names, ema or parameters, strict=True))
 
     def checkpoint(step: int) -> None:
         with store.put(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors") as path:
-            export.export(path, shipped(), settings.network, settings.save.dtype, _header(job, data, step))
+            export.export(path, exported(), settings.network, settings.save.dtype, _header(job, data, step))
 
     def evaluate() -> dict[str, float]:
-        """Of the file that is written, not of what is being trained: without dropout, averaged and rounded."""
-        with adapter.holding(export.as_written(shipped(), settings.network, settings.save.dtype)):
+        """Held-out loss of the exported weights: averaged, rounded, without dropout."""
+        with adapter.holding(export.as_written(exported(), settings.network, settings.save.dtype)):
             model.eval()
             try:
                 return holdout.evaluate(engine.predict, adapter, job.holdout, settings, device)
@@ -152,29 +151,29 @@ def train(
                 model.train()
 
     def movement_at(step: int) -> dict[str, Any]:
-        """How far what is written has moved, and what is to be said of that."""
-        share = movement.share(shipped(), step)
-        found: dict[str, Any] = {"moved": movement.moved(shipped()), "of_adamw": share}
+        """How far the exported weights have moved from their start; logs a line if they have hardly moved."""
+        share = movement.share(exported(), step)
+        found: dict[str, Any] = {"moved": movement.moved(exported()), "of_adamw": share}
         if line := movement.complaint(share, step):
-            tell(line)
+            log(line)
             found["problem"] = line
         return found
 
     def save(step: int) -> None:
-        record: dict[str, Any] = {"adapter": movement_at(step)}
+        values: dict[str, Any] = {"adapter": movement_at(step)}
         if job.holdout is not None:
-            record["holdout"] = evaluate()
-        metrics.write(step, record)
+            values["holdout"] = evaluate()
+        metrics.write(step, values)
         key = checkpoint_key(job.run_key, step)
         with store.put(METRICS, key, ".jsonl") as path:
             metrics.copy_to(path)
         facts = origin.facts(engine.facts(), made)
         state = _state(job.run_key, step, names, parameters, ema, optimizer, metrics, facts)
         states.save(store, state)
-        # Last, because its presence means that the step is complete.
+        # Last: the checkpoint marks the step as complete.
         checkpoint(step)
 
-    def look(seen: _Seen | None) -> None:
+    def record(seen: _Launched | None) -> None:
         if seen is None:
             return
         *values, norm = seen.numbers.wait()
@@ -185,11 +184,11 @@ def train(
     checkpoints = set(settings.checkpoint_steps(until))
     try:
         if start and not store.has(CHECKPOINT, checkpoint_key(job.run_key, start), ".safetensors"):
-            checkpoint(start)  # killed between the two
+            checkpoint(start)  # killed between saving the state and the checkpoint
         engine.zero_grad()
-        last: _Seen | None = None
+        last: _Launched | None = None
         for number, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):
-            # Only dropout inside PEFT's layers draws from torch's generator.
+            # Only dropout in PEFT's layers uses torch's generator.
             torch.manual_seed(randomness.torch_seed(train_settings.seed, "torch", number))
             draws, item_losses = [], []
             for batch in batches:
@@ -197,9 +196,9 @@ def train(
                 draws += batch.draws
             norm = clip(parameters, train_settings.max_grad_norm)
             lr = optim.learning_rate(train_settings, number)
-            # The numbers of a step are looked at when the next one is under way, so that the GPU never waits for it.
-            now = _Seen(number, draws, lr, Numbers(torch.cat([*item_losses, norm.view(1)])))
-            look(last)
+            # Read a step's losses one step late so that the GPU never waits for the CPU.
+            now = _Launched(number, draws, lr, Numbers(torch.cat([*item_losses, norm.view(1)])))
+            record(last)
             last = now
             optimizer.param_groups[0]["lr"] = lr
             optimizer.step()
@@ -208,7 +207,7 @@ def train(
                 torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1.0 - train_settings.ema)
 
             if number in checkpoints:
-                look(last)
+                record(last)
                 last = None
                 save(number)
     finally:
@@ -224,27 +223,27 @@ def resolve(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
 
 
 def clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-    """Global gradient norm before clipping to ``max_norm`` (0: no clipping)."""
+    """Clip gradients to the global norm ``max_norm`` (0: no clipping); returns the norm before."""
     return nn.utils.clip_grad_norm_(parameters, max_norm or math.inf, foreach=True)
 
 
 class Numbers:
-    """A few numbers on their way to main memory, while the GPU goes on."""
+    """A few numbers on their way to main memory, copied asynchronously."""
 
     def __init__(self, values: Tensor) -> None:
         self._values = values.detach().to("cpu", non_blocking=True)
         self._arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
 
     def wait(self) -> list[float]:
-        """The numbers, as soon as they are there."""
+        """Wait for the copy and return the numbers."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._values.tolist()
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A step that has been launched: its losses and its gradient norm are still to be looked at."""
+class _Launched:
+    """A step that has been launched, whose losses and gradient norm have not been read yet."""
 
     step: int
     draws: list[Draw]
@@ -253,7 +252,7 @@ class _Seen:
 
 
 def _guard(step: int, values: list[float], norm: float, draws: list[Draw], job: TrainJob, store: Store) -> None:
-    """Stop when a loss or the gradient is not finite, before anything is stored that it has reached."""
+    """Stop if a loss or the gradient is not finite, before anything affected by it is stored."""
     if math.isfinite(norm) and all(math.isfinite(value) for value in values):
         return
     bad = [draw for draw, value in zip(draws, values, strict=True) if not math.isfinite(value)]

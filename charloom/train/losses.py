@@ -27,9 +27,9 @@ def per_item(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
 
 
 def preservation(adapted: Tensor, bare: Tensor) -> Tensor:
-    """Per-sample squared distance (B,) between the adapted model's prediction and the bare base's.
+    """Mean squared difference per sample (B,) between predictions of the adapted model and of the bare base.
 
-    Used on other prompts than the caption: the class instead of the trigger (differential output
-    preservation) or nothing at all (blank prompt preservation). No gradient reaches ``bare``.
+    Used with other prompts than the caption: the class word in place of the trigger (differential output preservation)
+    or an empty prompt (blank prompt preservation). No gradient flows into ``bare``.
     """
     return per_item(adapted, bare.detach(), "mse")

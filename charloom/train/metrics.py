@@ -1,4 +1,4 @@
-"""What can be read of a run while it runs: progress lines, metrics.jsonl, TensorBoard scalars.
+"""Records of a run: progress lines, metrics.jsonl, TensorBoard scalars.
 
 Smoothed values are part of the training state, so a resumed run continues the same curves. Nothing here
 influences the training.
@@ -23,19 +23,19 @@ import torch
 from charloom.train import timesteps
 
 SMOOTHING = 0.98
-"""Weight of the past in the smoothed losses, about the last 50 samples."""
+"""Decay of the exponential moving averages: about the last 50 samples."""
 
 EVERY_SECONDS = (1.0, 10.0)
-"""Time between two lines of progress: at first, and at most."""
+"""Seconds between two progress lines: at the start, and at most."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of progress in the whole run, of which ``last`` is the last step and ``saved`` the next checkpoint.
+    """A progress line. ``last`` is the last step of the run, ``saved`` the step of the next checkpoint.
 
-    ``rate`` in steps a second, ``memory`` (peak) in bytes.
+    ``rate`` in steps per second, ``memory`` (peak) in bytes.
     """
 
     step: int
@@ -61,19 +61,19 @@ class Progress:
 
 @dataclass
 class Smoothed:
-    """Exponential means of the loss, overall and per band of sigma, corrected for their short start."""
+    """Exponential moving averages of the loss, overall and per band of sigma, with bias correction."""
 
     sums: list[float] = field(default_factory=lambda: [0.0] * (timesteps.BANDS + 1))
     weights: list[float] = field(default_factory=lambda: [0.0] * (timesteps.BANDS + 1))
 
     def add(self, loss: float, sigma: float) -> None:
-        """Take in the loss of one sample."""
+        """Add the loss of one sample."""
         for index in (timesteps.band(sigma), timesteps.BANDS):
             self.sums[index] = SMOOTHING * self.sums[index] + (1 - SMOOTHING) * loss
             self.weights[index] = SMOOTHING * self.weights[index] + (1 - SMOOTHING)
 
     def value(self, index: int = timesteps.BANDS) -> float:
-        """Smoothed loss of a band, of everything by default; NaN before the first sample."""
+        """Smoothed loss of a band (default: of all samples); NaN before the first sample."""
         return self.sums[index] / self.weights[index] if self.weights[index] else math.nan
 
     def bands(self) -> dict[str, float]:
@@ -83,7 +83,7 @@ class Smoothed:
 
 
 def print_progress(progress: Progress) -> None:
-    """The default receiver of progress: a line on standard error."""
+    """Print progress to standard error; the default."""
     print(progress, file=sys.stderr, flush=True)
 
 
@@ -106,12 +106,12 @@ class Metrics:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.smoothed = Smoothed()
         self._start, self._until, self._checkpoints, self._on_progress = start, until, checkpoints, on_progress
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._file = None
         self._board = _board(Path(folder) / "tensorboard" / run[:12], start)
 
     def begin(self, earlier: Path | None, values: dict[str, Any] | None) -> None:
-        """Start the record, or go on from that of the state the run resumes from (later lines are forgotten)."""
+        """Start the record, or continue that of the state the run resumes from, dropping later lines."""
         if earlier is not None and earlier.is_file():
             shutil.copyfile(earlier, self.path)
             self.path.chmod(0o644)
@@ -120,7 +120,7 @@ class Metrics:
         if values is not None:
             self.smoothed = Smoothed(list(values["sums"]), list(values["weights"]))
         self._file = open(self.path, "a")
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
 
     def step(
         self, step: int, losses: Sequence[float], sigmas: Sequence[float], names: Sequence[str], lr: float, norm: float
@@ -144,15 +144,15 @@ class Metrics:
             | {"rate": rate, "gpu_memory" if on_gpu() else "memory": memory}
             | {"sigma": list(sigmas), "items": list(names)},
         )
-        if now - self._told >= pause(now - self._began) or step == self._until:
-            self._told = now
+        if now - self._reported >= pause(now - self._began) or step == self._until:
+            self._reported = now
             self._file.flush()
             saved = next(number for number in self._checkpoints if number >= step)
             last = self._checkpoints[-1]
             self._on_progress(Progress(step, saved, last, loss, self.smoothed.value(), rate, memory))
 
     def write(self, step: int, record: dict[str, Any]) -> None:
-        """Append a record; its numbers, also one level down, become TensorBoard scalars."""
+        """Append a record; its numbers, including those one level down, become TensorBoard scalars."""
         self._file.write(json.dumps({"step": step, **record}) + "\n")
         if self._board is not None:
             for name, value in record.items():
@@ -161,7 +161,7 @@ class Metrics:
                         self._board.add_scalar(f"{name}/{part}" if part else name, number, step)
 
     def values(self) -> dict[str, Any]:
-        """The part that belongs into the training state."""
+        """The part that belongs in the training state."""
         return {"sums": list(self.smoothed.sums), "weights": list(self.smoothed.weights)}
 
     def copy_to(self, path: Path) -> None:
@@ -178,18 +178,18 @@ class Metrics:
 
 
 def pause(elapsed: float) -> float:
-    """Seconds until the next line of progress: lively at first, and no flood in the log of a long run."""
+    """Seconds until the next progress line: short at first, longer in long runs."""
     shortest, longest = EVERY_SECONDS
     return min(longest, max(shortest, elapsed / 20))
 
 
 def on_gpu() -> bool:
-    """Whether this process computes on a GPU."""
+    """Whether this process uses a GPU."""
     return torch.cuda.is_available() and torch.cuda.is_initialized()
 
 
 def peak_memory() -> int:
-    """Peak memory in bytes: of the GPU's allocator where one is in use, else of this process."""
+    """Peak memory in bytes: of the GPU allocator if in use, else of this process."""
     if on_gpu():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

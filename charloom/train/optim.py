@@ -1,8 +1,8 @@
 """Optimisers and learning rates.
 
-The optimisers come from well-kept libraries; here they only get a common face: built by name, and
-their state as a flat dictionary of tensors plus plain numbers, so that it can be stored without pickle
-and restored exactly. The learning rate is a pure function of the step.
+The optimisers come from well-maintained libraries, wrapped in one interface: built by name, with their state as a flat
+dictionary of tensors plus plain numbers, so that it can be stored without pickle and restored exactly. The learning
+rate is a pure function of the step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from charloom.core.errors import UserError
 from charloom.train.settings import Optimisation
 
 ADAM_EPS = 1e-6
-"""ai-toolkit's epsilon; torch's default of 1e-8 would enlarge the updates of nearly unused LoRA rows."""
+"""ai-toolkit's epsilon; torch's default of 1e-8 would amplify updates of nearly unused LoRA rows."""
 
 
 def build(
@@ -30,7 +30,7 @@ def build(
     ``adamw8bit`` (bitsandbytes) needs CUDA and becomes plain AdamW elsewhere, with one warning.
 
     Raises:
-        UserError: a library that is not installed, with the command that installs it.
+        UserError: a missing library, with the command that installs it.
     """
     values = list(parameters.values())
     lr, decay = settings.lr, settings.weight_decay
@@ -43,7 +43,7 @@ def build(
         return torch.optim.AdamW(values, lr=lr, weight_decay=decay, eps=ADAM_EPS, foreach=not fused, fused=fused)
     if name == "adamw8bit":
         adamw8bit = _library("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", name)
-        # It launches a kernel for each tensor, and an adapter has hundreds.
+        # It launches a kernel per tensor, and an adapter has hundreds.
         return _without_waiting(adamw8bit)([flatten(values)], lr=lr, weight_decay=decay, eps=ADAM_EPS)
     if name == "adafactor":
         adafactor = _library("transformers.optimization", "Adafactor", "transformers", name)
@@ -60,7 +60,7 @@ def build(
 
 
 def _without_waiting(library: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """An 8-bit optimiser of bitsandbytes that doesn't wait for the GPU after a parameter, as only paged ones must."""
+    """A subclass of a bitsandbytes optimiser without the wait after each parameter, which only paged ones need."""
 
     class Optimizer(library):
         @torch.no_grad()
@@ -82,14 +82,14 @@ def _without_waiting(library: type[torch.optim.Optimizer]) -> type[torch.optim.O
 
 FLAT = "flat"
 FLAT_ALIGNMENT = 256
-"""Elements; a block of bitsandbytes' quantised state, so that no block belongs to two tensors."""
+"""Elements per block of bitsandbytes' quantised state; alignment keeps blocks from spanning two tensors."""
 
 
 @torch.no_grad()
 def flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
-    """One long parameter, of which all ``parameters`` and their gradients become views.
+    """One flat parameter; all ``parameters`` and their gradients become views of it.
 
-    For optimisers that treat every element alike. The gaps between tensors stay zero.
+    For elementwise optimisers. The gaps between tensors stay zero.
     """
     starts, end = [], 0
     for parameter in parameters:
@@ -117,22 +117,22 @@ def _library(module: str, attribute: str, package: str, name: str) -> Callable[.
 
 
 def state_bytes(settings: Optimisation, parameters: list[nn.Parameter]) -> int:
-    """Bytes that the optimiser's state will take beside its parameters."""
+    """Estimated bytes of the optimiser's state."""
     each = {"adamw8bit": 2.1, "adamw": 8, "lion": 4, "prodigy": 16, "adafactor": 0.1}[settings.optimizer]
     return int(each * sum(p.numel() for p in parameters))
 
 
 def allocated_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the tensors that an optimiser has made so far."""
+    """Bytes of the state tensors that an optimiser has allocated so far."""
     values = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
 
 def learning_rate(settings: Optimisation, step: int) -> float:
-    """Learning rate of update ``step`` (from 1): linear warm-up, then constant, or falling towards 0 at the end.
+    """Learning rate of update ``step`` (from 1): linear warm-up, then constant or decaying towards 0.
 
     The last update still has a rate above 0. ``linear`` is 1 - p and ``cosine`` (1 + cos(pi p)) / 2, where p is
-    the part of the steps after the warm-up that is already done.
+    the fraction of the steps after the warm-up that is done.
     """
     warmup = settings.warmup_steps
     if step <= warmup:
@@ -148,9 +148,9 @@ def learning_rate(settings: Optimisation, step: int) -> float:
 def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The optimiser's state as tensors called ``<parameter>|<entry>`` and plain values for a JSON header.
 
-    ``names`` are the parameters' names in the order the optimiser got them. Entries of the parameter group
-    that change while training (Prodigy's estimates, for instance) are among the plain values. The state of a
-    flattened parameter goes by the name ``flat``.
+    ``names`` are the parameters' names in the order in which the optimiser got them. Entries of the parameter group
+    that change during training (such as Prodigy's estimates) are among the plain values. The state of a flattened
+    parameter is named ``flat``.
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {"state": {}, "group": {}}
@@ -165,7 +165,7 @@ def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[d
         if isinstance(value, Tensor):
             tensors[f"|{entry}"] = value.detach().cpu().clone()
         elif entry not in ("params", "lr") and isinstance(value, bool | int | float) and math.isfinite(value):
-            values["group"][entry] = value  # what isn't finite is a limit from the constructor
+            values["group"][entry] = value  # a value that is not finite is a limit set in the constructor
     return tensors, values
 
 
@@ -183,7 +183,7 @@ def _json(value: Any, entry: str) -> Any:
 def restore(
     optimizer: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Put back what :func:`state_tensors` gave, to the bit.
+    """Restore exactly what :func:`state_tensors` returned.
 
     ``load_state_dict`` is avoided: it casts state to the dtype of its parameter.
     """
@@ -195,7 +195,7 @@ def restore(
         if not name:
             group[entry] = tensor.clone()
             continue
-        # Step counters of torch's optimisers live on the CPU unless they are fused, all else beside its parameter.
+        # Step counters of torch's optimisers are on the CPU unless fused; everything else is on the parameter's device.
         counter = entry == "step" and not group.get("fused")
         device = torch.device("cpu") if counter else parameters[name].device
         optimizer.state[parameters[name]][entry] = tensor.to(device, copy=True)

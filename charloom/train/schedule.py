@@ -1,15 +1,15 @@
 """Which image each training sample shows, and at which resolution.
 
-An *epoch* shows every image once (``repeats`` times, if it has them). From epoch to epoch an image goes through its
-resolutions, so that after as many epochs as it has resolutions, a *round*, it has been trained once at each: the visits
-of two pairs (image, resolution) never differ by more than one. Regularisation images have epochs of their own.
+An *epoch* shows every image once (or ``repeats`` times). An image cycles through its resolutions from epoch to epoch,
+so that after as many epochs as it has resolutions (a *round*) it was trained once at each: the visit counts of two
+pairs (image, resolution) never differ by more than one. Regularisation images have their own epochs.
 
 A forward pass takes images of one shape, so the samples of a step should share a resolution. Therefore images change
-their resolution in groups of as many as a step takes, and a step takes images of one resolution as long as the epoch
-has enough of them. Only where an epoch is no multiple of a step are a few steps mixed.
+their resolution in groups of one step's size, and a step takes images of one resolution as long as the epoch has enough
+of them. Only if an epoch is not a multiple of a step, a few steps are mixed.
 
-The plan is a function of the seed and the step number, found by dealing the epochs out from the first on. Knows neither
-files nor tensors.
+The plan is a function of the seed and the step number, computed by dealing out epochs from the first one. Independent
+of files and tensors.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Visit = tuple[int, int]
 class Deck:
     """The images of one kind, dealt out epoch by epoch.
 
-    ``order`` holds item numbers, as often as an item counts in an epoch; ``resolutions`` are those of each item;
-    ``group`` is how many of them one step takes.
+    ``order`` holds item numbers, each as often as it appears in an epoch; ``resolutions`` are those of each item;
+    ``group`` is the number of images per step.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Deck:
             self._alike.setdefault(tuple(resolutions[item]), []).append(place)
         self._epoch = 0
         self.left: dict[int, list[int]] = {}
-        """Items of this epoch that are still to be shown, by resolution; the last one comes next."""
+        """Items still to be shown in this epoch, by resolution; the last one comes next."""
 
     def has(self, resolution: int) -> int:
         """How many images of the epoch are left at a resolution."""
         return len(self.left.get(resolution, ()))
 
     def deal(self) -> None:
-        """Begin an epoch if the last one is used up."""
+        """Start a new epoch if the current one is used up."""
         if any(self.left.values()):
             return
         at = {}
@@ -75,8 +75,9 @@ class Deck:
 class Schedule:
     """The visits of every step of a run.
 
-    ``order`` and ``regularization`` are item numbers, as often as they count in an epoch; with regularisation items
-    every second sample shows one. ``resolutions`` are those of each item, ``draws`` the samples of a step.
+    ``order`` and ``regularization`` are item numbers, each as often as it appears in an epoch; with regularisation
+    items, every second sample shows one. ``resolutions`` are those of each item, ``draws`` is the number of samples per
+    step.
     """
 
     def __init__(
@@ -106,12 +107,12 @@ class Schedule:
         return self._visits
 
     def _next(self, first: int) -> list[Visit]:
-        """The visits of the samples from number ``first`` on; samples go to the decks in turn."""
+        """The visits of one step, whose first sample has number ``first``; samples alternate between the decks."""
         turns = [(first + place) % len(self._decks) for place in range(self._draws)]
         needed = {self._decks[turn]: turns.count(turn) for turn in turns}
         for deck in needed:
             deck.deal()
-        # The resolution that most of the step's images have; among equals the one with most images left.
+        # The resolution that most of the step's images can have; in a tie, the one with most images left.
         resolution = max(
             dict.fromkeys(r for deck in needed for r in deck.left),
             key=lambda r: (sum(min(deck.has(r), n) for deck, n in needed.items()), sum(deck.has(r) for deck in needed)),

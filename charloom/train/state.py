@@ -1,7 +1,7 @@
 """The complete state of a run at a step, in one safetensors file that is checked before it is trusted.
 
 Tensors: ``adapter|…``, ``ema|…``, ``optimizer|…``. The header holds the rest as canonical JSON, and a
-SHA-256 over both. No pickle. It knows nothing of what the tensors mean.
+SHA-256 over both. No pickle. Independent of what the tensors mean.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CorruptState(UserError):
 
 @dataclass(frozen=True)
 class State:
-    """Everything that update ``step + 1`` depends on. ``values`` are plain values."""
+    """Everything that update ``step + 1`` depends on. ``values`` are JSON values."""
 
     run_key: str
     step: int
@@ -68,13 +68,13 @@ def read(path: Path, run_key: str) -> State:
     if header["run_key"] != run_key:
         raise UserError(
             f"{path}: this training state belongs to another run (other data, settings, rank or base): "
-            f"its run key is {header['run_key'][:12]}, wanted is {run_key[:12]}"
+            f"its run key is {header['run_key'][:12]}, expected {run_key[:12]}"
         )
     return State(run_key, header["step"], tensors, header["values"])
 
 
 def save(store: Store, state: State) -> None:
-    """Put a state into the store and drop those that are no longer needed to continue from it."""
+    """Store a state and delete all but the newest :data:`KEPT` of its run."""
     with store.put(KIND, checkpoint_key(state.run_key, state.step), SUFFIX) as path:
         write(path, state)
     for old in stored(store, state.run_key, state.step)[KEPT:]:
@@ -90,19 +90,19 @@ def stored(store: Store, run_key: str, until: int) -> list[Path]:
 
 
 def newest(store: Store, run_key: str, until: int) -> State | None:
-    """The newest intact state up to step ``until``; damaged ones are named and set aside as ``*.damaged``."""
+    """The newest intact state up to step ``until``; damaged ones are logged and renamed to ``*.damaged``."""
     for path in stored(store, run_key, until):
         try:
             return read(path, run_key)
         except CorruptState as error:
             aside = path.with_name(path.name + ".damaged")
             path.replace(aside)
-            log.warning("%s: set aside as %s, continuing from the one before", error, aside.name)
+            log.warning("%s; renamed to %s, continuing from the previous one", error, aside.name)
     return None
 
 
 def check_shapes(state: State, expected: Mapping[str, Tensor]) -> None:
-    """Refuse a state whose adapter isn't the present one (another rank, module choice or base).
+    """Refuse a state of another adapter (other rank, modules or base).
 
     Raises:
         UserError: names or shapes differ.

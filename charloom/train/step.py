@@ -1,7 +1,7 @@
 """One forward pass of training: from a batch of samples to its share of the loss.
 
-Split in two, so that an engine can record the second half: :func:`inputs_of` puts everything that changes from
-step to step into tensors, :func:`loss_of` only computes. It knows nothing of optimisers or of how the model runs.
+Split in two, so that an engine can record the second half: :func:`inputs_of` puts everything that changes between steps
+into tensors, :func:`loss_of` only computes. Independent of optimisers and of how the model is run.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from charloom.engine.inputs import Inputs, Predict, Term
+from charloom.engine.inputs import Inputs, Term
 from charloom.lora.attach import Adapter
 from charloom.train import losses
 from charloom.train.data import Batch, TrainingData
 from charloom.train.settings import Optimisation, Preservation
 from charloom.zimage import flow, forward
+from charloom.zimage.forward import Predict
 
 
 def inputs_of(batch: Batch, data: TrainingData, device: torch.device) -> Inputs:
@@ -25,43 +26,43 @@ def inputs_of(batch: Batch, data: TrainingData, device: torch.device) -> Inputs:
     for term, captions in _preservations(batch, data):
         for group in _by_padded_length(list(captions), captions):
             caps, pad = padded([captions[row] for row in group], device)
-            terms.append(Term(sent(torch.tensor(group), device), caps, pad, term.multiplier))
+            terms.append(Term(to_device(torch.tensor(group), device), caps, pad, term.multiplier))
     whole = (batch.latents, batch.noise, batch.sigma, batch.weight)
-    return Inputs(*(sent(tensor, device) for tensor in whole), *padded(batch.captions, device), tuple(terms))
+    return Inputs(*(to_device(tensor, device) for tensor in whole), *padded(batch.captions, device), tuple(terms))
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``, without waiting for what a GPU still computes."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; to a GPU an asynchronous copy from pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def padded(captions: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Captions of one padded length as (B, L, D), and their padding rows (B, L, 1) bool."""
-    caps, lengths = forward.pad_captions(captions)
-    pad = forward.caption_mask(lengths, caps.shape[1], caps.device)
-    return sent(caps, device), sent(pad, device)
+    caps, pad = forward.pad_captions(captions)
+    return to_device(caps, device), to_device(pad, device)
 
 
 def loss_of(predict: Predict, adapter: Adapter, inputs: Inputs, settings: Optimisation) -> tuple[Tensor, Tensor]:
-    """The batch's share of the step's loss, to call ``backward`` on, and the plain loss of each sample (B,).
+    """The batch's share of the step's loss, to be differentiated, and the plain loss per sample (B,).
 
-    Prediction v = -output against noise - x0, fp32; each sample counts by its weight over the samples of a step.
+    The prediction is compared with the true velocity in fp32; each sample counts by its weight divided by the number of
+    samples per step.
     """
-    noisy, t = flow.noisy(inputs.x0, inputs.noise, inputs.sigma), 1.0 - inputs.sigma
-    prediction = -predict(noisy, t, inputs.caps, inputs.pad)
+    noisy = flow.noisy(inputs.x0, inputs.noise, inputs.sigma)
+    prediction = flow.velocity(predict, noisy, inputs.sigma, inputs.caps, inputs.pad)
     per_item = losses.per_item(prediction, flow.target(inputs.x0, inputs.noise), settings.loss)
     total = per_item * inputs.weight
     for term in inputs.terms:
-        arguments = noisy[term.rows], t[term.rows], term.caps, term.pad
+        arguments = noisy[term.rows], inputs.sigma[term.rows], term.caps, term.pad
         with torch.no_grad(), adapter.disabled():
-            bare = predict(*arguments)
-        distance = losses.preservation(predict(*arguments), bare) * term.multiplier
+            bare = flow.velocity(predict, *arguments)
+        distance = losses.preservation(flow.velocity(predict, *arguments), bare) * term.multiplier
         total = total.index_add(0, term.rows, distance)
     return total.sum() / settings.draws_per_step, per_item.detach()
 
 
 def _preservations(batch: Batch, data: TrainingData) -> Iterator[tuple[Preservation, dict[int, Tensor]]]:
-    """(settings, captions by row) of the preservation term that is on; regularisation images need none."""
+    """(settings, captions by row) of the enabled preservation term; regularisation images have none."""
     settings = data.settings.train
     rows = {row: draw for row, draw in enumerate(batch.draws) if not draw.is_reg}
     if settings.differential.enabled:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from charloom.core import randomness
+from charloom.zimage import flow
 
 BANDS = 4
 """Bands of sigma that losses are reported in: quarters of [0, 1]."""
@@ -62,7 +63,7 @@ def sigma_at(q: float, kind: str) -> float:
         # The clamp keeps the quantile finite where the cube of the bias underflows.
         return 1.0 / (1.0 + math.exp(-_PHI.inv_cdf(min(max(1.0 - q, 1e-16), 1.0 - 1e-16))))
     if kind == "shift":
-        return 3.0 * (1.0 - q) / (1.0 + 2.0 * (1.0 - q))
+        return flow.shift_sigma(1.0 - q)
     raise ValueError(f"unknown timestep type {kind!r}")
 
 

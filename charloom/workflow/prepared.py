@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.base import locks
-from charloom.base.hub import Tell
+from charloom.base.hub import Log
 from charloom.core import files
 from charloom.core.canonical import digest
 from charloom.core.errors import UserError
@@ -35,7 +35,7 @@ def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
     )
 
 
-def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Tell) -> dict[str, Any]:
+def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Log) -> dict[str, Any]:
     """Write the prepared weights to ``output``; returns the record of what was done.
 
     fp32 with quantization ``none``, else bf16; float8, int8 and nf4 store the Linears of the blocks in fewer bits. The

@@ -119,7 +119,7 @@ def make(
             log(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
 
         started = time.monotonic()
-        with adapters.put_on(members[0].checkpoint, strength):
+        with adapters.applied(members[0].checkpoint, strength):
             pixels = sampler.sample(
                 model,
                 vae,
@@ -132,7 +132,7 @@ def make(
                 negative=empty if guidance > 1 else None,
                 batch_size=batches[size],
                 predict=predict,
-                tell=log,
+                log=log,
                 on_halved=halved,
             )
         for one, picture in zip(members, pixels, strict=True):

@@ -1,13 +1,16 @@
 """Flow-matching conventions of Z-Image in one place.
 
 sigma in [0, 1] is the noise level (1 = pure noise): ``x_sigma = (1 - sigma) x0 + sigma noise``. The
-transformer takes ``t = 1 - sigma`` and returns about ``x0 - noise``; the prediction is its negative
-``v = noise - x0``, so Euler goes ``x <- x + (sigma_next - sigma) v``.
+transformer takes ``t = 1 - sigma`` and returns about ``x0 - noise``; the prediction is its negative,
+about ``v = noise - x0``, so an Euler step is ``x <- x + (sigma_next - sigma) v``.
 Source: diffusers ``pipeline_z_image.py`` and ``train_dreambooth_lora_z_image.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 SHIFT = 3.0
@@ -40,10 +43,15 @@ def noisy(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def target(x0: Tensor, noise: Tensor) -> Tensor:
-    """What the prediction ``v`` is trained towards."""
+    """The true velocity, which the prediction ``v`` is trained towards."""
     return noise - x0
 
 
-def clean_estimate(x: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
-    """The clean latents that a prediction ``v`` at noise level ``sigma`` (B,) implies."""
-    return x - _broadcast(sigma, x) * v
+def velocity(predict: Callable[..., Tensor], x: Tensor, sigma: Tensor | float, *captions: Tensor) -> Tensor:
+    """Prediction ``v`` (B, …) for ``x`` (B, …) at noise level ``sigma``, (B,) or one for all.
+
+    ``predict`` is a :data:`charloom.zimage.forward.Predict`, ``captions`` its remaining arguments.
+    """
+    if not isinstance(sigma, Tensor):
+        return -predict(x, torch.full((len(x),), 1.0 - sigma, device=x.device), *captions)
+    return -predict(x, 1.0 - sigma, *captions)

@@ -1,11 +1,12 @@
-"""Drawing pictures: explicit noise levels, Euler steps, latents in fp32, no training adapter.
+"""Sampling images: explicit noise levels, Euler steps, latents in fp32, no training adapter.
 
-The result equals ``ZImagePipeline`` on the same noise. Noise is made on the CPU from one seed per
-picture, so a picture depends on its own prompt and seed and never on its neighbours in a batch.
+The result equals that of ``ZImagePipeline`` on the same noise. Noise is drawn on the CPU from one seed per image, so an
+image depends on its own prompt and seed, never on its neighbours in a batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -16,13 +17,11 @@ from torch import Tensor
 from charloom.core.errors import UserError
 from charloom.zimage import flow
 from charloom.zimage import vae as vae_codec
-from charloom.zimage.forward import forward, pad_captions, padded_length
-
-Predict = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
+from charloom.zimage.forward import Predict, forward, pad_captions, padded_length
 
 
 def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
-    """Noise of one picture, fp32 (channels, height / 8, width / 8), as a CPU ``torch.Generator`` draws it."""
+    """Noise of one image, fp32 (channels, height / 8, width / 8), drawn by a CPU ``torch.Generator``."""
     generator = torch.Generator("cpu").manual_seed(seed)
     shape = (1, channels, height // vae_codec.FACTOR, width // vae_codec.FACTOR)
     return torch.randn(shape, generator=generator, dtype=torch.float32)[0]
@@ -41,21 +40,20 @@ def sample_latents(
 ) -> Tensor:
     """Latents (B, C, h, w) from ``noise`` of the same shape; ``embeds`` share one padded length.
 
-    ``guidance`` is ai-toolkit's scale: 1 is off, g mixes ``negative + g (positive - negative)``.
+    ``guidance`` is the scale g in ``negative + g (positive - negative)``, as in ai-toolkit; 1 is off.
     """
     device = noise.device
-    caps, lengths = pad_captions(embeds, device)
+    captions = pad_captions(embeds, device)
     if guidance > 1.0:
         if negative is None:
             raise ValueError("guidance above 1 needs the embedding of a negative prompt")
-        negatives, negative_lengths = pad_captions([negative] * len(embeds), device)
+        negatives = pad_captions([negative] * len(embeds), device)
     x = noise.float()
     sigmas = flow.sample_sigmas(steps, shift)
     for sigma, following in zip(sigmas, sigmas[1:], strict=False):
-        t = torch.full((len(x),), 1.0 - sigma, device=device)
-        v = -predict(x, t, caps, lengths).float()
+        v = flow.velocity(predict, x, sigma, *captions).float()
         if guidance > 1.0:
-            unconditional = -predict(x, t, negatives, negative_lengths).float()
+            unconditional = flow.velocity(predict, x, sigma, *negatives).float()
             v = unconditional + guidance * (v - unconditional)
         x = x + (following - sigma) * v
     return x
@@ -76,26 +74,22 @@ def sample(
     shift: float = flow.SHIFT,
     batch_size: int = 10,
     predict: Predict | None = None,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     on_halved: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Pictures for ``embeds`` (one each, with its seed), uint8 (B, height, width, 3).
+    """Images (B, height, width, 3) uint8 for ``embeds``, one each, with one seed each.
 
-    Pictures are batched by padded caption length; ``predict`` replaces the plain forward of ``model``. A batch
-    that does not fit into the GPU's memory is halved for good, of which ``on_halved`` hears the new size;
-    ``tell`` gets a line when the autoencoder must work in tiles.
+    Images are batched by padded caption length. ``predict`` replaces the plain forward of ``model``. When a batch does
+    not fit into GPU memory, the batch size is halved from then on, and ``on_halved`` is called with the new size.
+    ``log`` gets a line when the autoencoder must work in tiles.
 
     Raises:
-        UserError: not even one picture fits.
+        UserError: not even one image fits.
     """
     if width % 16 or height % 16:
         raise ValueError(f"width and height must be multiples of 16, got {width}x{height}")
     device = next(model.parameters()).device
-    if predict is None:
-
-        def predict(x: Tensor, t: Tensor, caps: Tensor, lengths: Sequence[int]) -> Tensor:
-            return forward(model, x, t, caps, lengths)
-
+    predict = predict or functools.partial(forward, model)
     groups: dict[int, list[int]] = defaultdict(list)
     for index, cap in enumerate(embeds):
         groups[padded_length(len(cap))].append(index)
@@ -116,7 +110,7 @@ def sample(
                     shift=shift,
                 )
             except torch.OutOfMemoryError:
-                # Tried again below, where the traceback no longer keeps the tensors alive.
+                # Retried below, where the traceback no longer keeps tensors alive.
                 latents = None
             if latents is None:
                 torch.cuda.empty_cache()
@@ -129,15 +123,15 @@ def sample(
                 if on_halved:
                     on_halved(batch_size)
                 continue
-            # On a GPU the autoencoder needs gigabytes for one picture, and several at once are no faster.
+            # On a GPU the autoencoder needs gigabytes per image, and batches are no faster.
             for part, piece in _pieces(chunk, latents):
-                images[part] = vae_codec.to_uint8(vae_codec.decode(vae, piece, tell)).cpu().numpy()
+                images[part] = vae_codec.to_uint8(vae_codec.decode(vae, piece, log)).cpu().numpy()
             members = members[batch_size:]
     return images
 
 
 def _pieces(chunk: list[int], latents: Tensor) -> list[tuple[list[int], Tensor]]:
-    """What is decoded in one go, with the indices of its pictures."""
+    """Latents to decode together, with the indices of their images."""
     if latents.device.type != "cuda":
         return [(chunk, latents)]
     return [([index], latents[place : place + 1]) for place, index in enumerate(chunk)]

@@ -20,10 +20,10 @@ KNOWN_BASES: dict[int, tuple[str, dict[str, Any]]] = {
         {"dim": 192, "n_layers": 8, "n_refiner_layers": 1, "cap_feat_dim": 128, **_PATCHES},
     ),
 }
-"""By width: name and published configuration, as far as the shapes depend on it."""
+"""By width: name, and the fields of the published config that shapes depend on."""
 
 OTHER_WIDTHS = {2304: "Lumina Image 2.0"}
-"""Models with the same names of modules."""
+"""Models that use the same module names."""
 
 
 def module_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -53,7 +53,7 @@ def module_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def with_original_names(shapes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """``shapes``, and those of the original model's names for the same weights: q, k and v are one, in this order."""
+    """``shapes``, plus the same weights under the original model's names, which fuses q, k and v in this order."""
     out = dict(shapes)
     for module, (rows, columns) in shapes.items():
         if module.endswith(".attention.to_q"):
@@ -65,7 +65,7 @@ def with_original_names(shapes: Mapping[str, tuple[int, int]]) -> dict[str, tupl
 
 
 def width_of(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Width of the transformer that weights of these shapes belong to: what most of them say; None if none says it."""
+    """Width of the transformer that weights of these shapes belong to, by majority vote; None if unknown."""
     votes: dict[int, int] = {}
     for module, shape in shapes.items():
         if len(shape) != 2:

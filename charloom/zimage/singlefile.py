@@ -1,9 +1,9 @@
-"""Transformer weights from a single file, as ComfyUI and others keep them.
+"""Transformer weights from a single file, as used by ComfyUI and others.
 
-Such a file names the modules as the model's authors did: query, key and value in one ``attention.qkv`` (rows in
-this order), ``attention.out``, ``q_norm`` and ``k_norm``, ``x_embedder`` and ``final_layer``, all of it maybe
-below a prefix, maybe beside an autoencoder and a text encoder. Names of diffusers are taken as they are. A single
-file holds no config; that is the caller's business.
+Such a file uses the names of the model's authors: query, key and value in one ``attention.qkv`` (rows in this order),
+``attention.out``, ``q_norm`` and ``k_norm``, ``x_embedder`` and ``final_layer``, possibly below a prefix and beside an
+autoencoder and a text encoder. diffusers' names are accepted as they are. A single file holds no config; the caller
+provides it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from charloom.core.errors import UserError
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 _UNUSED = ("norm_final.weight",)
-"""In the files, but without a part in the forward pass."""
+"""Present in files, but not used by the forward pass."""
 
 _RENAMED = (
     (".attention.out.", ".attention.to_out.0."),
@@ -33,10 +33,10 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def convert(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """``tensors`` by the names of ``ZImageTransformer2DModel``; what belongs to other models is left out.
+    """``tensors`` under the names of ``ZImageTransformer2DModel``; tensors of other models are left out.
 
-    ``config`` is the transformer's own: its patch sizes are part of two names, its heads tell how the rows of a
-    fused ``qkv`` (q, then k, then v) are split.
+    ``config`` is the transformer's: its patch sizes are part of two names, its heads determine how the rows of a fused
+    ``qkv`` (q, then k, then v) are split.
     """
     patch = f"{config['all_patch_size'][0]}-{config['all_f_patch_size'][0]}"
     head = config["dim"] // config["n_heads"]
@@ -61,7 +61,7 @@ def convert(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[st
 
 
 def load_into(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """Fill ``model`` (on the meta device, with its config) from the single file at ``path``, cast to ``dtype``.
+    """Load the single file at ``path`` into ``model`` (on the meta device), cast to ``dtype``.
 
     Raises:
         UserError: the file is damaged, quantised, or does not fit the config.
@@ -91,5 +91,5 @@ def load_into(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
                 f"{path}: {name} is {tuple(tensor.shape)}, transformer/config.json of the base asks for "
                 f"{tuple(expected[name].shape)}; name the transformer_file that belongs to it"
             )
-    # A copy, so that nothing depends on the mapped file and the three slices of a qkv do not keep it alive.
+    # A copy, so that nothing depends on the mapped file and slices of a qkv do not keep the whole alive.
     model.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}, assign=True)

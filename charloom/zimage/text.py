@@ -1,7 +1,7 @@
-"""Captions to text embeddings, row for row what ``ZImagePipeline.encode_prompt`` gives.
+"""Captions to text embeddings, row for row equal to ``ZImagePipeline.encode_prompt``.
 
 The prompt goes through the tokenizer's chat template as one user message with thinking enabled
-(which adds no think block), is cut at 512 tokens, and the output of the last layer but one is
+(which adds no think block) and is truncated to 512 tokens; the output of the second-to-last layer is
 kept for the real tokens only. Attention is causal and padding is on the right, so encoding without
 padding gives the same rows; captions are therefore encoded one by one at their exact length.
 """
@@ -17,7 +17,7 @@ from charloom.core.tokens import MAX_TOKENS
 
 
 def template(tokenizer, prompt: str) -> str:
-    """The chat-formatted text that the text encoder reads."""
+    """The prompt in chat format, as the text encoder reads it."""
     message = [{"role": "user", "content": prompt}]
     return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
 

@@ -1,8 +1,8 @@
 """Pixels to normalised latents and back, as ``ZImagePipeline`` does it.
 
-Normalised means ``(z - shift_factor) * scaling_factor``; the latent is the mode of the posterior,
-not a sample, so that encoding is a function of the pixels alone. A picture that does not fit into the GPU's
-memory is done in overlapping tiles, which are blended; that is close, not equal.
+Normalised means ``(z - shift_factor) * scaling_factor``; the latent is the mode of the posterior, not a sample, so that
+encoding is a function of the pixels alone. An image that does not fit into GPU memory is processed in overlapping tiles
+that are blended; the result is close, not equal.
 """
 
 from __future__ import annotations
@@ -20,38 +20,39 @@ FACTOR = 8
 """Pixels per latent cell; two cells make a transformer patch, so image sides are multiples of 16."""
 
 TILES = (512, 256, 128)
-"""Edges of tiles in pixels, tried one after the other. The autoencoder's own is 1024, which helps nobody."""
+"""Tile edges in pixels, tried in this order. diffusers' default of 1024 is too large to save memory."""
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
+"""Takes one line for the user."""
 
 _tiled: WeakKeyDictionary[AutoencoderKL, dict[tuple[str, int, int], int]] = WeakKeyDictionary()
-"""What did not fit in one piece so far, and the tile that did."""
+"""By autoencoder: what did not fit in one piece so far, and the tile edge that did."""
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: Tensor, tell: Tell | None = None) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] to normalised latents (B, C, H/8, W/8), fp32; ``tell`` hears of tiles."""
+def encode(vae: AutoencoderKL, pixels: Tensor, log: Log | None = None) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] to normalised latents (B, C, H/8, W/8), fp32; ``log`` gets a line if tiled."""
 
     def work() -> Tensor:
         return vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
 
-    mode = _fitting(work, vae, ("encoding", pixels.shape[-1], pixels.shape[-2]), tell)
+    mode = _fitting(work, vae, ("encoding", pixels.shape[-1], pixels.shape[-2]), log)
     return (mode - vae.config.shift_factor) * vae.config.scaling_factor
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor, tell: Tell | None = None) -> Tensor:
-    """Normalised latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32; ``tell`` hears of tiles."""
+def decode(vae: AutoencoderKL, latents: Tensor, log: Log | None = None) -> Tensor:
+    """Normalised latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32; ``log`` as for :func:`encode`."""
     latents = latents.float() / vae.config.scaling_factor + vae.config.shift_factor
 
     def work() -> Tensor:
         return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
 
-    return _fitting(work, vae, ("decoding", latents.shape[-1] * FACTOR, latents.shape[-2] * FACTOR), tell)
+    return _fitting(work, vae, ("decoding", latents.shape[-1] * FACTOR, latents.shape[-2] * FACTOR), log)
 
 
-def _fitting(work: Callable[[], Tensor], vae: AutoencoderKL, what: tuple[str, int, int], tell: Tell | None) -> Tensor:
-    """The result of ``work``, in tiles if it does not fit; the same size goes straight to its tiles next time."""
+def _fitting(work: Callable[[], Tensor], vae: AutoencoderKL, what: tuple[str, int, int], log: Log | None) -> Tensor:
+    """The result of ``work``, in tiles if it does not fit; the tile that worked for a size is remembered."""
     known = _tiled.setdefault(vae, {})
     verb, width, height = what
     whole = max(width, height)
@@ -62,13 +63,13 @@ def _fitting(work: Callable[[], Tensor], vae: AutoencoderKL, what: tuple[str, in
         try:
             result = work()
         except torch.OutOfMemoryError:
-            # The next try has to wait until the handler is left: its traceback keeps the tensors alive.
+            # Retry after leaving the handler: its traceback keeps tensors alive.
             result = None
         finally:
             vae.use_tiling = False
         if result is not None:
-            if tell and known.setdefault(what, whole) != edge:
-                tell(f"{verb} {width}x{height} does not fit into the GPU memory in one piece: in tiles of {edge}")
+            if log and known.setdefault(what, whole) != edge:
+                log(f"{verb} {width}x{height} does not fit into the GPU memory in one piece: in tiles of {edge}")
             known[what] = edge
             return result
         torch.cuda.empty_cache()

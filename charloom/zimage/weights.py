@@ -1,9 +1,8 @@
 """Loading the parts of a base model from a diffusers folder, each on its own.
 
-Training needs no text encoder and no autoencoder, encoding needs no transformer: nothing here
-loads more than it is asked for. A folder may be the embedded miniature or Z-Image-Turbo; the
-config files say which, this code does not ask. The transformer's weights may also come from a single
-file in ComfyUI's naming (:mod:`charloom.zimage.singlefile`); its config never does.
+Training needs no text encoder and no autoencoder, encoding needs no transformer, so each part is loaded on its own. The
+folder may hold the embedded miniature or Z-Image-Turbo; only its config files differ. The transformer's weights may
+also come from a single file with ComfyUI's names (:mod:`charloom.zimage.singlefile`); its config never does.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def load_transformer(
 ) -> ZImageTransformer2DModel:
     """The transformer in ``folder/transformer``, frozen, with the batched forward installed.
 
-    With ``single_file`` the weights come from there and only the config from the folder.
+    With ``single_file``, the weights come from there and only the config from the folder.
 
     Raises:
         UserError: the config is incomplete, or the weights do not fit it.
@@ -55,7 +54,7 @@ def load_transformer(
 
 
 def empty_transformer(folder: Path) -> ZImageTransformer2DModel:
-    """The transformer of ``folder`` by its config alone, on the meta device (names and shapes, no weights)."""
+    """The transformer of ``folder`` on the meta device: names and shapes from its config, no weights."""
     part = _part(folder, "transformer")
     check_transformer_config(part)
     config = ZImageTransformer2DModel.load_config(part)
@@ -64,7 +63,7 @@ def empty_transformer(folder: Path) -> ZImageTransformer2DModel:
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> AutoencoderKL:
-    """The autoencoder in ``folder/vae``; fp32 by default, since its latents define the data set."""
+    """The autoencoder in ``folder/vae``; fp32 by default, because its latents are what is trained on."""
     vae = AutoencoderKL.from_pretrained(_part(folder, "vae"), torch_dtype=dtype)
     return vae.to(device).eval().requires_grad_(False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import numpy as np
@@ -32,9 +33,9 @@ def draw(tokenizer, encoder, transformer, vae, prompts: list[str], seeds: list[i
     device = next(transformer.parameters()).device
     embeds = encode(tokenizer, encoder, prompts)
 
-    def predict(x, t, caps, lengths):
+    def predict(x, t, caps, pad):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return forward(transformer, x, t, caps, lengths)
+            return forward(transformer, x, t, caps, pad)
 
     return sample(
         transformer, vae, embeds, width=size, height=size, seeds=seeds, steps=steps, batch_size=100, predict=predict
@@ -90,14 +91,13 @@ def own_samples(trainer, ids, mask, generator, steps: int = 8):
     from train_base import text_states
 
     from charloom.zimage import flow
-    from charloom.zimage.forward import forward_masked
 
     device = ids.device
     x = torch.randn(len(ids), 16, 32, 32, generator=generator, device=device)
     sigmas = flow.sample_sigmas(steps)
+    predict = functools.partial(forward, trainer.transformer)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         caps = text_states(trainer.encoder, ids)
         for sigma, following in zip(sigmas, sigmas[1:], strict=False):
-            t = torch.full((len(x),), 1.0 - sigma, device=device)
-            x = x - (following - sigma) * forward_masked(trainer.transformer, x, t, caps, mask).float()
+            x = x + (following - sigma) * flow.velocity(predict, x, sigma, caps, mask).float()
     return x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from train_vae import encode_all
 
 from charloom.paperdoll import attributes
 from charloom.zimage import flow
-from charloom.zimage.forward import forward_masked, padded_length, prepare
+from charloom.zimage.forward import forward, padded_length, prepare
 from charloom.zimage.text import token_ids
 
 # (resolution, share of steps, batch): about the same number of tokens in each
@@ -218,12 +219,13 @@ class Trainer:
         ids = torch.where(blank, self.null[:length], ids)
         mask = torch.where(blank[..., None], nothing[:, None], mask)
         cuda = self.device.type == "cuda"
+        predict = functools.partial(forward, self.transformer)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda, cache_enabled=False):
-            predicted = -forward_masked(self.transformer, x, 1 - sigma, text_states(self.encoder, ids), mask).float()
+            predicted = flow.velocity(predict, x, sigma, text_states(self.encoder, ids), mask).float()
             with torch.no_grad():
                 caps = text_states(self.encoder, self.null[None, :length]).expand(count, -1, -1)
                 empty = nothing[None, :, None].expand(count, -1, -1)
-                unsaid = -forward_masked(self.transformer, x, 1 - sigma, caps, empty).float()
+                unsaid = flow.velocity(predict, x, sigma, caps, empty).float()
         strength = torch.where(blank[..., None, None], 0.0, self.guidance)
         target = noise - latents + strength * (predicted.detach() - unsaid)
         return ((predicted - target).square() * weight).mean()
