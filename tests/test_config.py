@@ -107,7 +107,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "broken expression": (
         recipe(network={"modules": ["layers.("]}),
-        ["config/characters/mara.yaml: recipe.network.modules: 'layers.(' is no regular expression"],
+        ["config/characters/mara.yaml: recipe.network.modules: 'layers.(' is not a regular expression"],
     ),
     "no such base": (
         lambda p: edit(p / CONFIG, base="minni"),

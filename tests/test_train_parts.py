@@ -24,7 +24,7 @@ from charloom.lora.network import Network
 from charloom.train import losses, optim, timesteps
 from charloom.train.data import bucket_of
 from charloom.train.keys import manifest_digest, run_key
-from charloom.train.settings import SECTIONS, Data, Optimisation, Preservation, Save, TrainSettings, kept_steps
+from charloom.train.settings import SECTIONS, Data, Optimisation, Preservation, Save, TrainSettings
 
 
 def test_defaults_are_the_guides():
@@ -36,16 +36,7 @@ def test_defaults_are_the_guides():
     assert (s.data.caption_dropout, s.data.resolutions, s.data.flip_x) == (0.05, (512, 768, 1024), False)
 
 
-def leaves(part, prefix=""):
-    """(dotted name, schema) of every knob."""
-    for key, node in part["properties"].items():
-        if "properties" in node:
-            yield from leaves(node, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", node
-
-
-KNOBS = dict(leaves(schema.load_schema("recipe")))
+KNOBS = dict(knobs.leaves(schema.load_schema("recipe")))
 HELD = {
     f.metadata["knob"]: (cls, f.name) for cls in (Network, Optimisation, Save, Data) for f in fields(cls) if f.metadata
 }
@@ -113,7 +104,7 @@ def test_defaults_and_bounds_are_the_schemas(knob):
         ({"train": {"ema": "yes"}}, "train.ema: the text 'yes' will not do"),
         ({"train": {"warmup_steps": 9, "steps": 5}}, "train.warmup_steps: is more than train.steps 5"),
         ({"train": {"preservation": {"other": {}}}}, "train.preservation.other: unknown key"),
-        ({"network": {"modules": ["("]}}, "network.modules: '(' is no regular expression"),
+        ({"network": {"modules": ["("]}}, "network.modules: '(' is not a regular expression"),
         ({"network": {"rank": 0}}, "network.rank: must be at least 1, not 0"),
         ({"network": {"rank": 513}}, "network.rank: must be at most 512, not 513"),
         ({"save": {"keep": "best"}}, "save.keep: the text 'best' will not do"),
@@ -208,14 +199,9 @@ def test_manifest_digest_ignores_paths_and_sees_contents():
     assert len({base, *[manifest_digest([{**item, **c}]) for c in changes]}) == 6
 
 
-def test_checkpoints_and_what_is_kept():
+def test_steps_with_a_checkpoint():
     settings = TrainSettings.from_recipe({"train": {"steps": 7}, "save": {"every": 3}})
     assert settings.checkpoint_steps() == [3, 6, 7] and settings.checkpoint_steps(6) == [3, 6]
-    assert kept_steps([1, 2, 3], "all") == [1, 2, 3]
-    assert kept_steps([3, 1, 2], 2) == [2, 3]
-    scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: 0.2}
-    assert kept_steps([1, 2, 3, 4], "score:2", scores) == [1, 3]
-    assert kept_steps([1, 2, 3, 4, 5], "score:2", scores) == [1, 3, 5]
 
 
 def test_randomness_is_a_function_of_its_name():

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import image_folder, inventory, schema
+from charloom.config.knobs import ITEM_OVERRIDES
 from charloom.core import words
-
-OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
-"""Keys that a data set may have of its own; otherwise those of ``recipe.data`` hold."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
             regularization=entry.get("regularization", False),
             holdout=entry.get("holdout", False),
             crop={**schema.defaults(schema.load_schema("crop")), **NO_CROP, **entry.get("crop", {})},
-            own={key: entry[key] for key in OVERRIDES if key in entry},
+            own={key: entry[key] for key in ITEM_OVERRIDES if key in entry},
         )
         sets.append(made)
     return sets, problems
