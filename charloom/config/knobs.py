@@ -77,7 +77,7 @@ def odd_rate(optimizer: str, rate: float) -> str | None:
     usual = usual_rates()[optimizer]
     if usual / FAR <= rate <= usual * FAR:
         return None
-    expected = "the adapter will hardly learn anything" if rate < usual else "the adapter will probably break"
+    expected = "hardly anything will be learnt" if rate < usual else "the adapter will probably break"
     return (
         f"train.lr {rate:g} is far from what is usual for {optimizer} (about {usual:g}): {expected}; "
         "leave train.lr out, or set it to auto"
