@@ -60,7 +60,8 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
     ``default_caption`` (of ``recipe.data``) holds for sets that have none of their own. What is wrong with the
     folders is told by :func:`problems`.
     """
-    sets, problems = [], []
+    sets: list[DataSet] = []
+    problems: list[str] = []
     for index, entry in enumerate(entries, 1):
         where = f"datasets[{index}]"
         if entry["name"] in {other.name for other in sets}:

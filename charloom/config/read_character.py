@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,9 @@ def _shots(data: Any, document: yaml.Document, label: str, root: Path) -> tuple[
     if problems:
         return [], problems
     shots = [Shot(**{**by_name[name], "accessories": tuple(by_name[name].get("accessories", ()))}) for name in names]
-    texts = ({k: _line(v) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots)
+    texts: Iterator[dict[str, Any]] = (
+        {k: _line(v) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots
+    )
     return [replace(shot, **text) for shot, text in zip(shots, texts, strict=True)], []
 
 

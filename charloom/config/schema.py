@@ -32,7 +32,8 @@ _Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scal
 @cache
 def load_schema(name: str) -> dict[str, Any]:
     """The schema ``config/schemas/<name>.schema.yaml`` with its references to sister files written out."""
-    return _resolve(read_yaml(SCHEMAS / f"{name}.schema.yaml"))
+    resolved: dict[str, Any] = _resolve(read_yaml(SCHEMAS / f"{name}.schema.yaml"))
+    return resolved
 
 
 def _resolve(node: Any) -> Any:
@@ -78,7 +79,7 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
         return {key: coerce(item, named.get(key, fallback)) for key, item in value.items()}
     if isinstance(value, list):
         lists = [schema, *schema.get("anyOf", ())]
-        items = next((s["items"] for s in lists if "items" in s), {})
+        items: dict[str, Any] = next((s["items"] for s in lists if "items" in s), {})
         return [coerce(item, items) for item in value]
     if kind in _NUMBERS and not isinstance(value, bool):
         if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
@@ -96,7 +97,7 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
 def _fits(value: Any, schema: dict[str, Any]) -> bool:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(schema).is_valid(value)
+    return bool(Draft202012Validator(schema).is_valid(value))
 
 
 def check(

@@ -27,7 +27,7 @@ _KIND = {
 }
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The safe loader, which also refuses a key that is written twice, and reads whole numbers as decimal."""
 
     yaml_implicit_resolvers = {
@@ -54,7 +54,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             )
         seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
     loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
+    values: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return values
 
 
 def read_yaml(path: str | Path, label: str | None = None) -> Document:
@@ -95,7 +96,7 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
         if "end of stream" in problem:
             return first + 1, "a quote is opened and never closed; close it"
         return last + 1, "\\ has a meaning of its own between double quotes; use single quotes, or / in paths"
-    value = re.match(r"\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?(.*)", line)[1]
+    value = re.sub(r"^\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?", "", line)
     if re.match(r"\{[^}]*\}[^#]*[^\s#]|[@`%*&!]", value):
         return last + 1, f"a text that begins with {value[0]} needs quotes: {_quoted(value)}"
     if re.match(r"""("[^"]*"|'[^']*')\s*[^\s#]""", value):

@@ -62,7 +62,7 @@ class Contents:
         name = str(path)
         *before, token = self._known.get(name, [None])
         if before == now:
-            return token
+            return str(token)
         if now[0] >= LARGE:
             token = self._of_large(Path(path), before, now, token)
         else:

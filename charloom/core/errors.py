@@ -83,9 +83,9 @@ def cli(main: Callable[[], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        line = disk_problem(error)
-        if line is None:
+        problem = disk_problem(error)
+        if problem is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

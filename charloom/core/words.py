@@ -45,8 +45,8 @@ def misspelt_placeholder(text: str) -> str | None:
     for found in _IN_BRACKETS.finditer(text):
         if found[0] != PLACEHOLDER:
             return found[0]
-    if found := _SHOUTED.search(text):
-        return found[0]
+    if shouted := _SHOUTED.search(text):
+        return shouted[0]
     for found in _CURLY.finditer(text):
         if found[0] != PLACEHOLDER and difflib.SequenceMatcher(None, found[1].lower(), "trigger").ratio() > 0.75:
             return found[0]

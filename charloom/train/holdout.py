@@ -39,6 +39,7 @@ def evaluate(
         root = Path(manifest).parent
         latents = read_checked(located(root, item["latents"]), item["latents_sha256"])
         bucket = bucket_of(latents, max(item.get("resolutions", settings.data.resolutions)))
+        assert bucket is not None, f"{item['latents']} holds no latents"
         caption = read_checked(located(root, item["embeddings"]), item["embeddings_sha256"])["embeds"]
         x0 = latents[bucket][None].to(device)
         caps, pad = padded([caption], device)
@@ -52,6 +53,6 @@ def evaluate(
     return sums
 
 
-def _bare(predict: Callable[..., Tensor], adapter: Adapter, inputs: tuple) -> Tensor:
+def _bare(predict: Callable[..., Tensor], adapter: Adapter, inputs: tuple[Tensor, ...]) -> Tensor:
     with adapter.disabled():
         return predict(*inputs)

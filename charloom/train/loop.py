@@ -144,6 +144,7 @@ def train(
 
     def evaluate() -> dict[str, float]:
         """Of the file that is written, not of what is being trained: without dropout, averaged and rounded."""
+        assert job.holdout is not None, "asked for only where there are held-out images"
         with adapter.holding(export.as_written(shipped(), settings.network, settings.save.dtype)):
             model.eval()
             try:
@@ -204,7 +205,7 @@ def train(
             optimizer.param_groups[0]["lr"] = lr
             optimizer.step()
             engine.zero_grad()
-            if ema:
+            if ema and train_settings.ema:
                 torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1.0 - train_settings.ema)
 
             if number in checkpoints:

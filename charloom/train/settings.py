@@ -116,7 +116,7 @@ class TrainSettings:
         ``train.steps`` enters only when the learning rate depends on it, so that raising it extends a run
         instead of starting another. What is saved when, and what is kept, never enters.
         """
-        out = _plain(asdict(self))
+        out: dict[str, Any] = _plain(asdict(self))
         if self.train.lr_scheduler == "constant":
             del out["train"]["steps"]
         out["save"] = {"dtype": self.save.dtype}

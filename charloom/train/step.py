@@ -26,8 +26,8 @@ def inputs_of(batch: Batch, data: TrainingData, device: torch.device) -> Inputs:
         for group in _by_padded_length(list(captions), captions):
             caps, pad = padded([captions[row] for row in group], device)
             terms.append(Term(sent(torch.tensor(group), device), caps, pad, term.multiplier))
-    whole = (batch.latents, batch.noise, batch.sigma, batch.weight)
-    return Inputs(*(sent(tensor, device) for tensor in whole), *padded(batch.captions, device), tuple(terms))
+    x0, noise, sigma, weight = (sent(t, device) for t in (batch.latents, batch.noise, batch.sigma, batch.weight))
+    return Inputs(x0, noise, sigma, weight, *padded(batch.captions, device), tuple(terms))
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
