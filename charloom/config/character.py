@@ -100,7 +100,9 @@ class Character:
         if self.source != "folder" or self.default_caption:
             return []
         remedy = "write a caption for the image, or set recipe.data.default_caption"
-        return [f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to make one of; {remedy}" for s in lost]
+        return [
+            f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to compose one from; {remedy}" for s in lost
+        ]
 
     def shot(self, name: str) -> Shot:
         """The shot called ``name``."""

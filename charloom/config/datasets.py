@@ -65,9 +65,9 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
     for index, entry in enumerate(entries, 1):
         where = f"datasets[{index}]"
         if entry["name"] in {other.name for other in sets}:
-            problems.append(f"{where}.name: {entry['name']} is there twice; every data set needs its own name")
+            problems.append(f"{where}.name: {entry['name']} appears twice; every data set needs its own name")
         if entry.get("holdout") and entry.get("regularization"):
-            problems.append(f"{where}: holdout and regularization exclude each other; take one of them out")
+            problems.append(f"{where}: holdout and regularization exclude each other; remove one of them")
         default = fill(entry.get("default_caption", default_caption), trigger)
         if "default_caption" in entry and (meant := words.misspelt_placeholder(entry["default_caption"])):
             problems.append(f"{where}.default_caption: {meant} is taken literally; write {{trigger}}")
@@ -109,12 +109,12 @@ def is_blank(path: Path) -> bool:
 
 def _folder_mistakes(made: DataSet) -> list[str]:
     if not Path(made.folder).is_dir():
-        return [f"there is no folder {made.folder}; correct it, or take the data set out"]
+        return [f"there is no folder {made.folder}; correct it, or remove the data set"]
     if not made.files:
         lost = [entry for entry in made.unused() if not entry.where.lower().endswith(".txt")]
         there = "; ".join(f"{entry.where}: {entry.what}" for entry in lost[:3])
         found = f" that is read, but {there}" if there else ""
-        return [f"{made.folder} has no image (.png, .jpg, .webp){found}; put some in, or take the data set out"]
+        return [f"{made.folder} has no image (.png, .jpg, .webp){found}; add some, or remove the data set"]
     texts = {path.stem: made.caption_file(image) for image, path in made.files.items()}
     without = [text.name if text else f"{stem}.txt" for stem, text in texts.items() if not text or is_blank(text)]
     if without and not made.default_caption:

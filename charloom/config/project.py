@@ -149,7 +149,7 @@ def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list
         elif not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
             broken[path.stem] = [f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _"]
     if not own:
-        problems.append("config/characters/: holds no character; write one like leyla.yaml")
+        problems.append("config/characters/: contains no character; write one like leyla.yaml")
     names = [*files, *(name for name in broken if name not in files)]
     if wanted != "all":
         for name in wanted:
@@ -171,7 +171,8 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
     every, sampled = recipe["save"]["every"], recipe["sample"]["every"]
     if sampled % every and not recipe["sample"]["disable"]:
         lines.append(
-            f"{label}: recipe.sample.every: {sampled} is no multiple of save.every {every}; only saved steps are drawn"
+            f"{label}: recipe.sample.every: {sampled} is not a multiple of save.every {every}; "
+            "only saved steps are drawn"
         )
     kept = recipe["quantization"]["transformer"]
     if recipe["network"]["type"] == "dora" and kept not in ("none", "bf16"):

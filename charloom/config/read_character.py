@@ -112,7 +112,7 @@ def _shots(data: Any, document: yaml.Document, label: str, root: Path) -> tuple[
         if not wrong:
             by_name[name] = changed
     names = [shot["name"] for shot in data]
-    problems += [f"{label}: shots: {name} is there twice; every shot needs its own name" for name in _twice(names)]
+    problems += [f"{label}: shots: {name} appears twice; every shot needs its own name" for name in _twice(names)]
     if problems:
         return [], problems
     shots = [Shot(**{**by_name[name], "accessories": tuple(by_name[name].get("accessories", ()))}) for name in names]
@@ -159,24 +159,26 @@ def _mistakes(character: Character) -> list[str]:
         found.append("concept.prompt: is missing; describe the neutral reference that the images are made from")
     if character.source != "folder":
         for shot in character.shots:
-            found += [f"shots.{shot.name}.{key}: is missing; images are made of it" for key in shot.missing]
+            found += [f"shots.{shot.name}.{key}: is missing; images are generated from it" for key in shot.missing]
     if len(character.shots) != character.count:
         found.append(_wrong_count(character))
     for key, text in (("full", character.identity_full), ("eyes_hidden", character.identity_hidden)):
         if words.count(text.replace(words.PLACEHOLDER, character.trigger), character.trigger) != 1:
-            found.append(f"identity_line.{key}: must hold the trigger exactly once; begin it with '{{trigger}}, '")
+            found.append(f"identity_line.{key}: must contain the trigger exactly once; begin it with '{{trigger}}, '")
     times = [words.count(prompt.text, character.trigger) for prompt in character.sample_prompts]
     for index, number in enumerate(times, 1):
         if number > 1:
-            found.append(f"sample_prompts[{index}]: holds the trigger {number} times; once, or not at all to compare")
+            found.append(
+                f"sample_prompts[{index}]: contains the trigger {number} times; use it once, or not at all to compare"
+            )
     if not any(times) and not any(words.misspelt_placeholder(prompt.text) for prompt in character.sample_prompts):
-        found.append("sample_prompts: none holds the trigger, so none shows the character; write {trigger} in them")
+        found.append("sample_prompts: none contains the trigger, so none shows the character; write {trigger} in them")
     generation = {"concept.prompt": character.concept, "appearance": character.appearance}
     for shot in character.shots:
         generation[f"shots.{shot.name}"] = " ".join(str(v) for k, v in shot.phrases().items() if k != "name")
     for key, text in generation.items():
         if words.count(text, character.trigger) or words.PLACEHOLDER in text or words.misspelt_placeholder(text):
-            found.append(f"{key}: holds the trigger, which an image generator does not know; take it out")
+            found.append(f"{key}: contains the trigger, which an image generator does not know; remove it")
     if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
         found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
@@ -188,7 +190,7 @@ def _wrong_count(character: Character) -> str:
     listed = ", ".join(f"{number} {tier}" for tier, number in have.items())
     todo = "add the missing ones" if len(character.shots) < character.count else "remove some"
     return (
-        f"shots: {len(character.shots)} shots ({listed}) where {character.count} are wanted; "
+        f"shots: {len(character.shots)} shots ({listed}) where {character.count} are expected; "
         f"{todo}, or set images.count: {len(character.shots)}"
     )
 

@@ -190,7 +190,7 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
         missing = next(key for key in error.validator_value if key not in value and f"'{key}'" in error.message)
         what = schema["properties"].get(missing, {}).get("description", "")
         return [
-            f"{label}: {dotted([*error.absolute_path, missing])}: is missing" + (f"; wanted: {what}" if what else "")
+            f"{label}: {dotted([*error.absolute_path, missing])}: is missing" + (f"; expected {what}" if what else "")
         ]
     if rule == "type":
         kind = error.validator_value
@@ -200,7 +200,7 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
             f"{where}: {_what(value)} is not known; {_choices(str(value), [str(v) for v in error.validator_value])}"
         ]
     if rule in ("pattern", "anyOf", "const", "propertyNames"):
-        return [f"{where}: {_what(value)} will not do; wanted: {meaning or error.validator_value}"]
+        return [f"{where}: {_what(value)} is not valid; expected {meaning or error.validator_value}"]
     bounds = {
         "minimum": "at least {}",
         "maximum": "at most {}",
@@ -216,7 +216,7 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
     if rule == "minLength":
         return [f"{where}: must not be empty"]
     if rule == "uniqueItems":
-        return [f"{where}: an entry is there twice"]
+        return [f"{where}: an entry appears twice"]
     return [f"{where}: {error.message}"]
 
 

@@ -50,7 +50,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key '{key}' is written twice; take one out", key_node.start_mark
+                None, None, f"the key '{key}' is written twice; remove one", key_node.start_mark
             )
         seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
     loader.flatten_mapping(node)
@@ -112,10 +112,10 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
         if re.search(r":\s", line[: mark.column]) or not before:
             return last + 1, f"a text with a colon in it needs quotes: {_quoted(value)}"
         if re.search(r":\s", lines[before[-1]]):
-            return last + 1, "stands too far right; begin it below the key above"
+            return last + 1, "is indented too far; align it with the key above"
         return before[-1] + 1, f"no colon and space after '{lines[before[-1]].strip()}'; write it as key: value"
     if "block" in context:
-        return last + 1, "stands too far left or right; begin it below the keys that it belongs to"
+        return last + 1, "is not aligned with the keys that it belongs to; fix its indentation"
     return last + 1, f"not valid YAML: {problem}"
 
 
