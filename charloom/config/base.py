@@ -23,7 +23,7 @@ class Base:
     judge_weights: str | None
     run_ahead: int
     miniature: bool
-    """Whether it draws paper dolls alone; nobody's photographs can be learnt on it."""
+    """Whether it draws only paper dolls, so that no photographs can be learnt on it."""
     download_gb: float
     adapters: dict[str, Any]
     transformer_file: Any
@@ -35,7 +35,8 @@ class Base:
         return {"path": self.path} if self.path else {"repo": self.repo, "revision": self.revision}
 
 
-def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
+def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
+    """The base called ``name``, or None and a line per mistake; ``where`` names the key that asks for it."""
     folder = root / "config" / "bases"
     label = f"config/bases/{name}.yaml"
     if not (folder / f"{name}.yaml").is_file():

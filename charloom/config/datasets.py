@@ -1,4 +1,4 @@
-"""Further data sets of a character: folders of images with a .txt beside each.
+"""Extra data sets of a character: folders of images, each with a .txt beside it.
 
 More pictures of the character, regularisation images of other people, or pictures held out of training. Their images
 are called ``<set>/<image>`` and go through the same rules as the shots of the plan. Lists folders; opens no image.
@@ -20,7 +20,7 @@ from charloom.core import words
 
 @dataclass(frozen=True)
 class DataSet:
-    """One folder of images; ``files`` are these by name, ``own`` is what differs from ``recipe.data``."""
+    """One folder of images: ``files`` by name, and ``own``, its overrides of ``recipe.data``."""
 
     name: str
     folder: str
@@ -55,10 +55,10 @@ class DataSet:
 
 
 def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
-    """The data sets of a character file, and a line ``key: what is wrong; what to do`` for each mistake.
+    """The data sets of a character file, and a line ``key: what is wrong; what to do`` per mistake.
 
-    ``default_caption`` (of ``recipe.data``) holds for sets that have none of their own. What is wrong with the
-    folders is told by :func:`problems`.
+    ``default_caption`` (of ``recipe.data``) applies to sets without one of their own. :func:`problems`
+    checks the folders.
     """
     sets: list[DataSet] = []
     problems: list[str] = []
@@ -94,16 +94,16 @@ def problems(sets: Sequence[DataSet]) -> list[str]:
 
 
 NO_CROP = {"right": 0, "bottom": 0, "minimum": 64}
-"""Images of further sets are taken as they are, unless the set says otherwise."""
+"""Images of extra sets are not cropped unless the set says so."""
 
 
 def fill(text: str, trigger: str) -> str:
-    """A default caption in one line, with the trigger where it says ``{trigger}``."""
+    """A default caption on one line, with the trigger in place of ``{trigger}``."""
     return " ".join(text.split()).replace("{trigger}", trigger)
 
 
 def is_blank(path: Path) -> bool:
-    """Whether a caption file is there and holds no word."""
+    """Whether a caption file exists and is empty."""
     return path.is_file() and path.stat().st_size < 64 and not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n")
 
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets as further
-from charloom.config import inventory, schema, yaml
+from charloom.config import datasets, inventory, schema, yaml
 from charloom.config.character import Character, SamplePrompt, Shot
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -19,9 +18,9 @@ from charloom.core.errors import UserError
 def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Character:
     """The character in ``path``.
 
-    ``context`` gives ``base`` and ``crop`` of the workflow; ``root``, the folder that paths start from; ``ready``, the
-    character whose images must be there too; and ``image_problems``, which finds what is wrong with them.
-    ``recipe_for(base, overrides)`` merges the recipe. Raises one :class:`UserError` with a line for each mistake.
+    ``context`` holds ``base`` and ``crop`` of the workflow; ``root``, the folder of the project; ``ready``, the
+    character whose images must exist; and ``image_problems``, which checks them.
+    ``recipe_for(base, overrides, label)`` merges the recipe. Raises one :class:`UserError` with a line per mistake.
     """
     document = yaml.read_yaml(path, label)
     data, problems = schema.check(document, "character", label)
@@ -33,7 +32,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     if problems:
         raise UserError.several(problems + more)
     images = data["images"]
-    sets, wrong = further.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
+    sets, wrong = datasets.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
     character = Character(
         id=path.stem,
         label=label,
@@ -56,7 +55,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         datasets=tuple(sets),
     )
     texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
-    blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and further.is_blank(text)}
+    blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and datasets.is_blank(text)}
     silent = {shot.name for shot in shots if shot.missing and not texts[shot.name]}
     character = replace(character, blank=frozenset(blank) | silent)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
@@ -72,9 +71,11 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
 
 
 def _crop(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
-    """The crop with its defaults: nothing is cut off the user's own images unless somebody says so. Images that are
-    taken whole need half the smallest resolution of training at an edge, as long ones of the same area have
-    (832 x 1216)."""
+    """The crop with its defaults: the user's own images are not cut unless the file says so.
+
+    Uncut images need edges of at least half the smallest training resolution, as elongated ones of the same area
+    have (832 x 1216).
+    """
     uncut = {"right": 0, "bottom": 0} if source == "folder" else {}
     crop = {**schema.defaults(schema.load_schema("crop")), **uncut, **given}
     whole = not crop["right"] and not crop["bottom"] and "minimum" not in given
@@ -140,7 +141,7 @@ def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[Samp
 
 
 def _literal(data: dict[str, Any], character: Character) -> list[str]:
-    """Texts of the file with something that was meant to be the trigger, and would be drawn or learnt as it stands."""
+    """Lines about misspelt placeholders of the trigger, which would be drawn or learnt literally."""
     prompts = (entry["prompt"] if isinstance(entry, dict) else entry for entry in data["sample_prompts"])
     texts = {f"sample_prompts[{index}]": text for index, text in enumerate(prompts, 1)}
     texts |= {f"identity_line.{key}": text for key, text in data["identity_line"].items()}
@@ -153,7 +154,7 @@ def _literal(data: dict[str, Any], character: Character) -> list[str]:
 
 
 def _mistakes(character: Character) -> list[str]:
-    """What the schema cannot see, each as ``key: what is wrong; what to do``."""
+    """What a schema cannot check, each as ``key: what is wrong; what to do``."""
     found = []
     if not character.concept and character.source != "folder":
         found.append("concept.prompt: is missing; describe the neutral reference that the images are made from")
@@ -203,7 +204,7 @@ def _stray_captions(character: Character, root: Path) -> list[str]:
     stray = sorted(
         path.name
         for path in texts
-        # x.png.txt is a mistake of another kind, of which the check of the data set tells.
+        # x.png.txt is reported by the check of the data set.
         if path.stem not in character.shot_names and Path(path.stem).stem not in character.shot_names
     )
     return [f"config/captions/{character.id}/{name}: {_no_shot(name[:-4], character.shot_names)}" for name in stray]

@@ -11,12 +11,9 @@ import yaml
 from charloom.core.errors import UserError
 
 _INTEGER = "tag:yaml.org,2002:int"
-
-
 _TEXT = "tag:yaml.org,2002:str"
 
-
-_KIND = {
+KINDS = {
     "object": "a group of keys",
     "array": "a list",
     "string": "a text",
@@ -37,7 +34,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 class Document(dict[str, Any]):
-    """What a YAML file holds; ``text`` is the file as it was written."""
+    """The content of a YAML file; ``text`` is the file as it was written."""
 
     text = ""
 
@@ -46,7 +43,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
-            key_node.tag = _TEXT  # a shot called 01 or off is called so, quotes or not
+            key_node.tag = _TEXT  # a shot may be called 01 or off, with or without quotes
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:
             raise yaml.constructor.ConstructorError(
@@ -56,6 +53,12 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
     values: dict[Any, Any] = loader.construct_mapping(node, deep=True)
     return values
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# YAML 1.1 reads 000200 as 128 and 16:9 as 969.
+_Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?\d+(_\d+)*$"), list("-+0123456789"))
+_Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scalar(node)))
 
 
 def read_yaml(path: str | Path, label: str | None = None) -> Document:
@@ -72,19 +75,19 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     except yaml.MarkedYAMLError as error:
         number, remedy = _remedy(error, text.splitlines())
         raise UserError(f"{label}: line {number}: {remedy}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that there never was is a plain ValueError
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date raises a plain ValueError
         raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict | None):
-        raise UserError(f"{label}: must be keys and values, not {_what(data)}")
+        raise UserError(f"{label}: must be keys and values, not {describe(data)}")
     document = Document(data or {})
     document.text = text
     return document
 
 
 def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
-    """The line where the mistake is, counted from 1, and what to do there.
+    """The line of the mistake, counted from 1, and a remedy.
 
-    The parser tells where it gave up, which is often after the mistake, and in terms of grammar.
+    The parser reports where it gave up, which is often after the mistake, and in terms of grammar.
     """
     mark = error.problem_mark or error.context_mark
     last = min(mark.line, len(lines) - 1)
@@ -125,7 +128,7 @@ def _quoted(text: str) -> str:
 
 
 def scalar(text: str) -> Any:
-    """``text`` as YAML reads a single value; a text that is none stays what it is."""
+    """``text`` parsed as a single YAML value; anything but a boolean or number stays text."""
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506
     except yaml.YAMLError:
@@ -134,7 +137,7 @@ def scalar(text: str) -> Any:
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Later layers over earlier ones, group by group; lists and single values are replaced whole."""
+    """Later layers over earlier ones, group by group; lists and single values are replaced as a whole."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -145,7 +148,8 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _what(value: Any) -> str:
+def describe(value: Any) -> str:
+    """A value in the words of an error message."""
     if value is None:
         return "nothing"
     if isinstance(value, str):
