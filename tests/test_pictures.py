@@ -325,7 +325,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_large_pictures_and_odd_metadata_print_nothing(tmp_path: Path) -> None:
     Image.new("1", (12000, 8000)).save(tmp_path / "large.png")  # 96 million pixels: Pillow warns of a bomb
     (tmp_path / "odd.png").write_bytes(FINE["nonsense for EXIF"])
-    code = "from charloom import pictures; [pictures.read(name) for name in ('large.png', 'odd.png')]"
+    code = "from charloom.core import pictures; [pictures.read(name) for name in ('large.png', 'odd.png')]"
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -336,8 +336,11 @@ def test_a_strip_is_named_before_it_is_cropped_to_nothing():
 def test_the_check_of_the_data_set_names_strips(tmp_path):
     for name, size in (("strip", (64, 4000)), ("fine", (640, 640))):
         Image.effect_noise(size, 60).convert("RGB").save(tmp_path / f"{name}.png")
-    facts = {name: lint.facts(tmp_path / f"{name}.png") for name in ("strip", "fine")}
-    found = lint._images(facts, {"minimum": 64, "resolutions": [64, 512]})
+    items = [
+        lint.Item(name, None, lint.facts(tmp_path / f"{name}.png"), f"{name}.txt", f"{name}.png")
+        for name in ("strip", "fine")
+    ]
+    found = lint._images(items, {"minimum": 64, "resolutions": [64, 512]})
     assert [(f.level, f.where) for f in found] == [("warning", "strip.png")] and "so narrow" in found[0].what
 
 
