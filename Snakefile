@@ -21,7 +21,7 @@ wildcard_constraints:
     step="[0-9]{6}",
     prompt="[0-9]{2}",
     adapter="[a-z0-9][a-z0-9._-]*",
-    quantization="float8|int8|nf4|bf16|none",
+    quantization=any_of(knobs.choices("quantization.transformer")),
 
 
 # GPU limits count per host. On a cluster every job has its own.

@@ -14,7 +14,7 @@ from snakemake.io import strip_wildcard_constraints
 
 from charloom.workflow import arguments, slices, targets
 from charloom.base import locks
-from charloom.config import notices
+from charloom.config import knobs, notices
 from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents

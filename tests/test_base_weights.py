@@ -250,8 +250,8 @@ def test_the_slice_of_a_base_says_only_what_is_given(tmp_path: Path, monkeypatch
     ("change", "told"),
     [
         ({"transformer_file": "gone.safetensors"}, "transformer_file: there is no file gone.safetensors"),
-        ({"transformer_file": "model.ckpt"}, "transformer_file: the text 'model.ckpt' will not do"),
-        ({"checksums": {"vae/config.json": "12"}}, "checksums.vae/config.json: the text '12' will not do"),
+        ({"transformer_file": "model.ckpt"}, "transformer_file: the text 'model.ckpt' is not valid"),
+        ({"checksums": {"vae/config.json": "12"}}, "checksums.vae/config.json: the text '12' is not valid"),
     ],
 )
 def test_mistakes_in_the_file_of_a_base(tmp_path: Path, change: dict[str, Any], told: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import small_project
+from config_project import CONFIG, MARA, problems, text
 from small_project import CHARACTER, edit, write_yaml
-from test_config import CONFIG, MARA, problems, text
 
 from charloom.config.project import load, read
 from charloom.core.errors import UserError

@@ -93,7 +93,7 @@ def test_weighted_timesteps_weigh_the_loss(make_dataset):
 
 def test_regularisation_takes_every_second_sample_and_no_trigger(make_dataset):
     path = make_dataset(items=[{}, {}, {"is_reg": True}, {"is_reg": True}])
-    data = TrainingData(path, settings(data={"caption_dropout": 1.0}))
+    data = TrainingData(path, settings(data={"caption_dropout": 1.0, "dropout_caption": "trigger"}))
     assert seen(data, 6, "is_reg") == [False, True] * 3
     assert set(seen(data, 8)[1::2]) == {"shot-03", "shot-04"}
     lengths = [len(draw.caption) for step in range(1, 5) for draw in data.draws(step)]

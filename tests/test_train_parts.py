@@ -22,7 +22,7 @@ from charloom.lora.network import Network
 from charloom.train import losses, timesteps
 from charloom.train.data import bucket_of
 from charloom.train.keys import manifest_digest, run_key
-from charloom.train.settings import SECTIONS, Data, Optimisation, Preservation, Save, TrainSettings, kept_steps
+from charloom.train.settings import SECTIONS, Data, Optimisation, Preservation, Save, TrainSettings
 
 
 def test_defaults_are_the_guides():
@@ -34,16 +34,7 @@ def test_defaults_are_the_guides():
     assert (s.data.caption_dropout, s.data.resolutions, s.data.flip_x) == (0.05, (512, 768, 1024), False)
 
 
-def leaves(part, prefix=""):
-    """(dotted name, schema) of every knob."""
-    for key, node in part["properties"].items():
-        if "properties" in node:
-            yield from leaves(node, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", node
-
-
-KNOBS = dict(leaves(schema.load_schema("recipe")))
+KNOBS = dict(knobs.leaves(schema.load_schema("recipe")))
 HELD = {
     f.metadata["knob"]: (cls, f.name) for cls in (Network, Optimisation, Save, Data) for f in fields(cls) if f.metadata
 }
@@ -103,18 +94,18 @@ def test_defaults_and_bounds_are_the_schemas(knob):
     ("recipe", "message"),
     [
         ({"train": {"stepz": 1}}, "recipe: train.stepz: unknown key; did you mean steps?"),
-        ({"train": {"lr": "fast"}}, "recipe: train.lr: the text 'fast' will not do"),
+        ({"train": {"lr": "fast"}}, "recipe: train.lr: the text 'fast' is not valid"),
         ({"train": {"lr": -1}}, "recipe: train.lr: must be more than 0, not -1"),
         ({"train": {"steps": 1.5}}, "train.steps: must be a whole number, not 1.5"),
         ({"train": {"batch_size": True}}, "train.batch_size: must be a whole number, not true"),
         ({"train": {"optimizer": "sgd"}}, "train.optimizer: the text 'sgd' is not known"),
-        ({"train": {"ema": "yes"}}, "train.ema: the text 'yes' will not do"),
+        ({"train": {"ema": "yes"}}, "train.ema: the text 'yes' is not valid"),
         ({"train": {"warmup_steps": 9, "steps": 5}}, "train.warmup_steps: is more than train.steps 5"),
         ({"train": {"preservation": {"other": {}}}}, "train.preservation.other: unknown key"),
-        ({"network": {"modules": ["("]}}, "network.modules: '(' is no regular expression"),
+        ({"network": {"modules": ["("]}}, "network.modules: '(' is not a regular expression"),
         ({"network": {"rank": 0}}, "network.rank: must be at least 1, not 0"),
         ({"network": {"rank": 513}}, "network.rank: must be at most 512, not 513"),
-        ({"save": {"keep": "best"}}, "save.keep: the text 'best' will not do"),
+        ({"save": {"keep": "best"}}, "save.keep: the text 'best' is not valid"),
         ({"data": {"resolutions": [500]}}, "data.resolutions[1]: must be a multiple of 16, not 500"),
         ({"data": {"caption_dropout": 2}}, "data.caption_dropout: must be at most 1"),
     ],
@@ -206,14 +197,9 @@ def test_manifest_digest_ignores_paths_and_sees_contents():
     assert len({base, *[manifest_digest([{**item, **c}]) for c in changes]}) == 6
 
 
-def test_checkpoints_and_what_is_kept():
+def test_steps_with_a_checkpoint():
     settings = TrainSettings.from_recipe({"train": {"steps": 7}, "save": {"every": 3}})
     assert settings.checkpoint_steps() == [3, 6, 7] and settings.checkpoint_steps(6) == [3, 6]
-    assert kept_steps([1, 2, 3], "all") == [1, 2, 3]
-    assert kept_steps([3, 1, 2], 2) == [2, 3]
-    scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: 0.2}
-    assert kept_steps([1, 2, 3, 4], "score:2", scores) == [1, 3]
-    assert kept_steps([1, 2, 3, 4, 5], "score:2", scores) == [1, 3, 5]
 
 
 def test_randomness_is_a_function_of_its_name():

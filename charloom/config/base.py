@@ -23,7 +23,7 @@ class Base:
     judge_weights: str | None
     run_ahead: int
     miniature: bool
-    """Whether it draws paper dolls alone; nobody's photographs can be learnt on it."""
+    """Whether it draws only paper dolls, so that no photographs can be learnt on it."""
     download_gb: float
     adapters: dict[str, Any]
     transformer_file: Any
@@ -35,7 +35,8 @@ class Base:
         return {"path": self.path} if self.path else {"repo": self.repo, "revision": self.revision}
 
 
-def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
+def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
+    """The base called ``name``, or None and a line per mistake; ``where`` names the key that asks for it."""
     folder = root / "config" / "bases"
     label = f"config/bases/{name}.yaml"
     if not (folder / f"{name}.yaml").is_file():
@@ -48,9 +49,9 @@ def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
     if problems:
         return None, problems
     if ("path" in data) == ("repo" in data):
-        problems.append(f"{label}: give either path (a folder) or repo and revision (on the hub)")
+        problems.append(f"{label}: give either path (a folder) or repo and revision (on the Hub)")
     elif "repo" in data and "revision" not in data:
-        problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot drift")
+        problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot change")
     elif "path" in data and not (root / data["path"]).is_dir():
         problems.append(f"{label}: path: there is no folder {data['path']}; correct it, or use repo and revision")
     elif "path" in data and not (root / data["path"] / "model_index.json").is_file():
@@ -58,10 +59,10 @@ def _base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]]:
     adapters = data.get("adapters", {})
     for key, adapter in adapters.items():
         if isinstance(adapter, str) and not (root / adapter).is_file():
-            problems.append(f"{label}: adapters.{key}: there is no file {adapter}; correct it or take it out")
+            problems.append(f"{label}: adapters.{key}: there is no file {adapter}; correct it or remove it")
     single = data.get("transformer_file")
     if isinstance(single, str) and not (root / single).is_file():
-        problems.append(f"{label}: transformer_file: there is no file {single}; correct it or take it out")
+        problems.append(f"{label}: transformer_file: there is no file {single}; correct it or remove it")
     weights = data.get("judge_weights")
     if weights and not (root / weights).is_file():
         problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")

@@ -1,8 +1,4 @@
-"""One character out of its YAML file: checked, with plan, base and recipe resolved.
-
-Every mistake is collected as one line naming file and key, so that all are reported together before any
-job starts. Reads small files only: no image is opened and nothing is imported that a dry run could feel.
-"""
+"""A character as the workflow uses it, with plan, base and recipe resolved. Opens no image, imports nothing slow."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets as further
-from charloom.config import image_folder, inventory
+from charloom.config import datasets, image_folder, inventory
 from charloom.config.datasets import DataSet
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
@@ -30,11 +25,11 @@ class Shot:
     expression: str = ""
     accessories: tuple[str, ...] = ()
     file: str = ""
-    """Name of the image in ``images.path``, where it is not that of the shot."""
+    """Name of the image in ``images.path``, if it differs from the shot's."""
 
     @property
     def missing(self) -> list[str]:
-        """What a caption or an image cannot be made without; only a caption written by hand says it then."""
+        """Required phrases that are not given; without them there must be a hand-written caption."""
         return [key for key in ("tier", "view", "outfit", "background") if not getattr(self, key)]
 
     def phrases(self) -> dict[str, Any]:
@@ -44,7 +39,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One preview: the text (without the trigger it draws somebody else), pixels, seed and strength of the LoRA."""
+    """One preview: text, size in pixels, seed and strength of the LoRA. Without the trigger it shows someone else."""
 
     name: str
     text: str
@@ -78,10 +73,10 @@ class Character:
     checkpoint: str | int
     datasets: tuple[DataSet, ...] = ()
     blank: frozenset[str] = frozenset()
-    """Shots that ask for the default caption: their hand-written one is empty, or there is none to be made."""
+    """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
 
     def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
-        """The caption that was written by hand: in ``config/captions/``, or else beside the user's own image."""
+        """The hand-written caption: in ``config/captions/``, or else beside the user's own image."""
         own = inventory.text_of(root / "config" / "captions" / self.id / shot.name)
         if own is None and self.source == "folder" and self.folder:
             own = image_folder.caption_file(self.folder, shot)
@@ -100,7 +95,9 @@ class Character:
         if self.source != "folder" or self.default_caption:
             return []
         remedy = "write a caption for the image, or set recipe.data.default_caption"
-        return [f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to make one of; {remedy}" for s in lost]
+        return [
+            f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to compose one from; {remedy}" for s in lost
+        ]
 
     def shot(self, name: str) -> Shot:
         """The shot called ``name``."""
@@ -117,22 +114,22 @@ class Character:
 
     @property
     def image_names(self) -> list[str]:
-        """Names of all images that are trained on: the shots, then ``<set>/<image>`` of the further data sets."""
+        """Names of all images that are trained on: the shots, then ``<set>/<image>`` of the extra data sets."""
         return [*self.shot_names, *(item for part in self.datasets for item in part.items)]
 
     def part_of(self, name: str) -> tuple[DataSet | None, str]:
-        """The further data set that an image belongs to (None: the plan), and its name in there."""
+        """The extra data set that an image belongs to (None: the plan), and the image's name in it."""
         part, _, image = name.rpartition("/")
         return next((known for known in self.datasets if known.name == part), None), image
 
     @property
     def default_caption(self) -> str:
         """``recipe.data.default_caption`` with the trigger filled in."""
-        return further.fill(self.recipe["data"]["default_caption"], self.trigger)
+        return datasets.fill(self.recipe["data"]["default_caption"], self.trigger)
 
     @property
     def class_word(self) -> str | None:
-        """What stands for the trigger in class captions; None unless differential output preservation is on."""
+        """What replaces the trigger in class captions; None unless differential output preservation is on."""
         differential = self.recipe["train"]["preservation"]["differential"]
         return differential["class"] if differential["enabled"] else None
 

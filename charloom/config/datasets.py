@@ -1,4 +1,4 @@
-"""Further data sets of a character: folders of images with a .txt beside each.
+"""Extra data sets of a character: folders of images, each with a .txt beside it.
 
 More pictures of the character, regularisation images of other people, or pictures held out of training. Their images
 are called ``<set>/<image>`` and go through the same rules as the shots of the plan. Lists folders; opens no image.
@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import image_folder, inventory, schema
+from charloom.config.knobs import ITEM_OVERRIDES
 from charloom.core import words
-
-OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
-"""Keys that a data set may have of its own; otherwise those of ``recipe.data`` hold."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One folder of images; ``files`` are these by name, ``own`` is what differs from ``recipe.data``."""
+    """One folder of images: ``files`` by name, and ``own``, its overrides of ``recipe.data``."""
 
     name: str
     folder: str
@@ -57,18 +55,19 @@ class DataSet:
 
 
 def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
-    """The data sets of a character file, and a line ``key: what is wrong; what to do`` for each mistake.
+    """The data sets of a character file, and a line ``key: what is wrong; what to do`` per mistake.
 
-    ``default_caption`` (of ``recipe.data``) holds for sets that have none of their own. What is wrong with the
-    folders is told by :func:`problems`.
+    ``default_caption`` (of ``recipe.data``) applies to sets without one of their own. :func:`problems`
+    checks the folders.
     """
-    sets, problems = [], []
+    sets: list[DataSet] = []
+    problems: list[str] = []
     for index, entry in enumerate(entries, 1):
         where = f"datasets[{index}]"
         if entry["name"] in {other.name for other in sets}:
-            problems.append(f"{where}.name: {entry['name']} is there twice; every data set needs its own name")
+            problems.append(f"{where}.name: {entry['name']} appears twice; every data set needs its own name")
         if entry.get("holdout") and entry.get("regularization"):
-            problems.append(f"{where}: holdout and regularization exclude each other; take one of them out")
+            problems.append(f"{where}: holdout and regularization exclude each other; remove one of them")
         default = fill(entry.get("default_caption", default_caption), trigger)
         if "default_caption" in entry and (meant := words.misspelt_placeholder(entry["default_caption"])):
             problems.append(f"{where}.default_caption: {meant} is taken literally; write {{trigger}}")
@@ -83,7 +82,7 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
             regularization=entry.get("regularization", False),
             holdout=entry.get("holdout", False),
             crop={**schema.defaults(schema.load_schema("crop")), **NO_CROP, **entry.get("crop", {})},
-            own={key: entry[key] for key in OVERRIDES if key in entry},
+            own={key: entry[key] for key in ITEM_OVERRIDES if key in entry},
         )
         sets.append(made)
     return sets, problems
@@ -95,27 +94,27 @@ def problems(sets: Sequence[DataSet]) -> list[str]:
 
 
 NO_CROP = {"right": 0, "bottom": 0, "minimum": 64}
-"""Images of further sets are taken as they are, unless the set says otherwise."""
+"""Images of extra sets are not cropped unless the set says so."""
 
 
 def fill(text: str, trigger: str) -> str:
-    """A default caption in one line, with the trigger where it says ``{trigger}``."""
+    """A default caption on one line, with the trigger in place of ``{trigger}``."""
     return " ".join(text.split()).replace("{trigger}", trigger)
 
 
 def is_blank(path: Path) -> bool:
-    """Whether a caption file is there and holds no word."""
+    """Whether a caption file exists and is empty."""
     return path.is_file() and path.stat().st_size < 64 and not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n")
 
 
 def _folder_mistakes(made: DataSet) -> list[str]:
     if not Path(made.folder).is_dir():
-        return [f"there is no folder {made.folder}; correct it, or take the data set out"]
+        return [f"there is no folder {made.folder}; correct it, or remove the data set"]
     if not made.files:
         lost = [entry for entry in made.unused() if not entry.where.lower().endswith(".txt")]
         there = "; ".join(f"{entry.where}: {entry.what}" for entry in lost[:3])
         found = f" that is read, but {there}" if there else ""
-        return [f"{made.folder} has no image (.png, .jpg, .webp){found}; put some in, or take the data set out"]
+        return [f"{made.folder} has no image (.png, .jpg, .webp){found}; add some, or remove the data set"]
     texts = {path.stem: made.caption_file(image) for image, path in made.files.items()}
     without = [text.name if text else f"{stem}.txt" for stem, text in texts.items() if not text or is_blank(text)]
     if without and not made.default_caption:

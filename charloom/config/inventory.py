@@ -1,7 +1,7 @@
-"""Which of the user's files are there, which are used, and why the others are not.
+"""Which of the user's files exist, which are used, and why the others are not.
 
-One answer for the pictures of the plan, for further data sets and for captions: :func:`unused` names every file that
-nothing reads. What operating systems and programs leave behind is nobody's business. Lists folders; opens no file.
+The same for pictures of the plan, extra data sets, captions and configuration. Files that operating systems and editors
+leave behind are ignored. Lists folders; opens no file.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _TEXTS = (".txt", *sorted({"".join(letters) for letters in itertools.product(*zi
 """``.txt`` in any case, the usual spelling first."""
 _OTHER_TEXTS = (".caption", ".captions", ".cap", ".text", ".tags", ".tag", ".md", ".rtf")
 _SHOWN = 8
-"""Names that one remark lists."""
+"""Names that one line lists."""
 _LOOKED_AT = 20_000
-"""Files after which nobody looks further: a whole disk may lie below a folder."""
+"""The search of a folder stops after this many files: it may contain a whole disk."""
 
 
 @dataclass(frozen=True)
 class Unused:
-    """Files that nothing reads, and why: ``where`` names them, ``what`` says it with a remedy."""
+    """Files that nothing reads: ``where`` names them, ``what`` gives the reason and a remedy."""
 
     where: str
     what: str
 
 
 def foreign(name: str) -> bool:
-    """Whether a file or folder of this name is none of the user's: hidden, or left behind by a system or an editor."""
+    """Whether a file or folder of this name is not the user's: hidden, or left behind by a system or an editor."""
     return name.startswith((".", "~", "#")) or name.endswith(_BACKUPS) or name.lower() in _LEFT_BEHIND
 
 
@@ -54,18 +54,18 @@ def texts(folder: str | Path) -> dict[str, Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the file is one of a format that is read here, by its ending in any case, and no foreign one."""
+    """Whether the file has a supported format, by its extension in any case, and is not foreign."""
     return path.suffix.lower() in pictures.endings() and not foreign(path.name)
 
 
 def unread_format(folder: str | Path, stem: str) -> Path | None:
-    """The picture called ``stem`` in a format that is not read here."""
+    """The picture called ``stem`` in an unsupported format."""
     found = (path for path in _files(Path(folder)) if path.stem == stem and _unread(path))
     return next(found, None)
 
 
 def unread(folder: str | Path) -> list[Unused]:
-    """Pictures right in a folder whose format is not read here."""
+    """Pictures directly in a folder whose format is not supported."""
     paths = (path for path in _files(Path(folder)) if _unread(path))
     return [
         Unused(str(path), f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}") for path in paths
@@ -123,7 +123,7 @@ def _key(path: Path) -> Path:
 
 
 def _taken(path: Path, taken: Mapping[Path, Path]) -> bool:
-    """Whether the file is one of ``taken``, also where the disk does not mind the case of its ending."""
+    """Whether the file is one of ``taken``, also on file systems that ignore case."""
     other = taken.get(_key(path))
     if other is None or path == other:
         return path == other
@@ -169,7 +169,7 @@ def _heif(path: Path) -> str:
 
 
 def _files(folder: Path, below: bool = False) -> list[Path]:
-    """Files of the user's in a folder, by name; links that lead nowhere too."""
+    """The user's files in a folder, by name, broken links included."""
     found: list[Path] = []
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if below and not foreign(name))

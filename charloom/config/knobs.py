@@ -1,22 +1,24 @@
-"""The knobs of a training run: what they are when nobody says, and what does not go together.
+"""The knobs of a recipe: their defaults and choices, and combinations that are contradictory.
 
-Defaults, bounds and allowed words are those of ``config/schemas/recipe.schema.yaml``, for the workflow and for the
-trainer alike; here is what a schema cannot say. Must not import torch.
+Names, types, defaults, bounds and allowed words come from ``config/schemas/recipe.schema.yaml``, for the workflow and
+the trainer alike. This module adds only what a schema cannot express. Must not import torch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
-from charloom.config import knobs, schema
+from charloom.config import schema
 
 FACTOR = ("prodigy",)
-"""Optimisers that find the size of their steps themselves; their learning rate is a factor on it."""
+"""Optimisers that estimate their own step size; their learning rate is a factor on it."""
 FAR = 100.0
-"""How many times a learning rate may be above or below what is usual for its optimiser before it is mentioned."""
+"""A learning rate this many times above or below the usual one of its optimiser is reported."""
+ITEM_OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
+"""Keys of ``recipe.data`` that one data set, and so a single image, may override for the trainer."""
 
 
 def default(knob: str) -> Any:
@@ -27,35 +29,51 @@ def default(knob: str) -> Any:
     return value
 
 
+def leaves(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The knobs of a schema by their dotted names, each with its part of the schema, in the order of the file."""
+    for key, node in group["properties"].items():
+        if "properties" in node and "default" not in node:
+            yield from leaves(node, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", node
+
+
+def choices(knob: str) -> tuple[str, ...]:
+    """The words that a knob may be set to, e.g. of ``quantization.transformer``, in the order of the schema."""
+    node = dict(leaves(schema.load_schema("recipe")))[knob]
+    return tuple(word for part in (node, *node.get("anyOf", ())) for word in part.get("enum", ()))
+
+
 def usual_rates() -> dict[str, float]:
     """The usual learning rate of each optimiser."""
-    return schema.load_schema("recipe")["properties"]["train"]["properties"]["lr"]["by_optimizer"]
+    rates: dict[str, float] = dict(leaves(schema.load_schema("recipe")))["train.lr"]["by_optimizer"]
+    return rates
 
 
 def learning_rate(given: Mapping[str, Any], base: Mapping[str, Any]) -> float:
     """The learning rate of a recipe: the one that is ``given``, else that of the ``base``'s recipe, else the usual one.
 
-    What the base's recipe says is meant for the base's optimiser. For another it is put in proportion: a base that
-    wants twenty times the usual of AdamW wants twenty times the usual of Lion too.
+    The base's rate is meant for the base's optimiser and scaled for any other: a base that needs 20 times the usual
+    rate of AdamW needs 20 times the usual rate of Lion too.
     """
     usual = usual_rates()
     own, of_base = given.get("train") or {}, base.get("train") or {}
     if own.get("lr", "auto") != "auto":
-        return own["lr"]
+        return float(own["lr"])
     meant_for = of_base.get("optimizer", default("train.optimizer"))
     optimizer = own.get("optimizer", meant_for)
     rate = of_base.get("lr", "auto")
     if rate == "auto":
         return usual[optimizer]
     if usual[optimizer] == usual[meant_for]:
-        return rate
+        return float(rate)
     if optimizer in FACTOR or meant_for in FACTOR:
         return usual[optimizer]
     return float(f"{rate * usual[optimizer] / usual[meant_for]:.6g}")
 
 
 def odd_rate(optimizer: str, rate: float) -> str | None:
-    """What to say of a learning rate that is not of its optimiser's kind; None if it is."""
+    """A warning about a learning rate that is far from the usual one of its optimiser, else None."""
     usual = usual_rates()[optimizer]
     if usual / FAR <= rate <= usual * FAR:
         return None
@@ -67,7 +85,7 @@ def odd_rate(optimizer: str, rate: float) -> str | None:
 
 
 def contradictions(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(knob, what is wrong; what to do) for knobs that are right alone and wrong together, and broken patterns."""
+    """(knob, what is wrong; what to do) for knobs that contradict each other, and for invalid regular expressions."""
     found = []
     train, modules = recipe["train"], recipe["network"]["modules"]
     preservation = train["preservation"]
@@ -79,19 +97,23 @@ def contradictions(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         try:
             re.compile(pattern)
         except re.error as error:
-            found.append(("network.modules", f"'{pattern}' is no regular expression ({error}); correct it"))
+            found.append(("network.modules", f"'{pattern}' is not a regular expression ({error}); correct it"))
     return found
 
 
-def _value(knob: str, value: Any) -> Any:
-    """The value of a knob as the settings hold it."""
+def setting(knob: str, value: Any) -> Any:
+    """The value of a knob as the trainer's settings hold it.
+
+    Lists become tuples, ``train.ema`` its decay or None, and a ``train.lr`` of ``auto`` the usual rate of the default
+    optimiser.
+    """
     if knob == "train.ema":
         return value["decay"] if value else None
     if value == "auto" and knob == "train.lr":
-        return knobs.usual_rates()[knobs.default("train.optimizer")]
+        return usual_rates()[default("train.optimizer")]
     return tuple(value) if isinstance(value, list) else value
 
 
-def _knob(name: str) -> Any:
-    """A field for the knob ``name`` of the recipe, with the schema's default."""
-    return field(default_factory=lambda: _value(name, knobs.default(name)), metadata={"knob": name})
+def setting_field(knob: str) -> Any:
+    """A dataclass field for a knob: its default is the schema's, its metadata holds the knob's name."""
+    return field(default_factory=lambda: setting(knob, default(knob)), metadata={"knob": knob})

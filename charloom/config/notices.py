@@ -1,7 +1,7 @@
-"""What must be known of a base before hours are spent on it: whether it can learn one's own pictures at all, and
-whether this machine is made for it.
+"""Warnings about a base before hours are spent on it: whether it can learn the user's own pictures at all, and whether
+this machine is fit for it.
 
-Said first by ``charloom lint``, by the plan, and on the report. Asks no library: torch would take seconds.
+Shown by ``charloom lint``, by the plan, and in the report. Imports no torch, which would take seconds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def notices(character: Character, base: Base, has_gpu: bool) -> list[str]:
-    """Lines about the character's base, the gravest first; none where everything fits."""
+    """Lines about the character's base, the most serious first."""
     return of_base(character, base) + of_machine(character, base, has_gpu)
 
 
 def of_base(character: Character, base: Base) -> list[str]:
-    """What is true of the base on any machine."""
+    """Warnings that hold on any machine."""
     if not base.miniature or not own_pictures(character):
         return []
     return [
@@ -33,7 +33,7 @@ def of_base(character: Character, base: Base) -> list[str]:
 
 
 def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
-    """What this machine lacks for the base."""
+    """What the base needs and this machine lacks."""
     if base.miniature or has_gpu:
         return []
     download = f", after a download of {base.download_gb:g} GB" if base.repo and base.download_gb else ""
@@ -44,12 +44,12 @@ def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
 
 
 def own_pictures(character: Character) -> bool:
-    """Whether the character is to be learnt from pictures that were not drawn here."""
+    """Whether the character is learnt from pictures that charloom did not draw."""
     return character.source == "folder" or any(not part.regularization for part in character.datasets)
 
 
 def has_gpu(device: str = "auto") -> bool:
-    """Whether a GPU is there, or another device was asked for by name; judged by drivers, without torch."""
+    """Whether there is a GPU, or another device was named; judged by drivers, without torch."""
     if device not in ("auto", "cpu"):
         return True
     if device == "cpu":

@@ -1,7 +1,7 @@
 """The whole configuration: workflow, bases and characters, read, merged and checked before any job starts.
 
 Recipe precedence, later wins: defaults of the schema, the base's file, ``config/config.yaml``, the character.
-Knows files and settings; nothing of Snakemake, images or models.
+Independent of Snakemake, images and models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import inventory, knobs, read_character, schema, yaml
-from charloom.config.base import Base, _base
+from charloom.config.base import Base, read_base
 from charloom.config.character import Character
 from charloom.core.errors import UserError
 
@@ -32,18 +32,18 @@ class Workflow:
     characters: dict[str, Character]
     bases: dict[str, Base]
     broken: dict[str, list[str]]
-    """Characters whose file has mistakes, each a line. They stop nobody else."""
+    """Characters whose file has mistakes, a line each. They do not affect other characters."""
 
     @property
     def names(self) -> list[str]:
-        """Names by which characters can be asked for; a file whose name is wrong has none."""
+        """Names by which characters can be requested; a file with an invalid name has none."""
         return [name for name in [*self.characters, *self.broken] if _NAME.fullmatch(name)]
 
     def character(self, name: str) -> Character:
         """The character called ``name``.
 
         Raises:
-            UserError: with the lines about its file, or with the name that was meant.
+            UserError: the mistakes in its file, or the similar name if there is no such character.
         """
         if name in self.broken:
             raise UserError.several(self.broken[name])
@@ -59,9 +59,9 @@ def load(
     ready: str | None = None,
     image_problems: ImageProblems = lambda character: [],
 ) -> Workflow:
-    """The same as :func:`read`, for all or nothing: raises for any mistake in any character.
+    """Like :func:`read`, but raises for any mistake in any character.
 
-    With ``ready``, which names a character whose images must be there as well, only its mistakes count.
+    With ``ready``, the name of a character whose images must exist, only its mistakes count.
     """
     workflow = read(root, overrides, ready, image_problems)
     lines = [line for name, wrong in workflow.broken.items() if ready in (None, name) for line in wrong]
@@ -78,19 +78,19 @@ def read(
 ) -> Workflow:
     """The configuration below ``root``, with ``overrides`` (of a command line) over ``config/config.yaml``.
 
-    ``ready`` names a character whose images must be there as well; of the others only the files are checked, because
-    a character is made one step after the other; ``image_problems`` finds what is wrong with them. Raises one
-    :class:`UserError` with a line for every mistake that concerns everybody, or a named character.
+    ``ready`` names a character whose images must exist, which ``image_problems`` checks; of the others only the files
+    are checked, because their images may still have to be made. Raises one :class:`UserError` with a line per mistake
+    that concerns all characters, or one named in ``overrides``.
     """
     root = Path(root)
     data, problems = schema.check(yaml.read_yaml(root / CONFIG, CONFIG), "config", CONFIG)
     if overrides:
         data, more = schema.check(yaml.merge(data, overrides), "config", "--config")
-        # What is wrong in the file already is not the command line's fault.
+        # Mistakes in the file are already reported.
         problems += [line for line in more if line.replace("--config", CONFIG, 1) not in problems]
     if problems:
         raise UserError.several(problems)
-    # Without defaults, which would hide the base's recipe and what was asked for.
+    # Without defaults, which would override the base's recipe.
     own_recipe, own_crop = data.get("recipe", {}), data.get("crop", {})
     data = yaml.merge(schema.defaults(schema.load_schema("config")), data)
 
@@ -98,7 +98,7 @@ def read(
 
     def base(name: str, label: str) -> tuple[Base | None, list[str]]:
         if name not in bases:
-            found, wrong = _base(root, name, f"{label}: base")
+            found, wrong = read_base(root, name, f"{label}: base")
             if not found:
                 return None, wrong
             bases[name] = found
@@ -111,7 +111,7 @@ def read(
         recipe = yaml.merge(plain, given)
         recipe["train"]["lr"] = knobs.learning_rate(yaml.merge(own_recipe, own), found.recipe if found else {})
         if "every" not in given.get("sample", {}):
-            # Only saved steps are drawn: as often as by default, or the next step that is saved.
+            # Only saved steps have previews: round the default up to a multiple of save.every.
             every = recipe["save"]["every"]
             recipe["sample"]["every"] = -(-recipe["sample"]["every"] // every) * every
         return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
@@ -137,7 +137,7 @@ def read(
 
 
 def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
-    """The files of the characters that are wanted, and lines about those whose file has a wrong name."""
+    """The files of the selected characters, and lines about files with an invalid name."""
     folder = root / "config" / "characters"
     own = sorted(path for path in folder.glob("*.y*ml") if not inventory.foreign(path.name))
     files = {path.stem: path for path in own if path.suffix == ".yaml"}
@@ -149,7 +149,7 @@ def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list
         elif not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
             broken[path.stem] = [f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _"]
     if not own:
-        problems.append("config/characters/: holds no character; write one like leyla.yaml")
+        problems.append("config/characters/: contains no character; write one like leyla.yaml")
     names = [*files, *(name for name in broken if name not in files)]
     if wanted != "all":
         for name in wanted:
@@ -162,7 +162,7 @@ def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list
 
 
 def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str]:
-    """Knobs that are right alone and wrong together."""
+    """Knobs that are valid on their own but contradict each other or the base."""
     lines = []
     adapter = recipe["training_adapter"]
     if adapter != "none" and adapter not in base.adapters:
@@ -171,7 +171,8 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
     every, sampled = recipe["save"]["every"], recipe["sample"]["every"]
     if sampled % every and not recipe["sample"]["disable"]:
         lines.append(
-            f"{label}: recipe.sample.every: {sampled} is no multiple of save.every {every}; only saved steps are drawn"
+            f"{label}: recipe.sample.every: {sampled} is not a multiple of save.every {every}; "
+            "only saved steps are drawn"
         )
     kept = recipe["quantization"]["transformer"]
     if recipe["network"]["type"] == "dora" and kept not in ("none", "bf16"):
@@ -184,7 +185,7 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
 
 
 def _same_triggers(people: dict[str, Character]) -> dict[str, str]:
-    """A line about each character that has the trigger of one before it, by its id."""
+    """A line per character whose trigger is taken by an earlier one, by its id."""
     seen: dict[str, Character] = {}
     lines = {}
     for person in people.values():

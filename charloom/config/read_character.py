@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets as further
-from charloom.config import inventory, schema, yaml
+from charloom.config import datasets, inventory, schema, yaml
 from charloom.config.character import Character, SamplePrompt, Shot
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -18,9 +18,9 @@ from charloom.core.errors import UserError
 def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Character:
     """The character in ``path``.
 
-    ``context`` gives ``base`` and ``crop`` of the workflow; ``root``, the folder that paths start from; ``ready``, the
-    character whose images must be there too; and ``image_problems``, which finds what is wrong with them.
-    ``recipe_for(base, overrides)`` merges the recipe. Raises one :class:`UserError` with a line for each mistake.
+    ``context`` holds ``base`` and ``crop`` of the workflow; ``root``, the folder of the project; ``ready``, the
+    character whose images must exist; and ``image_problems``, which checks them.
+    ``recipe_for(base, overrides, label)`` merges the recipe. Raises one :class:`UserError` with a line per mistake.
     """
     document = yaml.read_yaml(path, label)
     data, problems = schema.check(document, "character", label)
@@ -32,7 +32,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     if problems:
         raise UserError.several(problems + more)
     images = data["images"]
-    sets, wrong = further.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
+    sets, wrong = datasets.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
     character = Character(
         id=path.stem,
         label=label,
@@ -55,7 +55,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         datasets=tuple(sets),
     )
     texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
-    blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and further.is_blank(text)}
+    blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and datasets.is_blank(text)}
     silent = {shot.name for shot in shots if shot.missing and not texts[shot.name]}
     character = replace(character, blank=frozenset(blank) | silent)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
@@ -71,9 +71,11 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
 
 
 def _crop(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
-    """The crop with its defaults: nothing is cut off the user's own images unless somebody says so. Images that are
-    taken whole need half the smallest resolution of training at an edge, as long ones of the same area have
-    (832 x 1216)."""
+    """The crop with its defaults: the user's own images are not cut unless the file says so.
+
+    Uncut images need edges of at least half the smallest training resolution, as elongated ones of the same area
+    have (832 x 1216).
+    """
     uncut = {"right": 0, "bottom": 0} if source == "folder" else {}
     crop = {**schema.defaults(schema.load_schema("crop")), **uncut, **given}
     whole = not crop["right"] and not crop["bottom"] and "minimum" not in given
@@ -111,11 +113,13 @@ def _shots(data: Any, document: yaml.Document, label: str, root: Path) -> tuple[
         if not wrong:
             by_name[name] = changed
     names = [shot["name"] for shot in data]
-    problems += [f"{label}: shots: {name} is there twice; every shot needs its own name" for name in _twice(names)]
+    problems += [f"{label}: shots: {name} appears twice; every shot needs its own name" for name in _twice(names)]
     if problems:
         return [], problems
     shots = [Shot(**{**by_name[name], "accessories": tuple(by_name[name].get("accessories", ()))}) for name in names]
-    texts = ({k: _line(v) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots)
+    texts: Iterator[dict[str, Any]] = (
+        {k: _line(v) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots
+    )
     return [replace(shot, **text) for shot, text in zip(shots, texts, strict=True)], []
 
 
@@ -137,7 +141,7 @@ def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[Samp
 
 
 def _literal(data: dict[str, Any], character: Character) -> list[str]:
-    """Texts of the file with something that was meant to be the trigger, and would be drawn or learnt as it stands."""
+    """Lines about misspelt placeholders of the trigger, which would be drawn or learnt literally."""
     prompts = (entry["prompt"] if isinstance(entry, dict) else entry for entry in data["sample_prompts"])
     texts = {f"sample_prompts[{index}]": text for index, text in enumerate(prompts, 1)}
     texts |= {f"identity_line.{key}": text for key, text in data["identity_line"].items()}
@@ -150,30 +154,32 @@ def _literal(data: dict[str, Any], character: Character) -> list[str]:
 
 
 def _mistakes(character: Character) -> list[str]:
-    """What the schema cannot see, each as ``key: what is wrong; what to do``."""
+    """What a schema cannot check, each as ``key: what is wrong; what to do``."""
     found = []
     if not character.concept and character.source != "folder":
         found.append("concept.prompt: is missing; describe the neutral reference that the images are made from")
     if character.source != "folder":
         for shot in character.shots:
-            found += [f"shots.{shot.name}.{key}: is missing; images are made of it" for key in shot.missing]
+            found += [f"shots.{shot.name}.{key}: is missing; images are generated from it" for key in shot.missing]
     if len(character.shots) != character.count:
         found.append(_wrong_count(character))
     for key, text in (("full", character.identity_full), ("eyes_hidden", character.identity_hidden)):
         if words.count(text.replace(words.PLACEHOLDER, character.trigger), character.trigger) != 1:
-            found.append(f"identity_line.{key}: must hold the trigger exactly once; begin it with '{{trigger}}, '")
+            found.append(f"identity_line.{key}: must contain the trigger exactly once; begin it with '{{trigger}}, '")
     times = [words.count(prompt.text, character.trigger) for prompt in character.sample_prompts]
     for index, number in enumerate(times, 1):
         if number > 1:
-            found.append(f"sample_prompts[{index}]: holds the trigger {number} times; once, or not at all to compare")
+            found.append(
+                f"sample_prompts[{index}]: contains the trigger {number} times; use it once, or not at all to compare"
+            )
     if not any(times) and not any(words.misspelt_placeholder(prompt.text) for prompt in character.sample_prompts):
-        found.append("sample_prompts: none holds the trigger, so none shows the character; write {trigger} in them")
+        found.append("sample_prompts: none contains the trigger, so none shows the character; write {trigger} in them")
     generation = {"concept.prompt": character.concept, "appearance": character.appearance}
     for shot in character.shots:
         generation[f"shots.{shot.name}"] = " ".join(str(v) for k, v in shot.phrases().items() if k != "name")
     for key, text in generation.items():
         if words.count(text, character.trigger) or words.PLACEHOLDER in text or words.misspelt_placeholder(text):
-            found.append(f"{key}: holds the trigger, which an image generator does not know; take it out")
+            found.append(f"{key}: contains the trigger, which an image generator does not know; remove it")
     if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
         found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
@@ -185,7 +191,7 @@ def _wrong_count(character: Character) -> str:
     listed = ", ".join(f"{number} {tier}" for tier, number in have.items())
     todo = "add the missing ones" if len(character.shots) < character.count else "remove some"
     return (
-        f"shots: {len(character.shots)} shots ({listed}) where {character.count} are wanted; "
+        f"shots: {len(character.shots)} shots ({listed}) where {character.count} are expected; "
         f"{todo}, or set images.count: {len(character.shots)}"
     )
 
@@ -198,7 +204,7 @@ def _stray_captions(character: Character, root: Path) -> list[str]:
     stray = sorted(
         path.name
         for path in texts
-        # x.png.txt is a mistake of another kind, of which the check of the data set tells.
+        # x.png.txt is reported by the check of the data set.
         if path.stem not in character.shot_names and Path(path.stem).stem not in character.shot_names
     )
     return [f"config/captions/{character.id}/{name}: {_no_shot(name[:-4], character.shot_names)}" for name in stray]

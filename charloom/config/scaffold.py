@@ -1,6 +1,6 @@
-"""The character file that ``charloom new`` writes: complete, commented, ready to run and to be changed.
+"""The character file that ``charloom new`` writes: complete, commented, ready to run and to edit.
 
-Text only; what the keys mean is said in ``config/schemas/character.schema.yaml``.
+Text only; ``config/schemas/character.schema.yaml`` documents the keys.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ PROMPTS = (
 )
 """Previews of what a studio data set does not hold: other clothes, colours, places, things to do."""
 
+EDITOR_LINE = "# yaml-language-server: $schema=../schemas/character.schema.yaml"
+"""First line of a character file: editors with a YAML language server complete and check the keys by it."""
+
 TEMPLATE = """\
+{editor_line}
 # {name}. Every key: config/schemas/character.schema.yaml; a worked example: config/characters/leyla.yaml
 name: {name}
 trigger: {trigger}{pad}# a word that no model knows, 4 to 6 letters and digits; it will mean this person
@@ -125,7 +129,9 @@ def character_file(name: str, trigger: str | None = None) -> str:
     trigger = trigger or trigger_for(name)
     pad = " " * max(1, 33 - len(f"trigger: {trigger}"))
     title = name.replace("-", " ").replace("_", " ").title()
-    return TEMPLATE.format(id=name, name=title, trigger=trigger, pad=pad, prompts=prompt_lines())
+    return TEMPLATE.format(
+        editor_line=EDITOR_LINE, id=name, name=title, trigger=trigger, pad=pad, prompts=prompt_lines()
+    )
 
 
 def write_new(path: Path, text: str) -> None:

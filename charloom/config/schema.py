@@ -1,7 +1,7 @@
-"""YAML files against JSON schemas, with one plain line for each mistake.
+"""Validates YAML files against JSON schemas, with one plain line per mistake.
 
-Reads the schemas of ``config/schemas/``, fills in their defaults and turns every violation into
-``file: key: what is wrong; what is allowed``. It must not know what any key means.
+Reads the schemas in ``config/schemas/``, fills in their defaults and turns every violation into
+``file: key: what is wrong; what is allowed``. Independent of what the keys mean.
 """
 
 from __future__ import annotations
@@ -15,24 +15,20 @@ from typing import Any
 
 import yaml
 
-from charloom.config.yaml import _INTEGER, _KIND, Document, _Loader, _mapping, _what, read_yaml, scalar
+from charloom.config.yaml import KINDS, Document, describe, read_yaml, scalar
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
 
-# PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text, 000200 is 128 and 16:9 is 969.
+# PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NUMBERS = ("number", "integer")
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?\d+(_\d+)*$"), list("-+0123456789"))
-_Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scalar(node)))
-
-
 @cache
 def load_schema(name: str) -> dict[str, Any]:
-    """The schema ``config/schemas/<name>.schema.yaml`` with its references to sister files written out."""
-    return _resolve(read_yaml(SCHEMAS / f"{name}.schema.yaml"))
+    """The schema ``config/schemas/<name>.schema.yaml`` with its references to other files inlined."""
+    resolved: dict[str, Any] = _resolve(read_yaml(SCHEMAS / f"{name}.schema.yaml"))
+    return resolved
 
 
 def _resolve(node: Any) -> Any:
@@ -61,10 +57,13 @@ def defaults(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def coerce(value: Any, schema: dict[str, Any]) -> Any:
-    """``value`` with its scalars as the schema wants them: ``1e-4`` out of a text, ``300`` as ``300.0`` where a
-    fraction may stand, ``3e3`` as ``3000`` where none may. A command line brings nothing but texts: where the schema
-    takes no such text, it is read as YAML reads it; where it does, ``no`` and ``007`` stay the texts that they are.
-    A group or list whose lines are all comments is empty. What does not fit is left for :func:`check` to report."""
+    """``value`` with its scalars converted to the types of the schema.
+
+    The text ``1e-4`` becomes a number, ``300`` becomes ``300.0`` for a number and ``3e3`` becomes ``3000`` for an
+    integer. Values from a command line are all texts: one that the schema does not accept is parsed as YAML; one that
+    it accepts, such as ``no`` or ``007``, stays a text. A group or list that contains only comments is empty. Values
+    that do not fit are left for :func:`check` to report.
+    """
     kind = schema.get("type") or next((s["type"] for s in schema.get("anyOf", ()) if s.get("type") in _NUMBERS), None)
     if value is None and kind in ("object", "array"):
         return {} if kind == "object" else []
@@ -78,7 +77,7 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
         return {key: coerce(item, named.get(key, fallback)) for key, item in value.items()}
     if isinstance(value, list):
         lists = [schema, *schema.get("anyOf", ())]
-        items = next((s["items"] for s in lists if "items" in s), {})
+        items: dict[str, Any] = next((s["items"] for s in lists if "items" in s), {})
         return [coerce(item, items) for item in value]
     if kind in _NUMBERS and not isinstance(value, bool):
         if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
@@ -96,15 +95,15 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
 def _fits(value: Any, schema: dict[str, Any]) -> bool:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(schema).is_valid(value)
+    return bool(Draft202012Validator(schema).is_valid(value))
 
 
 def check(
     data: dict[str, Any], schema_name: str, label: str, part_of: tuple[Document, Sequence[str]] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """``data`` with its scalars put right, and one line for each way in which it breaks the schema.
+    """``data`` with its scalars converted by :func:`coerce`, and one line per violation of the schema.
 
-    ``part_of`` says of which file, and where in it, ``data`` is a part, where it is not a :class:`Document` itself.
+    ``part_of`` is the document that ``data`` belongs to and its path in there, unless it is a :class:`Document` itself.
     """
     from jsonschema import Draft202012Validator
 
@@ -119,7 +118,7 @@ def check(
 
 
 def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list[str]:
-    """A line for a value that was meant as a text and that YAML reads as something else, such as 007, off or null."""
+    """A line for a value that was meant as text but that YAML reads as another type, such as 007, off or null."""
     value, path, (text, place) = error.instance, list(error.absolute_path), source
     if isinstance(value, str | dict | list):
         return []
@@ -130,19 +129,19 @@ def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list
     read_as = "true or false" if isinstance(value, bool) else "nothing" if value is None else "a date"
     read_as = "a number" if isinstance(value, int | float) and not isinstance(value, bool) else read_as
     quoted = f'- "{written}"' if isinstance(path[-1], int) else f'{path[-1]}: "{written}"'
-    if not text:  # of a command line, which has quotes of its own
+    if not text:  # from a command line, where the shell takes the outer quotes
         quoted = f"""'{path[-1]}="{written}"'"""
     return [f"{label}: {dotted(path)}: must be a text, and {written} is {read_as}; put it in quotes: {quoted}"]
 
 
 def _written(text: str, path: list[Any]) -> str:
-    """The scalar at ``path`` of a YAML file as it stands there."""
-    node = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (makes nothing but texts, lists and groups)
+    """The scalar at ``path`` of a YAML file, as it is written there."""
+    node = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (yields only texts, lists and groups)
     for part in path:
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
-            return ""  # the path is not one of the file itself
+            return ""  # the path is not in the file itself
     return node if isinstance(node, str) else ""
 
 
@@ -151,7 +150,7 @@ def _place(error: Any) -> list[str]:
 
 
 def dotted(path: Any) -> str:
-    """``train.lr``, ``shots[3].pose`` (counted from 1, as people count)."""
+    """A path as text: ``train.lr``, ``shots[3].pose`` (counted from 1)."""
     text = ""
     for part in path:
         text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -159,7 +158,7 @@ def dotted(path: Any) -> str:
 
 
 def causes(error: Any) -> list[Any]:
-    """The mistakes behind one: of several alternatives, the one that the user means is of the same kind."""
+    """The errors behind an ``anyOf``: the alternative that the user means is the one of the same type."""
     value = error.instance
     if error.validator != "anyOf" or not isinstance(value, dict | list | int | float) or isinstance(value, bool):
         return [error]
@@ -170,7 +169,7 @@ def causes(error: Any) -> list[Any]:
 
 
 def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequence[str]]) -> list[str]:
-    """What to say of one error; ``source`` is the text of the file and the place in it that was checked."""
+    """The lines for one error; ``source`` is the text of the file and the path in it that was checked."""
     if found := _unquoted(error, label, source):
         return found
     path = dotted(error.absolute_path)
@@ -189,17 +188,17 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
         missing = next(key for key in error.validator_value if key not in value and f"'{key}'" in error.message)
         what = schema["properties"].get(missing, {}).get("description", "")
         return [
-            f"{label}: {dotted([*error.absolute_path, missing])}: is missing" + (f"; wanted: {what}" if what else "")
+            f"{label}: {dotted([*error.absolute_path, missing])}: is missing" + (f"; expected {what}" if what else "")
         ]
     if rule == "type":
         kind = error.validator_value
-        return [f"{where}: must be {_KIND[kind]}, not {_what(value)}{_misread(kind, value)}"]
+        return [f"{where}: must be {KINDS[kind]}, not {describe(value)}{_misread(kind, value)}"]
     if rule == "enum":
         return [
-            f"{where}: {_what(value)} is not known; {_choices(str(value), [str(v) for v in error.validator_value])}"
+            f"{where}: {describe(value)} is not known; {_choices(str(value), [str(v) for v in error.validator_value])}"
         ]
     if rule in ("pattern", "anyOf", "const", "propertyNames"):
-        return [f"{where}: {_what(value)} will not do; wanted: {meaning or error.validator_value}"]
+        return [f"{where}: {describe(value)} is not valid; expected {meaning or error.validator_value}"]
     bounds = {
         "minimum": "at least {}",
         "maximum": "at most {}",
@@ -215,12 +214,12 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
     if rule == "minLength":
         return [f"{where}: must not be empty"]
     if rule == "uniqueItems":
-        return [f"{where}: an entry is there twice"]
+        return [f"{where}: an entry appears twice"]
     return [f"{where}: {error.message}"]
 
 
 def meant(name: str, names: Sequence[str]) -> str:
-    """The end of a line about a name that is not there: the one of ``names`` that is like it, or all of them."""
+    """A remedy for an unknown name: the similar one of ``names``, or all of them."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
 
@@ -232,7 +231,7 @@ def _choices(word: str, allowed: list[str]) -> str:
 
 
 def _misread(kind: str, value: Any) -> str:
-    """A remedy for what YAML reads otherwise than it was meant."""
+    """A remedy for what YAML reads differently from what was meant."""
     if kind == "string" and isinstance(value, dict) and list(value.values()) == [None]:
         return "; a text that begins with { needs quotes: '{" + str(*value) + "}'"
     if kind == "object" and isinstance(value, str):
@@ -241,20 +240,19 @@ def _misread(kind: str, value: Any) -> str:
 
 
 def _instead(key: str, group: dict[str, Any], root: dict[str, Any]) -> str:
-    """A remedy for an unknown key of a group: the same name elsewhere, the name that it has here, a sister of similar
-    name, or the list of sisters."""
-    sisters = list(group.get("properties", {}))
+    """A remedy for an unknown key of a group: the same key elsewhere, its name here, a similar or any sibling."""
+    siblings = list(group.get("properties", {}))
     there = [f"{prefix}{key}" for prefix, part in _groups(root) if key in part.get("properties", {})]
-    own = [name for name in (group.get("aka", {}).get(key),) if name in sisters]
+    own = [name for name in (group.get("aka", {}).get(key),) if name in siblings]
     other = [f"{prefix}{part['aka'][key]}" for prefix, part in _groups(root) if key in part.get("aka", {})]
-    meant = there or own or other or difflib.get_close_matches(key.lower(), sisters, n=1)
+    meant = there or own or other or difflib.get_close_matches(key.lower(), siblings, n=1)
     if meant:
         return f"did you mean {' or '.join(meant[:3])}?"
-    return f"allowed here: {', '.join(sisters)}" if sisters else "nothing is allowed here"
+    return f"allowed here: {', '.join(siblings)}" if siblings else "nothing is allowed here"
 
 
 def _groups(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every group of keys in a schema, after what the names of its keys begin with: "", "recipe.", "datasets[]."."""
+    """Every group of keys in a schema and its prefix: "", "recipe.", "datasets[]."."""
     yield prefix, schema
     for key, part in schema.get("properties", {}).items():
         if "properties" in part:

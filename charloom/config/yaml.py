@@ -11,12 +11,9 @@ import yaml
 from charloom.core.errors import UserError
 
 _INTEGER = "tag:yaml.org,2002:int"
-
-
 _TEXT = "tag:yaml.org,2002:str"
 
-
-_KIND = {
+KINDS = {
     "object": "a group of keys",
     "array": "a list",
     "string": "a text",
@@ -27,7 +24,7 @@ _KIND = {
 }
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The safe loader, which also refuses a key that is written twice, and reads whole numbers as decimal."""
 
     yaml_implicit_resolvers = {
@@ -37,7 +34,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 class Document(dict[str, Any]):
-    """What a YAML file holds; ``text`` is the file as it was written."""
+    """The content of a YAML file; ``text`` is the file as it was written."""
 
     text = ""
 
@@ -46,15 +43,22 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
-            key_node.tag = _TEXT  # a shot called 01 or off is called so, quotes or not
+            key_node.tag = _TEXT  # a shot may be called 01 or off, with or without quotes
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key '{key}' is written twice; take one out", key_node.start_mark
+                None, None, f"the key '{key}' is written twice; remove one", key_node.start_mark
             )
         seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
     loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
+    values: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return values
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# YAML 1.1 reads 000200 as 128 and 16:9 as 969.
+_Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?\d+(_\d+)*$"), list("-+0123456789"))
+_Loader.add_constructor(_INTEGER, lambda loader, node: int(loader.construct_scalar(node)))
 
 
 def read_yaml(path: str | Path, label: str | None = None) -> Document:
@@ -71,19 +75,19 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     except yaml.MarkedYAMLError as error:
         number, remedy = _remedy(error, text.splitlines())
         raise UserError(f"{label}: line {number}: {remedy}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that there never was is a plain ValueError
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date raises a plain ValueError
         raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict | None):
-        raise UserError(f"{label}: must be keys and values, not {_what(data)}")
+        raise UserError(f"{label}: must be keys and values, not {describe(data)}")
     document = Document(data or {})
     document.text = text
     return document
 
 
 def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
-    """The line where the mistake is, counted from 1, and what to do there.
+    """The line of the mistake, counted from 1, and a remedy.
 
-    The parser tells where it gave up, which is often after the mistake, and in terms of grammar.
+    The parser reports where it gave up, which is often after the mistake, and in terms of grammar.
     """
     mark = error.problem_mark or error.context_mark
     last = min(mark.line, len(lines) - 1)
@@ -95,7 +99,7 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
         if "end of stream" in problem:
             return first + 1, "a quote is opened and never closed; close it"
         return last + 1, "\\ has a meaning of its own between double quotes; use single quotes, or / in paths"
-    value = re.match(r"\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?(.*)", line)[1]
+    value = re.sub(r"^\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?", "", line)
     if re.match(r"\{[^}]*\}[^#]*[^\s#]|[@`%*&!]", value):
         return last + 1, f"a text that begins with {value[0]} needs quotes: {_quoted(value)}"
     if re.match(r"""("[^"]*"|'[^']*')\s*[^\s#]""", value):
@@ -111,10 +115,10 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
         if re.search(r":\s", line[: mark.column]) or not before:
             return last + 1, f"a text with a colon in it needs quotes: {_quoted(value)}"
         if re.search(r":\s", lines[before[-1]]):
-            return last + 1, "stands too far right; begin it below the key above"
+            return last + 1, "is indented too far; align it with the key above"
         return before[-1] + 1, f"no colon and space after '{lines[before[-1]].strip()}'; write it as key: value"
     if "block" in context:
-        return last + 1, "stands too far left or right; begin it below the keys that it belongs to"
+        return last + 1, "is not aligned with the keys that it belongs to; fix its indentation"
     return last + 1, f"not valid YAML: {problem}"
 
 
@@ -124,7 +128,7 @@ def _quoted(text: str) -> str:
 
 
 def scalar(text: str) -> Any:
-    """``text`` as YAML reads a single value; a text that is none stays what it is."""
+    """``text`` parsed as a single YAML value; anything but a boolean or number stays text."""
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506
     except yaml.YAMLError:
@@ -133,7 +137,7 @@ def scalar(text: str) -> Any:
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Later layers over earlier ones, group by group; lists and single values are replaced whole."""
+    """Later layers over earlier ones, group by group; lists and single values are replaced as a whole."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -144,7 +148,8 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _what(value: Any) -> str:
+def describe(value: Any) -> str:
+    """A value in the words of an error message."""
     if value is None:
         return "nothing"
     if isinstance(value, str):

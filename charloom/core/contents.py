@@ -1,8 +1,8 @@
-"""What the user's own files hold, so that neither an older date hides a change nor a newer one feigns it.
+"""Digests of the user's own files, so that changes are found by content and not by date.
 
-Digests are kept by path together with size, times and inode, in a small file that may be deleted: only what may have
-changed is read. What is large (weights) is not read to begin with; its size and date stand in for it until a job that
-reads it anyway has stored its digest, and from then on that decides. Must not import torch.
+Digests are cached by path together with size, times and inode, in a small file that may be deleted: only files that may
+have changed are read. Large files (weights) are not read at first: size and date stand in for the digest until a job
+that reads the file anyway has stored it. Must not import torch.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from charloom.core.store import Store
 
 KIND = "file-digest"
 LARGE = 2**28
-"""Bytes from which on a file is not read only to be known."""
+"""Files of this many bytes or more are not read just for their digest."""
 
 SETTLED = 2.0
-"""Seconds after which a change leaves another date on every file system; before that a digest is not kept."""
+"""Seconds that file systems may need to give a change a new date; digests of younger files are not cached."""
 
 Signature = list[int]
 """Size, time of change, time of the last change of anything about the file (ns), inode."""
 
 
 def signature(path: str | Path) -> Signature:
-    """What says, without reading a file, that it may have changed."""
+    """Values that change whenever a file may have changed, found without reading it."""
     state = os.stat(path)
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 class Contents:
-    """Tokens of files, which are equal as long as their contents are; kept in ``file`` from one call to the next.
+    """Tokens of files, equal as long as the contents are; cached in ``file`` between calls.
 
-    A file that cannot be read or written costs time and nothing else, and so does a race of two processes.
+    If the cache cannot be read or written, or two processes race for it, that only costs time.
     """
 
     def __init__(self, store: Store, file: Path = Path("work/contents.json")) -> None:
@@ -62,14 +62,14 @@ class Contents:
         name = str(path)
         *before, token = self._known.get(name, [None])
         if before == now:
-            return token
+            return str(token)
         if now[0] >= LARGE:
             token = self._of_large(Path(path), before, now, token)
         else:
             try:
                 token = file_digest(path)
             except OSError:
-                return ""  # the job that needs it says why
+                return ""  # the job that needs the file reports why
             if time.time() - max(now[1], now[2]) / 1e9 < SETTLED:
                 return token
         self._known[name] = self._new[name] = [*now, token]
@@ -80,7 +80,7 @@ class Contents:
         return digest({str(path): self.of(path) for path in paths})
 
     def save(self) -> None:
-        """Keep what is new; other processes may have done so meanwhile."""
+        """Store new digests, merged with what other processes have stored meanwhile."""
         if not self._new:
             return
         kept = {name: facts for name, facts in _read(self.file).items() if os.path.exists(name)} | self._new
@@ -127,7 +127,7 @@ def _md5(path: Path) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What was kept, as far as it makes sense."""
+    """The cached entries that are well-formed."""
     try:
         kept = json.loads(file.read_text(encoding="ascii"))
     except (OSError, ValueError):

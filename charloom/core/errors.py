@@ -1,7 +1,6 @@
-"""Mistakes that a user can make and repair, told in one line.
+"""Mistakes that a user can make and fix, reported in one line.
 
-Everything that is not a :class:`UserError` is a bug in charloom and keeps its traceback. This
-module must not know what any of the mistakes is about.
+Everything that is not a :class:`UserError` is a bug in charloom and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _DISK = {
     errno.EACCES: "permission denied; change the owner or the permissions of the file and its folder",
     errno.EPERM: "permission denied; change the owner or the permissions of the file and its folder",
 }
-# Libraries that write for themselves keep no number of the error, only its words.
+# Some libraries report only the text of a system error, not its number.
 _WORDS = {
     "no space left": errno.ENOSPC,
     "os error 28)": errno.ENOSPC,
@@ -30,22 +29,22 @@ _WORDS = {
 
 
 class UserError(Exception):
-    """Something the user wrote, or forgot, stops the work.
+    """Work cannot go on because of something the user wrote or left out.
 
     The message says what is wrong, where (file and key), and what to do about it, in one line;
-    :meth:`several` joins the lines of many.
+    :meth:`several` joins the lines of several.
     """
 
     @classmethod
     def several(cls, problems: list[str]) -> UserError:
-        """One error out of many one-line ``problems``, so that all of them are reported together."""
+        """One error for several one-line ``problems``, so that all are reported together."""
         return cls("\n".join(problems))
 
 
 def disk_problem(error: BaseException, path: object = None) -> str | None:
-    """One line for an error, or what it arose from, that says the disk cannot be written to; None for any other.
+    """One line for an error, or one of its causes, that means the disk cannot be written to; None for any other.
 
-    ``path`` is named where the error names no file.
+    ``path`` is named if the error names no file.
     """
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
@@ -79,13 +78,13 @@ def cli(main: Callable[[], None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): nobody is left to tell.
+        # The reader of our output has exited (`| head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        line = disk_problem(error)
-        if line is None:
+        problem = disk_problem(error)
+        if problem is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

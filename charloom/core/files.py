@@ -1,7 +1,6 @@
-"""Files that are written whole or not at all.
+"""Atomic writes: a file is complete, or as it was before.
 
-Must not know what is in them. A temporary file beside the target takes the bytes and replaces it at the end; whatever
-happens before that, the target is what it was.
+A temporary file beside the target is written first and replaces the target at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from charloom.core import files
 from charloom.core.errors import UserError, disk_problem
 
 
@@ -22,15 +20,15 @@ from charloom.core.errors import UserError, disk_problem
 def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes ``target`` when the block ends without an error.
 
-    ``mode`` sets the permissions of the file; without ``sync`` its bytes may reach the disk later than its name, which
-    is good enough for copies of what is kept elsewhere. Missing folders are made.
+    ``mode`` sets the permissions of the file; without ``sync`` its bytes may reach the disk after its name, which is
+    good enough for copies. Missing folders are created.
 
     Raises:
         UserError: the disk is full or may not be written to.
     """
     target = Path(target)
-    # Short, because a name that is long already may leave no room, and random, because processes of several hosts
-    # share a disk. The ending keeps it from being found as a picture or a caption.
+    # Short, because file names have a maximal length; random, because hosts may share a disk. With this extension it
+    # is never taken for a picture or a caption.
     temporary = target.with_name(f".{target.name[:40]}.{os.urandom(4).hex()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,18 +50,18 @@ def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> 
 
 
 def _culprit(error: Exception, temporary: Path, target: Path) -> Path:
-    """The file that an error is about: what was read meanwhile may not be allowed either."""
+    """The file that an error is about: reading the source of a copy may be forbidden too."""
     about = error.filename if isinstance(error, PermissionError) else None
     return target if about is None or Path(os.fsdecode(about)) == temporary else Path(os.fsdecode(about))
 
 
 def _sync(path: Path) -> None:
-    """Have the bytes on the disk itself: a power cut must not leave a whole name on half a file."""
+    """Flush to the disk: a power failure must not leave a truncated file under the final name."""
     with open(path, "r+b") as file:
         try:
             os.fsync(file.fileno())
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # disks that know no such call
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # file systems without fsync
                 raise
 
 
@@ -75,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON with sorted keys."""
-    files.write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

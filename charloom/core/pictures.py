@@ -1,4 +1,4 @@
-"""Opening a picture: one way for the whole product, one wording of what can be wrong with one.
+"""Opens and saves pictures, in one way and with one wording of errors for the whole package.
 
 Whatever the format, out comes what a viewer shows: upright, 8 bits of sRGB, nothing transparent. What had to be done
 to get there, and might surprise, is noted. Every failure is one line with the name of the file. Knows Pillow, no torch.
@@ -32,9 +32,9 @@ REPLACE = "replace it"
 MADE_HERE = "delete it, so that it is made anew"
 
 LARGEST = 178_956_970
-"""Pixels from which on a picture passes for an attempt to fill the memory (twice Pillow's own limit of a warning)."""
+"""Pictures of more pixels are refused as decompression bombs (twice Pillow's own warning limit)."""
 _TEXT = 64 * 2**20
-"""Bytes of unpacked text or colour profile that a PNG may hold; image editors put whole histories in there."""
+"""Maximal bytes of unpacked text or colour profile in a PNG; image editors store whole histories there."""
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 OTHER_ENDINGS = (
@@ -42,7 +42,7 @@ OTHER_ENDINGS = (
     ".eps", ".ico", ".tga", ".dds", ".exr", ".hdr", ".qoi", ".ppm", ".pgm", ".pcx", ".raw", ".dng", ".cr2", ".cr3",
     ".nef", ".arw", ".orf", ".rw2", ".raf", ".pdf", ".ai", ".mp4", ".mov", ".webm", ".mkv", ".avi",
 )  # fmt: skip
-"""Endings of pictures (and of what is taken for one) that are not read, unless :func:`endings` has them."""
+"""Extensions of pictures (and of what is taken for one) that are not supported, unless :func:`endings` has them."""
 _KINDS = (
     (rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", "HEIC"),
     (rb"....ftyp(avif|avis)", "AVIF"),
@@ -56,7 +56,7 @@ _KINDS = (
     (rb"\s*<(!doctype )?html", "a web page"),
     (rb"version https://git-lfs", "a pointer of Git LFS"),
 )
-"""Beginnings of files whose format has a name that helps more than that it is unknown."""
+"""First bytes of files whose format is worth naming in the error."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Picture:
 
 @cache
 def endings() -> tuple[str, ...]:
-    """Endings of the formats that are read here, best first. Imports no library: it only looks which are there."""
+    """Extensions of the supported formats, best first. Only looks for installed libraries, imports none."""
     more = (".avif",) if find_spec("PIL._avif") else ()
     return _ENDINGS + more + ((".heic", ".heif", ".hif") if find_spec("pillow_heif") else ())
 
@@ -102,7 +102,7 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
 
 
 def save_png(picture: Picture, path: Path) -> None:
-    """Write a PNG, whole or not at all, that keeps the picture's notes."""
+    """Write a PNG atomically, with the picture's notes."""
     from PIL.PngImagePlugin import PngInfo
 
     comment = PngInfo()
@@ -114,7 +114,7 @@ def save_png(picture: Picture, path: Path) -> None:
 
 @cache
 def _pillow() -> Any:
-    """Pillow's module for images, with its limits set and further formats registered where they are installed."""
+    """Pillow's module for images, with its limits set and additional formats registered if they are installed."""
     from PIL import Image, PngImagePlugin
 
     PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = _TEXT, 4 * _TEXT
@@ -132,13 +132,13 @@ def _pillow() -> Any:
 
 @cache
 def _formats() -> list[str]:
-    """Names of the formats that may be tried: others of Pillow's start programs, or read what is no picture."""
+    """Names of the formats that may be tried: Pillow's others start programs, or read files that are not pictures."""
     more = ["AVIF"] * bool(find_spec("PIL._avif")) + ["HEIF"] * bool(find_spec("pillow_heif"))
     return ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *more]
 
 
 def _upright(image: Any) -> Any:
-    """``image`` turned as its EXIF or XMP data says; nonsense in there does not count."""
+    """``image`` rotated as its EXIF or XMP data says; invalid data is ignored."""
     flip = _pillow().Transpose
     turns = {
         2: flip.FLIP_LEFT_RIGHT,
@@ -197,8 +197,7 @@ def _scaled(image: Any, kind: str, transparency: Any) -> tuple[Any, Any]:
 
 
 def _srgb(image: Any, profile: bytes | None) -> Any:
-    """``image`` (RGB, L, CMYK, …) as RGB, by its colour profile where it has one that is sound and says anything else
-    than sRGB."""
+    """``image`` (RGB, L, CMYK, …) as RGB, by its colour profile if that is valid and not sRGB."""
     if profile and (turn := _transform(bytes(profile), image.mode)):
         return turn(image)
     return image.convert("RGB")
@@ -206,7 +205,7 @@ def _srgb(image: Any, profile: bytes | None) -> Any:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> Any:
-    """What turns an image of ``mode`` into sRGB; None where the profile is broken, of another mode, or near sRGB."""
+    """The transform from ``mode`` to sRGB; None if the profile is broken, for another mode, or close to sRGB."""
     import io
 
     import numpy as np

@@ -1,6 +1,6 @@
-"""Counter-based randomness: every random choice is a function of what it is for.
+"""Counter-based randomness: every random choice is a function of its purpose.
 
-A draw is named by (seed, purpose, index…) and by nothing else: not by what was drawn before, by the
+A draw depends on (seed, purpose, index…) and on nothing else: not on what was drawn before, the
 layout of a batch, the device or the number of processes. So an interrupted run repeats the same
 choices, and runs that differ in one setting can be compared step by step.
 

@@ -1,9 +1,9 @@
 """The content-addressed store behind the file targets.
 
 An entry is a file named by the digest of everything it depends on: ``<root>/<kind>/<key[:2]>/<key><suffix>``.
-It is published whole (temporary file, then ``os.replace``), read-only, and never changed afterwards, so
+It is published atomically (temporary file, then ``os.replace``), read-only, and never changed afterwards, so
 a process may be killed at any moment and two processes may race for the same entry. Deleting the store
-costs time, nothing else. It knows nothing of what its entries mean.
+only costs time. Independent of what the entries mean.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from charloom.core import files
 
 LINK_FROM_BYTES = 4 * 2**20
-"""Larger entries are hard-linked into place; smaller ones are copied, so that an edit of the copy is harmless."""
+"""Entries from this size on are hard-linked into place; smaller ones are copied, so that editing them is harmless."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Store:
-    """Entries by kind and key below one folder, which is made when it is first written to."""
+    """Entries by kind and key below one folder, which is created by the first write."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     def path(self, kind: str, key: str, suffix: str = "") -> Path:
-        """Where the entry lies, or would lie."""
+        """The path of the entry, whether it exists or not."""
         for name in (kind, key):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot name a store entry")
@@ -41,9 +41,9 @@ class Store:
         return self.path(kind, key, suffix).is_file()
 
     def fetch(self, kind: str, key: str, suffix: str, output: str | Path) -> bool:
-        """Put the entry at ``output`` (replacing it at once and whole); False when there is no such entry.
+        """Put the entry at ``output``, replacing it atomically; False if there is no such entry.
 
-        The output gets the present time, because a build system reads an older file as out of date.
+        The output gets the current time, because a build system treats an older file as outdated.
         """
         entry = self.path(kind, key, suffix)
         output = Path(output)
@@ -55,7 +55,7 @@ class Store:
                     shutil.copyfile(entry, temporary)
                 os.utime(temporary)
         except FileNotFoundError:
-            return False  # the store was emptied under our hands: a miss like any other
+            return False  # the store was emptied by another process: a miss
         return True
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class Store:
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold the lock ``name`` among all processes that use this store; released if the holder dies."""
-        from filelock import FileLock  # imported late: hits never need it
+        from filelock import FileLock  # imported late: cache hits never need it
 
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a lock")

@@ -1,6 +1,6 @@
-"""How many tokens a text has for the text encoder, which reads 512 of them and no more.
+"""How many tokens a text has for the text encoder, which reads only the first 512.
 
-By the base's own tokenizer where that is on this disk; else estimated, within about a third. Must not import torch.
+Counted by the base's own tokenizer if it is on this disk, else estimated within about a third. Must not import torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_TOKENS = 512
-"""What ``ZImagePipeline`` keeps of a prompt in its chat template."""
+"""Tokens that ``ZImagePipeline`` keeps of a prompt, chat template included."""
 _BEFORE, _AFTER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 _TEMPLATE = 8
 """Tokens of the chat template around a text."""
@@ -42,7 +42,7 @@ class Counter:
         return len(self._tokenizer.encode(_BEFORE + text + _AFTER, add_special_tokens=False).ids)
 
     def too_long(self, text: str) -> str | None:
-        """What is wrong with the length of ``text``, if anything is."""
+        """What is wrong with the length of ``text``, or None."""
         if (number := self(text)) <= self.room:
             return None
         about = "" if self.exact else "about "
@@ -58,7 +58,7 @@ def counter(source: Mapping[str, Any]) -> Counter:
         from tokenizers import Tokenizer
 
         return Counter(Tokenizer.from_file(str(path)))
-    except Exception:  # it raises nothing but Exception; what is wrong with the file is said where it is needed
+    except Exception:  # tokenizers raises bare Exception; the job that needs the file reports what is wrong
         return Counter()
 
 

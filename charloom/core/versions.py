@@ -1,8 +1,8 @@
-"""Recipe numbers: raised by hand whenever a stage gives other results for the same inputs.
+"""Recipe numbers: raised by hand whenever a stage gives different results for the same inputs.
 
-They are part of the settings of the rules and of the store keys, in place of hashes of the code: a
-docstring or a faster loop must not retrain anybody's character, a changed result must. Training keeps its
-own number in :mod:`charloom.train.settings`.
+They are part of the settings of the rules and of the store keys, instead of hashes of the code: a new
+docstring or a faster loop must not retrain a character, a changed result must. Training has its own
+number in :mod:`charloom.train.keys`.
 """
 
 from __future__ import annotations

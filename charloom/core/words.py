@@ -11,8 +11,6 @@ import difflib
 import re
 from functools import cache
 
-from charloom.core import words
-
 PLACEHOLDER = "{trigger}"
 
 # Latin letters with their accents, full-width ones too; any digits; accents that are characters of their own.
@@ -26,17 +24,17 @@ _CURLY = re.compile(r"\{\s*([A-Za-z_ -]{2,20})\s*\}")
 
 @cache
 def pattern(word: str) -> str:
-    """A regular expression for ``word`` as a word of its own."""
+    """A regular expression for ``word`` as a whole word."""
     return rf"(?<![{_SAME_KIND}]){re.escape(word)}(?![{_SAME_KIND}])"
 
 
 def count(text: str, word: str) -> int:
-    """How often ``word`` stands in ``text`` as a word of its own, whatever the case."""
+    """How often ``word`` occurs in ``text`` as a whole word, ignoring case."""
     return len(re.findall(pattern(word), text, flags=re.IGNORECASE))
 
 
 def replace(text: str, word: str, other: str) -> str:
-    """``text`` with ``other`` wherever ``word`` stands as a word of its own, whatever the case."""
+    """``text`` with ``other`` wherever ``word`` occurs as a whole word, ignoring case."""
     return re.sub(pattern(word), lambda _: other, text, flags=re.IGNORECASE)
 
 
@@ -45,8 +43,8 @@ def misspelt_placeholder(text: str) -> str | None:
     for found in _IN_BRACKETS.finditer(text):
         if found[0] != PLACEHOLDER:
             return found[0]
-    if found := _SHOUTED.search(text):
-        return found[0]
+    if shouted := _SHOUTED.search(text):
+        return shouted[0]
     for found in _CURLY.finditer(text):
         if found[0] != PLACEHOLDER and difflib.SequenceMatcher(None, found[1].lower(), "trigger").ratio() > 0.75:
             return found[0]
@@ -54,11 +52,11 @@ def misspelt_placeholder(text: str) -> str | None:
 
 
 def swapped(text: str, swap: tuple[str, str] | list[str]) -> str:
-    """The caption with another word in place of the trigger, wherever that stands as a word of its own."""
+    """The caption with another word in place of the trigger, wherever that is a whole word."""
     trigger, other = swap
-    return words.replace(text, trigger, other)
+    return replace(text, trigger, other)
 
 
 def tidy(text: str) -> str:
-    """A hand-written caption as one line without surplus white space."""
+    """A hand-written caption on one line, without redundant white space."""
     return " ".join(text.split())

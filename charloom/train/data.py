@@ -115,7 +115,7 @@ class TrainingData:
         Samples are grouped by bucket and padded caption length, in order of appearance. Grouping only affects
         rounding, because every sample has its own noise and weight.
         """
-        groups: dict[tuple, list[Draw]] = {}
+        groups: dict[tuple[Any, ...], list[Draw]] = {}
         for draw in self.draws(step):
             groups.setdefault((tuple(draw.latents.shape), padded_length(len(draw.caption))), []).append(draw)
         size = self.settings.train.batch_size
@@ -131,12 +131,16 @@ class TrainingData:
         if not ahead:
             yield from ((step, list(self.batches(step))) for step in steps)
             return
+
+        def prepared(step: int) -> list[Batch]:
+            return list(self.batches(step))
+
         with ThreadPoolExecutor(max_workers=1) as pool:
             coming = None
             for step in steps:
-                now = coming or pool.submit(lambda step=step: list(self.batches(step)))
+                now = coming or pool.submit(prepared, step)
                 following = step + steps.step
-                coming = pool.submit(lambda step=following: list(self.batches(step))) if following in steps else None
+                coming = pool.submit(prepared, following) if following in steps else None
                 yield step, now.result()
 
     def variant(self, kind: str) -> Tensor:

@@ -37,6 +37,7 @@ def evaluate(
         root = Path(manifest).parent
         latents = read_checked(located(root, item["latents"]), item["latents_sha256"])
         bucket = bucket_of(latents, max(item.get("resolutions", settings.data.resolutions)))
+        assert bucket is not None, f"{item['latents']} holds no latents"
         caption = read_checked(located(root, item["embeddings"]), item["embeddings_sha256"])["embeds"]
         x0 = latents[bucket][None].to(device)
         caps, pad = padded([caption], device)

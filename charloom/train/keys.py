@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from charloom.config.knobs import ITEM_OVERRIDES
 from charloom.core.canonical import digest
 
 CHECKPOINT, METRICS = "checkpoint", "metrics"
@@ -13,10 +14,6 @@ CHECKPOINT, METRICS = "checkpoint", "metrics"
 
 RECIPE = 2
 """Raised by hand whenever the same settings and data would train to other bytes than before."""
-
-
-ITEM_OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
-"""Keys of ``data`` that an item of the manifest may have of its own."""
 
 
 def run_key(settings_slice: Mapping[str, Any], dataset: str, base: str, recipe_number: int = RECIPE) -> str:

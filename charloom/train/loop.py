@@ -143,6 +143,7 @@ def train(
 
     def evaluate() -> dict[str, float]:
         """Held-out loss of the exported weights: averaged, rounded, without dropout."""
+        assert job.holdout is not None, "asked for only where there are held-out images"
         with adapter.holding(export.as_written(exported(), settings.network, settings.save.dtype)):
             model.eval()
             try:
@@ -203,7 +204,7 @@ def train(
             optimizer.param_groups[0]["lr"] = lr
             optimizer.step()
             engine.zero_grad()
-            if ema:
+            if ema and train_settings.ema:
                 torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1.0 - train_settings.ema)
 
             if number in checkpoints:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -107,7 +107,7 @@ class Metrics:
         self.smoothed = Smoothed()
         self._start, self._until, self._checkpoints, self._on_progress = start, until, checkpoints, on_progress
         self._began = self._reported = time.monotonic()
-        self._file = None
+        self._file: IO[str] | None = None
         self._board = _board(Path(folder) / "tensorboard" / run[:12], start)
 
     def begin(self, earlier: Path | None, values: dict[str, Any] | None) -> None:
@@ -146,13 +146,14 @@ class Metrics:
         )
         if now - self._reported >= pause(now - self._began) or step == self._until:
             self._reported = now
-            self._file.flush()
+            self._flush()
             saved = next(number for number in self._checkpoints if number >= step)
             last = self._checkpoints[-1]
             self._on_progress(Progress(step, saved, last, loss, self.smoothed.value(), rate, memory))
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """Append a record; its numbers, including those one level down, become TensorBoard scalars."""
+        assert self._file is not None, "begin() opens the file"
         self._file.write(json.dumps({"step": step, **record}) + "\n")
         if self._board is not None:
             for name, value in record.items():
@@ -166,8 +167,12 @@ class Metrics:
 
     def copy_to(self, path: Path) -> None:
         """Copy all records so far."""
-        self._file.flush()
+        self._flush()
         shutil.copyfile(self.path, path)
+
+    def _flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -195,7 +200,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _board(folder: Path, start: int):
+def _board(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -59,10 +59,12 @@ def build(
     raise ValueError(f"unknown optimizer {name!r}")
 
 
-def _without_waiting(library: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def _without_waiting(library: Any) -> Callable[..., torch.optim.Optimizer]:
     """A subclass of a bitsandbytes optimiser without the wait after each parameter, which only paged ones need."""
 
-    class Optimizer(library):
+    class Optimizer(library):  # type: ignore[misc]
+        initialized: bool
+
         @torch.no_grad()
         def step(self, closure: None = None) -> None:
             if not self.initialized:
@@ -109,7 +111,8 @@ def flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
 
 def _library(module: str, attribute: str, package: str, name: str) -> Callable[..., torch.optim.Optimizer]:
     try:
-        return getattr(__import__(module, fromlist=[attribute]), attribute)
+        found: Callable[..., torch.optim.Optimizer] = getattr(__import__(module, fromlist=[attribute]), attribute)
+        return found
     except ImportError:
         raise UserError(
             f"recipe key train.optimizer is {name}, which needs the package {package}: pip install {package}"

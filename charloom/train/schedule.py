@@ -95,7 +95,8 @@ class Schedule:
     def _begin(self) -> None:
         group = max(1, self._draws // len(self._orders))
         self._decks = [Deck(name, self._seed, order, self._resolutions, group) for name, order in self._orders]
-        self._step, self._visits = 0, []
+        self._step = 0
+        self._visits: list[Visit] = []
 
     def visits(self, step: int) -> list[Visit]:
         """What the samples of update ``step`` (from 1) show, in order."""

@@ -28,7 +28,8 @@ def inputs_of(batch: Batch, data: TrainingData, device: torch.device) -> Inputs:
             caps, pad = padded([captions[row] for row in group], device)
             terms.append(Term(to_device(torch.tensor(group), device), caps, pad, term.multiplier))
     whole = (batch.latents, batch.noise, batch.sigma, batch.weight)
-    return Inputs(*(to_device(tensor, device) for tensor in whole), *padded(batch.captions, device), tuple(terms))
+    x0, noise, sigma, weight = (to_device(tensor, device) for tensor in whole)
+    return Inputs(x0, noise, sigma, weight, *padded(batch.captions, device), tuple(terms))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """Noise levels of training as named distributions.
 
-Every tool for Z-Image has another default, so each name is defined here by a formula. With u uniform
+Tools for Z-Image differ in their defaults, so each name is defined here by a formula. With u uniform
 in (0, 1), the bias first turns u into a *position* q, 0 = noisiest:
 
     balanced    q = u
@@ -14,14 +14,15 @@ and the type turns the position into sigma, the quantile of its distribution see
     shift       sigma = 3 s / (1 + 2 s), s = 1 - q    the schedule Turbo is sampled with
     weighted    as linear, and the loss is multiplied by a bell over sigma (:func:`loss_weight`)
 
-ai-toolkit takes q on a grid of 1000 points; here it is continuous. It knows nothing of data and models.
+ai-toolkit takes q on a grid of 1000 points; here it is continuous. A new type is one word in
+``recipe.schema.yaml`` and its formula in :data:`TYPES`. Independent of data and models.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 from charloom.core import randomness
@@ -44,27 +45,34 @@ _BELL = (
 )  # fmt: skip
 
 
+def _logit_normal(s: float) -> float:
+    # The clamp keeps the quantile finite where the cube of the bias underflows.
+    return 1.0 / (1.0 + math.exp(-_PHI.inv_cdf(min(max(s, 1e-16), 1.0 - 1e-16))))
+
+
+BIASES: dict[str, Callable[[float], float]] = {
+    "balanced": lambda u: u,
+    "high_noise": lambda u: u**3,
+    "low_noise": lambda u: 1.0 - u**3,
+}
+"""The position q for a uniform u, by ``train.timestep_bias``."""
+TYPES: dict[str, Callable[[float], float]] = {
+    "sigmoid": _logit_normal,
+    "linear": lambda s: s,
+    "shift": flow.shift_sigma,
+    "weighted": lambda s: s,
+}
+"""Sigma for s = 1 - q, by ``train.timestep_type``."""
+
+
 def position(u: float, bias: str) -> float:
     """Position on the noise axis, 0 = noisiest, for a uniform ``u``."""
-    if bias == "balanced":
-        return u
-    if bias == "high_noise":
-        return u**3
-    if bias == "low_noise":
-        return 1.0 - u**3
-    raise ValueError(f"unknown timestep bias {bias!r}")
+    return BIASES[bias](u)
 
 
 def sigma_at(q: float, kind: str) -> float:
     """Noise level at position ``q`` of the named distribution."""
-    if kind in ("linear", "weighted"):
-        return 1.0 - q
-    if kind == "sigmoid":
-        # The clamp keeps the quantile finite where the cube of the bias underflows.
-        return 1.0 / (1.0 + math.exp(-_PHI.inv_cdf(min(max(1.0 - q, 1e-16), 1.0 - 1e-16))))
-    if kind == "shift":
-        return flow.shift_sigma(1.0 - q)
-    raise ValueError(f"unknown timestep type {kind!r}")
+    return TYPES[kind](1.0 - q)
 
 
 def sigma(seed: int, draw: int, kind: str, bias: str) -> float:

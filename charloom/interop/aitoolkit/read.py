@@ -145,7 +145,7 @@ def _fit(character: dict[str, Any], job: Job) -> None:
 
 def character_yaml(imported: Imported, source: Path) -> str:
     """The character file as text; comments at the top list what is left to do."""
-    head = [f"# Imported from {source.name}. Every key: config/schemas/character.schema.yaml"]
+    head = [scaffold.EDITOR_LINE, f"# Imported from {source.name}. Every key: config/schemas/character.schema.yaml"]
     head += [f"# To do: {line}" for line in imported.todo]
     if isinstance(imported.character["shots"], list):
         head.append("# appearance and identity_line are not used: every shot is described by its own caption.")

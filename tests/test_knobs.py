@@ -1,10 +1,7 @@
-"""The table of knobs in the README: every knob is in it once, with its real default, and what it says about reruns."""
+"""docs/knobs.md is the schemas' own table, and what a schema says about reruns is true."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +9,31 @@ import pytest
 import small_project
 from small_project import edit
 
-from charloom.config import schema, yaml
+from charloom.config import knob_table, knobs, schema, yaml
 from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.workflow import slices
 
-README = small_project.ROOT / "README.md"
 MARA = "config/characters/mara.yaml"
+KNOBS = dict(knobs.leaves(schema.load_schema("recipe")))
 
 
-def leaves(part: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Knobs by their dotted names; a group of knobs has no default of its own."""
-    for key, node in part["properties"].items():
-        if "properties" in node and "default" not in node:
-            yield from leaves(node, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", node
+def test_the_page_is_up_to_date() -> None:
+    """If not: python -m charloom.config.knob_table"""
+    assert knob_table.FILE == small_project.ROOT / "docs" / "knobs.md"
+    assert knob_table.FILE.read_text(encoding="utf-8") == knob_table.page()
 
 
-KNOBS = dict(leaves(schema.load_schema("recipe")))
-OF_SETS = {f"datasets[].{key}": node for key, node in schema.load_schema("dataset")["properties"].items()}
-
-
-def table() -> dict[str, list[str]]:
-    """Rows of the README's table by knob: default, allowed values, meaning, from where it reruns."""
-    rows: dict[str, list[str]] = {}
-    known = {**KNOBS, **OF_SETS}
-    for line in README.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if len(cells) == 5 and (name := cells[0].strip("`")) in known:
-            assert name not in rows, f"{name} is there twice"
-            rows[name] = cells[1:]
-    return rows
-
-
-def shown(value: Any) -> str:
-    return (value or '""') if isinstance(value, str) else json.dumps(value)
-
-
-def test_every_knob_is_in_the_table_with_its_default() -> None:
-    rows = table()
-    assert list(rows) == [*KNOBS, *OF_SETS]
-    for name, node in KNOBS.items():
-        assert rows[name][0] == f"`{shown(node['default'])}`", name
-    for name, node in OF_SETS.items():
-        required = name.removeprefix("datasets[].") in schema.load_schema("dataset")["required"]
-        default = "required" if required else shown(node["default"]) if "default" in node else "unset"
-        assert rows[name][0] == f"`{default}`", name
-    assert all(all(cells) for cells in rows.values())
-
-
-def test_every_allowed_word_is_in_the_table() -> None:
-    rows = table()
-    for name, node in KNOBS.items():
+def test_the_page_says_everything_about_a_knob() -> None:
+    page = knob_table.page()
+    of_sets = schema.load_schema("dataset")["properties"]
+    for name, node in {**KNOBS, **{f"datasets[].{key}": node for key, node in of_sets.items()}}.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert node["description"] in row and row.endswith(f"| {node['x-reruns']} |")
+        assert "default" not in node or f"`{knob_table.shown(node['default'])}`" in row
         for part in [node, *node.get("anyOf", ())]:
-            for word in part.get("enum", ()):
-                assert re.search(rf"(?<!\w){re.escape(str(word))}(?!\w)", rows[name][1]), f"{name}: {word}"
-            for limit in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-                assert limit not in part or str(part[limit]) in rows[name][1], f"{name}: {limit}"
+            assert all(word in row for word in map(str, part.get("enum", ()))), name
+            assert all(str(part[bound]) in row for bound in knob_table._BOUNDS if bound in part), name
 
 
 def stage(before: Character, after: Character) -> str:
@@ -135,8 +99,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_reruns_start_where_the_table_says(project: Path) -> None:
-    rows, before = table(), load(project).characters["mara"]
+def test_reruns_start_where_the_schema_says(project: Path) -> None:
+    before = load(project).characters["mara"]
     wrong = {}
     for name, node in KNOBS.items():
         *groups, last = name.split(".")
@@ -148,6 +112,6 @@ def test_reruns_start_where_the_table_says(project: Path) -> None:
             change = {group: change}
         edit(project / MARA, recipe=yaml.merge({"data": {"default_caption": "a photo of {trigger}"}}, change))
         found = stage(before, load(project).characters["mara"])
-        if not rows[name][3].startswith(found):
-            wrong[name] = f"{found}, not {rows[name][3]}"
+        if not node["x-reruns"].startswith(found):
+            wrong[name] = f"{found}, not {node['x-reruns']}"
     assert wrong == {}
