@@ -12,7 +12,7 @@ from charloom.workflow import jobs
 
 def main() -> None:
     parser = jobs.parser(__doc__)
-    parser.add_argument("--scores", type=Path, required=True, help="folder with a step-NNNNNN.json per sampled step")
+    parser.add_argument("--scores", type=Path, required=True, help="folder with the scores of every sampled step")
     parser.add_argument("--validation", type=Path, required=True, help="file for the choice and its reasons")
     parser.add_argument("--table", type=Path, required=True, help="file for the long table of scores")
     arguments = parser.parse_args()
