@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from charloom.core import files
 from charloom.report.palette import LIGHT
 
-SIZE = (7.2, 3.0)
+SIZE = (7.2, 3.1)
 """Width and height of a chart in inches."""
 DPI = 150
 _STYLE = {
@@ -152,7 +152,8 @@ def _draw(axes: Any, chart: Chart) -> None:
     axes.spines[:].set_visible(False)
     axes.grid(axis="y", color=LIGHT["line"], linewidth=0.8)
     axes.tick_params(length=0, pad=6, labelcolor=LIGHT["soft"])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, frameon=False, labelcolor=LIGHT["soft"])
+    axes.set_xlabel("step", color=LIGHT["soft"])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4, frameon=False, labelcolor=LIGHT["soft"])
 
 
 def _finite(line: Line) -> list[tuple[float, float]]:
