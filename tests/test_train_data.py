@@ -93,7 +93,7 @@ def test_weighted_timesteps_weigh_the_loss(make_dataset):
 
 def test_regularisation_takes_every_second_sample_and_no_trigger(make_dataset):
     path = make_dataset(items=[{}, {}, {"is_reg": True}, {"is_reg": True}])
-    data = TrainingData(path, settings(data={"caption_dropout": 1.0}))
+    data = TrainingData(path, settings(data={"caption_dropout": 1.0, "dropout_caption": "trigger"}))
     assert seen(data, 6, "is_reg") == [False, True] * 3
     assert set(seen(data, 8)[1::2]) == {"shot-03", "shot-04"}
     lengths = [len(draw.caption) for step in range(1, 5) for draw in data.draws(step)]
@@ -249,5 +249,5 @@ def test_wrong_manifests_are_named(tmp_path, text, message):
 
 def test_missing_variant_is_named(make_dataset):
     data = TrainingData(make_dataset(variants=False), settings(data={"caption_dropout": 1.0}))
-    with pytest.raises(UserError, match="variant 'trigger' is missing"):
+    with pytest.raises(UserError, match="variant 'empty' is missing"):
         data.draws(1)
