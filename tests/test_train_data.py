@@ -249,5 +249,5 @@ def test_wrong_manifests_are_named(tmp_path, text, message):
 
 def test_missing_variant_is_named(make_dataset):
     data = TrainingData(make_dataset(variants=False), settings(data={"caption_dropout": 1.0}))
-    with pytest.raises(UserError, match="variant 'trigger' is missing"):
+    with pytest.raises(UserError, match="variant 'empty' is missing"):
         data.draws(1)
