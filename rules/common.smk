@@ -147,7 +147,7 @@ def content_of(file_of):
 def files_of(pattern, names_of):
     """An input function: ``pattern`` filled with every name that ``names_of`` gives for the character."""
 
-    pattern = str(pattern)
+    pattern = Path(pattern).as_posix()
 
     def files(wildcards):
         known = dict(wildcards.items())

@@ -43,9 +43,9 @@ def main() -> None:
         classes = [swapped(caption, arguments.swap) for caption in texts_of_images] if arguments.swap else []
         wanted = dict.fromkeys([text, *arguments.siblings, *texts_of_images, *classes])
         log(f"encoding up to {len(wanted)} texts on {device}")
-        if not fits(lambda: texts.make(wanted, lock, settings, store, device, log)):
-            log("the text encoder does not fit into GPU memory: encoding on the CPU, which takes longer")
-            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), log)
+        if not fits(lambda: texts.make(wanted, lock, settings, store, device, log=log)):
+            log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
+            texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), log=log)
 
     key = texts.key(text, lock, settings)
     jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, "encode-text", make)

@@ -190,7 +190,7 @@ def test_previews_with_little_memory_are_the_same_and_say_so(previews, tmp_path,
     monkeypatch.setattr(engine, "forward", failing(forward, lambda model, x, *_: len(x) == 1, tries := []))
     tight, said = drawn("tight")
     assert [line for line in said if "batches" in line] == [
-        "the GPU memory is too small for more: 64x64 in batches of 1 from now on"
+        "out of GPU memory: drawing 64x64 in batches of 1 from now on"
     ]
     assert tries.count(False) == 1
     assert max(np.abs(a - b).max() for a, b in zip(plain, tight, strict=True)) <= 1

@@ -26,10 +26,11 @@ def test_the_pattern_of_a_rule_is_the_path_that_scripts_use() -> None:
         (pattern.scores("{step}"), made.scores(250)),
         (pattern.grid("{step}"), made.grid(250)),
         (pattern.class_embedding("{shot}"), made.class_embedding("more/a")),
-        (pattern.log("train_segment", "{step}"), made.log("train_segment", "000250")),
         (pattern.final, made.final),
     ):
         assert of_rule.as_posix().format(**values) == path.as_posix()
+    log = pattern.log("train_segment", "{step}")
+    assert log.format(**values) == made.log("train_segment", "000250") == "results/mara/logs/train_segment/000250.log"
     prepared = Work("work").prepared(prepared_name("{base}", "v1", "none"), ".json")
     assert prepared.as_posix().format(base="mini") == "work/bases/mini-v1-none.json"
     assert WORK.lock("mini").as_posix() == "work/bases/mini.lock.json"

@@ -224,7 +224,7 @@ def test_names_of_characters_are_targets_and_wrong_ones_get_the_nearest(project:
     assert said(result, "error: ") == lines
     result = snakemake(project, "--profile", "profiles/default", "--cores", "1", "-n", "work/nothing")
     assert said(result, "error: ") == [
-        "error: nothing makes work/nothing; name a character (mara) or a file that is made of one"
+        "error: nothing makes work/nothing; name a character (mara) or a file made for one"
     ]
 
 

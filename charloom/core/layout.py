@@ -28,16 +28,21 @@ class _Folder:
     def __init__(self, root: str | Path) -> None:
         object.__setattr__(self, "root", Path(root))
 
-    def log(self, rule: str, item: str = "") -> Path:
-        """Log of a job; ``item`` tells the jobs of a rule apart. :func:`charloom.cli.planning.groups` reads it back."""
+    def log(self, rule: str, item: str = "") -> str:
+        """Log of a job, with forward slashes; ``item`` tells the jobs of a rule apart.
+
+        A string, because Snakemake writes the path of a log into commands as it is, and
+        :func:`charloom.cli.planning.groups` finds the rule in it.
+        """
         return self._of_job("logs", rule, item, ".log")
 
-    def benchmark(self, rule: str, item: str = "") -> Path:
-        """Snakemake's measurements of a job."""
+    def benchmark(self, rule: str, item: str = "") -> str:
+        """Snakemake's measurements of a job, with forward slashes."""
         return self._of_job("benchmarks", rule, item, ".tsv")
 
-    def _of_job(self, folder: str, rule: str, item: str, suffix: str) -> Path:
-        return self.root / folder / rule / f"{item}{suffix}" if item else self.root / folder / f"{rule}{suffix}"
+    def _of_job(self, folder: str, rule: str, item: str, suffix: str) -> str:
+        name = f"{rule}/{item}" if item else rule
+        return (self.root / folder / f"{name}{suffix}").as_posix()
 
 
 class Results(_Folder):
