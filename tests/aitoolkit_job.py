@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 from PIL import Image
-from test_cli import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
 from charloom.config import schema
 from charloom.config.yaml import merge

@@ -1,7 +1,7 @@
 """How each loader reads each layout, by version: a table of test results and nothing else.
 
 Small files of every layout were loaded with the code of the listed versions, and the change of each weight was compared
-with the trained one. tests/test_lora_loaders.py checks the table and repeats the rows of the installed diffusers.
+with the trained one. tests/lora/test_lora_loaders.py checks the table and repeats the rows of the installed diffusers.
 Anything without a row was not tested, and is reported as such.
 """
 

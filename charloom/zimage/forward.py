@@ -3,8 +3,8 @@
 diffusers feeds its model lists of single items and rebuilds position grids, masks and complex rotations on every call.
 Training and sampling here always work on batches of equal shape, so this module runs the *same modules* on plain
 tensors: static shapes, rotation in real arithmetic, no graph breaks, nothing a CUDA graph cannot record. The result
-equals the stock forward up to floating-point rounding (``tests/test_zimage_parity.py``). Independent of training,
-sampling and files.
+equals the stock forward up to floating-point rounding (``tests/zimage/test_zimage_parity.py``). Independent of
+training, sampling and files.
 
 The engine replaces parts by setting attributes on the stock modules. They are optional, and the plain operations are
 used where they are missing:

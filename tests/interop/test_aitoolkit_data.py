@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from aitoolkit_job import JOB, imported, pictures
-from test_cli import ROOT, call, root, said  # noqa: F401 (root is a fixture)
+from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
 from charloom.config import project, scaffold
 from charloom.core.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from aitoolkit_job import JOB, imported, recipe_of
-from test_cli import ROOT, call, root, said  # noqa: F401 (root is a fixture)
+from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
 from charloom.config import project, schema
 from charloom.config.yaml import merge

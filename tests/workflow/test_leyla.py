@@ -18,7 +18,7 @@ from PIL import Image
 
 from charloom.judge import backend
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "scripts", "profiles", "envs", "config", "resources")
 SEEDS = (42, 1042)
 

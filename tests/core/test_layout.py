@@ -9,7 +9,7 @@ import pytest
 
 from charloom.core.layout import WORK, Results, Work, prepared_name, results, step_name, step_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("step", [0, 250, 999_999, 1_000_000])

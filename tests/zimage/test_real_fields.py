@@ -12,7 +12,7 @@ import real_base
 import small_project
 from real_base import COMMIT, REPO
 from small_project import edit, snakemake, write_yaml
-from test_end_to_end import RECIPE, build
+from tiny_run import RECIPE, build
 
 from charloom.lora.verify import module_shapes, verify
 

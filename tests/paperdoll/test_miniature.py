@@ -16,7 +16,7 @@ from charloom.paperdoll.draw import draw
 from charloom.paperdoll.probe import TABLES, Probe
 from charloom.zimage import sampler, text, vae, weights
 
-FOLDER = Path(__file__).resolve().parents[1] / "resources/bases/paperdoll"
+FOLDER = Path(__file__).resolve().parents[2] / "resources/bases/paperdoll"
 
 
 @pytest.fixture(scope="module")

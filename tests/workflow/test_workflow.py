@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 import small_project
+from rerun_counts import AFTER_DATA, AFTER_SAMPLES, FIRST_PREVIEW, REPORTED
 from small_project import TARGET, edit, planned, replace, snakemake
 
 CHARACTER = "config/characters/mara.yaml"
 CONFIG = "config/config.yaml"
-AFTER_SAMPLES = {"draw_grid": 2, "score_checkpoint": 2, "choose_checkpoint": 1, "write_report": 1, "export_final": 1}
-REPORTED = {"write_report": 1, "export_final": 1}
-FIRST_PREVIEW = {"sample_checkpoint": 2, "draw_grid": 1, "score_checkpoint": 1, "choose_checkpoint": 1, **REPORTED}
-AFTER_DATA = {"train_segment": 2, "sample_checkpoint": 4, **AFTER_SAMPLES}
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import small_project
 import yaml
+from rerun_counts import AFTER_DATA
 from small_project import TARGET, edit, planned, replace, snakemake
-from test_workflow import AFTER_DATA
 
 from charloom.cli import planning
 

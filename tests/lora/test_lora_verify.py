@@ -20,8 +20,8 @@ from charloom.lora.network import Network
 from charloom.lora.verify import verify
 from charloom.zimage.shapes import KNOWN_BASES, Z_IMAGE_WIDTH, module_shapes, with_original_names
 
-ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = json.loads((Path(__file__).parent / "fixtures/z-image-turbo/transformer/config.json").read_text())
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = json.loads((Path(__file__).parents[1] / "fixtures/z-image-turbo/transformer/config.json").read_text())
 SHAPES = module_shapes({**PUBLISHED, "dim": 64, "n_layers": 2, "n_refiner_layers": 1, "cap_feat_dim": 32})
 STEM = "diffusion_model.layers.0.attention.to_q"
 

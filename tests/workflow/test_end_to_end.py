@@ -19,20 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_project import TARGET, edit, snakemake, write_yaml
-
-RECIPE = {
-    "network": {"rank": 4, "alpha": 4},
-    "train": {"steps": 6, "lr": 1.0e-3},
-    "save": {"every": 2, "keep": "all"},
-    "sample": {"every": 2, "steps": 2},
-    "data": {"resolutions": [64, 96]},
-}
-
-
-def build(folder: Path, *arguments: str) -> str:
-    result = snakemake(folder, "--cores", "2", TARGET, *arguments, code=small_project.ROOT)
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    return result.stdout + result.stderr
+from tiny_run import RECIPE, build
 
 
 def digests(folder: Path) -> dict[str, str]:

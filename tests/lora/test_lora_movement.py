@@ -37,7 +37,7 @@ def test_the_norm_of_what_is_added_follows_from_movement():
 
 
 def test_the_curve_of_movement_is_the_recorded_one():
-    file = Path(__file__).parents[1] / "benchmarks/results/adapter_movement.json"
+    file = Path(__file__).parents[2] / "benchmarks/results/adapter_movement.json"
     (run,) = (r for r in json.loads(file.read_text())["runs"] if (r["optimizer"], r["lr"]) == ("adamw", movement.RATE))
     for step, moved, _ in run["step, rms of B, norm of B A"]:
         assert movement.expected(step) == pytest.approx(moved, rel=0.06)

@@ -50,9 +50,11 @@ def test_compiled_blocks_are_one_function_for_all_shapes(kind, kept, fused):
     recompute = Recompute(model.layers)
     recompute.keep(kept)
     compiled = gradients(model, adapter)
-    # On some CPUs a compiled sum differs in its last bit, and now and then that bit decides a rounding to float8.
-    near = {"rtol": 1e-3, "atol": 1e-5} if kind == "float8" else {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(plain[0], compiled[0], **near)
+    if kind == "float8":
+        # On some CPUs a compiled sum differs in its last bit, and now and then that bit decides a rounding to float8.
+        assert (plain[0] - compiled[0]).norm() < 1e-4 * plain[0].norm()
+    else:
+        torch.testing.assert_close(plain[0], compiled[0], rtol=1e-5, atol=1e-6)
     with_one_shape = len(graphs)
     for size, length in ((24, 64), (28, 32), (20, 96)):
         x, caps = torch.randn(2, 16, size, size), torch.randn(2, length, model.config.cap_feat_dim)

@@ -268,6 +268,6 @@ def test_files_do_not_depend_on_the_process(tmp_path):
         "from pathlib import Path; from lora_helpers import ship, Network\n"
         "ship(Path(sys.argv[1]), Network(rank=4, alpha=8), 'bf16')"
     )
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a"), str(here)], check=True, cwd=here.parent)
     assert (tmp_path / "a").read_bytes() == ship(tmp_path / "b", Network(rank=4, alpha=8), "bf16").read_bytes()
