@@ -227,11 +227,11 @@ def verify(
 
     shapes = None
     if base is not None:
-        project = base / "transformer" / "config.json"
+        config = base / "transformer" / "config.json"
         try:
-            shapes = module_shapes(json.loads(project.read_text(encoding="utf-8")))
+            shapes = module_shapes(json.loads(config.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{project}: is no configuration of a Z-Image transformer ({error})") from None
+            raise UserError(f"{config}: is no configuration of a Z-Image transformer ({error})") from None
     report = check(file, shapes)
     print(json.dumps(report.record(), indent=2) if as_json else report)
     if not report.ok:

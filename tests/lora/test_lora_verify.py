@@ -309,4 +309,4 @@ def test_a_folder_or_nothing_is_one_line(tmp_path):
     assert status == 1 and "there is no such file" in text
     ai_toolkit().write(tmp_path / "adapter_model.safetensors")
     status, text = said(str(tmp_path))
-    assert status == 1 and "name the file in it, e.g." in text and "adapter_model.safetensors" in text
+    assert status == 1 and "name a file in it, e.g." in text and "adapter_model.safetensors" in text

@@ -328,7 +328,7 @@ def test_a_strip_is_named_before_it_is_cropped_to_nothing():
     assert bucket(64, 1280, 64) == (16, 256) and problem(64, 1280, [64, 512]) is None
     assert problem(1898, 1898, [512, 768, 1024]) is None and problem(1920, 1080, [128, 192, 256]) is None
     assert "64x9000 is so narrow that only 11% of it would be seen at 16x256; crop" in problem(64, 9000, [64, 512])
-    assert "less than 16 pixels" in problem(15, 900, [512]) and problem(64, 9000, []) is None
+    assert "a side below 16 pixels" in problem(15, 900, [512]) and problem(64, 9000, []) is None
 
 
 def test_the_check_of_the_data_set_names_strips(tmp_path):
