@@ -1,8 +1,8 @@
 """Recipe numbers: raised by hand whenever a stage gives different results for the same inputs.
 
-They are part of the settings of the rules and of the store keys, instead of hashes of the code: a new
-docstring or a faster loop must not retrain a character, a changed result must. Training has its own
-number in :mod:`charloom.train.keys`.
+They are part of the settings of the rules and of the store keys, instead of hashes of the code: a new docstring or a
+faster loop must not retrain a character, a changed result must. Captions need none, because keys hold their text.
+Training has its own number in :mod:`charloom.train.keys`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ RECIPES: dict[str, int] = {
     "source": 3,
     "folder": 3,
     "crop": 3,
-    "caption": 1,
     "lint": 2,
     "prompts": 1,
     "latents": 1,
