@@ -22,7 +22,8 @@ if sys.argv[1].endswith("train_segment.py"):
     while not os.path.exists("measured") and time.monotonic() < end:
         time.sleep(0.05)
 for flag, value in zip(sys.argv, sys.argv[1:]):
-    if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table"):
+    if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
+                "--scores-plot", "--loss-plot"):
         with open(value, "w") as file:
             file.write(value)
 open("last", "w").close()
