@@ -1,4 +1,4 @@
-"""Where the files of a run lie: the only place that spells a path below ``results/<character>/`` or ``work/``.
+"""Where the files of a run lie, below ``results/<character>/`` and ``work/``; the rules repeat only their own patterns.
 
 Names alone, nothing is opened. Roots and names may hold the wildcards of a rule:
 ``Results("results/{character}").checkpoint("{step}")`` is the pattern that a rule makes. Standard library only.
