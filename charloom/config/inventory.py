@@ -43,6 +43,8 @@ def foreign(name: str) -> bool:
 
 def text_of(stem: Path) -> Path | None:
     """The caption ``<stem>.txt``, whatever the case of its ending."""
+    if not stem.parent.is_dir():
+        return None  # one look instead of eight: a dry run asks for every shot
     spellings = (stem.parent / f"{stem.name}{ending}" for ending in _TEXTS)
     return next((path for path in spellings if path.is_file()), None)
 
