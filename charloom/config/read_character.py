@@ -38,10 +38,10 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         label=label,
         name=data["name"],
         trigger=data["trigger"],
-        concept=_line(data.get("concept", {}).get("prompt", "")),
-        appearance=_line(data["appearance"]),
-        identity_full=_line(data["identity_line"]["full"]),
-        identity_hidden=_line(data["identity_line"]["eyes_hidden"]),
+        concept=words.tidy(data.get("concept", {}).get("prompt", "")),
+        appearance=words.tidy(data["appearance"]),
+        identity_full=words.tidy(data["identity_line"]["full"]),
+        identity_hidden=words.tidy(data["identity_line"]["eyes_hidden"]),
         doll=data.get("doll", {}),
         source=images["source"],
         folder=os.path.expanduser(images["path"]) if "path" in images else None,
@@ -82,10 +82,6 @@ def _crop(given: dict[str, int], source: str, resolutions: list[int]) -> dict[st
     return {**crop, "minimum": min(crop["minimum"], min(resolutions) // 2)} if whole else crop
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _shots(data: Any, document: yaml.Document, label: str, root: Path) -> tuple[list[Shot], list[str]]:
     """The shots of a character file: written out, or a shared plan with single shots changed."""
     changes: dict[str, Any] = {}
@@ -118,7 +114,7 @@ def _shots(data: Any, document: yaml.Document, label: str, root: Path) -> tuple[
         return [], problems
     shots = [Shot(**{**by_name[name], "accessories": tuple(by_name[name].get("accessories", ()))}) for name in names]
     texts: Iterator[dict[str, Any]] = (
-        {k: _line(v) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots
+        {k: words.tidy(v) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots
     )
     return [replace(shot, **text) for shot, text in zip(shots, texts, strict=True)], []
 
@@ -130,7 +126,7 @@ def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[Samp
         prompts.append(
             SamplePrompt(
                 name=f"{index + 1:02d}",
-                text=_line(own["prompt"]).replace("{trigger}", trigger),
+                text=words.tidy(own["prompt"]).replace("{trigger}", trigger),
                 width=own.get("width", sample["width"]),
                 height=own.get("height", sample["height"]),
                 seed=own.get("seed", sample["seed"] + (index if sample["walk_seed"] else 0)),

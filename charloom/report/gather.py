@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
+from charloom.dataset import captions
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _image(results: Path, shot: Mapping[str, str]) -> TrainingImage:
     path = results / "dataset" / f"{shot['name']}.txt"
-    caption = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    caption = captions.read(path) if path.is_file() else ""
     return TrainingImage(shot["name"], shot["tier"], caption, path.with_suffix(".png"))
 
 
