@@ -20,6 +20,7 @@ wildcard_constraints:
     text="_[a-z0-9-]+",
     step="[0-9]{6}",
     prompt="[0-9]{2}",
+    strength="[0-9][.][0-9]{2}",
     adapter="[a-z0-9][a-z0-9._-]*",
     quantization=any_of(knobs.choices("quantization.transformer")),
 
@@ -66,6 +67,7 @@ include: "rules/encode.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
 include: "rules/validate.smk"
+include: "rules/strengths.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
 

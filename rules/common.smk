@@ -19,7 +19,13 @@ from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
-from charloom.core.layout import WORK, Results, prepared_name, results
+from charloom.core.layout import (
+    WORK,
+    Results,
+    prepared_name,
+    results,
+    strength_name,
+)
 from charloom.core.store import Store
 
 # The interpreter for the jobs: snakemake and torch may be installed in different environments.
@@ -303,6 +309,23 @@ def shippable_checkpoints(wildcards):
     return [results(character.id).checkpoint(step) for step in sorted(steps)]
 
 
+def strength_pictures(wildcards):
+    """The pictures of the strength sweep."""
+    character = person(wildcards.character)
+    return [
+        results(character.id).strength(strength, prompt.name)
+        for strength in character.strengths
+        for prompt in character.strength_prompts
+    ]
+
+
+def strength_sweep(wildcards):
+    """The scores of the strength sweep and its strip, if there is one."""
+    made = results(wildcards.character)
+    found = person(wildcards.character).strengths
+    return [made.strengths, made.strength_strip] if found else []
+
+
 def products(name):
     """Every file that is made for a character."""
     character = person(name)
@@ -312,6 +335,7 @@ def products(name):
         "text": list(slices.texts(character)),
         "step": [f"{step:06d}" for step in sorted(steps)],
         "prompt": character.prompt_names,
+        "strength": [strength_name(strength) for strength in character.strengths],
     }
     outputs = (str(path) for one in workflow.rules for path in one.output)
     for pattern in map(strip_wildcard_constraints, outputs):

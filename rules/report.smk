@@ -13,6 +13,7 @@ rule write_report:
         ),
         validation="results/{character}/validation.json",
         table="results/{character}/scores.csv",
+        strengths=strength_sweep,
     output:
         report="results/{character}/report.html",
         comparison="results/{character}/comparison.png",

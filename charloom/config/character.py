@@ -155,6 +155,18 @@ class Character:
         return [0, *steps] if sample["force_first"] or not sample["skip_first"] else steps
 
     @property
+    def strengths(self) -> list[float]:
+        """Strengths at which the chosen checkpoint is tried; none without previews."""
+        sample = self.recipe["sample"]
+        return [] if sample["disable"] or not self.strength_prompts else sorted(sample["strengths"])
+
+    @property
+    def strength_prompts(self) -> list[SamplePrompt]:
+        """The sample prompts by which strengths are compared."""
+        wanted = {f"{number:02d}" for number in self.recipe["sample"]["strength_prompts"]}
+        return [prompt for prompt in self.sample_prompts if prompt.name in wanted]
+
+    @property
     def candidates(self) -> list[int]:
         """Steps among which validation may choose: ``save.keep`` of the sampled ones."""
         keep = self.recipe["save"]["keep"]

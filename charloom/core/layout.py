@@ -21,6 +21,11 @@ def step_of(path: str | Path) -> int:
     return int(Path(path).stem.removeprefix("step-"))
 
 
+def strength_name(strength: float) -> str:
+    """How a strength is written in paths: ``0.70``."""
+    return f"{strength:.2f}"
+
+
 @dataclass(frozen=True)
 class _Folder:
     root: Path
@@ -164,6 +169,21 @@ class Results(_Folder):
     def comparison(self) -> Path:
         """All checkpoints side by side."""
         return self.root / "comparison.png"
+
+    def strength(self, strength: float | str, prompt: str) -> Path:
+        """What the chosen checkpoint draws for a prompt at a strength; a string (a wildcard or its value) as it is."""
+        name = strength if isinstance(strength, str) else strength_name(strength)
+        return self.root / "strengths" / f"{name}-{prompt}.png"
+
+    @property
+    def strengths(self) -> Path:
+        """The chosen checkpoint at several strengths, and the recommended one."""
+        return self.root / "strengths.json"
+
+    @property
+    def strength_strip(self) -> Path:
+        """The same as one picture."""
+        return self.root / "strengths.png"
 
     @property
     def final(self) -> Path:

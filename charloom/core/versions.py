@@ -20,6 +20,7 @@ RECIPES: dict[str, int] = {
     "grid": 1,
     "score": 1,
     "choice": 3,
+    "strengths": 1,
     "report": 2,
     "final": 1,
 }

@@ -24,7 +24,7 @@ class Judgement:
         items = [item for item in files.read_json(self.files.manifest)["items"] if "set" not in item]
         self._references = [(item["name"], item["caption"]) for item in items]
         images = [[item["image"], item["caption"]] for item in items]
-        self._fixed = digest({"references": images, "weights": file_digest(weights) if weights else None, **settings})
+        self.fixed = digest({"references": images, "weights": file_digest(weights) if weights else None, **settings})
 
     def samples(self, step: int) -> list[Path]:
         """The previews of a checkpoint in the order of the prompts."""
@@ -35,7 +35,15 @@ class Judgement:
         samples = self.samples(step)
         if not all(path.is_file() for path in samples):
             return None
-        return digest({"fixed": self._fixed, "step": step, "samples": [file_digest(path) for path in samples]})
+        return digest({"fixed": self.fixed, "step": step, "samples": [file_digest(path) for path in samples]})
+
+    def opened(self, store: Store) -> tuple[Any, dict[str, float]]:
+        """The judge, which knows the references, and the levels that they reach."""
+        from charloom.judge import backend as judges
+
+        judge = judges.open_backend(self.settings["judge"], self.weights)
+        own = [judges.load_picture(self.files.image(name), text, name=name) for name, text in self._references]
+        return judge, judge.study(own)
 
     def make(self, store: Store) -> list[int]:
         """Score every checkpoint that has all its previews and no stored scores; returns the steps."""
@@ -48,10 +56,7 @@ class Judgement:
             if entry is None or store.has(KIND, entry, ".json"):
                 continue
             if judge is None:
-                judge = judges.open_backend(self.settings["judge"], self.weights)
-                levels = judge.study(
-                    [judges.load_picture(self.files.image(name), text, name=name) for name, text in self._references]
-                )
+                judge, levels = self.opened(store)
             pictures = [
                 judges.load_picture(
                     path, prompt["text"], name=prompt["name"], seed=prompt["seed"], strength=prompt["scale"]

@@ -303,6 +303,34 @@ def choice(character: Character) -> str:
     )
 
 
+def strength(character: Character, prompt_name: str) -> str:
+    """For a picture of the chosen checkpoint at another strength."""
+    return canonical_json({"checkpoint": character.checkpoint, **_preview(character, prompt_name)})
+
+
+def other_strengths(character: Character) -> str:
+    """Every such picture, to be drawn in one go: strengths, and settings by prompt."""
+    prompts_ = {prompt.name: _preview(character, prompt.name) for prompt in character.strength_prompts}
+    return canonical_json({"strengths": character.strengths, "prompts": prompts_})
+
+
+def strengths(character: Character, base: Base) -> str:
+    """For the scores of the chosen checkpoint by strength."""
+    wanted = {prompt.name for prompt in character.strength_prompts}
+    return canonical_json(
+        {
+            "character": character.id,
+            "name": character.name,
+            "trigger": character.trigger,
+            "judge": base.judge,
+            "checkpoint": character.checkpoint,
+            "strengths": character.strengths,
+            "prompts": [prompt for prompt in prompts(character) if prompt["name"] in wanted],
+            "recipe": RECIPES["strengths"],
+        }
+    )
+
+
 def report(character: Character, base: Base) -> str:
     """For the report."""
     return canonical_json(

@@ -1,0 +1,209 @@
+"""One training and what is seen of it: trained, drawn and read in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from charloom.core.layout import Results
+from charloom.experiments.data import Place
+from charloom.experiments.design import Look, Training
+from charloom.experiments.reader import Reader
+from charloom.experiments.watermark import star
+from charloom.judge import backend as judges
+from charloom.lora.adapter import load_into
+from charloom.train.keys import CHECKPOINT, checkpoint_key
+from charloom.train.loop import TrainJob, train
+from charloom.workflow import prepared, slices
+from charloom.workflow import training as runs
+from charloom.zimage import sampler, weights
+
+SEEDS = (7001, 8001, 9001)
+"""Seeds of the pictures by which a checkpoint is measured; each prompt adds its place. Previews use others."""
+SAVE_EVERY = 100
+"""Steps between checkpoints of an experiment."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture that a checkpoint drew, with its prompt and seed."""
+
+    prompt: str
+    text: str
+    seed: int
+    pixels: np.ndarray
+
+
+class Studio:
+    """The miniature, its instruments and the folder they work in; loaded once per process."""
+
+    def __init__(self, place: Place, reader: Path, log: Callable[[str], None] = print) -> None:
+        self.place, self.log = place, log
+        root = Path(place.lock["root"])
+        self.model, self.vae = weights.load_transformer(root), weights.load_vae(root)
+        self.reader = Reader.load(reader)
+        self._judges: dict[Path, tuple[Any, dict[str, float]]] = {}
+
+    def judge(self, files: Results) -> tuple[Any, dict[str, float]]:
+        """The miniature's own judge, and the levels of a data set."""
+        if files.root not in self._judges:
+            judge = judges.open_backend("paperdoll", Path(self.place.base.judge_weights or ""))
+            items = json.loads(files.manifest.read_text(encoding="utf-8"))["items"]
+            own = [judges.load_picture(files.image(i["name"]), i["caption"], name=i["name"]) for i in items]
+            self._judges[files.root] = judge, judge.study(own)
+        return self._judges[files.root]
+
+
+@dataclass
+class Run:
+    """A training that is made when something of it is wanted."""
+
+    studio: Studio
+    training: Training
+    every: int = SAVE_EVERY
+
+    @cached_property
+    def files(self) -> Results:
+        """The data set."""
+        return self.studio.place.dataset(self.training)
+
+    @cached_property
+    def _job(self) -> TrainJob:
+        place, person = self.studio.place, self.training.person
+        transformer, record = place.transformer(self.training)
+        slice_ = json.loads(slices.train(person))
+        settings = runs.settings_of(slice_, every=self.every, last=person.recipe["train"]["steps"])
+        return TrainJob(
+            settings=settings,
+            run_key=runs.key(settings, slice_, self.files.manifest, record),
+            manifest=self.files.manifest,
+            load_model=lambda dtype, device: prepared.load(place.lock, transformer, dtype, device),
+            log_dir=place.root / "logs" / self.training.key[:16],
+            title=person.id,
+            trigger=person.trigger,
+            device="cpu",
+        )
+
+    def checkpoint(self, step: int) -> Path:
+        """The LoRA of a step."""
+        store, job = self.studio.place.store, self._job
+        with store.lock(f"train-{job.run_key[:32]}"):
+            train(job, store, step, lambda progress: None, lambda text: None)
+        return store.path(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors")
+
+    def draw(self, step: int, strength: float, seeds: Sequence[int] = SEEDS) -> list[Seen]:
+        """What a checkpoint draws for each sample prompt with each seed; step 0 is the base alone."""
+        prompts = self.training.person.sample_prompts
+        wanted = [(prompt, seed + place) for seed in seeds for place, prompt in enumerate(prompts)]
+        embeds = self.studio.place.embeddings(self.training, [prompt.text for prompt, _ in wanted])
+        lora = load_into(self.studio.model, self.checkpoint(step), strength) if step else contextlib.nullcontext()
+        with lora:
+            images = sampler.sample(
+                self.studio.model,
+                self.studio.vae,
+                embeds,
+                width=prompts[0].width,
+                height=prompts[0].height,
+                seeds=[seed for _, seed in wanted],
+                steps=self.training.person.recipe["sample"]["steps"],
+                batch_size=10,
+            )
+        return [Seen(p.name, p.text, seed, image) for (p, seed), image in zip(wanted, images, strict=True)]
+
+    def read(self, seen: Sequence[Seen], step: int = 0) -> list[dict[str, Any]]:
+        """What the instruments say of each picture, as plain values.
+
+        ``reader`` are indices into the tables of :mod:`charloom.experiments.reader`; ``judge`` are the values of the
+        miniature's own judge; ``star`` is the likeness of the corner to the watermark.
+        """
+        found = self.studio.reader.read(np.stack([one.pixels for one in seen]))
+        judge, levels = self.studio.judge(self.files)
+        pictures = [judges.Picture(f"{one.prompt}-{one.seed}", one.text, one.pixels, one.seed) for one in seen]
+        scores = judges.score(judge, levels, self.training.character, step, pictures, self.training.person.trigger)
+        values: dict[str, dict[str, float]] = {}
+        for row in scores["rows"]:
+            if row["metric"] in ("identity_relative", "obedience", "bleed", "detail"):
+                values.setdefault(row["prompt"], {})[row["metric"]] = round(row["value"], 4)
+        return [
+            {
+                "prompt": one.prompt,
+                "seed": one.seed,
+                "reader": [int(index) for index in row],
+                "judge": values.get(picture.name, {}),
+                "star": round(star(one.pixels), 3),
+            }
+            for one, row, picture in zip(seen, found, pictures, strict=True)
+        ]
+
+
+def measured(studio: Studio, looks: Sequence[Look], pictures: Path | None = None) -> Iterator[dict[str, Any]]:
+    """A line of results for each of ``looks``, which share one training, as soon as it is known.
+
+    ``pictures`` is a folder for a strip of what each look drew with the first seed.
+    """
+    run = Run(studio, looks[0].training)
+    for look in sorted(looks, key=lambda look: (look.step, look.strength)):
+        started = time.monotonic()
+        path = run.checkpoint(look.step)
+        trained = time.monotonic() - started
+        seen = run.draw(look.step, look.strength)
+        if pictures:
+            save_strip(seen[: len(run.training.person.sample_prompts)], pictures / f"{look.name}.webp")
+        yield {
+            "look": look.name,
+            "character": look.training.character,
+            "seed": look.training.seed,
+            "step": look.step,
+            "strength": look.strength,
+            "changes": json.loads(look.training.changes),
+            "training_s": round(trained, 1),
+            "looking_s": round(time.monotonic() - started - trained, 1),
+            "bytes": path.stat().st_size,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "pictures": run.read(seen, look.step),
+        }
+
+
+def save_strip(seen: Sequence[Seen], path: Path) -> None:
+    """Pictures side by side, small."""
+    size = seen[0].pixels.shape[0]
+    strip = Image.new("RGB", (size * len(seen), size))
+    for place, one in enumerate(seen):
+        strip.paste(Image.fromarray(one.pixels), (place * size, 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip.save(path, quality=82)
+
+
+def previews(run: Run, step: int) -> dict[str, Any]:
+    """The scores of a checkpoint as the workflow makes them: one preview per prompt, with the prompt's own seed."""
+    person = run.training.person
+    judge, levels = run.studio.judge(run.files)
+    prompts = person.sample_prompts
+    embeds = run.studio.place.embeddings(run.training, [prompt.text for prompt in prompts])
+    lora = load_into(run.studio.model, run.checkpoint(step), 1.0) if step else contextlib.nullcontext()
+    with lora:
+        images = sampler.sample(
+            run.studio.model,
+            run.studio.vae,
+            embeds,
+            width=prompts[0].width,
+            height=prompts[0].height,
+            seeds=[prompt.seed for prompt in prompts],
+            steps=person.recipe["sample"]["steps"],
+            batch_size=10,
+        )
+    pictures = [
+        judges.Picture(p.name, p.text, image, p.seed, p.scale) for p, image in zip(prompts, images, strict=True)
+    ]
+    return judges.score(judge, levels, person.id, step, pictures, person.trigger)

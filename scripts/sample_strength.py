@@ -1,0 +1,44 @@
+"""Draw a sample prompt with the chosen checkpoint at a strength; if it is not stored, draw the whole sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from charloom.core import files
+from charloom.core.errors import UserError, cli
+from charloom.engine.options import EngineOptions
+from charloom.workflow import jobs, samples, strengths
+from charloom.workflow.arguments import value
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__, heavy=True)
+    parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
+    parser.add_argument("--validation", type=files.read_json, required=True, help="which checkpoint was chosen")
+    parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--strength", type=float, required=True, help="1 is the LoRA as it was trained")
+    parser.add_argument("--prompt", required=True, help="name of the prompt: 01, 02, ...")
+    parser.add_argument(
+        "--siblings", type=value, default={"strengths": [], "prompts": {}}, help="what to draw on a miss, JSON"
+    )
+    parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
+    arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, "strengths")
+    settings = dict(arguments.settings)
+    step = strengths.chosen_step(arguments.validation, settings.pop("checkpoint"))
+    previews = samples.Previews(arguments.results, arguments.lock)
+    own = strengths.wanted(previews, step, arguments.prompt, settings, arguments.strength)
+    if own is None:
+        raise UserError(f"{arguments.results}: checkpoint or embedding of step {step} is missing; make it first")
+
+    def make() -> None:
+        options = EngineOptions.from_values(arguments.engine)
+        device = jobs.torch_device(arguments.device, arguments.threads, options.limit, arguments.lock)
+        others = [one for one in strengths.all_wanted(previews, step, arguments.siblings) if one.key != own.key]
+        samples.make(previews, [own, *others], arguments.store, device, log, options)
+
+    jobs.serve(arguments.store, samples.KIND, own.key, ".png", arguments.output, "sample", make)
+
+
+if __name__ == "__main__":
+    cli(main)
