@@ -136,7 +136,7 @@ PRETENDER = """#!{python} -S
 import sys
 for flag, value in zip(sys.argv, sys.argv[1:]):
     if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
-                "--scores-plot", "--loss-plot"):
+                "--scores-plot", "--loss-plot", "--strip"):
         with open(value, "w") as file:
             file.write(value)
 """

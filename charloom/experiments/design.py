@@ -208,16 +208,16 @@ def changed(character: Character, data: dict[str, Any]) -> tuple[Character, Char
 def _tiers(shots: list[Shot], wanted: dict[str, int]) -> list[Shot]:
     """``shots`` with as many of each tier as ``wanted``."""
     left = {tier: wanted.get(tier, 0) for tier in TIERS}
-    out: list[Shot | None] = []
+    if sum(wanted.values()) != len(shots) or sum(left.values()) != len(shots):
+        raise UserError(f"data.tiers: {wanted} are not the {len(shots)} shots of the plan in {', '.join(TIERS)}")
+    keeps = []
     for shot in shots:
-        keeps = left[shot.tier] > 0
-        left[shot.tier] -= keeps
-        out.append(shot if keeps else None)
-    for index, shot in enumerate(shots):
-        if out[index] is None:
-            tier = next((tier for tier in TIERS if left[tier] > 0), None)
-            if tier is None:
-                raise UserError(f"data.tiers: {sum(wanted.values())} shots, but the plan has {len(shots)}")
-            left[tier] -= 1
-            out[index] = replace(shot, tier=tier, pose="" if tier == "close-up" else shot.pose)
-    return [shot for shot in out if shot]
+        keeps.append(left[shot.tier] > 0)
+        left[shot.tier] -= keeps[-1]
+    spare = iter([tier for tier in TIERS for _ in range(left[tier])])
+    return [shot if kept else _moved(shot, next(spare)) for shot, kept in zip(shots, keeps, strict=True)]
+
+
+def _moved(shot: Shot, tier: str) -> Shot:
+    """``shot`` from another distance; a close-up shows no pose."""
+    return replace(shot, tier=tier, pose="" if tier == "close-up" else shot.pose)

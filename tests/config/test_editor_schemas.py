@@ -40,8 +40,7 @@ def validator(path: Path) -> Draft202012Validator:
 def test_files_that_are_shipped(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     path = named_schema(file, text)
-    folder = {"characters": "character", "plans": "plan", "bases": "base", "config": "config"}[file.parent.name]
-    assert path == schema.SCHEMAS / f"{folder}.schema.yaml"
+    assert path == schema.SCHEMAS / f"{file.parent.name.removesuffix('s')}.schema.yaml"
     assert [error.message for error in validator(path).iter_errors(yaml.safe_load(text))] == []
 
 

@@ -23,6 +23,7 @@ BELOW = {
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
     "workflow": ("train", "judge", "dataset"),
+    "experiments": ("workflow", "report"),
     "cli": ("workflow", "interop", "report"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a
