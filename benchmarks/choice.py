@@ -45,7 +45,7 @@ def start(root: Path, reader: Path) -> Any:
     return Studio(Place(root), reader)
 
 
-def do(output: Path, studio: Any, task: tuple[Training, list[int]]) -> None:
+def do(output: Path, draws: int, studio: Any, task: tuple[Training, list[int]]) -> None:
     """Make the lines of one training: one per checkpoint, step 0 (the base alone) first."""
     from charloom.experiments.run import Run, previews
 
@@ -53,7 +53,7 @@ def do(output: Path, studio: Any, task: tuple[Training, list[int]]) -> None:
     run = Run(studio, training)
     for step in steps:
         scores = previews(run, step)
-        seen = run.draw(step, 1.0, DRAWN)
+        seen = run.draw(step, 1.0, DRAWN[:draws])
         pool.append(
             output,
             {
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     left = pool.run(
         tasks,
         functools.partial(start, arguments.work, arguments.reader),
-        functools.partial(do, arguments.output),
+        functools.partial(do, arguments.output, arguments.draws),
         workers=arguments.workers,
         threads=arguments.threads,
         stop_after=arguments.stop_after,
@@ -156,7 +156,7 @@ def make_table(arguments: argparse.Namespace) -> None:
     short = [one["short"] for one in rows]
     result = {
         "what": "truth of the chosen checkpoint against that of the best, per training; see benchmarks/choice.py",
-        "pictures": len(DRAWN) * 10,
+        "pictures": len(lines[0]["pictures"]),
         "within": sum(value <= WITHIN for value in short),
         "trainings": len(rows),
         "mean_short": round(fmean(short), 4),
@@ -208,6 +208,7 @@ def main() -> None:
     first.add_argument("--output", type=Path, default=Path("work/experiments/choice.jsonl"))
     first.add_argument("--known", type=Path, nargs="*", default=[], help="more files with lines that are known")
     first.add_argument("--work", type=Path, default=Path("work/experiments"), help="folder for what is made on the way")
+    first.add_argument("--draws", type=int, default=len(DRAWN), help=f"pictures per prompt ({len(DRAWN)})")
     first.add_argument("--stop-after", type=float, help="seconds")
     second = commands.add_parser("table", help="the table from the lines")
     second.set_defaults(do=make_table)
