@@ -5,7 +5,7 @@
 
 Each worker has two cores. Run again to go on: lines that are in --output or --known are not made again, and a training
 that was stopped resumes. Seeds come one after the other, so that a run cut short has fewer seeds of every experiment.
-The same lines are made one by one by  snakemake -s rules/experiments.smk.
+The same lines are made one by one by  snakemake -s rules/experiments/Snakefile.
 """
 
 from __future__ import annotations
