@@ -119,6 +119,8 @@ class Experiment:
     seeds: tuple[int, ...]
     recipe: dict[str, Any] = field(default_factory=dict)
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finding: str = ""
+    """What came out, in words; written when the results are known."""
 
     def looks(self, seeds: Iterable[int] | None = None) -> Iterator[tuple[str, Look]]:
         """(arm, look) for each character, seed and arm."""
@@ -178,6 +180,7 @@ def read(name: str, root: Path = Path(".")) -> Experiment:
         seeds=tuple(data.get("seeds", [42, 43, 44, 45, 46])),
         recipe=data.get("recipe", {}),
         arms=arms,
+        finding=data.get("finding", ""),
     )
 
 

@@ -120,10 +120,11 @@ def summary(experiment: Experiment, table: Sequence[Mapping[str, Any]]) -> str:
             error = f" ± {stdev(found) / sqrt(len(found)):.3f}" if len(found) > 1 else ""
             cells.append(f"{fmean(found):.3f}{error}" if found else "")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
+    lines.append("")
     for claim in experiment.claims:
         if one := verdict(claim, table):
             means = f"{one.left:.3f} against {one.right:.3f}, difference {one.left - one.right:+.3f} ± {one.error:.3f}"
-            lines += ["", f"- `{claim}`: **{one.word}** ({means}, {one.for_it} of {one.seeds} seeds)"]
+            lines += [f"- `{claim}`: **{one.word}** ({means}, {one.for_it} of {one.seeds} seeds)"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,114 @@
+"""Tables, pictures and the results part of docs/experiments.md, from the lines of benchmarks/experiments.py.
+
+    python benchmarks/experiments_page.py work/experiments/lines.jsonl --pictures work/experiments/pictures
+
+Writes benchmarks/results/experiments/<name>.csv, docs/experiments/<name>.webp (plot) and <name>-pictures.webp (what the
+arms drew with one seed), and replaces what stands between the two marks in the page. The finding of an experiment, in
+words, stands in its own file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from charloom.core import files
+from charloom.core.errors import UserError, cli
+from charloom.experiments import design, pool, tables
+from charloom.experiments.design import Experiment
+from charloom.report.grid import comparison_grid, short
+
+TABLES, FIGURES, PAGE = Path("benchmarks/results/experiments"), Path("docs/experiments"), Path("docs/experiments.md")
+BEGIN, END = "<!-- results: benchmarks/experiments_page.py -->\n", "<!-- end of results -->\n"
+SEED = 42
+SHOWN = 4
+"""Prompts in a picture of the arms."""
+WIDTH = 900
+"""Pixels of such a picture at most."""
+
+
+def section(experiment: Experiment, table: list[dict[str, Any]], pictured: bool) -> str:
+    """One experiment on the page."""
+    name = experiment.name
+    number = len({(row["character"], row["seed"]) for row in table})
+    lines = [f"## {name.capitalize()}", "", experiment.question, "", f"*Advice:* {experiment.advice}", ""]
+    lines += [f"![{name}: each measure by arm](experiments/{name}.webp)", ""]
+    lines += [f"Means of {number} trainings ± standard error:", "", tables.summary(experiment, table)]
+    if experiment.finding:
+        lines += [experiment.finding.strip(), ""]
+    if pictured:
+        lines += [f"![{name}: what the arms drew](experiments/{name}-pictures.webp)", ""]
+    lines += [f"Table: [`{name}.csv`](../{TABLES.as_posix()}/{name}.csv).", ""]
+    return "\n".join(lines)
+
+
+def draw_arms(experiment: Experiment, folder: Path, output: Path) -> bool:
+    """What each arm drew for the first prompts with the first seed; False if the pictures are not there."""
+    looks = {arm: look for arm, look in experiment.looks([SEED]) if look.training.character == experiment.characters[0]}
+    strips = {arm: folder / f"{look.name}.webp" for arm, look in looks.items()}
+    if not strips or not all(path.is_file() for path in strips.values()):
+        return False
+    person = next(iter(looks.values())).training.person
+    prompts = person.sample_prompts[:SHOWN]
+    columns = []
+    for arm, path in strips.items():
+        with Image.open(path) as strip:
+            side = strip.height
+            columns.append((arm, [strip.crop((i * side, 0, (i + 1) * side, side)) for i in range(len(prompts))]))
+    rows = [(prompt.name, short(prompt.text, person.trigger)) for prompt in prompts]
+    picture = comparison_grid(rows, columns, title=f"{experiment.name}: seed {SEED}")
+    picture.thumbnail((WIDTH, 10_000), Image.Resampling.LANCZOS)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(output, quality=80)
+    return True
+
+
+def update(page: Path, text: str) -> None:
+    """Replace what stands between the marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise UserError(f"{page}: lacks the marks {BEGIN.strip()} and {END.strip()}")
+    files.write_text(page, before + BEGIN + "\n" + text + END + after)
+
+
+def overview(found: Mapping[str, tuple[Experiment, list[dict[str, Any]]]]) -> str:
+    """What came out, claim by claim."""
+    lines = ["| experiment | claim | outcome | means | seeds for it |", "|---|---|---|---|---|"]
+    for name, (experiment, table) in found.items():
+        for claim in experiment.claims:
+            if one := tables.verdict(claim, table):
+                cells = [f"[{name}](#{name})", f"`{claim}`", f"**{one.word}**", f"{one.left:.3f}, {one.right:.3f}"]
+                lines.append(f"| {' | '.join(cells)} | {one.for_it} of {one.seeds} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lines", type=Path, nargs="+", help="lines of benchmarks/experiments.py")
+    parser.add_argument("--pictures", type=Path, default=Path("work/experiments/pictures"))
+    arguments = parser.parse_args()
+    lines = pool.known_lines(arguments.lines)
+    found: dict[str, tuple[Experiment, list[dict[str, Any]]]] = {}
+    parts = []
+    for name in design.names():
+        experiment = design.read(name)
+        table = tables.rows(experiment, lines)
+        if not table:
+            print(f"{name}: no lines")
+            continue
+        found[name] = experiment, table
+        tables.write(table, TABLES / f"{name}.csv")
+        tables.plot(experiment, table, FIGURES / f"{name}.webp")
+        pictured = draw_arms(experiment, arguments.pictures, FIGURES / f"{name}-pictures.webp")
+        parts.append(section(experiment, table, pictured or (FIGURES / f"{name}-pictures.webp").is_file()))
+        print(f"{name}\n{tables.summary(experiment, table)}")
+    update(PAGE, "\n".join([overview(found), *parts]))
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,49 @@
+"""What is said of the experiments and of the choice is what the committed tables say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import small_project
+
+from charloom.experiments import design, tables
+
+ROOT = small_project.ROOT
+TABLES = sorted((ROOT / "benchmarks/results/experiments").glob("*.csv"))
+CHOICE = ROOT / "benchmarks/results/choice.json"
+WITHIN = 0.02
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_page_says_what_the_table_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    experiment, table = design.read(path.stem), tables.read(path)
+    assert {row["experiment"] for row in table} == {path.stem}
+    found = tables.values(table, experiment.measures[0])
+    assert set(found) == set(experiment.arms), "an arm has no result"
+    assert len({frozenset(seeds) for seeds in found.values()}) == 1, "arms have different seeds"
+    for claim in experiment.claims:
+        one = tables.verdict(claim, table)
+        means = f"{one.left:.3f}, {one.right:.3f}"
+        row = f"| [{path.stem}](#{path.stem}) | `{claim}` | **{one.word}** | {means} | {one.for_it} of {one.seeds} |"
+        assert row in page
+    assert tables.summary(experiment, table) in page
+
+
+@pytest.mark.skipif(not CHOICE.is_file(), reason="the proof of the choice has not been run")
+def test_the_chosen_checkpoints_are_as_good_as_the_table_says() -> None:
+    result = json.loads(CHOICE.read_text(encoding="utf-8"))
+    rows = result["rows"]
+    assert {(row["character"], row["seed"]) for row in rows} == {
+        (name, seed) for name in ("leyla", "nika", "orla") for seed in range(42, 47)
+    }
+    for row in rows:
+        values = {int(step): value["truth"] for step, value in row["checkpoints"].items() if int(step)}
+        assert values[row["best"]] == max(values.values())
+        assert row["short"] == pytest.approx(1 - values[row["chosen"]] / values[row["best"]], abs=1e-3)
+    assert result["within"] == sum(row["short"] <= WITHIN for row in rows)
+    assert result["mean_short"] == pytest.approx(fmean(row["short"] for row in rows), abs=1e-3)
