@@ -20,7 +20,7 @@ from charloom.core.errors import UserError
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
 _NAME = re.compile(schema.load_schema("name")["pattern"])
-_RESERVED = ("con", "nul", "aux", "prn")
+_RESERVED = ("con", "nul", "aux", "prn", "experiments")
 
 
 @dataclass(frozen=True)

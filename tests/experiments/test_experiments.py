@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -160,3 +165,21 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     row = {"experiment": "rank", "arm": "a", "character": "leyla", "seed": 42, "measure": "truth", "value": 0.5}
     tables.write([row], tmp_path / "table.csv")
     assert tables.read(tmp_path / "table.csv") == [row]
+
+
+def test_the_experiments_are_planned_by_a_workflow_of_their_own(tmp_path: Path) -> None:
+    shutil.copytree(small_project.ROOT / "config", tmp_path / "config")
+    (tmp_path / "resources").symlink_to(small_project.ROOT / "resources")
+    reader = tmp_path / "benchmarks/results/reader.safetensors"
+    reader.parent.mkdir(parents=True)
+    reader.touch()
+    snakefile = str(small_project.ROOT / "rules/experiments/Snakefile")
+    command = [sys.executable, "-m", "snakemake", "-s", snakefile, "--cores", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(small_project.ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    planned, linted = (
+        subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        for more in (["-n", "results/experiments/watermark/summary.md"], ["--lint"])
+    )
+    assert planned.returncode == 0, planned.stderr
+    assert re.search(r"^run_arm +10$", planned.stdout + planned.stderr, re.M)  # two arms, five seeds
+    assert linted.returncode == 0, linted.stdout + linted.stderr

@@ -31,6 +31,8 @@ def digests(folder: Path) -> dict[str, str]:
         "latents/*",
         "embeddings/*",
         "scores*/*",
+        "strengths*",
+        "strengths/*",
         "final.safetensors",
     )
     files = [path for kind in kinds for path in sorted((folder / "results/mara").glob(kind))]
@@ -66,6 +68,23 @@ def test_every_file_is_there(project: Path) -> None:
     chosen = json.loads((results / "validation.json").read_text())["step"]
     checkpoint = results / f"checkpoints/step-{chosen:06d}.safetensors"
     assert (results / "final.safetensors").read_bytes() == checkpoint.read_bytes()
+
+
+def test_strengths_are_drawn_as_previews_are(project: Path) -> None:
+    results = project / "results/mara"
+    names = [
+        f"{strength}-{prompt}.png" for strength in ("0.60", "0.70", "0.80", "0.90", "1.00") for prompt in ("01", "02")
+    ]
+    assert sorted(path.name for path in (results / "strengths").iterdir()) == names
+    sweep = json.loads((results / "strengths.json").read_text())
+    assert [row["strength"] for row in sweep["strengths"]] == [0.6, 0.7, 0.8, 0.9, 1.0]
+    assert sweep["recommended"] is None and "Not scored: identity and obedience" in sweep["why"][0]  # judge: none
+    # The prompts' own strengths are 1 and 0.8.
+    samples = results / f"samples/step-{sweep['step']:06d}"
+    for name, own in (("01", "1.00-01.png"), ("02", "0.80-02.png")):
+        assert (results / "strengths" / own).read_bytes() == (samples / f"{name}.png").read_bytes()
+    with Image.open(results / "strengths.png") as strip:
+        assert strip.width > strip.height
 
 
 def test_progress_is_in_the_log(project: Path) -> None:
