@@ -152,11 +152,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=16, help="processes that draw (16)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (auto)")
     arguments = parser.parse_args()
-    name = arguments.device
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     torch.manual_seed(2)
+    # Both before a GPU is in use: processes are forked.
+    fresh, fresh_labels = drawn(UNSEEN, arguments.unseen, arguments.workers)
     images, labels = drawn(WORLD, arguments.count, arguments.workers)
     print(f"{len(images)} pictures drawn", flush=True)
+    name = arguments.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     vae = weights.load_vae(BASE).to(device)
     pictures = torch.from_numpy(images).to(device)
     half = len(pictures) // 2
@@ -168,16 +170,15 @@ def main() -> None:
     with files.whole(arguments.output) as temporary:
         reader.save(temporary)
     reader = Reader.load(arguments.output).to(device)
-    images, labels = drawn(UNSEEN, arguments.unseen, arguments.workers)
-    seen = through_autoencoder(vae, torch.from_numpy(images).to(device), 0.0, seed=6).cpu().numpy()
+    seen = through_autoencoder(vae, torch.from_numpy(fresh).to(device), 0.0, seed=6).cpu().numpy()
     measured = {
         "steps": steps,
         "batch": arguments.batch,
         "seconds": arguments.seconds,
         "pictures": arguments.count,
         "unseen": arguments.unseen,
-        "accuracy": accuracy(reader, images, labels),
-        "accuracy through the autoencoder": accuracy(reader, seen, labels),
+        "accuracy": accuracy(reader, fresh, fresh_labels),
+        "accuracy through the autoencoder": accuracy(reader, seen, fresh_labels),
         "sha256": file_digest(arguments.output),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
