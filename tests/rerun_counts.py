@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-AFTER_SAMPLES = {"draw_grid": 2, "score_checkpoint": 2, "choose_checkpoint": 1, "write_report": 1, "export_final": 1}
 REPORTED = {"write_report": 1, "export_final": 1}
-FIRST_PREVIEW = {"sample_checkpoint": 2, "draw_grid": 1, "score_checkpoint": 1, "choose_checkpoint": 1, **REPORTED}
+SWEPT = {"sample_strength": 10, "score_strengths": 1, **REPORTED}
+"""The chosen checkpoint may be another one: two prompts at five strengths."""
+CHOSEN = {"choose_checkpoint": 1, **SWEPT}
+AFTER_SAMPLES = {"draw_grid": 2, "score_checkpoint": 2, **CHOSEN}
+FIRST_PREVIEW = {"sample_checkpoint": 2, "draw_grid": 1, "score_checkpoint": 1, **CHOSEN}
 AFTER_DATA = {"train_segment": 2, "sample_checkpoint": 4, **AFTER_SAMPLES}

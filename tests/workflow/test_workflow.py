@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import small_project
-from rerun_counts import AFTER_DATA, AFTER_SAMPLES, FIRST_PREVIEW, REPORTED
+from rerun_counts import AFTER_DATA, AFTER_SAMPLES, CHOSEN, FIRST_PREVIEW, REPORTED, SWEPT
 from small_project import TARGET, edit, planned, replace, snakemake
 
 CHARACTER = "config/characters/mara.yaml"
@@ -58,7 +58,12 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
         lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.7"),
         {"sample_checkpoint": 2, **AFTER_SAMPLES},
     ),
-    "the checkpoint": (lambda p: edit(p / CHARACTER, checkpoint=50), {"export_final": 1}),
+    "the checkpoint": (lambda p: edit(p / CHARACTER, checkpoint=50), SWEPT),
+    "the strengths": (
+        lambda p: edit(p / CHARACTER, recipe={"sample": {"strengths": [0.5, 1.0]}}),
+        {"sample_strength": 2, "score_strengths": 1, **REPORTED},
+    ),
+    "no strengths": (lambda p: edit(p / CHARACTER, recipe={"sample": {"strengths": []}}), REPORTED),
     "more steps": (
         lambda p: replace(p, CONFIG, "steps: 100", "steps: 150"),
         {
@@ -66,9 +71,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
             "sample_checkpoint": 2,
             "draw_grid": 1,
             "score_checkpoint": 1,
-            "choose_checkpoint": 1,
-            "write_report": 1,
-            "export_final": 1,
+            **CHOSEN,
         },
     ),
     "the outfit of a shot": (
@@ -160,11 +163,11 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     ),
     "how many checkpoints are kept": (
         lambda p: edit(p / CHARACTER, recipe={"save": {"keep": 1}}),
-        {"choose_checkpoint": 1, **REPORTED},
+        CHOSEN,
     ),
     "checkpoints kept by score": (
         lambda p: edit(p / CHARACTER, recipe={"save": {"keep": "score:1"}}),
-        {"choose_checkpoint": 1, **REPORTED},
+        CHOSEN,
     ),
     "number format of the files": (
         lambda p: edit(p / CHARACTER, recipe={"save": {"dtype": "fp16"}}),
