@@ -47,3 +47,5 @@ def test_the_chosen_checkpoints_are_as_good_as_the_table_says() -> None:
         assert row["short"] == pytest.approx(1 - values[row["chosen"]] / values[row["best"]], abs=1e-3)
     assert result["within"] == sum(row["short"] <= WITHIN for row in rows)
     assert result["mean_short"] == pytest.approx(fmean(row["short"] for row in rows), abs=1e-3)
+    said = f"{result['within']} of {len(rows)} choices are within 2 %"
+    assert said in (ROOT / "docs/experiments.md").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small_project
 from PIL import Image
+from rerun_counts import CHOSEN
 from small_project import TARGET, edit, snakemake
 
 from charloom.base import locks
@@ -108,7 +109,7 @@ def first_jobs(folder: Path) -> dict[str, int]:
     read_files = ("make_reference", "make_source_image", "write_caption", "lock_base")
     rows = dict(re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE))
     if rows and "train_segment" not in rows:
-        assert set(rows) <= {"score_checkpoint", "choose_checkpoint", "write_report", "export_final", "total"}
+        assert set(rows) <= {"score_checkpoint", *CHOSEN, "total"}
         return {"score_checkpoint": int(rows["score_checkpoint"])}
     return {rule: int(number) for rule, number in rows.items() if rule in read_files}
 
