@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,13 @@ from charloom.core.contents import Contents
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK, Results, prepared_name, results
 from charloom.core.store import Store
+
+if workflow.is_main_process:
+    import snakemake_logger_plugin_charloom
+
+    snakemake_logger_plugin_charloom.attach(
+        workflow.output_settings, logging.getLogger("snakemake.logging")
+    )
 
 # The interpreter for the jobs: snakemake and torch may be installed in different environments.
 CONDA = "CONDA" in {
