@@ -100,8 +100,8 @@ class LogHandler(LogHandlerBase):
 def attach(settings: Any, logger: logging.Logger) -> LogHandler | None:
     """Put the display in the place of Snakemake's own stream handler.
 
-    Does nothing where the user has asked for Snakemake's text, or where this version of Snakemake has no handler of that
-    name: then its text comes as ever.
+    Does nothing where the user has asked for Snakemake's text, or where this version of Snakemake has no handler of
+    that name: then its text comes as ever.
     """
     asked = ("printshellcmds", "verbose", "debug_dag", "quiet", "log_handler_settings", "skip_plugin_handlers")
     if os.environ.get(PLAIN) == "plain" or any(getattr(settings, name, None) for name in asked):

@@ -91,7 +91,9 @@ class Live(Plain):
 
         left, more = run.left()
         took = words.seconds(now - run.began)
-        rest = f"{words.seconds(left)}{' or more' if more else ''} left" if left or not more else "time left unknown yet"
+        rest = (
+            f"{words.seconds(left)}{' or more' if more else ''} left" if left or not more else "time left unknown yet"
+        )
         row("all", run.done, run.total, f"{run.done}/{run.total} jobs", f"{took}, {rest}")
         for name, told in self._trainings:
             parts = [f"loss {told.smoothed:.4f}" if told.smoothed is not None else "first step ..."]

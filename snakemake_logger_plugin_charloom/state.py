@@ -84,7 +84,7 @@ class Run:
         if not text or words.NOISE.match(text):
             return []
         if record.levelno >= WARNING:
-            if words.COMMAND_FAILED.search(text) or text in self._once:
+            if words.COMMAND_FAILED.search(text) or text in self._once or words.OVER.search(text):
                 return []
             self._once.add(text)
             return [Line(line, "red" if record.levelno > WARNING else "yellow") for line in text.splitlines()]
@@ -232,7 +232,9 @@ class Run:
             failed = f", {self.failed} failed" if self.failed else ""
             lines.append(Line(f"{self.done} of {self.total} jobs done{failed}; what is finished is kept.", "yellow"))
         elif self.total:
-            lines.append(Line(f"All {self.total} jobs done in {took}." if self.total > 1 else f"Done in {took}.", "bold"))
+            lines.append(
+                Line(f"All {self.total} jobs done in {took}." if self.total > 1 else f"Done in {took}.", "bold")
+            )
         return [*lines, Line(f"Full log: {log}", "dim")] if log and self.total else lines
 
     def _leave(self, job: dict[str, Any]) -> Stage:

@@ -33,8 +33,8 @@ SHOWN = {"write_report": ".html", "export_final": ".safetensors"}
 """Rules whose output is what the user came for, and its ending."""
 TOLD = ("choose_checkpoint",)
 """Rules whose first log line is worth reading."""
-LIGHT = {"lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption",
-         "lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"}  # fmt: skip
+LIGHT = {"lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark",
+         "write_caption", "lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"}  # fmt: skip
 """Rules of seconds: the time left can be told without having seen one."""
 
 NOISE = re.compile(
@@ -47,6 +47,9 @@ NOISE = re.compile(
     "Failed to set marker file|Job stats|Reasons:|Storing output in storage|Touching output"
 )
 """How Snakemake's own lines begin that the display makes superfluous; all of them are in the full log."""
+
+OVER = re.compile("At least one job did not complete")
+"""In the error with which Snakemake ends when a job has failed; by then all has been said."""
 
 COMMAND_FAILED = re.compile("non-zero exit|CalledProcessError|SpawnedJobError")
 """In errors that only say that a job's command has failed, which the job's own lines say better."""

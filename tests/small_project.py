@@ -21,7 +21,16 @@ from charloom.config.character import Character
 from charloom.config.project import load
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("Snakefile", "charloom", "snakemake_logger_plugin_charloom", "rules", "scripts", "profiles", "envs", "config/schemas")
+CODE = (
+    "Snakefile",
+    "charloom",
+    "snakemake_logger_plugin_charloom",
+    "rules",
+    "scripts",
+    "profiles",
+    "envs",
+    "config/schemas",
+)
 TARGET = "results/mara/final.safetensors"
 
 CHARACTER: dict[str, Any] = {
@@ -155,7 +164,13 @@ def snakemake(
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake in ``folder`` with the code that lies there (or in ``code``); its own text unless ``terminal``."""
     code = code or folder
-    environment = {**os.environ, "CHARLOOM_TERMINAL": terminal, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder)}
+    environment = {
+        **os.environ,
+        "CHARLOOM_TERMINAL": terminal,
+        "PYTHONPATH": str(code),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": str(folder),
+    }
     command = [sys.executable, "-m", "snakemake", "-s", str(code / "Snakefile"), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
