@@ -33,8 +33,10 @@ SHOWN = {"write_report": ".html", "export_final": ".safetensors"}
 """Rules whose output is what the user came for, and its ending."""
 TOLD = ("choose_checkpoint",)
 """Rules whose first log line is worth reading."""
-LIGHT = {"lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark",
-         "write_caption", "lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"}  # fmt: skip
+LIGHT = {
+    *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
+    *("lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"),
+}
 """Rules of seconds: the time left can be told without having seen one."""
 
 NOISE = re.compile(
