@@ -125,7 +125,7 @@ class Run:
         stage.done += 1
         rule = job["rule_name"]
         found = logs.lines(job["log"] or [])
-        new = [line for line in self._named(job, logs.warnings(found)) if line not in self._once]
+        new = [line for line in dict.fromkeys(self._named(job, logs.warnings(found))) if line not in self._once]
         self._once.update(new)
         stage.warned += new
         if ending := words.SHOWN.get(rule):
