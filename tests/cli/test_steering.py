@@ -17,6 +17,7 @@ from charloom.config.project import load
 from charloom.core.layout import results
 from charloom.train import progress, stopping
 
+ADDED = "ship: 50    # good enough: written by charloom ship; remove it to train on"
 FILE = Path("config/characters/mara.yaml")
 
 
@@ -101,11 +102,10 @@ def test_ship_refuses_what_is_not_there(root: Path) -> None:
     ("text", "expected"),
     [
         ("a: 1\nship: 20   # mine\nb: 2\n", "a: 1\nship: 50   # mine\nb: 2\n"),
-        ("a: 1\r\nb: |\r\n  ship it\r\n", "a: 1\r\nb: |\r\n  ship it\r\nship: 50    # good enough: written by charloom ship; "
-         "remove it to train on\r\n"),
-        ("a: ü", "a: ü\nship: 50    # good enough: written by charloom ship; remove it to train on\n"),
+        ("a: 1\r\nb: |\r\n  ship it\r\n", f"a: 1\r\nb: |\r\n  ship it\r\n{ADDED}\r\n"),
+        ("a: ü", f"a: ü\n{ADDED}\n"),
     ],
-)  # fmt: skip
+)
 def test_every_other_byte_of_the_file_stays(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(text.encode())

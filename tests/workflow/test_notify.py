@@ -14,7 +14,8 @@ from charloom.workflow import notify
 
 JOBS = {1: ("mara", "encode_text"), 2: ("mara", "export_final"), 3: ("zoe", "export_final"), 4: ("", "lock_base"),
         5: ("zoe", "encode_text")}  # fmt: skip
-WRITE = "import os; open('told', 'a').write('|'.join(os.environ['CHARLOOM_' + n] for n in ('CHARACTER', 'STATUS', 'PATH')) + '\\n')"
+TOLD = "[os.environ['CHARLOOM_' + n] for n in ('CHARACTER', 'STATUS', 'PATH')]"
+WRITE = f"import os; print(*{TOLD}, sep='|', file=open('told', 'a'))"
 
 
 @pytest.fixture
