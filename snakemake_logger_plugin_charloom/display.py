@@ -85,9 +85,11 @@ class Live(Plain):
         if now - self._looked >= LOOK:
             self._looked, self._trainings = now, run.trainings()
         table = Table.grid(padding=(0, 1))
+        for _ in range(4):
+            table.add_column(no_wrap=True, overflow="ellipsis")  # a terminal of 80 columns holds all of it
 
         def row(name: str, done: float, total: float, count: str, rest: str) -> None:
-            table.add_row(name, ProgressBar(total=max(total, 1), completed=done, width=30), count, rest)
+            table.add_row(name, ProgressBar(total=max(total, 1), completed=done, width=20), count, rest)
 
         left, more = run.left()
         took = words.seconds(now - run.began)
@@ -109,7 +111,7 @@ class Live(Plain):
             row("previews", stage.done, stage.total, f"{stage.done}/{stage.total}", "")
         busy = [rule.replace("_", " ") for rule, one in run.stages.items() if one.running]
         if busy and not self._trainings:
-            table.add_row("now", ", ".join(busy[:3]), "", "")
+            table.add_row("now", "", "", ", ".join(busy[:2]) + (" ..." if busy[2:] else ""))
         return table
 
 

@@ -131,8 +131,9 @@ class Run:
         if ending := words.SHOWN.get(rule):
             stage.files += [path for path in job["output"] or [] if path.endswith(ending)]
         if rule in words.TOLD and found:
-            stage.told = logs.said(found[0])
-        return self._stage_line(rule, stage, job) if stage.done >= stage.total else []
+            stage.told = logs.said(found[0]).removeprefix("chosen: ")
+        # A rule without files only names its inputs.
+        return self._stage_line(rule, stage, job) if stage.done >= stage.total and job["output"] else []
 
     def _progress(self, record: LogRecord) -> list[Line]:
         self.done, self.total = record.__dict__["done"], record.__dict__["total"]
