@@ -10,6 +10,7 @@ min_version("9.3")
 
 
 include: "rules/common.smk"
+include: "rules/terminal.smk"
 
 
 wildcard_constraints:

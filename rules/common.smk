@@ -11,9 +11,8 @@ from pathlib import Path
 from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
-from snakemake.logging import logger as snakemake_log
 
-from charloom.workflow import arguments, notify, slices, targets
+from charloom.workflow import arguments, slices, targets
 from charloom.base import locks
 from charloom.config import knobs, notices
 from charloom.dataset import sources
@@ -22,11 +21,6 @@ from charloom.core.contents import Contents
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK, Results, prepared_name, results
 from charloom.core.store import Store
-
-if workflow.is_main_process:
-    import snakemake_logger_plugin_charloom
-
-    snakemake_logger_plugin_charloom.attach(workflow.output_settings, snakemake_log)
 
 # The interpreter for the jobs: snakemake and torch may be installed in different environments.
 CONDA = "CONDA" in {
@@ -82,23 +76,6 @@ PREFIX = (
     f'run() {{ name="$1"; shift; {START}/"$name".py "$@"; }}; '
 )
 shell.prefix(PREFIX.replace("{", "{{").replace("}", "}}"))
-
-
-def listen():
-    """Run the user's command for every character that is done or has failed from now on."""
-    if WORKFLOW.notify:
-        jobs = {
-            job.jobid: (job.wildcards_dict.get("character", ""), job.rule.name)
-            for job in workflow.dag.needrun_jobs()
-        }
-        snakemake_log.addHandler(notify.Notifier(WORKFLOW.notify, jobs))
-
-
-def told():
-    """Wait for the user's command."""
-    for handler in snakemake_log.handlers:
-        if isinstance(handler, notify.Notifier):
-            handler.wait()
 
 
 def any_of(names):

@@ -101,7 +101,9 @@ class Live(Plain):
             parts = [f"loss {told.smoothed:.4f}" if told.smoothed is not None else "first step ..."]
             if told.seconds_per_step:
                 parts.append(words.speed(told.seconds_per_step))
-            if told.eta is not None:
+            if told.doing:
+                parts.append(told.doing)
+            elif told.eta is not None:
                 parts.append(f"{words.seconds(told.eta)} left")
             if told.previews_done:
                 parts.append(f"{told.previews_done} previews")

@@ -93,7 +93,7 @@ def measured(root: Path, character: Character, steps: int) -> Trial:
         error=math.sqrt(sum(spread)),
         per_step=per_step or (1 / rate if rate else None),
         memory=memory,
-        row=_row_seconds(root, character, steps),
+        row=_row_seconds(root, character, steps, told),
         problems=tuple(line for r in records if (line := (r.get("adapter") or {}).get("problem"))),
     )
 
@@ -106,8 +106,10 @@ def _records(files: Results, steps: int) -> list[dict[str, Any]]:
         return []
 
 
-def _row_seconds(root: Path, character: Character, steps: int) -> float | None:
-    """Time of all previews of a step, as Snakemake has measured their jobs; None if it has not."""
+def _row_seconds(root: Path, character: Character, steps: int, told: progress.Progress | None) -> float | None:
+    """Time of all previews of a step: as the trainer has drawn them, or as Snakemake has measured their jobs."""
+    if told and told.previews_done and told.step == steps:
+        return told.preview_seconds / told.previews_done * len(character.prompt_names)
     total = 0.0
     for prompt in character.prompt_names:
         path = root / results(character.id).benchmark("sample_checkpoint", f"{steps:06d}-{prompt}")

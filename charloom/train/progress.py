@@ -24,6 +24,7 @@ PAUSE = 0.5
 WINDOW = 50
 """Steps over which the speed is averaged, so that the slow first ones are soon forgotten."""
 
+DRAWING = "drawing previews"
 RUNNING, WAITING, STOPPED, FINISHED, FAILED = "running", "waiting", "stopped", "finished", "failed"
 """States. Waiting: this process is done, the next checkpoint is another job's."""
 
@@ -33,7 +34,9 @@ class Progress:
     """What the file says. Times in seconds (``started``, ``updated``: since the epoch), ``memory`` in bytes.
 
     ``steps`` is the last step of the run, ``first`` the step from which this process went on, ``saved`` the newest
-    checkpoint. ``seconds_per_step`` and ``eta`` are None until two steps have been timed. ``problem`` is one line.
+    checkpoint. ``seconds_per_step`` and ``eta`` (of the steps alone) are None until two steps have been timed.
+    ``previews`` are those of the newest checkpoint; ``previews_done`` (and the seconds they took) counts all that this
+    process has drawn. ``doing`` is :data:`DRAWING` or empty. ``problem`` is one line.
     """
 
     state: str
@@ -48,6 +51,8 @@ class Progress:
     memory: int = 0
     previews: list[str] = field(default_factory=list)
     previews_done: int = 0
+    preview_seconds: float = 0.0
+    doing: str = ""
     pid: int = 0
     started: float = 0.0
     updated: float = 0.0
@@ -70,9 +75,6 @@ class Writer:
     ``clock`` gives seconds since the epoch.
     """
 
-    LATEST = 24
-    """Previews whose paths are listed, the newest last; ``previews_done`` counts all."""
-
     def __init__(
         self, folder: Path, *, first: int, steps: int, saved: int = 0, clock: Callable[[], float] = time.time
     ) -> None:
@@ -80,7 +82,7 @@ class Writer:
         now = clock()
         self.now = Progress(RUNNING, first, steps, first, saved=saved, pid=os.getpid(), started=now)
         self._times: deque[tuple[int, float]] = deque(maxlen=WINDOW + 1)
-        self._written = -1.0
+        self._written, self._drew = -1.0, now
         self._write(force=True)
 
     def step(self, step: int, loss: float, smoothed: float | None = None, memory: int = 0) -> None:
@@ -104,12 +106,23 @@ class Writer:
         self.paused()
         self._write(force=True)
 
-    def preview(self, path: str | Path) -> None:
-        """A preview has been drawn."""
-        self.now.previews = [*self.now.previews, Path(path).as_posix()][-self.LATEST :]
-        self.now.previews_done += 1
+    def drawing(self) -> None:
+        """Previews are being drawn."""
+        self.now.doing, self._drew = DRAWING, self._clock()
+        self._write(force=True)
+
+    def drawn(self, folder: Path) -> None:
+        """They are drawn, those that are new in ``folder``; all that was asked for, or none."""
+        found = []
+        with contextlib.suppress(OSError):
+            found = sorted(path for path in folder.glob("*.png") if path.stat().st_mtime >= self._drew - 1)
+        if found:
+            self.now.previews = [path.as_posix() for path in found]
+            self.now.previews_done += len(found)
+            self.now.preview_seconds += self._clock() - self._drew
+        self.now.doing = ""
         self.paused()
-        self._write()
+        self._write(force=True)
 
     def finished(self) -> None:
         """This process has done its part: the run is finished, or waits for the next job."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -150,11 +151,35 @@ def test_at_most_two_writes_a_second_and_the_speed_forgets_slow_starts_and_pause
     assert told.eta == pytest.approx(0.1 * (1000 - told.step))
 
 
+def test_previews_count_when_they_are_new(tmp_path):
+    clock = Clock()
+    clock.time = time.time()
+    writer = progress.Writer(tmp_path, first=0, steps=10, clock=clock)
+    (tmp_path / "newest").mkdir()
+    old = tmp_path / "newest/01.png"
+    old.touch()
+    os.utime(old, (1, 1))
+    writer.drawing()
+    assert progress.read(tmp_path).doing == progress.DRAWING
+    clock.time += 4
+    writer.drawn(tmp_path / "newest")
+    assert progress.read(tmp_path).previews_done == 0, "nothing was drawn for this step"
+    clock.time = time.time()
+    writer.drawing()
+    (tmp_path / "newest/02.png").touch()
+    clock.time += 4
+    writer.drawn(tmp_path / "newest")
+    told = progress.read(tmp_path)
+    assert (told.previews_done, told.previews, told.doing) == (1, [(tmp_path / "newest/02.png").as_posix()], "")
+    assert told.preview_seconds == pytest.approx(4)
+
+
 def test_a_disk_that_cannot_be_written_to_ends_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     writer = progress.Writer(tmp_path / "file", first=0, steps=10)
     writer.step(1, 1.0)
-    writer.preview("01.png")
+    writer.drawing()
+    writer.drawn(tmp_path / "newest")
     writer.finished()
     assert progress.read(tmp_path / "file") is None
 
