@@ -10,6 +10,7 @@ min_version("9.3")
 
 
 include: "rules/common.smk"
+include: "rules/terminal.smk"
 
 
 wildcard_constraints:
@@ -52,6 +53,15 @@ onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+    listen()
+
+
+onsuccess:
+    told()
+
+
+onerror:
+    told()
 
 
 rule all:
