@@ -71,6 +71,8 @@ def _calls(name: str, wanted: list[str], workflow: Any, character: Any, base: An
         yield from ([adapter, kind] for adapter in ("none", *base.adapters) for kind in ("none", "bf16", "float8"))
     elif wanted == ["character"]:
         yield [character]
+    elif wanted == ["characters"]:
+        yield [[character]]
     elif wanted == ["character", "base"]:
         yield [character, workflow.bases[character.base]]
     elif wanted == ["character", "prompt_name"]:

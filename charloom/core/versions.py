@@ -20,6 +20,7 @@ RECIPES: dict[str, int] = {
     "grid": 1,
     "score": 1,
     "choice": 3,
-    "report": 2,
+    "report": 3,
+    "index": 1,
     "final": 1,
 }
