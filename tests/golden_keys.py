@@ -55,7 +55,7 @@ def _slices(workflow: Any, character: Any = None, base: Any = None) -> dict[str,
         if name.startswith("_") or not inspect.isfunction(function) or function.__module__ != slices.__name__:
             continue
         wanted = list(inspect.signature(function).parameters)
-        if (wanted[0] == "character") == (character is None):
+        if wanted[0].startswith("character") == (character is None):
             continue
         made = [function(*arguments) for arguments in _calls(name, wanted, workflow, character, base)]
         # A function with parameters that are not known here is pinned by its name alone; add them to _calls.

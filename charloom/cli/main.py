@@ -174,6 +174,19 @@ def plan(
         print(line)
 
 
+@app.command()
+@_one_line
+def watch(
+    name: Annotated[str | None, typer.Argument(help="a character; all of them if none is given")] = None,
+    port: Annotated[int | None, typer.Option(help="port on 127.0.0.1; a free one if not given")] = None,
+) -> None:
+    """Show a run live in the browser: progress, curves, previews; choose a checkpoint with a click."""
+    from charloom.watch import serve
+
+    root = _workflow_folder()
+    serve.serve(root, _named(name) if name else None, port)
+
+
 @app.command("import-ai-toolkit")
 @_one_line
 def import_ai_toolkit(

@@ -22,7 +22,7 @@ from charloom.report.page import page
 class Tags(HTMLParser):
     """Checks that elements close in order, and collects links out of the page."""
 
-    VOID = {"meta", "img", "input", "br"}
+    VOID = {"meta", "link", "img", "input", "br"}
 
     def __init__(self) -> None:
         super().__init__()
