@@ -7,18 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from report_helpers import picture
 from safetensors.numpy import save_file
 
 from charloom.judge import choice
 
 PROMPT = "a full body photo of n1ka, a woman with short red hair, dancing, wearing a <red> gown & scarf"
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import DESKTOP, PHONE, opened, sideways
-from conftest import picture
+from report_helpers import picture
 
 from charloom.report.gather import gather
 from charloom.report.page import page as report
