@@ -123,6 +123,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
             "encode_text": 4,
             "write_manifest": 1,
             **AFTER_DATA,
+            "sample_checkpoint": 6,  # the base alone too
         },
     ),
     "a data set more": (
