@@ -115,7 +115,7 @@ def failures(m: Material) -> list[dict[str, Any]]:
         faults += [
             f"copied from the training pictures: {metric.partition('.')[2]}"
             for metric, value in values.items()
-            if metric.startswith("bleed.") and value >= 0.5
+            if metric.startswith("bleed.") and value >= 0.5 and not any(fault.startswith("copy:") for fault in faults)
         ]
         if faults:
             path = m.samples.get(step, {}).get(prompt.name)
@@ -132,19 +132,55 @@ def values_of(document: Mapping[str, Any], prompt: str) -> dict[str, float]:
 def unscored(m: Material) -> list[tuple[str, str]]:
     """(what was not scored, why and how to get it scored).
 
-    A judge that says why is quoted (``not_scored`` of a score document or of the choice: a mapping of names to
-    reasons, or a list of names, records, or both); of other judges it is said what kind is needed.
+    A judge that says so itself is quoted: ``remedies`` of a score document, lines that begin with a metric, or the
+    reasons in ``not_scored`` (see :func:`reasons`). Of other judges it is said what kind is needed.
     """
     found: dict[str, str] = {}
-    for document in [m.choice, *m.scores.values()]:
+    documents = [m.choice, *m.scores.values()]
+    for document in documents:
         for name, reason in reasons(document.get("not_scored")):
             if reason or name not in found:
                 found[name] = reason
+    for line in _lines(documents, "remedies"):
+        name = re.split(r"[ :]", line, maxsplit=1)[0]
+        found[name] = line.removeprefix(f"{name}: ").removeprefix(f"{name} is not scored; ")
     judges = sorted({str(d["backend"]) for d in m.scores.values() if d.get("backend")})
     judge = f"judge {', '.join(judges)} of this base has none" if judges else "this base has no judge"
     default = "compare the previews by eye, or name another judge in the base's file (judge:)"
-    return [(name, reason or f"{_REMEDIES.get(name, 'It was not measured')}; {judge}: {default}.")
-            for name, reason in found.items()]  # fmt: skip
+    return [
+        (name, reason or f"{_REMEDIES.get(name, 'It was not measured')}; {judge}: {default}.")
+        for name, reason in found.items()
+    ]
+
+
+def judges(m: Material) -> list[str]:
+    """Lines about who measured what and on how many previews, as far as the judge says."""
+    documents = list(m.scores.values())
+    chosen = m.scores.get(m.choice["step"], {}).get("coverage") or {}
+    covered = [
+        f"{metric} was measured on {counts[0]} of {counts[1]} previews of step {m.choice['step']}"
+        for metric, counts in chosen.items()
+        if isinstance(counts, Sequence) and len(counts) == 2 and counts[0] < counts[1]
+    ]
+    return [*_lines(documents, "instruments"), *covered, *_lines(documents, "notes")]
+
+
+def _lines(documents: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """The lines under ``key`` of all documents, each once."""
+    found = [document.get(key) for document in documents]
+    return list(dict.fromkeys(str(line) for lines in found if isinstance(lines, list) for line in lines))
+
+
+def copied(m: Material) -> dict[str, list[str]]:
+    """Training images that previews of the chosen step nearly copy, by the words of the judge: prompts by image."""
+    found: dict[str, list[str]] = {}
+    for prompt, misses in (m.scores.get(m.choice["step"], {}).get("misses") or {}).items():
+        for miss in misses:
+            if str(miss).startswith("copy:"):
+                for image in m.images:
+                    if re.search(rf"(?<![\w/-]){re.escape(image.name)}(?![\w/-])", str(miss)):
+                        found.setdefault(image.name, []).append(prompt)
+    return found
 
 
 def reasons(entry: Any) -> Iterable[tuple[str, str]]:

@@ -51,6 +51,7 @@ def page(material: Material) -> str:
         failures=judgement.failures(m),
         judged=m.choice["step"] in m.scores,
         unscored=judgement.unscored(m),
+        judges=judgement.judges(m),
         samples=comparison.samples(m),
         strengths=strengths.strip(m),
         use=_use(m),
@@ -137,6 +138,7 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
     """The training images by tier."""
     paths = [image.picture for image in m.images if image.picture.is_file()]
     embedded = pictures.embed(paths, IMAGES_BUDGET, (320, 256, 192, 160, 128, 96))
+    copies = judgement.copied(m)
     findings = [f for f in m.lint.get("findings", ()) if f.get("level") in ("error", "warning")]
     tiers = []
     for tier, title in _TIERS.items():
@@ -147,7 +149,10 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
                 "caption": image.caption,
                 "words": short(image.caption, m.trigger),
                 "file": _link(m, image.picture),
-                "warnings": [warning(f, image.name) for f in findings if about(f, image.name)],
+                "warnings": [
+                    *(warning(f, image.name) for f in findings if about(f, image.name)),
+                    *(f"nearly copied by the preview of prompt {prompt}" for prompt in copies.get(image.name, ())),
+                ],
             }
             for image in m.images
             if image.tier == tier

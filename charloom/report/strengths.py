@@ -20,7 +20,9 @@ def strip(m: Material) -> dict[str, Any] | None:
         return None
     found = m.strengths
     rows = [row for row in found.get("strengths", ()) if isinstance(row, Mapping)]
-    columns = [key for key in ("identity", "obedience", "bleed", "detail", "overall") if any(key in row for row in rows)]
+    columns = [
+        key for key in ("identity", "obedience", "bleed", "detail", "overall") if any(key in row for row in rows)
+    ]
     image = _picture(m.folder)
     return {
         "recommended": found.get("recommended"),

@@ -95,9 +95,10 @@ class Watcher:
         made = Results(self.results / name)
         choice = read_json(made.validation)
         scores = {step: read_json(made.scores(step)) for step in [0, *character.saved_steps]}
-        steps = sorted(sampled(made))
+        steps, training = sampled(made), self._training(name, made, character)
+        drawn = just_drawn(made, character, training, max(steps, default=-1))
         metrics = self._metrics_of(name, made)
-        file = self.file_of(name)
+        file, prompts = self.file_of(name), character.prompt_names
         return {
             "kind": "one",
             "name": name,
@@ -106,15 +107,15 @@ class Watcher:
             "base": character.base,
             "problem": problem,
             "bars": bars(made, character),
-            "training": self._training(name, made, character),
+            "training": training,
             "curves": metrics.curves(),
             "scores": curves(scores),
             "previews": [
                 {
                     "step": step,
-                    "pictures": list(self._pictures(made, step, character.prompt_names, scores.get(step, {}))),
+                    "pictures": list(self._pictures(made, step, prompts, scores.get(step, {}), step == drawn)),
                 }
-                for step in newest_and_before(steps)
+                for step in newest_and_before([*steps, *([drawn] if drawn is not None else [])])
             ],
             "checkpoints": checkpoints(made, character, choice, scores),
             "chosen": choice.get("step"),
@@ -151,10 +152,10 @@ class Watcher:
         }
 
     def _pictures(
-        self, made: Results, step: int, prompts: Iterable[str], document: dict[str, Any]
+        self, made: Results, step: int, prompts: Iterable[str], document: dict[str, Any], just: bool = False
     ) -> Iterable[dict[str, Any]]:
         for prompt in prompts:
-            path = made.sample(step, prompt)
+            path = fresh(made, prompt) if just else made.sample(step, prompt)
             if path.is_file():
                 values = {r["metric"]: r["value"] for r in _rows(document) if r["prompt"] == prompt}
                 yield {
@@ -190,6 +191,19 @@ def sampled(made: Results) -> list[int]:
         if next(folder.glob("[0-9]*.png"), None):
             steps.append(step)
     return steps
+
+
+def fresh(made: Results, prompt: str) -> Path:
+    """A preview that the trainer has just drawn, before it is a file of the workflow."""
+    return made.newest_previews / f"{prompt}.png"
+
+
+def just_drawn(made: Results, character: Character, training: dict[str, Any], newest: int) -> int | None:
+    """The step whose previews the trainer itself has drawn, if they are newer than those of step ``newest``."""
+    times = [path.stat().st_mtime for p in character.prompt_names if (path := fresh(made, p)).is_file()]
+    known = [path.stat().st_mtime for p in character.prompt_names if (path := made.sample(newest, p)).is_file()]
+    step = max((s for s in character.sampled_steps if s <= (training["step"] or 0)), default=0)
+    return step if times and step > newest and max(times) > max(known, default=0.0) else None
 
 
 def newest_and_before(steps: list[int]) -> list[int]:

@@ -76,6 +76,24 @@ def test_a_judges_own_reason_for_what_it_did_not_score_is_quoted(results, settin
     assert judgement.unscored(m) == [("identity", "no face was found; install charloom[photo]")]
 
 
+def test_a_judge_says_who_measured_what_and_how_to_get_the_rest(results, settings):
+    path = results / "scores/step-000100.json"
+    more = {
+        "not_scored": ["identity"],
+        "remedies": ["identity is not scored; to have it scored install <dlib>"],
+        "instruments": ["obedience by siglip"],
+        "coverage": {"identity": [7, 10], "bleed": [10, 10]},
+        "misses": {"02": ["copy: the picture is nearly closeup-01 of the training pictures (0.93)"]},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    m = gather(results, settings)
+    assert judgement.unscored(m) == [("identity", "to have it scored install <dlib>")]
+    assert judgement.judges(m) == ["obedience by siglip", "identity was measured on 7 of 10 previews of step 100"]
+    assert judgement.copied(m) == {"closeup-01": ["02"]}
+    text = page(m)
+    assert "install &lt;dlib&gt;" in text and "nearly copied by the preview of prompt 02" in text
+
+
 def test_what_no_judge_explains_is_explained_by_the_page(results, settings):
     ((name, how),) = judgement.unscored(chosen(results, settings, not_scored=["identity"]))
     assert name == "identity" and "judge" in how and "paperdoll" in how

@@ -75,6 +75,18 @@ def test_the_newest_previews_stand_beside_the_last_ones(project):
     assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [100, 50]
 
 
+def test_what_the_trainer_has_just_drawn_is_shown_at_once(project):
+    progress(project, step=100)
+    folder = project / "results/mara/training/newest"
+    folder.mkdir()
+    small_project.picture(folder / "02.png", (64, 64))
+    newest, before = Watcher(project).character("mara")["previews"]
+    assert (newest["step"], before["step"]) == (100, 50)
+    assert [one["file"].split("?")[0] for one in newest["pictures"]] == ["/files/mara/training/newest/02.png"]
+    os.utime(folder / "02.png", (1, 1))  # left over from an earlier run
+    assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [50]
+
+
 def test_broken_files_of_a_crash_cost_only_themselves(project):
     made = project / "results/mara"
     (made / "scores/step-000050.json").write_text('{"rows": [{"metric": "identity"}, 7, null], "misses": 3')
