@@ -15,7 +15,7 @@ from typing import Any
 from charloom.config import project
 from charloom.config.character import Character
 from charloom.core.errors import UserError
-from charloom.core.layout import Results, step_of
+from charloom.core.layout import Results, step_name, step_of
 from charloom.watch import logs, machine
 from charloom.watch.choosing import digest
 from charloom.watch.metrics import Metrics
@@ -183,7 +183,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def sampled(made: Results) -> list[int]:
     """Steps with at least one preview."""
     steps = []
-    for folder in (made.root / "samples").glob("step-*"):
+    for folder in (made.root / "samples").glob(step_name("*")):
         try:
             step = step_of(folder)
         except ValueError:
