@@ -228,7 +228,7 @@ class Engine:
             self._reset_gradients(before)
 
     def make_room(self, needed: int) -> None:
-        """Free ``needed`` bytes of the budget between two steps; graphs that were dropped are recorded again when used."""
+        """Free ``needed`` bytes of the budget between two steps; graphs that it drops are recorded anew when used."""
         if not self.cuda:
             return
         torch.cuda.empty_cache()

@@ -272,7 +272,7 @@ def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) ->
     for seed, (name, kind) in enumerate(files.items()):
         write_safetensors(tmp_path / f"{name}.safetensors", lora_of(compiled, seed, **kind), {})
     plain = prepare(build_transformer().eval().requires_grad_(False))
-    adapters = engine.Adapters(compiled, EngineOptions())
+    adapters = engine.Adapters(compiled, EngineOptions(), functools.partial(forward, compiled))
     generator = torch.Generator().manual_seed(0)
     x, caps = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 32, CAPTION_WIDTH, generator=generator)
     t, pad = torch.full((2,), 0.4), torch.arange(32).view(1, 32, 1) >= torch.tensor([9, 20]).view(2, 1, 1)
@@ -308,7 +308,9 @@ def test_a_file_of_another_model_is_told_below_compiled_blocks(compiled, tmp_pat
     wrong["diffusion_model.layers.9.attention.to_q.lora_B.weight"] = torch.zeros(64, 4)
     write_safetensors(tmp_path / "wrong.safetensors", wrong, {})
     with pytest.raises(UserError, match="belongs to another model"):
-        with engine.Adapters(compiled, EngineOptions()).applied(tmp_path / "wrong.safetensors", 1.0):
+        with engine.Adapters(compiled, EngineOptions(), functools.partial(forward, compiled)).applied(
+            tmp_path / "wrong.safetensors", 1.0
+        ):
             pass
 
 
