@@ -158,7 +158,7 @@ function machineOf({ gpus, memory }) {
 }
 function logOf(log) {
   return [h("h2", {}, "Log"), log.name ? h("p", { class: "note" }, `logs/${log.name}`) : h("p", { class: "note" }, "Nothing yet."),
-    h("pre", { class: "log", tabindex: 0 }, log.lines.join("\n"))];
+    log.lines.length ? h("pre", { class: "log", tabindex: 0 }, log.lines.join("\n")) : null];
 }
 function personOf(card) {
   return [h("h2", {}, h("a", { href: `/c/${encodeURIComponent(card.name)}` }, card.title), card.training ? pill(card.training) : null),
@@ -179,7 +179,8 @@ function part(id, values, build, full = false) {
   const log = id === "log" && element.querySelector("pre"), low = !log || log.scrollTop + log.clientHeight > log.scrollHeight - 30;
   element.replaceChildren(...build(values).flat().filter(Boolean));
   if (!known) main.append(element);
-  if (id === "log" && low) { const pre = element.querySelector("pre"); pre.scrollTop = pre.scrollHeight; }
+  const pre = id === "log" && low && element.querySelector("pre");
+  if (pre) pre.scrollTop = pre.scrollHeight;
   parts.set(id, { text, element });
 }
 let used = new Set(), now = null;
