@@ -96,7 +96,7 @@ class Watcher:
         choice = read_json(made.validation)
         scores = {step: read_json(made.scores(step)) for step in [0, *character.saved_steps]}
         steps, training = sampled(made), self._training(name, made, character)
-        drawn = just_drawn(made, character, training, max(steps, default=-1))
+        drawn = just_drawn(made, max(steps, default=-1))
         metrics = self._metrics_of(name, made)
         file, prompts = self.file_of(name), character.prompt_names
         return {
@@ -198,12 +198,10 @@ def fresh(made: Results, prompt: str) -> Path:
     return made.newest_previews / f"{prompt}.png"
 
 
-def just_drawn(made: Results, character: Character, training: dict[str, Any], newest: int) -> int | None:
-    """The step whose previews the trainer itself has drawn, if they are newer than those of step ``newest``."""
-    times = [path.stat().st_mtime for p in character.prompt_names if (path := fresh(made, p)).is_file()]
-    known = [path.stat().st_mtime for p in character.prompt_names if (path := made.sample(newest, p)).is_file()]
-    step = max((s for s in character.sampled_steps if s <= (training["step"] or 0)), default=0)
-    return step if times and step > newest and max(times) > max(known, default=0.0) else None
+def just_drawn(made: Results, newest: int) -> int | None:
+    """The step whose previews the trainer itself has drawn, if it is later than ``newest``, the last sampled one."""
+    step = read_json(made.newest_previews / "step.json").get("step")
+    return step if isinstance(step, int) and step > newest else None
 
 
 def newest_and_before(steps: list[int]) -> list[int]:
