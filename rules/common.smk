@@ -12,7 +12,7 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, slices, targets
+from charloom.workflow import arguments, lean, slices, targets
 from charloom.base import locks
 from charloom.config import knobs, notices
 from charloom.dataset import sources
@@ -21,6 +21,8 @@ from charloom.core.contents import Contents
 from charloom.core.errors import UserError
 from charloom.core.layout import INDEX, WORK, Results, prepared_name, results
 from charloom.core.store import Store
+
+lean.plan_lean()
 
 # The interpreter for the jobs: snakemake and torch may be installed in different environments.
 CONDA = "CONDA" in {
@@ -101,9 +103,15 @@ def value(text):
     return arguments.shortened(text, write=not workflow.dryrun)
 
 
+def per_character(value_of):
+    """``value_of`` a character, by name: worked out once, and one text in memory for all jobs."""
+    return cache(lambda name: value(value_of(person(name))))
+
+
 def settings(slice_of):
     """A params function: the slice of the character's settings that a rule depends on."""
-    return lambda wildcards: value(slice_of(person(wildcards.character)))
+    slice_ = per_character(slice_of)
+    return lambda wildcards: slice_(wildcards.character)
 
 
 def settings_of(slice_of, wildcard):
@@ -115,12 +123,7 @@ def settings_of(slice_of, wildcard):
 
 def settings_with_base(slice_of):
     """The same for slices that also depend on the base."""
-
-    def slice_(wildcards):
-        character = person(wildcards.character)
-        return value(slice_of(character, BASES[character.base]))
-
-    return slice_
+    return settings(lambda character: slice_of(character, BASES[character.base]))
 
 
 def untracked(value_of):
@@ -129,7 +132,8 @@ def untracked(value_of):
     Snakemake does not record parameters that depend on the input; the unused argument makes this one look like that. For
     hints that affect how much is done in one go, never the result.
     """
-    return lambda wildcards, input: value(value_of(person(wildcards.character)))
+    hint = per_character(value_of)
+    return lambda wildcards, input: hint(wildcards.character)
 
 
 def path_of(file_of):

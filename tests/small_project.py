@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import snakemake_server
 import yaml
 from PIL import Image
 
@@ -154,7 +155,10 @@ def snakemake(folder: Path, *arguments: str, code: Path | None = None) -> subpro
     """Run snakemake in ``folder`` with the code that lies there (or in ``code``)."""
     code = code or folder
     environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder)}
-    command = [sys.executable, "-m", "snakemake", "-s", str(code / "Snakefile"), *arguments]
+    arguments = ("-s", str(code / "Snakefile"), *arguments)
+    if snakemake_server.serves(code):
+        return snakemake_server.run(folder, environment, *arguments)
+    command = [sys.executable, "-m", "snakemake", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

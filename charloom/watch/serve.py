@@ -35,6 +35,7 @@ def bound(port: int | None) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((HOST, wanted))
+            found.listen()  # until then another process could take the same port
         except (OSError, OverflowError) as error:
             found.close()
             if port is not None:
