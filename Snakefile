@@ -14,6 +14,7 @@ report: "rules/captions/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/terminal.smk"
 
 
 wildcard_constraints:
@@ -57,6 +58,15 @@ onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+    listen()
+
+
+onsuccess:
+    told()
+
+
+onerror:
+    told()
 
 
 rule all:

@@ -300,6 +300,8 @@ def judge_weights(wildcards):
 def run_until(wildcards):
     """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead."""
     character = person(wildcards.character)
+    if int(wildcards.step) not in character.saved_steps:
+        return int(wildcards.step)  # asked for by hand, or by charloom try
     ahead = BASES[character.base].run_ahead
     steps = [step for step in character.saved_steps if step >= int(wildcards.step)]
     return steps[-1] if ahead == 0 else steps[:ahead][-1]
@@ -314,10 +316,12 @@ def shippable_checkpoints(wildcards):
     return [results(character.id).checkpoint(step) for step in sorted(steps)]
 
 
-def products(name):
-    """Every file that is made for a character."""
+def products(name, further=()):
+    """Every file that is made for a character; ``further`` are steps that only somebody asks for."""
     character = person(name)
+    last = character.saved_steps[-1]
     steps = {0, *character.saved_steps, *character.sampled_steps}
+    steps |= {step for step in further if step < last}
     values = {
         "shot": character.image_names,
         "text": list(slices.texts(character)),
@@ -342,7 +346,8 @@ def is_made(target):
         return False
     name = path.parts[1] if path.parts[2:] and path.parts[0] == "results" else None
     if name in WORKFLOW.characters:
-        return path.as_posix() in products(name)
+        steps = map(int, re.findall(r"(?<!\d)\d{6}(?!\d)", path.as_posix()))
+        return path.as_posix() in products(name, steps)
     return workflow.is_rule(target) or any(
         one.is_producer(path.as_posix()) for one in workflow.rules
     )
