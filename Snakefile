@@ -9,6 +9,10 @@ from snakemake.utils import min_version
 min_version("9.3")
 
 
+# What `snakemake --report report.zip` says about the whole.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/terminal.smk"
 
@@ -43,6 +47,7 @@ localrules:
     draw_grid,
     choose_checkpoint,
     write_report,
+    write_index,
     export_final,
 
 

@@ -19,7 +19,8 @@ RECIPES: dict[str, int] = {
     "sample": 1,
     "grid": 1,
     "score": 1,
-    "choice": 3,
-    "report": 2,
+    "choice": 4,
+    "report": 3,
+    "index": 1,
     "final": 1,
 }
