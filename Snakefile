@@ -9,7 +9,12 @@ from snakemake.utils import min_version
 min_version("9.3")
 
 
+# What `snakemake --report report.zip` says about the whole.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
+include: "rules/terminal.smk"
 
 
 wildcard_constraints:
@@ -43,6 +48,7 @@ localrules:
     draw_grid,
     choose_checkpoint,
     write_report,
+    write_index,
     export_final,
 
 
@@ -53,6 +59,15 @@ onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+    listen()
+
+
+onsuccess:
+    told()
+
+
+onerror:
+    told()
 
 
 rule all:

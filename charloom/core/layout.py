@@ -191,6 +191,11 @@ class Results(_Folder):
         return self.root / "strengths.png"
 
     @property
+    def progress(self) -> Path:
+        """How far training is, rewritten while it runs."""
+        return self.training / "progress.json"
+
+    @property
     def final(self) -> Path:
         """The LoRA to ship."""
         return self.root / "final.safetensors"
@@ -219,6 +224,8 @@ def prepared_name(base: str, adapter: str, quantization: str) -> str:
 
 
 WORK = Work("work")
+INDEX = Path("results/index.html")
+"""The page of all characters."""
 
 
 def results(character: str) -> Results:

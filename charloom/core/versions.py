@@ -19,8 +19,9 @@ RECIPES: dict[str, int] = {
     "sample": 1,
     "grid": 1,
     "score": 1,
-    "choice": 3,
+    "choice": 4,
     "strengths": 1,
-    "report": 2,
+    "report": 3,
+    "index": 1,
     "final": 1,
 }

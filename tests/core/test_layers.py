@@ -24,7 +24,8 @@ BELOW = {
     "report": ("dataset", "zimage"),
     "workflow": ("train", "judge", "dataset"),
     "experiments": ("workflow", "report"),
-    "cli": ("workflow", "interop", "report"),
+    "watch": ("report",),
+    "cli": ("workflow", "interop", "watch"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a
 circle."""

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_project
@@ -248,7 +249,10 @@ def test_what_to_know_beforehand_is_said_once_of_whoever_is_made(
 
 
 def test_a_plan_names_the_knob_and_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(project))
+    def start(command: list[str], cwd: Path, **_: bool) -> subprocess.CompletedProcess[str]:
+        return snakemake(cwd, *command[3:])
+
+    monkeypatch.setattr(planning, "subprocess", SimpleNamespace(run=start))
 
     def why() -> dict[str, str]:
         output = planning.dry_run([TARGET], project)
