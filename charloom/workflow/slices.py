@@ -313,30 +313,23 @@ def choice(character: Character) -> str:
 
 def strength(character: Character, prompt_name: str) -> str:
     """For a picture of the chosen checkpoint at another strength."""
-    return canonical_json({"checkpoint": character.checkpoint, **_at_any_strength(character, prompt_name)})
+    return canonical_json({"checkpoint": character.checkpoint, **_preview(character, prompt_name)})
 
 
 def other_strengths(character: Character) -> str:
     """Every such picture, to be drawn in one go: strengths, and settings by prompt."""
-    wanted = {prompt.name: _at_any_strength(character, prompt.name) for prompt in character.strength_prompts}
+    wanted = {prompt.name: _preview(character, prompt.name) for prompt in character.strength_prompts}
     return canonical_json({"strengths": character.strengths, "prompts": wanted})
-
-
-def _at_any_strength(character: Character, prompt_name: str) -> dict[str, Any]:
-    return {key: value for key, value in _preview(character, prompt_name).items() if key != "scale"}
 
 
 def strengths(character: Character, base: Base) -> str:
     """For the scores of the chosen checkpoint by strength."""
-    wanted = {prompt.name for prompt in character.strength_prompts}
+    wanted = [prompt.name for prompt in character.strength_prompts]
     return canonical_json(
         {
+            **{key: getattr(character, key) for key in ("name", "trigger", "checkpoint", "strengths")},
             "character": character.id,
-            "name": character.name,
-            "trigger": character.trigger,
             "judge": base.judge,
-            "checkpoint": character.checkpoint,
-            "strengths": character.strengths,
             "prompts": [prompt for prompt in prompts(character) if prompt["name"] in wanted],
             "recipe": RECIPES["strengths"],
         }

@@ -54,6 +54,7 @@ def stage(before: Character, after: Character) -> str:
         "checkpoints": differs(lambda c: c.saved_steps),
         "previews": differs(lambda c: (slices.samples(c), c.sampled_steps)),
         "choice": differs(slices.choice),
+        "strengths": differs(lambda c: (c.strengths, c.strength_prompts)),
     }
     return next((name for name, changed in stages.items() if changed), "report")
 
@@ -81,6 +82,8 @@ OTHERS: dict[str, Any] = {
     "data.resolutions": [192],
     "data.default_caption": "another photo of {trigger}",
     "sample.every": 100,
+    "sample.strengths": [1.0],
+    "sample.strength_prompts": [2],
     "sample.guidance": 2.0,
     "sample.width": 256,
     "sample.height": 256,
