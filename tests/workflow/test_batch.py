@@ -23,7 +23,7 @@ if sys.argv[1].endswith("train_segment.py"):
         time.sleep(0.05)
 for flag, value in zip(sys.argv, sys.argv[1:]):
     if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
-                "--scores-plot", "--loss-plot"):
+                "--scores-plot", "--loss-plot", "--strip"):
         with open(value, "w") as file:
             file.write(value)
 open("last", "w").close()

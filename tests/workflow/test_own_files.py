@@ -37,7 +37,7 @@ arguments = dict(zip(sys.argv, sys.argv[1:]))
 file = json.loads(arguments.get("--user-file", "null"))
 for flag, value in arguments.items():
     if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
-                "--scores-plot", "--loss-plot"):
+                "--scores-plot", "--loss-plot", "--strip"):
         content = open(file, "rb").read() if file else value.encode()
         with open(value, "wb") as output:
             output.write(content)
