@@ -40,6 +40,7 @@ localrules:
     lint_dataset,
     write_manifest,
     draw_grid,
+    lock_judge,
     choose_checkpoint,
     write_report,
     export_final,

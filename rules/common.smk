@@ -286,6 +286,24 @@ def judge_weights(wildcards):
     return BASES[person(wildcards.character).base].judge_weights
 
 
+def own_judge(wildcards):
+    """Which instruments judge the character, where its base's judge is auto."""
+    name = wildcards.character
+    return results(name).judge if BASES[person(name).base].judge == "auto" else []
+
+
+def judge_lock(wildcards):
+    """The lock file of the judge of the character's base."""
+    return WORK.judge_lock(person(wildcards.character).base)
+
+
+def base_samples(wildcards):
+    """The previews of the base alone, if the recipe asks for them."""
+    character = person(wildcards.character)
+    names = character.prompt_names if 0 in character.sampled_steps else []
+    return [results(character.id).sample(0, name) for name in names]
+
+
 def run_until(wildcards):
     """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead."""
     character = person(wildcards.character)

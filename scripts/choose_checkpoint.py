@@ -7,7 +7,7 @@ from pathlib import Path
 from charloom.core import files
 from charloom.core.errors import cli
 from charloom.core.layout import step_name
-from charloom.judge import choice, table
+from charloom.judge import choice, summary, table
 from charloom.workflow import jobs
 
 
@@ -20,9 +20,17 @@ def main() -> None:
     log = jobs.Log(arguments.log, arguments.settings["character"])
     settings = arguments.settings
     paths = [arguments.scores / f"{step_name(step)}.json" for step in settings["steps"]]
-    rows = table.from_scores(table.read_scores(paths))
+    documents, notes = table.of_one_judge(table.read_scores(paths))
+    rows = table.from_scores(documents)
     table.write_csv(rows, arguments.table)
-    result = choice.choose(rows, settings["candidates"] or [settings["last"]], keep=settings["keep"])
+    calibrated = documents[-1].get("limits", {}) if documents else {}
+    limits = summary.limits_of(calibrated, settings.get("limits", {}))
+    notes += dict.fromkeys(line for one in documents for line in one.get("notes", ()))
+    candidates = settings["candidates"] or [settings["last"]]
+    result = choice.choose(rows, candidates, keep=settings["keep"], limits=limits, notes=notes)
+    for key in ("instruments", "remedies", "coverage"):
+        if documents and key in documents[-1]:
+            result[key] = documents[-1][key]
     files.write_json(arguments.validation, result)
     lines = choice.explain(result).splitlines()
     log(lines[0])

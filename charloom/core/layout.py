@@ -146,6 +146,11 @@ class Results(_Folder):
         return self.root / "scores" / f"{step_name(step)}.json"
 
     @property
+    def judge(self) -> Path:
+        """Which instruments judge this character, and why."""
+        return self.root / "judge.json"
+
+    @property
     def score_table(self) -> Path:
         """The scores of all checkpoints."""
         return self.root / "scores.csv"
@@ -177,6 +182,10 @@ class Work(_Folder):
     def lock(self, base: str) -> Path:
         """The digests of a base's files."""
         return self.root / "bases" / f"{base}.lock.json"
+
+    def judge_lock(self, base: str) -> Path:
+        """The instruments that judge the characters of a base, with versions and digests."""
+        return self.root / "judges" / f"{base}.lock.json"
 
     def prepared(self, name: str, suffix: str = ".safetensors") -> Path:
         """A transformer prepared for training (:func:`prepared_name`); its record with the suffix ``.json``."""

@@ -19,7 +19,8 @@ RECIPES: dict[str, int] = {
     "sample": 1,
     "grid": 1,
     "score": 1,
-    "choice": 3,
+    "judge": 1,
+    "choice": 4,
     "report": 2,
     "final": 1,
 }

@@ -38,6 +38,28 @@ def from_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def of_one_judge(documents: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The documents of the judge that scored most of them (the latest, if even), and a line for each of the others.
+
+    Values of two judges cannot be compared; a checkpoint that only the other one scored counts as not scored.
+    """
+    by: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for document in documents:
+        by.setdefault((document["backend"], document["weights"]), []).append(document)
+    if len(by) < 2:
+        return list(documents), []
+    most = max(by.values(), key=lambda found: (len(found), found[-1]["step"]))
+    judge = most[0]["backend"]
+    return most, [
+        f"The scores of step {document['step']} are another judge's ({document['backend']} {document['weights'][:12]}, "
+        f"not {judge} {most[0]['weights'][:12]}) and were left out; delete scores/step-{document['step']:06d}.json to "
+        "have it scored again."
+        for found in by.values()
+        if found is not most
+        for document in found
+    ]
+
+
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """The table as CSV with a header line; ``\\n`` ends lines on every system."""
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from charloom.judge.summary import EPSILON, LIMITS, Summary
+from charloom.judge.summary import EPSILON, LIMITS, Limits, Summary
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Verdict:
         return "good"
 
 
-def judge(summaries: Mapping[int, Summary], candidates: Sequence[int]) -> list[Verdict]:
+def judge(summaries: Mapping[int, Summary], candidates: Sequence[int], limits: Limits = LIMITS) -> list[Verdict]:
     """A verdict on each candidate.
 
     Flexibility comes first, because the identity that is required depends on the flexible candidates.
@@ -60,8 +60,8 @@ def judge(summaries: Mapping[int, Summary], candidates: Sequence[int]) -> list[V
     sampled = [summaries[step] for step in candidates if step in summaries]
     flexibility: dict[int, tuple[bool | None, list[Reason]]] = {}
     for own in sampled:
-        reasons = _obedience(own, summaries) + _bleed(own, summaries.get(0))
-        flaws = _rendering(own, sampled)
+        reasons = _obedience(own, summaries, limits) + _bleed(own, summaries.get(0), limits)
+        flaws = _rendering(own, sampled, limits)
         flexibility[own.step] = False if flaws else _all(reasons), [*reasons, *flaws]
     flexible = [own for own in sampled if flexibility[own.step][0] is not False]
     verdicts = []
@@ -71,7 +71,7 @@ def judge(summaries: Mapping[int, Summary], candidates: Sequence[int]) -> list[V
             continue
         own = summaries[step]
         everyone = sampled if len(sampled) > 1 else [s for step, s in summaries.items() if step]
-        identity = _identity(own, everyone, flexible or sampled)
+        identity = _identity(own, everyone, flexible or sampled, limits)
         holds, reasons = flexibility[step]
         verdicts.append(Verdict(step, _all(identity), holds, (*identity, *reasons), own))
     return verdicts
@@ -83,7 +83,7 @@ def _all(reasons: Sequence[Reason]) -> bool | None:
     return all(marks) if marks else None
 
 
-def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summary]) -> list[Reason]:
+def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summary], limits: Limits) -> list[Reason]:
     """Whether the character is recognisable, compared with the best of the flexible candidates.
 
     An overfit checkpoint has the highest identity of all, so it sets only a lower bar. That bar is still needed:
@@ -95,24 +95,28 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     known = [s.identity for s in everyone if s.identity is not None]
     best = max(known)
     best_flexible = max((s.identity for s in flexible if s.identity is not None), default=0.0)
-    needed = max(LIMITS.identity_of_flexible * best_flexible, LIMITS.identity_of_all * best, LIMITS.identity_low)
+    needed = max(limits.identity_of_flexible * best_flexible, limits.identity_of_all * best, limits.identity_low)
     if len(known) == 1:
-        needed = LIMITS.identity_enough
-    needed = min(LIMITS.identity_enough, needed)
+        needed = limits.identity_enough
+    needed = min(limits.identity_enough, needed)
     holds = own.identity >= needed - EPSILON
     found = "is high enough" if holds else f"is too low: {needed:.2f} is needed"
     rest = f"best: {best:.2f}" if len(known) > 1 else "there is no other checkpoint to compare with"
     reasons = [Reason(holds, f"Identity {own.identity:.2f} {found} ({rest}).")]
     # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)
-    allowed = max(LIMITS.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else LIMITS.strangers
+    allowed = max(limits.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else limits.strangers
     if own.strangers > allowed + EPSILON:
         number = round(own.strangers * own.portraits)
-        reasons.append(Reason(False, f"{number} of {own.portraits} samples show somebody else."))
+        lost = f" (prompts {', '.join(own.lost)})" if own.lost else ""
+        reasons.append(Reason(False, f"{number} of {own.portraits} samples show somebody else{lost}."))
+    if own.faceless:
+        asked = own.portraits + own.faceless
+        reasons.append(Reason(None, f"In {own.faceless} of {asked} samples the judge found nobody to compare."))
     return reasons
 
 
-def _obedience(own: Summary, summaries: Mapping[int, Summary]) -> list[Reason]:
+def _obedience(own: Summary, summaries: Mapping[int, Summary], limits: Limits) -> list[Reason]:
     """Whether prompts are followed as well as by the base alone, or else by the most obedient checkpoint."""
     if own.obedience is None:
         return [Reason(None, "Prompt obedience was not scored.")]
@@ -124,34 +128,34 @@ def _obedience(own: Summary, summaries: Mapping[int, Summary]) -> list[Reason]:
         if len(known) == 1:
             return [Reason(None, f"Obedience {own.obedience:.2f}: there is nothing to compare it with.")]
         reference, whose = max(known), "best"
-    holds = own.obedience >= reference - LIMITS.obedience_drop - EPSILON
-    found = "is high enough" if holds else f"has dropped by more than {LIMITS.obedience_drop:.2f}"
+    holds = own.obedience >= reference - limits.obedience_drop - EPSILON
+    found = "is high enough" if holds else f"has dropped by more than {limits.obedience_drop:.2f}"
     return [Reason(holds, f"Obedience {own.obedience:.2f} {found} ({whose}: {reference:.2f}).")]
 
 
-def _bleed(own: Summary, base: Summary | None) -> list[Reason]:
+def _bleed(own: Summary, base: Summary | None, limits: Limits) -> list[Reason]:
     """Whether the samples copy the training pictures more than the base alone does by chance."""
     if own.bleed is None:
         return [Reason(None, "Bleed of the training pictures was not scored.")]
-    limit = LIMITS.bleed + (base.bleed if base is not None and base.bleed is not None else 0.0)
+    limit = limits.bleed + (base.bleed if base is not None and base.bleed is not None else 0.0)
     holds = own.bleed <= limit + EPSILON
     reasons = [Reason(holds, f"Bleed {own.bleed:.2f} is {'within' if holds else 'above'} the limit of {limit:.2f}.")]
     for name, (hits, chances) in sorted(own.bleeding.items(), key=lambda item: (-item[1][0], item[0])):
         of_base, chances_of_base = base.bleeding.get(name, (0, 0)) if base is not None else (0, 0)
         usual = of_base / chances_of_base if chances_of_base else 0.0
-        if chances >= LIMITS.bleed_chances and hits / chances > LIMITS.bleed_one + usual + EPSILON:
+        if chances >= limits.bleed_chances and hits / chances > limits.bleed_one + usual + EPSILON:
             text = f"The {name} of the training pictures appeared unasked in {hits} of {chances} samples."
             reasons.append(Reason(False, text))
     return reasons
 
 
-def _rendering(own: Summary, others: Sequence[Summary]) -> list[Reason]:
+def _rendering(own: Summary, others: Sequence[Summary], limits: Limits) -> list[Reason]:
     """Flaws of the pictures themselves. Clean rendering alone speaks for no checkpoint, so nothing here is a pass."""
     reasons = []
     details = sorted(s.detail for s in others if s.detail is not None)
     if own.detail is not None:
         typical = details[len(details) // 2]
-        if own.detail < LIMITS.detail_of_typical * typical:
+        if own.detail < limits.detail_of_typical * typical:
             text = f"Detail {own.detail:.2f} is far below the typical {typical:.2f}: the pictures are blurred."
             reasons.append(Reason(False, text))
     if own.blank:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.config import image_folder, knobs, notices
+from charloom.config import image_folder, knobs, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -289,8 +289,28 @@ def score(character: Character, base: Base) -> str:
     )
 
 
+def judge_lock(base: Base) -> str:
+    """For the lock file of a base's judge: which models it may use."""
+    return canonical_json({"name": base.name, "models": base.judge_models, "recipe": RECIPES["judge"]})
+
+
+def judge(character: Character) -> str:
+    """For the study of a character's own images by the locked instruments."""
+    return canonical_json(
+        {
+            "identity": character.recipe["validation"]["identity"],
+            "trigger": character.trigger,
+            "prompts": [prompt.text for prompt in character.sample_prompts],
+            "line": character.identity_full.replace("{trigger}", ""),
+            "recipe": RECIPES["judge"],
+        }
+    )
+
+
 def choice(character: Character) -> str:
     """For the choice of the checkpoint by validation."""
+    usual = schema.defaults(schema.load_schema("recipe"))["validation"]["limits"]
+    given = {key: value for key, value in character.recipe["validation"]["limits"].items() if value != usual[key]}
     return canonical_json(
         {
             "character": character.id,
@@ -298,6 +318,7 @@ def choice(character: Character) -> str:
             "candidates": character.candidates,
             "last": character.saved_steps[-1],
             "keep": str(character.recipe["save"]["keep"]),
+            **({"limits": given} if given else {}),
             "recipe": RECIPES["choice"],
         }
     )

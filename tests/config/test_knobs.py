@@ -53,6 +53,7 @@ def stage(before: Character, after: Character) -> str:
         "training": differs(slices.train),
         "checkpoints": differs(lambda c: c.saved_steps),
         "previews": differs(lambda c: (slices.samples(c), c.sampled_steps)),
+        "scores": differs(slices.judge),
         "choice": differs(slices.choice),
     }
     return next((name for name, changed in stages.items() if changed), "report")
@@ -84,6 +85,7 @@ OTHERS: dict[str, Any] = {
     "sample.guidance": 2.0,
     "sample.width": 256,
     "sample.height": 256,
+    **{f"validation.limits.{name}": 0.5 for name in ("identity_enough", "identity_low", "stranger")},
 }
 
 
