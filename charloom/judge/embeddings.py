@@ -68,7 +68,7 @@ class _Transformer(_Embedding):
         from transformers import AutoImageProcessor, AutoModel
 
         # The files of a snapshot share a folder; "config.json" is directly in it.
-        self.folder = files["config.json"].parent
+        self.folder = files["config.json"].parent.absolute()
         self._model = AutoModel.from_pretrained(self.folder, dtype=self.dtype, local_files_only=True)
         self._model = self._model.to(self.device).eval()
         self._processor = AutoImageProcessor.from_pretrained(self.folder, use_fast=False, local_files_only=True)

@@ -7,6 +7,7 @@ nothing: the probabilities of "yes" and "no" as the next word are read off.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,15 @@ class VisionLanguage:
         self.weights = weights
         self.device = torch.device(device)
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        folder = files["config.json"].parent
+        folder = files["config.json"].parent.absolute()
         self._model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
         self._model = self._model.to(self.device).eval()
-        self._processor = AutoProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+        try:
+            self._processor = AutoProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+        except Exception as error:
+            if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
+                raise UserError(f"{folder}: its processor needs torchvision: pip install torchvision") from error
+            raise
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"  # so that the last position is the answer's in every row
         if tokenizer.pad_token is None:
