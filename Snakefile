@@ -20,6 +20,7 @@ wildcard_constraints:
     text="_[a-z0-9-]+",
     step="[0-9]{6}",
     prompt="[0-9]{2}",
+    drift="[0-9]{2}-(class|steps)",
     adapter="[a-z0-9][a-z0-9._-]*",
     quantization=any_of(knobs.choices("quantization.transformer")),
 

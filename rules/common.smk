@@ -12,9 +12,9 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, slices, targets
+from charloom.workflow import arguments, judge_slices, slices, targets
 from charloom.base import locks
-from charloom.config import knobs, notices
+from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
@@ -292,6 +292,11 @@ def own_judge(wildcards):
     return results(name).judge if BASES[person(name).base].judge == "auto" else []
 
 
+def judge_gpus(wildcards):
+    """GPUs that scoring takes: the judge auto uses one where there is one."""
+    return int(bool(own_judge(wildcards)))
+
+
 def judge_lock(wildcards):
     """The lock file of the judge of the character's base."""
     return WORK.judge_lock(person(wildcards.character).base)
@@ -302,6 +307,13 @@ def base_samples(wildcards):
     character = person(wildcards.character)
     names = character.prompt_names if 0 in character.sampled_steps else []
     return [results(character.id).sample(0, name) for name in names]
+
+
+def drift_samples(wildcards):
+    """The previews of a checkpoint that tell of drift."""
+    character, step = person(wildcards.character), int(wildcards.step)
+    names = drift.names(character, step)
+    return [results(character.id).drift_sample(step, name) for name in names]
 
 
 def run_until(wildcards):
@@ -330,6 +342,7 @@ def products(name):
         "text": list(slices.texts(character)),
         "step": [f"{step:06d}" for step in sorted(steps)],
         "prompt": character.prompt_names,
+        "drift": [one["name"] for one in drift.prompts(character)],
     }
     outputs = (str(path) for one in workflow.rules for path in one.output)
     for pattern in map(strip_wildcard_constraints, outputs):

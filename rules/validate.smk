@@ -13,7 +13,7 @@ rule lock_judge:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=lambda wildcards: value(slices.judge_lock(BASES[wildcards.base])),
+        settings=lambda wildcards: value(judge_slices.judge_lock(BASES[wildcards.base])),
     message:
         "base {wildcards.base}: lock the instruments that judge"
     shell:
@@ -39,7 +39,7 @@ rule study_references:
     resources:
         gpu=1,
     params:
-        settings=settings(slices.judge),
+        settings=settings(judge_slices.judge),
     message:
         "{wildcards.character}: who judges the previews"
     shell:
@@ -84,12 +84,76 @@ rule score_checkpoint:
         "--threads {threads} --output {output.scores:q} --log {log:q}"
 
 
+rule sample_drift:
+    input:
+        checkpoint=sampled_checkpoint,
+        embedding=lambda wildcards: results(wildcards.character).prompt_embedding(
+            drift.embedding(wildcards.drift)
+        ),
+        empty=RESULTS.embedding("_empty"),
+        lock=lock_of,
+    output:
+        image=RESULTS.drift_sample("{step}", "{drift}"),
+    log:
+        RESULTS.log("sample_drift", "{step}-{drift}"),
+    benchmark:
+        RESULTS.benchmark("sample_drift", "{step}-{drift}")
+    conda:
+        "../envs/charloom.yaml"
+    threads: 64
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of(judge_slices.drift_sample, "drift"),
+        siblings=untracked(judge_slices.other_drift),
+        engine=untracked(slices.engine),
+        prompt=lambda wildcards: drift.embedding(wildcards.drift),
+    message:
+        "{wildcards.character}: step {wildcards.step} draws {wildcards.drift}"
+    shell:
+        "run sample_checkpoint --results results/{wildcards.character} --lock {input.lock:q} "
+        "--step {wildcards.step} --prompt {params.prompt} --settings {params.settings:q} "
+        "--siblings {params.siblings:q} --engine {params.engine:q} --threads {threads} "
+        "--output {output.image:q} --log {log:q}"
+
+
+rule score_drift:
+    input:
+        drawn=drift_samples,
+        samples=files_of(RESULTS.sample("{step}", "{name}"), lambda c: c.prompt_names),
+        manifest=RESULTS.manifest,
+        judge=own_judge,
+    output:
+        scores=RESULTS.drift("{step}"),
+    log:
+        RESULTS.log("score_drift", "{step}"),
+    benchmark:
+        RESULTS.benchmark("score_drift", "{step}")
+    conda:
+        "../envs/charloom.yaml"
+    threads: 64
+    resources:
+        gpu=judge_gpus,
+    params:
+        settings=settings_with_base(judge_slices.drift_scores),
+        weights=path_of(judge_weights),
+        content=content_of(judge_weights),
+        judge=lambda wildcards, input: arguments.written(input.get("judge")),
+    message:
+        "{wildcards.character}: drift of step {wildcards.step}"
+    shell:
+        "run score_drift --results results/{wildcards.character} --weights {params.weights:q} "
+        "--judge {params.judge:q} --step {wildcards.step} --settings {params.settings:q} "
+        "--threads {threads} --output {output.scores:q} --log {log:q}"
+
+
 rule choose_checkpoint:
     input:
         scores=files_of(
             RESULTS.scores("{name}"),
             step_names(lambda c: c.sampled_steps),
         ),
+        drift=files_of(RESULTS.drift("{name}"), step_names(drift.steps)),
     output:
         validation="results/{character}/validation.json",
         table="results/{character}/scores.csv",
@@ -106,5 +170,6 @@ rule choose_checkpoint:
     message:
         "{wildcards.character}: choice of the checkpoint"
     shell:
-        "run choose_checkpoint --scores results/{wildcards.character}/scores --settings {params.settings:q} "
+        "run choose_checkpoint --scores results/{wildcards.character}/scores "
+        "--drift results/{wildcards.character}/drift --settings {params.settings:q} "
         "--validation {output.validation:q} --table {output.table:q} --log {log:q}"

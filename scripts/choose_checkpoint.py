@@ -14,6 +14,7 @@ from charloom.workflow import jobs
 def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("--scores", type=Path, required=True, help="folder with the scores of every sampled step")
+    parser.add_argument("--drift", type=Path, help="folder with what is known of drift")
     parser.add_argument("--validation", type=Path, required=True, help="file for the choice and its reasons")
     parser.add_argument("--table", type=Path, required=True, help="file for the long table of scores")
     arguments = parser.parse_args()
@@ -21,7 +22,9 @@ def main() -> None:
     settings = arguments.settings
     paths = [arguments.scores / f"{step_name(step)}.json" for step in settings["steps"]]
     documents, notes = table.of_one_judge(table.read_scores(paths))
-    rows = table.from_scores(documents)
+    drift = table.read_scores(arguments.drift / f"{step_name(step)}.json" for step in settings.get("drift", ()))
+    same = [one for one in drift if documents and one["weights"] == documents[-1]["weights"]]
+    rows = table.from_scores([*documents, *same])
     table.write_csv(rows, arguments.table)
     calibrated = documents[-1].get("limits", {}) if documents else {}
     limits = summary.limits_of(calibrated, settings.get("limits", {}))

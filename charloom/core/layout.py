@@ -150,6 +150,14 @@ class Results(_Folder):
         """Which instruments judge this character, and why."""
         return self.root / "judge.json"
 
+    def drift_sample(self, step: int | str, name: str) -> Path:
+        """What a checkpoint draws for a prompt without its trigger (``01-class``) or at many steps (``01-steps``)."""
+        return self.root / "drift" / step_name(step) / f"{name}.png"
+
+    def drift(self, step: int | str) -> Path:
+        """What these previews say about a checkpoint."""
+        return self.root / "drift" / f"{step_name(step)}.json"
+
     @property
     def score_table(self) -> Path:
         """The scores of all checkpoints."""

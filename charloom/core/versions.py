@@ -20,6 +20,7 @@ RECIPES: dict[str, int] = {
     "grid": 1,
     "score": 1,
     "judge": 1,
+    "drift": 1,
     "choice": 4,
     "report": 2,
     "final": 1,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core.errors import UserError
+from charloom.core.layout import step_name
 
 COLUMNS = ("character", "step", "prompt", "seed", "strength", "metric", "value", "backend", "weights")
 
@@ -52,7 +53,7 @@ def of_one_judge(documents: Sequence[dict[str, Any]]) -> tuple[list[dict[str, An
     judge = most[0]["backend"]
     return most, [
         f"The scores of step {document['step']} are another judge's ({document['backend']} {document['weights'][:12]}, "
-        f"not {judge} {most[0]['weights'][:12]}) and were left out; delete scores/step-{document['step']:06d}.json to "
+        f"not {judge} {most[0]['weights'][:12]}) and were left out; delete scores/{step_name(document['step'])}.json to "
         "have it scored again."
         for found in by.values()
         if found is not most

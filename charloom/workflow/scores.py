@@ -93,6 +93,35 @@ class Judgement:
             done.append(step)
         return done, memory.notes
 
+    def drift(self, step: int, store: Store, device: Any = "cpu") -> dict[str, Any]:
+        """What the previews without the trigger and at many steps say about a checkpoint, as a score document."""
+        from charloom.judge import backend as judges
+        from charloom.judge import drift
+        from charloom.judge.memory import Memory
+
+        memory = Memory(store)
+        more = {"judge": self.judge, "device": device} if self.judge else {}
+        judge = judges.open_backend(self.settings["judge"], self.weights, memory, **more)
+        judge.study(pictures(self.files, self._references))
+        prompts = {prompt["name"]: prompt for prompt in self.settings["prompts"]}
+
+        def picture(path: Path, name: str, text: str, of: str) -> Picture:
+            prompt = prompts[of]
+            more = {"seed": prompt["seed"], "strength": prompt["scale"]}
+            return judges.later(path, text, file_digest(path), name=name, **more)
+
+        special = [
+            (one, picture(path, one["name"], one["text"], one["of"]))
+            for one in self.settings["drift"]
+            if (path := self.files.drift_sample(step, one["name"])).is_file()
+        ]
+        usual = {
+            one["of"]: picture(self.files.sample(step, one["of"]), one["of"], one["text"], one["of"])
+            for one, _ in special
+            if one["kind"] == "steps"
+        }
+        return drift.measure(judge, self.settings["character"], step, special, usual) | {"notes": memory.notes}
+
 
 def references(files_: Results) -> list[tuple[str, str, str]]:
     """Name, caption and content of the character's own images; extra data sets may show somebody else."""

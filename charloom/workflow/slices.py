@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.config import image_folder, knobs, notices, schema
+from charloom.config import drift, image_folder, knobs, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -152,7 +152,8 @@ def text_encoder(character: Character) -> str:
 def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
-    return found | {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+    found |= {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+    return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
 
 
 def text(character: Character, name: str) -> str:
@@ -289,24 +290,6 @@ def score(character: Character, base: Base) -> str:
     )
 
 
-def judge_lock(base: Base) -> str:
-    """For the lock file of a base's judge: which models it may use."""
-    return canonical_json({"name": base.name, "models": base.judge_models, "recipe": RECIPES["judge"]})
-
-
-def judge(character: Character) -> str:
-    """For the study of a character's own images by the locked instruments."""
-    return canonical_json(
-        {
-            "identity": character.recipe["validation"]["identity"],
-            "trigger": character.trigger,
-            "prompts": [prompt.text for prompt in character.sample_prompts],
-            "line": character.identity_full.replace("{trigger}", ""),
-            "recipe": RECIPES["judge"],
-        }
-    )
-
-
 def choice(character: Character) -> str:
     """For the choice of the checkpoint by validation."""
     usual = schema.defaults(schema.load_schema("recipe"))["validation"]["limits"]
@@ -319,6 +302,7 @@ def choice(character: Character) -> str:
             "last": character.saved_steps[-1],
             "keep": str(character.recipe["save"]["keep"]),
             **({"limits": given} if given else {}),
+            **({"drift": steps} if (steps := drift.steps(character)) else {}),
             "recipe": RECIPES["choice"],
         }
     )
