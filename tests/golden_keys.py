@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the code beside this file, whatever is installed
 
-from charloom.config import drift, project
+from charloom.config import project
 from charloom.core.canonical import digest
 from charloom.train import keys
 from charloom.train import settings as training
@@ -72,7 +72,7 @@ def _calls(name: str, wanted: list[str], workflow: Any, character: Any, base: An
     elif wanted == ["adapter", "quantization"]:
         yield from ([adapter, kind] for adapter in ("none", *base.adapters) for kind in ("none", "bf16", "float8"))
     elif name == "drift_sample":
-        yield from ([character, one["name"]] for one in drift.prompts(character))
+        yield from ([character, f"{character.prompt_names[0]}-{kind}"] for kind in ("class", "steps"))
     elif wanted == ["character"]:
         yield [character]
     elif wanted == ["character", "base"]:

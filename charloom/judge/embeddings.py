@@ -61,6 +61,13 @@ def _units(vectors: Any) -> np.ndarray:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
+def without_torchvision() -> dict[str, Any]:
+    """What asks transformers for processors that need Pillow alone; the name changed with its release 5."""
+    import transformers
+
+    return {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
+
+
 class _Transformer(_Embedding):
     """A model that transformers loads from one folder."""
 
@@ -71,7 +78,9 @@ class _Transformer(_Embedding):
         self.folder = files["config.json"].parent.absolute()
         self._model = AutoModel.from_pretrained(self.folder, dtype=self.dtype, local_files_only=True)
         self._model = self._model.to(self.device).eval()
-        self._processor = AutoImageProcessor.from_pretrained(self.folder, use_fast=False, local_files_only=True)
+        self._processor = AutoImageProcessor.from_pretrained(
+            self.folder, local_files_only=True, **without_torchvision()
+        )
 
     def _inputs(self, pixels: list[np.ndarray]) -> dict[str, Any]:
         made = self._processor(images=pixels, return_tensors="pt")

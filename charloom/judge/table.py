@@ -50,15 +50,17 @@ def of_one_judge(documents: Sequence[dict[str, Any]]) -> tuple[list[dict[str, An
     if len(by) < 2:
         return list(documents), []
     most = max(by.values(), key=lambda found: (len(found), found[-1]["step"]))
-    judge = most[0]["backend"]
     return most, [
-        f"The scores of step {document['step']} are another judge's ({document['backend']} {document['weights'][:12]}, "
-        f"not {judge} {most[0]['weights'][:12]}) and were left out; delete scores/{step_name(document['step'])}.json to "
-        "have it scored again."
+        f"The scores of step {document['step']} are another judge's ({_who(document)}, not {_who(most[0])}) and were left "
+        f"out; delete scores/{step_name(document['step'])}.json to have it scored again."
         for found in by.values()
         if found is not most
         for document in found
     ]
+
+
+def _who(document: dict[str, Any]) -> str:
+    return f"{document['backend']} {document['weights'][:12]}".strip()
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charloom.core.errors import UserError
+from charloom.judge.embeddings import without_torchvision
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class VisionLanguage:
         self._model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
         self._model = self._model.to(self.device).eval()
         try:
-            self._processor = AutoProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+            self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **without_torchvision())
         except Exception as error:
             if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
                 raise UserError(f"{folder}: its processor needs torchvision: pip install torchvision") from error
