@@ -310,10 +310,12 @@ def base_samples(wildcards):
 
 
 def drift_samples(wildcards):
-    """The previews of a checkpoint that tell of drift."""
+    """The previews of a checkpoint that tell of drift, and the ordinary ones of the same prompts."""
     character, step = person(wildcards.character), int(wildcards.step)
-    names = drift.names(character, step)
-    return [results(character.id).drift_sample(step, name) for name in names]
+    made = results(character.id)
+    usual = {one["of"] for one in drift.prompts(character)} if step else set()
+    drawn = [made.drift_sample(step, name) for name in drift.names(character, step)]
+    return drawn + [made.sample(step, name) for name in sorted(usual)]
 
 
 def run_until(wildcards):

@@ -119,8 +119,7 @@ rule sample_drift:
 
 rule score_drift:
     input:
-        drawn=drift_samples,
-        samples=files_of(RESULTS.sample("{step}", "{name}"), lambda c: c.prompt_names),
+        samples=drift_samples,
         manifest=RESULTS.manifest,
         judge=own_judge,
     output:

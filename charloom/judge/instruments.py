@@ -109,7 +109,7 @@ KINDS: dict[str, Kind] = {
     "vlm": Kind("charloom.judge.vlm:VisionLanguage", ("obedience", "bleed"), {}, "", hub=_TRANSFORMER),
     "mediapipe": Kind(
         "charloom.judge.person:Selfie", ("bleed",), {"mediapipe": "mediapipe"},
-        "pip install --no-deps mediapipe==0.10.21 'protobuf>=6.33' absl-py attrs flatbuffers",
+        "pip install --no-deps mediapipe==0.10.21 'protobuf>=6.33,<7' absl-py attrs flatbuffers",
         _beside("mediapipe", "modules/selfie_segmentation/selfie_segmentation.tflite"),
     ),
     "brisque": Kind(

@@ -51,8 +51,8 @@ def of_one_judge(documents: Sequence[dict[str, Any]]) -> tuple[list[dict[str, An
         return list(documents), []
     most = max(by.values(), key=lambda found: (len(found), found[-1]["step"]))
     return most, [
-        f"The scores of step {document['step']} are another judge's ({_who(document)}, not {_who(most[0])}) and were left "
-        f"out; delete scores/{step_name(document['step'])}.json to have it scored again."
+        f"The scores of step {document['step']} are another judge's ({_who(document)}, not {_who(most[0])}) and were "
+        f"left out; delete scores/{step_name(document['step'])}.json to have it scored again."
         for found in by.values()
         if found is not most
         for document in found
