@@ -8,7 +8,7 @@ from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.workflow import jobs
 from charloom.workflow.arguments import path
-from charloom.workflow.scores import KIND, Judgement
+from charloom.workflow.scores import KIND, Judgement, device_of
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         raise UserError(f"{arguments.results}: samples of step {arguments.step} are missing; draw them first")
 
     def make() -> None:
-        device = jobs.torch_device(arguments.device if judge else "cpu", arguments.threads)
+        device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
         steps, notes = judgement.make(arguments.store, device)
         log(f"judge {arguments.settings['judge']}: steps {', '.join(map(str, steps))}")
         for line in notes:

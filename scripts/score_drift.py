@@ -8,7 +8,7 @@ from charloom.core import files
 from charloom.core.errors import cli
 from charloom.workflow import jobs
 from charloom.workflow.arguments import path
-from charloom.workflow.scores import Judgement
+from charloom.workflow.scores import Judgement, device_of
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     log = jobs.Log(arguments.log, "drift")
     judge = files.read_json(arguments.judge) if arguments.judge else None
     judgement = Judgement(arguments.results, arguments.settings, arguments.weights, judge)
-    device = jobs.torch_device(arguments.device if judge else "cpu", arguments.threads)
+    device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
     made = judgement.drift(arguments.step, arguments.store, device)
     files.write_json(arguments.output, made)
     for line in made["notes"]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charloom.core import files
 from charloom.core.canonical import digest, file_digest
+from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.core.store import Store
 
@@ -14,6 +16,17 @@ if TYPE_CHECKING:
     from charloom.judge.backend import Picture
 
 KIND = "scores"
+
+
+def device_of(name: str, threads: int, log: Callable[[str], None]) -> Any:
+    """The torch device to judge on: ``name``, or the CPU with a line where that is missing, for judging stops no run."""
+    from charloom.workflow import jobs
+
+    try:
+        return jobs.torch_device(name, threads)
+    except UserError as error:
+        log(f"{error}; judging on the CPU")
+        return jobs.torch_device("cpu", threads)
 
 
 class Judgement:
