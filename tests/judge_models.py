@@ -57,6 +57,25 @@ def siglip(folder: Path) -> Path:
     return folder
 
 
+def siglip2(folder: Path) -> Path:
+    """SigLIP 2 of native resolution, with the class of tokenizer that all of SigLIP 2 has."""
+    import torch
+    from transformers import GemmaTokenizer, Siglip2Config, Siglip2Model
+
+    torch.manual_seed(2)
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = GemmaTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
+    layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    text = {**layers, **special, "vocab_size": len(words), "max_position_embeddings": 16, "projection_size": 32}
+    vision = {**layers, "num_patches": 16, "patch_size": 16}
+    Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16, "max_num_patches": 16}
+    _preprocessor(folder, image_processor_type="Siglip2ImageProcessor", resample=2, **half)
+    return folder
+
+
 def vision_language(folder: Path, words: bool = True) -> Path:
     """LLaVA: a CLIP tower and a small Llama, with a chat template; without ``words`` it cannot say yes."""
     import torch

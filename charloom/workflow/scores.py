@@ -13,13 +13,14 @@ from charloom.core.layout import Results
 from charloom.core.store import Store
 
 if TYPE_CHECKING:
-    from charloom.judge.backend import Picture
+    from charloom.judge.backend import Backend, Picture
+    from charloom.judge.memory import Memory
 
 KIND = "scores"
 
 
 def device_of(name: str, threads: int, log: Callable[[str], None]) -> Any:
-    """The torch device to judge on: ``name``, or the CPU with a line where that is missing, for judging stops no run."""
+    """The torch device to judge on: ``name``, or the CPU with a line where that is missing: judging stops no run."""
     from charloom.workflow import jobs
 
     try:
@@ -45,11 +46,13 @@ class Judgement:
         self._references = references(self.files)
         images = [[content, caption] for _, caption, content in self._references]
         auto = {}
+        self._changed: dict[str, str] = {}
         if judge:
             from charloom.judge import locking
 
+            self._changed = locking.changed(judge["lock"])
             # What cannot be opened today is not scored today, and must not be taken for scored tomorrow.
-            auto = {"auto": [judge, sorted(locking.changed(judge["lock"]))]}
+            auto = {"auto": [judge, sorted(self._changed)]}
         self._fixed = digest(
             {
                 "references": images,
@@ -80,15 +83,15 @@ class Judgement:
         from charloom.judge.memory import Memory
 
         memory, judge, levels = Memory(store), None, {}
+        for name, line in self._changed.items():
+            memory.note(f"{name}: {line}")
         done = []
         for step in self.files.sampled_steps():
             entry = self.key(step)
             if entry is None or store.has(KIND, entry, ".json"):
                 continue
             if judge is None:
-                more = {"judge": self.judge, "device": device} if self.judge else {}
-                judge = judges.open_backend(self.settings["judge"], self.weights, memory, **more)
-                levels = judge.study(pictures(self.files, self._references))
+                judge, levels = self.opened(memory, device)
             samples = [
                 judges.later(
                     path,
@@ -106,6 +109,14 @@ class Judgement:
             done.append(step)
         return done, memory.notes
 
+    def opened(self, memory: Memory, device: Any = "cpu") -> tuple[Backend, dict[str, float]]:
+        """The judge, which has studied the character's images, and the levels that these reach; for any pictures."""
+        from charloom.judge import backend as judges
+
+        more = {"judge": self.judge, "device": device} if self.judge else {}
+        judge = judges.open_backend(self.settings["judge"], self.weights, memory, **more)
+        return judge, judge.study(pictures(self.files, self._references))
+
     def drift(self, step: int, store: Store, device: Any = "cpu") -> dict[str, Any]:
         """What the previews without the trigger and at many steps say about a checkpoint, as a score document."""
         from charloom.judge import backend as judges
@@ -113,9 +124,7 @@ class Judgement:
         from charloom.judge.memory import Memory
 
         memory = Memory(store)
-        more = {"judge": self.judge, "device": device} if self.judge else {}
-        judge = judges.open_backend(self.settings["judge"], self.weights, memory, **more)
-        judge.study(pictures(self.files, self._references))
+        judge, _ = self.opened(memory, device)
         prompts = {prompt["name"]: prompt for prompt in self.settings["prompts"]}
 
         def picture(path: Path, name: str, text: str, of: str) -> Picture:

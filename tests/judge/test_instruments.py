@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import judge_models
@@ -47,8 +48,10 @@ def test_an_embedding_is_a_unit_vector_of_the_picture(name: str, tmp_path: Path)
     assert similar[0, 0] == pytest.approx(1.0, abs=1e-5) and similar[0, 1] < similar[0, 0]
 
 
-def test_a_text_is_embedded_into_the_same_space(tmp_path: Path) -> None:
-    model = panel(tmp_path, siglip=judge_models.siglip(tmp_path / "siglip")).opened("siglip")
+@pytest.mark.parametrize("make", [judge_models.siglip, judge_models.siglip2])
+def test_a_text_is_embedded_into_the_same_space(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    model = panel(tmp_path, siglip=make(tmp_path / "siglip")).opened("siglip")
+    assert model.look([picture(1)])[0]["vector"].shape == (32,)
     vectors = model.texts(["a photo of a wall", "a photo of a user", "a photo of a wall"])
     assert vectors.shape == (3, 32) and np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
     assert np.allclose(vectors[0], vectors[2], atol=1e-6) and not np.allclose(vectors[0], vectors[1], atol=1e-4)
