@@ -127,14 +127,16 @@ def best(trials: Sequence[Trial], tried: bool = False) -> tuple[Trial | None, st
 def limits(trial: Trial, cut: float | None) -> dict[str, float]:
     """Limits of the choice for this instrument and character, on the relative scale.
 
-    Enough: as much as the references have among themselves, less their own spread. Too low: three spreads below. A
+    Enough: as much as the references have among themselves, less their own spread, 0.85 to 0.95. Too low: less by three
+    spreads, and at least 0.1 below enough. A
     stranger: the instrument's own limit between same and different (0.65 if it has none), unless a tenth of the
     character's own pictures would fail it.
     """
     usual = trial.relative(cut) if cut is not None else 0.65
     stranger = min(max(0.2, min(0.65 if usual is None else usual, trial.lowest)), 0.8)
-    enough = min(0.97, max(0.85, 1.0 - trial.spread))
-    low = min(enough - 0.05, max(stranger, 1.0 - 3.0 * trial.spread))
+    enough = min(0.95, max(0.85, 1.0 - trial.spread))
+    low = min(enough - 0.1, max(stranger, 1.0 - 3.0 * trial.spread))
+    stranger = min(stranger, low)
     found = {"identity_enough": enough, "identity_low": low, "stranger": stranger}
     return {key: round(value, 4) for key, value in found.items()}
 

@@ -91,7 +91,8 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     Being the best is not enough: all checkpoints may be undertrained, and a single one is always its own best.
     """
     if own.identity is None or own.strangers is None:
-        return [Reason(None, "Identity was not scored.")]
+        nobody = f": the judge found nobody in {own.faceless} samples" if own.faceless else ""
+        return [Reason(None, f"Identity was not scored{nobody}.")]
     known = [s.identity for s in everyone if s.identity is not None]
     best = max(known)
     best_flexible = max((s.identity for s in flexible if s.identity is not None), default=0.0)

@@ -195,6 +195,17 @@ def test_the_limits_are_the_judges_unless_the_user_gives_some() -> None:
     assert own["verdicts"][1]["recognisable"] is True and own["limits"]["identity_enough"] == 0.72
 
 
+def test_previews_without_a_face_are_counted_and_no_pass() -> None:
+    course = {
+        100: {"identity_relative": {"01": 1.0}, "identity.found": {"01": 1.0, "02": 0.0}},
+        200: {"identity.found": both(0.0)},
+    }
+    first, second = choice.choose(rows(course), (100, 200))["verdicts"]
+    assert "In 1 of 2 samples the judge found nobody to compare." in [reason["text"] for reason in first["reasons"]]
+    assert second["reasons"][0]["text"] == "Identity was not scored: the judge found nobody in 2 samples."
+    assert second["recognisable"] is None
+
+
 def test_prompts_that_lose_the_character_are_named() -> None:
     good = {f"{i:02d}": 1.0 for i in range(1, 11)}
     course = {step: {"identity_relative": {**good, "03": 0.1, "07": 0.2}} for step in (100, 200)}
