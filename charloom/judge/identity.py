@@ -128,9 +128,8 @@ def limits(trial: Trial, cut: float | None) -> dict[str, float]:
     """Limits of the choice for this instrument and character, on the relative scale.
 
     Enough: as much as the references have among themselves, less their own spread, 0.85 to 0.95. Too low: less by three
-    spreads, and at least 0.1 below enough. A
-    stranger: the instrument's own limit between same and different (0.65 if it has none), unless a tenth of the
-    character's own pictures would fail it.
+    spreads, and at least 0.1 below enough. A stranger: the instrument's own limit between same and different (0.65 if
+    it has none), unless a tenth of the character's own pictures would fail it.
     """
     usual = trial.relative(cut) if cut is not None else 0.65
     stranger = min(max(0.2, min(0.65 if usual is None else usual, trial.lowest)), 0.8)
