@@ -10,6 +10,7 @@ min_version("9.3")
 
 
 include: "rules/common.smk"
+include: "rules/terminal.smk"
 
 
 wildcard_constraints:
@@ -54,6 +55,15 @@ onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+    listen()
+
+
+onsuccess:
+    told()
+
+
+onerror:
+    told()
 
 
 rule all:
@@ -67,6 +77,7 @@ include: "rules/base.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
+include: "rules/judge_inputs.smk"
 include: "rules/validate.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"

@@ -12,7 +12,7 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, judge_slices, slices, targets
+from charloom.workflow import arguments, judge_slices, lean, slices, targets
 from charloom.base import locks
 from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
@@ -21,6 +21,8 @@ from charloom.core.contents import Contents
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK, Results, prepared_name, results
 from charloom.core.store import Store
+
+lean.plan_lean()
 
 # The interpreter for the jobs: snakemake and torch may be installed in different environments.
 CONDA = "CONDA" in {
@@ -101,9 +103,15 @@ def value(text):
     return arguments.shortened(text, write=not workflow.dryrun)
 
 
+def per_character(value_of):
+    """``value_of`` a character, by name: worked out once, and one text in memory for all jobs."""
+    return cache(lambda name: value(value_of(person(name))))
+
+
 def settings(slice_of):
     """A params function: the slice of the character's settings that a rule depends on."""
-    return lambda wildcards: value(slice_of(person(wildcards.character)))
+    slice_ = per_character(slice_of)
+    return lambda wildcards: slice_(wildcards.character)
 
 
 def settings_of(slice_of, wildcard):
@@ -115,12 +123,7 @@ def settings_of(slice_of, wildcard):
 
 def settings_with_base(slice_of):
     """The same for slices that also depend on the base."""
-
-    def slice_(wildcards):
-        character = person(wildcards.character)
-        return value(slice_of(character, BASES[character.base]))
-
-    return slice_
+    return settings(lambda character: slice_of(character, BASES[character.base]))
 
 
 def untracked(value_of):
@@ -129,7 +132,8 @@ def untracked(value_of):
     Snakemake does not record parameters that depend on the input; the unused argument makes this one look like that. For
     hints that affect how much is done in one go, never the result.
     """
-    return lambda wildcards, input: value(value_of(person(wildcards.character)))
+    hint = per_character(value_of)
+    return lambda wildcards, input: hint(wildcards.character)
 
 
 def path_of(file_of):
@@ -286,41 +290,11 @@ def judge_weights(wildcards):
     return BASES[person(wildcards.character).base].judge_weights
 
 
-def own_judge(wildcards):
-    """Which instruments judge the character, where its base's judge is auto."""
-    name = wildcards.character
-    return results(name).judge if BASES[person(name).base].judge == "auto" else []
-
-
-def judge_gpus(wildcards):
-    """GPUs that scoring takes: the judge auto uses one where there is one."""
-    return int(bool(own_judge(wildcards)))
-
-
-def judge_lock(wildcards):
-    """The lock file of the judge of the character's base."""
-    return WORK.judge_lock(person(wildcards.character).base)
-
-
-def base_samples(wildcards):
-    """The previews of the base alone, if the recipe asks for them."""
-    character = person(wildcards.character)
-    names = character.prompt_names if 0 in character.sampled_steps else []
-    return [results(character.id).sample(0, name) for name in names]
-
-
-def drift_samples(wildcards):
-    """The previews of a checkpoint that tell of drift, and the ordinary ones of the same prompts."""
-    character, step = person(wildcards.character), int(wildcards.step)
-    made = results(character.id)
-    usual = {one["of"] for one in drift.prompts(character)} if step else set()
-    drawn = [made.drift_sample(step, name) for name in drift.names(character, step)]
-    return drawn + [made.sample(step, name) for name in sorted(usual)]
-
-
 def run_until(wildcards):
     """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead."""
     character = person(wildcards.character)
+    if int(wildcards.step) not in character.saved_steps:
+        return int(wildcards.step)  # asked for by hand, or by charloom try
     ahead = BASES[character.base].run_ahead
     steps = [step for step in character.saved_steps if step >= int(wildcards.step)]
     return steps[-1] if ahead == 0 else steps[:ahead][-1]
@@ -335,10 +309,12 @@ def shippable_checkpoints(wildcards):
     return [results(character.id).checkpoint(step) for step in sorted(steps)]
 
 
-def products(name):
-    """Every file that is made for a character."""
+def products(name, further=()):
+    """Every file that is made for a character; ``further`` are steps that only somebody asks for."""
     character = person(name)
+    last = character.saved_steps[-1]
     steps = {0, *character.saved_steps, *character.sampled_steps}
+    steps |= {step for step in further if step < last}
     values = {
         "shot": character.image_names,
         "text": list(slices.texts(character)),
@@ -364,7 +340,8 @@ def is_made(target):
         return False
     name = path.parts[1] if path.parts[2:] and path.parts[0] == "results" else None
     if name in WORKFLOW.characters:
-        return path.as_posix() in products(name)
+        steps = map(int, re.findall(r"(?<!\d)\d{6}(?!\d)", path.as_posix()))
+        return path.as_posix() in products(name, steps)
     return workflow.is_rule(target) or any(
         one.is_producer(path.as_posix()) for one in workflow.rules
     )

@@ -89,7 +89,7 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             judge=data.get("judge", "none"),
             judge_weights=data.get("judge_weights"),
             judge_models=data.get("judge_models", {}),
-            run_ahead=data.get("run_ahead", 1),
+            run_ahead=data.get("run_ahead", 0),
             miniature=data.get("miniature", False),
             download_gb=data.get("download_gb", 0.0),
             adapters=adapters,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from charloom.engine import memory
 from charloom.engine.fuse import base_of
+from charloom.kernels import quantize
 
 SPARE = 2 * memory.GIB
 """Bytes of main memory that must stay free."""
@@ -31,20 +32,24 @@ class Borrowed:
     Args:
         model: the plain transformer on the meta device, in the number format of the trained one.
         weights: names and tensors for it.
-        trained: the model in training, with or without adapters and fused Linears, its weights on the GPU.
+        trained: the model in training, with adapters and perhaps fused Linears.
 
     Raises:
         CannotBorrow: another number format, or not enough main memory for both.
     """
 
     def __init__(self, model: nn.Module, weights: Iterable[tuple[str, Tensor]], trained: nn.Module) -> None:
-        self.model = model
+        self.model, self._trained = model.requires_grad_(False), trained
         self._places = {name: place_in(trained, name) for name in model.state_dict()}
+        quantised = quantize.stored_names(model)
+        device = next(parameter.device for parameter in trained.parameters() if parameter.requires_grad)
         for name, wanted in model.state_dict().items():
             place = self._places[name]
-            if place is None or place.shape != wanted.shape or place.dtype != wanted.dtype:
+            same = place is not None and place.shape == wanted.shape
+            # The other tensors are bf16 or fp32, as the trained model's are.
+            if not same or (place.dtype != wanted.dtype if name in quantised else place.element_size() < 2):
                 raise CannotBorrow(f"the previews' weights differ from those in training ({name})")
-            if not place.is_cuda:
+            if place.device != device:
                 raise CannotBorrow("some of the trained model's weights live in main memory")
         size = sum(place.nbytes for place in self._places.values())
         if 2 * size + SPARE > psutil.virtual_memory().available:
@@ -52,14 +57,21 @@ class Borrowed:
         self._own = _HostCopy(self._places)
         self._plain = _HostCopy(self._places)
         for name, place in self._places.items():
-            self._own[name].copy_(place.detach())
+            self._own[name].copy_(place)
         for name, tensor in weights:
             self._plain[name].copy_(tensor)
         model.load_state_dict(self._places, assign=True)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[nn.Module]:
-        """Inside the block, the model has its weights, and the trained one must not run."""
+        """Inside the block, the model has its weights, and the trained one must not run.
+
+        Raises:
+            CannotBorrow: the trained model's weights are no longer where they were.
+        """
+        for name, place in self._places.items():
+            if place_in(self._trained, name).data_ptr() != place.data_ptr():
+                raise CannotBorrow("the trained model's weights have moved")
         self._copy(self._plain)
         try:
             yield self.model
@@ -69,8 +81,9 @@ class Borrowed:
     @torch.no_grad()
     def _copy(self, values: _HostCopy) -> None:
         for name, place in self._places.items():
-            place.detach().copy_(values[name], non_blocking=True)
-        torch.cuda.synchronize()
+            place.copy_(values[name], non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
 
 class _HostCopy(dict[str, Tensor]):
@@ -91,9 +104,9 @@ class _HostCopy(dict[str, Tensor]):
 
 
 def place_in(trained: nn.Module, name: str) -> Tensor | None:
-    """The tensor of ``trained`` that a model without adapters calls ``name``; None if there is none."""
+    """The tensor of ``trained`` that a model without adapters calls ``name``, detached; None if there is none."""
     owner, _, leaf = name.rpartition(".")
     try:
-        return getattr(base_of(trained.get_submodule(owner)), leaf)
+        return getattr(base_of(trained.get_submodule(owner)), leaf).detach()
     except AttributeError:
         return None
