@@ -9,6 +9,10 @@ from snakemake.utils import min_version
 min_version("9.3")
 
 
+# What `snakemake --report report.zip` says about the whole.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/terminal.smk"
 
@@ -45,6 +49,7 @@ localrules:
     lock_judge,
     choose_checkpoint,
     write_report,
+    write_index,
     export_final,
 
 

@@ -19,7 +19,7 @@ from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
-from charloom.core.layout import WORK, Results, prepared_name, results
+from charloom.core.layout import INDEX, WORK, Results, prepared_name, results
 from charloom.core.store import Store
 
 lean.plan_lean()
@@ -181,12 +181,23 @@ def pages_and_file(name):
 
 
 @cache
-def everybody():
-    """What is made for all characters with a valid file and all their images; the others are reported."""
-    out = dict(WORKFLOW.broken)
-    out |= {
+def left_out():
+    """Characters with mistakes in their file or without all their images, with the lines that say so."""
+    incomplete = {
         name: lines for name in WORKFLOW.characters if (lines := image_problems(name))
     }
+    return dict(WORKFLOW.broken) | incomplete
+
+
+def reported():
+    """The characters that have a page, and so are on the page of all characters."""
+    return [name for name in WORKFLOW.characters if name not in left_out()]
+
+
+@cache
+def everybody():
+    """What is made for all characters with a valid file and all their images; the others are reported."""
+    out = left_out()
     if len(out) == len(WORKFLOW.broken) + len(WORKFLOW.characters):
         stop([line for lines in out.values() for line in lines])
     if workflow.is_main_process:
@@ -195,12 +206,8 @@ def everybody():
                 f" ({len(lines) - 1} more: charloom lint {name})" if lines[1:] else ""
             )
             print(f"left out: {name}: {lines[0]}{more}", file=sys.stderr)
-    return [
-        path
-        for name in WORKFLOW.characters
-        if name not in out
-        for path in pages_and_file(name)
-    ]
+    files = [path for name in reported() for path in pages_and_file(name)]
+    return [*files, INDEX]
 
 
 def image_of(wildcards):

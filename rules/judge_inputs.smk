@@ -18,9 +18,9 @@ def judge_lock(wildcards):
 
 
 def base_samples(wildcards):
-    """The previews of the base alone, if the recipe asks for them."""
+    """The previews of the base alone, which the report shows too."""
     character = person(wildcards.character)
-    names = character.prompt_names if 0 in character.sampled_steps else []
+    names = character.prompt_names if character.sampled_steps else []
     return [results(character.id).sample(0, name) for name in names]
 
 

@@ -196,3 +196,11 @@ def mara(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.chdir(tmp_path)
     return load(small_project.make(tmp_path)).characters["mara"]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium; skips the test where there is none."""
+    import browser
+
+    yield from browser.start()

@@ -176,6 +176,19 @@ def plan(
 
 @app.command()
 @_one_line
+def watch(
+    name: Annotated[str | None, typer.Argument(help="a character; all of them if none is given")] = None,
+    port: Annotated[int | None, typer.Option(help="port on 127.0.0.1; a free one if not given")] = None,
+) -> None:
+    """Show a run live in the browser: progress, curves, previews; choose a checkpoint with a click."""
+    from charloom.watch import serve
+
+    root = _workflow_folder()
+    serve.serve(root, _named(name) if name else None, port)
+
+
+@app.command()
+@_one_line
 def stop(name: Annotated[str, typer.Argument(help="a character in training")]) -> None:
     """End a running training after its current step, with everything saved. The next snakemake goes on from there."""
     from charloom.cli import steering

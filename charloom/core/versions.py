@@ -21,7 +21,8 @@ RECIPES: dict[str, int] = {
     "score": 1,
     "judge": 1,
     "drift": 1,
-    "choice": 4,
-    "report": 2,
+    "choice": 5,
+    "report": 3,
+    "index": 1,
     "final": 1,
 }

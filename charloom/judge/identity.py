@@ -117,7 +117,7 @@ def best(trials: Sequence[Trial], tried: bool = False) -> tuple[Trial | None, st
     chosen = next((one for one in able if one.coverage >= COVERED), max(able, key=lambda one: one.coverage))
     untried = "it sees nobody on what the base draws alone, so its usual scale holds"
     if not tried:
-        untried = "there were no pictures of the base alone to try it on (recipe.sample.force_first: true draws them)"
+        untried = "there were no pictures of the base alone to try it on"
     return chosen, (
         f"identity by {chosen.instrument}: it sees the character in {chosen.seen} of {chosen.references} pictures; "
         f"{untried}"

@@ -23,7 +23,8 @@ BELOW = {
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
     "workflow": ("train", "judge", "dataset"),
-    "cli": ("workflow", "interop", "report"),
+    "watch": ("report",),
+    "cli": ("workflow", "interop", "watch"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a
 circle."""
