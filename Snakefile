@@ -25,6 +25,7 @@ wildcard_constraints:
     text="_[a-z0-9-]+",
     step="[0-9]{6}",
     prompt="[0-9]{2}",
+    drift="[0-9]{2}-(class|steps)",
     adapter="[a-z0-9][a-z0-9._-]*",
     quantization=any_of(knobs.choices("quantization.transformer")),
 
@@ -45,6 +46,7 @@ localrules:
     lint_dataset,
     write_manifest,
     draw_grid,
+    lock_judge,
     choose_checkpoint,
     write_report,
     write_index,
@@ -80,6 +82,7 @@ include: "rules/base.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
+include: "rules/judge_inputs.smk"
 include: "rules/validate.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"

@@ -12,9 +12,9 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, lean, slices, targets
+from charloom.workflow import arguments, judge_slices, lean, slices, targets
 from charloom.base import locks
-from charloom.config import knobs, notices
+from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
@@ -327,6 +327,7 @@ def products(name, further=()):
         "text": list(slices.texts(character)),
         "step": [f"{step:06d}" for step in sorted(steps)],
         "prompt": character.prompt_names,
+        "drift": [one["name"] for one in drift.prompts(character)],
     }
     outputs = (str(path) for one in workflow.rules for path in one.output)
     for pattern in map(strip_wildcard_constraints, outputs):

@@ -23,7 +23,7 @@ from charloom.config import project
 from charloom.core.canonical import digest
 from charloom.train import keys
 from charloom.train import settings as training
-from charloom.workflow import latents, prepared, samples, scores, slices, texts
+from charloom.workflow import judge_slices, latents, prepared, samples, scores, slices, texts
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
@@ -51,8 +51,10 @@ def collect() -> dict[str, dict[str, str]]:
 
 def _slices(workflow: Any, character: Any = None, base: Any = None) -> dict[str, str]:
     out = {}
-    for name, function in vars(slices).items():
-        if name.startswith("_") or not inspect.isfunction(function) or function.__module__ != slices.__name__:
+    functions = {**vars(slices), **vars(judge_slices)}
+    for name, function in functions.items():
+        own = inspect.isfunction(function) and function.__module__ in (slices.__name__, judge_slices.__name__)
+        if name.startswith("_") or not own:
             continue
         wanted = list(inspect.signature(function).parameters)
         if wanted[0].startswith("character") == (character is None):
@@ -69,6 +71,8 @@ def _calls(name: str, wanted: list[str], workflow: Any, character: Any, base: An
         yield [base]
     elif wanted == ["adapter", "quantization"]:
         yield from ([adapter, kind] for adapter in ("none", *base.adapters) for kind in ("none", "bf16", "float8"))
+    elif name == "drift_sample":
+        yield from ([character, f"{character.prompt_names[0]}-{kind}"] for kind in ("class", "steps"))
     elif wanted == ["character"]:
         yield [character]
     elif wanted == ["characters"]:

@@ -21,6 +21,8 @@ class Base:
     revision: str | None
     judge: str
     judge_weights: str | None
+    judge_models: dict[str, Any]
+    """Models of the hub that the judge ``auto`` may use."""
     run_ahead: int
     miniature: bool
     """Whether it draws only paper dolls, so that no photographs can be learnt on it."""
@@ -66,6 +68,15 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
     weights = data.get("judge_weights")
     if weights and not (root / weights).is_file():
         problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")
+    for key, model in data.get("judge_models", {}).items():
+        if ("path" in model) == ("repo" in model):
+            problems.append(
+                f"{label}: judge_models.{key}: give either path (a folder) or repo and revision (on the Hub)"
+            )
+        elif "repo" in model and "revision" not in model:
+            problems.append(
+                f"{label}: judge_models.{key}.revision: is missing; give a commit, or main to lock the latest"
+            )
     if problems:
         return None, problems
     return (
@@ -77,6 +88,7 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             revision=data.get("revision"),
             judge=data.get("judge", "none"),
             judge_weights=data.get("judge_weights"),
+            judge_models=data.get("judge_models", {}),
             run_ahead=data.get("run_ahead", 0),
             miniature=data.get("miniature", False),
             download_gb=data.get("download_gb", 0.0),

@@ -151,6 +151,19 @@ class Results(_Folder):
         return self.root / "scores" / f"{step_name(step)}.json"
 
     @property
+    def judge(self) -> Path:
+        """Which instruments judge this character, and why."""
+        return self.root / "judge.json"
+
+    def drift_sample(self, step: int | str, name: str) -> Path:
+        """What a checkpoint draws for a prompt without its trigger (``01-class``) or at many steps (``01-steps``)."""
+        return self.root / "drift" / step_name(step) / f"{name}.png"
+
+    def drift(self, step: int | str) -> Path:
+        """What these previews say about a checkpoint."""
+        return self.root / "drift" / f"{step_name(step)}.json"
+
+    @property
     def score_table(self) -> Path:
         """The scores of all checkpoints."""
         return self.root / "scores.csv"
@@ -192,6 +205,10 @@ class Work(_Folder):
     def lock(self, base: str) -> Path:
         """The digests of a base's files."""
         return self.root / "bases" / f"{base}.lock.json"
+
+    def judge_lock(self, base: str) -> Path:
+        """The instruments that judge the characters of a base, with versions and digests."""
+        return self.root / "judges" / f"{base}.lock.json"
 
     def prepared(self, name: str, suffix: str = ".safetensors") -> Path:
         """A transformer prepared for training (:func:`prepared_name`); its record with the suffix ``.json``."""

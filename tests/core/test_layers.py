@@ -18,7 +18,7 @@ BELOW = {
     "engine": ("lora",),
     "train": ("engine",),
     "paperdoll": ("core",),
-    "judge": ("paperdoll", "config"),
+    "judge": ("paperdoll", "base"),
     "dataset": ("paperdoll", "config"),
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
