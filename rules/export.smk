@@ -1,11 +1,23 @@
 # The file to ship.
 
 
+def thumbnails(wildcards):
+    """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header."""
+    character, made = person(wildcards.character), results(wildcards.character)
+    prompt = slices.thumbnail(character)
+    steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
+    drawn = (
+        sorted(steps & set(character.sampled_steps) - {0}, key=str) if prompt else []
+    )
+    return [made.sample(step, prompt) for step in drawn]
+
+
 rule export_final:
     input:
         validation=RESULTS.validation,
         report=RESULTS.report,
         checkpoints=shippable_checkpoints,
+        samples=thumbnails,
         lock=lock_of,
     output:
         lora=RESULTS.final,
@@ -18,7 +30,7 @@ rule export_final:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings(slices.final),
+        settings=settings_with_base(slices.final),
     message:
         "{wildcards.character}: the LoRA to ship"
     shell:

@@ -21,5 +21,5 @@ RECIPES: dict[str, int] = {
     "score": 1,
     "choice": 3,
     "report": 2,
-    "final": 1,
+    "final": 2,
 }

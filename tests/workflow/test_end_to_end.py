@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 import small_project
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_project import TARGET, edit, snakemake, write_yaml
 from tiny_run import RECIPE, build
+
+from charloom.config.project import load
+from charloom.workflow import slices
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -65,7 +69,15 @@ def test_every_file_is_there(project: Path) -> None:
     assert len(list(results.glob("samples/*/[0-9]*.png"))) == 6
     chosen = json.loads((results / "validation.json").read_text())["step"]
     checkpoint = results / f"checkpoints/step-{chosen:06d}.safetensors"
-    assert (results / "final.safetensors").read_bytes() == checkpoint.read_bytes()
+    with safe_open(checkpoint, "pt") as trained, safe_open(results / "final.safetensors", "pt") as final:
+        assert sorted(trained.keys()) == sorted(final.keys())
+        assert all(torch.equal(trained.get_tensor(key), final.get_tensor(key)) for key in trained.keys())
+        header = final.metadata()
+        assert trained.metadata().items() - {("modelspec.title", "mara")} <= header.items()
+    assert header["modelspec.title"] == "Mara" and header["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert json.loads(header["charloom.sample"])["prompt"].startswith("a medium shot photo of m4ra")
+    # Neither a date nor a place.
+    assert "modelspec.date" not in header and str(project) not in str(header) and "/" not in header["charloom.base"]
 
 
 def test_progress_is_in_the_log(project: Path) -> None:
@@ -110,7 +122,9 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     script, lock = small_project.ROOT / "scripts/export_final.py", copy / "work/bases/mini.lock.json"
     results = copy / "results/mara"
     command = [sys.executable, script, results / "validation.json", "--results", results, "--lock", lock]
-    settings = json.dumps({"checkpoint": 6, "name": "Mara"})
+    edit(copy / "config/characters/mara.yaml", checkpoint=6)
+    workflow = load(copy)
+    settings = slices.final(workflow.characters["mara"], workflow.bases["mini"])
     result = subprocess.run(
         [*command, "--settings", settings, "--output", final], cwd=copy, capture_output=True, text=True
     )
