@@ -43,6 +43,7 @@ localrules:
     choose_checkpoint,
     write_report,
     export_final,
+    write_comfyui,
 
 
 # Snakemake's default limit of 100 job starts per second is never reached here, but it wakes the main loop once more per
@@ -68,6 +69,7 @@ include: "rules/sample.smk"
 include: "rules/validate.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+include: "rules/deliver.smk"
 
 
 # `snakemake mara` makes what `all` makes, for one character.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.core import files
+from charloom.core import files, layout, words
 from charloom.core.errors import UserError
 
 
@@ -73,6 +73,41 @@ def merge(
     print(f"{output}: {len(made.ranks)} modules, {ranks}{error} ({output.stat().st_size / 1e6:.1f} MB)")
     for note in made.notes:
         print(f"note: {note}")
+
+
+def comfy(
+    name: Annotated[str, typer.Argument(help="a character")],
+    server: Annotated[str, typer.Option(help="address of a running ComfyUI")] = "http://127.0.0.1:8188",
+    workflow: Annotated[
+        str, typer.Option(help="portrait, scenes, character-and-style, or a file in API format")
+    ] = "portrait",
+    prompt: Annotated[
+        str | None, typer.Option(help="text to draw, with {trigger}; the workflow's if not given")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed; the workflow's if not given")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="picture to write, .png")] = None,
+    timeout: Annotated[float, typer.Option(min=0.0, help="seconds to wait for the picture")] = 600.0,
+) -> None:
+    """Draw a character with a running ComfyUI, and save the picture."""
+    from charloom.deliver import drawing
+    from charloom.deliver.server import Server
+
+    made = layout.results(name)
+    path = Path(workflow) if workflow.endswith(".json") else made.comfyui_api(workflow)
+    loaded = drawing.load(path, f"snakemake --cores 2 {path.as_posix()}")
+    if prompt is not None and words.PLACEHOLDER in prompt:
+        from charloom.config import project
+
+        prompt = prompt.replace(words.PLACEHOLDER, project.read(".").character(name).trigger)
+    used = drawing.adjust(loaded, path, prompt=prompt, seed=seed)
+    target = output or made.root / "comfyui" / "pictures" / f"{path.name.split('.')[0]}-{used}.png"
+    if target.exists():
+        raise UserError(f"{target}: exists already and is not overwritten; give another --seed or --output")
+    one = Server(server)
+    number = one.queue(loaded)
+    print(f"{one.url}: queued {path.name}, seed {used}", flush=True)
+    for saved in drawing.save(one.pictures(one.wait(number, timeout)), target, one.url):
+        print(f"{saved}: written")
 
 
 def _there(source: Path) -> None:

@@ -22,4 +22,5 @@ RECIPES: dict[str, int] = {
     "choice": 3,
     "report": 2,
     "final": 2,
+    "comfyui": 1,
 }

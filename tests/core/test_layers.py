@@ -22,8 +22,9 @@ BELOW = {
     "dataset": ("paperdoll", "config"),
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
+    "deliver": ("dataset",),
     "workflow": ("train", "judge", "dataset"),
-    "cli": ("workflow", "interop", "report"),
+    "cli": ("workflow", "interop", "report", "deliver"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a
 circle."""
