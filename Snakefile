@@ -44,6 +44,7 @@ localrules:
     write_report,
     export_final,
     write_comfyui,
+    make_bundle,
 
 
 # Snakemake's default limit of 100 job starts per second is never reached here, but it wakes the main loop once more per

@@ -1,5 +1,6 @@
 # What leaves the workflow: ComfyUI workflows, and the bundle with everything in it.
 from charloom.deliver.comfyui import WORKFLOWS
+from charloom.workflow import delivery
 
 
 rule write_comfyui:
@@ -15,9 +16,54 @@ rule write_comfyui:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings_with_base(slices.comfyui),
+        settings=settings_with_base(delivery.comfyui),
     message:
         "{wildcards.character}: ComfyUI workflows"
     shell:
         "run write_comfyui --results results/{wildcards.character} "
         "--settings {params.settings:q} --log {log:q}"
+
+
+def extras(wildcards):
+    """Files that the bundle takes along where a rule makes them."""
+    root = results(wildcards.character).root
+    wanted = [root / "strengths.json", root / "gallery" / "index.html"]
+    return [
+        path
+        for path in wanted
+        if any(one.is_producer(path.as_posix()) for one in workflow.rules)
+    ]
+
+
+rule make_bundle:
+    input:
+        lora=RESULTS.final,
+        report=RESULTS.report,
+        comparison=RESULTS.comparison,
+        page=RESULTS.prompt_page,
+        sheet=RESULTS.prompt_text,
+        manifest=RESULTS.manifest,
+        images=files_of(RESULTS.image("{name}"), lambda c: c.image_names),
+        captions=files_of(RESULTS.caption("{name}"), lambda c: c.image_names),
+        workflows=rules.write_comfyui.output,
+        validation=RESULTS.validation,
+        table=RESULTS.score_table,
+        lock=lock_of,
+        extras=extras,
+    output:
+        bundle=RESULTS.bundle,
+    log:
+        RESULTS.log("make_bundle"),
+    benchmark:
+        RESULTS.benchmark("make_bundle")
+    priority: 1
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=settings_with_base(delivery.bundle),
+    message:
+        "{wildcards.character}: bundle"
+    shell:
+        "run make_bundle --results results/{wildcards.character} --lock {input.lock:q} "
+        "--settings {params.settings:q} --output {output.bundle:q} --log {log:q} --extras {input.extras:q}"

@@ -110,6 +110,25 @@ def comfy(
         print(f"{saved}: written")
 
 
+def unpack(
+    file: Annotated[Path, typer.Argument(help="a bundle that charloom made, .zip")],
+) -> None:
+    """Put the character of a bundle into this workflow, so that it can be trained again. Never overwrites a file."""
+    if not Path("config/config.yaml").is_file():
+        raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
+    from charloom.deliver import unpack as unpacking
+
+    made = unpacking.unpack(file, Path("."))
+    name = made.character
+    print(f"{file}: {name}, {len(made.written)} new files")
+    for path in made.written:
+        if path.suffix == ".yaml":
+            print(f"  {path.as_posix()}")
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"  snakemake --cores 2 {layout.results(name).final.as_posix()}")
+
+
 def _there(source: Path) -> None:
     if not source.is_file():
         raise UserError(f"{source}: there is no such file")

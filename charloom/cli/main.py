@@ -239,7 +239,7 @@ def verify(
         raise typer.Exit(1)
 
 
-for _command in (deliver.convert, deliver.merge, deliver.comfy):
+for _command in (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack):
     app.command()(_one_line(_command))
 
 

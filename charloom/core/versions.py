@@ -23,4 +23,5 @@ RECIPES: dict[str, int] = {
     "report": 2,
     "final": 2,
     "comfyui": 1,
+    "bundle": 1,
 }

@@ -351,31 +351,6 @@ def final(character: Character, base: Base) -> str:
     )
 
 
-def comfyui(character: Character, base: Base) -> str:
-    """For the ComfyUI workflows: files, prompts with the trigger, and how previews are drawn."""
-    shown = [p for p in character.sample_prompts if words.count(p.text, character.trigger)]
-    near = [p for p in shown if "portrait" in p.text.lower() or "close-up" in p.text.lower()]
-    far = [p for p in shown if p not in near]
-    portrait, scene = (near or shown)[0], (far or shown)[0]
-    sample = character.recipe["sample"]
-    return canonical_json(
-        {
-            "id": character.id,
-            "name": character.name,
-            "trigger": character.trigger,
-            "lora": f"{character.id}.safetensors",
-            "style": "style.safetensors",
-            **base.comfyui,
-            "miniature": base.miniature,
-            "prompts": {"portrait": portrait.text, "scenes": scene.text, "character-and-style": scene.text},
-            "seed": portrait.seed,
-            "steps": sample["steps"],
-            "cfg": sample["guidance"],
-            "recipe": RECIPES["comfyui"],
-        }
-    )
-
-
 def engine(character: Character) -> str:
     """How rules that load a model use the GPU. It affects speed and memory, not what is computed."""
     recipe = character.recipe

@@ -22,7 +22,7 @@ BELOW = {
     "dataset": ("paperdoll", "config"),
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
-    "deliver": ("dataset",),
+    "deliver": ("config",),
     "workflow": ("train", "judge", "dataset"),
     "cli": ("workflow", "interop", "report", "deliver"),
 }

@@ -14,7 +14,7 @@ from small_project import run_script
 
 from charloom.config import project
 from charloom.deliver import server as client
-from charloom.workflow import slices
+from charloom.workflow import delivery
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def mara(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(client, "POLL", 0.01)
     workflow = project.load(folder)
-    settings = slices.comfyui(workflow.characters["mara"], workflow.bases["mini"])
+    settings = delivery.comfyui(workflow.characters["mara"], workflow.bases["mini"])
     made = run_script("write_comfyui", "--settings", settings, "--results", "results/mara", cwd=folder)
     assert made.returncode == 0, made.stderr
     return folder / "results/mara/comfyui"

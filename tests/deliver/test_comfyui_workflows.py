@@ -14,7 +14,7 @@ import pytest
 from charloom.config import project
 from charloom.deliver import comfyui
 from charloom.deliver.graph import KINDS, WINDOW_ONLY
-from charloom.workflow import slices
+from charloom.workflow import delivery
 from charloom.zimage import flow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def theirs(kind: str) -> list[dict[str, Any]]:
 
 def about(character: str = "leyla", base: str = "z-image-turbo", **changes: Any) -> dict[str, Any]:
     workflow = project.load(ROOT, overrides={"base": base})
-    return {**json.loads(slices.comfyui(workflow.characters[character], workflow.bases[base])), **changes}
+    return {**json.loads(delivery.comfyui(workflow.characters[character], workflow.bases[base])), **changes}
 
 
 @pytest.fixture(params=comfyui.WORKFLOWS)

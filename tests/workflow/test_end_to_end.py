@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import small_project
 import torch
+from cli_helpers import call, said
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -132,6 +133,25 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     assert "step-000006.safetensors" in result.stderr and "NaN or infinity in 1 of" in result.stderr
     assert "Traceback" not in result.stderr
     assert final.read_bytes() == before
+
+
+def test_a_bundle_trains_to_the_same_file_in_a_fresh_clone(
+    copy: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = copy / "results/mara/bundle.zip"
+    made = snakemake(copy, "--cores", "2", "results/mara/bundle.zip", code=small_project.ROOT)
+    assert made.returncode == 0, made.stderr[-4000:]
+    assert "loading torch" not in made.stdout + made.stderr
+    clone = small_project.make(tmp_path / "clone")
+    shutil.rmtree(clone / small_project.BASE["path"])
+    shutil.copytree(tiny_base, clone / small_project.BASE["path"])
+    for name in ("characters/mara.yaml", "bases/mini.yaml"):
+        (clone / "config" / name).unlink()
+    monkeypatch.chdir(clone)
+    unpacked = call("unpack", str(bundle))
+    assert unpacked.exit_code == 0, said(unpacked)
+    build(clone)
+    assert (clone / TARGET).read_bytes() == (copy / TARGET).read_bytes()
 
 
 def test_a_further_set_and_class_captions_are_trained_on(copy: Path) -> None:
