@@ -12,7 +12,7 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, slices, targets
+from charloom.workflow import arguments, delivery, slices, targets
 from charloom.base import locks
 from charloom.config import knobs, notices
 from charloom.dataset import sources
@@ -21,6 +21,7 @@ from charloom.core.contents import Contents
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK, Results, prepared_name, results
 from charloom.core.store import Store
+from charloom.deliver.comfyui import WORKFLOWS
 
 # The interpreter for the jobs: snakemake and torch may be installed in different environments.
 CONDA = "CONDA" in {
@@ -301,6 +302,28 @@ def shippable_checkpoints(wildcards):
     if character.checkpoint != "auto":
         steps.add(character.checkpoint)
     return [results(character.id).checkpoint(step) for step in sorted(steps)]
+
+
+def thumbnails(wildcards):
+    """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header."""
+    character, made = person(wildcards.character), results(wildcards.character)
+    prompt = slices.thumbnail(character)
+    steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
+    drawn = (
+        sorted(steps & set(character.sampled_steps) - {0}, key=str) if prompt else []
+    )
+    return [made.sample(step, prompt) for step in drawn]
+
+
+def bundle_extras(wildcards):
+    """Files that the bundle takes along where a rule makes them."""
+    root = results(wildcards.character).root
+    wanted = [root / "strengths.json", root / "gallery" / "index.html"]
+    return [
+        path
+        for path in wanted
+        if any(one.is_producer(path.as_posix()) for one in workflow.rules)
+    ]
 
 
 def products(name):

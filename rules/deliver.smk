@@ -1,6 +1,4 @@
 # What leaves the workflow: ComfyUI workflows, and the bundle with everything in it.
-from charloom.deliver.comfyui import WORKFLOWS
-from charloom.workflow import delivery
 
 
 rule write_comfyui:
@@ -24,17 +22,6 @@ rule write_comfyui:
         "--settings {params.settings:q} --log {log:q}"
 
 
-def extras(wildcards):
-    """Files that the bundle takes along where a rule makes them."""
-    root = results(wildcards.character).root
-    wanted = [root / "strengths.json", root / "gallery" / "index.html"]
-    return [
-        path
-        for path in wanted
-        if any(one.is_producer(path.as_posix()) for one in workflow.rules)
-    ]
-
-
 rule make_bundle:
     input:
         lora=RESULTS.final,
@@ -49,7 +36,7 @@ rule make_bundle:
         validation=RESULTS.validation,
         table=RESULTS.score_table,
         lock=lock_of,
-        extras=extras,
+        extras=bundle_extras,
     output:
         bundle=RESULTS.bundle,
     log:

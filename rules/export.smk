@@ -1,17 +1,6 @@
 # The file to ship.
 
 
-def thumbnails(wildcards):
-    """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header."""
-    character, made = person(wildcards.character), results(wildcards.character)
-    prompt = slices.thumbnail(character)
-    steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
-    drawn = (
-        sorted(steps & set(character.sampled_steps) - {0}, key=str) if prompt else []
-    )
-    return [made.sample(step, prompt) for step in drawn]
-
-
 rule export_final:
     input:
         validation=RESULTS.validation,
