@@ -2,7 +2,7 @@
 
     python benchmarks/batch.py --part batch --cores 0,1 --output batch.json
     python benchmarks/batch.py --part singles --cores 2,3 --output singles.json      # may run at the same time
-    python benchmarks/batch.py --merge batch.json singles.json --output benchmarks/results/batch.json
+    python benchmarks/batch.py --merge batch.json singles.json … --output benchmarks/results/batch.json
 
 Every run starts from nothing in its own folder, on the given cores only (Linux). A batch should take no longer than the
 sum of its characters, and a little less because they share the base.
@@ -46,7 +46,9 @@ def main() -> None:
     record: dict[str, Any] = {}
     if arguments.merge:
         for path in arguments.merge:
-            record |= json.loads(path.read_text())
+            found = json.loads(path.read_text())
+            singles = record.get("singles", {}) | found.get("singles", {})
+            record |= found | ({"singles": singles} if singles else {})
         if "batch" in record and "singles" in record:
             alone = sum(run["seconds"] for run in record["singles"].values())
             record["batch_by_sum_of_singles"] = round(record["batch"]["seconds"] / alone, 3)

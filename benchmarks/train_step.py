@@ -277,7 +277,7 @@ def sample(shape: dict[str, Any], device: Any, options: Any) -> Iterator[dict[st
     vae = quick_decoder(AutoencoderKL(**VAE).eval().requires_grad_(False), device)
     generator = torch.Generator().manual_seed(0)
     caps = [torch.randn(CAPTION - 7, model.config.cap_feat_dim, generator=generator) for _ in range(8)]
-    predict = predict_for(model, options, 10**6)
+    predict = predict_for(model, options, device)
 
     def draw(count: int) -> float:
         began = time.perf_counter()

@@ -36,6 +36,8 @@ rule prepare_base:
     conda:
         "../envs/charloom.yaml"
     threads: 64
+    resources:
+        gpu=1,
     params:
         settings=lambda wildcards: slices.prepared_base(
             wildcards.adapter, wildcards.quantization
@@ -43,5 +45,5 @@ rule prepare_base:
     message:
         "base {wildcards.base}: prepare for training (adapter {wildcards.adapter}, {wildcards.quantization})"
     shell:
-        "run prepare_base {input.lock:q} --settings {params.settings:q} "
+        "run prepare_base {input.lock:q} --settings {params.settings:q} --threads {threads} "
         "--output {output.transformer:q} --record {output.record:q} --log {log:q}"

@@ -1,4 +1,6 @@
-# Training as a chain of segments, one per checkpoint; progress is kept in the store.
+# Training as a chain of segments, one per checkpoint; progress is kept in the store. The process that trains also draws
+# each checkpoint's previews, for those prompts whose embeddings exist. They are hints, not inputs: another prompt never
+# trains again.
 
 
 rule train_segment:
@@ -37,6 +39,7 @@ rule train_segment:
         last=lambda wildcards: person(wildcards.character).saved_steps[-1],
     params:
         settings=settings(slices.train),
+        siblings=untracked(slices.other_samples),
         engine=untracked(slices.engine),
     message:
         "{wildcards.character}: train to step {wildcards.step}"
@@ -44,4 +47,4 @@ rule train_segment:
         "run train_segment {input.manifest:q} --lock {input.lock:q} "
         "--transformer {input.transformer:q} --record {input.record:q} --settings {params.settings:q} "
         "--step {wildcards.step} --until {resources.until} --every {resources.every} --last {resources.last} "
-        "--engine {params.engine:q} --threads {threads} --output {output.checkpoint:q} --log {log:q}"
+        "--siblings {params.siblings:q} --engine {params.engine:q} --threads {threads} --output {output.checkpoint:q} --log {log:q}"

@@ -10,12 +10,13 @@ from charloom.workflow import jobs, prepared
 
 
 def main() -> None:
-    parser = jobs.parser(__doc__)
+    parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("lock", type=files.read_json, help="lock file of the base")
     parser.add_argument("--record", type=Path, required=True, help="file for a record of what was merged")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.lock['name']}")
-    record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log)
+    device = jobs.torch_device(arguments.device, arguments.threads)
+    record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log, device)
     if merged := record["merged"]:
         log(f"merged {merged['modules']} modules, norm of the change {merged['delta_norm']:.4g}")
     files.write_json(arguments.record, record)

@@ -25,6 +25,9 @@ def main() -> None:
     )
     parser.add_argument("--every", type=int, required=True, help="optimizer steps between checkpoints")
     parser.add_argument("--last", type=int, required=True, help="last step of the run")
+    parser.add_argument(
+        "--siblings", type=value, default={"steps": [], "prompts": {}}, help="previews to draw on the way, JSON"
+    )
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     store, slice_ = arguments.store, arguments.settings
@@ -39,8 +42,18 @@ def main() -> None:
         device = jobs.torch_device(arguments.device, arguments.threads, lock=arguments.lock)
 
         from charloom.train.loop import TrainJob, train
-        from charloom.workflow import prepared
+        from charloom.workflow import prepared, samples
 
+        options = EngineOptions.from_values(arguments.engine)
+        drawing = samples.WhileTraining(
+            samples.Previews(results.root, arguments.lock),
+            arguments.siblings,
+            store,
+            device,
+            log,
+            options,
+            results.newest_previews,
+        )
         job = TrainJob(
             settings=settings,
             run_key=run,
@@ -51,7 +64,8 @@ def main() -> None:
             trigger=slice_["header"]["trigger"],
             device=str(device),
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
-            engine=EngineOptions.from_values(arguments.engine),
+            engine=options,
+            on_checkpoint=drawing,
             provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
         )
         train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)), log=log)

@@ -113,6 +113,11 @@ class Results(_Folder):
         return self.root / "training"
 
     @property
+    def newest_previews(self) -> Path:
+        """The folder with the newest checkpoint's previews, while training runs."""
+        return self.training / "newest"
+
+    @property
     def metrics(self) -> Path:
         """One line for each step of training."""
         return self.training / "metrics.jsonl"

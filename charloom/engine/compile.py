@@ -43,6 +43,7 @@ TRACED = (
 )
 """Modules with code that is compiled into the blocks, or with operators that compiled blocks call."""
 
+_MIXED = ("mix_order_reduction", "mix_order_reduction_non_strict_mode")
 _BEFORE, _COMPILED = "_forward_before_compiling", "_compiled_forward"
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -88,10 +89,9 @@ def mixed_order_reductions(on: bool) -> None:
     torch 2.11 miscompiles it if the sum leaves the block without further arithmetic: the result is left uninitialised.
     :class:`charloom.engine.fuse.Modulations` takes care of that.
     """
-    if hasattr(inductor.triton, "mix_order_reduction"):
-        inductor.triton.mix_order_reduction = on
-    if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
-        inductor.triton.mix_order_reduction_non_strict_mode = on
+    for name in _MIXED:
+        if hasattr(inductor.triton, name):
+            setattr(inductor.triton, name, on)
 
 
 def choose_by_rule(on: bool) -> None:
@@ -101,6 +101,24 @@ def choose_by_rule(on: bool) -> None:
     # torch considers these harmless. But the number of elements per thread can decide which products and sums are
     # contracted to one instruction, and with that the last bit.
     inductor.triton.autotune_pointwise = not on
+
+
+@contextlib.contextmanager
+def by_rule() -> Iterator[None]:
+    """Inside the block, compile so that the result does not depend on timings or on what this process did before."""
+    names = [name for name in ("deterministic",) if hasattr(inductor, name)]
+    of_triton = ["autotune_pointwise", *(name for name in _MIXED if hasattr(inductor.triton, name))]
+    before = {name: getattr(inductor, name) for name in names}
+    before_triton = {name: getattr(inductor.triton, name) for name in of_triton}
+    choose_by_rule(True)
+    mixed_order_reductions(False)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(inductor, name, value)
+        for name, value in before_triton.items():
+            setattr(inductor.triton, name, value)
 
 
 def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
-from charloom.engine import graphs
+from charloom.engine import graphs, memory
 from charloom.engine.fitting import Fitting, tokens_of
 from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
@@ -226,6 +226,15 @@ class Engine:
             else:
                 self._fall_back(problem)
             self._reset_gradients(before)
+
+    def make_room(self, needed: int) -> None:
+        """Free ``needed`` bytes of the budget between two steps; graphs that it drops are recorded anew when used."""
+        if not self.cuda:
+            return
+        torch.cuda.empty_cache()
+        allowed = memory.budget(self.options.limit, self.device)
+        if self._recorded and torch.cuda.memory_reserved(self.device) + needed > allowed:
+            self._drop_graphs()
 
     def facts(self) -> dict[str, Any]:
         """What the bytes of a run depend on besides its settings: the GPU, versions, and what did not work here.

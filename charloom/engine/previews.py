@@ -1,13 +1,15 @@
 """Sampling previews with the memory and units that a GPU has: number format, batch size, compiled blocks.
 
-Decides how :mod:`charloom.zimage.sampler` is run, not what is sampled.
+Decides how :mod:`charloom.zimage.sampler` is run, not what is sampled. On a GPU a picture's bytes depend on neither the
+pictures drawn beside it nor the process that draws it: one picture at a time, by code compiled by rules.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,54 +17,71 @@ from torch import Tensor, nn
 
 from charloom.core.errors import UserError
 from charloom.engine import memory
-from charloom.engine.compile import attention, compile_blocks, is_compiled, plain_blocks
+from charloom.engine.compile import attention, by_rule, compile_blocks, is_compiled, plain_blocks
 from charloom.engine.options import EngineOptions
 from charloom.kernels import quantize
 from charloom.lora.adapter import load_into
 from charloom.lora.files import AdapterFile, read_adapter
 from charloom.zimage import weights
-from charloom.zimage.forward import PATCH, Predict, forward
-from charloom.zimage.vae import FACTOR
+from charloom.zimage.forward import PATCH, TOKEN_MULTIPLE, Predict, forward, prepare
 
 BATCH = 10
-"""Largest batch of images; larger ones are no faster."""
-
-COMPILE_FROM = 400
-"""Forward passes, counted per image, from which compiling (tens of seconds) pays off."""
+"""Largest batch of pictures on the CPU; larger ones are no faster. On a GPU it is 1: a picture keeps it busy."""
 
 ROOM = int(1.7 * memory.GIB)
-"""Bytes needed besides the transformer's weights for one image: autoencoder, activations, workspaces."""
+"""Bytes needed besides the transformer's weights for a picture of 1024x1024: autoencoder, activations, workspaces."""
 
-_QUANTISED = "float8"
+PRIMING = 32
+"""Side of the picture, in image tokens, with which blocks are compiled: code for all sizes depends on the first."""
+
+FLOAT8, BF16 = "float8", "bf16"
+"""Number formats of the transformer's weights."""
+
+
+def empty_transformer(root: Path, precision: str) -> nn.Module:
+    """The transformer of a base as previews use it, without weights."""
+    model = weights.empty_transformer(root)
+    if precision == FLOAT8:
+        quantize.restructure(model, FLOAT8)
+    return model
+
+
+def stream(
+    model: nn.Module, root: Path, single_file: Path | None, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors for ``model`` from :func:`empty_transformer`: bf16 on a GPU, else fp32, quantised if it is."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    for name, tensor in weights.stream(root, dtype, device, single_file):
+        yield from quantize.stored(model, name, tensor).items()
 
 
 def load_transformer(
-    root: Path,
-    single_file: Path | None,
-    device: torch.device,
-    options: EngineOptions,
-    log: Callable[[str], None],
+    root: Path, single_file: Path | None, device: torch.device, options: EngineOptions, precision: str = BF16
 ) -> nn.Module:
-    """The transformer of a base on ``device``: fp32 on the CPU; bf16 on a GPU, or float8 if bf16 is too large for it.
+    """The transformer of a base on ``device``, with weights in ``precision`` (``bf16`` is fp32 on the CPU).
 
     Raises:
-        UserError: it does not fit either way.
+        UserError: it does not fit.
     """
-    if device.type != "cuda":
-        return weights.load_transformer(root, dtype=torch.float32, device=device, single_file=single_file)
-    model = weights.load_transformer(root, dtype=torch.bfloat16, single_file=single_file)
-    budget = memory.budget(options.limit, device)
+    model = empty_transformer(root, precision)
     try:
-        if not fits_plain(model, budget):
-            log(f"sampling with the transformer in {_QUANTISED}: bf16 is too large for {budget / memory.GIB:.1f} GiB")
-            quantize.quantize(model, _QUANTISED, device)
-            quantize.set_mode(model, quantize.best_mode(device) if options.fp8_units else "dequantize")
-        return model.to(device)
+        if device.type == "cuda" and not fits(model, budget := memory.budget(options.limit, device)):
+            raise torch.OutOfMemoryError
+        with torch.no_grad():
+            model.load_state_dict(dict(stream(model, root, single_file, device)), assign=True)
     except torch.OutOfMemoryError:
+        remedy = "set sample.precision: float8" if precision == BF16 else "close other programs that use the GPU"
         raise UserError(
-            f"the transformer does not fit into the {budget / memory.GIB:.1f} GiB of GPU memory that may be used; "
-            "close other programs that use the GPU, raise recipe.memory or set device: cpu"
+            f"the transformer in {precision} does not fit into the {budget / memory.GIB:.1f} GiB of GPU memory that "
+            f"may be used for previews; {remedy}, raise recipe.memory or set device: cpu"
         ) from None
+    return ready(model, device, options)
+
+
+def ready(model: nn.Module, device: torch.device, options: EngineOptions) -> nn.Module:
+    """``model`` with its weights, as the sampler takes it."""
+    quantize.set_mode(model, quantize.best_mode(device) if options.fp8_units else "dequantize")
+    return prepare(model.eval().requires_grad_(False))
 
 
 def quick_decoder(vae: nn.Module, device: torch.device) -> nn.Module:
@@ -74,41 +93,31 @@ def quick_decoder(vae: nn.Module, device: torch.device) -> nn.Module:
     return vae.to(torch.bfloat16, memory_format=torch.channels_last) if device.type == "cuda" else vae
 
 
-def fits_plain(model: nn.Module, budget: int) -> bool:
-    """Whether ``model`` fits into ``budget`` bytes unquantised. Z-Image-Turbo in bf16 needs 14 GiB."""
+def fits(model: nn.Module, budget: int) -> bool:
+    """Whether ``model`` and what a picture needs fit into ``budget`` bytes. Z-Image-Turbo in bf16 needs 14 GiB."""
     return sum(p.numel() * p.element_size() for p in model.parameters()) + ROOM <= budget
 
 
-def batch_size(model: nn.Module, width: int, height: int, device: torch.device, options: EngineOptions) -> int:
-    """How many images to sample at once in free memory; a guess that the sampler corrects."""
-    if device.type != "cuda":
-        return BATCH
-    free = memory.budget(options.limit, device) - torch.cuda.memory_allocated(device)
-    return images_in(free, width, height, model.config.dim)
+def room_for(width: int, height: int) -> int:
+    """Bytes that drawing a picture of ``width`` x ``height`` needs besides the transformer's weights."""
+    return int(ROOM * max(1.0, width * height / 2**20))
 
 
-def images_in(free: int, width: int, height: int, dim: int) -> int:
-    """Images that fit into ``free`` bytes, from 1 to :data:`BATCH`; ``dim`` is the transformer's width.
-
-    A block's peak is about 40 bytes per token and channel: rotations run in fp32, and the inner layer of the
-    feed-forward part exists three times.
-    """
-    tokens = (width // (FACTOR * PATCH)) * (height // (FACTOR * PATCH)) + 128
-    return max(1, min(BATCH, free // (40 * dim * tokens)))
+def batch_size(device: torch.device) -> int:
+    """How many pictures are sampled at once."""
+    return 1 if device.type == "cuda" else BATCH
 
 
-def predict_for(model: nn.Module, options: EngineOptions, forwards: int) -> Predict:
+def predict_for(model: nn.Module, options: EngineOptions, device: torch.device) -> Predict:
     """The model's forward pass for the sampler, as fast as ``options`` allow.
 
-    ``forwards`` (counted per image) is how often it will be used. Not recorded as a CUDA graph: a batch of images keeps
-    the GPU busy for longer than launching takes.
+    Not recorded as a CUDA graph: a picture keeps the GPU busy for longer than launching takes.
     """
-    device = next(model.parameters()).device
-    if device.type == "cuda" and options.compile and forwards >= COMPILE_FROM:
+    if device.type == "cuda" and options.compile:
         compile_blocks(model, options.cudnn_attention)
 
     def predict(x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
-        with attention(options.cudnn_attention):
+        with attention(options.cudnn_attention), by_rule() if is_compiled(model) else contextlib.nullcontext():
             return forward(model, x, t, caps, pad)
 
     return predict
@@ -121,9 +130,10 @@ class Adapters:
     gets a wrapper, a different type and thus recompiled once, and later files only replace the values in it.
     """
 
-    def __init__(self, model: nn.Module, options: EngineOptions) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: nn.Module, options: EngineOptions, predict: Predict) -> None:
+        self.model, self.options, self.predict = model, options, predict
         self._slots: dict[str, _Adapted] = {}
+        self._primed: set[Any] = set()
 
     @contextlib.contextmanager
     def applied(self, path: Path | None, strength: float) -> Iterator[None]:
@@ -132,14 +142,19 @@ class Adapters:
         Raises:
             UserError: the file does not fit the model.
         """
-        if path is None or not is_compiled(self.model):
+        if not is_compiled(self.model):
             with load_into(self.model, path, strength) if path else contextlib.nullcontext():
                 yield
+            return
+        if path is None:
+            self.remove()
+            self._prime()
+            yield
             return
         adapter = read_adapter(path)
         if any("lora_A" not in parts or "dora_scale" in parts for parts in adapter.modules.values()):
             # Not a sum of two outputs: rare enough to run without compiled blocks.
-            self._remove()
+            self.remove()
             plain_blocks(self.model)
             try:
                 with load_into(self.model, path, strength):
@@ -149,6 +164,7 @@ class Adapters:
             return
         try:
             self._fill(adapter, strength)
+            self._prime()
             yield
         finally:
             for slot in self._slots.values():
@@ -159,7 +175,7 @@ class Adapters:
         parts = {name: (found["lora_A"], found["lora_B"]) for name, found in adapter.modules.items()}
         shapes = {name: (slot.down.shape, slot.up.shape) for name, slot in self._slots.items()}
         if {name: (down.shape, up.shape) for name, (down, up) in parts.items()} != shapes:
-            self._remove()
+            self.remove()
             load_into(self.model, adapter.path).remove()  # raises a clear error if the file does not fit
             dtype = self.model.all_x_embedder["2-1"].weight.dtype  # never quantised
             for name, (down, up) in parts.items():
@@ -169,7 +185,22 @@ class Adapters:
             self._slots[name].down.copy_(down)
             self._slots[name].up.copy_(up.float() * (adapter.scale(name) * strength))
 
-    def _remove(self) -> None:
+    @torch.no_grad()
+    def _prime(self) -> None:
+        """Compile for a picture that always has the same size, once for each set of adapted Linears."""
+        shapes = tuple((name, slot.down.shape) for name, slot in self._slots.items())
+        if shapes in self._primed:
+            return
+        config, device = self.model.config, self.model.x_pad_token.device
+        side = PATCH * min(PRIMING, *config.axes_lens[1:])
+        picture = torch.zeros(1, config.in_channels, side, side, device=device)
+        caption = torch.zeros(1, TOKEN_MULTIPLE, config.cap_feat_dim, device=device)
+        pad = torch.zeros(1, TOKEN_MULTIPLE, 1, dtype=torch.bool, device=device)
+        self.predict(picture, torch.zeros(1, device=device), caption, pad)
+        self._primed.add(shapes)
+
+    def remove(self) -> None:
+        """Take the last LoRA off the model."""
         for name, slot in self._slots.items():
             self.model.set_submodule(name, slot.linear)
         self._slots = {}

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from charloom.kernels.linears import _MULTIPLE, Float8Linear, Int8Linear, NF4Linear, QuantizedLinear
 from charloom.kernels.products import (
@@ -104,6 +104,16 @@ def stored_names(model: nn.Module) -> set[str]:
         if isinstance(module, QuantizedLinear)
         for part in ("weight", module.scale_name)
     }
+
+
+def stored(model: nn.Module, name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """What a model treated by :func:`restructure` stores for the tensor that is called ``name`` before."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if not isinstance(module, QuantizedLinear) or leaf != "weight":
+        return {name: tensor}
+    weight, scale = module.pack(tensor)
+    return {name: weight, f"{owner}.{module.scale_name}": scale}
 
 
 def set_mode(model: nn.Module, mode: str) -> None:

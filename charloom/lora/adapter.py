@@ -36,34 +36,70 @@ class MergeReport:
         return {**asdict(self), "names": list(self.names)}
 
 
-@torch.no_grad()
-def merge(model: nn.Module, path: Path) -> MergeReport:
-    """Add an adapter to the weights of ``model`` in place: ``W + B A alpha / rank`` in fp32, cast back once.
+class Merge:
+    """Adds an adapter to weights one by one: ``W + B A alpha / rank`` in fp32, cast back once.
 
-    The weights must still be floating point (merge before quantising).
+    ``model`` only says which weights there are; it may be on the meta device.
 
     Raises:
-        UserError: unknown keys, modules that the model lacks, wrong shapes, quantised weights, or a change of norm
-            zero.
+        UserError: unknown keys, modules that the model lacks, wrong shapes, or quantised weights.
     """
-    adapter = read_adapter(path)
-    linears = _match(model, adapter)
-    for module, linear in linears.items():
-        if _is_quantised(linear):
-            raise UserError(f"{path}: {module} of the base is quantised; merge into full-precision weights")
-    squares = 0.0
-    for module, linear in linears.items():
-        before = linear.weight.float()
-        after = adapter.apply(module, linear.weight)
-        squares += float((after - before).double().square().sum())
-        linear.weight.copy_(after.to(linear.weight.dtype))
-    norm = math.sqrt(squares)
-    if not norm > 0 or not math.isfinite(norm):
-        raise UserError(f"{path}: merging it changes the weights by {norm}: the file is empty or broken, get it again")
-    ranks = {adapter.rank(module) for module in linears}
-    return MergeReport(
-        len(linears), norm, ranks.pop() if len(ranks) == 1 else None, file_digest(path), tuple(sorted(linears))
-    )
+
+    def __init__(self, model: nn.Module, path: Path) -> None:
+        self.path, self.adapter = path, read_adapter(path)
+        self._linears = _match(model, self.adapter)
+        for module, linear in self._linears.items():
+            if _is_quantised(linear):
+                raise UserError(f"{path}: {module} of the base is quantised; merge into full-precision weights")
+        self._squares: dict[str, float] = {}
+
+    @torch.no_grad()
+    def merged(self, name: str, weight: Tensor) -> Tensor:
+        """``weight``, which the model calls ``name``, with its part of the adapter added."""
+        module = name.removesuffix(".weight")
+        if module == name or module not in self._linears:
+            return weight
+        before = weight.float()
+        after = self.adapter.apply(module, weight)
+        self._squares[module] = float((after - before).double().square().sum())
+        return after.to(weight.dtype)
+
+    def report(self) -> MergeReport:
+        """What was done.
+
+        Raises:
+            UserError: the norm of the change is zero, or some weight was never seen.
+        """
+        if unseen := [module for module in self._linears if module not in self._squares]:
+            raise UserError(f"{self.path}: {unseen[0]} of the base was not read; get the base's files again")
+        norm = math.sqrt(sum(self._squares[module] for module in self._linears))
+        if not norm > 0 or not math.isfinite(norm):
+            raise UserError(
+                f"{self.path}: merging it changes the weights by {norm}: the file is empty or broken, get it again"
+            )
+        ranks = {self.adapter.rank(module) for module in self._linears}
+        return MergeReport(
+            len(self._linears),
+            norm,
+            ranks.pop() if len(ranks) == 1 else None,
+            file_digest(self.path),
+            tuple(sorted(self._linears)),
+        )
+
+
+@torch.no_grad()
+def merge(model: nn.Module, path: Path) -> MergeReport:
+    """Add an adapter to the weights of ``model`` in place; see :class:`Merge`.
+
+    Raises:
+        UserError: as :class:`Merge`, or a change of norm zero.
+    """
+    adding = Merge(model, path)
+    for name, parameter in model.named_parameters():
+        changed = adding.merged(name, parameter)
+        if changed is not parameter:
+            parameter.copy_(changed)
+    return adding.report()
 
 
 def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:

@@ -67,6 +67,8 @@ class TrainJob:
 
     ``load_model(dtype, device)`` returns the prepared base (training adapter merged in). ``provenance`` are JSON values
     for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images.
+    ``on_checkpoint(step, path, engine)`` is called when a checkpoint and the state behind it are stored, and with step
+    0 and no path before a run's first step.
     """
 
     settings: TrainSettings
@@ -81,6 +83,7 @@ class TrainJob:
     holdout: Path | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     make_engine: Callable[..., Engine] = build_engine
+    on_checkpoint: Callable[[int, Path | None, Engine], None] | None = None
 
 
 def train(
@@ -173,6 +176,8 @@ def train(
         states.save(store, state)
         # Last: the checkpoint marks the step as complete.
         checkpoint(step)
+        if job.on_checkpoint:
+            job.on_checkpoint(step, store.path(CHECKPOINT, key, ".safetensors"), engine)
 
     def record(seen: _Launched | None) -> None:
         if seen is None:
@@ -186,6 +191,8 @@ def train(
     try:
         if start and not store.has(CHECKPOINT, checkpoint_key(job.run_key, start), ".safetensors"):
             checkpoint(start)  # killed between saving the state and the checkpoint
+        if not start and job.on_checkpoint:
+            job.on_checkpoint(0, None, engine)
         engine.zero_grad()
         last: _Launched | None = None
         for number, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):

@@ -118,10 +118,13 @@ def choose_waiting(threads: int, cores_used: Callable[[], float] | None = None) 
 
 
 def _cores_used() -> float:
-    """Cores in use while this process does nothing."""
+    """How many of the cores that this process may run on are in use while it does nothing."""
     import psutil
 
-    return psutil.cpu_percent(interval=0.5) / 100 * (psutil.cpu_count() or 1)
+    shares = psutil.cpu_percent(interval=0.5, percpu=True)
+    # In a container or under taskset, what runs on the other cores takes nothing away.
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(shares))
+    return sum(shares[core] for core in own if core < len(shares)) / 100
 
 
 def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], None]) -> None:

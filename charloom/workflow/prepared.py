@@ -20,8 +20,11 @@ _CHOICE = 2
 """Version of the choice of quantised Linears; raising it rebuilds prepared bases and retrains on them."""
 
 
-def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
-    """Digest of what the prepared weights depend on; it represents the base in the key of a training run."""
+def key(lock: dict[str, Any], settings: dict[str, Any], device: str = "cpu") -> str:
+    """Digest of what the prepared weights depend on; it represents the base in the key of a training run.
+
+    ``device`` is the kind of device that merged the adapter: their products differ in the last bit.
+    """
     adapter = lock["adapters"][settings["adapter"]] if settings["adapter"] != "none" else None
     return digest(
         {
@@ -31,15 +34,19 @@ def key(lock: dict[str, Any], settings: dict[str, Any]) -> str:
             "quantization": settings["quantization"],
             "recipe": settings["recipe"],
             **({} if settings["quantization"] in _UNQUANTISED else {"choice": _CHOICE}),
+            **({} if device == "cpu" else {"device": device}),
         }
     )
 
 
-def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Log) -> dict[str, Any]:
+def make(
+    lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Log, device: Any = "cpu"
+) -> dict[str, Any]:
     """Write the prepared weights to ``output``; returns the record of what was done.
 
     fp32 with quantization ``none``, else bf16; float8, int8 and nf4 store the Linears of the blocks in fewer bits. The
-    adapter is merged before quantising, which would round it away. Needs as much memory as the bf16 model.
+    adapter is merged before quantising, which would round it away. Weights go through ``device`` one by one; main
+    memory holds those that are finished.
 
     Raises:
         UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full; nf4 without
@@ -54,27 +61,30 @@ def make(lock: dict[str, Any], settings: dict[str, Any], output: Path, store: St
 
     dtype = torch.float32 if settings["quantization"] == FULL_PRECISION else torch.bfloat16
     root, single = locks.locate(lock, "transformer", store, tell), locks.single_file(lock, store, tell)
-    model = weights.load_transformer(root, dtype=dtype, single_file=single)
-    merged = None
+    model, adding = weights.empty_transformer(root), None
     if settings["adapter"] != "none":
-        merged = adapters.merge(model, locks.adapter_file(lock, settings["adapter"], store, tell)).record()
-        if not merged["modules"]:
-            raise UserError(
-                f"training adapter {settings['adapter']}: none of its modules fits the base; choose another"
-            )
+        adding = adapters.Merge(model, locks.adapter_file(lock, settings["adapter"], store, tell))
     if (kind := settings["quantization"]) in quantize.KINDS:
-        tell(f"{quantize.quantize(model, kind, 'cpu')} Linears of the blocks kept in {kind}")
-    record = {"base": lock["name"], "digest": key(lock, settings), "merged": merged, **settings}
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        quantize.restructure(model, kind)
+    state: dict[str, Any] = {}
+    with torch.no_grad():
+        for name, tensor in weights.stream(root, dtype, device, single):
+            made = quantize.stored(model, name, adding.merged(name, tensor) if adding else tensor)
+            state |= {part: value.to("cpu") for part, value in made.items()}
+    if kind in quantize.KINDS:
+        tell(f"{len(quantize.quantized(model))} Linears of the blocks kept in {kind}")
+    digest_ = key(lock, settings, torch.device(device).type)
+    record = {"base": lock["name"], "digest": digest_, "merged": adding and adding.report().record(), **settings}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if size > (free := shutil.disk_usage(output.parent).free):
         raise UserError(
             f"{output}: needs {size / 1e9:.1f} GB on its disk, which has {free / 1e9:.1f} GB free; free some space"
         )
     with files.whole(output) as temporary:
-        header = {"format": "pt", "charloom.base": record["digest"]}
+        header = {"format": "pt", "charloom.base": digest_}
         if kind in quantize.KINDS:
             header[_KIND] = kind
-        write_safetensors(temporary, model.state_dict(), header)
+        write_safetensors(temporary, {name: state[name] for name in model.state_dict()}, header)
     return record
 
 

@@ -1,7 +1,12 @@
-"""Previews: the images that a checkpoint draws for the sample prompts."""
+"""Previews: the images that a checkpoint draws for the sample prompts.
+
+Drawn by the trainer as each checkpoint is saved (:class:`WhileTraining`), and by ``sample_checkpoint`` where one is
+missing: a prompt that was changed later, a machine without the memory for both.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +41,12 @@ class Previews:
         self.lock = lock
         self._digests: dict[Path, str] = {}
 
-    def wanted(self, step: int, prompt: str, settings: dict[str, Any]) -> Wanted | None:
-        """One preview, or None while its checkpoint or its embedding is missing."""
-        checkpoint = self.files.checkpoint(step) if step else None
+    def wanted(self, step: int, prompt: str, settings: dict[str, Any], checkpoint: Path | None = None) -> Wanted | None:
+        """One preview, or None while its checkpoint or its embedding is missing.
+
+        ``checkpoint`` is where the checkpoint is, if not among the results yet.
+        """
+        checkpoint = (checkpoint or self.files.checkpoint(step)) if step else None
         embedding = self.files.prompt_embedding(prompt)
         if not embedding.is_file() or (checkpoint and not checkpoint.is_file()):
             return None
@@ -56,11 +64,11 @@ class Previews:
 
     def all(self, siblings: dict[str, Any]) -> list[Wanted]:
         """Every preview of ``siblings`` (``steps``; ``prompts``: name to settings) that can be drawn now."""
-        found = [
-            self.wanted(step, name, settings)
-            for step in siblings["steps"]
-            for name, settings in siblings["prompts"].items()
-        ]
+        return [one for step in siblings["steps"] for one in self.of(step, siblings["prompts"])]
+
+    def of(self, step: int, prompts: dict[str, Any], checkpoint: Path | None = None) -> list[Wanted]:
+        """Those of one checkpoint."""
+        found = [self.wanted(step, name, settings, checkpoint) for name, settings in prompts.items()]
         return [one for one in found if one]
 
     @property
@@ -74,6 +82,93 @@ class Previews:
         return self._digests[path]
 
 
+class Painter:
+    """Draws previews into the store with a transformer that is loaded once.
+
+    Args:
+        lock: the base's lock file.
+        empty: the embedding of the empty prompt.
+        model: the transformer, ready to sample; loaded if not given.
+    """
+
+    def __init__(
+        self,
+        lock: dict[str, Any],
+        empty: Path,
+        store: Store,
+        device: Any,
+        log: Callable[[str], None],
+        options: EngineOptions,
+        precision: str,
+        model: Any = None,
+    ) -> None:
+        from charloom.engine import previews as engine
+        from charloom.zimage import weights
+
+        self.empty, self.store, self.device, self.log = empty, store, device, log
+        if model is None:
+            root, single = locks.locate(lock, "transformer", store), locks.single_file(lock, store)
+            model = engine.load_transformer(root, single, device, options, precision)
+        self.model = model
+        self.vae = engine.quick_decoder(weights.load_vae(locks.locate(lock, "vae", store)), device)
+        self.predict = engine.predict_for(model, options, device)
+        self.adapters = engine.Adapters(model, options, self.predict)
+        self._batches: dict[tuple[int, int], int] = {}
+
+    def draw(self, wanted: list[Wanted]) -> None:
+        """Draw those of ``wanted`` that are not stored.
+
+        Raises:
+            UserError: not even one picture fits into GPU memory, or a checkpoint does not fit the base.
+        """
+        import numpy as np
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        from charloom.core.tensors import read_safetensors
+        from charloom.engine import previews as engine
+        from charloom.zimage import sampler
+
+        groups: dict[tuple[Any, ...], list[Wanted]] = {}
+        # In the order of the prompts: on the CPU, pictures of a batch may depend on each other in the last bit.
+        for one in sorted(wanted, key=lambda one: (one.step, one.prompt)):
+            s = one.settings
+            if not self.store.has(KIND, one.key, ".png"):
+                key = (one.step, s["scale"], s["width"], s["height"], s["steps"], s["guidance"])
+                groups.setdefault(key, []).append(one)
+        for (step, strength, width, height, steps, guidance), members in groups.items():
+            size = (width, height)
+
+            def halved(batch: int, size: tuple[int, int] = size) -> None:
+                self._batches[size] = batch
+                self.log(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
+
+            started = time.monotonic()
+            with self.adapters.applied(members[0].checkpoint, strength):
+                pixels = sampler.sample(
+                    self.model,
+                    self.vae,
+                    [read_safetensors(one.embedding)[0]["embeds"] for one in members],
+                    width=width,
+                    height=height,
+                    seeds=[one.settings["seed"] for one in members],
+                    steps=steps,
+                    guidance=guidance,
+                    negative=read_safetensors(self.empty)[0]["embeds"] if guidance > 1 else None,
+                    batch_size=self._batches.get(size, engine.batch_size(self.device)),
+                    predict=self.predict,
+                    log=self.log,
+                    on_halved=halved,
+                )
+            for one, picture in zip(members, np.asarray(pixels), strict=True):
+                words = PngInfo()
+                if precision := one.settings.get("precision"):
+                    words.add_text("precision", precision)
+                with self.store.put(KIND, one.key, ".png") as path:
+                    Image.fromarray(picture).save(path, format="PNG", compress_level=6, pnginfo=words)
+            self.log(f"step {step}: {len(members)} previews of {width}x{height} in {time.monotonic() - started:.1f} s")
+
+
 def make(
     previews: Previews,
     wanted: list[Wanted],
@@ -82,60 +177,93 @@ def make(
     log: Callable[[str], None],
     options: EngineOptions,
 ) -> None:
-    """Draw those of ``wanted`` that are not stored, checkpoint by checkpoint; the model is loaded once.
+    """Draw those of ``wanted`` that are not stored, with a transformer of its own.
 
-    ``options`` and the free memory decide batch size and precision. Their effect is little more than rounding, so
-    neither they nor the device are part of a preview's key.
+    Raises:
+        UserError: as :class:`Painter`.
     """
-    import time
+    by_format: dict[str, list[Wanted]] = {}
+    for one in wanted:
+        if not store.has(KIND, one.key, ".png"):
+            by_format.setdefault(precision_of(one.settings), []).append(one)
+    for precision, members in by_format.items():
+        Painter(previews.lock, previews.empty, store, device, log, options, precision).draw(members)
 
-    from PIL import Image
 
-    from charloom.core.tensors import read_safetensors
-    from charloom.engine import previews as engine
-    from charloom.zimage import sampler, weights
+def precision_of(settings: dict[str, Any]) -> str:
+    """The number format of the transformer's weights that a preview is drawn with."""
+    return settings.get("precision", "bf16")
 
-    missing = [one for one in wanted if not store.has(KIND, one.key, ".png")]
-    if not missing:
-        return
-    root, single = locks.locate(previews.lock, "transformer", store), locks.single_file(previews.lock, store)
-    model = engine.load_transformer(root, single, device, options, log)
-    vae = engine.quick_decoder(weights.load_vae(locks.locate(previews.lock, "vae", store)), device)
-    predict = engine.predict_for(model, options, sum(one.settings["steps"] for one in missing))
-    adapters = engine.Adapters(model, options)
-    empty = read_safetensors(previews.empty)[0]["embeds"]
-    groups: dict[tuple[Any, ...], list[Wanted]] = {}
-    for one in missing:
-        s = one.settings
-        groups.setdefault((one.step, s["scale"], s["width"], s["height"], s["steps"], s["guidance"]), []).append(one)
-    batches: dict[tuple[int, int], int] = {}
 
-    for (step, strength, width, height, steps, guidance), members in groups.items():
-        size = (width, height)
-        batches.setdefault(size, engine.batch_size(model, width, height, device, options))
+class WhileTraining:
+    """Draws each checkpoint's previews in the process that trains, as a callback of :func:`charloom.train.loop.train`.
 
-        def halved(batch: int, size: tuple[int, int] = size) -> None:
-            batches[size] = batch
-            log(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
+    What cannot be drawn here is left to ``sample_checkpoint``, with one log line; training goes on in any case.
 
-        started = time.monotonic()
-        with adapters.applied(members[0].checkpoint, strength):
-            pixels = sampler.sample(
-                model,
-                vae,
-                [read_safetensors(one.embedding)[0]["embeds"] for one in members],
-                width=width,
-                height=height,
-                seeds=[one.settings["seed"] for one in members],
-                steps=steps,
-                guidance=guidance,
-                negative=empty if guidance > 1 else None,
-                batch_size=batches[size],
-                predict=predict,
-                log=log,
-                on_halved=halved,
-            )
-        for one, picture in zip(members, pixels, strict=True):
-            with store.put(KIND, one.key, ".png") as path:
-                Image.fromarray(picture).save(path, format="PNG", compress_level=6)
-        log(f"step {step}: {len(members)} previews of {width}x{height} in {time.monotonic() - started:.1f} s")
+    Args:
+        previews: the character's previews.
+        siblings: what is wanted: ``steps`` and ``prompts`` (name to settings).
+        newest: folder that shows the newest checkpoint's previews.
+    """
+
+    def __init__(
+        self,
+        previews: Previews,
+        siblings: dict[str, Any],
+        store: Store,
+        device: Any,
+        log: Callable[[str], None],
+        options: EngineOptions,
+        newest: Path,
+    ) -> None:
+        self.previews, self.siblings, self.store = previews, siblings, store
+        self.device, self.log, self.options, self.newest = device, log, options, newest
+        self._painter: Painter | None = None
+        self._borrowed: Any = None
+        self._off = not siblings["prompts"]
+
+    def __call__(self, step: int, checkpoint: Path | None, engine: Any) -> None:
+        """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base."""
+        if self._off or step not in self.siblings["steps"]:
+            return
+        wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
+        missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
+        try:
+            if missing:
+                self._draw(missing, engine)
+        except Exception as error:
+            # A preview is never worth a training run.
+            self._off = True
+            text = str(error).strip().splitlines()
+            self.log(f"previews are drawn after training: {text[0] if text else type(error).__name__}")
+        for one in wanted:
+            self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
+
+    def _draw(self, missing: list[Wanted], engine: Any) -> None:
+        from charloom.engine.previews import room_for
+
+        precision = precision_of(missing[0].settings)
+        engine.make_room(max(room_for(one.settings["width"], one.settings["height"]) for one in missing))
+        if self._painter is None:
+            self._painter = self._new_painter(precision, engine)
+        if self._borrowed is None:
+            self._painter.draw(missing)
+            return
+        self._painter.vae.to(self.device)
+        with self._borrowed.in_place():
+            self._painter.draw(missing)
+        self._painter.adapters.remove()
+        self._painter.vae.to("cpu")
+
+    def _new_painter(self, precision: str, engine: Any) -> Painter:
+        from charloom.engine import borrow
+        from charloom.engine import previews as previewing
+
+        lock, model = self.previews.lock, None
+        if engine.cuda:
+            root, single = locks.locate(lock, "transformer", self.store), locks.single_file(lock, self.store)
+            model = previewing.empty_transformer(root, precision)
+            weights = previewing.stream(model, root, single, self.device)
+            self._borrowed = borrow.Borrowed(model, weights, engine.model)
+            previewing.ready(model, self.device, self.options)
+        return Painter(lock, self.previews.empty, self.store, self.device, self.log, self.options, precision, model)

@@ -259,7 +259,14 @@ def _preview(character: Character, prompt_name: str) -> dict[str, Any]:
         "steps": knobs["steps"],
         "guidance": knobs["guidance"],
         "recipe": RECIPES["sample"],
+        **({"precision": "float8"} if _draws_float8(character.recipe) else {}),
     }
+
+
+def _draws_float8(recipe: dict[str, Any]) -> bool:
+    """Whether previews are drawn with float8 weights: by default where training quantises, so that it can draw them."""
+    precision = recipe["sample"]["precision"]
+    return precision == "float8" or (precision == "auto" and recipe["quantization"]["transformer"] == "float8")
 
 
 def grid(character: Character) -> str:

@@ -60,11 +60,11 @@ def convert(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[st
     return converted
 
 
-def load_into(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """Load the single file at ``path`` into ``model`` (on the meta device), cast to ``dtype``.
+def read(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the single file at ``path`` under the names of ``model``, still mapped from the file.
 
     Raises:
-        UserError: the file is damaged, quantised, or does not fit the config.
+        UserError: the file is damaged, quantised, or does not fit the model's config.
     """
     check_whole(path)
     try:
@@ -91,5 +91,15 @@ def load_into(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
                 f"{path}: {name} is {tuple(tensor.shape)}, transformer/config.json of the base asks for "
                 f"{tuple(expected[name].shape)}; name the transformer_file that belongs to it"
             )
+    return tensors
+
+
+def load_into(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """Load the single file at ``path`` into ``model`` (on the meta device), cast to ``dtype``.
+
+    Raises:
+        UserError: as :func:`read`.
+    """
     # A copy, so that nothing depends on the mapped file and slices of a qkv do not keep the whole alive.
-    model.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
+    copied = {name: tensor.to(dtype, copy=True) for name, tensor in read(path, model).items()}
+    model.load_state_dict(copied, assign=True)

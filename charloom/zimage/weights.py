@@ -7,18 +7,26 @@ also come from a single file with ComfyUI's names (:mod:`charloom.zimage.singlef
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from charloom.base.files import check_transformer_config
+from charloom.base.files import check_transformer_config, check_whole
 from charloom.core.errors import UserError
 from charloom.zimage import singlefile
 from charloom.zimage.forward import prepare
 
 diffusers_logging.disable_progress_bar()
+
+READERS = 4
+"""Threads that copy tensors from the mapped files."""
 
 
 def _part(folder: Path, name: str) -> Path:
@@ -60,6 +68,53 @@ def empty_transformer(folder: Path) -> ZImageTransformer2DModel:
     config = ZImageTransformer2DModel.load_config(part)
     with torch.device("meta"):
         return ZImageTransformer2DModel.from_config(config)
+
+
+def stream(
+    folder: Path, dtype: torch.dtype, device: str | torch.device = "cpu", single_file: Path | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the transformer in ``folder`` one by one, cast to ``dtype`` and copied to ``device``.
+
+    Whoever takes them decides what is kept, so a model that is quantised on the way is never whole in memory. A few
+    tensors are read ahead.
+
+    Raises:
+        UserError: as :func:`load_transformer`.
+    """
+    model = empty_transformer(folder)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    mapped = singlefile.read(single_file, model) if single_file else _mapped(folder, expected)
+
+    def copied(name: str) -> Tensor:
+        return mapped[name].to(device, dtype, copy=True)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[tuple[str, Future[Tensor]]] = deque()
+        for name in mapped:
+            waiting.append((name, pool.submit(copied, name)))
+            if len(waiting) > 2 * READERS:
+                first, tensor = waiting.popleft()
+                yield first, tensor.result()
+        for first, tensor in waiting:
+            yield first, tensor.result()
+
+
+def _mapped(folder: Path, expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The tensors of the transformer's files, still mapped from them."""
+    found: dict[str, Tensor] = {}
+    part = _part(folder, "transformer")
+    for path in sorted(part.glob("*.safetensors")):
+        check_whole(path)
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                found |= {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); get it again") from None
+    for name, shape in expected.items():
+        if name not in found or found[name].shape != shape:
+            what = "is missing" if name not in found else f"is {tuple(found[name].shape)}, not {tuple(shape)}"
+            raise UserError(f"{part}: {name} {what}: its files do not belong to its config.json; get them again")
+    return {name: found[name] for name in expected}
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> AutoencoderKL:

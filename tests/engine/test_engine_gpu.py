@@ -134,8 +134,9 @@ def test_gradients_accumulate_over_shapes():
 
 @pytest.mark.parametrize("graphed", [True, False])
 def test_swapped_blocks_compute_the_same(graphed):
-    options = EngineOptions(layer_offloading=True, graphs=graphed)
-    losses, wanted, _ = run(EngineOptions(), "float8")
+    # Without deterministic, resident blocks are modulated together and swapped ones are not: other bits.
+    options = EngineOptions(layer_offloading=True, graphs=graphed, deterministic=True)
+    losses, wanted, _ = run(EngineOptions(deterministic=True), "float8")
     got_losses, got, engine = run(options, "float8", steps=((16, 64), (12, 32), (16, 64)))
     assert len(engine.swap.blocks) == 3
     assert torch.equal(got_losses, losses)

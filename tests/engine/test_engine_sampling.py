@@ -148,12 +148,10 @@ def test_a_single_picture_that_does_not_fit_is_an_error(ours, words, tiny_base) 
 
 
 def test_how_much_fits() -> None:
-    full = weights.empty_transformer(Z_IMAGE).to(torch.bfloat16)
-    assert engine.fits_plain(full, 14 * memory.GIB) and not engine.fits_plain(full, 13 * memory.GIB)
-    assert engine.images_in(60 * memory.GIB, 1024, 1024, 3840) == engine.BATCH
-    assert engine.images_in(2 * memory.GIB, 1024, 1024, 3840) == 3
-    assert engine.images_in(-1, 1024, 1024, 3840) == 1
-    assert engine.images_in(2 * memory.GIB, 512, 512, 3840) == engine.BATCH
+    for precision, gib in (("bf16", 13.5), ("float8", 8)):
+        full = engine.empty_transformer(Z_IMAGE, precision).to(torch.bfloat16)
+        assert engine.fits(full, int(gib * memory.GIB)) and not engine.fits(full, int((gib - 1) * memory.GIB))
+    assert engine.room_for(2048, 1024) == 2 * engine.room_for(512, 512) == 2 * engine.ROOM
 
 
 # Previews, from embeddings to files
@@ -196,6 +194,47 @@ def test_previews_with_little_memory_are_the_same_and_say_so(previews, tmp_path,
     assert max(np.abs(a - b).max() for a, b in zip(plain, tight, strict=True)) <= 1
 
 
+class Idle:
+    """An engine that has nothing to give up."""
+
+    cuda = False
+
+    def make_room(self, needed: int) -> None:
+        assert needed > 0
+
+
+def test_the_trainer_draws_what_the_rule_would_draw(previews, tmp_path) -> None:
+    plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 2, "guidance": 1.0, "recipe": 1}
+    prompts = {f"{n:02d}": {**plan, "seed": n} for n in (1, 2, 3)}
+    siblings = {"steps": [0, 2], "prompts": prompts}
+    stores, lines = {name: Store(tmp_path / name) for name in ("trainer", "rule")}, []
+    (tmp_path / "results/checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoint-in-the-store.safetensors"
+    write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
+    newest = tmp_path / "newest"
+    draw = samples.WhileTraining(previews, siblings, stores["trainer"], CPU, lines.append, EngineOptions(), newest)
+    for step, path in ((0, None), (1, checkpoint), (2, checkpoint)):
+        draw(step, path, Idle())
+    (tmp_path / "results/checkpoints/step-000002.safetensors").write_bytes(checkpoint.read_bytes())
+    wanted = previews.all(siblings)
+    samples.make(previews, wanted[::-1], stores["rule"], CPU, silent, EngineOptions())
+    assert len(wanted) == 6 and len({one.key for one in wanted}) == 6
+    files = [[stores[name].path(samples.KIND, one.key, ".png") for one in wanted] for name in stores]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
+    assert [(newest / f"{n:02d}.png").read_bytes() for n in (1, 2, 3)] == [path.read_bytes() for path in files[0][3:]]
+
+
+def test_a_preview_that_fails_costs_no_training(previews, tmp_path) -> None:
+    plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 2, "guidance": 1.0, "recipe": 1, "seed": 1}
+    broken, lines = tmp_path / "broken.safetensors", []
+    broken.write_bytes(b"not a checkpoint")
+    siblings, store = {"steps": [1, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer")
+    draw = samples.WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
+    draw(1, broken, Idle())
+    draw(2, broken, Idle())
+    assert len(lines) == 1 and "previews are drawn after training" in lines[0]
+
+
 def lora_of(
     model: torch.nn.Module, seed: int, rank: int = 4, dora: bool = False, below: str = "layers."
 ) -> dict[str, Tensor]:
@@ -233,7 +272,7 @@ def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) ->
     for seed, (name, kind) in enumerate(files.items()):
         write_safetensors(tmp_path / f"{name}.safetensors", lora_of(compiled, seed, **kind), {})
     plain = prepare(build_transformer().eval().requires_grad_(False))
-    adapters = engine.Adapters(compiled, EngineOptions())
+    adapters = engine.Adapters(compiled, EngineOptions(), functools.partial(forward, compiled))
     generator = torch.Generator().manual_seed(0)
     x, caps = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 32, CAPTION_WIDTH, generator=generator)
     t, pad = torch.full((2,), 0.4), torch.arange(32).view(1, 32, 1) >= torch.tensor([9, 20]).view(2, 1, 1)
@@ -269,7 +308,9 @@ def test_a_file_of_another_model_is_told_below_compiled_blocks(compiled, tmp_pat
     wrong["diffusion_model.layers.9.attention.to_q.lora_B.weight"] = torch.zeros(64, 4)
     write_safetensors(tmp_path / "wrong.safetensors", wrong, {})
     with pytest.raises(UserError, match="belongs to another model"):
-        with engine.Adapters(compiled, EngineOptions()).applied(tmp_path / "wrong.safetensors", 1.0):
+        with engine.Adapters(compiled, EngineOptions(), functools.partial(forward, compiled)).applied(
+            tmp_path / "wrong.safetensors", 1.0
+        ):
             pass
 
 
@@ -325,24 +366,24 @@ def test_a_text_encoder_too_big_for_the_gpu_is_run_on_the_cpu(previews, tmp_path
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_transformer_too_big_is_quantised(tiny_base, monkeypatch) -> None:
-    device, lines = torch.device("cuda"), []
-    plain = engine.load_transformer(tiny_base, None, device, EngineOptions(), lines.append)
-    assert lines == [] and plain.dtype == torch.bfloat16
-    monkeypatch.setattr(memory, "budget", lambda *_: memory.GIB)
-    small = engine.load_transformer(tiny_base, None, device, EngineOptions(), lines.append)
-    assert len(lines) == 1 and "float8" in lines[0]
-    assert small.layers[0].attention.to_q.weight.dtype == torch.float8_e4m3fn
+def test_float8_weights_draw_about_the_same(tiny_base) -> None:
+    device = torch.device("cuda")
+    plain, small = (
+        engine.load_transformer(tiny_base, None, device, EngineOptions(), kind) for kind in ("bf16", "float8")
+    )
+    assert plain.dtype == torch.bfloat16 and small.layers[0].attention.to_q.weight.dtype == torch.float8_e4m3fn
     x, caps = torch.randn(1, 16, 8, 8, device=device), torch.randn(1, 32, CAPTION_WIDTH, device=device)
     t, pad = torch.full((1,), 0.5, device=device), torch.arange(32, device=device).view(1, 32, 1) >= 20
     with torch.no_grad():
-        a, b = (engine.predict_for(m, EngineOptions(), 1)(x, t, caps, pad).float().flatten() for m in (plain, small))
+        a, b = (
+            engine.predict_for(m, EngineOptions(), device)(x, t, caps, pad).float().flatten() for m in (plain, small)
+        )
     assert torch.cosine_similarity(a, b, dim=0) > 0.98
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_previews_with_and_without_compiled_blocks(previews, tmp_path, monkeypatch) -> None:
+def test_previews_with_and_without_compiled_blocks(previews, tmp_path) -> None:
     plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 4, "guidance": 1.0, "recipe": 1}
     (tmp_path / "results/checkpoints").mkdir()
     for step in (2, 4):
@@ -351,12 +392,11 @@ def test_previews_with_and_without_compiled_blocks(previews, tmp_path, monkeypat
     prompts = {f"{n:02d}": {**plan, "seed": n} for n in (1, 2, 3)}
     wanted = previews.all({"steps": [0, 2, 4], "prompts": prompts})
 
-    def drawn(name: str, threshold: int) -> np.ndarray:
-        monkeypatch.setattr(engine, "COMPILE_FROM", threshold)
+    def drawn(name: str, compiled: bool) -> np.ndarray:
         store = Store(tmp_path / name)
-        samples.make(previews, wanted, store, torch.device("cuda"), silent, EngineOptions())
+        samples.make(previews, wanted, store, torch.device("cuda"), silent, EngineOptions(compile=compiled))
         return np.stack([np.array(Image.open(store.path(samples.KIND, one.key, ".png"))) for one in wanted]).astype(int)
 
-    plain, fast = drawn("plain", 10**9), drawn("fast", 0)
+    plain, fast = drawn("plain", False), drawn("fast", True)
     noise, change = np.abs(plain - fast).mean(), np.abs(plain[:3] - plain[3:6]).mean()
     assert noise < 2 < 4 < change, (noise, change)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,20 @@ def test_the_first_update_is_what_the_formulas_say(make_dataset, tmp_path):
         # Adam's first step: lr * g / (|g| + eps), whatever the betas.
         expected = parameter.detach() - 1e-2 * gradient / (gradient.abs() + 1e-6)
         torch.testing.assert_close(got[f"diffusion_model.{name}"], expected, rtol=1e-3, atol=2e-4)
+
+
+def test_whoever_draws_gets_every_checkpoint_once(make_dataset, tmp_path):
+    seen = []
+
+    def note(step, path, engine):
+        assert path is None or path.is_file()
+        seen.append(step)
+
+    job = replace(job_of(make_dataset(), recipe(save={"every": 2}), tmp_path / "log"), on_checkpoint=note)
+    store = Store(tmp_path / "store")
+    for until in (4, 6):
+        train(job, store, until, quiet)
+    assert seen == [0, 2, 4, 6]
 
 
 def test_training_lowers_the_loss_at_every_noise_level(make_dataset, tmp_path):

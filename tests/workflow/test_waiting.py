@@ -24,6 +24,13 @@ def test_threads_sleep_only_where_others_want_the_cores(cores_used: float, polic
     assert os.environ.get("OMP_WAIT_POLICY") == policy
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux ties a process to cores")
+def test_only_the_cores_that_the_process_may_use_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval, percpu: [100.0, 100.0, 50.0, 0.0])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3})
+    assert jobs._cores_used() == 0.5
+
+
 @pytest.mark.parametrize("own", [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")])
 def test_a_choice_of_the_users_is_kept(own: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(*own)

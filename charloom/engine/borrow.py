@@ -1,0 +1,99 @@
+"""Previews within a training run: the plain base's weights take the place of the trained model's for a while.
+
+Both models have the same layout, so nothing is allocated: the plain weights wait in main memory, are copied into the
+GPU memory of the trained model's, and afterwards the trained model gets its own back. Compiled code and recorded graphs
+keep their addresses. Independent of samplers and files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from charloom.engine import memory
+from charloom.engine.fuse import base_of
+
+SPARE = 2 * memory.GIB
+"""Bytes of main memory that must stay free."""
+
+
+class CannotBorrow(Exception):
+    """The plain weights do not fit in the trained ones' place; says why."""
+
+
+class Borrowed:
+    """The plain ``model`` in the place of the ``trained`` one.
+
+    Args:
+        model: the plain transformer on the meta device, in the number format of the trained one.
+        weights: names and tensors for it.
+        trained: the model in training, with or without adapters and fused Linears, its weights on the GPU.
+
+    Raises:
+        CannotBorrow: another number format, or not enough main memory for both.
+    """
+
+    def __init__(self, model: nn.Module, weights: Iterable[tuple[str, Tensor]], trained: nn.Module) -> None:
+        self.model = model
+        self._places = {name: place_in(trained, name) for name in model.state_dict()}
+        for name, wanted in model.state_dict().items():
+            place = self._places[name]
+            if place is None or place.shape != wanted.shape or place.dtype != wanted.dtype:
+                raise CannotBorrow(f"the previews' weights differ from those in training ({name})")
+            if not place.is_cuda:
+                raise CannotBorrow("some of the trained model's weights live in main memory")
+        size = sum(place.nbytes for place in self._places.values())
+        if 2 * size + SPARE > psutil.virtual_memory().available:
+            raise CannotBorrow(f"it needs {2 * size / memory.GIB:.0f} GiB of main memory")
+        self._own = _HostCopy(self._places)
+        self._plain = _HostCopy(self._places)
+        for name, place in self._places.items():
+            self._own[name].copy_(place.detach())
+        for name, tensor in weights:
+            self._plain[name].copy_(tensor)
+        model.load_state_dict(self._places, assign=True)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[nn.Module]:
+        """Inside the block, the model has its weights, and the trained one must not run."""
+        self._copy(self._plain)
+        try:
+            yield self.model
+        finally:
+            self._copy(self._own)
+
+    @torch.no_grad()
+    def _copy(self, values: _HostCopy) -> None:
+        for name, place in self._places.items():
+            place.detach().copy_(values[name], non_blocking=True)
+        torch.cuda.synchronize()
+
+
+class _HostCopy(dict[str, Tensor]):
+    """Room in main memory for tensors like ``places``, pinned where the driver allows."""
+
+    def __init__(self, places: dict[str, Tensor]) -> None:
+        starts, end = {}, 0
+        for name, place in places.items():
+            starts[name] = end
+            end += -(-place.nbytes // 256) * 256
+        # Not pin_memory=True, which rounds up to a power of two.
+        self._buffer = torch.empty(end, dtype=torch.uint8)
+        if torch.cuda.is_available():
+            torch.cuda.cudart().cudaHostRegister(self._buffer.data_ptr(), end, 0)
+        for name, place in places.items():
+            part = self._buffer[starts[name] : starts[name] + place.nbytes]
+            self[name] = part.view(place.dtype).view(place.shape)
+
+
+def place_in(trained: nn.Module, name: str) -> Tensor | None:
+    """The tensor of ``trained`` that a model without adapters calls ``name``; None if there is none."""
+    owner, _, leaf = name.rpartition(".")
+    try:
+        return getattr(base_of(trained.get_submodule(owner)), leaf)
+    except AttributeError:
+        return None
