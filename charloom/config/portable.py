@@ -82,5 +82,5 @@ def _text(kind: str, what: str, values: dict[str, Any]) -> str:
     """YAML in the order of the schema."""
     order = list(schema.load_schema(kind)["properties"])
     ordered = {key: values[key] for key in sorted(values, key=order.index)}
-    body = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=110)
+    body: str = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=110)
     return _HEAD.format(kind=kind, what=what) + body

@@ -1,4 +1,4 @@
-"""Python with diffusers to copy from the report, for one character and for two in turn. Tests run both as they stand."""
+"""Python with diffusers to copy from the report, for one character or two in turn. Tests run both as they stand."""
 
 from __future__ import annotations
 
