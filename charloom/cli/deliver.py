@@ -26,18 +26,13 @@ def convert(
     """Rewrite a LoRA for another program. It changes every weight by the same amount as before."""
     _safetensors(output)
     from charloom.lora import convert as conversion
-    from charloom.lora.export import DTYPES
 
     if to not in conversion.TARGETS:
         raise UserError(f"--to {to}: give one of {', '.join(conversion.TARGETS)}")
     if fused and to != "kohya":
         raise UserError("--fused: goes with --to kohya; comfyui always fuses q, k and v, the others never do")
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype}: give one of {', '.join(DTYPES)}")
     _there(source)
-    made = conversion.convert(
-        source, to, strength=strength, fused=fused, dtype=None if dtype is None else DTYPES[dtype]
-    )
+    made = conversion.convert(source, to, strength=strength, fused=fused, dtype=_dtype(dtype))
     _write(output, made.tensors, made.metadata)
     what = f", {made.modules} modules" + (f", strength {strength:g} folded in" if strength != 1.0 else "")
     print(f"{output}: {conversion.TARGETS[to]}{what} ({output.stat().st_size / 1e6:.1f} MB)")
@@ -52,6 +47,9 @@ def merge(
     rank: Annotated[
         int | None, typer.Option(min=1, help="reduce to this rank; exact, with all ranks, if not given")
     ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="round to bf16, fp16 or fp32; without it nothing is rounded")
+    ] = None,
 ) -> None:
     """Merge LoRAs into one file with the sum of their changes."""
     if len(sources) < 2:
@@ -65,7 +63,7 @@ def merge(
         _there(source)
     from charloom.lora import combine
 
-    made = combine.merge(sources, given, rank)
+    made = combine.merge(sources, given, rank, _dtype(dtype))
     _write(output, made.tensors, made.metadata)
     low, high = min(made.ranks.values()), max(made.ranks.values())
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
@@ -127,6 +125,15 @@ def unpack(
     for note in made.notes:
         print(f"note: {note}")
     print(f"  snakemake --cores 2 {layout.results(name).final.as_posix()}")
+
+
+def _dtype(name: str | None) -> Any:
+    """The type that factors are rounded to; None for none."""
+    from charloom.lora.export import DTYPES
+
+    if name is not None and name not in DTYPES:
+        raise UserError(f"--dtype {name}: give one of {', '.join(DTYPES)}")
+    return None if name is None else DTYPES[name]
 
 
 def _there(source: Path) -> None:

@@ -33,12 +33,14 @@ class Combined:
     notes: list[str] = field(default_factory=list)
 
 
-def merge(paths: Sequence[Path], strengths: Sequence[float], rank: int | None = None) -> Combined:
+def merge(
+    paths: Sequence[Path], strengths: Sequence[float], rank: int | None = None, dtype: torch.dtype | None = None
+) -> Combined:
     """``sum of strength x change`` of several LoRAs, in charloom's own layout.
 
     Without ``rank`` the factors are concatenated, so the change is exact to fp32 rounding and the ranks add up. With
     ``rank``, modules above it are reduced by a singular value decomposition, the best approximation of that rank
-    (Eckart and Young 1936), from the factors, without the whole weight.
+    (Eckart and Young 1936), from the factors, without the whole weight. ``dtype`` rounds the factors afterwards.
 
     Raises:
         UserError: as :func:`charloom.lora.convert.read`; not as many strengths as files; another kind than plain LoRA;
@@ -67,6 +69,8 @@ def merge(paths: Sequence[Path], strengths: Sequence[float], rank: int | None = 
         elif rank is not None:
             whole += float(((b.double().t() @ b.double()) * (a.double() @ a.double().t())).sum())
         ranks[name] = len(a)
+        if dtype is not None:
+            a, b = (convert.rounded(Path(name), tensor, dtype) for tensor in (a, b))
         tensors |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
         tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(float(len(a)))
     error = (lost / whole) ** 0.5 if whole else 0.0

@@ -169,7 +169,7 @@ def _folded(adapter: AdapterFile, module: str, strength: float, dtype: torch.dty
     parts[role] = scaled(parts[role], scale)
     if dtype is not None:
         parts = {
-            name: t if name in ("dora_scale", "magnitude") else _rounded(adapter.path, t, dtype)
+            name: t if name in ("dora_scale", "magnitude") else rounded(adapter.path, t, dtype)
             for name, t in parts.items()
         }
     if "magnitude" in parts:
@@ -179,7 +179,12 @@ def _folded(adapter: AdapterFile, module: str, strength: float, dtype: torch.dty
     return parts
 
 
-def _rounded(path: Path, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(path: Path, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` in ``dtype``.
+
+    Raises:
+        UserError: it is too large for that type; ``path`` is named.
+    """
     out = tensor.to(dtype)
     if not torch.isfinite(out).all():
         raise UserError(f"{path}: holds {tensor.abs().max():.3g}, too large for fp16; use --dtype bf16 or fp32")

@@ -168,6 +168,13 @@ def test_the_miniature_is_named_in_the_note() -> None:
     assert "miniature" in note
 
 
+def test_no_node_hides_another(graph: Any) -> None:
+    boxes = [(x, y - 30, x + w, y + h) for n in graph.as_ui()["nodes"] for (x, y), (w, h) in [(n["pos"], n["size"])]]
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[:index]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+
+
 def test_the_same_character_gives_the_same_bytes(graph: Any) -> None:
     again = comfyui.workflow(graph.name.split("/")[1], about())
     assert json.dumps(graph.as_ui()) == json.dumps(again.as_ui())
