@@ -9,6 +9,7 @@ import torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from charloom.core.store import Store
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 SINGLE_FILE = "transformer_file"
+READERS = 6
+"""Files that are read at the same time for their digests."""
 _IGNORED = (".md", ".txt", ".png", ".jpg")
 _KEEP = ("merges.txt",)
 
@@ -65,6 +68,7 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
     made: dict[str, Any] = {"name": settings["name"], "root": str(root), **origin}
     files: dict[str, dict[str, Any]] = {}
     components = {}
+    _read(root, bool(single), checksums, store, log)
     for name in COMPONENTS:
         paths = component_files(root, name, bool(single))
         if not paths:
@@ -87,6 +91,16 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
             raise UserError(f"{root / name}: is listed in {label} but missing; get it, or remove checksums.{name}")
     adapters = {name: _adapter(where, store, label) for name, where in settings["adapters"].items()}
     return {**made, "components": components, "adapters": adapters, "files": files}
+
+
+def _read(root: Path, single: bool, checksums: dict[str, str], store: Store, log: hub.Log) -> None:
+    """Take the digests of all files at once: one file after the other, a core would be slower than the disk."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for name in COMPONENTS:
+            for path in component_files(root, name, single):
+                kinds = {"sha256", basefiles.kind(checksums.get(f"{name}/{path.name}", "")) or "sha256"}
+                for kind in kinds:
+                    pool.submit(remembered, path, store, kind, log)
 
 
 def size(lock: dict[str, Any]) -> int:

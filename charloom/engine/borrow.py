@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from charloom.engine import memory
 from charloom.engine.fuse import base_of
+from charloom.kernels import quantize
 
 SPARE = 2 * memory.GIB
 """Bytes of main memory that must stay free."""
@@ -31,7 +32,7 @@ class Borrowed:
     Args:
         model: the plain transformer on the meta device, in the number format of the trained one.
         weights: names and tensors for it.
-        trained: the model in training, with or without adapters and fused Linears, its weights on the GPU.
+        trained: the model in training, with adapters and perhaps fused Linears.
 
     Raises:
         CannotBorrow: another number format, or not enough main memory for both.
@@ -40,11 +41,15 @@ class Borrowed:
     def __init__(self, model: nn.Module, weights: Iterable[tuple[str, Tensor]], trained: nn.Module) -> None:
         self.model = model
         self._places = {name: place_in(trained, name) for name in model.state_dict()}
+        quantised = quantize.stored_names(model)
+        device = next(parameter.device for parameter in trained.parameters() if parameter.requires_grad)
         for name, wanted in model.state_dict().items():
             place = self._places[name]
-            if place is None or place.shape != wanted.shape or place.dtype != wanted.dtype:
+            same = place is not None and place.shape == wanted.shape
+            # The other tensors are bf16 or fp32, as the trained model's are.
+            if not same or (place.dtype != wanted.dtype if name in quantised else place.element_size() < 2):
                 raise CannotBorrow(f"the previews' weights differ from those in training ({name})")
-            if not place.is_cuda:
+            if place.device != device:
                 raise CannotBorrow("some of the trained model's weights live in main memory")
         size = sum(place.nbytes for place in self._places.values())
         if 2 * size + SPARE > psutil.virtual_memory().available:
@@ -70,7 +75,8 @@ class Borrowed:
     def _copy(self, values: _HostCopy) -> None:
         for name, place in self._places.items():
             place.detach().copy_(values[name], non_blocking=True)
-        torch.cuda.synchronize()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
 
 class _HostCopy(dict[str, Tensor]):

@@ -74,16 +74,22 @@ class AdapterFile:
         """Inner dimension of a module's factors; None for LoKr with two full factors."""
         return rank_of(self.modules[module])
 
-    def delta(self, module: str) -> Tensor:
-        """The change of the module's weight (out, in) in fp32, scale included; before any DoRA rescaling."""
-        parts = {role: tensor.float() for role, tensor in self.modules[module].items()}
+    def delta(self, module: str, device: torch.device | None = None) -> Tensor:
+        """The change of the module's weight (out, in) in fp32, scale included; before any DoRA rescaling.
+
+        Computed on ``device``, by default where the file's tensors are.
+        """
+        parts = self._wide(module, device)
         if "lora_A" in parts:
             return parts["lora_B"] @ parts["lora_A"] * self.scale(module)
-        return torch.kron(*self.factors(module)) * self.scale(module)
+        return torch.kron(*self.factors(module, device)) * self.scale(module)
 
-    def factors(self, module: str) -> tuple[Tensor, Tensor]:
+    def _wide(self, module: str, device: torch.device | None) -> dict[str, Tensor]:
+        return {role: tensor.to(device).float() for role, tensor in self.modules[module].items()}
+
+    def factors(self, module: str, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """The two Kronecker factors of a LoKr module in fp32, without the scale."""
-        parts = {role: tensor.float() for role, tensor in self.modules[module].items()}
+        parts = self._wide(module, device)
         w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
         w2 = parts["lokr_w2"] if "lokr_w2" in parts else parts["lokr_w2_a"] @ parts["lokr_w2_b"]
         return w1, w2
@@ -94,7 +100,7 @@ class AdapterFile:
         DoRA (Liu et al. 2024, eq. 5): rows of W + delta are rescaled to the stored magnitudes.
         """
         weight = weight.float()
-        changed = weight + self.delta(module).to(weight.device) * (
+        changed = weight + self.delta(module, weight.device) * (
             1.0 if "dora_scale" in self.modules[module] else strength
         )
         if "dora_scale" in self.modules[module]:

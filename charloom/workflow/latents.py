@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from charloom.core.errors import UserError
 from charloom.core.store import Store
 
 KIND = "latents"
+READERS = 4
+"""Threads that read and resize images."""
 
 
 def key(image_sha256: str, lock: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -40,55 +43,69 @@ def make(
     from charloom.core.tensors import write_safetensors
     from charloom.zimage import weights
 
-    vae = None
-    failed = []
+    missing = {}
     for image in images:
         sha = file_digest(image)
-        entry = key(sha, lock, settings)
-        if store.has(KIND, entry, ".safetensors"):
-            continue
-        vae = vae or weights.load_vae(locks.locate(lock, "vae", store), device=device)
-        try:
-            tensors = encode(vae, image, settings["resolutions"], settings["flips"], device, log)
-        except UserError as error:
-            failed.append((image, str(error)))
-            continue
-        with store.put(KIND, entry, ".safetensors") as path:
-            write_safetensors(path, tensors, {"image": sha, "vae": lock["components"]["vae"]})
+        if not store.has(KIND, entry := key(sha, lock, settings), ".safetensors"):
+            missing[image] = sha, entry
+    if not missing:
+        return []
+    failed = []
+    with ThreadPoolExecutor(READERS) as pool:
+        # The next images are read and resized while one is encoded.
+        ahead = {image: pool.submit(resized, image, settings["resolutions"]) for image in missing}
+        vae = weights.load_vae(locks.locate(lock, "vae", store), device=device)
+        for image, (sha, entry) in missing.items():
+            try:
+                pixels = ahead.pop(image).result()
+            except UserError as error:
+                failed.append((image, str(error)))
+                continue
+            tensors = encode(vae, pixels, settings["flips"], device, log)
+            with store.put(KIND, entry, ".safetensors") as path:
+                write_safetensors(path, tensors, {"image": sha, "vae": lock["components"]["vae"]})
     return failed
 
 
-def encode(
-    vae: Any,
-    image: Path,
-    resolutions: Sequence[int],
-    flips: Sequence[str],
-    device: Any,
-    log: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
-    """Latents of one image at each of its training sizes.
+def resized(image: Path, resolutions: Sequence[int]) -> dict[tuple[int, int], Any]:
+    """An image at each of its training sizes: (width, height) in pixels to uint8 (height, width, 3).
 
     Raises:
         UserError: the file is not an image.
     """
     import numpy as np
-    import torch
     from PIL import Image
 
     from charloom.dataset.buckets import buckets, cover_box
-    from charloom.zimage import vae as codec
 
     picture = pictures.read(image, pictures.MADE_HERE).image
-    tensors = {}
+    found = {}
     for size in buckets(*picture.size, resolutions):
         left, top, right, bottom = cover_box(*picture.size, size)
         # Rounding may put an edge slightly outside the image.
         box = (max(left, 0.0), max(top, 0.0), min(right, picture.width), min(bottom, picture.height))
-        small = picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-        pixels = codec.from_uint8(torch.from_numpy(np.array(small))[None]).to(device)
+        found[size] = np.array(picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
+    return found
+
+
+def encode(
+    vae: Any,
+    pixels: dict[tuple[int, int], Any],
+    flips: Sequence[str],
+    device: Any,
+    log: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Latents of one image from :func:`resized`, by the names that :func:`make` describes."""
+    import torch
+
+    from charloom.zimage import vae as codec
+
+    tensors = {}
+    for (width, height), values in pixels.items():
+        picture = codec.from_uint8(torch.from_numpy(values)[None]).to(device)
         for name, axes in _flips(flips).items():
-            flipped = pixels.flip(axes) if axes else pixels
-            tensors[f"{size[0]}x{size[1]}{name}"] = codec.encode(vae, flipped, log)[0].float().cpu()
+            flipped = picture.flip(axes) if axes else picture
+            tensors[f"{width}x{height}{name}"] = codec.encode(vae, flipped, log)[0].float().cpu()
     return tensors
 
 

@@ -63,10 +63,13 @@ def make(
 
 
 def _load(root: Any, kind: str, device: Any) -> tuple[Any, Any]:
-    """(tokenizer, encoder) with its Linears stored in ``kind``: read in bf16 and quantised one by one, so that the
-    device never holds all of it in bf16. fp32 only on the CPU with ``none``."""
+    """(tokenizer, encoder) with its Linears stored in ``kind``, fp32 only on the CPU with ``none``.
+
+    Read in bf16, onto a GPU that has room for all of it; else quantised one by one, so that it never holds all of it.
+    """
     import torch
 
+    from charloom.engine import memory
     from charloom.kernels import quantize
     from charloom.zimage import weights
 
@@ -74,7 +77,8 @@ def _load(root: Any, kind: str, device: Any) -> tuple[Any, Any]:
     dtype = torch.float32 if full else torch.bfloat16
     if kind not in quantize.KINDS:
         return weights.load_text_encoder(root, dtype=dtype, device=device)
-    tokenizer, encoder = weights.load_text_encoder(root, dtype=dtype)
+    roomy = device.type == "cuda" and memory.budget(None, device) > 1.2 * weights.bf16_bytes(root, "text_encoder")
+    tokenizer, encoder = weights.load_text_encoder(root, dtype=dtype, device=device if roomy else "cpu")
     quantize.quantize(encoder, kind, device)
     quantize.set_mode(encoder, "dequantize")  # captions are short: quantised products would save nothing
     return tokenizer, encoder.to(device)

@@ -7,6 +7,7 @@ also come from a single file with ComfyUI's names (:mod:`charloom.zimage.singlef
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,5 +129,15 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32, device: 
     from transformers import AutoTokenizer, Qwen3Model
 
     tokenizer = AutoTokenizer.from_pretrained(_part(folder, "tokenizer"))
-    encoder = Qwen3Model.from_pretrained(_part(folder, "text_encoder"), dtype=dtype)
-    return tokenizer, encoder.to(device).eval().requires_grad_(False)
+    # Straight onto the device, not by way of main memory.
+    encoder = Qwen3Model.from_pretrained(_part(folder, "text_encoder"), dtype=dtype, device_map={"": device})
+    return tokenizer, encoder.eval().requires_grad_(False)
+
+
+def bf16_bytes(folder: Path, name: str) -> int:
+    """Bytes of a part's weights in bf16, from the shapes in its files."""
+    total = 0
+    for path in _part(folder, name).glob("*.safetensors"):
+        with safe_open(str(path), framework="pt") as file:
+            total += sum(2 * math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+    return total

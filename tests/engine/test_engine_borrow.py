@@ -1,0 +1,90 @@
+"""The plain base in the place of the trained one: it draws as it would alone, and training goes on untouched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import CAPTION_WIDTH, build_transformer
+
+from charloom.engine import compile as compiling
+from charloom.engine import fuse
+from charloom.engine.borrow import Borrowed, CannotBorrow
+from charloom.kernels import quantize
+from charloom.lora.attach import attach
+from charloom.lora.network import Network
+from charloom.zimage.forward import forward, prepare
+
+
+def model_of(seed: int, kind: str) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    model = build_transformer().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    if kind != "none":
+        quantize.quantize(model, kind, "cpu")
+    if kind == "float8":
+        quantize.set_mode(model, "emulate")  # the mode in which Linears are fused
+    return prepare(model.eval())
+
+
+def trained_of(kind: str) -> torch.nn.Module:
+    model = model_of(1, kind)
+    adapter = attach(model, Network(rank=4, alpha=4), 1)
+    with torch.no_grad():
+        for name, parameter in adapter.parameters.items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    assert fuse.fuse(compiling.blocks_of(model))
+    model.__dict__["modulations"] = fuse.Modulations(list(model.layers))
+    return model
+
+
+def empty(kind: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        model = build_transformer()
+    if kind != "none":
+        quantize.restructure(model, kind)
+    return model
+
+
+def seen(model: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    x, caps = torch.randn(1, 16, 8, 8, generator=generator), torch.randn(1, 32, CAPTION_WIDTH, generator=generator)
+    with torch.no_grad():
+        return forward(model, x, torch.tensor([0.4]), caps, torch.zeros(1, 32, 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", ["none", "float8"])
+def test_both_compute_as_if_alone(kind: str) -> None:
+    trained, alone = trained_of(kind), model_of(2, kind)
+    before = seen(trained)
+    borrowed = Borrowed(empty(kind), alone.state_dict().items(), trained)
+    if kind == "float8":
+        quantize.set_mode(borrowed.model, "emulate")
+    prepare(borrowed.model)
+    assert torch.equal(seen(trained), before)
+    for _ in range(2):
+        with borrowed.in_place() as model:
+            assert torch.equal(seen(model), seen(alone)) and not torch.equal(seen(model), before)
+        assert torch.equal(seen(trained), before)
+
+
+def test_the_trained_weights_come_back_after_an_error() -> None:
+    trained, alone = trained_of("none"), model_of(2, "none")
+    before = seen(trained)
+    borrowed = Borrowed(empty("none"), alone.state_dict().items(), trained)
+    with pytest.raises(RuntimeError, match="while drawing"), borrowed.in_place():
+        raise RuntimeError("while drawing")
+    assert torch.equal(seen(trained), before)
+
+
+def test_another_number_format_cannot_borrow() -> None:
+    with pytest.raises(CannotBorrow, match="differ from those in training"):
+        Borrowed(empty("none"), model_of(2, "none").state_dict().items(), trained_of("int8"))
+
+
+def test_without_main_memory_nothing_is_borrowed(monkeypatch) -> None:
+    monkeypatch.setattr("charloom.engine.borrow.SPARE", 2**60)
+    with pytest.raises(CannotBorrow, match="GiB of main memory"):
+        Borrowed(empty("none"), model_of(2, "none").state_dict().items(), trained_of("none"))
