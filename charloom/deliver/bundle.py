@@ -26,7 +26,7 @@ def members(
 ) -> dict[str, Any]:
     """Bytes or file by name in the bundle.
 
-    ``about`` holds ``id``, ``name``, ``trigger``, ``base`` and ``license``; ``character`` and ``config``, the
+    ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``, the
     texts of the files of character and base; ``items``, names of all images; ``captions``, shots whose caption was
     written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
@@ -78,12 +78,8 @@ def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, An
     base = {key: lock[key] for key in ("name", "repo", "revision", "components") if key in lock}
     base["adapters"] = {name: {key: one[key] for key in kept if key in one} for name, one in adapters.items()}
     base["files"] = {name: one["sha256"] for name, one in lock.get("files", {}).items()}
-    trained = json.loads(header["charloom.provenance"])
-    return {
-        "lora": {"file": f"{about['id']}.safetensors", "sha256": file_digest(results.final)},
-        "base": base,
-        **trained,
-    }
+    lora = {"file": f"{about['id']}.safetensors", "sha256": file_digest(results.final)}
+    return {"lora": lora, "base": base, "training": json.loads(header["charloom.provenance"])}
 
 
 def _check_private(contents: Mapping[str, Any]) -> None:
@@ -159,6 +155,8 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
         "prompts that made them": "`prompts.html`; `crop.py` cuts off a generator's watermark",
         "what it was made from, by digest": "`provenance.json`",
     }
+    if about["miniature"]:
+        rows["draw with ComfyUI"] = "not this one: it fits charloom's miniature alone, which ComfyUI cannot load"
     if "strengths.json" in contents:
         rows["what it does at which strength"] = "`strengths.json`"
     if "gallery/index.html" in contents:

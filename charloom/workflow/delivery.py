@@ -48,6 +48,7 @@ def bundle(character: Character, base: Base) -> str:
             "source": character.source,
             "base": base.name,
             "license": base.license,
+            "miniature": base.miniature,
             "character": portable.character_file(character),
             "config": portable.base_file(base),
             "items": character.image_names,

@@ -45,7 +45,11 @@ def test_everything_is_in_it(folder: Path) -> None:
     readme = found["README.md"].decode()
     commands = readme.split("```sh\n")[1].split("```")[0].splitlines()
     assert len(commands) == 3 and "charloom unpack bundle.zip" in commands and "`m4ra` in a prompt" in readme
-    assert json.loads(found["provenance.json"])["base_digest"] == "4" * 64
+    made = json.loads(found["provenance.json"])
+    assert made["training"] == {"base_digest": "4" * 64, "step": 100}
+    assert made["base"]["components"] == {"transformer": "1" * 64} and made["base"]["adapters"] == {
+        "v1": {"sha256": "2" * 64}
+    }
 
 
 def test_the_same_run_gives_the_same_bytes(folder: Path) -> None:
