@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from charloom.core import files
+from charloom.core import files, pictures
 from charloom.core.errors import UserError
 
 
@@ -57,7 +56,7 @@ def adjust(workflow: dict[str, Any], path: Path, *, prompt: str | None, seed: in
     return int(inputs.get("seed", 0))
 
 
-def save(pictures: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
+def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
     """Write pictures to ``target``, further ones beside it as ``<stem>-2.png``; yields each path when it is whole.
 
     The bytes are kept as they came, with the workflow that ComfyUI puts into them.
@@ -65,15 +64,12 @@ def save(pictures: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]
     Raises:
         UserError: what came is no picture, or the disk is full.
     """
-    from PIL import Image
-
-    for index, data in enumerate(pictures, 1):
+    for index, data in enumerate(found, 1):
         path = target if index == 1 else target.with_name(f"{target.stem}-{index}{target.suffix}")
-        try:
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-                image.verify()
-        except Exception:  # Pillow raises whatever a broken file makes it stumble over
-            raise UserError(f"{origin}: sent {len(data)} bytes that are no picture; nothing was written") from None
         with files.whole(path) as temporary:
             temporary.write_bytes(data)
+            try:
+                pictures.read(temporary)
+            except UserError:
+                raise UserError(f"{origin}: sent {len(data)} bytes that are no picture; nothing was written") from None
         yield path
