@@ -26,8 +26,8 @@ def members(
 ) -> dict[str, Any]:
     """Bytes or file by name in the bundle.
 
-    ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``,
-    the texts of the files of character and base; ``items``, names of all images; ``captions``, shots whose caption was
+    ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
+    (texts of the files of character and base); ``items``, names of all images; ``captions``, shots whose caption was
     written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
     """
