@@ -9,7 +9,12 @@ from snakemake.utils import min_version
 min_version("9.3")
 
 
+# What `snakemake --report report.zip` says about the whole.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
+include: "rules/terminal.smk"
 
 
 wildcard_constraints:
@@ -42,6 +47,7 @@ localrules:
     draw_grid,
     choose_checkpoint,
     write_report,
+    write_index,
     export_final,
     write_comfyui,
     make_bundle,
@@ -54,6 +60,15 @@ onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+    listen()
+
+
+onsuccess:
+    told()
+
+
+onerror:
+    told()
 
 
 rule all:

@@ -73,7 +73,7 @@ def measure(names: list[str], cores: int, recipe: str | None) -> dict[str, Any]:
         config = [f"characters=[{','.join(names)}]", *([f"recipe={recipe}"] if recipe else [])]
         command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", str(cores)]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CHARLOOM_TERMINAL": "plain"}
         started = time.monotonic()
         process = subprocess.Popen(
             [*command, "--config", *config],

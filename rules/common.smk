@@ -12,16 +12,18 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, delivery, slices, targets
+from charloom.workflow import arguments, delivery, lean, slices, targets
 from charloom.base import locks
 from charloom.config import knobs, notices
 from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
-from charloom.core.layout import WORK, Results, prepared_name, results
+from charloom.core.layout import INDEX, WORK, Results, prepared_name, results
 from charloom.core.store import Store
 from charloom.deliver.comfyui import WORKFLOWS
+
+lean.plan_lean()
 
 # The interpreter for the jobs: snakemake and torch may be installed in different environments.
 CONDA = "CONDA" in {
@@ -102,9 +104,15 @@ def value(text):
     return arguments.shortened(text, write=not workflow.dryrun)
 
 
+def per_character(value_of):
+    """``value_of`` a character, by name: worked out once, and one text in memory for all jobs."""
+    return cache(lambda name: value(value_of(person(name))))
+
+
 def settings(slice_of):
     """A params function: the slice of the character's settings that a rule depends on."""
-    return lambda wildcards: value(slice_of(person(wildcards.character)))
+    slice_ = per_character(slice_of)
+    return lambda wildcards: slice_(wildcards.character)
 
 
 def settings_of(slice_of, wildcard):
@@ -116,12 +124,7 @@ def settings_of(slice_of, wildcard):
 
 def settings_with_base(slice_of):
     """The same for slices that also depend on the base."""
-
-    def slice_(wildcards):
-        character = person(wildcards.character)
-        return value(slice_of(character, BASES[character.base]))
-
-    return slice_
+    return settings(lambda character: slice_of(character, BASES[character.base]))
 
 
 def untracked(value_of):
@@ -130,7 +133,8 @@ def untracked(value_of):
     Snakemake does not record parameters that depend on the input; the unused argument makes this one look like that. For
     hints that affect how much is done in one go, never the result.
     """
-    return lambda wildcards, input: value(value_of(person(wildcards.character)))
+    hint = per_character(value_of)
+    return lambda wildcards, input: hint(wildcards.character)
 
 
 def path_of(file_of):
@@ -178,12 +182,23 @@ def pages_and_file(name):
 
 
 @cache
-def everybody():
-    """What is made for all characters with a valid file and all their images; the others are reported."""
-    out = dict(WORKFLOW.broken)
-    out |= {
+def left_out():
+    """Characters with mistakes in their file or without all their images, with the lines that say so."""
+    incomplete = {
         name: lines for name in WORKFLOW.characters if (lines := image_problems(name))
     }
+    return dict(WORKFLOW.broken) | incomplete
+
+
+def reported():
+    """The characters that have a page, and so are on the page of all characters."""
+    return [name for name in WORKFLOW.characters if name not in left_out()]
+
+
+@cache
+def everybody():
+    """What is made for all characters with a valid file and all their images; the others are reported."""
+    out = left_out()
     if len(out) == len(WORKFLOW.broken) + len(WORKFLOW.characters):
         stop([line for lines in out.values() for line in lines])
     if workflow.is_main_process:
@@ -192,12 +207,8 @@ def everybody():
                 f" ({len(lines) - 1} more: charloom lint {name})" if lines[1:] else ""
             )
             print(f"left out: {name}: {lines[0]}{more}", file=sys.stderr)
-    return [
-        path
-        for name in WORKFLOW.characters
-        if name not in out
-        for path in pages_and_file(name)
-    ]
+    files = [path for name in reported() for path in pages_and_file(name)]
+    return [*files, INDEX]
 
 
 def image_of(wildcards):
@@ -290,6 +301,8 @@ def judge_weights(wildcards):
 def run_until(wildcards):
     """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead."""
     character = person(wildcards.character)
+    if int(wildcards.step) not in character.saved_steps:
+        return int(wildcards.step)  # asked for by hand, or by charloom try
     ahead = BASES[character.base].run_ahead
     steps = [step for step in character.saved_steps if step >= int(wildcards.step)]
     return steps[-1] if ahead == 0 else steps[:ahead][-1]
@@ -304,17 +317,6 @@ def shippable_checkpoints(wildcards):
     return [results(character.id).checkpoint(step) for step in sorted(steps)]
 
 
-def thumbnails(wildcards):
-    """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header."""
-    character, made = person(wildcards.character), results(wildcards.character)
-    prompt = slices.thumbnail(character)
-    steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
-    drawn = (
-        sorted(steps & set(character.sampled_steps) - {0}, key=str) if prompt else []
-    )
-    return [made.sample(step, prompt) for step in drawn]
-
-
 def bundle_extras(wildcards):
     """Files that the bundle takes along where a rule makes them."""
     root = results(wildcards.character).root
@@ -326,10 +328,12 @@ def bundle_extras(wildcards):
     ]
 
 
-def products(name):
-    """Every file that is made for a character."""
+def products(name, further=()):
+    """Every file that is made for a character; ``further`` are steps that only somebody asks for."""
     character = person(name)
+    last = character.saved_steps[-1]
     steps = {0, *character.saved_steps, *character.sampled_steps}
+    steps |= {step for step in further if step < last}
     values = {
         "shot": character.image_names,
         "text": list(slices.texts(character)),
@@ -354,7 +358,8 @@ def is_made(target):
         return False
     name = path.parts[1] if path.parts[2:] and path.parts[0] == "results" else None
     if name in WORKFLOW.characters:
-        return path.as_posix() in products(name)
+        steps = map(int, re.findall(r"(?<!\d)\d{6}(?!\d)", path.as_posix()))
+        return path.as_posix() in products(name, steps)
     return workflow.is_rule(target) or any(
         one.is_producer(path.as_posix()) for one in workflow.rules
     )

@@ -6,7 +6,7 @@ rule export_final:
         validation=RESULTS.validation,
         report=RESULTS.report,
         checkpoints=shippable_checkpoints,
-        samples=thumbnails,
+        samples=lambda wildcards: delivery.thumbnails(person(wildcards.character)),
         lock=lock_of,
     output:
         lora=RESULTS.final,

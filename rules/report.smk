@@ -11,13 +11,38 @@ rule write_report:
             RESULTS.grid("{name}"),
             step_names(lambda c: c.sampled_steps),
         ),
+        # What the base draws for the same prompts without the LoRA.
+        alone=files_of(
+            RESULTS.sample(f"{0:06d}", "{name}"),
+            lambda c: c.prompt_names if c.sampled_steps else [],
+        ),
         validation="results/{character}/validation.json",
         table="results/{character}/scores.csv",
     output:
-        report="results/{character}/report.html",
-        comparison="results/{character}/comparison.png",
-        scores="results/{character}/plots/scores.png",
-        loss="results/{character}/plots/loss.png",
+        report=report(
+            "results/{character}/report.html",
+            caption="captions/report.rst",
+            category="Pages",
+            labels={"character": "{character}", "what": "report"},
+        ),
+        comparison=report(
+            "results/{character}/comparison.png",
+            caption="captions/comparison.rst",
+            category="Previews",
+            labels={"character": "{character}", "what": "all checkpoints"},
+        ),
+        scores=report(
+            "results/{character}/plots/scores.png",
+            caption="captions/scores.rst",
+            category="Charts",
+            labels={"character": "{character}", "what": "scores"},
+        ),
+        loss=report(
+            "results/{character}/plots/loss.png",
+            caption="captions/loss.rst",
+            category="Charts",
+            labels={"character": "{character}", "what": "loss"},
+        ),
     log:
         "results/{character}/logs/write_report.log",
     benchmark:
@@ -34,3 +59,30 @@ rule write_report:
         "run write_report --results results/{wildcards.character} "
         "--settings {params.settings:q} --output {output.report:q} --comparison {output.comparison:q} "
         "--scores-plot {output.scores:q} --loss-plot {output.loss:q} --log {log:q}"
+
+
+rule write_index:
+    input:
+        reports=lambda wildcards: [results(name).report for name in reported()],
+    output:
+        page=report(
+            INDEX.as_posix(),
+            caption="captions/index.rst",
+            category="Pages",
+            labels={"character": "all", "what": "index"},
+        ),
+    log:
+        "work/logs/write_index.log",
+    benchmark:
+        "work/benchmarks/write_index.tsv"
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=lambda wildcards: value(
+            slices.index(person(name) for name in reported())
+        ),
+    message:
+        "page of all characters"
+    shell:
+        "run write_index --results results --settings {params.settings:q} --output {output.page:q} --log {log:q}"

@@ -39,7 +39,12 @@ rule draw_grid:
             lambda c: c.prompt_names,
         ),
     output:
-        grid=RESULTS.grid("{step}"),
+        grid=report(
+            RESULTS.grid("{step}"),
+            caption="captions/grid.rst",
+            category="Previews",
+            labels={"character": "{character}", "what": "step {step}"},
+        ),
     log:
         RESULTS.log("draw_grid", "{step}"),
     benchmark:

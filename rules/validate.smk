@@ -39,7 +39,12 @@ rule choose_checkpoint:
         ),
     output:
         validation="results/{character}/validation.json",
-        table="results/{character}/scores.csv",
+        table=report(
+            "results/{character}/scores.csv",
+            caption="captions/table.rst",
+            category="Tables",
+            labels={"character": "{character}", "what": "scores"},
+        ),
     log:
         "results/{character}/logs/choose_checkpoint.log",
     benchmark:

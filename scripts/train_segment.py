@@ -44,10 +44,14 @@ def main() -> None:
         from charloom.train.loop import TrainJob, train
         from charloom.workflow import prepared, samples
 
+        siblings = arguments.siblings
+        if arguments.step % arguments.every and arguments.step != arguments.last:
+            # A step that is asked for by hand, or by `charloom try`, and is none of the run's own.
+            siblings = {**siblings, "steps": [*siblings["steps"], arguments.step]}
         options = EngineOptions.from_values(arguments.engine)
         drawing = samples.WhileTraining(
             samples.Previews(results.root, arguments.lock),
-            arguments.siblings,
+            siblings,
             store,
             device,
             log,

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 CAPTION_WIDTH = 32
+LONGEST = "test_leyla.py"
+"""The file that takes as long as a character does."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where files are tested side by side, the longest comes first: nobody waits for it at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -187,3 +196,11 @@ def mara(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.chdir(tmp_path)
     return load(small_project.make(tmp_path)).characters["mara"]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium; skips the test where there is none."""
+    import browser
+
+    yield from browser.start()

@@ -57,7 +57,7 @@ def _slices(workflow: Any, character: Any = None, base: Any = None) -> dict[str,
         if name.startswith("_") or not inspect.isfunction(function) or function.__module__ not in here:
             continue
         wanted = list(inspect.signature(function).parameters)
-        if (wanted[0] == "character") == (character is None):
+        if wanted[0].startswith("character") == (character is None):
             continue
         made = [function(*arguments) for arguments in _calls(name, wanted, workflow, character, base)]
         # A function with parameters that are not known here is pinned by its name alone; add them to _calls.
@@ -73,6 +73,8 @@ def _calls(name: str, wanted: list[str], workflow: Any, character: Any, base: An
         yield from ([adapter, kind] for adapter in ("none", *base.adapters) for kind in ("none", "bf16", "float8"))
     elif wanted == ["character"]:
         yield [character]
+    elif wanted == ["characters"]:
+        yield [[character]]
     elif wanted == ["character", "base"]:
         yield [character, workflow.bases[character.base]]
     elif wanted == ["character", "prompt_name"]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import snakemake_server
 import yaml
 from PIL import Image
 
@@ -21,7 +22,16 @@ from charloom.config.character import Character
 from charloom.config.project import load
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("Snakefile", "charloom", "rules", "scripts", "profiles", "envs", "config/schemas")
+CODE = (
+    "Snakefile",
+    "charloom",
+    "snakemake_logger_plugin_charloom",
+    "rules",
+    "scripts",
+    "profiles",
+    "envs",
+    "config/schemas",
+)
 TARGET = "results/mara/final.safetensors"
 
 CHARACTER: dict[str, Any] = {
@@ -150,11 +160,22 @@ def pretender(folder: Path) -> Path:
     return path
 
 
-def snakemake(folder: Path, *arguments: str, code: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run snakemake in ``folder`` with the code that lies there (or in ``code``)."""
+def snakemake(
+    folder: Path, *arguments: str, code: Path | None = None, terminal: str = "plain"
+) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in ``folder`` with the code that lies there (or in ``code``); its own text unless ``terminal``."""
     code = code or folder
-    environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder)}
-    command = [sys.executable, "-m", "snakemake", "-s", str(code / "Snakefile"), *arguments]
+    environment = {
+        **os.environ,
+        "CHARLOOM_TERMINAL": terminal,
+        "PYTHONPATH": str(code),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": str(folder),
+    }
+    arguments = ("-s", str(code / "Snakefile"), *arguments)
+    if snakemake_server.serves(code):
+        return snakemake_server.run(folder, environment, *arguments)
+    command = [sys.executable, "-m", "snakemake", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

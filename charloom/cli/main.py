@@ -175,6 +175,71 @@ def plan(
         print(line)
 
 
+@app.command()
+@_one_line
+def watch(
+    name: Annotated[str | None, typer.Argument(help="a character; all of them if none is given")] = None,
+    port: Annotated[int | None, typer.Option(help="port on 127.0.0.1; a free one if not given")] = None,
+) -> None:
+    """Show a run live in the browser: progress, curves, previews; choose a checkpoint with a click."""
+    from charloom.watch import serve
+
+    root = _workflow_folder()
+    serve.serve(root, _named(name) if name else None, port)
+
+
+@app.command()
+@_one_line
+def stop(name: Annotated[str, typer.Argument(help="a character in training")]) -> None:
+    """End a running training after its current step, with everything saved. The next snakemake goes on from there."""
+    from charloom.cli import steering
+
+    steering.stop(_workflow_folder(), _known(name), print)
+
+
+@app.command()
+@_one_line
+def ship(
+    name: Annotated[str, typer.Argument(help="a character whose checkpoint is good enough")],
+    checkpoint: Annotated[int | None, typer.Option(help="step of the checkpoint; the newest if not given")] = None,
+) -> None:
+    """Take a checkpoint as the result: writes `ship: STEP` into the character's file and stops its training."""
+    from charloom.cli import steering
+
+    steering.ship(_workflow_folder(), _known(name), checkpoint, print)
+
+
+@app.command("try", context_settings={"ignore_unknown_options": True})
+@_one_line
+def try_(
+    name: Annotated[str, typer.Argument(help="a character")],
+    options: Annotated[list[str] | None, typer.Argument(help="options for snakemake, such as --profile")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="steps to train")] = 100,
+    price: Annotated[float | None, typer.Option(min=0, help="price of an hour on this machine")] = None,
+) -> None:
+    """Train a hundred steps and draw one row of previews, before the whole run, which goes on from them."""
+    from charloom.cli import trial
+    from charloom.config import project
+
+    root = _workflow_folder()
+    name = _known(name)
+    character = project.load(root, ready=name).character(name)
+    trial.run(root, character, steps, options or [])
+    for line in trial.verdict(character, trial.measured(root, character, steps), price):
+        print(line)
+
+
+def _known(target: str) -> str:
+    """The name of a character that has a file here; a wrong one is answered with the nearest."""
+    from charloom.config import schema
+
+    name = _named(target)
+    there = sorted(path.stem for path in Path("config/characters").glob("*.yaml"))
+    if name not in there:
+        raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
+    return name
+
+
 @app.command("import-ai-toolkit")
 @_one_line
 def import_ai_toolkit(

@@ -5,11 +5,12 @@ Runs ``snakemake --dry-run`` and parses its output; with :mod:`charloom.cli.chan
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,16 @@ _CAUSES = (
 )
 
 
+@dataclass(frozen=True)
+class Job:
+    """A job of a dry run: the character (or nobody), the rule, Snakemake's reason and the command."""
+
+    who: str
+    rule: str
+    reason: str
+    command: str
+
+
 @dataclass
 class Group:
     """Jobs of one rule for one character. ``causes`` maps a cause in words to the number of jobs."""
@@ -55,8 +66,9 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
     Raises:
         UserError: the configuration or a target is wrong, with Snakemake's own lines.
     """
+    environment = {**os.environ, "CHARLOOM_TERMINAL": "plain"}
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     output = done.stdout + done.stderr
     if done.returncode:
         raise UserError(_complaint(output))
@@ -85,14 +97,14 @@ def _complaint(output: str) -> str:
 
 def groups(output: str) -> list[Group]:
     """The jobs of a dry run by rule and character, in Snakemake's order."""
-    found: dict[tuple[str, str], Group] = {}
+    found: list[Job] = []
     job: dict[str, str] | None = None
 
     def close(rule: str | None = None, command: str = "") -> None:
         if job is not None:
             # Without a command there is only the message, which ends with the item.
             rule = rule or " ".join(job["what"].split()[:-1]) or job["what"]
-            _add(found.setdefault((job["who"], rule), Group(job["who"], rule)), job["reason"], _file_in(command))
+            found.append(Job(job["who"], rule, job["reason"], command))
 
     for line in output.splitlines():
         if match := _JOB.match(line):
@@ -107,6 +119,15 @@ def groups(output: str) -> list[Group]:
             close()
             job = None
     close()
+    return grouped(found)
+
+
+def grouped(jobs: Iterable[Job]) -> list[Group]:
+    """Jobs by rule and character, in the order of the first of each."""
+    found: dict[tuple[str, str], Group] = {}
+    for job in jobs:
+        group = found.setdefault((job.who, job.rule), Group(job.who, job.rule))
+        _add(group, job.reason, _file_in(job.command))
     return list(found.values())
 
 

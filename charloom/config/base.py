@@ -81,7 +81,7 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             revision=data.get("revision"),
             judge=data.get("judge", "none"),
             judge_weights=data.get("judge_weights"),
-            run_ahead=data.get("run_ahead", 1),
+            run_ahead=data.get("run_ahead", 0),
             miniature=data.get("miniature", False),
             download_gb=data.get("download_gb", 0.0),
             adapters=adapters,

@@ -72,6 +72,8 @@ class Character:
     recipe: dict[str, Any]
     checkpoint: str | int
     datasets: tuple[DataSet, ...] = ()
+    ship: int | None = None
+    """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
     blank: frozenset[str] = frozenset()
     """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -142,8 +144,8 @@ class Character:
 
     @property
     def saved_steps(self) -> list[int]:
-        """Steps with a checkpoint: every ``save.every`` and the last."""
-        last, every = self.recipe["train"]["steps"], self.recipe["save"]["every"]
+        """Steps with a checkpoint: every ``save.every`` and the last, which is ``ship`` where it is given."""
+        last, every = self.ship or self.recipe["train"]["steps"], self.recipe["save"]["every"]
         return [*range(every, last, every), last]
 
     @property
@@ -152,7 +154,7 @@ class Character:
         sample = self.recipe["sample"]
         if sample["disable"]:
             return []
-        last = self.recipe["train"]["steps"]
+        last = self.saved_steps[-1]
         steps = [step for step in self.saved_steps if step % sample["every"] == 0 or step == last]
         return [0, *steps] if sample["force_first"] or not sample["skip_first"] else steps
 

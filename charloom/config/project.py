@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Workflow:
     bases: dict[str, Base]
     broken: dict[str, list[str]]
     """Characters whose file has mistakes, a line each. They do not affect other characters."""
+    notify: str | list[str] | None = None
+    """Command to run when a character is done or has failed: a line for the shell, or program and arguments."""
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +103,7 @@ def read(
             found, wrong = read_base(root, name, f"{label}: base")
             if not found:
                 return None, wrong
-            bases[name] = found
+            bases[name] = replace(found, run_ahead=data.get("run_ahead", found.run_ahead))
         return bases[name], []
 
     def recipe_for(name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
@@ -133,7 +135,7 @@ def read(
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    return Workflow(data["device"], data["store"], people, bases, broken)
+    return Workflow(data["device"], data["store"], people, bases, broken, data.get("notify"))
 
 
 def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:

@@ -33,6 +33,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         raise UserError.several(problems + more)
     images = data["images"]
     sets, wrong = datasets.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
+    checkpoint = data.get("checkpoint", "auto")
     character = Character(
         id=path.stem,
         label=label,
@@ -51,7 +52,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         base=base,
         crop=_crop({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
         recipe=recipe,
-        checkpoint=data.get("checkpoint", "auto"),
+        checkpoint=data.get("ship", checkpoint) if checkpoint == "auto" else checkpoint,
+        ship=data.get("ship"),
         datasets=tuple(sets),
         written=data,
     )
@@ -177,7 +179,9 @@ def _mistakes(character: Character) -> list[str]:
     for key, text in generation.items():
         if words.count(text, character.trigger) or words.PLACEHOLDER in text or words.misspelt_placeholder(text):
             found.append(f"{key}: contains the trigger, which an image generator does not know; remove it")
-    if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
+    if character.ship and character.ship > (last := character.recipe["train"]["steps"]):
+        found.append(f"ship: step {character.ship} is never trained: recipe.train.steps is {last}")
+    elif character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
         found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
     return found

@@ -11,6 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+STOPPED = "stopped: "
+"""How the last line of a job begins that was stopped on request."""
+
 _DISK = {
     errno.ENOSPC: "the disk is full; free some space and run again, everything finished is kept",
     errno.EDQUOT: "your share of the disk is used up; free some space and run again, everything finished is kept",
@@ -41,6 +44,10 @@ class UserError(Exception):
         return cls("\n".join(problems))
 
 
+class Stopped(Exception):
+    """Work ended because somebody asked for it, with everything saved. The message says how to go on, in one line."""
+
+
 def disk_problem(error: BaseException, path: object = None) -> str | None:
     """One line for an error, or one of its causes, that means the disk cannot be written to; None for any other.
 
@@ -67,12 +74,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def cli(main: Callable[[], None]) -> NoReturn:
-    """Run a command-line script: a :class:`UserError` becomes ``error: ...`` lines and exit status 1."""
+    """Run a command-line script: a :class:`UserError` becomes ``error: ...`` lines and exit status 1.
+
+    A :class:`Stopped` becomes a ``stopped: ...`` line, with the same status.
+    """
     try:
         main()
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+    except Stopped as stopped:
+        # Not an error, but the job's file is not there either.
+        print(f"{STOPPED}{stopped}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

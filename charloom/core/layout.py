@@ -171,6 +171,16 @@ class Results(_Folder):
         return self.root / "comparison.png"
 
     @property
+    def strengths(self) -> Path:
+        """The chosen checkpoint at several strengths, and the recommended one."""
+        return self.root / "strengths.json"
+
+    @property
+    def progress(self) -> Path:
+        """How far training is, rewritten while it runs."""
+        return self.training / "progress.json"
+
+    @property
     def final(self) -> Path:
         """The LoRA to ship."""
         return self.root / "final.safetensors"
@@ -212,6 +222,8 @@ def prepared_name(base: str, adapter: str, quantization: str) -> str:
 
 
 WORK = Work("work")
+INDEX = Path("results/index.html")
+"""The page of all characters."""
 
 
 def results(character: str) -> Results:

@@ -39,7 +39,7 @@ class Borrowed:
     """
 
     def __init__(self, model: nn.Module, weights: Iterable[tuple[str, Tensor]], trained: nn.Module) -> None:
-        self.model = model
+        self.model, self._trained = model.requires_grad_(False), trained
         self._places = {name: place_in(trained, name) for name in model.state_dict()}
         quantised = quantize.stored_names(model)
         device = next(parameter.device for parameter in trained.parameters() if parameter.requires_grad)
@@ -57,14 +57,21 @@ class Borrowed:
         self._own = _HostCopy(self._places)
         self._plain = _HostCopy(self._places)
         for name, place in self._places.items():
-            self._own[name].copy_(place.detach())
+            self._own[name].copy_(place)
         for name, tensor in weights:
             self._plain[name].copy_(tensor)
         model.load_state_dict(self._places, assign=True)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[nn.Module]:
-        """Inside the block, the model has its weights, and the trained one must not run."""
+        """Inside the block, the model has its weights, and the trained one must not run.
+
+        Raises:
+            CannotBorrow: the trained model's weights are no longer where they were.
+        """
+        for name, place in self._places.items():
+            if place_in(self._trained, name).data_ptr() != place.data_ptr():
+                raise CannotBorrow("the trained model's weights have moved")
         self._copy(self._plain)
         try:
             yield self.model
@@ -74,7 +81,7 @@ class Borrowed:
     @torch.no_grad()
     def _copy(self, values: _HostCopy) -> None:
         for name, place in self._places.items():
-            place.detach().copy_(values[name], non_blocking=True)
+            place.copy_(values[name], non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
@@ -97,9 +104,9 @@ class _HostCopy(dict[str, Tensor]):
 
 
 def place_in(trained: nn.Module, name: str) -> Tensor | None:
-    """The tensor of ``trained`` that a model without adapters calls ``name``; None if there is none."""
+    """The tensor of ``trained`` that a model without adapters calls ``name``, detached; None if there is none."""
     owner, _, leaf = name.rpartition(".")
     try:
-        return getattr(base_of(trained.get_submodule(owner)), leaf)
+        return getattr(base_of(trained.get_submodule(owner)), leaf).detach()
     except AttributeError:
         return None

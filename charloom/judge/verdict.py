@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from charloom.core import numbers
 from charloom.judge.summary import EPSILON, LIMITS, Summary
 
 
@@ -100,9 +101,10 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
         needed = LIMITS.identity_enough
     needed = min(LIMITS.identity_enough, needed)
     holds = own.identity >= needed - EPSILON
-    found = "is high enough" if holds else f"is too low: {needed:.2f} is needed"
-    rest = f"best: {best:.2f}" if len(known) > 1 else "there is no other checkpoint to compare with"
-    reasons = [Reason(holds, f"Identity {own.identity:.2f} {found} ({rest}).")]
+    mine, top, *bar = numbers.apart(own.identity, best, *([] if holds else [needed]))
+    found = "is high enough" if holds else f"is too low: {bar[0]} is needed"
+    rest = f"best: {top}" if len(known) > 1 else "there is no other checkpoint to compare with"
+    reasons = [Reason(holds, f"Identity {mine} {found} ({rest}).")]
     # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)
     allowed = max(LIMITS.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else LIMITS.strangers
@@ -126,7 +128,8 @@ def _obedience(own: Summary, summaries: Mapping[int, Summary]) -> list[Reason]:
         reference, whose = max(known), "best"
     holds = own.obedience >= reference - LIMITS.obedience_drop - EPSILON
     found = "is high enough" if holds else f"has dropped by more than {LIMITS.obedience_drop:.2f}"
-    return [Reason(holds, f"Obedience {own.obedience:.2f} {found} ({whose}: {reference:.2f}).")]
+    mine, other = numbers.apart(own.obedience, reference)
+    return [Reason(holds, f"Obedience {mine} {found} ({whose}: {other}).")]
 
 
 def _bleed(own: Summary, base: Summary | None) -> list[Reason]:
@@ -135,7 +138,8 @@ def _bleed(own: Summary, base: Summary | None) -> list[Reason]:
         return [Reason(None, "Bleed of the training pictures was not scored.")]
     limit = LIMITS.bleed + (base.bleed if base is not None and base.bleed is not None else 0.0)
     holds = own.bleed <= limit + EPSILON
-    reasons = [Reason(holds, f"Bleed {own.bleed:.2f} is {'within' if holds else 'above'} the limit of {limit:.2f}.")]
+    mine, bar = numbers.apart(own.bleed, limit)
+    reasons = [Reason(holds, f"Bleed {mine} is {'within' if holds else 'above'} the limit of {bar}.")]
     for name, (hits, chances) in sorted(own.bleeding.items(), key=lambda item: (-item[1][0], item[0])):
         of_base, chances_of_base = base.bleeding.get(name, (0, 0)) if base is not None else (0, 0)
         usual = of_base / chances_of_base if chances_of_base else 0.0

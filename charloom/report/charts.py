@@ -20,6 +20,8 @@ from charloom.report.palette import LIGHT
 
 SIZE = (7.2, 3.1)
 """Width and height of a chart in inches."""
+NARROW = (3.9, 3.2)
+"""The same for a phone, where a wide chart would be scaled down until nobody can read it."""
 DPI = 150
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: smaller, can be searched, in the font of the page
@@ -55,14 +57,14 @@ class Chart:
     """x of a vertical line: the chosen checkpoint."""
 
 
-def svg(chart: Chart) -> str:
+def svg(chart: Chart, size: tuple[float, float] = SIZE) -> str:
     """The chart as an ``<svg>`` element for a page that defines the palette as CSS variables.
 
-    Pointing at a dot shows its value.
+    Pointing at a dot shows its value. ``size`` in inches.
     """
-    with _figure(1, {"svg.hashsalt": chart.name}) as figure:
+    with _figure(1, {"svg.hashsalt": f"{chart.name} {size}"}, size) as figure:
         figure.patch.set_alpha(0)
-        _draw(figure.subplots(), chart)
+        _draw(figure.subplots(), chart, narrow=size[0] < SIZE[0])
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
@@ -108,7 +110,7 @@ def save_png(charts: Sequence[Chart], output: Path, otherwise: str) -> None:
 
 
 @contextmanager
-def _figure(rows: int, style: dict[str, Any]) -> Iterator[Any]:
+def _figure(rows: int, style: dict[str, Any], size: tuple[float, float] = SIZE) -> Iterator[Any]:
     """An empty figure for ``rows`` charts, independent of the user's matplotlib settings and of any display."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -116,10 +118,10 @@ def _figure(rows: int, style: dict[str, Any]) -> Iterator[Any]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE | style)
-        yield Figure(figsize=(SIZE[0], SIZE[1] * rows), layout="constrained")
+        yield Figure(figsize=(size[0], size[1] * rows), layout="constrained")
 
 
-def _draw(axes: Any, chart: Chart) -> None:
+def _draw(axes: Any, chart: Chart, narrow: bool = False) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for index, line in enumerate(chart.lines):
@@ -142,9 +144,9 @@ def _draw(axes: Any, chart: Chart) -> None:
         axes.set_ylim(*chart.y_range)
     axes.margins(x=0.02)
     if chart.x_ticks is not None:
-        axes.set_xticks(list(chart.x_ticks))
+        axes.set_xticks(list(chart.x_ticks)[:: 2 if narrow and len(chart.x_ticks) > 6 else 1])
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 6, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if chart.mark is not None:
         axes.axvline(chart.mark, color=LIGHT["mark"], linewidth=1, linestyle=(0, (2, 3)))
@@ -153,7 +155,13 @@ def _draw(axes: Any, chart: Chart) -> None:
     axes.grid(axis="y", color=LIGHT["line"], linewidth=0.8)
     axes.tick_params(length=0, pad=6, labelcolor=LIGHT["soft"])
     axes.set_xlabel("step", color=LIGHT["soft"])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4, frameon=False, labelcolor=LIGHT["soft"])
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.18),
+        ncols=2 if narrow else 4,
+        frameon=False,
+        labelcolor=LIGHT["soft"],
+    )
 
 
 def _finite(line: Line) -> list[tuple[float, float]]:

@@ -6,11 +6,14 @@ picture and imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -79,6 +82,12 @@ class Material:
     """The trainer's warning if the chosen checkpoint has hardly moved from its initial weights."""
     gpu_bytes: int = 0
     """Peak GPU memory that the trainer allocated, in bytes; 0 where it ran on a CPU."""
+    strengths: Mapping[str, Any] = field(default_factory=dict)
+    """The chosen checkpoint at several strengths, where that was drawn."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the software on the machine that wrote the page."""
+    folder: Path = Path()
+    """The folder that all files lie in."""
     lint: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     costs: Sequence[Cost] = ()
@@ -112,7 +121,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
     file = Results(results).checkpoint(step)
     prompts = [Prompt(p["name"], p["text"]) for p in settings.get("prompts", ())]
     reference = results / "reference.png"
-    metadata, shapes = _header(file)
+    header, shapes = _header(file)
     records = _records(results)
     return Material(
         id=settings["character"],
@@ -126,19 +135,32 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         reference=reference if reference.is_file() else None,
         images=[_image(results, shot) for shot in settings.get("shots", ())],
         prompts=prompts,
-        samples={s: _samples(results, s, prompts) for s in settings.get("steps", ())},
+        # The base alone is drawn for comparison, also where it is not scored.
+        samples={s: _samples(results, s, prompts) for s in sorted({0, *settings.get("steps", ())})},
+        strengths=_json(Results(results).strengths),
+        versions=versions(),
         scores={s: d for s in settings.get("steps", ()) if (d := _json(Results(results).scores(s)))},
         loss=_loss(records),
         holdout=_holdout(records),
         unmoved=next((r["adapter"]["problem"] for r in records if "problem" in _adapter(r, step)), ""),
         gpu_bytes=max((int(r["gpu_memory"]) for r in records if "gpu_memory" in r), default=0),
+        folder=results,
         lint=_json(results / "lint.json"),
         recipe=settings.get("recipe_settings", {}),
         costs=_costs(results / "benchmarks"),
         file_bytes=file.stat().st_size if file.is_file() else 0,
-        header=metadata,
+        header=header,
         width=width(shapes),
     )
+
+
+def versions() -> dict[str, str]:
+    """Versions of charloom, Python and the libraries that results depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("charloom", "torch", "diffusers", "transformers", "peft", "snakemake", "numpy", "pillow"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def width(shapes: Mapping[str, Sequence[int]]) -> int | None:

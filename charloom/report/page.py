@@ -7,19 +7,24 @@ material that ``gather`` read into plain values; ``templates/report.html.j2`` sa
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
 from charloom.core import words
-from charloom.report import charts, comparison, curves, pictures, snippets
+from charloom.core.layout import Results
+from charloom.report import charts, comparison, curves, judgement, pictures, snippets, strengths
 from charloom.report.gather import Material
 from charloom.report.grid import short
 from charloom.report.numbers import duration, leaves, size
 from charloom.report.templating import render
 from charloom.zimage.shapes import Z_IMAGE_WIDTH
 
-IMAGES_BUDGET = 700_000
+IMAGES_BUDGET = 2_000_000
 """Characters of all embedded training images together."""
 
 _TIERS = {"close-up": "Close-ups", "medium": "Medium shots", "full-body": "Full body", "": "Others"}
@@ -41,10 +46,19 @@ def page(material: Material) -> str:
         advice=m.choice.get("advice", ()),
         step=m.choice["step"],
         why=m.choice.get("why", ()),
-        verdicts=comparison.verdicts(m),
+        others=judgement.others(m),
+        verdicts=judgement.verdicts(m),
+        failures=judgement.failures(m),
+        judged=m.choice["step"] in m.scores,
+        unscored=judgement.unscored(m),
+        judges=judgement.judges(m),
         samples=comparison.samples(m),
+        strengths=strengths.strip(m),
         use=_use(m),
-        charts=[(chart.title, Markup(charts.svg(chart))) for chart in curves.scores(m) + curves.loss(m)],
+        charts=[
+            (chart.title, Markup(charts.svg(chart)), Markup(charts.svg(chart, charts.NARROW)))
+            for chart in curves.scores(m) + curves.loss(m)
+        ],
         images=len(m.images),
         tiers=_tiers(m),
         checked=bool(m.lint),
@@ -53,6 +67,8 @@ def page(material: Material) -> str:
         costs=_costs(m),
         gpu_memory=size(m.gpu_bytes) if m.gpu_bytes else "",
         provenance=_provenance(m),
+        versions=list(m.versions.items()),
+        files=_files(m),
     )
 
 
@@ -103,6 +119,8 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
     """The training images by tier."""
     paths = [image.picture for image in m.images if image.picture.is_file()]
     embedded = pictures.embed(paths, IMAGES_BUDGET, (320, 256, 192, 160, 128, 96))
+    copies = judgement.copied(m)
+    findings = [f for f in m.lint.get("findings", ()) if f.get("level") in ("error", "warning")]
     tiers = []
     for tier, title in _TIERS.items():
         images = [
@@ -111,6 +129,11 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
                 "source": embedded.get(image.picture, ""),
                 "caption": image.caption,
                 "words": short(image.caption, m.trigger),
+                "file": _link(m, image.picture),
+                "warnings": [
+                    *(warning(f, image.name) for f in findings if about(f, image.name)),
+                    *(f"nearly copied by the preview of prompt {prompt}" for prompt in copies.get(image.name, ())),
+                ],
             }
             for image in m.images
             if image.tier == tier
@@ -118,6 +141,41 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
         if images:
             tiers.append({"title": title, "images": images})
     return tiers
+
+
+def about(finding: Mapping[str, Any], name: str) -> bool:
+    """Whether a finding of the data set's check is about an image: named where it lies, or as the copy of another."""
+    text = f"{finding.get('where', '')} {finding.get('what', '')}"
+    return bool(re.search(rf"(?<![\w/-]){re.escape(name)}(?![\w/-])", text))
+
+
+def warning(finding: Mapping[str, Any], name: str) -> str:
+    """A finding as it is written below the image ``name``; one about another image names that."""
+    return finding["what"] if name in finding["where"] else f"{finding['where']}: {finding['what']}"
+
+
+def _link(m: Material, path: Path) -> str:
+    """A link from the page to a file of the same folder; empty if there is no such file."""
+    return quote(path.relative_to(m.folder).as_posix()) if path.is_file() else ""
+
+
+def _files(m: Material) -> list[tuple[str, str]]:
+    """(link, what it is) of the files beside the page."""
+    made = Results(m.folder)
+    final = made.final.relative_to(m.folder).as_posix()  # made after the page
+    found = [
+        (_link(m, path), words)
+        for path, words in (
+            (made.prompt_page, "the prompts of the data set"),
+            (made.score_table, "every score of every preview"),
+            (made.validation, "the choice, for programs"),
+            (made.comparison, "all previews on one picture"),
+            (made.metrics, "loss by step"),
+            (made.lint, "what the check of the data set found"),
+            (made.manifest, "the data set, with checksums"),
+        )
+    ]
+    return [(final, "the LoRA"), *(one for one in found if one[0])]
 
 
 def _costs(m: Material) -> list[dict[str, Any]]:

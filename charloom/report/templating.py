@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from charloom.report import palette
 
 
-def render(template: str, **values: Any) -> str:
-    """The page that a file of ``templates/`` makes of ``values``.
+def render(template: str, package: str = "charloom.report", **values: Any) -> str:
+    """The page that a file of ``templates/`` makes of ``values``; the layout is always the one of this package.
 
     Raises:
         jinja2.UndefinedError: the template uses a value that is not given.
     """
     environment = Environment(
-        loader=PackageLoader("charloom.report"),
+        loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, "charloom.report"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from charloom.config import knobs
 from charloom.core import randomness
-from charloom.core.errors import UserError
+from charloom.core.errors import Stopped, UserError
 from charloom.core.store import Store
 from charloom.engine import memory
 from charloom.engine.engine import Engine
@@ -29,8 +29,10 @@ from charloom.train import holdout, optim, origin, step
 from charloom.train import state as states
 from charloom.train.data import Draw, TrainingData
 from charloom.train.keys import CHECKPOINT, METRICS, RECIPE, checkpoint_key, manifest_digest
-from charloom.train.metrics import Metrics, Progress, print_progress
+from charloom.train.metrics import Metrics, Progress, peak_memory, print_progress
+from charloom.train.progress import Writer
 from charloom.train.settings import TrainSettings
+from charloom.train.stopping import Stop
 from charloom.zimage.forward import Predict
 
 TYPICAL_CAPTION = 96
@@ -100,12 +102,13 @@ def train(
     Raises:
         TrainingStopped: a loss or gradient that is not finite; the last good checkpoint is named.
         UserError: damaged input files, a state of another run, missing packages.
+        Stopped: somebody asked for it (:mod:`charloom.train.stopping`); the next call goes on from there.
     """
     if store.has(CHECKPOINT, checkpoint_key(job.run_key, until), ".safetensors"):
         return
     settings, train_settings = job.settings, job.settings.train
     if line := knobs.odd_rate(train_settings.optimizer, train_settings.lr):
-        log(line)
+        log(f"warning: {line}")
     device, dtype = resolve(job.device, train_settings.dtype)
     data = TrainingData(job.manifest, settings)
     model = job.load_model(dtype, memory.load_device(job.engine, device))
@@ -159,25 +162,33 @@ def train(
         share = movement.share(exported(), step)
         found: dict[str, Any] = {"moved": movement.moved(exported()), "of_adamw": share}
         if line := movement.complaint(share, step):
-            log(line)
+            log(f"warning: {line}")
             found["problem"] = line
         return found
+
+    def keep_state(step: int) -> None:
+        """Store what going on from a step takes, and nothing else."""
+        with store.put(METRICS, checkpoint_key(job.run_key, step), ".jsonl") as path:
+            metrics.copy_to(path)
+        facts = origin.facts(engine.facts(), made)
+        states.save(store, _state(job.run_key, step, names, parameters, ema, optimizer, metrics, facts))
 
     def save(step: int) -> None:
         values: dict[str, Any] = {"adapter": movement_at(step)}
         if job.holdout is not None:
             values["holdout"] = evaluate()
         metrics.write(step, values)
-        key = checkpoint_key(job.run_key, step)
-        with store.put(METRICS, key, ".jsonl") as path:
-            metrics.copy_to(path)
-        facts = origin.facts(engine.facts(), made)
-        state = _state(job.run_key, step, names, parameters, ema, optimizer, metrics, facts)
-        states.save(store, state)
+        keep_state(step)
         # Last: the checkpoint marks the step as complete.
         checkpoint(step)
+        progress.checkpoint(step)
+        draw(step, store.path(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors"))
+
+    def draw(step: int, path: Path | None) -> None:
         if job.on_checkpoint:
-            job.on_checkpoint(step, store.path(CHECKPOINT, key, ".safetensors"), engine)
+            progress.drawing()
+            job.on_checkpoint(step, path, engine)
+            progress.drawn(job.log_dir / "newest")
 
     def record(seen: _Launched | None) -> None:
         if seen is None:
@@ -186,13 +197,17 @@ def train(
         _guard(seen.step, values, norm, seen.draws, job, store)
         sigmas, items = [d.sigma for d in seen.draws], [d.name for d in seen.draws]
         metrics.step(seen.step, values, sigmas, items, seen.lr, norm)
+        progress.step(seen.step, sum(values) / len(values), metrics.smoothed.value(), peak_memory())
 
+    stop = Stop(job.log_dir)
+    newest = max((s for s in whole if store.has(CHECKPOINT, checkpoint_key(job.run_key, s), ".safetensors")), default=0)
+    progress = Writer(job.log_dir, first=start, steps=whole[-1], saved=newest)
     checkpoints = set(settings.checkpoint_steps(until))
     try:
-        if start and not store.has(CHECKPOINT, checkpoint_key(job.run_key, start), ".safetensors"):
+        if start in (*whole, until) and not store.has(CHECKPOINT, checkpoint_key(job.run_key, start), ".safetensors"):
             checkpoint(start)  # killed between saving the state and the checkpoint
-        if not start and job.on_checkpoint:
-            job.on_checkpoint(0, None, engine)
+        if not start:
+            draw(0, None)
         engine.zero_grad()
         last: _Launched | None = None
         for number, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):
@@ -218,7 +233,19 @@ def train(
                 record(last)
                 last = None
                 save(number)
+            if number < whole[-1] and stop.asked():
+                record(last)
+                last = None
+                if number not in checkpoints:
+                    keep_state(number)
+                raise Stopped(f"after step {number} of {whole[-1]}; all is saved: run snakemake again to go on")
+    except BaseException as error:
+        progress.ended(error)
+        raise
+    else:
+        progress.finished()
     finally:
+        stop.close()
         metrics.close()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import torch
 
 from charloom.train import timesteps
@@ -197,7 +197,11 @@ def peak_memory() -> int:
     """Peak memory in bytes: of the GPU allocator if in use, else of this process."""
     if on_gpu():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _board(folder: Path, start: int) -> Any:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from charloom.config import portable
 from charloom.config.base import Base
 from charloom.config.character import Character
-from charloom.core import words
+from charloom.core import layout, words
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.train.keys import RECIPE
 from charloom.workflow import slices
+
+
+def thumbnails(character: Character) -> list[str]:
+    """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header of the file."""
+    prompt, made = slices.thumbnail(character), layout.results(character.id)
+    steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
+    drawn = [step for step in character.sampled_steps if step and step in steps]
+    return [made.sample(step, prompt).as_posix() for step in drawn] if prompt else []
 
 
 def comfyui(character: Character, base: Base) -> str:

@@ -20,6 +20,8 @@ from typing import Any, TextIO
 from charloom.core.store import Store
 from charloom.workflow import arguments
 
+QUIET = "CHARLOOM_JOBS_QUIET"
+"""Environment variable: a job with a log file writes to it alone. Set by whoever shows the logs' lines to the user."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables by which libgomp, torch's OpenMP on Linux, decides how idle threads wait."""
 BUSY = 0.25
@@ -30,7 +32,7 @@ BIG = 4e9
 
 
 class Log:
-    """Writes lines to the terminal and, with the seconds since the start, to the job's log file.
+    """Writes lines to the terminal (unless :data:`QUIET`) and, with the seconds since the start, to the job's log file.
 
     From construction on, everything on standard error (warnings, tracebacks) goes to both.
     """
@@ -38,7 +40,9 @@ class Log:
     def __init__(self, path: str | Path | None, name: str = "") -> None:
         self.started = time.monotonic()
         self.name = name
-        self.terminal = sys.stderr
+        self.terminal: TextIO = sys.stderr
+        if path and os.environ.get(QUIET):
+            self.terminal = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
         self.file = None
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.base import locks
+from charloom.core import files
 from charloom.core.canonical import digest, file_digest
 from charloom.core.layout import Results
 from charloom.core.store import Store
@@ -238,6 +239,7 @@ class WhileTraining:
             self.log(f"previews are drawn after training: {text[0] if text else type(error).__name__}")
         for one in wanted:
             self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
+        files.write_json(self.newest / "step.json", {"step": step if not self._off else None})
 
     def _draw(self, missing: list[Wanted], engine: Any) -> None:
         from charloom.engine.previews import room_for

@@ -6,6 +6,7 @@ numbers represent the code (see :mod:`charloom.core.versions`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,21 @@ def report(character: Character, base: Base) -> str:
     )
 
 
+def index(characters: Iterable[Character]) -> str:
+    """For the page of all characters."""
+    people = [
+        {
+            "character": one.id,
+            "name": one.name,
+            "trigger": one.trigger,
+            "base": one.base,
+            "prompts": one.prompt_names if one.sampled_steps else [],
+        }
+        for one in characters
+    ]
+    return canonical_json({"characters": people, "recipe": RECIPES["index"]})
+
+
 def thumbnail(character: Character) -> str:
     """Name of the sample prompt whose picture stands in the header of the file; empty if none shows the character.
 
@@ -372,5 +388,9 @@ def other_texts(character: Character) -> str:
 
 
 def other_samples(character: Character) -> str:
-    """Every preview of the character, to be drawn in one go: steps, and settings by prompt."""
-    return canonical_json({"steps": character.sampled_steps, "prompts": samples(character)})
+    """Every preview of the character, to be drawn in one go: steps, and settings by prompt.
+
+    Step 0, the base alone, is drawn with the others: the report shows it even where it is not scored.
+    """
+    steps = sorted({0, *character.sampled_steps}) if character.sampled_steps else []
+    return canonical_json({"steps": steps, "prompts": samples(character)})

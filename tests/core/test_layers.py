@@ -24,7 +24,8 @@ BELOW = {
     "report": ("dataset", "zimage"),
     "deliver": ("config",),
     "workflow": ("train", "judge", "dataset"),
-    "cli": ("workflow", "interop", "report", "deliver"),
+    "watch": ("report",),
+    "cli": ("workflow", "interop", "watch", "deliver"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a
 circle."""

@@ -79,6 +79,17 @@ def test_the_trained_weights_come_back_after_an_error() -> None:
     assert torch.equal(seen(trained), before)
 
 
+def test_weights_that_have_moved_are_left_alone() -> None:
+    trained, alone = trained_of("none"), model_of(2, "none")
+    borrowed = Borrowed(empty("none"), alone.state_dict().items(), trained)
+    moved = trained.layers[0].attention_norm1.weight
+    moved.data = moved.data.clone()
+    before = seen(trained)
+    with pytest.raises(CannotBorrow, match="have moved"), borrowed.in_place():
+        pytest.fail("nothing may be copied")
+    assert torch.equal(seen(trained), before)
+
+
 def test_another_number_format_cannot_borrow() -> None:
     with pytest.raises(CannotBorrow, match="differ from those in training"):
         Borrowed(empty("none"), model_of(2, "none").state_dict().items(), trained_of("int8"))

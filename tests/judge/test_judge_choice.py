@@ -201,3 +201,10 @@ def test_the_best_of_undertrained_checkpoints_is_not_recognisable_either():
 def test_checkpoints_that_are_not_kept_are_compared_with():
     table = rows(course([0.93, 0.92], [0.95, 0.95], [0.02, 0.02], (100, 200)))
     assert chosen(table, (200,))["verdicts"][0]["recognisable"] is True
+
+
+def test_numbers_that_are_compared_read_differently():
+    """An identity of 0.946 is too low where 0.950 is needed: not "0.95 is too low: 0.95 is needed"."""
+    result = chosen(rows(course([0.946, 1.0, 1.0, 1.0], [0.9, 0.9, 0.9, 0.896], [0.02] * 4)))
+    assert "Identity 0.946 is too low: 0.950 is needed" in reasons(result, 0)
+    assert "Obedience 0.896 is high enough (best: 0.900)" in reasons(result, 3)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import save_file
 
 from charloom.core.errors import UserError
@@ -19,19 +18,11 @@ from charloom.report import charts, comparison, curves, palette
 from charloom.report.gather import gather
 from charloom.report.page import page
 
-PROMPT = "a full body photo of n1ka, a woman with short red hair, dancing, wearing a <red> gown & scarf"
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC)
-
 
 class Tags(HTMLParser):
     """Checks that elements close in order, and collects links out of the page."""
 
-    VOID = {"meta", "img"}
+    VOID = {"meta", "link", "img", "input", "br"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +32,13 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag not in self.VOID:
             self.open.append(tag)
-        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v and self.leads_out(k, v)]
+
+    def leads_out(self, key: str, value: str) -> bool:
+        """Whether it is anything but an embedded picture, or a link to a part of the page or a file beside it."""
+        if value.startswith(("data:", "#")):
+            return False
+        return key == "src" or bool(re.match(r"[a-z]+:|/|\.\.", value, re.IGNORECASE))
 
     def handle_startendtag(self, tag, attrs):
         pass  # <line .../>: opened and closed at once
@@ -51,70 +48,6 @@ class Tags(HTMLParser):
             self.open.pop()
         assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
         self.open.pop()
-
-
-@pytest.fixture
-def results(tmp_path) -> Path:
-    """A small but complete results folder of a character with markup in its words."""
-    root = tmp_path / "results" / "nika"
-    for folder in ("dataset", "scores", "checkpoints", "training", "benchmarks/train_segment"):
-        (root / folder).mkdir(parents=True)
-    picture(1).save(root / "reference.png")
-    for i, name in enumerate(("closeup-01", "medium-01", "fullbody-01")):
-        picture(i).save(root / "dataset" / f"{name}.png")
-        shot = {"c": "a close-up portrait", "m": "a medium shot", "f": "a full body"}[name[0]]
-        (root / "dataset" / f"{name}.txt").write_text(f"{shot} photo of n1ka, a woman with red hair, smiling <b>\n")
-    rows = []
-    for step, identity in ((50, 0.5), (100, 0.95)):
-        (root / "samples" / f"step-{step:06d}").mkdir(parents=True)
-        document = {
-            "character": "nika",
-            "step": step,
-            "backend": "paperdoll",
-            "weights": "ab12",
-            "misses": {},
-            "rows": [],
-        }
-        for prompt in ("01", "02"):
-            picture(step).save(root / "samples" / f"step-{step:06d}" / f"{prompt}.png")
-            values = {"identity_relative": identity, "obedience": 0.9, "bleed": 0.0, "detail": 1.0, "contrast": 0.2}
-            for metric, value in values.items():
-                key = {"prompt": prompt, "seed": 42, "strength": 1.0}
-                document["rows"].append({**key, "metric": metric, "value": value})
-                rows.append({**document["rows"][-1], "step": step})
-        document["misses"]["01"] = ["outfit: asked for gown, got hoodie"]
-        (root / "scores" / f"step-{step:06d}.json").write_text(json.dumps(document))
-        metadata = {"charloom.provenance": '{"base_digest":"c0ffee"}', "ss_steps": str(step)}
-        save_file({"x": np.zeros(1250, "float32")}, root / "checkpoints" / f"step-{step:06d}.safetensors", metadata)
-    (root / "validation.json").write_text(json.dumps(choice.choose(rows, [50, 100])))
-    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 101)]
-    lines.insert(50, json.dumps({"step": 50, "holdout": {"on 0.50": 0.3, "off 0.50": 0.5}}))
-    (root / "training" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 101, "lo')
-    finding = {"level": "warning", "where": "plan", "what": "too few <profiles>"}
-    (root / "lint.json").write_text(json.dumps({"errors": 0, "warnings": 1, "findings": [finding]}))
-    (root / "benchmarks" / "train_segment" / "000050.tsv").write_text("s\th:m:s\tmax_rss\n61.5\t0:01:01\t1500.5\n")
-    (root / "benchmarks" / "train_segment" / "000100.tsv").write_text("s\th:m:s\tmax_rss\n0.4\t0:00:00\tNA\n")
-    return root
-
-
-@pytest.fixture
-def settings() -> dict:
-    return {
-        "character": "nika",
-        "name": "Nika <script>",
-        "trigger": "n1ka",
-        "base": "paperdoll",
-        "base_source": "resources/bases/paperdoll",
-        "concept": 'A "quoted" concept & more',
-        "shots": [
-            {"name": "closeup-01", "tier": "close-up"},
-            {"name": "medium-01", "tier": "medium"},
-            {"name": "fullbody-01", "tier": "full-body"},
-        ],
-        "prompts": [{"name": name, "text": PROMPT, "seed": 42, "scale": 1.0} for name in ("01", "02")],
-        "steps": [50, 100],
-        "recipe_settings": {"network": {"type": "lora", "rank": 16}, "train": {"steps": 100, "ema": False, "lr": 1e-3}},
-    }
 
 
 def test_an_adapter_that_has_not_moved_is_reported_first(results: Path, settings: dict) -> None:
@@ -132,7 +65,7 @@ def test_page_is_whole_and_self_contained(results, settings):
     tags.feed(text)
     assert tags.outside == []
     assert tags.open == ["html"] or tags.open == []
-    assert len(text.encode()) < 4e6
+    assert len(text.encode()) < 15e6
     for wanted in ("Why step 100", "n1ka", "resources/bases/paperdoll", "LoraLoaderModelOnly", "Training loss",
                    "Loss on held-out images",
                    "1 min 02 s", "c0ffee", "train.ema", "prefers-color-scheme: dark", "outfit: asked for gown",
@@ -272,7 +205,7 @@ def test_images_are_grouped_by_the_tier_in_the_character_file(results, settings)
 def test_every_colour_is_defined_for_light_and_dark(results, settings):
     text = page(gather(results, settings))
     assert palette.LIGHT.keys() == palette.DARK.keys()
-    assert set(re.findall(r"var\(--([\w-]+)\)", text)) - {"n"} <= palette.LIGHT.keys()
+    assert set(re.findall(r"var\(--([\w-]+)\)", text)) - {"n", "at"} <= palette.LIGHT.keys()
 
 
 def test_the_same_results_give_the_same_files(results, settings, tmp_path):

@@ -133,8 +133,8 @@ def test_the_picture_of_the_rules_shows_all_of_them() -> None:
     shown = set(re.findall(r">(\w+)</text>", text_of(ROOT / "docs/dag.svg")))
     text = "\n".join(text_of(path) for path in ROOT.glob("rules/*.smk"))
     rules = set(re.findall(r"^rule (\w+):", text, re.M))
-    # Only with differential preservation; only where somebody asks for them.
-    elsewhere = {"encode_class_caption", "write_comfyui", "make_bundle"}
+    # Only with differential preservation; only of all characters; only where somebody asks for them.
+    elsewhere = {"encode_class_caption", "write_index", "write_comfyui", "make_bundle"}
     assert shown - {"leyla"} == rules - elsewhere
 
 

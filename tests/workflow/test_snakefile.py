@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_project
@@ -109,7 +110,7 @@ def test_the_cluster_profile_knows_every_rule() -> None:
     profile = yaml.safe_load((small_project.ROOT / "profiles/slurm/config.yaml").read_text())
     snakefile = (small_project.ROOT / "Snakefile").read_text()
     local = set(re.findall(r"\w+", re.search(r"^localrules:\n((?: .*\n)+)", snakefile, flags=re.MULTILINE)[1]))
-    assert len(rules_with("gpu=1")) == 6
+    assert len(rules_with("gpu=1")) == 7
     assert rules_with("gpu=1") == {name for name, asked in profile["set-resources"].items() if asked.get("gpu")}
     assert rules_with("threads: 64") == set(profile["set-threads"]) >= set(profile["set-resources"])
     assert rules_with("shell:") == local | set(profile["set-threads"])
@@ -248,7 +249,10 @@ def test_what_to_know_beforehand_is_said_once_of_whoever_is_made(
 
 
 def test_a_plan_names_the_knob_and_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(project))
+    def start(command: list[str], cwd: Path, **_: bool) -> subprocess.CompletedProcess[str]:
+        return snakemake(cwd, *command[3:])
+
+    monkeypatch.setattr(planning, "subprocess", SimpleNamespace(run=start))
 
     def why() -> dict[str, str]:
         output = planning.dry_run([TARGET], project)

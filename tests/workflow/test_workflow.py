@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import small_project
-from rerun_counts import AFTER_DATA, AFTER_SAMPLES, FIRST_PREVIEW, REPORTED
+from rerun_counts import AFTER_DATA, AFTER_SAMPLES, EVERY_PREVIEW_OF_A_PROMPT, FIRST_SCORES, REPORTED
 from small_project import TARGET, edit, planned, replace, snakemake
 
 CHARACTER = "config/characters/mara.yaml"
@@ -52,11 +52,11 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     "rank": (lambda p: replace(p, CONFIG, "recipe:\n", "recipe:\n  network:\n    rank: 8\n"), AFTER_DATA),
     "a sample prompt": (
         lambda p: replace(p, CHARACTER, "a red hoodie", "a green hoodie"),
-        {"encode_text": 1, "sample_checkpoint": 2, **AFTER_SAMPLES},
+        {"encode_text": 1, **EVERY_PREVIEW_OF_A_PROMPT, **AFTER_SAMPLES},
     ),
     "the strength of a preview": (
         lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.7"),
-        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+        {**EVERY_PREVIEW_OF_A_PROMPT, **AFTER_SAMPLES},
     ),
     "the checkpoint": (lambda p: edit(p / CHARACTER, checkpoint=50), {"export_final": 1}),
     "more steps": (
@@ -123,6 +123,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
             "encode_text": 4,
             "write_manifest": 1,
             **AFTER_DATA,
+            "sample_checkpoint": 6,  # the base alone too
         },
     ),
     "a data set more": (
@@ -172,23 +173,23 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     ),
     "a seed that does not walk": (
         lambda p: edit(p / CHARACTER, recipe={"sample": {"walk_seed": False}}),
-        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+        {**EVERY_PREVIEW_OF_A_PROMPT, **AFTER_SAMPLES},
     ),
     "the seed of one prompt": (
         lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.8\n  seed: 7"),
-        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+        {**EVERY_PREVIEW_OF_A_PROMPT, **AFTER_SAMPLES},
     ),
     "the size of one prompt": (
         lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.8\n  width: 256\n  height: 192"),
-        {"sample_checkpoint": 2, **AFTER_SAMPLES},
+        {**EVERY_PREVIEW_OF_A_PROMPT, **AFTER_SAMPLES},
     ),
     "a preview of the base": (
         lambda p: edit(p / CHARACTER, recipe={"sample": {"skip_first": False}}),
-        FIRST_PREVIEW,
+        FIRST_SCORES,
     ),
     "a preview of the base by force": (
         lambda p: edit(p / CHARACTER, recipe={"sample": {"force_first": True}}),
-        FIRST_PREVIEW,
+        FIRST_SCORES,
     ),
     "no previews": (
         lambda p: edit(p / CHARACTER, recipe={"sample": {"disable": True}}),

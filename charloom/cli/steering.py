@@ -1,0 +1,126 @@
+"""Steering a training from another terminal: stop it, take a checkpoint of it as the result, or try it first."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from charloom.config import project, yaml
+from charloom.config.character import Character
+from charloom.core.errors import UserError
+from charloom.core.layout import Results, results, step_of
+from charloom.train import progress, stopping
+
+PATIENCE = 120.0
+"""Seconds to wait for a trainer to stop: its step, its previews, and writing the state."""
+SHIP = re.compile(r"^ship:[ \t]*[^#\n]*?(?=[ \t]*(#.*)?$)", re.MULTILINE)
+
+
+def files_of(root: Path, name: str) -> Results:
+    """The files of a character below ``root``."""
+    return Results(root / results(name).root)
+
+
+def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PATIENCE) -> None:
+    """Ask the trainer of a character to stop, and wait until it has.
+
+    Raises:
+        UserError: nothing is being trained.
+    """
+    folder = files_of(root, name).training
+    told = progress.read(folder)
+    if told is None or not running(told):
+        how = f"; the last one {ending(told)}" if told else ""
+        raise UserError(f"{name}: no training is running{how}")
+    stopping.request(folder)
+    say(f"{name}: asked to stop at step {told.step} of {told.steps} ...")
+    ends = time.monotonic() + patience
+    while told and running(told) and time.monotonic() < ends:
+        time.sleep(0.1)
+        told = progress.read(folder) or told
+    if running(told):
+        say(f"{name}: still in its step; it stops as soon as that is done")
+    else:
+        say(f"{name}: {ending(told)}")
+
+
+def running(told: progress.Progress) -> bool:
+    """Whether the trainer works, as far as can be told; on a cluster it may be on another machine."""
+    if told.state != progress.RUNNING:
+        return False
+    import psutil
+
+    return time.time() - told.updated < 600 or psutil.pid_exists(told.pid)
+
+
+def ending(told: progress.Progress) -> str:
+    """How a training has ended, in words."""
+    where = f"at step {told.step} of {told.steps}"
+    if told.state == progress.STOPPED:
+        return f"stopped after step {told.step} of {told.steps}; all is saved: run snakemake again to go on"
+    if told.state == progress.FAILED:
+        return f"failed {where}: {told.problem}"
+    if told.state == progress.RUNNING:
+        return f"was killed {where}; run snakemake again to go on from the last checkpoint"
+    return f"finished {where}" if told.state == progress.FINISHED else f"waits for snakemake {where}"
+
+
+def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) -> None:
+    """Write into the character's file that a checkpoint is good, and stop the trainer if it runs.
+
+    Raises:
+        UserError: there is no such checkpoint, or the file is not what it was taken for.
+    """
+    character = project.load(root, ready=None).character(name)
+    there = saved(root, character)
+    if not there:
+        first = character.saved_steps[0]
+        raise UserError(f"{name}: there is no checkpoint yet; the first comes at step {first}")
+    if step is not None and step not in there:
+        raise UserError(f"{name}: there is no checkpoint of step {step}; there are {', '.join(map(str, there))}")
+    chosen = there[-1] if step is None else step
+    path = root / character.label
+    write_ship(path, character.label, chosen)
+    say(f"{character.label}: ship: {chosen}. Nothing is trained after that step; remove the line to train on.")
+    told = progress.read(files_of(root, name).training)
+    if told and running(told) and told.step < told.steps:
+        stop(root, name, say)
+    say(f"To make the file and the report: snakemake --cores {os.cpu_count() or 1} {name}")
+
+
+def saved(root: Path, character: Character) -> list[int]:
+    """Steps of the checkpoints that exist, also those of a trainer that still runs ahead."""
+    files = files_of(root, character.id)
+    found = {step_of(path) for path in files.checkpoints()}
+    if told := progress.read(files.training):
+        found |= {step for step in (*character.saved_steps, told.saved) if 0 < step <= told.saved}
+    return sorted(found)
+
+
+def write_ship(path: Path, label: str, step: int) -> None:
+    """Set ``ship:`` in a character's file; every other byte stays, comments included.
+
+    Raises:
+        UserError: the file would then say something else too.
+    """
+    before = yaml.read_yaml(path, label)
+    with open(path, encoding="utf-8", newline="") as file:
+        text = file.read()
+    end = "\r\n" if "\r\n" in text else "\n"
+    line = f"ship: {step}"
+    if SHIP.search(text):
+        new = SHIP.sub(line, text, count=1)
+    else:
+        new = text + ("" if text.endswith("\n") or not text else end)
+        new += f"{line}    # good enough: written by charloom ship; remove it to train on{end}"
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(new, encoding="utf-8", newline="")
+        if dict(yaml.read_yaml(part, label)) != {**before, "ship": step}:
+            raise UserError(f"{label}: write the line 'ship: {step}' into it yourself; it is laid out unusually")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""``charloom try``: some steps and one row of previews, and what they say about the whole run.
+
+The steps are the beginning of the run itself: it goes on from them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charloom.cli.steering import files_of
+from charloom.config.character import Character
+from charloom.core.errors import UserError
+from charloom.core.layout import Results, results
+from charloom.train import progress
+
+CORES = ("--cores", "-c", "--jobs", "-j")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial has measured. Times in seconds, memory in bytes.
+
+    ``first`` and ``last`` are the mean losses of the first and the last third of the steps, ``error`` is the standard
+    error of their difference, ``row`` the time of one checkpoint's previews.
+    """
+
+    steps: int
+    first: float
+    last: float
+    error: float
+    per_step: float | None
+    memory: int
+    row: float | None
+    problems: tuple[str, ...]
+
+    @property
+    def trend(self) -> str:
+        """``falling``, ``rising``, or ``level`` where the scatter of the losses hides it."""
+        change = self.last - self.first
+        if not abs(change) > 2 * self.error:
+            return "level"
+        return "falling" if change < 0 else "rising"
+
+
+def run(root: Path, character: Character, steps: int, options: Sequence[str]) -> None:
+    """Train and draw up to ``steps`` with snakemake, which writes to this terminal.
+
+    Raises:
+        UserError: the run is not longer than that, or snakemake has failed.
+    """
+    whole = character.saved_steps[-1]
+    if steps >= whole:
+        raise UserError(f"{character.id}: the whole run has {whole} steps; try fewer with --steps")
+    target = results(character.id).grid(steps)
+    if not character.prompt_names:
+        target = results(character.id).checkpoint(steps)
+    given = any(word.split("=")[0] in CORES or word.startswith(("-c", "-j")) for word in options)
+    cores = [] if given else ["--cores", str(os.cpu_count() or 1)]
+    command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
+    if subprocess.run(command, cwd=root).returncode:
+        raise UserError(f"try: {character.id} did not get to step {steps}; snakemake's lines above say why")
+
+
+def measured(root: Path, character: Character, steps: int) -> Trial:
+    """What the run's records say about its first steps."""
+    files = files_of(root, character.id)
+    records = _records(files, steps)
+    losses = [record["loss"] for record in records if "loss" in record]
+    if not losses:
+        raise UserError(f"{files.metrics}: holds no steps; run it again")
+    third = max(1, len(losses) // 3)
+    ends = losses[:third], losses[-third:]
+    spread = [statistics.variance(part) / len(part) if len(part) > 1 else math.inf for part in ends]
+    told = progress.read(files.training)
+    memory = max((r.get("gpu_memory") or r.get("memory") or 0 for r in records), default=0)
+    rate = next((r["rate"] for r in reversed(records) if r.get("rate")), None)
+    per_step = told.seconds_per_step if told and told.step == steps else None
+    return Trial(
+        steps=steps,
+        first=statistics.fmean(ends[0]),
+        last=statistics.fmean(ends[1]),
+        error=math.sqrt(sum(spread)),
+        per_step=per_step or (1 / rate if rate else None),
+        memory=memory,
+        row=_row_seconds(root, character, steps, told),
+        problems=tuple(line for r in records if (line := (r.get("adapter") or {}).get("problem"))),
+    )
+
+
+def _records(files: Results, steps: int) -> list[dict[str, Any]]:
+    try:
+        lines = files.metrics.read_text(encoding="utf-8").splitlines()
+        return [record for line in lines if (record := json.loads(line))["step"] <= steps]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _row_seconds(root: Path, character: Character, steps: int, told: progress.Progress | None) -> float | None:
+    """Time of all previews of a step: as the trainer has drawn them, or as Snakemake has measured their jobs."""
+    if told and told.previews_done and told.step == steps:
+        return told.preview_seconds / told.previews_done * len(character.prompt_names)
+    total = 0.0
+    for prompt in character.prompt_names:
+        path = root / results(character.id).benchmark("sample_checkpoint", f"{steps:06d}-{prompt}")
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                total += sum(float(row["s"]) for row in csv.DictReader(file, delimiter="\t"))
+        except (OSError, ValueError, KeyError):
+            return None
+    return total or None
+
+
+def verdict(character: Character, trial: Trial, price: float | None = None) -> list[str]:
+    """The trial in lines; ``price`` is that of an hour."""
+    whole, rows = character.saved_steps[-1], len([step for step in character.sampled_steps if step])
+    grid = results(character.id).grid(trial.steps).as_posix()
+    trends = {
+        "falling": "falling",
+        "rising": "rising: lower train.lr",
+        "level": "no trend above the scatter of single steps yet",
+    }
+    lines = [
+        f"previews   {grid}" if character.prompt_names else "previews   none: there are no sample prompts",
+        f"loss       {trial.first:.4f} in the first third, {trial.last:.4f} in the last: {trends[trial.trend]}",
+    ]
+    if trial.per_step is not None:
+        steps = trial.per_step * whole
+        draws = (trial.row or 0.0) * rows
+        lines.append(f"speed      {trial.per_step:.3g} s a step")
+        lines.append(f"memory     {trial.memory / GIB:.1f} GiB at most")
+        parts = f"{whole} steps {_time(steps)}"
+        parts += f", {rows} × {len(character.prompt_names)} previews {_time(draws)}" if trial.row else ""
+        cost = f", {(steps + draws) / 3600 * price:.2f} at {price:g} an hour" if price is not None else ""
+        lines.append(f"whole run  about {_time(steps + draws)} ({parts}){cost}")
+    lines += [f"warning    {line}" for line in trial.problems]
+    good = trial.trend != "rising" and not trial.problems
+    again = f"snakemake --cores {os.cpu_count() or 1} {character.id}"
+    lines.append(
+        f"verdict    nothing speaks against the whole run, which goes on from step {trial.steps}: {again}"
+        if good
+        else "verdict    mend that before the whole run"
+    )
+    return lines
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

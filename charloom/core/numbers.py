@@ -1,0 +1,21 @@
+"""Numbers in words: as short as possible, as long as needed to tell them apart. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def decimals(values: Iterable[float | None], least: int = 2, most: int = 3) -> int:
+    """Decimals with which different ``values`` also read differently: ``least``, or up to ``most`` where those of two
+    values would be the same. ``None`` is skipped."""
+    distinct = {round(value, most) for value in values if value is not None}
+    for places in range(least, most):
+        if len({f"{value:.{places}f}" for value in distinct}) == len(distinct):
+            return places
+    return most
+
+
+def apart(*values: float) -> list[str]:
+    """The values as text that are compared in one sentence: "0.916" and "0.920", not twice "0.92"."""
+    places = decimals(values)
+    return [f"{value:.{places}f}" for value in values]

@@ -1,0 +1,154 @@
+"""How far a training is, in a small file that the terminal and pages read while it runs: ``training/progress.json``.
+
+The file is replaced whole, at most twice a second, from numbers that the trainer has already fetched: writing it never
+makes a GPU wait, and a disk that cannot be written to never ends a training. No torch, so that readers start at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from charloom.core.errors import Stopped
+
+NAME = "progress.json"
+PAUSE = 0.5
+"""Seconds between two writes, at least; a change of state is written at once."""
+WINDOW = 50
+"""Steps over which the speed is averaged, so that the slow first ones are soon forgotten."""
+
+DRAWING = "drawing previews"
+RUNNING, WAITING, STOPPED, FINISHED, FAILED = "running", "waiting", "stopped", "finished", "failed"
+"""States. Waiting: this process is done, the next checkpoint is another job's."""
+
+
+@dataclass
+class Progress:
+    """What the file says. Times in seconds (``started``, ``updated``: since the epoch), ``memory`` in bytes.
+
+    ``steps`` is the last step of the run, ``first`` the step from which this process went on, ``saved`` the newest
+    checkpoint. ``seconds_per_step`` and ``eta`` (of the steps alone) are None until two steps have been timed.
+    ``previews`` are those of the newest checkpoint; ``previews_done`` (and the seconds they took) counts all that this
+    process has drawn. ``doing`` is :data:`DRAWING` or empty. ``problem`` is one line.
+    """
+
+    state: str
+    step: int
+    steps: int
+    first: int
+    saved: int = 0
+    loss: float | None = None
+    smoothed: float | None = None
+    seconds_per_step: float | None = None
+    eta: float | None = None
+    memory: int = 0
+    previews: list[str] = field(default_factory=list)
+    previews_done: int = 0
+    preview_seconds: float = 0.0
+    doing: str = ""
+    pid: int = 0
+    started: float = 0.0
+    updated: float = 0.0
+    problem: str = ""
+
+
+def read(folder: str | Path) -> Progress | None:
+    """The progress in a ``training`` folder; None if there is none that can be read."""
+    try:
+        values = json.loads((Path(folder) / NAME).read_text(encoding="utf-8"))
+        known = {one.name for one in fields(Progress)}
+        return Progress(**{name: value for name, value in values.items() if name in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+class Writer:
+    """Keeps the file of one run. Every method may be called at any time; none raises for a disk's sake.
+
+    ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self, folder: Path, *, first: int, steps: int, saved: int = 0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._folder, self._clock = Path(folder), clock
+        now = clock()
+        self.now = Progress(RUNNING, first, steps, first, saved=saved, pid=os.getpid(), started=now)
+        self._times: deque[tuple[int, float]] = deque(maxlen=WINDOW + 1)
+        self._written, self._drew = -1.0, now
+        self._write(force=True)
+
+    def step(self, step: int, loss: float, smoothed: float | None = None, memory: int = 0) -> None:
+        """A step whose loss has arrived. ``memory`` is the peak so far."""
+        self._times.append((step, self._clock()))
+        (earlier, began), (later, ended) = self._times[0], self._times[-1]
+        now = self.now
+        now.step, now.loss, now.smoothed, now.memory = step, loss, smoothed, max(memory, now.memory)
+        if later > earlier:
+            now.seconds_per_step = (ended - began) / (later - earlier)
+            now.eta = now.seconds_per_step * max(0, now.steps - step)
+        self._write()
+
+    def paused(self) -> None:
+        """Something other than steps took time (a save, previews): it must not count as slow steps."""
+        self._times.clear()
+
+    def checkpoint(self, step: int) -> None:
+        """A checkpoint is in the store."""
+        self.now.saved = step
+        self.paused()
+        self._write(force=True)
+
+    def drawing(self) -> None:
+        """Previews are being drawn."""
+        self.now.doing, self._drew = DRAWING, self._clock()
+        self._write(force=True)
+
+    def drawn(self, folder: Path) -> None:
+        """They are drawn, those that are new in ``folder``; all that was asked for, or none."""
+        found = []
+        with contextlib.suppress(OSError):
+            found = sorted(path for path in folder.glob("*.png") if path.stat().st_mtime >= self._drew - 1)
+        if found:
+            self.now.previews = [path.as_posix() for path in found]
+            self.now.previews_done += len(found)
+            self.now.preview_seconds += self._clock() - self._drew
+        self.now.doing = ""
+        self.paused()
+        self._write(force=True)
+
+    def finished(self) -> None:
+        """This process has done its part: the run is finished, or waits for the next job."""
+        self._end(FINISHED if self.now.step >= self.now.steps else WAITING)
+
+    def ended(self, error: BaseException) -> None:
+        """An exception has ended the run: asked to stop, or failed."""
+        lines = str(error).splitlines()
+        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        self._end(STOPPED if stopped else FAILED, lines[0] if lines else type(error).__name__)
+
+    def _end(self, state: str, problem: str = "") -> None:
+        self.now.state, self.now.problem = state, problem
+        if state != WAITING:
+            self.now.eta = 0.0 if state == FINISHED else None
+        self._write(force=True)
+
+    def _write(self, *, force: bool = False) -> None:
+        now = self._clock()
+        if not force and now - self._written < PAUSE:
+            return
+        self._written = self.now.updated = now
+        values: dict[str, Any] = asdict(self.now)
+        part = self._folder / f".{NAME}.{os.getpid()}"
+        # Also on Windows, where a file that somebody reads cannot be replaced: the next write will.
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(values), encoding="utf-8")
+            part.replace(self._folder / NAME)

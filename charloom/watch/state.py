@@ -1,0 +1,304 @@
+"""What the live page shows, as plain values: everything is read from ``config/`` and ``results/``, nothing is kept.
+
+Whatever a run has written so far is shown, and what is missing, half written or broken is left out, so that the page
+works before the first checkpoint and after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from charloom.config import project
+from charloom.config.character import Character
+from charloom.core.errors import UserError
+from charloom.core.layout import Results, step_name, step_of
+from charloom.watch import logs, machine
+from charloom.watch.choosing import digest
+from charloom.watch.metrics import Metrics
+
+SILENT = 90.0
+"""Seconds without news after which a training whose process is not known counts as stopped."""
+CONFIG_PAUSE = 3.0
+"""Seconds for which the configuration is taken to be unchanged."""
+
+
+class Watcher:
+    """Reads the project in the folder ``root``; several pages share one, from one thread at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.results = root / "results"
+        self.machine = machine.Machine()
+        self._metrics: dict[str, Metrics] = {}
+        self._config: tuple[float, dict[str, Character], dict[str, list[str]], str] = (-CONFIG_PAUSE, {}, {}, "")
+
+    def config(self) -> tuple[dict[str, Character], dict[str, list[str]], str]:
+        """Characters, mistakes by character, and a line if the whole configuration cannot be read just now."""
+        if time.monotonic() - self._config[0] > CONFIG_PAUSE:
+            people, broken, problem = self._config[1], self._config[2], ""
+            try:
+                found = project.read(self.root)
+                people, broken = found.characters, found.broken
+            except UserError as error:  # in the middle of an edit, say; what was known before is still of use
+                problem = str(error).splitlines()[0]
+            self._config = (time.monotonic(), people, broken, problem)
+        return self._config[1:]
+
+    def forget(self) -> None:
+        """Read the configuration again at the next look."""
+        self._config = (-CONFIG_PAUSE, *self._config[1:])
+
+    def names(self) -> list[str]:
+        """All characters, finished or not, broken ones too."""
+        people, broken, _ = self.config()
+        return [*people, *broken]
+
+    def file_of(self, name: str) -> Path | None:
+        """The file of a character."""
+        places = (self.root / "config" / "characters" / f"{name}{suffix}" for suffix in (".yaml", ".yml"))
+        return next((path for path in places if path.is_file()), None) if name in self.names() else None
+
+    def everybody(self) -> dict[str, Any]:
+        """The page of all characters."""
+        people, broken, problem = self.config()
+        cards = [self._card(name, character) for name, character in people.items()]
+        cards += [{"name": name, "title": name, "problem": lines[0]} for name, lines in broken.items()]
+        return {"kind": "all", "characters": cards, "problem": problem, "machine": self.machine.now()}
+
+    def _card(self, name: str, character: Character) -> dict[str, Any]:
+        made = Results(self.results / name)
+        training = self._training(name, made, character)
+        newest = next(iter(sorted(sampled(made), reverse=True)), None)
+        shown = list(self._pictures(made, newest, character.prompt_names, {}))[:4] if newest is not None else []
+        if not shown and made.reference.is_file():
+            shown = [{"file": self._url(made.reference), "prompt": "reference"}]
+        return {
+            "name": name,
+            "title": character.name,
+            "training": training,
+            "final": made.final.is_file(),
+            "pictures": shown,
+            "problem": "",
+        }
+
+    def character(self, name: str) -> dict[str, Any]:
+        """The page of one character."""
+        people, broken, problem = self.config()
+        character = people.get(name)
+        if character is None:
+            lines = broken.get(name) or [problem or f"there is no character {name} any more"]
+            return {"kind": "one", "name": name, "title": name, "problem": lines[0]}
+        made = Results(self.results / name)
+        choice = read_json(made.validation)
+        scores = {step: read_json(made.scores(step)) for step in [0, *character.saved_steps]}
+        steps, training = sampled(made), self._training(name, made, character)
+        drawn = just_drawn(made, max(steps, default=-1))
+        metrics = self._metrics_of(name, made)
+        file, prompts = self.file_of(name), character.prompt_names
+        return {
+            "kind": "one",
+            "name": name,
+            "title": character.name,
+            "trigger": character.trigger,
+            "base": character.base,
+            "problem": problem,
+            "bars": bars(made, character),
+            "training": training,
+            "curves": metrics.curves(),
+            "scores": curves(scores),
+            "previews": [
+                {
+                    "step": step,
+                    "pictures": list(self._pictures(made, step, prompts, scores.get(step, {}), step == drawn)),
+                }
+                for step in newest_and_before([*steps, *([drawn] if drawn is not None else [])])
+            ],
+            "checkpoints": checkpoints(made, character, choice, scores),
+            "chosen": choice.get("step"),
+            "why": [str(line) for line in choice.get("why", ())],
+            "configured": character.checkpoint,
+            "seen": digest(file.read_bytes()) if file else "",
+            "final": made.final.is_file(),
+            "report": self._url(made.report) if made.report.is_file() else "",
+            "machine": self.machine.now(),
+            "log": logs.newest(made.root / "logs"),
+        }
+
+    def _metrics_of(self, name: str, made: Results) -> Metrics:
+        known = self._metrics.get(name)
+        if known is None or known.path != made.metrics:
+            known = self._metrics[name] = Metrics(made.metrics)
+        known.read()
+        return known
+
+    def _training(self, name: str, made: Results, character: Character) -> dict[str, Any]:
+        """How far training is: ``state``, ``step``, ``steps``, ``loss``, ``seconds_per_step``, ``eta``, ``problem``."""
+        steps = character.recipe["train"]["steps"]
+        found = read_json(made.progress)
+        metrics = self._metrics_of(name, made)
+        if not found:
+            return _from_metrics(metrics, steps, made)
+        state, problem = str(found.get("state", "")), str(found.get("problem") or "")
+        if state == "running" and not _alive(found):
+            state = "crashed"
+            problem = "the trainer has ended without a word; start snakemake again, it goes on from the last checkpoint"
+        keys = ("step", "saved", "loss", "smoothed", "seconds_per_step", "eta", "memory", "first")
+        return {"state": state, "problem": problem, "steps": found.get("steps", steps)} | {
+            key: found.get(key) for key in keys
+        }
+
+    def _pictures(
+        self, made: Results, step: int, prompts: Iterable[str], document: dict[str, Any], just: bool = False
+    ) -> Iterable[dict[str, Any]]:
+        for prompt in prompts:
+            path = fresh(made, prompt) if just else made.sample(step, prompt)
+            if path.is_file():
+                values = {r["metric"]: r["value"] for r in _rows(document) if r["prompt"] == prompt}
+                yield {
+                    "prompt": prompt,
+                    "file": self._url(path),
+                    "identity": values.get("identity_relative", values.get("identity")),
+                    "obedience": values.get("obedience"),
+                    "misses": [str(miss) for miss in (document.get("misses") or {}).get(prompt, ())],
+                }
+
+    def _url(self, path: Path) -> str:
+        """Where the server hands out a file of the results; it changes when the file does."""
+        return f"/files/{path.relative_to(self.results).as_posix()}?{path.stat().st_mtime_ns:x}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty while there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def sampled(made: Results) -> list[int]:
+    """Steps with at least one preview."""
+    steps = []
+    for folder in (made.root / "samples").glob(step_name("*")):
+        try:
+            step = step_of(folder)
+        except ValueError:
+            continue
+        if next(folder.glob("[0-9]*.png"), None):
+            steps.append(step)
+    return steps
+
+
+def fresh(made: Results, prompt: str) -> Path:
+    """A preview that the trainer has just drawn, before it is a file of the workflow."""
+    return made.newest_previews / f"{prompt}.png"
+
+
+def just_drawn(made: Results, newest: int) -> int | None:
+    """The step whose previews the trainer itself has drawn, if it is later than ``newest``, the last sampled one."""
+    step = read_json(made.newest_previews / "step.json").get("step")
+    return step if isinstance(step, int) and step > newest else None
+
+
+def newest_and_before(steps: list[int]) -> list[int]:
+    """The newest of the sampled steps, and the one before it to compare with."""
+    return sorted(steps, reverse=True)[:2]
+
+
+def bars(made: Results, character: Character) -> list[dict[str, Any]]:
+    """Progress by stage: ``name``, ``done`` and ``of`` files."""
+    images, prompts = character.image_names, character.prompt_names
+    steps, saved = character.sampled_steps, character.saved_steps
+    stages = [
+        ("images", [made.image(name) for name in images]),
+        ("captions", [made.caption(name) for name in images]),
+        ("latents", [made.latents(name) for name in images]),
+        ("embeddings", [made.embedding(name) for name in images]),
+        ("checkpoints", [made.checkpoint(step) for step in saved]),
+        ("previews", [made.sample(step, prompt) for step in steps for prompt in prompts]),
+        ("scores", [made.scores(step) for step in steps]),
+        ("results", [made.validation, made.report, made.final]),
+    ]
+    return [
+        {"name": name, "done": sum(path.is_file() for path in paths), "of": len(paths)}
+        for name, paths in stages
+        if paths
+    ]
+
+
+def curves(scores: dict[int, dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Mean of each metric by step, of whatever metrics were measured; parts of one (``bleed.outfit``) are left out."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for step, document in sorted(scores.items()):
+        values: dict[str, list[float]] = {}
+        for row in _rows(document):
+            values.setdefault(row["metric"], []).append(row["value"])
+        if "identity_relative" in values:
+            values["identity"] = values.pop("identity_relative")
+        for metric, numbers in values.items():
+            if "." not in metric and metric != "contrast":
+                found.setdefault(metric, []).append((step, round(sum(numbers) / len(numbers), 4)))
+    return found
+
+
+def checkpoints(
+    made: Results, character: Character, choice: dict[str, Any], scores: dict[int, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every checkpoint of the run: whether it is there, its verdict and mean scores."""
+    verdicts = {v.get("step"): v for v in choice.get("verdicts", ()) if isinstance(v, dict)}
+    means = curves(scores)
+    return [
+        {
+            "step": step,
+            "there": made.checkpoint(step).is_file(),
+            "verdict": (verdicts.get(step) or {}).get("verdict", ""),
+            "scores": {metric: dict(points)[step] for metric, points in means.items() if step in dict(points)},
+        }
+        for step in character.saved_steps
+    ]
+
+
+def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a score document that can be used."""
+    rows = document.get("rows")
+    known = rows if isinstance(rows, list) else []
+    return [
+        row
+        for row in known
+        if isinstance(row, dict) and {"metric", "prompt"} <= row.keys() and isinstance(row.get("value"), int | float)
+    ]
+
+
+def _alive(found: dict[str, Any]) -> bool:
+    """Whether the process that wrote the progress still trains; one on another machine must write now and then."""
+    fresh = time.time() - float(found.get("updated") or 0.0) < SILENT
+    process = found.get("pid")
+    return fresh or (isinstance(process, int) and machine.lives(process))
+
+
+def _from_metrics(metrics: Metrics, steps: int, made: Results) -> dict[str, Any]:
+    """Progress by the trainer's records, of runs that wrote no progress file."""
+    last = metrics.last
+    if not last:
+        return {"state": "not started", "step": 0, "steps": steps, "problem": ""}
+    step = int(last["step"])
+    rate = last.get("rate")
+    pace = 1.0 / rate if isinstance(rate, int | float) and rate > 0 else None
+    age = time.time() - made.metrics.stat().st_mtime if made.metrics.is_file() else SILENT
+    state = "finished" if step >= steps else "running" if age < SILENT else "stopped"
+    problem = "nothing new for a while; start snakemake again, it goes on from the last checkpoint"
+    return {
+        "state": state,
+        "step": step,
+        "steps": steps,
+        "loss": last.get("loss"),
+        "smoothed": last.get("smoothed"),
+        "seconds_per_step": pace,
+        "eta": pace * (steps - step) if pace and state == "running" else None,
+        "memory": last.get("memory"),
+        "problem": problem if state == "stopped" else "",
+    }

@@ -1,0 +1,26 @@
+# What the user hears of a run: the display in the terminal, and the command of `notify:`.
+from snakemake.logging import logger as snakemake_log
+
+from charloom.workflow import notify
+
+if workflow.is_main_process:
+    import snakemake_logger_plugin_charloom
+
+    snakemake_logger_plugin_charloom.attach(workflow.output_settings, snakemake_log)
+
+
+def listen():
+    """Run the user's command for every character that is done or has failed from now on."""
+    if WORKFLOW.notify:
+        jobs = {
+            job.jobid: (job.wildcards_dict.get("character", ""), job.rule.name)
+            for job in workflow.dag.needrun_jobs()
+        }
+        snakemake_log.addHandler(notify.Notifier(WORKFLOW.notify, jobs))
+
+
+def told():
+    """Wait for the user's command."""
+    for handler in snakemake_log.handlers:
+        if isinstance(handler, notify.Notifier):
+            handler.wait()

@@ -1,0 +1,115 @@
+"""charloom's terminal: one line per finished stage, bars for what runs, and failures that say what to do.
+
+A logger plugin of Snakemake's (``--logger charloom``). The Snakefile attaches it itself (:func:`attach`), so that the
+plain command has it wherever charloom runs, installed or not; another logger, ``--verbose``, ``--printshellcmds``,
+``--quiet``, ``--debug-dag`` or ``CHARLOOM_TERMINAL=plain`` get Snakemake's own text. The log file is always in full.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+
+from charloom.workflow.jobs import QUIET
+
+from . import display
+from .dry_run import DryRun
+from .state import Run
+
+PLAIN = "CHARLOOM_TERMINAL"
+"""Environment variable: ``plain`` keeps Snakemake's own text."""
+
+
+class LogHandler(LogHandlerBase):
+    """Writes a run, or a dry run, to the terminal."""
+
+    def __post_init__(self) -> None:
+        settings = self.common_settings
+        stream = sys.stdout if getattr(settings, "stdout", False) else sys.stderr
+        self._dry = DryRun() if settings.dryrun else None
+        self._run = Run()
+        self._display = display.Plain(stream) if self._dry else display.of(stream, not settings.nocolor)
+        self._log = ""
+        self._over = False
+        # Jobs inherit it: what they say is in their logs, from which the lines here are made.
+        os.environ[QUIET] = "1"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write what a record is worth. Never ends a run."""
+        try:
+            if self._dry is not None:
+                self._display.write(self._dry.take(record))
+                return
+            text = str(record.msg or "")
+            if text.startswith("Complete log"):
+                self._log = os.path.relpath(text.partition(": ")[2].split(", ")[-1])
+            self._display.write(self._run.take(record))
+            if self._run.total and not self._over:
+                self._display.start(self._run)
+            if text.startswith("Elapsed time"):
+                self._finish()
+        except BrokenPipeError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+    def _finish(self) -> None:
+        if not self._over and self._dry is None:
+            self._over = True
+            self._display.stop()
+            self._display.write(self._run.end(self._log))
+
+    def close(self) -> None:
+        """The last lines, if they are still to come, and the terminal as it was."""
+        try:
+            self._finish()
+        except (OSError, ValueError):
+            pass  # the stream is closed already
+        super().close()
+
+    @property
+    def writes_to_stream(self) -> bool:
+        """To standard error; a dry run to standard output."""
+        return True
+
+    @property
+    def writes_to_file(self) -> bool:
+        """The log file is Snakemake's own."""
+        return False
+
+    @property
+    def has_filter(self) -> bool:
+        """Every record counts."""
+        return True
+
+    @property
+    def has_formatter(self) -> bool:
+        """Records are read, not formatted."""
+        return True
+
+    @property
+    def needs_rulegraph(self) -> bool:
+        """The jobs come one by one."""
+        return False
+
+
+def attach(settings: Any, logger: logging.Logger) -> LogHandler | None:
+    """Put the display in the place of Snakemake's own stream handler.
+
+    Does nothing where the user has asked for Snakemake's text, or where this version of Snakemake has no handler of
+    that name: then its text comes as ever.
+    """
+    asked = ("printshellcmds", "verbose", "debug_dag", "quiet", "log_handler_settings", "skip_plugin_handlers")
+    if os.environ.get(PLAIN) == "plain" or any(getattr(settings, name, None) for name in asked):
+        return None
+    for handler in list(logger.handlers):
+        if handler.name == "DefaultStreamHandler":
+            made = LogHandler(settings, None)
+            logger.removeHandler(handler)
+            logger.addHandler(made)
+            return made
+    return None

@@ -1,0 +1,127 @@
+"""Lines and bars on a terminal, by rich; plain lines where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, TextIO
+
+from . import words
+from .state import Line, Run
+
+LOOK = 0.5
+"""Seconds between two looks at the trainers' progress."""
+
+
+class Plain:
+    """Lines, as they come."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, lines: list[Line]) -> None:
+        """Write lines; what the stream's encoding lacks becomes a question mark."""
+        for line in lines:
+            try:
+                print(line.text, file=self._stream, flush=True)
+            except UnicodeEncodeError:
+                encoding = getattr(self._stream, "encoding", None) or "ascii"
+                print(line.text.encode(encoding, "replace").decode(encoding), file=self._stream, flush=True)
+
+    def start(self, run: Run) -> None:
+        """Nothing moves here."""
+
+    def stop(self) -> None:
+        """Nothing has moved."""
+
+
+class Live(Plain):
+    """Lines, with bars below them for the whole, each training, and the previews."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        from rich.console import Console
+
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._live: Any = None
+        self._run: Run | None = None
+        self._looked = 0.0
+        self._trainings: list[Any] = []
+
+    def write(self, lines: list[Line]) -> None:
+        """Write lines above the bars."""
+        from rich.text import Text
+
+        for line in lines:
+            self._console.print(Text(line.text, style=line.style))
+
+    def start(self, run: Run) -> None:
+        """Show the bars from now on."""
+        if self._live is None:
+            from rich.live import Live as Moving
+
+            self._run = run
+            self._live = Moving(
+                console=self._console, get_renderable=self.bars, refresh_per_second=4, transient=True,
+                redirect_stdout=False, redirect_stderr=True,
+            )  # fmt: skip
+            self._live.start()
+
+    def stop(self) -> None:
+        """Take the bars away; the lines stay."""
+        if self._live is not None:
+            with contextlib.suppress(Exception):
+                self._live.stop()
+            self._live = None
+
+    def bars(self) -> Any:
+        """The bars of this moment."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        run = self._run
+        assert run is not None, "start() comes first"
+        now = time.monotonic()
+        if now - self._looked >= LOOK:
+            self._looked, self._trainings = now, run.trainings()
+        table = Table.grid(padding=(0, 1))
+        for _ in range(4):
+            table.add_column(no_wrap=True, overflow="ellipsis")  # a terminal of 80 columns holds all of it
+
+        def row(name: str, done: float, total: float, count: str, rest: str) -> None:
+            table.add_row(name, ProgressBar(total=max(total, 1), completed=done, width=20), count, rest)
+
+        left, more = run.left()
+        took = words.seconds(now - run.began)
+        rest = (
+            f"{words.seconds(left)}{' or more' if more else ''} left" if left or not more else "time left unknown yet"
+        )
+        row("all", run.done, run.total, f"{run.done}/{run.total} jobs", f"{took}, {rest}")
+        for name, told in self._trainings:
+            parts = [f"loss {told.smoothed:.4f}" if told.smoothed is not None else "first step ..."]
+            if told.seconds_per_step:
+                parts.append(words.speed(told.seconds_per_step))
+            if told.doing:
+                parts.append(told.doing)
+            elif told.eta is not None:
+                parts.append(f"{words.seconds(told.eta)} left")
+            if told.previews_done:
+                parts.append(f"{told.previews_done} previews")
+            row(name, told.step, told.steps, f"step {told.step}/{told.steps}", ", ".join(parts))
+        stage = run.stages.get(words.PREVIEWS)
+        if stage and stage.running:
+            row("previews", stage.done, stage.total, f"{stage.done}/{stage.total}", "")
+        busy = [rule.replace("_", " ") for rule, one in run.stages.items() if one.running]
+        if busy and not self._trainings:
+            table.add_row("now", "", "", ", ".join(busy[:2]) + (" ..." if busy[2:] else ""))
+        return table
+
+
+def of(stream: TextIO, color: bool = True) -> Plain:
+    """The display for a stream: with bars on a terminal that can move its cursor."""
+    if color and getattr(stream, "isatty", lambda: False)():
+        with contextlib.suppress(ImportError):
+            made = Live(stream)
+            if made._console.is_terminal and not made._console.is_dumb_terminal:
+                return made
+    return Plain(stream)

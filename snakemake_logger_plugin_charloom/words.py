@@ -1,0 +1,77 @@
+"""What a finished stage and Snakemake's own lines are called in the terminal. Words only."""
+
+from __future__ import annotations
+
+import re
+
+STAGES = {
+    "lock_base": ("base identified", "bases identified"),
+    "prepare_base": ("base prepared", "bases prepared"),
+    "write_prompts": ("prompt sheet written", "prompt sheets written"),
+    "make_reference": ("reference drawn", "references drawn"),
+    "make_source_image": ("picture made", "pictures made"),
+    "crop_watermark": ("picture cropped", "pictures cropped"),
+    "write_caption": ("caption written", "captions written"),
+    "lint_dataset": ("data set checked", "data sets checked"),
+    "write_manifest": ("data set listed", "data sets listed"),
+    "encode_latents": ("picture encoded", "pictures encoded"),
+    "encode_caption": ("caption encoded", "captions encoded"),
+    "encode_class_caption": ("class caption encoded", "class captions encoded"),
+    "encode_text": ("prompt encoded", "prompts encoded"),
+    "train_segment": ("checkpoint trained", "checkpoints trained"),
+    "sample_checkpoint": ("preview drawn", "previews drawn"),
+    "draw_grid": ("grid of previews drawn", "grids of previews drawn"),
+    "score_checkpoint": ("checkpoint scored", "checkpoints scored"),
+    "choose_checkpoint": ("checkpoint chosen", "checkpoints chosen"),
+    "write_report": ("report written", "reports written"),
+    "export_final": ("LoRA file written", "LoRA files written"),
+}
+"""One and several jobs of a rule. A rule without words is named as it is."""
+
+TRAINING, PREVIEWS = "train_segment", "sample_checkpoint"
+SHOWN = {"write_report": ".html", "export_final": ".safetensors"}
+"""Rules whose output is what the user came for, and its ending."""
+TOLD = ("choose_checkpoint",)
+"""Rules whose first log line is worth reading."""
+LIGHT = {
+    *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
+    *("lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"),
+}
+"""Rules of seconds: the time left can be told without having seen one."""
+
+NOISE = re.compile(
+    "Building DAG of jobs|Using shell:|Provided |Rules claiming more threads|Conda environments: ignored|"
+    "Singularity containers: ignored|Group jobs: inactive|Select jobs to execute|Execute \\d+ jobs|"
+    "Assuming unrestricted shared|Finished jobid|\\d+ of \\d+ steps|Complete log|Elapsed time|host: |"
+    "Trying to restart job|Removing output files of failed job|Shutting down, this might|Job \\d+ has been submitted|"
+    "Exiting because a job execution failed|At least one job did not complete|This was a dry-run|Workflow has started|"
+    "Using workflow specific profile|Terminating processes on user request|Removing temporary output|"
+    "Failed to set marker file|Job stats|Reasons:|Storing output in storage|Touching output"
+)
+"""How Snakemake's own lines begin that the display makes superfluous; all of them are in the full log."""
+
+OVER = re.compile("At least one job did not complete")
+"""In the error with which Snakemake ends when a job has failed; by then all has been said."""
+
+COMMAND_FAILED = re.compile("non-zero exit|CalledProcessError|SpawnedJobError")
+"""In errors that only say that a job's command has failed, which the job's own lines say better."""
+
+
+def stage(rule: str, jobs: int) -> str:
+    """``30 pictures cropped``; a single job without its number."""
+    one, several = STAGES.get(rule, (rule.replace("_", " "), f"× {rule.replace('_', ' ')}"))
+    return f"{jobs} {several}" if jobs > 1 else one[0].upper() + one[1:]
+
+
+def seconds(value: float) -> str:
+    """``4 s``, ``1:05``, ``2:03:10``."""
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def speed(per_step: float) -> str:
+    """Seconds per step, with as many digits as say something."""
+    return f"{per_step:.3f} s/it" if per_step < 0.1 else f"{per_step:.2f} s/it"

@@ -1,0 +1,219 @@
+"""``charloom stop``, ``ship`` and ``try``: what they say, what they write, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import small_project
+import yaml
+from cli_helpers import call, said
+
+from charloom.cli import steering, trial
+from charloom.config.project import load
+from charloom.core.layout import results
+from charloom.train import progress, stopping
+
+ADDED = "ship: 50    # good enough: written by charloom ship; remove it to train on"
+FILE = Path("config/characters/mara.yaml")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return small_project.make(tmp_path)
+
+
+def trainer(step: int = 60, saved: int = 50, steps: int = 100) -> progress.Writer:
+    writer = progress.Writer(results("mara").training, first=0, steps=steps, saved=saved)
+    writer.step(step, 0.5)
+    writer._write(force=True)
+    return writer
+
+
+def answer(writer: progress.Writer) -> threading.Thread:
+    """A trainer that stops when asked."""
+
+    def wait() -> None:
+        ends = time.monotonic() + 10
+        while time.monotonic() < ends and not (results("mara").training / stopping.NAME).exists():
+            time.sleep(0.02)
+        writer.ended(KeyboardInterrupt())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_stop_waits_until_the_trainer_has_stopped(root: Path) -> None:
+    thread = answer(trainer())
+    text = said(call("stop", "mara"))
+    thread.join()
+    assert text.splitlines() == [
+        "mara: asked to stop at step 60 of 100 ...",
+        "mara: stopped after step 60 of 100; all is saved: run snakemake again to go on",
+    ]
+
+
+def test_stop_says_when_nothing_runs(root: Path) -> None:
+    assert said(call("stop", "mara")) == "error: mara: no training is running\n"
+    assert said(call("stop", "mira")).startswith("error: there is no config/characters/mira.yaml; did you mean mara")
+    trainer().ended(RuntimeError("boom"))
+    assert (
+        said(call("stop", "mara"))
+        == "error: mara: no training is running; the last one failed at step 60 of 100: boom\n"
+    )
+    assert not (results("mara").training / stopping.NAME).exists()
+
+
+def test_a_killed_trainer_is_known_by_its_silence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = trainer()
+    writer.now.pid = 2**22 + 1  # beyond the largest
+    monkeypatch.setattr(writer, "_clock", lambda: time.time() - 3600)
+    writer._write(force=True)
+    assert "was killed at step 60 of 100" in said(call("stop", "mara"))
+
+
+def test_ship_takes_the_newest_checkpoint_and_stops_the_trainer(root: Path) -> None:
+    FILE.write_text("# my notes\n" + FILE.read_text() + "checkpoint: auto   # as it comes\n")
+    before = FILE.read_text()
+    thread = answer(trainer())
+    text = said(call("ship", "mara"))
+    thread.join()
+    assert "ship: 50" in text and "stopped after step 60" in text
+    assert FILE.read_text().startswith(before)
+    character = load(".").character("mara")
+    assert (character.saved_steps, character.checkpoint) == ([50], 50)
+
+
+def test_ship_refuses_what_is_not_there(root: Path) -> None:
+    assert said(call("ship", "mara")) == "error: mara: there is no checkpoint yet; the first comes at step 50\n"
+    trainer().finished()
+    assert said(call("ship", "mara", "--checkpoint", "40")).startswith(
+        "error: mara: there is no checkpoint of step 40; there are 50"
+    )
+    assert "ship" not in yaml.safe_load(FILE.read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\nship: 20   # mine\nb: 2\n", "a: 1\nship: 50   # mine\nb: 2\n"),
+        ("a: 1\r\nb: |\r\n  ship it\r\n", f"a: 1\r\nb: |\r\n  ship it\r\n{ADDED}\r\n"),
+        ("a: ü", f"a: ü\n{ADDED}\n"),
+    ],
+)
+def test_every_other_byte_of_the_file_stays(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text.encode())
+    steering.write_ship(path, "a.yaml", 50)
+    assert path.read_bytes().decode() == expected
+
+
+@pytest.mark.parametrize("text", ["{a: 1}\n", "a: |\n  b\nship: 3\nc: |\n\n  ship: 4\n...\n---\n"])
+def test_a_file_that_is_laid_out_unusually_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(Exception, match="a.yaml"):
+        steering.write_ship(path, "a.yaml", 50)
+    assert path.read_text() == text and [p.name for p in tmp_path.iterdir()] == ["a.yaml"]
+
+
+def test_ship_ends_the_run_and_keeps_the_schedule(root: Path) -> None:
+    from charloom.workflow import slices
+
+    cosine = {"train": {"steps": 100, "lr_scheduler": "cosine"}}
+    small_project.edit(FILE, recipe=cosine)
+    whole = load(".").character("mara")
+    small_project.edit(FILE, recipe=cosine, ship=70)
+    shipped = load(".").character("mara")
+    assert shipped.saved_steps == [50, 70] and shipped.candidates == shipped.sampled_steps == [50, 70]
+    assert slices.train(shipped) == slices.train(whole), "the same run"
+    small_project.edit(FILE, ship=70, checkpoint=50)
+    assert load(".").character("mara").checkpoint == 50
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"ship": 500}, "ship: step 500 is never trained: recipe.train.steps is 100"),
+        ({"ship": 50, "checkpoint": 100}, "checkpoint: step 100 is not saved; auto or one of 50"),
+    ],
+)
+def test_mistakes_with_ship(root: Path, values: dict, line: str) -> None:
+    small_project.edit(FILE, **values)
+    assert load_lines() == [f"config/characters/mara.yaml: {line}"]
+
+
+def load_lines() -> list[str]:
+    from charloom.core.errors import UserError
+
+    with pytest.raises(UserError) as caught:
+        load(".")
+    return str(caught.value).splitlines()
+
+
+def records(losses: list[float], **more) -> None:
+    path = results("mara").metrics
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"step": n, "loss": loss, "rate": 4.0, "memory": 2**30} for n, loss in enumerate(losses, 1)]
+    lines += [{"step": len(losses), **more}] if more else []
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def row(seconds: float, step: int = 30) -> None:
+    for prompt in ("01", "02"):
+        path = Path(results("mara").benchmark("sample_checkpoint", f"{step:06d}-{prompt}"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\n{seconds}\t0:00:01\n")
+
+
+@pytest.mark.parametrize(
+    ("losses", "trend"),
+    [
+        ([1 - n / 60 for n in range(30)], "falling"),
+        ([0.5 + n / 60 for n in range(30)], "rising"),
+        ([0.5 + (n % 5) / 10 for n in range(30)], "level"),
+        ([0.5], "level"),
+    ],
+)
+def test_a_trend_is_claimed_only_above_the_scatter(root: Path, losses: list[float], trend: str) -> None:
+    records(losses)
+    assert trial.measured(root, load(".").character("mara"), 30).trend == trend
+
+
+def test_the_verdict_reckons_the_whole_run(root: Path) -> None:
+    records([1 - n / 60 for n in range(30)])
+    row(18.0)
+    character = load(".").character("mara")
+    text = "\n".join(trial.verdict(character, trial.measured(root, character, 30), price=36.0))
+    # 100 steps of 0.25 s, two checkpoints with previews of 36 s.
+    assert "whole run  about 0:01:37 (100 steps 0:00:25, 2 × 2 previews 0:01:12), 0.97 at 36 an hour" in text
+    assert "1.0 GiB" in text and "goes on from step 30" in text and "falling" in text
+
+
+def test_a_problem_is_part_of_the_verdict(root: Path) -> None:
+    records([0.5] * 30, adapter={"problem": "the adapter has hardly moved"})
+    character = load(".").character("mara")
+    lines = trial.verdict(character, trial.measured(root, character, 30))
+    assert (
+        "warning    the adapter has hardly moved" in lines and lines[-1] == "verdict    mend that before the whole run"
+    )
+
+
+def test_try_asks_snakemake_for_one_row_and_passes_options_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Done:
+        returncode = 1
+
+    monkeypatch.setattr(trial.subprocess, "run", lambda command, cwd: asked.append(command[2:]) or Done())
+    text = said(call("try", "mara", "--steps", "30", "--profile", "profiles/gpu-16gb", "--cores", "8"))
+    assert asked == [
+        ["snakemake", "results/mara/samples/step-000030/grid.png", "--profile", "profiles/gpu-16gb", "--cores", "8"]
+    ]
+    assert text == "error: try: mara did not get to step 30; snakemake's lines above say why\n"
+    assert "the whole run has 100 steps" in said(call("try", "mara"))

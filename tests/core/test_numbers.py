@@ -1,0 +1,25 @@
+"""Numbers in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from charloom.core import numbers
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.5, 0.25), ["0.50", "0.25"]),
+        ((0.916, 0.92), ["0.916", "0.920"]),  # both would be 0.92
+        ((0.92, 0.92), ["0.92", "0.92"]),
+        ((0.91601, 0.91602), ["0.92", "0.92"]),  # equal for all that matters
+        ((), []),
+    ],
+)
+def test_different_numbers_read_differently(values: tuple[float, ...], texts: list[str]) -> None:
+    assert numbers.apart(*values) == texts
+
+
+def test_what_was_not_scored_needs_no_decimals() -> None:
+    assert numbers.decimals([None, 0.5]) == 2

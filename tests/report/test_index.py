@@ -1,0 +1,17 @@
+"""The page of all characters."""
+
+from __future__ import annotations
+
+import re
+
+from charloom.report.index import index
+
+
+def test_characters_are_listed_with_links_to_their_pages(results, settings):
+    (results / "report.html").write_text("")
+    one = {key: settings[key] for key in ("character", "name", "trigger", "base")} | {"prompts": ["01", "02"]}
+    text = index(results.parent, [one, one | {"character": "mara", "name": "<b>Mara"}])
+    assert text.count("data:image/webp") == 3
+    assert 'href="nika/report.html"' in text and "Nika &lt;script&gt;" in text and "Step" in text
+    assert "&lt;b&gt;Mara" in text and "Not finished: snakemake mara" in text and 'href="mara' not in text
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text)

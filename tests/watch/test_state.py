@@ -1,0 +1,157 @@
+"""What the live page shows of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import small_project
+
+from charloom.watch import logs, machine
+from charloom.watch.metrics import Metrics, thin
+from charloom.watch.state import Watcher
+
+
+def progress(project, **values):
+    path = project / "results/mara/training/progress.json"
+    known = {"state": "running", "step": 60, "steps": 100, "loss": 0.1, "pid": os.getpid(), "updated": time.time()}
+    path.write_text(json.dumps(known | values))
+
+
+def test_a_run_before_anything_was_made(tmp_path):
+    root = small_project.make(tmp_path / "project")
+    state = Watcher(root).character("mara")
+    assert state["training"]["state"] == "not started" and state["previews"] == [] and state["chosen"] is None
+    assert {bar["done"] for bar in state["bars"]} == {0} and not any(one["there"] for one in state["checkpoints"])
+    json.dumps(state, allow_nan=False)
+
+
+def test_a_run_in_the_middle(project):
+    progress(project, eta=12.5)
+    state = Watcher(project).character("mara")
+    assert (state["training"]["state"], state["training"]["step"], state["training"]["eta"]) == ("running", 60, 12.5)
+    assert {"name": "checkpoints", "done": 1, "of": 2} in state["bars"]
+    assert [(one["step"], one["there"]) for one in state["checkpoints"]] == [(50, True), (100, False)]
+    assert state["scores"] == {"identity": [(50, 0.5)], "obedience": [(50, 0.75)]}
+    assert state["curves"]["loss"][-1] == (60.0, round(1 / 60, 5))
+    (newest,) = state["previews"]
+    assert newest["step"] == 50 and newest["pictures"][0]["misses"] == ["<b>arms</b>"]
+    assert newest["pictures"][0]["file"].startswith("/files/mara/samples/step-000050/01.png?")
+    assert state["log"] == {"name": "train_segment.log", "lines": ["first", "90 %", "last <i>line</i>"]}
+
+
+def test_a_trainer_that_died_is_not_running(project):
+    progress(project, pid=2**22 + 12345, updated=time.time() - 1000)
+    training = Watcher(project).character("mara")["training"]
+    assert training["state"] == "crashed" and "start snakemake again" in training["problem"]
+
+
+def test_a_quiet_trainer_that_lives_is_running(project):
+    """It may be drawing previews, or sleep with the laptop."""
+    progress(project, updated=time.time() - 1000)
+    assert Watcher(project).character("mara")["training"]["state"] == "running"
+
+
+def test_a_failure_is_told_in_the_trainers_words(project):
+    progress(project, state="failed", problem="CUDA out of memory")
+    training = Watcher(project).character("mara")["training"]
+    assert (training["state"], training["problem"]) == ("failed", "CUDA out of memory")
+
+
+def test_without_a_progress_file_the_records_tell(project):
+    training = Watcher(project).character("mara")["training"]
+    assert (training["state"], training["step"], training["eta"]) == ("running", 60, 20.0)
+    os.utime(project / "results/mara/training/metrics.jsonl", (1, 1))
+    assert Watcher(project).character("mara")["training"]["state"] == "stopped"
+
+
+def test_the_newest_previews_stand_beside_the_last_ones(project):
+    for step in (0, 100):
+        folder = project / f"results/mara/samples/step-{step:06d}"
+        folder.mkdir()
+        small_project.picture(folder / "01.png", (64, 64))
+    (project / "results/mara/samples/step-other").mkdir()
+    assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [100, 50]
+
+
+def test_what_the_trainer_has_just_drawn_is_shown_at_once(project):
+    folder = project / "results/mara/training/newest"
+    folder.mkdir()
+    small_project.picture(folder / "02.png", (64, 64))
+    assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [50]  # whose they are is unknown
+    (folder / "step.json").write_text('{"step": 100}')
+    newest, before = Watcher(project).character("mara")["previews"]
+    assert (newest["step"], before["step"]) == (100, 50)
+    assert [one["file"].split("?")[0] for one in newest["pictures"]] == ["/files/mara/training/newest/02.png"]
+    (folder / "step.json").write_text('{"step": 50}')
+    assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [50]
+
+
+def test_broken_files_of_a_crash_cost_only_themselves(project):
+    made = project / "results/mara"
+    (made / "scores/step-000050.json").write_text('{"rows": [{"metric": "identity"}, 7, null], "misses": 3')
+    (made / "training/progress.json").write_text("[1]")
+    (made / "validation.json").write_text("")
+    (made / "training/metrics.jsonl").write_text(
+        '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": NaN}\nx\n{"step": 3, "lo'
+    )
+    state = Watcher(project).character("mara")
+    assert state["scores"] == {} and state["curves"]["loss"] == [(1.0, 0.5)]
+    json.dumps(state, allow_nan=False)
+
+
+def test_all_characters_broken_ones_too(project):
+    (project / "config/characters/oops.yaml").write_text("name: [")
+    watcher = Watcher(project)
+    cards = {card["name"]: card for card in watcher.everybody()["characters"]}
+    assert cards["mara"]["training"]["step"] == 60 and len(cards["mara"]["pictures"]) == 2
+    assert "oops.yaml" in cards["oops"]["problem"] and "oops" in watcher.character("oops")["problem"]
+    assert watcher.character("nobody")["problem"]
+
+
+def test_a_mistake_in_the_configuration_leaves_the_page_up(project):
+    watcher = Watcher(project)
+    watcher.config()
+    (project / "config/config.yaml").write_text("base: [")
+    watcher.forget()
+    state = watcher.character("mara")
+    assert state["training"]["step"] == 60 and "config.yaml" in state["problem"]
+
+
+def test_metrics_are_read_as_they_grow(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    metrics.read()
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, ')
+    metrics.read()
+    with path.open("a") as file:
+        file.write('"loss": 0.25}\n')
+    metrics.read()
+    assert metrics.loss == {1: 0.5, 2: 0.25}
+    with path.open("a") as file:  # an earlier checkpoint was taken up again
+        file.write('{"step": 1, "loss": 0.125}\n')
+    metrics.read()
+    assert metrics.loss == {1: 0.125}
+    path.write_text('{"step": 9, "loss": 1}\n')
+    metrics.read()
+    assert metrics.loss == {9: 1.0}
+
+
+def test_a_long_curve_is_thinned_to_means():
+    points = thin({step: float(step) for step in range(1000)}, 300)
+    assert len(points) == 250 and points[0] == (1.5, 1.5) and thin({}) == []
+
+
+def test_gpus_are_read_from_the_drivers_answer():
+    answer = "NVIDIA H100, PCIe, 1024, 81559, 97\nold card, [N/A], 12, 3\n\nTitan, 1, 2, [N/A]\n"
+    first, second = machine.parse(answer)
+    assert first == {"name": "NVIDIA H100, PCIe", "used": 2**30, "total": 81559 * 2**20, "busy": 97}
+    assert (second["name"], second["busy"]) == ("Titan", None)
+
+
+def test_a_huge_log_is_read_from_its_end(tmp_path):
+    (tmp_path / "a.log").write_text("x" * 200_000 + "\nend\n")
+    found = logs.newest(tmp_path)
+    assert found["lines"][-1] == "end" and len("".join(found["lines"])) <= logs.BYTES
+    assert logs.newest(tmp_path / "none") == {"name": "", "lines": []}

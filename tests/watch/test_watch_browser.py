@@ -1,0 +1,108 @@
+"""The live page in a browser."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from browser import PHONE, opened, sideways
+
+pytest.importorskip("starlette", reason="needs the extra [watch]")
+uvicorn = pytest.importorskip("uvicorn", reason="needs the extra [watch]")
+
+CHARACTER = "config/characters/mara.yaml"
+
+
+@pytest.fixture
+def address(project) -> Iterator[str]:
+    """Where the project is served."""
+    from charloom.watch import serve
+    from charloom.watch.app import Server
+
+    listener = serve.bound(None)
+    server = Server(project, listener.getsockname()[1], pause=0.05)
+    config = uvicorn.Config(server.app(), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    running.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()  # Ctrl+C ends it, though a page is open
+
+
+def test_the_page_follows_the_run(chromium, address, project):
+    with opened(chromium, f"{address}/c/mara") as page:
+        page.wait_for_selector("text=Training: step 60 of 100")
+        assert page.locator("#title").text_content() == "Mara"
+        assert page.locator(".couple img").count() == 2
+        assert page.locator(".miss", has_text="<b>arms</b>").count() == 1  # words stay words
+        with (project / "results/mara/training/metrics.jsonl").open("a") as file:
+            file.write('{"step": 75, "loss": 0.1, "smoothed": 0.1, "rate": 2.0}\n')
+        page.wait_for_selector("text=Training: step 75 of 100")
+        (project / "results/mara/logs/later.log").write_text("a line of <u>log</u>\n")
+        page.wait_for_selector("text=a line of <u>log</u>")
+        page.locator(".couple button").first.click()
+        assert page.locator("dialog[open] img").evaluate("image => image.naturalWidth") == 64
+
+
+def test_a_click_chooses_the_checkpoint(chromium, address, project):
+    before = (project / CHARACTER).read_text()
+    with opened(chromium, f"{address}/c/mara") as page:
+        page.wait_for_selector("button.ship")
+        assert page.locator("button.ship", has_text="not trained yet").is_disabled()
+        page.locator("button.ship", has_text="Ship this one").click()
+        page.wait_for_selector("text=checkpoint: 50 written into mara.yaml")
+        assert (project / CHARACTER).read_text() == before + "checkpoint: 50\n"
+        page.wait_for_selector("text=shipped by your choice")
+        page.locator("button.ship", has_text="Let the scores choose").click()
+        page.wait_for_selector("text=checkpoint: auto written")
+        assert yaml.safe_load((project / CHARACTER).read_text())["checkpoint"] == "auto"
+
+
+def test_a_file_that_changes_at_that_moment_is_left_alone(chromium, address, project):
+    with opened(chromium, f"{address}/c/mara", allowed="409") as page:  # which the browser itself reports
+        page.wait_for_selector("button.ship")
+        page.evaluate("stream.close()")  # the page does not hear of the edit
+        text = (project / CHARACTER).read_text() + "# mine\n"
+        (project / CHARACTER).write_text(text)
+        replies = []
+        page.on("response", lambda reply: replies.append(reply.status))
+        page.locator("button.ship", has_text="Ship this one").click()
+        page.wait_for_selector("text=has changed meanwhile and was not touched")
+        assert (project / CHARACTER).read_text() == text and replies == [409]
+
+
+def test_another_page_cannot_choose(chromium, address, project):
+    """A page of another origin in the same browser, with everything but the token and the origin."""
+    before = (project / CHARACTER).read_text()
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto("data:text/html,<p>evil")
+    attack = """async address => {
+      const body = JSON.stringify({ name: "mara", step: 50, seen: "" });
+      for (const options of [{ method: "POST", mode: "no-cors", body }, { method: "POST", body }, { mode: "cors" }])
+        try { await fetch(address + (options.method ? "/choose" : "/c/mara"), options); } catch {}
+    }"""
+    page.evaluate(attack, address)
+    image = """address => new Promise(done => { const image = new Image(); image.onload = () => done("seen");
+      image.onerror = () => done("refused"); image.src = address; })"""
+    assert page.evaluate(image, f"{address}/files/mara/samples/step-000050/01.png") == "refused"
+    context.close()
+    time.sleep(0.1)
+    assert (project / CHARACTER).read_text() == before
+
+
+def test_all_characters_on_a_phone_before_and_in_the_middle_of_a_run(chromium, address, project):
+    text = (project / CHARACTER).read_text().replace("m4ra", "n1ka").replace("name: Mara", "name: Nika")
+    (project / "config/characters/nika.yaml").write_text(text)
+    with opened(chromium, f"{address}/", PHONE) as page:
+        page.wait_for_selector("text=60 of 100")
+        page.wait_for_selector("text=not started", timeout=10_000)
+        assert sideways(page) <= 0
+        page.locator("a", has_text="Nika").tap()
+        page.wait_for_selector("text=The first ones come with the first checkpoint.")
+        assert sideways(page) <= 0
