@@ -51,6 +51,8 @@ localrules:
     write_report,
     write_index,
     export_final,
+    write_comfyui,
+    make_bundle,
 
 
 # Snakemake's default limit of 100 job starts per second is never reached here, but it wakes the main loop once more per
@@ -86,6 +88,7 @@ include: "rules/judge_inputs.smk"
 include: "rules/validate.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+include: "rules/deliver.smk"
 
 
 # `snakemake mara` makes what `all` makes, for one character.

@@ -12,7 +12,14 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, judge_slices, lean, slices, targets
+from charloom.workflow import (
+    arguments,
+    delivery,
+    judge_slices,
+    lean,
+    slices,
+    targets,
+)
 from charloom.base import locks
 from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
@@ -21,6 +28,7 @@ from charloom.core.contents import Contents
 from charloom.core.errors import UserError
 from charloom.core.layout import INDEX, WORK, Results, prepared_name, results
 from charloom.core.store import Store
+from charloom.deliver.comfyui import WORKFLOWS
 
 lean.plan_lean()
 
@@ -314,6 +322,17 @@ def shippable_checkpoints(wildcards):
     if character.checkpoint != "auto":
         steps.add(character.checkpoint)
     return [results(character.id).checkpoint(step) for step in sorted(steps)]
+
+
+def bundle_extras(wildcards):
+    """Files that the bundle takes along where a rule makes them."""
+    root = results(wildcards.character).root
+    wanted = [root / "strengths.json", root / "gallery" / "index.html"]
+    return [
+        path
+        for path in wanted
+        if any(one.is_producer(path.as_posix()) for one in workflow.rules)
+    ]
 
 
 def products(name, further=()):

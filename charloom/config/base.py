@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Base:
     transformer_file: Any
     checksums: dict[str, str]
     recipe: dict[str, Any]
+    license: str = ""
+    """Licence of the weights as their authors name it; the header of the LoRA repeats it."""
+    comfyui: dict[str, str] = field(default_factory=dict)
+    """Names that ComfyUI knows the base's files by."""
 
     def source(self) -> dict[str, Any]:
         """Where the weights are, as plain values."""
@@ -96,6 +100,8 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             transformer_file=single,
             checksums=data.get("checksums", {}),
             recipe=data.get("recipe", {}),
+            license=data.get("license", ""),
+            comfyui={**schema.defaults(schema.load_schema("base")["properties"]["comfyui"]), **data.get("comfyui", {})},
         ),
         [],
     )

@@ -198,6 +198,19 @@ class Results(_Folder):
         """The LoRA to ship."""
         return self.root / "final.safetensors"
 
+    def comfyui(self, name: str) -> Path:
+        """A ComfyUI workflow to drop into its window."""
+        return self.root / "comfyui" / f"{name}.json"
+
+    def comfyui_api(self, name: str) -> Path:
+        """The same workflow in the format that a server runs."""
+        return self.root / "comfyui" / f"{name}.api.json"
+
+    @property
+    def bundle(self) -> Path:
+        """Everything that another machine needs, in one file."""
+        return self.root / "bundle.zip"
+
 
 class Work(_Folder):
     """What characters share; ``root`` is ``work``."""

@@ -24,5 +24,7 @@ RECIPES: dict[str, int] = {
     "choice": 5,
     "report": 3,
     "index": 1,
-    "final": 1,
+    "final": 2,
+    "comfyui": 1,
+    "bundle": 1,
 }

@@ -22,9 +22,10 @@ BELOW = {
     "dataset": ("paperdoll", "config"),
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
+    "deliver": ("config",),
     "workflow": ("train", "judge", "dataset"),
     "watch": ("report",),
-    "cli": ("workflow", "interop", "watch"),
+    "cli": ("workflow", "interop", "watch", "deliver"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a
 circle."""
