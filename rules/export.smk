@@ -19,7 +19,7 @@ rule export_final:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings_with_base(slices.final),
+        settings=settings_with_base(delivery.final),
     message:
         "{wildcards.character}: the LoRA to ship"
     shell:

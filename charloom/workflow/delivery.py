@@ -12,9 +12,37 @@ from charloom.train.keys import RECIPE
 from charloom.workflow import slices
 
 
+def thumbnail(character: Character) -> str:
+    """Name of the sample prompt whose picture stands in the header of the file; empty if none shows the character.
+
+    The first with the trigger and a strength above 0: neither a sweep of strengths nor any score decides it.
+    """
+    shown = (p.name for p in character.sample_prompts if p.scale and words.count(p.text, character.trigger))
+    return next(shown, "") if character.sampled_steps else ""
+
+
+def final(character: Character, base: Base) -> str:
+    """For the file to ship."""
+    recipe = character.recipe
+    shown = next((p for p in character.sample_prompts if p.name == thumbnail(character)), None)
+    sample = {"name": shown.name, "prompt": shown.text, "seed": shown.seed, "strength": shown.scale} if shown else None
+    return canonical_json(
+        {
+            "checkpoint": character.checkpoint,
+            "name": character.name,
+            "base": base.name,
+            "license": base.license,
+            "resolution": max(recipe["data"]["resolutions"]),
+            "sampler": {"steps": recipe["sample"]["steps"], "guidance": recipe["sample"]["guidance"]},
+            "sample": sample,
+            "recipe": RECIPES["final"],
+        }
+    )
+
+
 def thumbnails(character: Character) -> list[str]:
     """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header of the file."""
-    prompt, made = slices.thumbnail(character), layout.results(character.id)
+    prompt, made = thumbnail(character), layout.results(character.id)
     steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
     drawn = [step for step in character.sampled_steps if step and step in steps]
     return [made.sample(step, prompt).as_posix() for step in drawn] if prompt else []

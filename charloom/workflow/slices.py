@@ -14,7 +14,7 @@ from charloom.config import drift, image_folder, knobs, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
-from charloom.core import layout, words
+from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
@@ -349,34 +349,6 @@ def index(characters: Iterable[Character]) -> str:
         for one in characters
     ]
     return canonical_json({"characters": people, "recipe": RECIPES["index"]})
-
-
-def thumbnail(character: Character) -> str:
-    """Name of the sample prompt whose picture stands in the header of the file; empty if none shows the character.
-
-    The first with the trigger and a strength above 0: neither a sweep of strengths nor any score decides it.
-    """
-    shown = (p.name for p in character.sample_prompts if p.scale and words.count(p.text, character.trigger))
-    return next(shown, "") if character.sampled_steps else ""
-
-
-def final(character: Character, base: Base) -> str:
-    """For the file to ship."""
-    recipe = character.recipe
-    shown = next((p for p in character.sample_prompts if p.name == thumbnail(character)), None)
-    sample = {"name": shown.name, "prompt": shown.text, "seed": shown.seed, "strength": shown.scale} if shown else None
-    return canonical_json(
-        {
-            "checkpoint": character.checkpoint,
-            "name": character.name,
-            "base": base.name,
-            "license": base.license,
-            "resolution": max(recipe["data"]["resolutions"]),
-            "sampler": {"steps": recipe["sample"]["steps"], "guidance": recipe["sample"]["guidance"]},
-            "sample": sample,
-            "recipe": RECIPES["final"],
-        }
-    )
 
 
 def engine(character: Character) -> str:

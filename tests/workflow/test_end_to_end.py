@@ -24,7 +24,7 @@ from small_project import TARGET, edit, snakemake, write_yaml
 from tiny_run import RECIPE, build
 
 from charloom.config.project import load
-from charloom.workflow import slices
+from charloom.workflow import delivery
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -125,7 +125,7 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     command = [sys.executable, script, results / "validation.json", "--results", results, "--lock", lock]
     edit(copy / "config/characters/mara.yaml", checkpoint=6)
     workflow = load(copy)
-    settings = slices.final(workflow.characters["mara"], workflow.bases["mini"])
+    settings = delivery.final(workflow.characters["mara"], workflow.bases["mini"])
     result = subprocess.run(
         [*command, "--settings", settings, "--output", final], cwd=copy, capture_output=True, text=True
     )

@@ -19,7 +19,7 @@ from charloom.base import locks
 from charloom.config import project as config
 from charloom.core.contents import Contents, remembered
 from charloom.core.store import Store
-from charloom.workflow import arguments, slices
+from charloom.workflow import arguments, delivery, slices
 
 CHARACTER = "config/characters/mara.yaml"
 PICTURES = "pics{1} of $HOME"
@@ -236,7 +236,7 @@ def test_no_argument_grows_with_the_number_of_files(tmp_path: Path, monkeypatch:
     workflow = config.load(".")
     mara, base = workflow.characters["mara"], workflow.bases["mini"]
     assert len(mara.image_names) == 10_003
-    with_base = (slices.score, slices.report, slices.final)
+    with_base = (slices.score, slices.report, delivery.final)
     own = (
         slices.prompt_sheet, slices.lint, slices.text_encoder, slices.swap, slices.manifest, slices.train, slices.grid,
         slices.choice, slices.engine, slices.other_texts, slices.other_samples,
