@@ -26,6 +26,7 @@ wildcard_constraints:
     step="[0-9]{6}",
     prompt="[0-9]{2}",
     strength="[0-9][.][0-9]{2}",
+    drift="[0-9]{2}-(class|steps)",
     adapter="[a-z0-9][a-z0-9._-]*",
     quantization=any_of(knobs.choices("quantization.transformer")),
 
@@ -46,10 +47,13 @@ localrules:
     lint_dataset,
     write_manifest,
     draw_grid,
+    lock_judge,
     choose_checkpoint,
     write_report,
     write_index,
     export_final,
+    write_comfyui,
+    make_bundle,
 
 
 # Snakemake's default limit of 100 job starts per second is never reached here, but it wakes the main loop once more per
@@ -81,10 +85,12 @@ include: "rules/base.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
+include: "rules/judge_inputs.smk"
 include: "rules/validate.smk"
 include: "rules/strengths.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+include: "rules/deliver.smk"
 
 
 # `snakemake mara` makes what `all` makes, for one character.

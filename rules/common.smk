@@ -12,22 +12,23 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import arguments, lean, slices, targets
+from charloom.workflow import (
+    arguments,
+    delivery,
+    judge_slices,
+    lean,
+    slices,
+    targets,
+)
 from charloom.base import locks
-from charloom.config import knobs, notices
+from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
-from charloom.core.layout import (
-    INDEX,
-    WORK,
-    Results,
-    prepared_name,
-    results,
-    strength_name,
-)
+from charloom.core.layout import INDEX, WORK, Results, prepared_name, results
 from charloom.core.store import Store
+from charloom.deliver.comfyui import WORKFLOWS
 
 lean.plan_lean()
 
@@ -293,12 +294,6 @@ def previous_checkpoint(wildcards):
     return results(wildcards.character).checkpoint(steps[-1]) if steps else []
 
 
-def sampled_checkpoint(wildcards):
-    """The checkpoint to sample; step 0 is the base alone."""
-    step = int(wildcards.step)
-    return results(wildcards.character).checkpoint(step) if step else []
-
-
 def judge_weights(wildcards):
     """The weights of the judge, if the character's base has one."""
     return BASES[person(wildcards.character).base].judge_weights
@@ -323,6 +318,17 @@ def shippable_checkpoints(wildcards):
     return [results(character.id).checkpoint(step) for step in sorted(steps)]
 
 
+def bundle_extras(wildcards):
+    """Files that the bundle takes along where a rule makes them."""
+    root = results(wildcards.character).root
+    wanted = [root / "strengths.json", root / "gallery" / "index.html"]
+    return [
+        path
+        for path in wanted
+        if any(one.is_producer(path.as_posix()) for one in workflow.rules)
+    ]
+
+
 def products(name, further=()):
     """Every file that is made for a character; ``further`` are steps that only somebody asks for."""
     character = person(name)
@@ -334,7 +340,8 @@ def products(name, further=()):
         "text": list(slices.texts(character)),
         "step": [f"{step:06d}" for step in sorted(steps)],
         "prompt": character.prompt_names,
-        "strength": [strength_name(strength) for strength in character.strengths],
+        "strength": [f"{strength:.2f}" for strength in character.strengths],
+        "drift": [one["name"] for one in drift.prompts(character)],
     }
     outputs = (str(path) for one in workflow.rules for path in one.output)
     for pattern in map(strip_wildcard_constraints, outputs):

@@ -6,6 +6,7 @@ rule export_final:
         validation=RESULTS.validation,
         report=RESULTS.report,
         checkpoints=shippable_checkpoints,
+        samples=lambda wildcards: delivery.thumbnails(person(wildcards.character)),
         lock=lock_of,
     output:
         lora=RESULTS.final,
@@ -18,7 +19,7 @@ rule export_final:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings(slices.final),
+        settings=settings_with_base(delivery.final),
     message:
         "{wildcards.character}: the LoRA to ship"
     shell:

@@ -56,6 +56,7 @@ rule score_strengths:
         validation=RESULTS.validation,
         # Lists the images, so that they need not be inputs.
         manifest=RESULTS.manifest,
+        judge=own_judge,
     output:
         strengths=RESULTS.strengths,
         strip=RESULTS.strength_strip,
@@ -67,13 +68,16 @@ rule score_strengths:
     conda:
         "../envs/charloom.yaml"
     threads: 64
+    resources:
+        gpu=judge_gpus,
     params:
         settings=settings_with_base(slices.strengths),
         weights=path_of(judge_weights),
         content=content_of(judge_weights),
+        judge=lambda wildcards, input: arguments.written(input.get("judge")),
     message:
         "{wildcards.character}: scores by strength"
     shell:
         "run score_strengths --results results/{wildcards.character} --validation {input.validation:q} "
-        "--weights {params.weights:q} --settings {params.settings:q} --threads {threads} "
+        "--weights {params.weights:q} --judge {params.judge:q} --settings {params.settings:q} --threads {threads} "
         "--output {output.strengths:q} --strip {output.strip:q} --log {log:q}"

@@ -1,8 +1,8 @@
-"""Copy the chosen checkpoint to the LoRA to ship, if the file passes verification."""
+"""Write the LoRA to ship: the tensors of the chosen checkpoint, if they pass verification, and a header for readers."""
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 
 from charloom.core import files
@@ -17,13 +17,16 @@ def main() -> None:
     parser.add_argument("--results", type=Results, required=True, help="folder of the character's results")
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     arguments = parser.parse_args()
-    log = jobs.Log(arguments.log, arguments.settings["name"])
-    wanted = arguments.settings["checkpoint"]
+    about = arguments.settings
+    log = jobs.Log(arguments.log, about["name"])
+    wanted = about["checkpoint"]
     step = arguments.validation["step"] if wanted == "auto" else wanted
     chosen = arguments.results.checkpoint(step)
     if not chosen.is_file():
         there = ", ".join(path.stem for path in arguments.results.checkpoints()) or "none"
         raise UserError(f"checkpoint: step {step} is not among {there}; set checkpoint: auto or one of these")
+    from charloom.core.tensors import read_safetensors, write_safetensors
+    from charloom.lora import finished
     from charloom.lora.verify import verify
     from charloom.zimage.shapes import module_shapes
 
@@ -34,9 +37,15 @@ def main() -> None:
         log.quietly(line)
     if not report.ok:
         raise UserError(f"{chosen}: {report.problems[0]}; or set checkpoint: to another step")
+    tensors, trained = read_safetensors(chosen)
+    sample = arguments.results.sample(step, about["sample"]["name"]) if about["sample"] else None
+    if sample is None or not sample.is_file():
+        log(f"no thumbnail in the file: step {step} drew no sample prompt with the trigger")
+        sample = None
+    header = finished.header(trained, tensors, about, sample, os.environ.get("SOURCE_DATE_EPOCH", ""))
     output = arguments.output
     with files.whole(output) as temporary:
-        shutil.copyfile(chosen, temporary)
+        write_safetensors(temporary, tensors, header)
     by = "by validation" if wanted == "auto" else "by hand"
     log(f"step {step}, chosen {by}: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 

@@ -10,6 +10,7 @@ from charloom.core.layout import Results
 from charloom.report.strength_strip import strip
 from charloom.workflow import jobs, strengths
 from charloom.workflow.arguments import path
+from charloom.workflow.scores import device_of
 
 
 def main() -> None:
@@ -17,18 +18,20 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
     parser.add_argument("--validation", type=files.read_json, required=True, help="which checkpoint was chosen")
     parser.add_argument("--weights", type=path, help="weights of the judge, if it has any")
+    parser.add_argument("--judge", type=path, help="judge.json of the character, for the judge auto")
     parser.add_argument("--strip", type=Path, required=True, help="picture to write")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["character"])
     settings = arguments.settings
     step = strengths.chosen_step(arguments.validation, settings["checkpoint"])
-    sweep = strengths.Sweep(arguments.results, settings, arguments.weights, step)
+    judge = files.read_json(arguments.judge) if arguments.judge else None
+    sweep = strengths.Sweep(arguments.results, settings, arguments.weights, step, judge)
     key = sweep.key()
 
     def make() -> None:
-        jobs.torch_device("cpu", arguments.threads)
+        device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
         with arguments.store.put(strengths.KIND, key, ".json") as temporary:
-            files.write_json(temporary, sweep.make(arguments.store))
+            files.write_json(temporary, sweep.make(arguments.store, device))
 
     jobs.serve(arguments.store, strengths.KIND, key, ".json", arguments.output, "score", make)
     found = files.read_json(arguments.output)

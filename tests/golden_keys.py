@@ -3,7 +3,8 @@
     python tests/golden_keys.py --write     # after a change that is meant
 
 While they stay, no code that moves makes anything run again. Slices are found by themselves: every public function of
-``charloom.workflow.slices``, called for each character, image, text and prompt that it can be asked for.
+``charloom.workflow.slices`` and ``delivery``, called for each character, image, text and prompt that it can be asked
+for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from charloom.config import project
 from charloom.core.canonical import digest
 from charloom.train import keys
 from charloom.train import settings as training
-from charloom.workflow import latents, prepared, samples, scores, slices, texts
+from charloom.workflow import delivery, judge_slices, latents, prepared, samples, scores, slices, texts
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
@@ -51,8 +52,10 @@ def collect() -> dict[str, dict[str, str]]:
 
 def _slices(workflow: Any, character: Any = None, base: Any = None) -> dict[str, str]:
     out = {}
-    for name, function in vars(slices).items():
-        if name.startswith("_") or not inspect.isfunction(function) or function.__module__ != slices.__name__:
+    modules = (slices, judge_slices, delivery)
+    for name, function in [pair for module in modules for pair in vars(module).items()]:
+        here = [module.__name__ for module in modules]
+        if name.startswith("_") or not inspect.isfunction(function) or function.__module__ not in here:
             continue
         wanted = list(inspect.signature(function).parameters)
         if wanted[0].startswith("character") == (character is None):
@@ -69,6 +72,8 @@ def _calls(name: str, wanted: list[str], workflow: Any, character: Any, base: An
         yield [base]
     elif wanted == ["adapter", "quantization"]:
         yield from ([adapter, kind] for adapter in ("none", *base.adapters) for kind in ("none", "bf16", "float8"))
+    elif name == "drift_sample":
+        yield from ([character, f"{character.prompt_names[0]}-{kind}"] for kind in ("class", "steps"))
     elif wanted == ["character"]:
         yield [character]
     elif wanted == ["characters"]:

@@ -69,6 +69,16 @@ def file(repo: str, name: str, revision: str, label: str, log: Log = silent) -> 
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
 
 
+def cached(repo: str, revision: str) -> Path | None:
+    """The folder of ``repo`` at ``revision`` in the cache, whole or not; None if there is none. Asks no network."""
+    commit = revision
+    if not COMMIT.fullmatch(revision):
+        remembered = _folder(repo) / "refs" / revision
+        commit = remembered.read_text().strip() if remembered.is_file() else ""
+    folder = _folder(repo) / "snapshots" / commit
+    return folder if commit and folder.is_dir() else None
+
+
 def commit_of(path: Path) -> str | None:
     """The commit of a path returned by :func:`snapshot` or :func:`file`."""
     parts = path.parts

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from charloom.cli import deliver
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
@@ -301,6 +302,10 @@ def verify(
     print(json.dumps(report.record(), indent=2) if as_json else report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+for _command in (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack):
+    app.command()(_one_line(_command))
 
 
 if __name__ == "__main__":

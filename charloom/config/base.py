@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ class Base:
     revision: str | None
     judge: str
     judge_weights: str | None
+    judge_models: dict[str, Any]
+    """Models of the hub that the judge ``auto`` may use."""
     run_ahead: int
     miniature: bool
     """Whether it draws only paper dolls, so that no photographs can be learnt on it."""
@@ -29,6 +31,10 @@ class Base:
     transformer_file: Any
     checksums: dict[str, str]
     recipe: dict[str, Any]
+    license: str = ""
+    """Licence of the weights as their authors name it; the header of the LoRA repeats it."""
+    comfyui: dict[str, str] = field(default_factory=dict)
+    """Names that ComfyUI knows the base's files by."""
 
     def source(self) -> dict[str, Any]:
         """Where the weights are, as plain values."""
@@ -66,6 +72,15 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
     weights = data.get("judge_weights")
     if weights and not (root / weights).is_file():
         problems.append(f"{label}: judge_weights: there is no file {weights}; correct it, or set judge: none")
+    for key, model in data.get("judge_models", {}).items():
+        if ("path" in model) == ("repo" in model):
+            problems.append(
+                f"{label}: judge_models.{key}: give either path (a folder) or repo and revision (on the Hub)"
+            )
+        elif "repo" in model and "revision" not in model:
+            problems.append(
+                f"{label}: judge_models.{key}.revision: is missing; give a commit, or main to lock the latest"
+            )
     if problems:
         return None, problems
     return (
@@ -77,6 +92,7 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             revision=data.get("revision"),
             judge=data.get("judge", "none"),
             judge_weights=data.get("judge_weights"),
+            judge_models=data.get("judge_models", {}),
             run_ahead=data.get("run_ahead", 0),
             miniature=data.get("miniature", False),
             download_gb=data.get("download_gb", 0.0),
@@ -84,6 +100,8 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             transformer_file=single,
             checksums=data.get("checksums", {}),
             recipe=data.get("recipe", {}),
+            license=data.get("license", ""),
+            comfyui={**schema.defaults(schema.load_schema("base")["properties"]["comfyui"]), **data.get("comfyui", {})},
         ),
         [],
     )

@@ -55,6 +55,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         checkpoint=data.get("ship", checkpoint) if checkpoint == "auto" else checkpoint,
         ship=data.get("ship"),
         datasets=tuple(sets),
+        written=data,
     )
     texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and datasets.is_blank(text)}

@@ -156,6 +156,19 @@ class Results(_Folder):
         return self.root / "scores" / f"{step_name(step)}.json"
 
     @property
+    def judge(self) -> Path:
+        """Which instruments judge this character, and why."""
+        return self.root / "judge.json"
+
+    def drift_sample(self, step: int | str, name: str) -> Path:
+        """What a checkpoint draws for a prompt without its trigger (``01-class``) or at many steps (``01-steps``)."""
+        return self.root / "drift" / step_name(step) / f"{name}.png"
+
+    def drift(self, step: int | str) -> Path:
+        """What these previews say about a checkpoint."""
+        return self.root / "drift" / f"{step_name(step)}.json"
+
+    @property
     def score_table(self) -> Path:
         """The scores of all checkpoints."""
         return self.root / "scores.csv"
@@ -200,6 +213,19 @@ class Results(_Folder):
         """The LoRA to ship."""
         return self.root / "final.safetensors"
 
+    def comfyui(self, name: str) -> Path:
+        """A ComfyUI workflow to drop into its window."""
+        return self.root / "comfyui" / f"{name}.json"
+
+    def comfyui_api(self, name: str) -> Path:
+        """The same workflow in the format that a server runs."""
+        return self.root / "comfyui" / f"{name}.api.json"
+
+    @property
+    def bundle(self) -> Path:
+        """Everything that another machine needs, in one file."""
+        return self.root / "bundle.zip"
+
 
 class Work(_Folder):
     """What characters share; ``root`` is ``work``."""
@@ -207,6 +233,10 @@ class Work(_Folder):
     def lock(self, base: str) -> Path:
         """The digests of a base's files."""
         return self.root / "bases" / f"{base}.lock.json"
+
+    def judge_lock(self, base: str) -> Path:
+        """The instruments that judge the characters of a base, with versions and digests."""
+        return self.root / "judges" / f"{base}.lock.json"
 
     def prepared(self, name: str, suffix: str = ".safetensors") -> Path:
         """A transformer prepared for training (:func:`prepared_name`); its record with the suffix ``.json``."""

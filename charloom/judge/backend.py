@@ -6,14 +6,17 @@ imports no network; the module of a back end is imported when it is opened.
 
 Metrics and their ranges, one value per sample:
 
-* ``identity``: cosine between the identity of the sample and the unit mean of the references', -1 to 1.
-* ``identity_relative``: the same divided by the mean leave-one-out value of the references; 1 means as similar
-  as the references are to each other.
+* ``identity``: similarity of the sample to the references, in the judge's own unit; 1 is the same.
+* ``identity_relative``: the same on a scale where 1 is what the references have among themselves and 0 is somebody
+  else, or nothing in common.
 * ``obedience``: share of the attributes named in the prompt that the sample shows, 0 to 1;
-  ``obedience.<attribute>`` is 1 or 0.
+  ``obedience.<attribute>`` is 1 or 0, or a probability.
 * ``bleed``: share of the opportunities to copy the training pictures (an outfit, background or accessory that
   they show and the prompt does not ask for) that were taken, 0 to 1; ``bleed.<attribute>`` is 1 or 0.
 * ``detail``: sharpness relative to the references, 1 is as sharp.
+* ``brisque``: artefacts, 0 (none) to 100 (ruined); measured on request.
+* ``copy.cosine``, ``copy.bits``: likeness to the nearest training picture, and differing bits of 64 of their hashes.
+* ``identity.found``: 1 where the instrument of identity found somebody.
 * ``contrast``: standard deviation of the luminance, 0 to 0.5; near 0 the picture is blank.
 
 To add a back end, write a class with the members of :class:`Backend`, name it in :data:`BACKENDS` as
@@ -22,7 +25,7 @@ To add a back end, write a class with the members of :class:`Backend`, name it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -33,8 +36,10 @@ from PIL import Image
 
 from charloom.core import pictures, words
 from charloom.core.errors import UserError
+from charloom.judge.memory import Memory
 
 BACKENDS: dict[str, str] = {
+    "auto": "charloom.judge.auto:Auto",
     "none": "charloom.judge.plain:Plain",
     "paperdoll": "charloom.judge.paperdoll:Paperdoll",
 }
@@ -43,21 +48,51 @@ BACKENDS: dict[str, str] = {
 METRICS = ("identity", "identity_relative", "obedience", "bleed", "detail", "contrast")
 """The metrics that a report explains; back ends may add ``<metric>.<attribute>``."""
 
-OF_THE_CHARACTER = ("identity", "identity_relative", "bleed")
+EDGE = 512
+"""Pictures are measured with no edge longer than this (pixels)."""
+
+LEAK = "leak.identity"
+"""Identity where the prompt lacks the trigger, by back ends that have ``leaks``: it should be the base's."""
+
+OF_THE_CHARACTER = ("identity", "identity_relative", "bleed", "copy")
 """Metrics that compare with the character; meaningless where the prompt lacks the trigger."""
 
 
-@dataclass(frozen=True)
 class Picture:
-    """A picture with its text: the caption of a reference, the prompt of a sample."""
+    """A picture with its text: the caption of a reference, the prompt of a sample.
 
-    name: str
-    text: str
-    pixels: np.ndarray
-    """uint8 (H, W, 3)."""
-    seed: int = 0
-    strength: float = 1.0
-    """Strength of the LoRA."""
+    ``pixels`` is uint8 (H, W, 3), or a function that reads it: then it is read when it is first looked at, so that a
+    picture whose measurements are remembered is not read at all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        pixels: np.ndarray | Callable[[], np.ndarray],
+        seed: int = 0,
+        strength: float = 1.0,
+        content: str = "",
+    ) -> None:
+        self.name = name
+        self.text = text
+        self.seed = seed
+        self.strength = strength
+        """Strength of the LoRA."""
+        self.content = content
+        """SHA-256 of its file, by which measurements are remembered; empty: they are not."""
+        self._pixels = pixels
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 (H, W, 3).
+
+        Raises:
+            UserError: the file is missing or is no picture.
+        """
+        if callable(self._pixels):
+            self._pixels = self._pixels()
+        return self._pixels
 
 
 @dataclass(frozen=True)
@@ -66,6 +101,8 @@ class Reading:
 
     values: dict[str, float]
     misses: tuple[str, ...] = field(default=())
+    by: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Who measured a metric, where that is not the back end itself: name and SHA-256 of the instrument's weights."""
 
 
 class Backend(Protocol):
@@ -84,8 +121,11 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, weights: Path | None = None) -> Backend:
+def open_backend(name: str, weights: Path | None = None, memory: Memory | None = None, **more: Any) -> Backend:
     """Open the back end ``name`` with its network from ``weights``.
+
+    ``memory`` remembers what was seen on a picture; ``more`` goes to the back end: ``auto`` wants ``judge``, the
+    content of ``judge.json``, and ``device``.
 
     Raises:
         UserError: the name is unknown or the weights are missing.
@@ -93,31 +133,43 @@ def open_backend(name: str, weights: Path | None = None) -> Backend:
     if name not in BACKENDS:
         raise UserError(f"judge: there is no back end '{name}'; use one of {', '.join(sorted(BACKENDS))}")
     module, _, cls = BACKENDS[name].partition(":")
-    return getattr(import_module(module), cls)(weights)
+    return getattr(import_module(module), cls)(weights, memory=memory, **more)
 
 
 def load_picture(
-    path: Path, text: str, *, name: str = "", seed: int = 0, strength: float = 1.0, edge: int = 512
+    path: Path, text: str, *, name: str = "", seed: int = 0, strength: float = 1.0, edge: int = EDGE
 ) -> Picture:
     """Read a picture as RGB with no edge longer than ``edge`` pixels (judging needs no more).
 
     Raises:
         UserError: the file is missing or is no picture.
     """
+    return Picture(name or path.stem, text, _pixels(path, edge), seed, strength)
+
+
+def later(
+    path: Path, text: str, content: str, *, name: str = "", seed: int = 0, strength: float = 1.0, edge: int = EDGE
+) -> Picture:
+    """The same, read when it is first looked at; ``content`` is the SHA-256 of the file."""
+    return Picture(name or path.stem, text, lambda: _pixels(path, edge), seed, strength, content)
+
+
+def _pixels(path: Path, edge: int) -> np.ndarray:
     image = pictures.read(path, pictures.MADE_HERE).image
     # reduce() first: on 2048 pixels a box filter takes a tenth of the time of resizing.
     if (factor := max(image.size) // (edge * 2)) > 1:
         image = image.reduce(factor)
     if max(image.size) > edge:
         image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
-    pixels = np.asarray(image)
-    return Picture(name or path.stem, text, pixels, seed, strength)
+    return np.asarray(image)
 
 
 def score(
     backend: Backend, levels: dict[str, float], character: str, step: int, samples: Sequence[Picture], trigger: str = ""
 ) -> dict[str, Any]:
     """The scores of one checkpoint as plain values, the content of ``scores/step-NNNNNN.json``.
+
+    A back end with several instruments adds what it says of itself (``about``), and each row names its instrument.
 
     ``levels`` is what :meth:`Backend.study` returned. A sample whose prompt lacks the trigger shows somebody else, so
     its identity and bleed are left out. Values are rounded to 6 digits, so that the file is the same on machines
@@ -127,14 +179,19 @@ def score(
     for sample, reading in zip(samples, backend.measure(samples), strict=True):
         other = bool(trigger) and not words.count(sample.text, trigger)
         for metric, value in reading.values.items():
+            who = dict(zip(("backend", "weights"), reading.by[metric], strict=True)) if metric in reading.by else {}
+            if other and metric == "identity_relative" and getattr(backend, "leaks", False):
+                metric = LEAK
             if other and metric.partition(".")[0] in OF_THE_CHARACTER:
                 continue
             key = {"prompt": sample.name, "seed": sample.seed, "strength": float(sample.strength), "metric": metric}
-            rows.append({**key, "value": round(float(value), 6)})
+            rows.append({**key, "value": round(float(value), 6), **who})
         if reading.misses:
             misses[sample.name] = list(reading.misses)
     measured = {row["metric"] for row in rows}
+    about = getattr(backend, "about", dict)()
     return {
+        **about,
         "character": character,
         "step": step,
         "backend": backend.name,

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from charloom.core.errors import UserError
-from charloom.judge.summary import LIMITS, Summary, summarise
+from charloom.judge import drift
+from charloom.judge.summary import LIMITS, Limits, Summary, summarise
 from charloom.judge.verdict import Verdict, judge
 
 
@@ -24,7 +25,14 @@ def best_by_score(summaries: Mapping[int, Summary], candidates: Sequence[int], n
     return [step for step in candidates if step in best or step not in scored]
 
 
-def choose(rows: Iterable[Mapping[str, Any]], candidates: Sequence[int], *, keep: int | str = "all") -> dict[str, Any]:
+def choose(
+    rows: Iterable[Mapping[str, Any]],
+    candidates: Sequence[int],
+    *,
+    keep: int | str = "all",
+    limits: Limits = LIMITS,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
     """Choose among ``candidates`` (steps) by the score table ``rows``.
 
     Args:
@@ -32,6 +40,8 @@ def choose(rows: Iterable[Mapping[str, Any]], candidates: Sequence[int], *, keep
             (earlier ones that are not kept) still show what obedience was possible.
         candidates: the steps that may be chosen, at least one.
         keep: a number, ``all`` or ``score:N``; the last narrows the candidates to the N best.
+        limits: the limits on the judge's scale.
+        notes: lines about scores that are missing or were left out; they become warnings.
 
     Returns:
         Plain values: ``step``, ``how`` (``rule``, ``fallback`` or ``latest``), ``why``, ``warnings``,
@@ -43,12 +53,17 @@ def choose(rows: Iterable[Mapping[str, Any]], candidates: Sequence[int], *, keep
     candidates = sorted({step for step in candidates if step > 0})
     if not candidates:
         raise UserError("no checkpoint can be chosen: none was kept; set recipe.save.keep to 4, all or score:4")
-    summaries = summarise(rows)
+    rows = list(rows)
+    summaries = summarise(rows, limits)
     if isinstance(keep, str) and keep.startswith("score:"):
         candidates = best_by_score(summaries, candidates, int(keep.removeprefix("score:")))
-    verdicts = judge(summaries, candidates)
+    verdicts = judge(summaries, candidates, limits)
     step, how, why = _pick(verdicts)
-    warnings, advice = _warnings(verdicts)
+    warnings, advice = _warnings(verdicts, limits)
+    for found, remedy in (_lost_prompts(verdicts), drift.warnings(rows, step, limits)):
+        warnings += found
+        advice += remedy
+    warnings += notes
     missing = [
         name
         for name in ("identity", "obedience", "bleed", "detail")
@@ -63,9 +78,9 @@ def choose(rows: Iterable[Mapping[str, Any]], candidates: Sequence[int], *, keep
         "warnings": warnings,
         "advice": advice,
         "verdicts": [_values(verdict) for verdict in verdicts],
-        "base": asdict(summaries[0]) if 0 in summaries else None,
+        "base": _summary(summaries.get(0)),
         "not_scored": missing,
-        "limits": asdict(LIMITS),
+        "limits": asdict(limits),
     }
 
 
@@ -109,7 +124,7 @@ def _compromise(verdict: Verdict) -> tuple[bool, float, int]:
     return not scores.blank, scores.overall if scores.overall is not None else -1.0, verdict.step
 
 
-def _warnings(verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
+def _warnings(verdicts: Sequence[Verdict], limits: Limits) -> tuple[list[str], list[str]]:
     """What is wrong with the whole set of checkpoints, and what to do about it."""
     warnings, advice = [], []
     scored = [v for v in verdicts if v.scores is not None and v.scores.identity is not None]
@@ -122,7 +137,7 @@ def _warnings(verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
             "Or train more gently: halve recipe.train.lr (5.0e-5 on the real model).",
             "Or use the file at a strength of 0.7 to 0.8 instead of 1.0.",
         ]
-    elif best is not None and best < LIMITS.identity_low:
+    elif best is not None and best < limits.identity_low:
         warnings.append(
             "All kept checkpoints look undertrained: "
             f"the best identity is {best:.2f} of what the character's own pictures reach."
@@ -135,10 +150,10 @@ def _warnings(verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
             "Or vary outfits and backgrounds of the data set more, and name everything that varies in the captions.",
             "Or use a later checkpoint at a strength of 0.7 to 0.8.",
         ]
-    elif len(scored) >= 2 and best is not None and best < LIMITS.identity_enough:
+    elif len(scored) >= 2 and best is not None and best < limits.identity_enough:
         last, before = scored[-1].scores, scored[-2].scores
         rise = (last.identity or 0.0) - (before.identity or 0.0) if last and before else 0.0
-        if last and last.identity == best and rise > LIMITS.still_rising and scored[-1].flexible is not False:
+        if last and last.identity == best and rise > limits.still_rising and scored[-1].flexible is not False:
             warnings.append(f"Identity still rose by {rise:.2f} in the last interval: more steps may do better.")
             advice.append("Raise recipe.train.steps by a third; finished steps are kept.")
     blank = [v.step for v in verdicts if v.scores and v.scores.blank]
@@ -146,6 +161,24 @@ def _warnings(verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
         warnings.append(f"Blank samples at step {', '.join(map(str, blank))}: training diverged there.")
         advice.append("Lower recipe.train.lr, and look for a jump in the loss curve.")
     return warnings, advice
+
+
+def _lost_prompts(verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
+    """Prompts that show somebody else at every checkpoint that is otherwise recognisable."""
+    able = [v.scores for v in verdicts if v.scores and v.recognisable]
+    lost = set.intersection(*(set(one.lost) for one in able)) if able else set()
+    if not lost:
+        return [], []
+    which = f"Prompt {min(lost)} loses" if len(lost) == 1 else f"Prompts {', '.join(sorted(lost))} lose"
+    where = f"at all {len(able)} recognisable checkpoints" if len(able) > 1 else "at the recognisable checkpoint"
+    return (
+        [f"{which} the character: somebody else {where}."],
+        ["Add training pictures like those prompts (their view, distance or light), or shorten the prompts."],
+    )
+
+
+def _summary(scores: Summary | None) -> dict[str, Any] | None:
+    return {**asdict(scores), "lost": list(scores.lost)} if scores is not None else None
 
 
 def _values(verdict: Verdict) -> dict[str, Any]:
@@ -156,7 +189,7 @@ def _values(verdict: Verdict) -> dict[str, Any]:
         "recognisable": verdict.recognisable,
         "flexible": verdict.flexible,
         "reasons": [asdict(reason) for reason in verdict.reasons],
-        "scores": asdict(verdict.scores) if verdict.scores is not None else None,
+        "scores": _summary(verdict.scores),
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.judge.backend import Picture, Reading
+from charloom.judge.memory import Look, Memory
 from charloom.judge.plain import Plain
 from charloom.paperdoll import attributes, language
 from charloom.paperdoll.probe import SIZE, TABLES, Probe
@@ -38,14 +39,15 @@ class Paperdoll:
 
     name = "paperdoll"
 
-    def __init__(self, weights: Path | None, probe: Probe | None = None) -> None:
+    def __init__(self, weights: Path | None, probe: Probe | None = None, memory: Memory | None = None) -> None:
         if probe is None:
             if weights is None or not Path(weights).is_file():
                 raise UserError(f"judge paperdoll: there is no probe at {weights}; restore resources/bases/paperdoll")
             probe = Probe.load(Path(weights))
         self.weights = file_digest(weights) if weights else ""
         self._probe = probe
-        self._plain = Plain()
+        self._memory = memory or Memory()
+        self._plain = Plain(memory=self._memory)
         self._mean: np.ndarray | None = None
         self._levels: dict[str, float] = {}
         self._wardrobe = _Wardrobe(frozenset(), frozenset(), {})
@@ -92,7 +94,12 @@ class Paperdoll:
         return readings
 
     def _read(self, pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], np.ndarray]:
-        """The most likely value of every attribute, and identity vectors (B, E)."""
+        """The most likely value of every attribute, and identity vectors (B, E), of the pictures that can be read."""
+        looks = [look for look in self._memory.looks(f"probe 1 {self.weights}", pictures, self._look) if look]
+        read = [{key: TABLES[key][int(look[key][0])] for key in TABLES} for look in looks]
+        return read, np.stack([look["identity"] for look in looks])
+
+    def _look(self, pictures: Sequence[Picture]) -> list[Look]:
         from PIL import Image
 
         pixels = [
@@ -100,8 +107,10 @@ class Paperdoll:
         ]
         result = self._probe.read(np.stack(pixels))
         best = {key: probabilities.argmax(axis=1) for key, probabilities in result["attributes"].items()}
-        read = [{key: TABLES[key][int(index[i])] for key, index in best.items()} for i in range(len(pictures))]
-        return read, result["identity"]
+        return [
+            {"identity": vector, **{key: index[i : i + 1] for key, index in best.items()}}
+            for i, vector in enumerate(result["identity"])
+        ]
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

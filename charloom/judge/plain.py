@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from charloom.judge.backend import Picture, Reading
+from charloom.judge.memory import Look, Memory
 
 EDGE = 256
 """Pictures are compared at this size in pixels, so that sharpness does not depend on their resolution."""
@@ -34,23 +35,31 @@ class Plain:
 
     name = "none"
 
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self, weights: Path | None = None, memory: Memory | None = None) -> None:
         self.weights = ""
+        self._memory = memory or Memory()
         self._sharpness = 0.0
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
         """Learn the median sharpness of the references; without references there is no ``detail``."""
-        values = [sharpness(luminance(picture.pixels)) for picture in references]
+        values = [float(look["sharpness"][0]) for look in self._looks(references) if look]
         self._sharpness = float(np.median(values)) if values else 0.0
         return {"sharpness": self._sharpness} if values else {}
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
         """``detail`` and ``contrast`` of each sample."""
         readings = []
-        for sample in samples:
-            grey = luminance(sample.pixels)
-            values = {"contrast": float(grey.std())}
-            if self._sharpness > 0:
-                values["detail"] = sharpness(grey) / self._sharpness
+        for look in self._looks(samples):
+            values = {"contrast": float(look["contrast"][0])} if look else {}
+            if look and self._sharpness > 0:
+                values["detail"] = float(look["sharpness"][0]) / self._sharpness
             readings.append(Reading(values))
         return readings
+
+    def _looks(self, pictures: Sequence[Picture]) -> list[Look | None]:
+        return self._memory.looks("plain 1", pictures, lambda new: [_look(picture.pixels) for picture in new])
+
+
+def _look(pixels: np.ndarray) -> Look:
+    grey = luminance(pixels)
+    return {"sharpness": np.float64(sharpness(grey)).reshape(1), "contrast": np.float64(grey.std()).reshape(1)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from statistics import fmean
 from typing import Any
 
@@ -41,9 +41,20 @@ class Limits:
     """A sample with less contrast than this is blank."""
     still_rising: float = 0.02
     """Identity that rose by more than this in the last interval has not converged."""
+    leak: float = 0.35
+    """Identity that a prompt without the trigger may gain over the base alone."""
+    steps_gain: float = 0.15
+    """How much more identity or obedience 30 sampler steps may bring than the usual ones."""
 
 
 LIMITS = Limits()
+
+
+def limits_of(*layers: Mapping[str, Any]) -> Limits:
+    """The limits with ``layers`` over them, later wins: calibrated by the judge, given by the user."""
+    known = {one.name for one in fields(Limits)}
+    given = {key: value for layer in layers for key, value in layer.items() if key in known and value != "auto"}
+    return replace(LIMITS, **given)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,10 @@ class Summary:
     """Number of blank samples."""
     bleeding: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By attribute: (samples that copied it, samples that could have)."""
+    faceless: int = 0
+    """Number of samples with the trigger in which the judge found nobody to compare."""
+    lost: tuple[str, ...] = ()
+    """Names of the prompts that show somebody else."""
 
     @property
     def overall(self) -> float | None:
@@ -76,7 +91,7 @@ class Summary:
         return product if scored else None
 
 
-def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[int, Summary]:
+def summarise(rows: Iterable[Mapping[str, Any]], limits: Limits = LIMITS) -> dict[int, Summary]:
     """One summary per step of the score table."""
     values: dict[int, dict[str, dict[tuple[str, int, float], float]]] = {}
     for row in rows:
@@ -96,12 +111,14 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[int, Summary]:
             samples=len({sample for found in metrics.values() for sample in found}),
             portraits=len(identity),
             identity=_mean(identity.values()),
-            strangers=_mean([float(value < LIMITS.stranger) for value in identity.values()]),
+            strangers=_mean([float(value < limits.stranger) for value in identity.values()]),
             obedience=_mean(metrics.get("obedience", {}).values()),
             bleed=_mean(metrics.get("bleed", {}).values()),
             detail=_mean(metrics.get("detail", {}).values()),
-            blank=sum(value < LIMITS.blank for value in metrics.get("contrast", {}).values()),
+            blank=sum(value < limits.blank for value in metrics.get("contrast", {}).values()),
             bleeding=bleeding,
+            faceless=sum(value == 0.0 for value in metrics.get("identity.found", {}).values()),
+            lost=tuple(sorted(sample[0] for sample, value in identity.items() if value < limits.stranger)),
         )
     return out
 

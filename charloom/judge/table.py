@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core.errors import UserError
+from charloom.core.layout import step_name
 
 COLUMNS = ("character", "step", "prompt", "seed", "strength", "metric", "value", "backend", "weights")
 
@@ -36,6 +37,30 @@ def from_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         shared = {key: document[key] for key in ("character", "step", "backend", "weights")}
         rows += [{column: {**shared, **row}[column] for column in COLUMNS} for row in document["rows"]]
     return rows
+
+
+def of_one_judge(documents: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The documents of the judge that scored most of them (the latest, if even), and a line for each of the others.
+
+    Values of two judges cannot be compared; a checkpoint that only the other one scored counts as not scored.
+    """
+    by: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for document in documents:
+        by.setdefault((document["backend"], document["weights"]), []).append(document)
+    if len(by) < 2:
+        return list(documents), []
+    most = max(by.values(), key=lambda found: (len(found), found[-1]["step"]))
+    return most, [
+        f"The scores of step {document['step']} are another judge's ({_who(document)}, not {_who(most[0])}) and were "
+        f"left out; delete scores/{step_name(document['step'])}.json to have it scored again."
+        for found in by.values()
+        if found is not most
+        for document in found
+    ]
+
+
+def _who(document: dict[str, Any]) -> str:
+    return f"{document['backend']} {document['weights'][:12]}".strip()
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:

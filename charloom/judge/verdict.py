@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from charloom.core import numbers
-from charloom.judge.summary import EPSILON, LIMITS, Summary
+from charloom.judge.summary import EPSILON, LIMITS, Limits, Summary
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Verdict:
         return "good"
 
 
-def judge(summaries: Mapping[int, Summary], candidates: Sequence[int]) -> list[Verdict]:
+def judge(summaries: Mapping[int, Summary], candidates: Sequence[int], limits: Limits = LIMITS) -> list[Verdict]:
     """A verdict on each candidate.
 
     Flexibility comes first, because the identity that is required depends on the flexible candidates.
@@ -61,8 +61,8 @@ def judge(summaries: Mapping[int, Summary], candidates: Sequence[int]) -> list[V
     sampled = [summaries[step] for step in candidates if step in summaries]
     flexibility: dict[int, tuple[bool | None, list[Reason]]] = {}
     for own in sampled:
-        reasons = _obedience(own, summaries) + _bleed(own, summaries.get(0))
-        flaws = _rendering(own, sampled)
+        reasons = _obedience(own, summaries, limits) + _bleed(own, summaries.get(0), limits)
+        flaws = _rendering(own, sampled, limits)
         flexibility[own.step] = False if flaws else _all(reasons), [*reasons, *flaws]
     flexible = [own for own in sampled if flexibility[own.step][0] is not False]
     verdicts = []
@@ -72,7 +72,7 @@ def judge(summaries: Mapping[int, Summary], candidates: Sequence[int]) -> list[V
             continue
         own = summaries[step]
         everyone = sampled if len(sampled) > 1 else [s for step, s in summaries.items() if step]
-        identity = _identity(own, everyone, flexible or sampled)
+        identity = _identity(own, everyone, flexible or sampled, limits)
         holds, reasons = flexibility[step]
         verdicts.append(Verdict(step, _all(identity), holds, (*identity, *reasons), own))
     return verdicts
@@ -84,7 +84,7 @@ def _all(reasons: Sequence[Reason]) -> bool | None:
     return all(marks) if marks else None
 
 
-def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summary]) -> list[Reason]:
+def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summary], limits: Limits) -> list[Reason]:
     """Whether the character is recognisable, compared with the best of the flexible candidates.
 
     An overfit checkpoint has the highest identity of all, so it sets only a lower bar. That bar is still needed:
@@ -92,14 +92,15 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     Being the best is not enough: all checkpoints may be undertrained, and a single one is always its own best.
     """
     if own.identity is None or own.strangers is None:
-        return [Reason(None, "Identity was not scored.")]
+        nobody = f": the judge found nobody in {own.faceless} samples" if own.faceless else ""
+        return [Reason(None, f"Identity was not scored{nobody}.")]
     known = [s.identity for s in everyone if s.identity is not None]
     best = max(known)
     best_flexible = max((s.identity for s in flexible if s.identity is not None), default=0.0)
-    needed = max(LIMITS.identity_of_flexible * best_flexible, LIMITS.identity_of_all * best, LIMITS.identity_low)
+    needed = max(limits.identity_of_flexible * best_flexible, limits.identity_of_all * best, limits.identity_low)
     if len(known) == 1:
-        needed = LIMITS.identity_enough
-    needed = min(LIMITS.identity_enough, needed)
+        needed = limits.identity_enough
+    needed = min(limits.identity_enough, needed)
     holds = own.identity >= needed - EPSILON
     mine, top, *bar = numbers.apart(own.identity, best, *([] if holds else [needed]))
     found = "is high enough" if holds else f"is too low: {bar[0]} is needed"
@@ -107,14 +108,18 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     reasons = [Reason(holds, f"Identity {mine} {found} ({rest}).")]
     # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)
-    allowed = max(LIMITS.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else LIMITS.strangers
+    allowed = max(limits.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else limits.strangers
     if own.strangers > allowed + EPSILON:
         number = round(own.strangers * own.portraits)
-        reasons.append(Reason(False, f"{number} of {own.portraits} samples show somebody else."))
+        lost = f" (prompts {', '.join(own.lost)})" if own.lost else ""
+        reasons.append(Reason(False, f"{number} of {own.portraits} samples show somebody else{lost}."))
+    if own.faceless:
+        asked = own.portraits + own.faceless
+        reasons.append(Reason(None, f"In {own.faceless} of {asked} samples the judge found nobody to compare."))
     return reasons
 
 
-def _obedience(own: Summary, summaries: Mapping[int, Summary]) -> list[Reason]:
+def _obedience(own: Summary, summaries: Mapping[int, Summary], limits: Limits) -> list[Reason]:
     """Whether prompts are followed as well as by the base alone, or else by the most obedient checkpoint."""
     if own.obedience is None:
         return [Reason(None, "Prompt obedience was not scored.")]
@@ -126,36 +131,36 @@ def _obedience(own: Summary, summaries: Mapping[int, Summary]) -> list[Reason]:
         if len(known) == 1:
             return [Reason(None, f"Obedience {own.obedience:.2f}: there is nothing to compare it with.")]
         reference, whose = max(known), "best"
-    holds = own.obedience >= reference - LIMITS.obedience_drop - EPSILON
-    found = "is high enough" if holds else f"has dropped by more than {LIMITS.obedience_drop:.2f}"
+    holds = own.obedience >= reference - limits.obedience_drop - EPSILON
+    found = "is high enough" if holds else f"has dropped by more than {limits.obedience_drop:.2f}"
     mine, other = numbers.apart(own.obedience, reference)
     return [Reason(holds, f"Obedience {mine} {found} ({whose}: {other}).")]
 
 
-def _bleed(own: Summary, base: Summary | None) -> list[Reason]:
+def _bleed(own: Summary, base: Summary | None, limits: Limits) -> list[Reason]:
     """Whether the samples copy the training pictures more than the base alone does by chance."""
     if own.bleed is None:
         return [Reason(None, "Bleed of the training pictures was not scored.")]
-    limit = LIMITS.bleed + (base.bleed if base is not None and base.bleed is not None else 0.0)
+    limit = limits.bleed + (base.bleed if base is not None and base.bleed is not None else 0.0)
     holds = own.bleed <= limit + EPSILON
     mine, bar = numbers.apart(own.bleed, limit)
     reasons = [Reason(holds, f"Bleed {mine} is {'within' if holds else 'above'} the limit of {bar}.")]
     for name, (hits, chances) in sorted(own.bleeding.items(), key=lambda item: (-item[1][0], item[0])):
         of_base, chances_of_base = base.bleeding.get(name, (0, 0)) if base is not None else (0, 0)
         usual = of_base / chances_of_base if chances_of_base else 0.0
-        if chances >= LIMITS.bleed_chances and hits / chances > LIMITS.bleed_one + usual + EPSILON:
+        if chances >= limits.bleed_chances and hits / chances > limits.bleed_one + usual + EPSILON:
             text = f"The {name} of the training pictures appeared unasked in {hits} of {chances} samples."
             reasons.append(Reason(False, text))
     return reasons
 
 
-def _rendering(own: Summary, others: Sequence[Summary]) -> list[Reason]:
+def _rendering(own: Summary, others: Sequence[Summary], limits: Limits) -> list[Reason]:
     """Flaws of the pictures themselves. Clean rendering alone speaks for no checkpoint, so nothing here is a pass."""
     reasons = []
     details = sorted(s.detail for s in others if s.detail is not None)
     if own.detail is not None:
         typical = details[len(details) // 2]
-        if own.detail < LIMITS.detail_of_typical * typical:
+        if own.detail < limits.detail_of_typical * typical:
             text = f"Detail {own.detail:.2f} is far below the typical {typical:.2f}: the pictures are blurred."
             reasons.append(Reason(False, text))
     if own.blank:

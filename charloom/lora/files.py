@@ -6,6 +6,7 @@ Independent of any model.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,21 +28,29 @@ _SUFFIXES = {
 }
 
 
-def header_scale(metadata: Mapping[str, str]) -> float | None:
+def header_scale(metadata: Mapping[str, str], module: str | None = None) -> float | None:
     """alpha / rank from the header that diffusers and trainers built on it write (``lora_adapter_metadata``).
 
     They store no alpha tensors, so loaders that ignore this header apply another strength. None if the header has none,
-    or different ones per module.
+    or, unless ``module`` says which one is meant, different ones per module. Patterns match as PEFT matches them: the
+    whole name, or its end after a dot.
     """
     try:
         config = json.loads(metadata["lora_adapter_metadata"])
         config = {key.removeprefix("transformer."): value for key, value in config.items()}
-        if config.get("alpha_pattern") or config.get("rank_pattern"):
+        patterns = [config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")]
+        if any(patterns) and module is None:
             return None
-        rank, alpha = float(config["r"]), float(config["lora_alpha"])
+        given = (float(config["r"]), float(config["lora_alpha"]))
+        rank, alpha = (_of_module(*pair, module) for pair in zip(patterns, given, strict=True))
         return alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError):
+    except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError, re.error):
         return None
+
+
+def _of_module(pattern: Mapping[str, float], usual: float, module: str | None) -> float:
+    named = (value for key, value in pattern.items() if module and re.match(rf"(.*\.)?({key})$", module))
+    return float(next(named, usual))
 
 
 @dataclass
@@ -58,7 +67,7 @@ class AdapterFile:
         rank = self.rank(module)
         if "alpha" in parts:
             return float(parts["alpha"]) / rank if rank else 1.0
-        stated = header_scale(self.metadata) if "lora_A" in parts else None
+        stated = header_scale(self.metadata, module) if "lora_A" in parts else None
         return 1.0 if stated is None else stated
 
     def rank(self, module: str) -> int | None:

@@ -22,6 +22,7 @@ from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.tensors import read_safetensors
 from charloom.lora import layouts, loaders, movement
+from charloom.lora.convert import convertible
 from charloom.lora.files import AdapterFile, header_scale
 from charloom.lora.modules import KINDS, change, fits, is_complete, rank_of, shape_of
 from charloom.zimage.shapes import (
@@ -146,7 +147,8 @@ def verify(
     report.kind = contents.kinds.most_common(1)[0][0]
     report.modules = len(contents.modules)
     if own is None:
-        own = report.trainer == "charloom"
+        # A converted file has the header of its trainer and the layout of another program.
+        own = report.trainer == "charloom" and "charloom.converted" not in report.metadata
     _check_keys(contents, modules, own, report)
     whole = _check_whole(contents, report)
     if not _check_numbers(tensors, report) or not whole:
@@ -349,12 +351,28 @@ def _check_installed_diffusers(
         report.problems.append(f"diffusers finds modules that are not there, e.g. {next(iter(converted))}")
 
 
-_RENAME = f"named {PREFIX}<module>.lora_A.weight and .lora_B.weight, its tensors would load"
-_ADVICE = {
-    "flat": "for ComfyUI, musubi-tuner has convert_lora.py --target other for its files of this layout (read, not run)",
-    "flat transformer": _RENAME,
-    "peft": _RENAME,
+# What `charloom convert --to` makes of a file, as rows of the table know it: (layout, traits).
+_CONVERSIONS = {
+    "charloom": ("diffusion_model", {"alpha", "alpha is the rank", "same in the header", "A/B"}),
+    "diffusers": ("transformer", {"no alpha", "same in the header", "A/B"}),
+    "comfyui": ("native", {"no alpha", "same in the header", "A/B"}),
 }
+
+
+def _conversion(report: Report, traits: set[str]) -> str | None:
+    """The conversion that makes the file load whole where its newest row says that it does not; None if none does."""
+    kind = "peft dora" if report.kind == "dora" else report.kind
+    kept = {"attention", "attention alone", "no attention", "usual modules", "more modules"} & traits
+    unread = {row.loader for row in loaders.newest(report.loaders) if row.result != loaders.WHOLE}
+    best: tuple[set[str], str] | None = None
+    for target, (layout, made) in _CONVERSIONS.items():
+        rows = loaders.newest(loaders.about(layout, kind if target == "diffusers" else report.kind, made | kept))
+        cured = {row.loader for row in rows if row.result == loaders.WHOLE} & unread
+        if cured and (best is None or len(cured) > len(best[0])):
+            best = cured, target
+    if best is None:
+        return None
+    return f"for {' and '.join(sorted(best[0]))}: charloom convert {report.path.name} OUT.safetensors --to {best[1]}"
 
 
 def _look_up(contents: layouts.Contents, adapter: AdapterFile, report: Report) -> None:
@@ -377,5 +395,5 @@ def _look_up(contents: layouts.Contents, adapter: AdapterFile, report: Report) -
     newest = loaders.newest(report.loaders)
     if all(row.result in (loaders.NOTHING, loaders.REFUSED) for row in newest):
         report.problems.append(f"none of the loaders that were tried takes it: {', '.join(r.loader for r in newest)}")
-    if report.layout in _ADVICE:
-        report.notes.append(_ADVICE[report.layout])
+    if convertible(contents) and (line := _conversion(report, traits)):
+        report.notes.append(line)

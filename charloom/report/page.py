@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from charloom.core import words
 from charloom.core.layout import Results
-from charloom.report import charts, comparison, curves, judgement, pictures, strengths
+from charloom.report import charts, comparison, curves, judgement, pictures, snippets, strengths
 from charloom.report.gather import Material
 from charloom.report.grid import short
 from charloom.report.numbers import duration, leaves, size
@@ -99,39 +99,20 @@ def _use(m: Material) -> dict[str, Any]:
     }
     return {
         **knobs,
-        "snippet": _snippet(m, **knobs),
+        **_snippets(m, snippets.Drawing(**knobs)),
         "comfyui": m.width in (None, Z_IMAGE_WIDTH),
         "model_width": m.width,
     }
 
 
-def _snippet(m: Material, steps: int, width: int, height: int, guidance: float, seed: int, source: str) -> str:
-    """Python that draws the character with diffusers."""
+def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
+    """Python that draws the character with diffusers, alone and in turn with another one."""
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
         (p.text for p in m.prompts if p.name in chosen and words.count(p.text, m.trigger)),
         f"a close-up portrait photo of {m.trigger}, smiling",
     )
-    # In the pipeline 0 means no guidance, in the recipe 1.
-    scale = max(0.0, guidance - 1.0)
-    return f"""import torch
-from diffusers import ZImagePipeline
-
-pipe = ZImagePipeline.from_pretrained(
-    {json.dumps(source)}, torch_dtype=torch.bfloat16
-)
-pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-pipe.load_lora_weights(
-    "results/{m.id}/final.safetensors", adapter_name="{m.id}"
-)
-pipe.set_adapters("{m.id}", 1.0)  # 0.7 to 0.9: more freedom in the scene
-image = pipe(
-    {json.dumps(prompt, ensure_ascii=False)},
-    num_inference_steps={steps}, guidance_scale={scale:g},
-    width={width}, height={height},
-    generator=torch.Generator().manual_seed({seed}),
-).images[0]
-image.save("{m.id}.png")"""
+    return {"snippet": snippets.character(m.id, prompt, how), "two": snippets.two_characters(m.id, m.trigger, how)}
 
 
 def _tiers(m: Material) -> list[dict[str, Any]]:

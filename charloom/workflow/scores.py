@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charloom.core import files
 from charloom.core.canonical import digest, file_digest
+from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.core.store import Store
+
+if TYPE_CHECKING:
+    from charloom.judge.backend import Backend, Picture
+    from charloom.judge.memory import Memory
 
 KIND = "scores"
 
 
-class Judgement:
-    """The scores of a character's checkpoints; the character's files are in the folder ``results``."""
+def device_of(name: str, threads: int, log: Callable[[str], None]) -> Any:
+    """The torch device to judge on: ``name``, or the CPU with a line where that is missing: judging stops no run."""
+    from charloom.workflow import jobs
 
-    def __init__(self, results: Path, settings: dict[str, Any], weights: Path | None) -> None:
+    try:
+        return jobs.torch_device(name, threads)
+    except UserError as error:
+        log(f"{error}; judging on the CPU")
+        return jobs.torch_device("cpu", threads)
+
+
+class Judgement:
+    """The scores of a character's checkpoints; the character's files are in the folder ``results``.
+
+    ``judge`` is the content of ``judge.json``, for the judge ``auto``.
+    """
+
+    def __init__(
+        self, results: Path, settings: dict[str, Any], weights: Path | None, judge: dict[str, Any] | None = None
+    ) -> None:
         self.files = Results(results)
         self.settings = settings
         self.weights = weights
-        # Only images of the plan: extra data sets may show somebody else.
-        items = [item for item in files.read_json(self.files.manifest)["items"] if "set" not in item]
-        self._references = [(item["name"], item["caption"]) for item in items]
-        images = [[item["image"], item["caption"]] for item in items]
-        self.fixed = digest({"references": images, "weights": file_digest(weights) if weights else None, **settings})
+        self.judge = judge
+        self._references = references(self.files)
+        images = [[content, caption] for _, caption, content in self._references]
+        auto = {}
+        self._changed: dict[str, str] = {}
+        if judge:
+            from charloom.judge import locking
+
+            self._changed = locking.changed(judge["lock"])
+            # What cannot be opened today is not scored today, and must not be taken for scored tomorrow.
+            auto = {"auto": [judge, sorted(self._changed)]}
+        self.fixed = digest(
+            {
+                "references": images,
+                "weights": file_digest(weights) if weights else None,
+                **auto,
+                **settings,
+            }
+        )
 
     def samples(self, step: int) -> list[Path]:
         """The previews of a checkpoint in the order of the prompts."""
@@ -37,34 +73,99 @@ class Judgement:
             return None
         return digest({"fixed": self.fixed, "step": step, "samples": [file_digest(path) for path in samples]})
 
-    def opened(self, store: Store) -> tuple[Any, dict[str, float]]:
-        """The judge, which knows the references, and the levels that they reach."""
+    def make(self, store: Store, device: Any = "cpu") -> tuple[list[int], list[str]]:
+        """Score every checkpoint that has all its previews and no stored scores; returns steps and notes.
+
+        What was seen on a picture is remembered (:mod:`charloom.judge.memory`), so each reference is read once for a
+        character and not for every checkpoint.
+        """
         from charloom.judge import backend as judges
+        from charloom.judge.memory import Memory
 
-        judge = judges.open_backend(self.settings["judge"], self.weights)
-        own = [judges.load_picture(self.files.image(name), text, name=name) for name, text in self._references]
-        return judge, judge.study(own)
-
-    def make(self, store: Store) -> list[int]:
-        """Score every checkpoint that has all its previews and no stored scores; returns the steps."""
-        from charloom.judge import backend as judges
-
-        judge, levels = None, {}
+        memory, judge, levels = Memory(store), None, {}
+        for name, line in self._changed.items():
+            memory.note(f"{name}: {line}")
         done = []
         for step in self.files.sampled_steps():
             entry = self.key(step)
             if entry is None or store.has(KIND, entry, ".json"):
                 continue
             if judge is None:
-                judge, levels = self.opened(store)
-            pictures = [
-                judges.load_picture(
-                    path, prompt["text"], name=prompt["name"], seed=prompt["seed"], strength=prompt["scale"]
+                judge, levels = self.opened(memory, device)
+            samples = [
+                judges.later(
+                    path,
+                    prompt["text"],
+                    file_digest(path),
+                    name=prompt["name"],
+                    seed=prompt["seed"],
+                    strength=prompt["scale"],
                 )
                 for path, prompt in zip(self.samples(step), self.settings["prompts"], strict=True)
             ]
-            who = self.settings["character"], step, pictures, self.settings["trigger"]
+            who = self.settings["character"], step, samples, self.settings["trigger"]
             with store.put(KIND, entry, ".json") as path:
                 files.write_json(path, judges.score(judge, levels, *who))
             done.append(step)
-        return done
+        return done, memory.notes
+
+    def opened(self, memory: Memory, device: Any = "cpu") -> tuple[Backend, dict[str, float]]:
+        """The judge, which has studied the character's images, and the levels that these reach; for any pictures."""
+        from charloom.judge import backend as judges
+
+        more = {"judge": self.judge, "device": device} if self.judge else {}
+        judge = judges.open_backend(self.settings["judge"], self.weights, memory, **more)
+        return judge, judge.study(pictures(self.files, self._references))
+
+    def drift(self, step: int, store: Store, device: Any = "cpu") -> dict[str, Any]:
+        """What the previews without the trigger and at many steps say about a checkpoint, as a score document."""
+        from charloom.judge import backend as judges
+        from charloom.judge import drift
+        from charloom.judge.memory import Memory
+
+        memory = Memory(store)
+        judge, _ = self.opened(memory, device)
+        prompts = {prompt["name"]: prompt for prompt in self.settings["prompts"]}
+
+        def picture(path: Path, name: str, text: str, of: str) -> Picture:
+            prompt = prompts[of]
+            more = {"seed": prompt["seed"], "strength": prompt["scale"]}
+            return judges.later(path, text, file_digest(path), name=name, **more)
+
+        special = [
+            (one, picture(path, one["name"], one["text"], one["of"]))
+            for one in self.settings["drift"]
+            if (path := self.files.drift_sample(step, one["name"])).is_file()
+        ]
+        usual = {
+            one["of"]: picture(self.files.sample(step, one["of"]), one["of"], one["text"], one["of"])
+            for one, _ in special
+            if one["kind"] == "steps"
+        }
+        return drift.measure(judge, self.settings["character"], step, special, usual) | {"notes": memory.notes}
+
+
+def references(files_: Results) -> list[tuple[str, str, str]]:
+    """Name, caption and content of the character's own images; extra data sets may show somebody else."""
+    items = [item for item in files.read_json(files_.manifest)["items"] if "set" not in item]
+    return [(item["name"], item["caption"], item["image"]) for item in items]
+
+
+def pictures(files_: Results, known: list[tuple[str, str, str]]) -> list[Picture]:
+    """The references, read when they are first looked at."""
+    from charloom.judge import backend as judges
+
+    return [judges.later(files_.image(name), text, content, name=name) for name, text, content in known]
+
+
+def study(
+    results: Path, lock: dict[str, Any], settings: dict[str, Any], base_samples: list[Path], store: Store, device: Any
+) -> dict[str, Any]:
+    """The content of ``judge.json``; ``base_samples`` are previews of the base alone, if there are any."""
+    from charloom.judge import backend as judges
+    from charloom.judge import study as studies
+    from charloom.judge.memory import Memory
+
+    files_ = Results(results)
+    others = [judges.later(path, "", file_digest(path)) for path in base_samples if path.is_file()]
+    return studies.study(lock, settings, pictures(files_, references(files_)), others, Memory(store), device)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from charloom.config import image_folder, knobs, notices
+from charloom.config import drift, image_folder, knobs, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -153,7 +153,8 @@ def text_encoder(character: Character) -> str:
 def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
-    return found | {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+    found |= {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+    return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
 
 
 def text(character: Character, name: str) -> str:
@@ -299,6 +300,8 @@ def score(character: Character, base: Base) -> str:
 
 def choice(character: Character) -> str:
     """For the choice of the checkpoint by validation."""
+    usual = schema.defaults(schema.load_schema("recipe"))["validation"]["limits"]
+    given = {key: value for key, value in character.recipe["validation"]["limits"].items() if value != usual[key]}
     return canonical_json(
         {
             "character": character.id,
@@ -306,6 +309,8 @@ def choice(character: Character) -> str:
             "candidates": character.candidates,
             "last": character.saved_steps[-1],
             "keep": str(character.recipe["save"]["keep"]),
+            **({"limits": given} if given else {}),
+            **({"drift": steps} if (steps := drift.steps(character)) else {}),
             "recipe": RECIPES["choice"],
         }
     )
@@ -369,11 +374,6 @@ def index(characters: Iterable[Character]) -> str:
         for one in characters
     ]
     return canonical_json({"characters": people, "recipe": RECIPES["index"]})
-
-
-def final(character: Character) -> str:
-    """For the file to ship."""
-    return canonical_json({"checkpoint": character.checkpoint, "name": character.name, "recipe": RECIPES["final"]})
 
 
 def engine(character: Character) -> str:

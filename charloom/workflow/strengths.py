@@ -38,12 +38,19 @@ def all_wanted(previews: Previews, step: int, siblings: Mapping[str, Any]) -> li
 class Sweep:
     """The scores of a sweep; ``settings`` is the slice of the rule."""
 
-    def __init__(self, results: Path, settings: dict[str, Any], weights: Path | None, step: int) -> None:
+    def __init__(
+        self,
+        results: Path,
+        settings: dict[str, Any],
+        weights: Path | None,
+        step: int,
+        judge: dict[str, Any] | None = None,
+    ) -> None:
         self.files = Results(results)
         self.settings = settings
         self.step = step
         shared = {key: settings[key] for key in ("character", "trigger", "judge", "prompts")}
-        self._judgement = Judgement(results, shared, weights)
+        self._judgement = Judgement(results, shared, weights, judge)
 
     def pictures(self, strength: float) -> list[Path]:
         """The pictures at a strength, in the order of the prompts."""
@@ -54,17 +61,25 @@ class Sweep:
         drawn = [[strength, *map(file_digest, self.pictures(strength))] for strength in self.settings["strengths"]]
         return digest({"fixed": self._judgement.fixed, "drawn": drawn, "step": self.step, **self.settings})
 
-    def make(self, store: Store) -> dict[str, Any]:
+    def make(self, store: Store, device: Any = "cpu") -> dict[str, Any]:
         """Score the pictures; the content of ``strengths.json``: what :func:`charloom.judge.strengths.recommend`
         returns, with ``character`` and ``prompts`` (``name``, ``text``, ``seed``)."""
         from charloom.judge import backend as judges
+        from charloom.judge.memory import Memory
         from charloom.judge.strengths import recommend
 
-        judge, levels = self._judgement.opened(store)
+        judge, levels = self._judgement.opened(Memory(store), device)
         documents = {}
         for strength in self.settings["strengths"]:
             pictures = [
-                judges.load_picture(path, prompt["text"], name=prompt["name"], seed=prompt["seed"], strength=strength)
+                judges.later(
+                    path,
+                    prompt["text"],
+                    file_digest(path),
+                    name=prompt["name"],
+                    seed=prompt["seed"],
+                    strength=strength,
+                )
                 for path, prompt in zip(self.pictures(strength), self.settings["prompts"], strict=True)
             ]
             who = self.settings["character"], self.step, pictures, self.settings["trigger"]

@@ -12,7 +12,7 @@ from small_project import edit
 from charloom.config import knob_table, knobs, schema, yaml
 from charloom.config.character import Character
 from charloom.config.project import load
-from charloom.workflow import slices
+from charloom.workflow import judge_slices, slices
 
 MARA = "config/characters/mara.yaml"
 KNOBS = dict(knobs.leaves(schema.load_schema("recipe")))
@@ -46,13 +46,14 @@ def stage(before: Character, after: Character) -> str:
     stages = {
         "captions": differs(lambda c: [slices.caption(c, shot) for shot in shots]),
         "latents": differs(lambda c: slices.latents(c, shots[0])),
-        "embeddings": differs(slices.text_encoder),
+        "embeddings": differs(lambda c: (slices.text_encoder(c), slices.texts(c))),
         "class": differs(slices.class_captions),
         "manifest": differs(slices.manifest),
         "base": differs(slices.prepared_name),
         "training": differs(slices.train),
         "checkpoints": differs(lambda c: c.saved_steps),
         "previews": differs(lambda c: (slices.samples(c), c.sampled_steps)),
+        "scores": differs(judge_slices.judge),
         "choice": differs(slices.choice),
         "strengths": differs(lambda c: (c.strengths, c.strength_prompts)),
     }
@@ -87,6 +88,7 @@ OTHERS: dict[str, Any] = {
     "sample.guidance": 2.0,
     "sample.width": 256,
     "sample.height": 256,
+    **{f"validation.limits.{name}": 0.5 for name in ("identity_enough", "identity_low", "stranger")},
 }
 
 

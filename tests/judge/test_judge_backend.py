@@ -128,11 +128,11 @@ def test_the_scores_of_a_checkpoint_know_the_trigger(judge, tmp_path, monkeypatc
             Image.fromarray(doll(PROMPT).pixels).save(tmp_path / folder / f"{name}.png")
     items = [{"name": name, "caption": CAPTION, "image": name} for name in ("a", "b")]
     (tmp_path / "dataset.json").write_text(json.dumps({"items": items}))
-    monkeypatch.setattr(backend, "open_backend", lambda name, weights: judge)
+    monkeypatch.setattr(backend, "open_backend", lambda name, weights, memory: judge)
     numbered = [{"name": f"{i:02d}", "text": text, "seed": 42, "scale": 1.0} for i, text in enumerate(prompts, 1)]
     settings = {"character": "c", "trigger": "l3yla", "judge": "paperdoll", "prompts": numbered}
     judgement, store = Judgement(tmp_path, settings, None), Store(tmp_path / "store")
-    assert judgement.make(store) == [50]
+    assert judgement.make(store) == ([50], [])
     rows = json.loads(store.path(KIND, judgement.key(50), ".json").read_text())["rows"]
     assert [row["prompt"] for row in rows if row["metric"] == "identity"] == ["01"]
 
@@ -180,7 +180,7 @@ def test_sharpness_does_not_depend_on_the_number_of_pixels():
 
 def test_open_backend(tmp_path):
     assert backend.open_backend("none").name == "none"
-    with pytest.raises(UserError, match="no back end 'photos'; use one of none, paperdoll"):
+    with pytest.raises(UserError, match="no back end 'photos'; use one of auto, none, paperdoll"):
         backend.open_backend("photos")
     with pytest.raises(UserError, match="no probe at"):
         backend.open_backend("paperdoll", tmp_path / "probe.safetensors")

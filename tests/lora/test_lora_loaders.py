@@ -21,7 +21,7 @@ from lora_helpers import outputs, ship
 from lora_layouts import ALL, FILES, PLAIN
 
 from charloom.core.tensors import read_safetensors
-from charloom.lora import loaders
+from charloom.lora import convert, loaders
 from charloom.lora.adapter import load_into
 from charloom.lora.network import Network
 from charloom.lora.verify import verify
@@ -170,6 +170,16 @@ def test_a_dora_with_the_names_of_peft_has_its_effect_in_diffusers(tmp_path):
     stock.load_lora_weights(str(lora_layouts.Foreign(renamed).write(tmp_path / "x.safetensors")))
     with load_into(own, path):
         torch.testing.assert_close(outputs(stock.transformer), outputs(own), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["musubi-tuner", "musubi-tuner for ComfyUI", "SimpleTuner", "OneTrainer DoRA"])
+def test_a_converted_file_has_its_trained_effect_in_diffusers(name, tmp_path):
+    made = lora_layouts.FILES[name]()
+    source = made.write(tmp_path / "in.safetensors")
+    for target in ("diffusers",) if "DoRA" in name else ("diffusers", "charloom"):
+        out = convert.convert(source, target)
+        converted = lora_layouts.Foreign(out.tensors, out.metadata, made.scale)
+        assert _load(converted, tmp_path / f"{target}.safetensors") == "W", target
 
 
 def _installed() -> str | None:

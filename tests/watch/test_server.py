@@ -34,7 +34,7 @@ def client(server):
 
 @pytest.fixture
 def order(project, server):
-    """(body, headers) of a click on "Ship this one"."""
+    """(body, headers) of a click on "Choose this one"."""
     seen = digest((project / CHARACTER).read_bytes())
     return {"name": "mara", "step": 50, "seen": seen}, {"origin": ORIGIN, "x-charloom-token": server.token}
 

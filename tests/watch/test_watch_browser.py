@@ -54,7 +54,7 @@ def test_a_click_chooses_the_checkpoint(chromium, address, project):
     with opened(chromium, f"{address}/c/mara") as page:
         page.wait_for_selector("button.ship")
         assert page.locator("button.ship", has_text="not trained yet").is_disabled()
-        page.locator("button.ship", has_text="Ship this one").click()
+        page.locator("button.ship", has_text="Choose this one").click()
         page.wait_for_selector("text=checkpoint: 50 written into mara.yaml")
         assert (project / CHARACTER).read_text() == before + "checkpoint: 50\n"
         page.wait_for_selector("text=shipped by your choice")
@@ -71,7 +71,7 @@ def test_a_file_that_changes_at_that_moment_is_left_alone(chromium, address, pro
         (project / CHARACTER).write_text(text)
         replies = []
         page.on("response", lambda reply: replies.append(reply.status))
-        page.locator("button.ship", has_text="Ship this one").click()
+        page.locator("button.ship", has_text="Choose this one").click()
         page.wait_for_selector("text=has changed meanwhile and was not touched")
         assert (project / CHARACTER).read_text() == text and replies == [409]
 

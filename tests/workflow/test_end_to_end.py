@@ -15,11 +15,16 @@ from pathlib import Path
 
 import pytest
 import small_project
+import torch
+from cli_helpers import call, said
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_project import TARGET, edit, snakemake, write_yaml
 from tiny_run import RECIPE, build
+
+from charloom.config.project import load
+from charloom.workflow import delivery
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -67,7 +72,15 @@ def test_every_file_is_there(project: Path) -> None:
     assert len(list(results.glob("samples/*/[0-9]*.png"))) == 6
     chosen = json.loads((results / "validation.json").read_text())["step"]
     checkpoint = results / f"checkpoints/step-{chosen:06d}.safetensors"
-    assert (results / "final.safetensors").read_bytes() == checkpoint.read_bytes()
+    with safe_open(checkpoint, "pt") as trained, safe_open(results / "final.safetensors", "pt") as final:
+        assert sorted(trained.keys()) == sorted(final.keys())
+        assert all(torch.equal(trained.get_tensor(key), final.get_tensor(key)) for key in trained.keys())
+        header = final.metadata()
+        assert trained.metadata().items() - {("modelspec.title", "mara")} <= header.items()
+    assert header["modelspec.title"] == "Mara" and header["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert json.loads(header["charloom.sample"])["prompt"].startswith("a medium shot photo of m4ra")
+    # Neither a date nor a place.
+    assert "modelspec.date" not in header and str(project) not in str(header) and "/" not in header["charloom.base"]
 
 
 def test_strengths_are_drawn_as_previews_are(project: Path) -> None:
@@ -129,7 +142,9 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     script, lock = small_project.ROOT / "scripts/export_final.py", copy / "work/bases/mini.lock.json"
     results = copy / "results/mara"
     command = [sys.executable, script, results / "validation.json", "--results", results, "--lock", lock]
-    settings = json.dumps({"checkpoint": 6, "name": "Mara"})
+    edit(copy / "config/characters/mara.yaml", checkpoint=6)
+    workflow = load(copy)
+    settings = delivery.final(workflow.characters["mara"], workflow.bases["mini"])
     result = subprocess.run(
         [*command, "--settings", settings, "--output", final], cwd=copy, capture_output=True, text=True
     )
@@ -137,6 +152,25 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     assert "step-000006.safetensors" in result.stderr and "NaN or infinity in 1 of" in result.stderr
     assert "Traceback" not in result.stderr
     assert final.read_bytes() == before
+
+
+def test_a_bundle_trains_to_the_same_file_in_a_fresh_clone(
+    copy: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = copy / "results/mara/bundle.zip"
+    made = snakemake(copy, "--cores", "2", "results/mara/bundle.zip", code=small_project.ROOT)
+    assert made.returncode == 0, made.stderr[-4000:]
+    assert "loading torch" not in made.stdout + made.stderr
+    clone = small_project.make(tmp_path / "clone")
+    shutil.rmtree(clone / small_project.BASE["path"])
+    shutil.copytree(tiny_base, clone / small_project.BASE["path"])
+    for name in ("characters/mara.yaml", "bases/mini.yaml"):
+        (clone / "config" / name).unlink()
+    monkeypatch.chdir(clone)
+    unpacked = call("unpack", str(bundle))
+    assert unpacked.exit_code == 0, said(unpacked)
+    build(clone)
+    assert (clone / TARGET).read_bytes() == (copy / TARGET).read_bytes()
 
 
 def test_a_further_set_and_class_captions_are_trained_on(copy: Path) -> None:

@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("leyla")
     for name in PARTS:
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "results/leyla/final.safetensors"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "results/leyla/bundle.zip"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -77,7 +77,8 @@ def judged(project: Path) -> dict[str, dict[str, float]]:
 
 def test_the_newcomer_gets_file_grid_and_report(project: Path) -> None:
     results = project / "results/leyla"
-    for name in ("final.safetensors", "comparison.png", "report.html", "prompts.html", "validation.json"):
+    for name in ("final.safetensors", "comparison.png", "report.html", "prompts.html", "validation.json",
+                 "bundle.zip", "comfyui/portrait.json"):  # fmt: skip
         assert (results / name).stat().st_size > 1000, name
     assert len(list((results / "dataset").glob("*.png"))) == 30
     with (

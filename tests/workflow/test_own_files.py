@@ -20,7 +20,7 @@ from charloom.base import locks
 from charloom.config import project as config
 from charloom.core.contents import Contents, remembered
 from charloom.core.store import Store
-from charloom.workflow import arguments, slices
+from charloom.workflow import arguments, delivery, slices
 
 CHARACTER = "config/characters/mara.yaml"
 PICTURES = "pics{1} of $HOME"
@@ -237,10 +237,10 @@ def test_no_argument_grows_with_the_number_of_files(tmp_path: Path, monkeypatch:
     workflow = config.load(".")
     mara, base = workflow.characters["mara"], workflow.bases["mini"]
     assert len(mara.image_names) == 10_003
-    with_base = (slices.score, slices.report)
+    with_base = (slices.score, slices.report, delivery.final)
     own = (
         slices.prompt_sheet, slices.lint, slices.text_encoder, slices.swap, slices.manifest, slices.train, slices.grid,
-        slices.choice, slices.final, slices.engine, slices.other_texts, slices.other_samples,
+        slices.choice, slices.engine, slices.other_texts, slices.other_samples,
     )  # fmt: skip
     texts = [slice_(mara) for slice_ in own] + [slice_(mara, base) for slice_ in with_base]
     assert max(map(len, texts)) > 400_000

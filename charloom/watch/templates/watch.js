@@ -141,7 +141,7 @@ function choicesOf(state) {
     h("td", {}, one.step === state.chosen ? h("span", { class: "pill good" }, "best by scores") : one.verdict ? h("span", { class: "pill" }, one.verdict) : ""),
     metrics.map(metric => h("td", { class: "number", "data-k": metric }, fixed(one.scores[metric], 3))),
     h("td", {}, one.step === state.configured ? h("b", {}, "shipped by your choice")
-      : h("button", { type: "button", class: "ship", disabled: !one.there, onclick: event => choose(one.step, event.target) }, one.there ? "Ship this one" : "not trained yet"))));
+      : h("button", { type: "button", class: "ship", disabled: !one.there, onclick: event => choose(one.step, event.target) }, one.there ? "Choose this one" : "not trained yet"))));
   return [h("h2", {}, "Checkpoints"),
     h("p", { class: "note" }, state.configured === "auto" ? "The best by scores is shipped (checkpoint: auto)."
       : `Step ${shipped} is shipped, because the character file says so.`,

@@ -1,0 +1,86 @@
+"""A character and its base as files that mean the same on another machine.
+
+Everything that other files or the command line have decided is written out: the plan's shots, the whole recipe, the
+crop, the base. Folders of the user's own pictures become folders below ``resources/``, because a path of this machine
+says nothing there and a lot about its owner.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import yaml
+
+from charloom.config import schema
+from charloom.config.base import Base
+from charloom.config.character import Character
+
+_HEAD = "# yaml-language-server: $schema=../schemas/{kind}.schema.yaml\n# {what}\n"
+
+
+def pictures_of(character: str) -> str:
+    """Where another machine has the pictures of a character whose source is a folder."""
+    return f"resources/characters/{character}"
+
+
+def pictures_of_set(character: str, part: str) -> str:
+    """Where another machine has the pictures of an extra data set."""
+    return f"resources/datasets/{character}/{part}"
+
+
+def character_file(character: Character) -> str:
+    """The text of ``config/characters/<id>.yaml``. Pictures of folders are cropped already, so they lose their crop."""
+    written = dict(character.written)
+    cut = {"right": 0, "bottom": 0}
+    images = dict(written["images"])
+    crop = dict(character.crop)
+    if character.source == "folder":
+        images["path"], crop = pictures_of(character.id), {**crop, **cut}
+    written |= {
+        "images": images,
+        "shots": [{key: value for key, value in shot.phrases().items() if value} for shot in character.shots],
+        "base": character.base,
+        "crop": crop,
+        "recipe": character.recipe,
+        "checkpoint": character.checkpoint,
+    }
+    if character.datasets:
+        written["datasets"] = [
+            {**entry, "path": pictures_of_set(character.id, part.name), "crop": {**part.crop, **cut}}
+            for entry, part in zip(written["datasets"], character.datasets, strict=True)
+        ]
+    return _text("character", f"{character.name}, with everything that pictures and LoRA were made with", written)
+
+
+def base_file(base: Base) -> str:
+    """The text of ``config/bases/<name>.yaml``."""
+    values = {
+        key: value for key, value in vars(base).items() if key not in ("name", "label") and value not in (None, {}, "")
+    }
+    values["adapters"] = {name: _local(one, base.name) for name, one in base.adapters.items()}
+    for key, folder in (("path", ""), ("transformer_file", "/"), ("judge_weights", "/")):
+        if isinstance(values.get(key), str) and not is_inside(values[key]):
+            values[key] = f"resources/bases/{base.name}" + (f"/{Path(values[key]).name}" if folder else "")
+    return _text("base", f"The base {base.name}", values)
+
+
+def _local(adapter: Any, base: str) -> Any:
+    outside = isinstance(adapter, str) and not is_inside(adapter)
+    return f"resources/bases/{base}/{Path(adapter).name}" if outside else adapter
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path stays in the folder of the workflow on every system: relative, no ``..``, ``~`` or drive."""
+    windows = PureWindowsPath(path)
+    return not (
+        path.startswith(("/", "\\", "~")) or windows.drive or windows.root or ".." in windows.parts or "\0" in path
+    )
+
+
+def _text(kind: str, what: str, values: dict[str, Any]) -> str:
+    """YAML in the order of the schema."""
+    order = list(schema.load_schema(kind)["properties"])
+    ordered = {key: values[key] for key in sorted(values, key=order.index)}
+    body: str = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=110)
+    return _HEAD.format(kind=kind, what=what) + body

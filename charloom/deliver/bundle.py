@@ -1,0 +1,184 @@
+"""What goes into ``bundle.zip``: the LoRA, all that it was made from, and all that it comes with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
+from charloom.core.layout import Results
+from charloom.deliver import crop_script
+from charloom.deliver.comfyui import WORKFLOWS
+
+FORMAT, VERSION = "charloom bundle", 1
+MANIFEST = "manifest.json"
+_SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".html", ".css", ".js", ".json", ".csv", ".txt")
+_TEXT = (".md", ".txt", ".json", ".yaml", ".html", ".css", ".js", ".csv", ".py")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[po]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}")
+
+
+def members(
+    results: Results, about: Mapping[str, Any], lock: Mapping[str, Any], extras: Iterable[Path]
+) -> dict[str, Any]:
+    """Bytes or file by name in the bundle.
+
+    ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
+    (texts of the files of character and base); ``items``, names of all images; ``captions``, shots whose caption was
+    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
+    ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
+    """
+    name = about["id"]
+    out: dict[str, Any] = {
+        f"{name}.safetensors": results.final,
+        "report.html": results.report,
+        "comparison.png": results.comparison,
+        "prompts.html": results.prompt_page,
+        "prompts.txt": results.prompt_text,
+        "validation.json": results.validation,
+        "scores.csv": results.score_table,
+        "crop.py": Path(crop_script.__file__).read_bytes(),
+        "sample-prompts.txt": _lines(about["prompts"]),
+        "provenance.json": _json(provenance(results, about, lock)),
+        "LICENSE.txt": _licence(about),
+        f"config/characters/{name}.yaml": about["character"].encode(),
+        f"config/bases/{about['base']}.yaml": about["config"].encode(),
+    }
+    for workflow in WORKFLOWS:
+        out[f"comfyui/{workflow}.json"] = results.comfyui(workflow)
+        out[f"comfyui/{workflow}.api.json"] = results.comfyui_api(workflow)
+    for item in about["items"]:
+        out[f"dataset/{item}.png"], out[f"dataset/{item}.txt"] = results.image(item), results.caption(item)
+    for extra in extras:
+        folder = extra.parent
+        found = [extra] if folder == results.root else sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in found:
+            inside = path.relative_to(results.root)
+            if path.suffix in _SHOWN and not any(part.startswith(".") for part in inside.parts):
+                out[inside.as_posix()] = path
+    out["README.md"] = _readme(about, out)
+    _check_private(out)
+    files = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
+    told = {key: about[key] for key in ("base", "captions", "recipes", "sets", "source")}
+    out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": files})
+    return out
+
+
+def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
+    """What the LoRA was made from, by digest; no path of this machine."""
+    from safetensors import safe_open
+
+    with safe_open(str(results.final), framework="numpy") as file:  # the header alone, without torch
+        header = file.metadata()
+    adapters = lock.get("adapters", {})
+    kept = ("repo", "file", "revision", "sha256")
+    base = {key: lock[key] for key in ("name", "repo", "revision", "components") if key in lock}
+    base["adapters"] = {name: {key: one[key] for key in kept if key in one} for name, one in adapters.items()}
+    base["files"] = {name: one["sha256"] for name, one in lock.get("files", {}).items()}
+    lora = {"file": f"{about['id']}.safetensors", "sha256": file_digest(results.final)}
+    return {"lora": lora, "base": base, "training": json.loads(header["charloom.provenance"])}
+
+
+def _check_private(contents: Mapping[str, Any]) -> None:
+    """Refuse texts with a path of this machine or a token in them.
+
+    Raises:
+        UserError: names the first such file and what is in it.
+    """
+    signs = {
+        what: _sign(folder) for what, folder in (("home", Path.home()), ("project", Path.cwd())) if folder.parts[1:]
+    }
+    for name, content in contents.items():
+        if not name.endswith(_TEXT):
+            continue
+        text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
+        for what, sign in signs.items():
+            if found := sign.search(text):
+                raise UserError(f"{name}: holds the path of your {what} folder, {found[0]}; remove it and try again")
+        if found := _TOKEN.search(text):
+            raise UserError(f"{name}: holds what looks like a secret, {found[0][:6]}…; remove it and try again")
+
+
+def _sign(folder: Path) -> re.Pattern[str]:
+    """What finds the path of a folder in a text, with slashes or backslashes, doubled as in JSON or not.
+
+    Not as the end of a longer path or of a tag, and not as the start of a longer name.
+    """
+    parts = re.split(r"[/\\]+", str(folder))
+    return re.compile(r"(?<![\w.<-])" + r"[/\\]+".join(map(re.escape, parts)) + r"(?![\w.-])")
+
+
+def _digest(content: bytes | Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _lines(prompts: Iterable[Mapping[str, Any]]) -> bytes:
+    lines = [
+        f"{p['name']}  {p['width']}x{p['height']}, seed {p['seed']}, strength {p['scale']:g}\n{p['text']}\n"
+        for p in prompts
+    ]
+    return "\n".join(lines).encode()
+
+
+def _licence(about: Mapping[str, Any]) -> bytes:
+    of_base = f"under {about['license']}" if about["license"] else "under the licence that its authors give it"
+    return f"""{about["id"]}.safetensors was trained on {about["base"]}, which its authors publish
+{of_base}; its terms hold for what is derived from it.
+
+Pictures, captions, prompts and the LoRA belong to whoever made {about["name"]}. This bundle gives
+no licence for them: ask, or write yours here.
+
+crop.py and the workflows in comfyui/ were written by charloom, under the Apache License 2.0.
+""".encode()
+
+
+def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
+    name, trigger = about["id"], about["trigger"]
+    rows = {
+        "draw with ComfyUI": f"`{name}.safetensors` goes into `ComfyUI/models/loras`; drop `comfyui/portrait.json` "
+        "into the window",
+        "what it can do": "`report.html`",
+        "pictures and captions that it learnt from": "`dataset/`",
+        "prompts that made them": "`prompts.html`; `crop.py` cuts off a generator's watermark",
+        "what it was made from, by digest": "`provenance.json`",
+    }
+    if about["miniature"]:
+        rows["draw with ComfyUI"] = "not this one: it fits charloom's miniature alone, which ComfyUI cannot load"
+    if "strengths.json" in contents:
+        rows["what it does at which strength"] = "`strengths.json`"
+    if "gallery/index.html" in contents:
+        rows["scenes"] = "`gallery/index.html`"
+    table = "\n".join(f"| {what} | {where} |" for what, where in rows.items())
+    return f"""# {about["name"]}
+
+`{name}.safetensors` is a LoRA for {about["base"]}. `{trigger}` in a prompt is {about["name"]}.
+
+| | |
+|---|---|
+{table}
+
+## Train it again
+
+In a folder of charloom:
+
+```sh
+pip install -e .
+charloom unpack bundle.zip
+snakemake --cores 2 results/{name}/final.safetensors
+```
+
+On a CPU, with the same version of torch, the same bytes come out.
+""".encode()

@@ -1,0 +1,116 @@
+"""The ComfyUI workflows of a character: what to draw, with which files, in which way.
+
+With the sampler ``euler`` and the scheduler ``simple`` at shift 3, ComfyUI takes the noise levels that charloom draws
+its previews with. ``res_multistep`` is what ComfyUI's own Z-Image-Turbo template uses; the note in each workflow names
+it. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from charloom.deliver.graph import Graph, Node
+
+WORKFLOWS = ("portrait", "scenes", "character-and-style")
+PORTRAIT = (1024, 1024)
+SCENE = (1920, 1088)
+SCENE_STEPS = 36
+STYLE_STRENGTH = 0.8
+SHIFT = 3.0
+"""That of ``charloom.zimage.flow``, which cannot be imported here without torch."""
+
+_HUB = "https://huggingface.co/Comfy-Org/z_image_turbo/resolve/main/split_files"
+_PUBLISHED = {
+    "z_image_turbo_bf16.safetensors": "diffusion_models",
+    "qwen_3_4b.safetensors": "text_encoders",
+    "ae.safetensors": "vae",
+}
+"""Files that ComfyUI can offer to download, with their folders; the same below ``models/`` and on the hub."""
+
+
+def workflow(name: str, about: Mapping[str, Any]) -> Graph:
+    """One of :data:`WORKFLOWS`.
+
+    ``about`` holds ``id``, ``name`` and ``trigger`` of the character; the file names ``lora``, ``model``,
+    ``text_encoder``, ``vae`` and ``style`` (a second LoRA); ``prompts`` by workflow, ``seed``, ``steps`` and ``cfg`` (1
+    is without guidance); and ``miniature``.
+    """
+    width, height = PORTRAIT if name == "portrait" else SCENE
+    steps = about["steps"] if name == "portrait" else SCENE_STEPS
+    graph = Graph(f"{about['id']}/{name}")
+    model = _file(
+        graph.add("UNETLoader", "Z-Image-Turbo", (0, 0), {"unet_name": about["model"], "weight_dtype": "default"})
+    )
+    clip = _file(graph.add("CLIPLoader", "Text encoder", (0, 180),
+                           {"clip_name": about["text_encoder"], "type": "lumina2", "device": "default"}))  # fmt: skip
+    vae = _file(graph.add("VAELoader", "VAE", (0, 390), {"vae_name": about["vae"]}))
+    latent = graph.add("EmptySD3LatentImage", "Size", (0, 540), {"width": width, "height": height, "batch_size": 1})
+    model = graph.add("LoraLoaderModelOnly", f"{about['name']} (character)", (1, 0),
+                      {"lora_name": about["lora"], "strength_model": 1.0}, model=model)  # fmt: skip
+    if name == "character-and-style":
+        model = graph.add("LoraLoaderModelOnly", "Style on top", (1, 180),
+                          {"lora_name": about["style"], "strength_model": STYLE_STRENGTH}, model=model)  # fmt: skip
+    model = graph.add("ModelSamplingAuraFlow", "Shift", (1, 360), {"shift": SHIFT}, model=model)
+    text = about["prompts"][name]
+    positive = graph.add(
+        "CLIPTextEncode", f"Prompt ({about['trigger']} is {about['name']})", (2, 0), {"text": text}, clip=clip
+    )
+    if about["cfg"] > 1:
+        negative = graph.add("CLIPTextEncode", "Negative prompt", (2, 300), {"text": ""}, clip=clip)
+    else:
+        negative = graph.add("ConditioningZeroOut", "No negative prompt at cfg 1", (2, 300), conditioning=positive)
+    sampled = graph.add(
+        "KSampler",
+        "Sampler",
+        (3, 0),
+        {
+            "seed": about["seed"],
+            "control_after_generate": "fixed",
+            "steps": steps,
+            "cfg": about["cfg"],
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "denoise": 1.0,
+        },
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+    )
+    image = graph.add("VAEDecode", "Decode", (3, 330), samples=sampled, vae=vae)
+    graph.add("SaveImage", "Picture", (4, 0), {"filename_prefix": f"{about['id']}-{name}"}, images=image)
+    graph.add("MarkdownNote", "Read me", (1, 520), {"text": _note(name, about)})
+    return graph
+
+
+def _file(node: Node) -> Node:
+    """Tell ComfyUI where a file that it lacks can be had, if it is one of those that its templates use."""
+    name = next(iter(node.widgets.values()))
+    if name in _PUBLISHED:
+        folder = _PUBLISHED[name]
+        node.models = [{"name": name, "url": f"{_HUB}/{folder}/{name}", "directory": folder}]
+    return node
+
+
+def _note(name: str, about: Mapping[str, Any]) -> str:
+    lines = [
+        f"## {about['name']}",
+        f"Put `{about['lora']}` into `ComfyUI/models/loras`. `{about['trigger']}` in the prompt is {about['name']}.",
+        "The LoRA loads whole from ComfyUI 0.3.76 on.",
+        "**Sampler:** `euler` with `simple` draws what charloom's previews show. The template of ComfyUI uses "
+        "`res_multistep`; try it in its place.",
+    ]
+    if name != "portrait":
+        lines.append(f"**Size:** {SCENE[0]} x {SCENE[1]} at {SCENE_STEPS} steps; both sides must be multiples of 16.")
+    if name == "character-and-style":
+        lines.append(
+            f"**Style:** replace `{about['style']}` by the LoRA of a style. If the face suffers, lower its strength "
+            f"({STYLE_STRENGTH:g}) first."
+        )
+    if about["miniature"]:
+        lines.append(
+            "**This LoRA was trained on charloom's miniature**, which ComfyUI cannot load. Train with "
+            "`base: z-image-turbo`, and this workflow fits."
+        )
+    return "\n\n".join(lines)

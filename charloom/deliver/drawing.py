@@ -1,0 +1,75 @@
+"""Workflows in API format on their way to a server, and the pictures that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from charloom.core import files, pictures
+from charloom.core.errors import UserError
+
+
+def load(path: Path, remedy: str) -> dict[str, Any]:
+    """The workflow in ``path``; ``remedy`` is the command that makes it.
+
+    Raises:
+        UserError: there is none, or it is not in API format.
+    """
+    try:
+        data = files.read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such workflow; to make it: {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is not readable as JSON ({error}); to make it anew: {remedy}") from None
+    if isinstance(data, dict) and isinstance(data.get("nodes"), list):
+        raise UserError(f"{path}: is a workflow for the window; a server needs the API format (*.api.json)")
+    if (
+        not isinstance(data, dict)
+        or not data
+        or not all(isinstance(n, dict) and "class_type" in n for n in data.values())
+    ):
+        raise UserError(f"{path}: is not a workflow in API format; to make one: {remedy}")
+    return data
+
+
+def adjust(workflow: dict[str, Any], path: Path, *, prompt: str | None, seed: int | None) -> int:
+    """Set prompt and seed of the one sampler in ``workflow``, in place; returns the seed that it uses.
+
+    Raises:
+        UserError: it has no KSampler, or several.
+    """
+    samplers = [node for node in workflow.values() if node["class_type"] == "KSampler"]
+    if len(samplers) != 1:
+        raise UserError(f"{path}: has {len(samplers)} KSampler nodes, and exactly one can be set; use another workflow")
+    inputs = samplers[0]["inputs"]
+    if seed is not None:
+        inputs["seed"] = seed
+    if prompt is not None:
+        link = inputs.get("positive")
+        source = workflow.get(str(link[0]), {}) if isinstance(link, list) and link else {}
+        if "text" not in source.get("inputs", {}):
+            raise UserError(
+                f"{path}: the prompt does not go from a CLIPTextEncode into the KSampler; leave --prompt out"
+            )
+        source["inputs"]["text"] = prompt
+    return int(inputs.get("seed", 0))
+
+
+def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
+    """Write pictures to ``target``, further ones beside it as ``<stem>-2.png``; yields each path when it is whole.
+
+    The bytes are kept as they came, with the workflow that ComfyUI puts into them.
+
+    Raises:
+        UserError: what came is no picture, or the disk is full.
+    """
+    for index, data in enumerate(found, 1):
+        path = target if index == 1 else target.with_name(f"{target.stem}-{index}{target.suffix}")
+        with files.whole(path) as temporary:
+            temporary.write_bytes(data)
+            try:
+                pictures.read(temporary)
+            except UserError:
+                raise UserError(f"{origin}: sent {len(data)} bytes that are no picture; nothing was written") from None
+        yield path

@@ -1,0 +1,184 @@
+"""A client of ComfyUI's HTTP interface: queue a workflow, wait for it, fetch its pictures. Standard library only.
+
+``POST /prompt`` takes ``{"prompt": <API format>, "client_id": …}`` and answers ``prompt_id``, or 400 with
+``node_errors``; ``GET /history/<prompt_id>`` is empty until the workflow has ended; ``GET /view`` gives a file.
+Everything a server sends is doubted: sizes are limited, names never become paths here.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from charloom.core.errors import UserError
+
+PATIENCE = 30.0
+"""Seconds that a single answer may take."""
+POLL = 0.5
+LARGEST = 2**28
+"""Bytes of a single answer; a picture of 4096 x 4096 has 50 MB at most."""
+
+
+class Server:
+    """A ComfyUI server at ``url``.
+
+    Raises:
+        UserError: the address is not one of http or https.
+    """
+
+    def __init__(self, url: str) -> None:
+        url = url if "://" in url else f"http://{url}"
+        try:
+            parts = urllib.parse.urlsplit(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise UserError(f"--server {url}: is not an address; give one like http://127.0.0.1:8188")
+        self.url = url.rstrip("/")
+
+    def queue(self, workflow: Mapping[str, Any]) -> str:
+        """Queue a workflow in API format; returns its ``prompt_id``.
+
+        Raises:
+            UserError: the server is down or refuses the workflow; its own words are repeated.
+        """
+        body = json.dumps({"prompt": workflow, "client_id": str(uuid.uuid4())}).encode()
+        status, data = self._ask("/prompt", body)
+        answer = self._object(data, "/prompt")
+        if status != 200 or answer.get("node_errors"):
+            raise UserError(self._refusal(workflow, answer, status))
+        number = answer.get("prompt_id")
+        if not isinstance(number, str) or not number:
+            raise UserError(f"{self.url}: answers without a prompt_id; is it ComfyUI?")
+        return number
+
+    def wait(self, number: str, timeout: float) -> dict[str, Any]:
+        """The outputs of a queued workflow by node, as soon as it has ended.
+
+        Raises:
+            UserError: it failed, was interrupted, or took longer than ``timeout`` seconds; the server goes on then.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            status, data = self._ask(f"/history/{urllib.parse.quote(number, safe='')}")
+            entry = self._object(data, "/history").get(number) if status == 200 else None
+            if isinstance(entry, dict):
+                state = entry.get("status")
+                state = state if isinstance(state, dict) else {}
+                if state.get("status_str") == "error":
+                    raise UserError(f"{self.url}: the workflow failed: {_failure(state.get('messages'))}")
+                if state.get("completed", True):
+                    outputs = entry.get("outputs")
+                    return outputs if isinstance(outputs, dict) else {}
+            if time.monotonic() >= end:
+                raise UserError(
+                    f"{self.url}: is not done after {timeout:g} s; it goes on with {number}, so look into its window, "
+                    "or wait longer with --timeout"
+                )
+            time.sleep(min(POLL, max(0.0, end - time.monotonic())))
+
+    def pictures(self, outputs: Mapping[str, Any]) -> Iterator[bytes]:
+        """The files of the pictures that a workflow saved, in the order of its nodes.
+
+        Raises:
+            UserError: there is none, or the server does not give it.
+        """
+        entries = [
+            image
+            for node in sorted(outputs)
+            for image in (outputs[node].get("images") or [] if isinstance(outputs[node], dict) else [])
+            if isinstance(image, dict) and isinstance(image.get("filename"), str) and image.get("type") == "output"
+        ]
+        if not entries:
+            raise UserError(f"{self.url}: the workflow ended without a picture; look into its window")
+        for image in entries:
+            query = {key: str(image.get(key, "")) for key in ("filename", "subfolder", "type")}
+            status, data = self._ask(f"/view?{urllib.parse.urlencode(query)}")
+            if status != 200:
+                raise UserError(f"{self.url}: does not give its picture {image['filename']!r} (status {status})")
+            yield data
+
+    def _ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"} if body else {})
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, self._read(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, self._read(error)
+        except urllib.error.URLError as error:
+            why = "no answer in time" if isinstance(error.reason, TimeoutError) else f"{error.reason}"
+            raise UserError(f"{self.url}: cannot be reached ({why}); start ComfyUI, or correct --server") from None
+        except TimeoutError:
+            raise UserError(f"{self.url}: gives no answer within {PATIENCE:g} s; try again") from None
+        except (http.client.HTTPException, ConnectionError, ValueError) as error:
+            what = " ".join(str(error).split())[:100] or type(error).__name__
+            raise UserError(f"{self.url}: does not answer as ComfyUI does ({what}); correct --server") from None
+
+    def _read(self, answer: Any) -> bytes:
+        data: bytes = answer.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise UserError(f"{self.url}: answers with more than {LARGEST // 2**20} MB; is it ComfyUI?")
+        return data
+
+    def _object(self, data: bytes, path: str) -> dict[str, Any]:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise UserError(f"{self.url}: answers {path} with something that is not JSON; is it ComfyUI?")
+        return value
+
+    def _refusal(self, workflow: Mapping[str, Any], answer: Mapping[str, Any], status: int) -> str:
+        """One line for a workflow that was not queued."""
+        for number, found in _pairs(answer.get("node_errors")):
+            node = workflow.get(number, {})
+            kind, inputs = node.get("class_type", "?"), node.get("inputs", {})
+            for error in found.get("errors") or []:
+                if not isinstance(error, dict):
+                    continue
+                extra = error.get("extra_info")
+                name = extra.get("input_name") if isinstance(extra, dict) else None
+                if error.get("type") == "value_not_in_list" and name in _FOLDERS:
+                    file = inputs.get(name)
+                    return f"{self.url}: has no {file}; put it into ComfyUI/models/{_FOLDERS[name]} on that machine"
+                words = " ".join(f"{error.get('message', '')} {error.get('details', '')}".split())[:300]
+                return f"{self.url}: refuses the workflow at {kind} (node {number}): {words}"
+        error = answer.get("error")
+        words = error.get("message", "") if isinstance(error, dict) else error if isinstance(error, str) else ""
+        return f"{self.url}: refuses the workflow (status {status}){f': {words[:300]}' if words else ''}"
+
+
+_FOLDERS = {
+    "lora_name": "loras",
+    "unet_name": "diffusion_models",
+    "clip_name": "text_encoders",
+    "vae_name": "vae",
+}
+
+
+def _pairs(value: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Items of what should be an object of objects."""
+    return [(key, part) for key, part in value.items() if isinstance(part, dict)] if isinstance(value, dict) else []
+
+
+def _failure(messages: Any) -> str:
+    """What a history says of the failure of a workflow."""
+    for message in messages if isinstance(messages, list) else []:
+        if isinstance(message, list) and len(message) == 2 and isinstance(message[1], dict):
+            kind, about = message
+            if kind == "execution_error":
+                words = " ".join(str(about.get("exception_message", "")).split())[:300]
+                return f"{about.get('node_type', 'a node')}: {words or 'no reason given'}"
+            if kind == "execution_interrupted":
+                return "it was interrupted there"
+    return "no reason given; look into its window"

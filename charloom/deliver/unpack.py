@@ -1,0 +1,226 @@
+"""A bundle back into a folder of the workflow: character file, base, pictures and captions, nothing overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from charloom.config import portable, project, schema, yaml
+from charloom.core import files
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
+from charloom.core.versions import RECIPES
+from charloom.deliver import bundle
+from charloom.deliver.archive import Archive, opened
+
+_NAME = re.compile(schema.load_schema("name")["pattern"])
+_TOP = re.compile(
+    r"[a-z0-9][a-z0-9_-]*\.safetensors|(README\.md|LICENSE\.txt|crop\.py|manifest\.json|provenance\.json|report\.html|"
+    r"comparison\.png|prompts\.(html|txt)|validation\.json|scores\.csv|strengths\.json|sample-prompts\.txt)|"
+    r"dataset/([a-z0-9][a-z0-9_-]*/)?[a-z0-9][a-z0-9_-]*\.(png|txt)|(gallery|comfyui)/.+|config/(characters|bases)/[a-z0-9][a-z0-9._-]*\.yaml"
+)
+# What decides the bytes of a base; the rest of its file is advice.
+_IDENTITY = ("path", "repo", "revision", "adapters", "transformer_file")
+
+
+@dataclass
+class Unpacked:
+    """What was done: files that are new, and remarks about the rest."""
+
+    character: str
+    written: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def unpack(path: Path, root: Path) -> Unpacked:
+    """Unpack what training needs into the workflow's folder ``root``.
+
+    Everything is checked before the first file is written; if writing fails, what was written is taken back.
+
+    Raises:
+        UserError: not a whole bundle; a member that is foreign or unsafe; a file of that name with other contents.
+    """
+    with opened(path) as archive:
+        manifest = _manifest(archive)
+        name = manifest["character"]
+        texts, notes = _config(archive, manifest, root)
+        wanted: dict[str, str | bytes] = {**texts, **_pictures(manifest)}
+        todo = {}
+        for target, content in wanted.items():
+            digest = (
+                manifest["files"][content]["sha256"]
+                if isinstance(content, str)
+                else hashlib.sha256(content).hexdigest()
+            )
+            there = root / target
+            if not there.exists():
+                todo[target] = content
+            elif not there.is_file() or file_digest(there) != digest:
+                raise UserError(
+                    f"{there}: exists already with other contents and is not overwritten; move it away first"
+                )
+        out = Unpacked(name, notes=notes)
+        try:
+            for target, content in todo.items():
+                with files.whole(root / target) as temporary, open(temporary, "wb") as file:
+                    for block in [content] if isinstance(content, bytes) else archive.blocks(content):
+                        file.write(block)
+                out.written.append(root / target)
+        except BaseException:
+            for written in out.written:
+                with contextlib.suppress(OSError):
+                    written.unlink()
+            raise
+    return out
+
+
+def _manifest(archive: Archive) -> dict[str, Any]:
+    """The table of contents, after every member was compared with it."""
+    try:
+        manifest = json.loads(archive.read(bundle.MANIFEST))
+    except (ValueError, RecursionError):
+        manifest = None
+    where = f"{archive.path}: {bundle.MANIFEST}"
+    if not isinstance(manifest, dict) or manifest.get("format") != bundle.FORMAT:
+        raise UserError(f"{where}: is not the table of a charloom bundle; get the bundle again")
+    if manifest.get("version") != bundle.VERSION:
+        raise UserError(
+            f"{where}: is of version {manifest.get('version')}, this charloom reads {bundle.VERSION}; update it"
+        )
+    listed = manifest.get("files")
+    names = [
+        manifest.get("character"),
+        manifest.get("base"),
+        *_texts(manifest.get("sets")),
+        *_texts(manifest.get("captions")),
+    ]
+    well_formed = isinstance(listed, dict) and all(isinstance(n, str) and _NAME.fullmatch(n) for n in names)
+    if not well_formed or manifest.get("source") not in ("folder", "paperdoll"):
+        raise UserError(f"{where}: is damaged; get the bundle again")
+    foreign = sorted(set(archive.names) - set(listed) - {bundle.MANIFEST})
+    foreign += sorted(n for n in archive.names if not _TOP.fullmatch(n))
+    if foreign:
+        raise UserError(f"{archive.path}: {foreign[0]} does not belong into a bundle; it was changed, get it again")
+    missing = sorted(set(listed) - set(archive.names))
+    if missing:
+        raise UserError(f"{archive.path}: {missing[0]} is missing; get the bundle again")
+    for name, entry in listed.items():
+        if not isinstance(entry, dict) or archive.sha256(name) != entry.get("sha256"):
+            raise UserError(f"{archive.path}: {name} is not what {bundle.MANIFEST} says; it was changed, get it again")
+    return manifest
+
+
+def _texts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [None]
+
+
+def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[dict[str, bytes], list[str]]:
+    """The files of character and base, checked as if the user had written them; and remarks."""
+    name, base = manifest["character"], manifest["base"]
+    paths = {"character": f"config/characters/{name}.yaml", "base": f"config/bases/{base}.yaml"}
+    texts = {kind: archive.read(path) for kind, path in paths.items()}
+    values = {}
+    for kind, text in texts.items():
+        with _as_file(text) as temporary:
+            values[kind], problems = schema.check(yaml.read_yaml(temporary, paths[kind]), kind, paths[kind])
+        if problems:
+            raise UserError.several([f"{archive.path}: {line}" for line in problems])
+        outside = [
+            s
+            for s in _strings(values[kind] if kind == "base" else values[kind].get("recipe", {}))
+            if not portable.is_inside(s)
+        ]
+        if outside:
+            raise UserError(f"{archive.path}: {paths[kind]} names {outside[0]!r}, which lies outside of the workflow")
+    character = values["character"]
+    folders = {part["name"]: part["path"] for part in character.get("datasets", ())}
+    mine = {part: portable.pictures_of_set(name, part) for part in manifest["sets"]}
+    pictures = character["images"].get("path")
+    wanted = portable.pictures_of(name) if manifest["source"] == "folder" else None
+    if (
+        folders != mine
+        or pictures != wanted
+        or character["images"]["source"] != manifest["source"]
+        or character["base"] != base
+    ):
+        raise UserError(f"{archive.path}: {paths['character']} does not fit the rest of the bundle; get it again")
+    out, notes = {}, []
+    if not _says_the_same(root, name, texts["character"]):
+        out[paths["character"]] = texts["character"]
+    if (root / paths["base"]).is_file():
+        own = yaml.read_yaml(root / paths["base"], paths["base"])
+        differ = [
+            key
+            for key in _IDENTITY
+            if own.get(key) != values["base"].get(key) and (own.get(key) or values["base"].get(key))
+        ]
+        if differ:
+            raise UserError(
+                f"{paths['base']}: has another {differ[0]} than the bundle's base {base}; rename yours first"
+            )
+    else:
+        out[paths["base"]] = texts["base"]
+        folder = values["base"].get("path")
+        if folder and not (root / folder).is_dir():
+            notes.append(f"the base's weights are not in the bundle; put them into {folder}")
+    made = manifest.get("recipes")
+    other = (
+        [key for key, number in made.items() if RECIPES.get(key, number) != number] if isinstance(made, dict) else []
+    )
+    if other:
+        notes.append(f"this charloom makes other bytes than the bundle's in: {', '.join(sorted(other))}")
+    return out, notes
+
+
+def _says_the_same(root: Path, name: str, text: bytes) -> bool:
+    """Whether the workflow has the character already, with comments and defaults of its own, but to the same effect."""
+    try:
+        there = project.read(root).characters.get(name)
+    except UserError:
+        return False  # reported by the next command
+    return there is not None and portable.character_file(there).encode() == text
+
+
+def _pictures(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The member for each picture and caption that training reads, by its path in the workflow's folder."""
+    name, out = manifest["character"], {}
+    for member in manifest["files"]:
+        folder, _, rest = member.partition("/")
+        part, _, image = rest.rpartition("/")
+        if folder != "dataset":
+            continue
+        if part in manifest["sets"]:
+            out[f"{portable.pictures_of_set(name, part)}/{image}"] = member
+        elif manifest["source"] == "folder":
+            out[f"{portable.pictures_of(name)}/{image}"] = member
+        elif image.endswith(".txt") and image.removesuffix(".txt") in manifest["captions"]:
+            out[f"config/captions/{name}/{image}"] = member
+    return out
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
+@contextlib.contextmanager
+def _as_file(text: bytes) -> Iterator[Path]:
+    """A temporary file, because the reader of YAML names lines of files."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.yaml"
+        path.write_bytes(text)
+        yield path

@@ -1,0 +1,101 @@
+"""Copies of training pictures: by perceptual hash, and by an embedding whose limit is measured on the pictures.
+
+How alike two different pictures of a data set are, and how alike a picture and a crop of itself, depends on the
+embedding and on the data set. Both are measured, and the limit lies between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from charloom.core.canonical import digest
+from charloom.judge.memory import Look
+
+if TYPE_CHECKING:
+    from charloom.judge.backend import Picture
+
+SAME_HASH = 8
+"""Differing bits of 64 up to which two pictures are one; different photographs differ in 18 or more."""
+KEPT = 0.84
+"""Edge of the crop that stands for a near copy."""
+VERSION = "copies 1"
+
+
+def perceptual_hash(pixels: np.ndarray) -> np.ndarray:
+    """64 bits (bool): signs of the low frequencies of the luminance against their median (pHash, Zauner 2010)."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
+    n = np.arange(32)
+    waves = np.cos(np.pi * (2 * n[None, :] + 1) * np.arange(8)[:, None] / 64)
+    low = (waves @ grey @ waves.T).reshape(-1)
+    return low > np.median(low[1:])
+
+
+def hashes(pictures: Sequence[Picture]) -> list[Look]:
+    """The perceptual hash of each picture as a look, ``bits`` (64,)."""
+    return [{"bits": perceptual_hash(picture.pixels).astype(np.uint8)} for picture in pictures]
+
+
+def near_copy(picture: Picture) -> Picture:
+    """The middle of a picture, a little blurred: what a memorised picture looks like."""
+
+    def pixels() -> np.ndarray:
+        image = Image.fromarray(picture.pixels)
+        wide, high = image.size
+        left, top = round(wide * (1 - KEPT) / 2), round(high * (1 - KEPT) / 2)
+        image = image.crop((left, top, wide - left, high - top)).filter(ImageFilter.GaussianBlur(1.0))
+        return np.asarray(image)
+
+    content = digest({"of": picture.content, "kind": "near copy", "kept": KEPT}) if picture.content else ""
+    return type(picture)(picture.name, picture.text, pixels, content=content)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The training picture that a sample is most like."""
+
+    name: str
+    cosine: float
+    bits: int
+    """Differing bits of the perceptual hash, the least over all training pictures."""
+    copied: bool
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Vectors (M, D) and hashes (M, 64) of the training pictures, and the cosine from which one is copied."""
+
+    names: list[str]
+    vectors: np.ndarray
+    bits: np.ndarray
+    limit: float
+
+    def nearest(self, vector: np.ndarray, bits: np.ndarray | None) -> Nearest:
+        """The nearest training picture of a sample."""
+        cosines = self.vectors @ vector
+        index = int(cosines.argmax())
+        least = 64
+        if bits is not None and len(self.bits):
+            differing = (self.bits != bits[None, :]).sum(axis=1)
+            least = int(differing.min())
+            if least <= SAME_HASH:
+                index = int(differing.argmin())
+        copied = least <= SAME_HASH or float(cosines.max()) >= self.limit
+        return Nearest(self.names[index], float(cosines.max()), least, copied)
+
+
+def limit(vectors: np.ndarray, of_copies: np.ndarray) -> float:
+    """The cosine from which a picture counts as copied, for M >= 2 training pictures and their near copies.
+
+    Halfway between the lowest decile of picture and near copy, and the highest decile of the nearest *other* picture;
+    never above the near copies, even where the pictures of a data set are almost the same.
+    """
+    own = np.einsum("md,md->m", vectors, of_copies)
+    table = vectors @ vectors.T
+    np.fill_diagonal(table, -1.0)
+    copy, other = float(np.quantile(own, 0.1)), float(np.quantile(table.max(axis=1), 0.9))
+    return 0.5 * (copy + min(other, copy))

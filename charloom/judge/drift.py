@@ -1,0 +1,97 @@
+"""Drift: what the LoRA does to prompts that are not its own, and whether Turbo is still Turbo.
+
+Two kinds of previews tell, beside the ordinary ones: the first prompts with a class word in place of the trigger
+(``01-class``), and at many sampler steps (``01-steps``). A prompt that never had the trigger tells as well.
+
+* ``leak.identity``: how much of the character's identity shows without the trigger.
+* ``drift.steps``: identity at many steps less identity at the usual ones. A distilled model needs no more steps; where
+  they help, it has lost its distillation. ``drift.obedience`` is the same of obedience.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from charloom.judge.backend import LEAK, Backend, Picture
+from charloom.judge.summary import Limits
+
+STEPS = "drift.steps"
+STEPS_OBEDIENCE = "drift.obedience"
+
+
+def measure(
+    judge: Backend,
+    character: str,
+    step: int,
+    special: Sequence[tuple[Mapping[str, Any], Picture]],
+    usual: Mapping[str, Picture],
+) -> dict[str, Any]:
+    """The score document of one checkpoint's special previews; the judge has studied the references.
+
+    ``special``: each preview with ``kind`` (``class`` or ``steps``) and ``of`` (its prompt); ``usual``: the ordinary
+    previews of the prompts that are drawn at many steps too.
+    """
+    readings = judge.measure([picture for _, picture in special] + list(usual.values()))
+    ordinary = dict(zip(usual, readings[len(special) :], strict=True))
+    rows = []
+    for (one, picture), reading in zip(special, readings, strict=False):
+        values = {}
+        if one["kind"] == "class":
+            values = {LEAK: ("identity_relative", reading.values.get("identity_relative"))}
+        else:
+            before = ordinary[one["of"]].values
+            for metric, source in ((STEPS, "identity_relative"), (STEPS_OBEDIENCE, "obedience")):
+                if source in before and source in reading.values:
+                    values[metric] = (source, reading.values[source] - before[source])
+        for metric, (source, value) in values.items():
+            if value is not None:
+                who = dict(zip(("backend", "weights"), reading.by[source], strict=True)) if source in reading.by else {}
+                key = {"prompt": one["name"], "seed": picture.seed, "strength": float(picture.strength)}
+                rows.append({**key, "metric": metric, "value": round(float(value), 6), **who})
+    shared = {"character": character, "step": step, "backend": judge.name, "weights": judge.weights}
+    return {**shared, "rows": rows, "not_scored": [] if rows else [LEAK, STEPS]}
+
+
+def warnings(rows: Sequence[Mapping[str, Any]], step: int, limits: Limits) -> tuple[list[str], list[str]]:
+    """Warnings about the checkpoint ``step``, with their evidence, and advice. Empty where nothing was measured.
+
+    Where only the last checkpoint was measured, its values stand for an earlier one, and the warning says so.
+    """
+    found, advice = [], []
+    base = _values(rows, 0, LEAK)
+    at, own = _nearest(rows, step, LEAK)
+    gains = {prompt: value - base.get(prompt, 0.0) for prompt, value in own.items()}
+    if gains and (gain := fmean(gains.values())) > limits.leak:
+        worst = max(gains, key=lambda prompt: gains[prompt])
+        shown = "1 prompt shows" if len(gains) == 1 else f"{len(gains)} prompts show"
+        found.append(
+            f"The trigger leaks: without it, {shown} {gain:.2f} of the character's identity "
+            f"{'more than the base alone' if base else '(the base alone was not drawn)'} at step {at} (most: {worst})."
+        )
+        advice += [
+            "Turn on recipe.train.preservation.differential, or add a regularisation set of other people.",
+            "Or take an earlier checkpoint, or a strength of 0.8.",
+        ]
+    at, gained = _nearest(rows, step, STEPS)
+    if gained and (gain := fmean(gained.values())) > limits.steps_gain:
+        found.append(
+            f"Turbo needs more sampler steps than before: many bring {gain:.2f} more identity than the usual ones "
+            f"at step {at}."
+        )
+        advice.append("Train with the training adapter (recipe.training_adapter), or take an earlier checkpoint.")
+    return found, advice
+
+
+def _nearest(rows: Sequence[Mapping[str, Any]], step: int, metric: str) -> tuple[int, dict[str, float]]:
+    """The values at ``step``, or else at the first later step that has some."""
+    there = sorted({int(row["step"]) for row in rows if row["metric"] == metric and int(row["step"]) >= max(step, 1)})
+    return (there[0], _values(rows, there[0], metric)) if there else (step, {})
+
+
+def _values(rows: Sequence[Mapping[str, Any]], step: int, metric: str) -> dict[str, float]:
+    """Values of a metric by prompt."""
+    return {
+        str(row["prompt"]): float(row["value"]) for row in rows if int(row["step"]) == step and row["metric"] == metric
+    }

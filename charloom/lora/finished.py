@@ -1,0 +1,101 @@
+"""The header of the file to ship: what the tools of other people show and look up, beside what training wrote.
+
+Field names are those of the Model Spec (modelspec.sai_model_spec 1.0.0) and of kohya's scripts. Nothing in it depends
+on the time, the machine or the user, so the same run gives the same bytes; a date is written only if
+``SOURCE_DATE_EPOCH`` asks for one (https://reproducible-builds.org/specs/source-date-epoch/).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from charloom.core import pictures
+from charloom.core.canonical import canonical_json
+from charloom.core.errors import UserError
+from charloom.core.tensors import tensor_bytes
+
+LARGEST_THUMBNAIL = 64 * 1024
+"""Bytes of a thumbnail as it stands in the header: a data URI."""
+SIDE = 256
+"""Longest side of a thumbnail in pixels, as the Model Spec recommends."""
+
+
+def header(
+    trained: Mapping[str, str], tensors: Mapping[str, Tensor], about: Mapping[str, Any], sample: Path | None, epoch: str
+) -> dict[str, str]:
+    """The whole header of the file to ship.
+
+    Args:
+        trained: the header of the checkpoint.
+        tensors: the tensors of the checkpoint, which are hashed.
+        about: ``name``, ``base``, ``license``, ``resolution`` (pixels), ``sampler`` (``steps``, ``guidance``, where 1
+            is without) and ``sample`` (``prompt``, ``seed``, ``strength``) of the picture, or None.
+        sample: the picture that the checkpoint drew for ``sample``, or None.
+        epoch: seconds since 1970, UTC, or "" for no date.
+
+    Raises:
+        UserError: ``epoch`` is no number of seconds, or the picture cannot be read.
+    """
+    sampler = {"sampler": "euler", "scheduler": "simple", "shift": 3.0, **about["sampler"]}
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensor_bytes(tensors[name]))
+    out = {
+        **trained,
+        "modelspec.title": about["name"],
+        "modelspec.resolution": "{0}x{0}".format(about["resolution"]),
+        "modelspec.implementation": "diffusers",
+        "modelspec.prediction_type": "v",
+        "modelspec.usage_hint": "{steps} steps, cfg {guidance:g}, sampler {sampler}, schedule {scheduler}, "
+        "shift {shift:g}".format(**sampler),
+        "modelspec.hash_sha256": f"0x{digest.hexdigest()}",
+        "sshs_model_hash": digest.hexdigest(),
+        "charloom.base": about["base"],
+        "charloom.sampler": canonical_json(sampler),
+    }
+    if about["license"]:
+        out["modelspec.license"] = about["license"]
+    if epoch:
+        out["modelspec.date"] = date(epoch)
+    if sample is not None and about["sample"]:
+        out["modelspec.thumbnail"] = thumbnail(sample)
+        out["charloom.sample"] = canonical_json(about["sample"])
+    return out
+
+
+def date(epoch: str) -> str:
+    """``SOURCE_DATE_EPOCH`` as ISO 8601 in UTC.
+
+    Raises:
+        UserError: it is no number of seconds.
+    """
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        raise UserError(
+            f"SOURCE_DATE_EPOCH={epoch}: is no number of seconds since 1970; correct it or unset it"
+        ) from None
+
+
+def thumbnail(picture: Path) -> str:
+    """A picture as a JPEG in a data URI of at most :data:`LARGEST_THUMBNAIL` bytes.
+
+    The same bytes for the same picture and version of Pillow.
+    """
+    image = pictures.read(picture, pictures.MADE_HERE).image.convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    for quality in (90, 80, 70, 60, 50, 40, 30, 20, 10):
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=quality, optimize=True)
+        uri = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+        if len(uri) <= LARGEST_THUMBNAIL:
+            return uri
+    raise AssertionError("256 pixels of the lowest quality are a few kilobytes")

@@ -1,0 +1,72 @@
+"""Python with diffusers to copy from the report, for one character or two in turn. Tests run both as they stand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a picture is drawn: the base (folder or repo), steps, guidance (1 is without), size in pixels and seed."""
+
+    source: str
+    steps: int
+    guidance: float
+    width: int
+    height: int
+    seed: int
+
+
+def character(id_: str, prompt: str, how: Drawing) -> str:
+    """Draws one character."""
+    return f"""{_pipeline(how)}
+pipe.load_lora_weights(
+    "results/{id_}/final.safetensors", adapter_name="{id_}"
+)
+pipe.set_adapters("{id_}", 1.0)  # 0.7 to 0.9: more freedom in the scene
+image = pipe(
+    {json.dumps(prompt, ensure_ascii=False)},
+    {_options(how)}
+).images[0]
+image.save("{id_}.png")"""
+
+
+def two_characters(id_: str, trigger: str, how: Drawing) -> str:
+    """Draws two characters in turn: both LoRAs stay loaded, and the pipeline switches between them."""
+    other, word = ("nika", "n1ka") if id_ != "nika" else ("leyla", "l3yla")
+    people = f'{{"{id_}": "{trigger}", "{other}": "{word}"}}'
+    return f"""{_pipeline(how)}
+people = {people}  # names and triggers of yours
+for name in people:
+    pipe.load_lora_weights(
+        f"results/{{name}}/final.safetensors", adapter_name=name
+    )
+for name, trigger in people.items():
+    pipe.set_adapters(name, 1.0)  # switches; nothing is loaded again
+    image = pipe(
+        f"a medium shot photo of {{trigger}}, smiling, city street",
+        {_options(how, 8)}
+    ).images[0]
+    image.save(f"{{name}}-street.png")"""
+
+
+def _pipeline(how: Drawing) -> str:
+    return f"""import torch
+from diffusers import ZImagePipeline
+
+pipe = ZImagePipeline.from_pretrained(
+    {json.dumps(how.source)}, torch_dtype=torch.bfloat16
+)
+pipe.to("cuda" if torch.cuda.is_available() else "cpu")"""
+
+
+def _options(how: Drawing, indent: int = 4) -> str:
+    # In the pipeline 0 means no guidance, in the recipe 1.
+    scale = max(0.0, how.guidance - 1.0)
+    lines = (
+        f"num_inference_steps={how.steps}, guidance_scale={scale:g},",
+        f"width={how.width}, height={how.height},",
+        f"generator=torch.Generator().manual_seed({how.seed}),",
+    )
+    return ("\n" + " " * indent).join(lines)

@@ -1,0 +1,97 @@
+"""Slices of the settings, as in :mod:`charloom.workflow.slices`, for what leaves the workflow."""
+
+from __future__ import annotations
+
+from charloom.config import portable
+from charloom.config.base import Base
+from charloom.config.character import Character
+from charloom.core import layout, words
+from charloom.core.canonical import canonical_json
+from charloom.core.versions import RECIPES
+from charloom.train.keys import RECIPE
+from charloom.workflow import slices
+
+
+def thumbnail(character: Character) -> str:
+    """Name of the sample prompt whose picture stands in the header of the file; empty if none shows the character.
+
+    The first with the trigger and a strength above 0: neither a sweep of strengths nor any score decides it.
+    """
+    shown = (p.name for p in character.sample_prompts if p.scale and words.count(p.text, character.trigger))
+    return next(shown, "") if character.sampled_steps else ""
+
+
+def final(character: Character, base: Base) -> str:
+    """For the file to ship."""
+    recipe = character.recipe
+    shown = next((p for p in character.sample_prompts if p.name == thumbnail(character)), None)
+    sample = {"name": shown.name, "prompt": shown.text, "seed": shown.seed, "strength": shown.scale} if shown else None
+    return canonical_json(
+        {
+            "checkpoint": character.checkpoint,
+            "name": character.name,
+            "base": base.name,
+            "license": base.license,
+            "resolution": max(recipe["data"]["resolutions"]),
+            "sampler": {"steps": recipe["sample"]["steps"], "guidance": recipe["sample"]["guidance"]},
+            "sample": sample,
+            "recipe": RECIPES["final"],
+        }
+    )
+
+
+def thumbnails(character: Character) -> list[str]:
+    """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header of the file."""
+    prompt, made = thumbnail(character), layout.results(character.id)
+    steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
+    drawn = [step for step in character.sampled_steps if step and step in steps]
+    return [made.sample(step, prompt).as_posix() for step in drawn] if prompt else []
+
+
+def comfyui(character: Character, base: Base) -> str:
+    """For the ComfyUI workflows: files, prompts with the trigger, and how previews are drawn."""
+    shown = [p for p in character.sample_prompts if words.count(p.text, character.trigger)]
+    near = [p for p in shown if "portrait" in p.text.lower() or "close-up" in p.text.lower()]
+    far = [p for p in shown if p not in near]
+    portrait, scene = (near or shown)[0], (far or shown)[0]
+    sample = character.recipe["sample"]
+    return canonical_json(
+        {
+            "id": character.id,
+            "name": character.name,
+            "trigger": character.trigger,
+            "lora": f"{character.id}.safetensors",
+            "style": "style.safetensors",
+            **base.comfyui,
+            "miniature": base.miniature,
+            "prompts": {"portrait": portrait.text, "scenes": scene.text, "character-and-style": scene.text},
+            "seed": portrait.seed,
+            "steps": sample["steps"],
+            "cfg": sample["guidance"],
+            "recipe": RECIPES["comfyui"],
+        }
+    )
+
+
+def bundle(character: Character, base: Base) -> str:
+    """For the bundle: what stands in no file of the results."""
+    numbers = ("source", "folder", "crop", "latents", "embeddings", "base", "sample", "final")
+    return canonical_json(
+        {
+            "id": character.id,
+            "name": character.name,
+            "trigger": character.trigger,
+            "source": character.source,
+            "base": base.name,
+            "license": base.license,
+            "miniature": base.miniature,
+            "character": portable.character_file(character),
+            "config": portable.base_file(base),
+            "items": character.image_names,
+            "captions": [shot.name for shot in character.shots if character.caption_file(shot)],
+            "sets": [part.name for part in character.datasets],
+            "prompts": slices.prompts(character),
+            "recipes": {**{name: RECIPES[name] for name in numbers}, "train": RECIPE},
+            "recipe": RECIPES["bundle"],
+        }
+    )

@@ -1,0 +1,33 @@
+# What the rules of validate.smk read, for the judge auto and for drift.
+
+
+def own_judge(wildcards):
+    """Which instruments judge the character, where its base's judge is auto."""
+    name = wildcards.character
+    return results(name).judge if BASES[person(name).base].judge == "auto" else []
+
+
+def judge_gpus(wildcards):
+    """GPUs that scoring takes: the judge auto uses one where there is one."""
+    return int(bool(own_judge(wildcards)))
+
+
+def judge_lock(wildcards):
+    """The lock file of the judge of the character's base."""
+    return WORK.judge_lock(person(wildcards.character).base)
+
+
+def base_samples(wildcards):
+    """The previews of the base alone, which the report shows too."""
+    character = person(wildcards.character)
+    names = character.prompt_names if character.sampled_steps else []
+    return [results(character.id).sample(0, name) for name in names]
+
+
+def drift_samples(wildcards):
+    """The previews of a checkpoint that tell of drift, and the ordinary ones of the same prompts."""
+    character, step = person(wildcards.character), int(wildcards.step)
+    made = results(character.id)
+    usual = {one["of"] for one in drift.prompts(character)} if step else set()
+    drawn = [made.drift_sample(step, name) for name in drift.names(character, step)]
+    return drawn + [made.sample(step, name) for name in sorted(usual)]

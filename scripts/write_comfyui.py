@@ -1,0 +1,23 @@
+"""Write the ComfyUI workflows of a character, each for the window and for the server (API format)."""
+
+from __future__ import annotations
+
+from charloom.core import files
+from charloom.core.errors import cli
+from charloom.core.layout import Results
+from charloom.deliver import comfyui
+from charloom.workflow import jobs
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    parser.add_argument("--results", type=Results, required=True, help="folder of the character's results")
+    arguments = parser.parse_args()
+    for name in comfyui.WORKFLOWS:
+        graph = comfyui.workflow(name, arguments.settings)
+        files.write_json(arguments.results.comfyui(name), graph.as_ui())
+        files.write_json(arguments.results.comfyui_api(name), graph.as_api())
+
+
+if __name__ == "__main__":
+    cli(main)
