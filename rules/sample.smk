@@ -1,12 +1,6 @@
 # Previews: every checkpoint draws every sample prompt. One process draws all that are missing.
 
 
-def sampled_checkpoint(wildcards):
-    """The checkpoint to sample; step 0 is the base alone."""
-    step = int(wildcards.step)
-    return results(wildcards.character).checkpoint(step) if step else []
-
-
 rule sample_checkpoint:
     input:
         checkpoint=sampled_checkpoint,

@@ -1,23 +1,6 @@
 # The strength sweep: the chosen checkpoint at several strengths, and which of them to use.
 
 
-def strength_pictures(wildcards):
-    """The pictures of the strength sweep."""
-    character = person(wildcards.character)
-    return [
-        results(character.id).strength(strength, prompt.name)
-        for strength in character.strengths
-        for prompt in character.strength_prompts
-    ]
-
-
-def strength_sweep(wildcards):
-    """The scores of the strength sweep and its strip, if there is one."""
-    made = results(wildcards.character)
-    found = person(wildcards.character).strengths
-    return [made.strengths, made.strength_strip] if found else []
-
-
 rule sample_strength:
     input:
         validation=RESULTS.validation,
