@@ -212,7 +212,7 @@ NEAREST = {
     "result/mara/report.html": "results/mara/report.html",
     "./results/mara/reports.html": "results/mara/report.html",
     "results/mara/dataset/closeup-1.txt": "results/mara/dataset/closeup-01.txt",
-    "results/mara/checkpoints/step-000070.safetensors": "results/mara/checkpoints/step-000100.safetensors",
+    "results/mara/checkpoints/step-000170.safetensors": "results/mara/checkpoints/step-000100.safetensors",
     "results/mara/samples/step-000100/03.png": "results/mara/samples/step-000100/02.png",
 }
 
