@@ -12,14 +12,8 @@ from shlex import quote
 
 from snakemake.io import strip_wildcard_constraints
 
-from charloom.workflow import (
-    arguments,
-    delivery,
-    judge_slices,
-    lean,
-    slices,
-    targets,
-)
+from charloom.workflow import arguments, delivery, judge_slices
+from charloom.workflow import lean, slices, targets
 from charloom.base import locks
 from charloom.config import drift, knobs, notices
 from charloom.dataset import sources

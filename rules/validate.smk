@@ -68,9 +68,7 @@ rule score_checkpoint:
         "../envs/charloom.yaml"
     threads: 64
     resources:
-        gpu=lambda wildcards: len(
-            [own_judge(wildcards)] if own_judge(wildcards) else []
-        ),
+        gpu=judge_gpus,
     params:
         settings=settings_with_base(slices.score),
         weights=path_of(judge_weights),

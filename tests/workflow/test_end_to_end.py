@@ -69,7 +69,8 @@ def test_every_file_is_there(project: Path) -> None:
     assert sorted(path.name for path in (results / "checkpoints").iterdir()) == [
         f"step-{step:06d}.safetensors" for step in (2, 4, 6)
     ]
-    assert len(list(results.glob("samples/*/[0-9]*.png"))) == 6
+    # Two prompts after 0 steps (the base alone), 2, 4 and 6.
+    assert len(list(results.glob("samples/*/[0-9]*.png"))) == 8
     chosen = json.loads((results / "validation.json").read_text())["step"]
     checkpoint = results / f"checkpoints/step-{chosen:06d}.safetensors"
     with safe_open(checkpoint, "pt") as trained, safe_open(results / "final.safetensors", "pt") as final:
