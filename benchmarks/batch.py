@@ -72,6 +72,7 @@ def measure(names: list[str], cores: int, recipe: str | None) -> dict[str, Any]:
             shutil.copytree(ROOT / part, Path(folder, part))
         config = [f"characters=[{','.join(names)}]", *([f"recipe={recipe}"] if recipe else [])]
         command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", str(cores)]
+        command += [f"results/{name}/final.safetensors" for name in names]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CHARLOOM_TERMINAL": "plain"}
         started = time.monotonic()
