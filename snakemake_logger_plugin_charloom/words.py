@@ -22,20 +22,30 @@ STAGES = {
     "sample_checkpoint": ("preview drawn", "previews drawn"),
     "draw_grid": ("grid of previews drawn", "grids of previews drawn"),
     "score_checkpoint": ("checkpoint scored", "checkpoints scored"),
+    "lock_judge": ("instruments identified", "instruments of bases identified"),
+    "study_references": ("judge chosen", "judges chosen"),
+    "sample_drift": ("preview of drift drawn", "previews of drift drawn"),
+    "score_drift": ("drift scored", "drifts scored"),
     "choose_checkpoint": ("checkpoint chosen", "checkpoints chosen"),
+    "sample_strength": ("picture at a strength drawn", "pictures at several strengths drawn"),
+    "score_strengths": ("strengths scored", "sweeps of strengths scored"),
     "write_report": ("report written", "reports written"),
+    "write_index": ("index written", "indexes written"),
     "export_final": ("LoRA file written", "LoRA files written"),
+    "write_comfyui": ("ComfyUI workflows written", "sets of ComfyUI workflows written"),
+    "make_bundle": ("bundle packed", "bundles packed"),
 }
 """One and several jobs of a rule. A rule without words is named as it is."""
 
 TRAINING, PREVIEWS = "train_segment", "sample_checkpoint"
-SHOWN = {"write_report": ".html", "export_final": ".safetensors"}
+SHOWN = {"write_report": ".html", "export_final": ".safetensors", "make_bundle": ".zip"}
 """Rules whose output is what the user came for, and its ending."""
 TOLD = ("choose_checkpoint",)
 """Rules whose first log line is worth reading."""
 LIGHT = {
     *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
     *("lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"),
+    *("lock_judge", "write_index", "write_comfyui", "make_bundle"),
 }
 """Rules of seconds: the time left can be told without having seen one."""
 

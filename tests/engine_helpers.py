@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
+from tiny_models import build_transformer
 
 from charloom.kernels import quantize
 from charloom.lora.attach import attach

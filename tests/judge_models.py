@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 
 NORMALISED = {
     "do_convert_rgb": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from conftest import build_transformer
+from tiny_models import build_transformer
 
 from charloom.lora import export
 from charloom.lora.attach import attach

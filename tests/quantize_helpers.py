@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
+from tiny_models import build_transformer
 from torch import nn
 
 from charloom.kernels import linears

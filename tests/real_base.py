@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import build_tokenizer
 from safetensors.torch import save_file
+from tiny_models import build_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures" / "z-image-turbo"
 REPO = "tiny/Z-Image"

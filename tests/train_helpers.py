@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_transformer
+from tiny_models import build_transformer
 
 from charloom.core.store import Store
 from charloom.core.tensors import read_safetensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import CAPTION_WIDTH, build_transformer
+from tiny_models import CAPTION_WIDTH, build_transformer
 
 from charloom.engine import compile as compiling
 from charloom.engine import fuse

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from engine_helpers import CPU, adapted, assert_same, gradients
+from tiny_models import build_transformer
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from charloom.engine import compile as compiling

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
+from tiny_models import build_transformer
 
 from charloom.engine.engine import Engine
 from charloom.engine.inputs import Inputs

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CAPTION_WIDTH
 from diffusers import ZImageTransformer2DModel
+from tiny_models import CAPTION_WIDTH
 
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import small_project
 import torch
-from conftest import CAPTION_WIDTH, build_transformer
 from PIL import Image
 from short_memory import failing
+from tiny_models import CAPTION_WIDTH, build_transformer
 from torch import Tensor
 
 from charloom.base import locks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_transformer
 from engine_helpers import CPU, LAYERS, adapted, assert_same, gradients
+from tiny_models import build_transformer
 
 from charloom.engine import fuse as fusing
 from charloom.engine import memory

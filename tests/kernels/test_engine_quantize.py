@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build_transformer
 from quantize_helpers import WAYS, Blocks, error, quantised, vary
+from tiny_models import build_transformer
 from torch import nn
 
 from charloom.core.errors import UserError

@@ -9,12 +9,12 @@ import real_base
 import small_project
 import torch
 import torch.nn.functional as F
-from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from lora_helpers import ship
 from quantize_helpers import WAYS, error, larger, predict, vary
 from real_base import REAL_CONFIG
 from safetensors import safe_open
+from tiny_models import build_transformer
 
 from charloom.base import hub, locks
 from charloom.config.project import load as load_config

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_transformer
 from diffusers import ZImageTransformer2DModel
 from peft.tuners.lora import Linear as LoraLinear
 from real_base import REAL_CONFIG
+from tiny_models import build_transformer
 
 from charloom.core.errors import UserError
 from charloom.lora.attach import attach, target_modules

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_transformer
 from lora_helpers import outputs, ship, trained
 from lora_layouts import ALL, FILES, expected
 from safetensors import safe_open
+from tiny_models import build_transformer
 
 from charloom.core.errors import UserError
 from charloom.core.tensors import read_safetensors, write_safetensors

@@ -16,9 +16,9 @@ from __future__ import annotations
 import lora_layouts
 import pytest
 import torch
-from conftest import build_transformer
 from lora_helpers import outputs, ship
 from lora_layouts import ALL, FILES, PLAIN
+from tiny_models import build_transformer
 
 from charloom.core.tensors import read_safetensors
 from charloom.lora import convert, loaders

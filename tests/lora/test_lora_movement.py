@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_transformer
 from lora_helpers import trained
+from tiny_models import build_transformer
 
 from charloom.lora import movement
 from charloom.lora.attach import attach

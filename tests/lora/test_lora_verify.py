@@ -35,7 +35,7 @@ def said(*arguments: str) -> tuple[int, str]:
 
 
 def test_module_shapes_are_those_of_the_model():
-    from conftest import build_transformer
+    from tiny_models import build_transformer
 
     model = build_transformer()
     expected = {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}

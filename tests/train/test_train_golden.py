@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import build_transformer
+from tiny_models import build_transformer
 
 from charloom.core import randomness
 from charloom.core.tensors import write_safetensors

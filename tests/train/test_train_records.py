@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build_transformer
+from tiny_models import build_transformer
 from train_helpers import (
     checkpoint_bytes,
     held_out,

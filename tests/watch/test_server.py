@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -132,7 +133,8 @@ def test_events_come_when_something_changes(project):
         return [text async for text in server._stream(Request(), "mara")]
 
     server.watcher.machine.now = lambda: {"gpus": [], "memory": {"used": 1, "total": 2}}
-    events = asyncio.run(collect())
+    with ThreadPoolExecutor(1) as pool:  # a browser's tests leave a running loop in this thread
+        events = pool.submit(asyncio.run, collect()).result()
     there = [[one["there"] for one in json.loads(text.removeprefix("data: "))["checkpoints"]] for text in events]
     assert there[0] == [True, False] and there[-1] == [True, True] and len(events) == 2
 

@@ -70,7 +70,7 @@ def test_a_file_that_changes_at_that_moment_is_left_alone(chromium, address, pro
         text = (project / CHARACTER).read_text() + "# mine\n"
         (project / CHARACTER).write_text(text)
         replies = []
-        page.on("response", lambda reply: replies.append(reply.status))
+        page.on("response", lambda reply: reply.request.method == "POST" and replies.append(reply.status))
         page.locator("button.ship", has_text="Choose this one").click()
         page.wait_for_selector("text=has changed meanwhile and was not touched")
         assert (project / CHARACTER).read_text() == text and replies == [409]

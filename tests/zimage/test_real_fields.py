@@ -101,4 +101,7 @@ def test_the_published_base_plans_the_same_jobs(project: Path) -> None:
         text = build(project, "-n", "--forceall", "--config", f"base={base}")
         return re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE)
 
-    assert planned("z-image-turbo") == planned("tiny-z-image")
+    # Its judge is auto, which is locked and chosen by two jobs more.
+    assert [job for job in planned("z-image-turbo") if job[0] not in ("lock_judge", "study_references", "total")] == [
+        job for job in planned("tiny-z-image") if job[0] != "total"
+    ]

@@ -1,0 +1,57 @@
+"""Parts of a base that is so small that tests can build it. Plain functions; fixtures are in conftest.py."""
+
+from __future__ import annotations
+
+CAPTION_WIDTH = 32
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def build_tokenizer():
+    """A byte-level BPE of a few hundred tokens with Qwen's chat markers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["a medium shot photo of l3yla, a plain wall, user assistant"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        padding_side="right",
+        model_max_length=1024,
+    )
+
+
+def build_transformer(seed: int = 0):
+    """A random ``ZImageTransformer2DModel``: dim 64, two layers, one refiner block of each kind, two heads."""
+    import torch
+    from diffusers import ZImageTransformer2DModel
+
+    torch.manual_seed(seed)
+    model = ZImageTransformer2DModel(
+        dim=64,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=CAPTION_WIDTH,
+        axes_dims=[8, 12, 12],
+        axes_lens=[1536, 64, 64],
+    )
+    # Zero by default, which would hide a mistake with padding.
+    torch.nn.init.normal_(model.x_pad_token, std=0.5)
+    torch.nn.init.normal_(model.cap_pad_token, std=0.5)
+    return model
