@@ -118,9 +118,8 @@ def settings(slice_of):
 
 def settings_of(slice_of, wildcard):
     """The same for rules with one job per shot or prompt."""
-    return lambda wildcards: value(
-        slice_of(person(wildcards.character), wildcards[wildcard])
-    )
+    slice_ = cache(lambda name, item: value(slice_of(person(name), item)))
+    return lambda wildcards: slice_(wildcards.character, wildcards[wildcard])
 
 
 def settings_with_base(slice_of):
@@ -294,12 +293,16 @@ def judge_weights(wildcards):
 
 
 def run_until(wildcards):
-    """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead."""
-    character = person(wildcards.character)
-    if int(wildcards.step) not in character.saved_steps:
-        return int(wildcards.step)  # asked for by hand, or by charloom try
+    """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead.
+
+    ``charloom try`` sets a bound, because it wants no more than it asks for.
+    """
+    character, step = person(wildcards.character), int(wildcards.step)
+    if step not in character.saved_steps:
+        return step  # asked for by hand, or by charloom try
+    most = max(step, int(os.environ.get("CHARLOOM_UNTIL", character.saved_steps[-1])))
+    steps = [one for one in character.saved_steps if step <= one <= most]
     ahead = BASES[character.base].run_ahead
-    steps = [step for step in character.saved_steps if step >= int(wildcards.step)]
     return steps[-1] if ahead == 0 else steps[:ahead][-1]
 
 
@@ -314,8 +317,10 @@ def shippable_checkpoints(wildcards):
 
 def bundle_extras(wildcards):
     """Files that the bundle takes along where a rule makes them."""
-    root = results(wildcards.character).root
-    wanted = [root / "strengths.json", root / "gallery" / "index.html"]
+    made = results(wildcards.character)
+    wanted = [made.root / "gallery" / "index.html"]
+    if person(wildcards.character).strengths:
+        wanted.append(made.strengths)
     return [
         path
         for path in wanted

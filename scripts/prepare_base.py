@@ -16,6 +16,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.lock['name']}")
     device = jobs.torch_device(arguments.device, arguments.threads)
+    device = device if device.type == "cuda" else "cpu"  # Apple's GPUs have neither float64 nor float8
     record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log, device)
     if merged := record["merged"]:
         log(f"merged {merged['modules']} modules, norm of the change {merged['delta_norm']:.4g}")

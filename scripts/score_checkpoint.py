@@ -25,12 +25,15 @@ def main() -> None:
     if key is None:
         raise UserError(f"{arguments.results}: samples of step {arguments.step} are missing; draw them first")
 
-    def make() -> None:
+    def make() -> bool:
         device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
         steps, notes = judgement.make(arguments.store, device)
         log(f"judge {arguments.settings['judge']}: steps {', '.join(map(str, steps))}")
         for line in notes:
             log(line)
+        if unfinished := judgement.unfinished.get(arguments.step):
+            files.write_json(arguments.output, unfinished)
+        return bool(unfinished)
 
     jobs.serve(arguments.store, KIND, key, ".json", arguments.output, "score", make)
 

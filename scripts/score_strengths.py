@@ -28,10 +28,17 @@ def main() -> None:
     sweep = strengths.Sweep(arguments.results, settings, arguments.weights, step, judge)
     key = sweep.key()
 
-    def make() -> None:
+    def make() -> bool:
         device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
+        made = sweep.make(arguments.store, device)
+        for line in made["notes"]:
+            log(line)
+        if made["unfinished"]:
+            files.write_json(arguments.output, made)
+            return True
         with arguments.store.put(strengths.KIND, key, ".json") as temporary:
-            files.write_json(temporary, sweep.make(arguments.store, device))
+            files.write_json(temporary, made)
+        return False
 
     jobs.serve(arguments.store, strengths.KIND, key, ".json", arguments.output, "score", make)
     found = files.read_json(arguments.output)

@@ -111,7 +111,7 @@ class Live(Plain):
         stage = run.stages.get(words.PREVIEWS)
         if stage and stage.running:
             row("previews", stage.done, stage.total, f"{stage.done}/{stage.total}", "")
-        busy = [rule.replace("_", " ") for rule, one in run.stages.items() if one.running]
+        busy = [rule.replace("_", " ") for rule, one in list(run.stages.items()) if one.running]
         if busy and not self._trainings:
             table.add_row("now", "", "", ", ".join(busy[:2]) + (" ..." if busy[2:] else ""))
         return table

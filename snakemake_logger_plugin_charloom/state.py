@@ -185,7 +185,7 @@ class Run:
         kept: list[str] = []
         given = self._arguments
         for index, word in enumerate(given):
-            if word.startswith("--profile="):
+            if re.match(r"(--profile|--cores|--jobs)=|-[cj]\d", word):
                 kept.append(word)
             elif word in ("--profile", "--cores", "-c", "--jobs", "-j") and index + 1 < len(given):
                 kept += given[index : index + 2]
@@ -196,7 +196,7 @@ class Run:
     def left(self) -> tuple[float, bool]:
         """Seconds until the end, and whether stages that nobody has seen yet come on top of that."""
         whole, unknown = 0.0, False
-        for rule, stage in self.stages.items():
+        for rule, stage in list(self.stages.items()):
             rest = stage.total - stage.done
             if rest <= 0:
                 continue
@@ -216,7 +216,7 @@ class Run:
         """The characters in training, with what their trainers say."""
         names = [
             dict(job["wildcards"] or {}).get("character", "")
-            for number, job in self._jobs.items()
+            for number, job in list(self._jobs.items())  # the display looks from a thread of its own
             if job["rule_name"] == words.TRAINING and number not in self._ended
         ]
         told = [(name, progress.read(results(name).training)) for name in dict.fromkeys(filter(None, names))]

@@ -51,7 +51,10 @@ def run(folder: Path, environment: dict[str, str], *arguments: str) -> subproces
         request = {"folder": str(folder), "environment": environment, "arguments": arguments, "outputs": outputs}
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
-        code = int(server.stdout.readline())
+        if not (answer := server.stdout.readline()):
+            _server.cache_clear()
+            raise RuntimeError(f"the process that runs Snakemake ended with {server.wait()}")
+        code = int(answer)
         texts = [Path(output).read_text(encoding="utf-8") for output in outputs]
     return subprocess.CompletedProcess(["snakemake", *arguments], code, *texts)
 

@@ -9,6 +9,8 @@ import typer
 
 from charloom.core import files, layout, words
 from charloom.core.errors import UserError
+from charloom.core.versions import RECIPES
+from charloom.train.keys import RECIPE
 
 
 def convert(
@@ -67,7 +69,8 @@ def merge(
     _write(output, made.tensors, made.metadata)
     low, high = min(made.ranks.values()), max(made.ranks.values())
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-    error = f", {made.error:.2%} away from the exact sum" if rank is not None else ", exact"
+    error = f", {made.error:.2%} away from the exact sum" if rank is not None else "" if dtype else ", exact"
+    error += f", then rounded to {dtype}" if dtype else ""
     print(f"{output}: {len(made.ranks)} modules, {ranks}{error} ({output.stat().st_size / 1e6:.1f} MB)")
     for note in made.notes:
         print(f"note: {note}")
@@ -116,7 +119,7 @@ def unpack(
         raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
     from charloom.deliver import unpack as unpacking
 
-    made = unpacking.unpack(file, Path("."))
+    made = unpacking.unpack(file, Path("."), {**RECIPES, "train": RECIPE})
     name = made.character
     print(f"{file}: {name}, {len(made.written)} new files")
     for path in made.written:

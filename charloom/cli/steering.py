@@ -16,7 +16,7 @@ from charloom.train import progress, stopping
 
 PATIENCE = 120.0
 """Seconds to wait for a trainer to stop: its step, its previews, and writing the state."""
-SHIP = re.compile(r"^ship:[ \t]*[^#\n]*?(?=[ \t]*(#.*)?$)", re.MULTILINE)
+SHIP = re.compile(r"^ship:[ \t]*[^#\r\n]*?(?=[ \t]*(#.*)?\r?$)", re.MULTILINE)
 
 
 def files_of(root: Path, name: str) -> Results:

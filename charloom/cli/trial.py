@@ -23,6 +23,8 @@ from charloom.core.errors import UserError
 from charloom.core.layout import Results, results
 from charloom.train import progress
 
+UNTIL = "CHARLOOM_UNTIL"
+"""Environment variable: the step that a start of the trainer does not run beyond, unless a job asks for it."""
 CORES = ("--cores", "-c", "--jobs", "-j")
 GIB = 2**30
 
@@ -68,7 +70,8 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     given = any(word.split("=")[0] in CORES or word.startswith(("-c", "-j")) for word in options)
     cores = [] if given else ["--cores", str(os.cpu_count() or 1)]
     command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
-    if subprocess.run(command, cwd=root).returncode:
+    # The trainer would otherwise run ahead to the end of the whole run.
+    if subprocess.run(command, cwd=root, env={**os.environ, UNTIL: str(steps)}).returncode:
         raise UserError(f"try: {character.id} did not get to step {steps}; snakemake's lines above say why")
 
 

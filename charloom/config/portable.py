@@ -29,6 +29,13 @@ def pictures_of_set(character: str, part: str) -> str:
     return f"resources/datasets/{character}/{part}"
 
 
+def elsewhere(character: Character, base: Base) -> dict[str, str]:
+    """What another machine has in place of the user's folders outside of the workflow."""
+    mine = {base.path: f"resources/bases/{base.name}", character.folder: pictures_of(character.id)}
+    mine |= {part.folder: pictures_of_set(character.id, part.name) for part in character.datasets}
+    return {str(path): name for path, name in mine.items() if path and not is_inside(str(path))}
+
+
 def character_file(character: Character) -> str:
     """The text of ``config/characters/<id>.yaml``. Pictures of folders are cropped already, so they lose their crop."""
     written = dict(character.written)
@@ -59,6 +66,11 @@ def base_file(base: Base) -> str:
         key: value for key, value in vars(base).items() if key not in ("name", "label") and value not in (None, {}, "")
     }
     values["adapters"] = {name: _local(one, base.name) for name, one in base.adapters.items()}
+    if base.judge_models:
+        values["judge_models"] = {
+            name: {**one, "path": _local(one["path"], base.name)} if "path" in one else one
+            for name, one in base.judge_models.items()
+        }
     for key, folder in (("path", ""), ("transformer_file", "/"), ("judge_weights", "/")):
         if isinstance(values.get(key), str) and not is_inside(values[key]):
             values[key] = f"resources/bases/{base.name}" + (f"/{Path(values[key]).name}" if folder else "")

@@ -18,6 +18,7 @@ from charloom.config.portable import is_inside
 from charloom.core.errors import UserError
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
+LATEST = 2107
 _PACKED = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".zip")
 MEMBERS = 100_000
 RATIO = 100
@@ -55,6 +56,10 @@ def _date(epoch: str) -> tuple[int, int, int, int, int, int]:
         raise UserError(
             f"SOURCE_DATE_EPOCH={epoch}: is no number of seconds since 1970; correct it or unset it"
         ) from None
+    if found.year > LATEST:
+        raise UserError(
+            f"SOURCE_DATE_EPOCH={epoch}: a zip file can date nothing after {LATEST}; correct it or unset it"
+        )
     return max(EARLIEST, (found.year, found.month, found.day, found.hour, found.minute, found.second))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
@@ -27,14 +30,15 @@ def members(
     """Bytes or file by name in the bundle.
 
     ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
-    (texts of the files of character and base); ``items``, names of all images; ``captions``, shots whose caption was
+    (texts of the files of character and base); ``elsewhere``, the user's folders outside of the workflow and what
+    another machine has in their place; ``items``, names of all images; ``captions``, shots whose caption was
     written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
     """
     name = about["id"]
     out: dict[str, Any] = {
         f"{name}.safetensors": results.final,
-        "report.html": results.report,
+        "report.html": _report(results, about),
         "comparison.png": results.comparison,
         "prompts.html": results.prompt_page,
         "prompts.txt": results.prompt_text,
@@ -65,6 +69,15 @@ def members(
     told = {key: about[key] for key in ("base", "captions", "recipes", "sets", "source")}
     out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": files})
     return out
+
+
+def _report(results: Results, about: Mapping[str, Any]) -> bytes:
+    """The report, with the folders that another machine has in place of the user's, and the LoRA by its name here."""
+    text = results.report.read_text(encoding="utf-8")
+    for path in sorted(about["elsewhere"], key=len, reverse=True):
+        for written in {path, html.escape(path), str(Markup.escape(path))}:
+            text = text.replace(written, about["elsewhere"][path])
+    return text.replace('href="final.safetensors"', f'href="{about["id"]}.safetensors"').encode()
 
 
 def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,5 +193,5 @@ charloom unpack bundle.zip
 snakemake --cores 2 results/{name}/final.safetensors
 ```
 
-On a CPU, with the same version of torch, the same bytes come out.
+On a CPU, with the same versions of torch and Pillow and the same checkpoint chosen, the same bytes come out.
 """.encode()

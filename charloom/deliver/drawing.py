@@ -27,7 +27,9 @@ def load(path: Path, remedy: str) -> dict[str, Any]:
     if (
         not isinstance(data, dict)
         or not data
-        or not all(isinstance(n, dict) and "class_type" in n for n in data.values())
+        or not all(
+            isinstance(n, dict) and "class_type" in n and isinstance(n.get("inputs"), dict) for n in data.values()
+        )
     ):
         raise UserError(f"{path}: is not a workflow in API format; to make one: {remedy}")
     return data
@@ -53,7 +55,10 @@ def adjust(workflow: dict[str, Any], path: Path, *, prompt: str | None, seed: in
                 f"{path}: the prompt does not go from a CLIPTextEncode into the KSampler; leave --prompt out"
             )
         source["inputs"]["text"] = prompt
-    return int(inputs.get("seed", 0))
+    used = inputs.get("seed", 0)
+    if not isinstance(used, int):
+        raise UserError(f"{path}: another node gives its KSampler the seed; give one with --seed")
+    return used
 
 
 def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
@@ -66,10 +71,14 @@ def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
     """
     for index, data in enumerate(found, 1):
         path = target if index == 1 else target.with_name(f"{target.stem}-{index}{target.suffix}")
+        if path.exists():
+            raise UserError(f"{path}: exists already and is not overwritten; give another --seed or --output")
         with files.whole(path) as temporary:
             temporary.write_bytes(data)
             try:
                 pictures.read(temporary)
             except UserError:
-                raise UserError(f"{origin}: sent {len(data)} bytes that are no picture; nothing was written") from None
+                raise UserError(
+                    f"{origin}: sent {len(data)} bytes that are no picture; {path.name} was not written"
+                ) from None
         yield path

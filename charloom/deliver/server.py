@@ -20,7 +20,9 @@ from typing import Any
 from charloom.core.errors import UserError
 
 PATIENCE = 30.0
-"""Seconds that a single answer may take."""
+"""Seconds without a byte of an answer,"""
+LONGEST = 300.0
+"""and until all of it is there."""
 POLL = 0.5
 LARGEST = 2**28
 """Bytes of a single answer; a picture of 4096 x 4096 has 50 MB at most."""
@@ -43,6 +45,9 @@ class Server:
         if not valid:
             raise UserError(f"--server {url}: is not an address; give one like http://127.0.0.1:8188")
         self.url = url.rstrip("/")
+        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        handlers = [urllib.request.ProxyHandler({})] if local else []
+        self._open = urllib.request.build_opener(*handlers).open
 
     def queue(self, workflow: Mapping[str, Any]) -> str:
         """Queue a workflow in API format; returns its ``prompt_id``.
@@ -69,7 +74,9 @@ class Server:
         end = time.monotonic() + timeout
         while True:
             status, data = self._ask(f"/history/{urllib.parse.quote(number, safe='')}")
-            entry = self._object(data, "/history").get(number) if status == 200 else None
+            if status != 200:
+                raise UserError(f"{self.url}: answers /history with status {status}; is it ComfyUI?")
+            entry = self._object(data, "/history").get(number)
             if isinstance(entry, dict):
                 state = entry.get("status")
                 state = state if isinstance(state, dict) else {}
@@ -80,8 +87,8 @@ class Server:
                     return outputs if isinstance(outputs, dict) else {}
             if time.monotonic() >= end:
                 raise UserError(
-                    f"{self.url}: is not done after {timeout:g} s; it goes on with {number}, so look into its window, "
-                    "or wait longer with --timeout"
+                    f"{self.url}: is not done after {timeout:g} s; it goes on with {_line(number)}, so look into its "
+                    "window, or wait longer with --timeout"
                 )
             time.sleep(min(POLL, max(0.0, end - time.monotonic())))
 
@@ -93,8 +100,8 @@ class Server:
         """
         entries = [
             image
-            for node in sorted(outputs)
-            for image in (outputs[node].get("images") or [] if isinstance(outputs[node], dict) else [])
+            for _, node in sorted(_pairs(outputs), key=lambda pair: (len(pair[0]), pair[0]))
+            for image in _list(node.get("images"))
             if isinstance(image, dict) and isinstance(image.get("filename"), str) and image.get("type") == "output"
         ]
         if not entries:
@@ -109,25 +116,30 @@ class Server:
     def _ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"} if body else {})
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return answer.status, self._read(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, self._read(error)
+            try:
+                with self._open(request, timeout=PATIENCE) as answer:
+                    return answer.status, self._read(answer)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, self._read(error)
         except urllib.error.URLError as error:
             why = "no answer in time" if isinstance(error.reason, TimeoutError) else f"{error.reason}"
             raise UserError(f"{self.url}: cannot be reached ({why}); start ComfyUI, or correct --server") from None
         except TimeoutError:
             raise UserError(f"{self.url}: gives no answer within {PATIENCE:g} s; try again") from None
-        except (http.client.HTTPException, ConnectionError, ValueError) as error:
+        except (http.client.HTTPException, OSError, ValueError) as error:
             what = " ".join(str(error).split())[:100] or type(error).__name__
             raise UserError(f"{self.url}: does not answer as ComfyUI does ({what}); correct --server") from None
 
     def _read(self, answer: Any) -> bytes:
-        data: bytes = answer.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise UserError(f"{self.url}: answers with more than {LARGEST // 2**20} MB; is it ComfyUI?")
-        return data
+        end, data = time.monotonic() + LONGEST, bytearray()
+        while block := answer.read1(2**16):
+            data += block
+            if len(data) > LARGEST:
+                raise UserError(f"{self.url}: answers with more than {LARGEST // 2**20} MB; is it ComfyUI?")
+            if time.monotonic() > end:
+                raise TimeoutError
+        return bytes(data)
 
     def _object(self, data: bytes, path: str) -> dict[str, Any]:
         try:
@@ -143,19 +155,19 @@ class Server:
         for number, found in _pairs(answer.get("node_errors")):
             node = workflow.get(number, {})
             kind, inputs = node.get("class_type", "?"), node.get("inputs", {})
-            for error in found.get("errors") or []:
+            for error in _list(found.get("errors")):
                 if not isinstance(error, dict):
                     continue
                 extra = error.get("extra_info")
                 name = extra.get("input_name") if isinstance(extra, dict) else None
-                if error.get("type") == "value_not_in_list" and name in _FOLDERS:
+                if error.get("type") == "value_not_in_list" and isinstance(name, str) and name in _FOLDERS:
                     file = inputs.get(name)
                     return f"{self.url}: has no {file}; put it into ComfyUI/models/{_FOLDERS[name]} on that machine"
-                words = " ".join(f"{error.get('message', '')} {error.get('details', '')}".split())[:300]
+                words = _line(f"{error.get('message', '')} {error.get('details', '')}")
                 return f"{self.url}: refuses the workflow at {kind} (node {number}): {words}"
         error = answer.get("error")
         words = error.get("message", "") if isinstance(error, dict) else error if isinstance(error, str) else ""
-        return f"{self.url}: refuses the workflow (status {status}){f': {words[:300]}' if words else ''}"
+        return f"{self.url}: refuses the workflow (status {status}){f': {_line(words)}' if words else ''}"
 
 
 _FOLDERS = {
@@ -164,6 +176,15 @@ _FOLDERS = {
     "clip_name": "text_encoders",
     "vae_name": "vae",
 }
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _line(text: str) -> str:
+    """Words of a server on one line, without what would steer a terminal."""
+    return "".join(sign for sign in " ".join(text.split()) if sign.isprintable())[:300]
 
 
 def _pairs(value: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -177,8 +198,8 @@ def _failure(messages: Any) -> str:
         if isinstance(message, list) and len(message) == 2 and isinstance(message[1], dict):
             kind, about = message
             if kind == "execution_error":
-                words = " ".join(str(about.get("exception_message", "")).split())[:300]
-                return f"{about.get('node_type', 'a node')}: {words or 'no reason given'}"
+                words = _line(str(about.get("exception_message", "")))
+                return f"{_line(str(about.get('node_type', 'a node')))}: {words or 'no reason given'}"
             if kind == "execution_interrupted":
                 return "it was interrupted there"
     return "no reason given; look into its window"

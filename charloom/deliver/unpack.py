@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml as pyyaml
+
 from charloom.config import portable, project, schema, yaml
 from charloom.core import files
 from charloom.core.canonical import file_digest
@@ -26,7 +28,16 @@ _TOP = re.compile(
     r"dataset/([a-z0-9][a-z0-9_-]*/)?[a-z0-9][a-z0-9_-]*\.(png|txt)|(gallery|comfyui)/.+|config/(characters|bases)/[a-z0-9][a-z0-9._-]*\.yaml"
 )
 # What decides the bytes of a base; the rest of its file is advice.
-_IDENTITY = ("path", "repo", "revision", "adapters", "transformer_file")
+_IDENTITY = ("repo", "revision", "adapters", "transformer_file")
+
+
+LARGEST_TEXT = 2**20
+"""Bytes of a file of settings."""
+DEEPEST = 30
+"""Levels of nesting in one."""
+_OPENING = (pyyaml.BlockMappingStartToken, pyyaml.BlockSequenceStartToken, pyyaml.FlowMappingStartToken,
+            pyyaml.FlowSequenceStartToken)  # fmt: skip
+_CLOSING = (pyyaml.BlockEndToken, pyyaml.FlowMappingEndToken, pyyaml.FlowSequenceEndToken)
 
 
 @dataclass
@@ -38,10 +49,11 @@ class Unpacked:
     notes: list[str] = field(default_factory=list)
 
 
-def unpack(path: Path, root: Path) -> Unpacked:
+def unpack(path: Path, root: Path, recipes: Mapping[str, int] = RECIPES) -> Unpacked:
     """Unpack what training needs into the workflow's folder ``root``.
 
-    Everything is checked before the first file is written; if writing fails, what was written is taken back.
+    ``recipes`` are the recipe numbers of this charloom. Everything is checked before the first file is written; if
+    writing fails, what was written is taken back.
 
     Raises:
         UserError: not a whole bundle; a member that is foreign or unsafe; a file of that name with other contents.
@@ -50,6 +62,10 @@ def unpack(path: Path, root: Path) -> Unpacked:
         manifest = _manifest(archive)
         name = manifest["character"]
         texts, notes = _config(archive, manifest, root)
+        made = manifest.get("recipes")
+        other = [key for key, number in made.items() if recipes.get(key) != number] if isinstance(made, dict) else []
+        if other:
+            notes.append(f"this charloom makes other bytes than the bundle's in: {', '.join(sorted(other))}")
         wanted: dict[str, str | bytes] = {**texts, **_pictures(manifest)}
         todo = {}
         for target, content in wanted.items():
@@ -124,9 +140,10 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
     """The files of character and base, checked as if the user had written them; and remarks."""
     name, base = manifest["character"], manifest["base"]
     paths = {"character": f"config/characters/{name}.yaml", "base": f"config/bases/{base}.yaml"}
-    texts = {kind: archive.read(path) for kind, path in paths.items()}
+    texts = {kind: archive.read(path, LARGEST_TEXT) for kind, path in paths.items()}
     values = {}
     for kind, text in texts.items():
+        _check_plain(text, f"{archive.path}: {paths[kind]}")
         with _as_file(text) as temporary:
             values[kind], problems = schema.check(yaml.read_yaml(temporary, paths[kind]), kind, paths[kind])
         if problems:
@@ -154,12 +171,12 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
     if not _says_the_same(root, name, texts["character"]):
         out[paths["character"]] = texts["character"]
     if (root / paths["base"]).is_file():
-        own = yaml.read_yaml(root / paths["base"], paths["base"])
-        differ = [
-            key
-            for key in _IDENTITY
-            if own.get(key) != values["base"].get(key) and (own.get(key) or values["base"].get(key))
-        ]
+        own, theirs = yaml.read_yaml(root / paths["base"], paths["base"]), values["base"]
+        copied = any("path" in one or isinstance(one.get("transformer_file"), str) for one in (own, theirs))
+        # Where a base lies says nothing about what it is.
+        differ = [] if copied else [key for key in _IDENTITY if (own.get(key) or None) != (theirs.get(key) or None)]
+        if copied and own.get("path") != theirs.get("path"):
+            notes.append(f"{paths['base']}: yours lies elsewhere than the bundle's; the same bytes need the same files")
         if differ:
             raise UserError(
                 f"{paths['base']}: has another {differ[0]} than the bundle's base {base}; rename yours first"
@@ -169,13 +186,21 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
         folder = values["base"].get("path")
         if folder and not (root / folder).is_dir():
             notes.append(f"the base's weights are not in the bundle; put them into {folder}")
-    made = manifest.get("recipes")
-    other = (
-        [key for key, number in made.items() if RECIPES.get(key, number) != number] if isinstance(made, dict) else []
-    )
-    if other:
-        notes.append(f"this charloom makes other bytes than the bundle's in: {', '.join(sorted(other))}")
     return out, notes
+
+
+def _check_plain(text: bytes, where: str) -> None:
+    """Refuse what a few lines of YAML can blow up to gigabytes: aliases, and nesting without end.
+
+    Raises:
+        UserError: ``where`` has some.
+    """
+    depth = 0
+    with contextlib.suppress(pyyaml.YAMLError):  # reported by whoever reads it, with the line
+        for token in pyyaml.scan(text):
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if isinstance(token, pyyaml.AliasToken) or depth > DEEPEST:
+                raise UserError(f"{where} refers to parts of itself or is nested too deeply; get the bundle again")
 
 
 def _says_the_same(root: Path, name: str, text: bytes) -> bool:

@@ -8,7 +8,9 @@ keep their addresses. Independent of samplers and files.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import psutil
 import torch
@@ -24,6 +26,10 @@ SPARE = 2 * memory.GIB
 
 class CannotBorrow(Exception):
     """The plain weights do not fit in the trained ones' place; says why."""
+
+
+class Lost(BaseException):
+    """The trained model is no longer what it was: nobody may catch this and train on."""
 
 
 class Borrowed:
@@ -51,8 +57,11 @@ class Borrowed:
                 raise CannotBorrow(f"the previews' weights differ from those in training ({name})")
             if place.device != device:
                 raise CannotBorrow("some of the trained model's weights live in main memory")
+        # Swapped blocks share their place on the GPU.
+        if len({place.data_ptr() for place in self._places.values()}) < len(self._places):
+            raise CannotBorrow("some of the trained model's weights live in main memory")
         size = sum(place.nbytes for place in self._places.values())
-        if 2 * size + SPARE > psutil.virtual_memory().available:
+        if 2 * size + SPARE > _available():
             raise CannotBorrow(f"it needs {2 * size / memory.GIB:.0f} GiB of main memory")
         self._own = _HostCopy(self._places)
         self._plain = _HostCopy(self._places)
@@ -72,11 +81,14 @@ class Borrowed:
         for name, place in self._places.items():
             if place_in(self._trained, name).data_ptr() != place.data_ptr():
                 raise CannotBorrow("the trained model's weights have moved")
-        self._copy(self._plain)
         try:
+            self._copy(self._plain)
             yield self.model
         finally:
-            self._copy(self._own)
+            try:
+                self._copy(self._own)
+            except Exception as error:
+                raise Lost(f"the trained model's weights could not be put back ({error}); run again to go on") from None
 
     @torch.no_grad()
     def _copy(self, values: _HostCopy) -> None:
@@ -96,11 +108,34 @@ class _HostCopy(dict[str, Tensor]):
             end += -(-place.nbytes // 256) * 256
         # Not pin_memory=True, which rounds up to a power of two.
         self._buffer = torch.empty(end, dtype=torch.uint8)
-        if torch.cuda.is_available():
-            torch.cuda.cudart().cudaHostRegister(self._buffer.data_ptr(), end, 0)
+        if any(place.is_cuda for place in places.values()):
+            self._pin(end)
         for name, place in places.items():
             part = self._buffer[starts[name] : starts[name] + place.nbytes]
             self[name] = part.view(place.dtype).view(place.shape)
+
+    def _pin(self, size: int) -> None:
+        address = self._buffer.data_ptr()
+        if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
+            # Before the memory is freed: whoever got it next would be copied from the wrong place.
+            weakref.finalize(self, _unpin, address).atexit = False
+        else:
+            with contextlib.suppress(RuntimeError):  # the refusal would be reported by the next launch
+                torch.zeros(1, device="cuda")
+
+
+def _unpin(address: int) -> None:
+    torch.cuda.synchronize()
+    torch.cuda.cudart().cudaHostUnregister(address)
+
+
+def _available() -> int:
+    """Bytes of main memory that this process may still take, in a container too."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return free
 
 
 def place_in(trained: nn.Module, name: str) -> Tensor | None:

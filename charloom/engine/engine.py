@@ -101,6 +101,8 @@ class Engine:
         self._started = False
         self._random = bool(adapter.network.dropout) and device.type == "cuda"
         self.attention: str | None = None
+        self.before_restart: Callable[[], None] = lambda: None
+        """Called before weights move; whoever holds on to their memory lets go."""
         self.fitting = Fitting(model, adapter, device, self.options, reserve, largest, log)
         forward.prepare(model)
         if self.cuda:
@@ -176,6 +178,7 @@ class Engine:
         self.fitting.use(None, None, None)
 
     def _restart(self, swapped: int = 0) -> None:
+        self.before_restart()
         self.remove()
         self._transform(swapped)
 
@@ -228,13 +231,19 @@ class Engine:
             self._reset_gradients(before)
 
     def make_room(self, needed: int) -> None:
-        """Free ``needed`` bytes of the budget between two steps; graphs that it drops are recorded anew when used."""
+        """Free ``needed`` bytes of the budget between two steps; graphs that it drops are recorded anew when used.
+
+        Raises:
+            torch.OutOfMemoryError: the budget has no such room.
+        """
         if not self.cuda:
             return
         torch.cuda.empty_cache()
         allowed = memory.budget(self.options.limit, self.device)
         if self._recorded and torch.cuda.memory_reserved(self.device) + needed > allowed:
             self._drop_graphs()
+        if (short := torch.cuda.memory_allocated(self.device) + needed - allowed) > 0:
+            raise torch.OutOfMemoryError(f"{short / memory.GIB:.1f} GiB more than may be used")
 
     def facts(self) -> dict[str, Any]:
         """What the bytes of a run depend on besides its settings: the GPU, versions, and what did not work here.

@@ -60,7 +60,7 @@ def _work(
     state = start()
     while True:
         try:
-            number, task = tasks.get_nowait()
+            number, task = tasks.get(timeout=5)  # not get_nowait, which is empty while another process looks
         except queue.Empty:
             return
         try:
@@ -90,7 +90,6 @@ def run(
     waiting, told = context.Queue(), context.Queue()
     for number, task in enumerate(tasks):
         waiting.put((number, task))
-    time.sleep(0.2)  # the queue is fed by a thread; a worker that finds it empty would leave
     team = [
         context.Process(target=_work, args=(i, threads, start, do, waiting, told), daemon=True)
         for i in range(min(workers, len(tasks)))

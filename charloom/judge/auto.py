@@ -14,6 +14,7 @@ import numpy as np
 
 from charloom.core.canonical import digest
 from charloom.core.errors import UserError
+from charloom.core.words import count
 from charloom.judge import copies, identity, obedience, person
 from charloom.judge.backend import Picture, Reading
 from charloom.judge.instruments import KINDS
@@ -78,6 +79,11 @@ class Auto:
         self._brisque(samples, out)
         return [draft.reading() for draft in out]
 
+    @property
+    def failed(self) -> set[str]:
+        """Instruments that failed while they looked, and may work next time."""
+        return self.panel.failed
+
     def about(self) -> dict[str, Any]:
         """What a score document says besides its values."""
         return {
@@ -98,7 +104,7 @@ class Auto:
         for sample, look, draft in zip(samples, looks, out, strict=True):
             if look is None:
                 continue
-            ours = bool(self.judge["trigger"] in sample.text)
+            ours = bool(count(sample.text, self.judge["trigger"]))
             self.seen["identity"][1] += ours
             self.seen["identity"][0] += ours and bool(look)
             values = {"identity.found": float(bool(look))}

@@ -85,9 +85,12 @@ def warnings(rows: Sequence[Mapping[str, Any]], step: int, limits: Limits) -> tu
 
 
 def _nearest(rows: Sequence[Mapping[str, Any]], step: int, metric: str) -> tuple[int, dict[str, float]]:
-    """The values at ``step``, or else at the first later step that has some."""
-    there = sorted({int(row["step"]) for row in rows if row["metric"] == metric and int(row["step"]) >= max(step, 1)})
-    return (there[0], _values(rows, there[0], metric)) if there else (step, {})
+    """By prompt the value at ``step`` or else at the first later step that has one; and the last of these steps."""
+    found: dict[str, tuple[int, float]] = {}
+    for row in sorted(rows, key=lambda row: int(row["step"])):
+        if row["metric"] == metric and int(row["step"]) >= max(step, 1):
+            found.setdefault(str(row["prompt"]), (int(row["step"]), float(row["value"])))
+    return max((at for at, _ in found.values()), default=step), {prompt: value for prompt, (_, value) in found.items()}
 
 
 def _values(rows: Sequence[Mapping[str, Any]], step: int, metric: str) -> dict[str, float]:

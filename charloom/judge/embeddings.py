@@ -61,6 +61,10 @@ def _units(vectors: Any) -> np.ndarray:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+"""How files of a model are loaded: those that are locked, and no code that lies beside them."""
+
+
 def without_torchvision() -> dict[str, Any]:
     """What asks transformers for processors that need Pillow alone; the name changed with its release 5."""
     import transformers
@@ -76,11 +80,9 @@ class _Transformer(_Embedding):
 
         # The files of a snapshot share a folder; "config.json" is directly in it.
         self.folder = files["config.json"].parent.absolute()
-        self._model = AutoModel.from_pretrained(self.folder, dtype=self.dtype, local_files_only=True)
+        self._model = AutoModel.from_pretrained(self.folder, dtype=self.dtype, use_safetensors=True, **LOCAL)
         self._model = self._model.to(self.device).eval()
-        self._processor = AutoImageProcessor.from_pretrained(
-            self.folder, local_files_only=True, **without_torchvision()
-        )
+        self._processor = AutoImageProcessor.from_pretrained(self.folder, **LOCAL, **without_torchvision())
 
     def _inputs(self, pixels: list[np.ndarray]) -> dict[str, Any]:
         made = self._processor(images=pixels, return_tensors="pt")
@@ -108,7 +110,7 @@ class Siglip(_Transformer):
         from transformers import AutoTokenizer
 
         super()._load(files)
-        self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(self.folder, **LOCAL)
         self._length = int(getattr(self._model.config.text_config, "max_position_embeddings", 64))
 
     def _embed(self, pixels: list[np.ndarray]) -> Any:

@@ -143,7 +143,11 @@ def _there(module: str) -> bool:
     if find_spec(parent) is None:
         return False
     # A submodule of a compiled module has no spec of its own; only importing tells.
-    return not child or hasattr(import_module(parent), child)
+    try:
+        return not child or hasattr(import_module(parent), child)
+    except Exception as error:  # a shared library that is missing, another numpy
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{parent} cannot be imported ({reason})") from None
 
 
 def open_instrument(name: str, files: dict[str, Path], weights: str, device: Any = "cpu") -> Instrument:

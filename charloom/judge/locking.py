@@ -142,4 +142,4 @@ def _install(name: str, kind: Kind, model: Any, base: str) -> str:
     if kind.hub and "repo" in model:
         what = f" {kind.hub[0]}" if len(kind.hub) == 1 else ""
         steps.append(f"hf download {model['repo']}{what} --revision {model['revision']}")
-    return " && ".join(steps) or "see above"
+    return " && ".join(steps) or f"put the model into {model['path']}"

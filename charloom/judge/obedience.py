@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charloom.core.errors import UserError
+from charloom.core.words import count
 from charloom.judge import phrases
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def _by_comparison(
     flat = [phrase for name in names for phrase in words.all[name]]
     try:
         vectors = panel.opened("siglip").texts([f"a photo of {phrase}" for phrase in flat])
-    except UserError as error:
-        panel.fail("siglip", str(error))
+    except Exception as error:  # as in Panel.looks
+        panel.failed_with("siglip", error)
         return
     table, start = {}, 0
     for name in names:
@@ -141,11 +141,11 @@ def _untagged(panel: Panel, words: Words, samples: Sequence[Picture], out: Seque
     if not seen:
         return
     shown = np.stack([look["yes"] for look in seen]) >= 0.5
-    texts = [picture.text.lower() for picture in words.references]
+    texts = [picture.text for picture in words.references]
     items = [
         item
         for item, share in zip(everything, shown.mean(axis=0), strict=True)
-        if share >= TYPICAL and sum(_noun(item) in text for text in texts) <= TAGGED * share * len(texts)
+        if share >= TYPICAL and sum(bool(count(text, _noun(item))) for text in texts) <= TAGGED * share * len(texts)
     ]
     if not items:
         return
@@ -154,7 +154,7 @@ def _untagged(panel: Panel, words: Words, samples: Sequence[Picture], out: Seque
         if not look:
             continue
         for item, yes in zip(items, look["yes"], strict=True):
-            if _noun(item) in sample.text.lower():
+            if count(sample.text, _noun(item)):
                 continue
             draft.put({f"bleed.{_noun(item).replace(' ', '-')}": float(yes >= 0.5)}, panel.by("vlm"))
             if yes >= 0.5:

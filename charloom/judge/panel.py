@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charloom.core.errors import UserError
+from charloom.core.canonical import digest
 from charloom.judge import locking
 from charloom.judge.instruments import KINDS, open_instrument
 from charloom.judge.memory import Look, Memory
@@ -28,6 +27,9 @@ class Panel:
         self.device = device
         self._open: dict[str, Any] = {}
         self._lost: set[str] = set()
+        for name, why in locking.changed(lock).items():
+            self.fail(name, why)
+        self._gone = frozenset(self._lost)
 
     def has(self, name: str) -> bool:
         """Whether an instrument is locked and has not failed."""
@@ -69,21 +71,26 @@ class Panel:
         asked: Callable[[Picture], object] = lambda picture: None,
     ) -> list[Look | None]:
         """What an instrument sees on pictures, remembered or new; all None if it cannot be opened."""
-        key = f"{name} {self.cls(name).version} {self.weights(name)}"
+        # Versions too: part of some instruments is the code of their packages.
+        packages = digest(self.lock["instruments"][name]["versions"])
+        key = f"{name} {self.cls(name).version} {self.weights(name)} {packages}"
         try:
             return self.memory.looks(key, pictures, lambda new: look(self.opened(name), new), asked)
-        except UserError as error:
-            self.fail(name, str(error))
-        except RuntimeError as error:  # out of GPU memory, or a GPU that is gone
-            self.fail(name, (str(error).strip().splitlines() or ["it failed"])[0])
+        except Exception as error:  # whatever a package or a GPU raises
+            self.failed_with(name, error)
         return [None] * len(pictures)
+
+    def failed_with(self, name: str, error: Exception) -> None:
+        """Leave an instrument out from now on, because of ``error``."""
+        self.fail(name, (str(error).strip().splitlines() or [type(error).__name__])[0])
+
+    @property
+    def failed(self) -> set[str]:
+        """Instruments that failed while they looked: out of memory, say. They may work next time."""
+        return self._lost - self._gone
 
     def fail(self, name: str, why: str) -> None:
         """Leave an instrument out from now on."""
         self._lost.add(name)
         self._open.pop(name, None)
         self.memory.note(f"{name}: {why}; what it measures is not scored")
-
-    def files(self, name: str) -> dict[str, Path]:
-        """The files of an instrument."""
-        return locking.files_of(self.lock, name)

@@ -57,6 +57,9 @@ class Paperdoll:
         levels = self._plain.study(references)
         if len(references) < 2:
             return levels  # leave-one-out needs two references; identity stays unscored
+        references = self._readable(references)
+        if len(references) < 2:
+            return levels
         read, vectors = self._read(references)
         named = [language.parse(picture.text) for picture in references]
         self._mean = _unit(vectors.sum(axis=0))
@@ -70,11 +73,13 @@ class Paperdoll:
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
         """All metrics of each sample; identity only if there were references."""
-        if not samples:
-            return []
-        read, vectors = self._read(samples)
-        readings = []
-        for sample, values, vector, plain in zip(samples, read, vectors, self._plain.measure(samples), strict=True):
+        readings = list(self._plain.measure(samples)) if samples else []
+        legible = self._readable(samples)
+        if not legible:
+            return readings
+        read, vectors = self._read(legible)
+        places = [index for index, sample in enumerate(samples) if any(sample is one for one in legible)]
+        for index, sample, values, vector in zip(places, legible, read, vectors, strict=True):
             named = {k: v for k, v in language.parse(sample.text).items() if k in attributes.SCENE_VALUES}
             seen = attributes.visible(language.scene_from(sample.text))
             out: dict[str, float] = {}
@@ -90,14 +95,20 @@ class Paperdoll:
             out |= _share("bleed", bled)
             misses = [f"{key}: asked for {named[key]}, got {values[key]}" for key, right in obeyed.items() if not right]
             misses += [f"{key}: {values[key]} comes from the training pictures" for key in ACCESSORIES if bled.get(key)]
-            readings.append(Reading(out | plain.values, tuple(misses)))
+            readings[index] = Reading(out | readings[index].values, tuple(misses))
         return readings
 
     def _read(self, pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], np.ndarray]:
-        """The most likely value of every attribute, and identity vectors (B, E), of the pictures that can be read."""
-        looks = [look for look in self._memory.looks(f"probe 1 {self.weights}", pictures, self._look) if look]
+        """The most likely value of every attribute, and identity vectors (B, E), of pictures that can be read."""
+        looks = self._looks(pictures)
         read = [{key: TABLES[key][int(look[key][0])] for key in TABLES} for look in looks]
         return read, np.stack([look["identity"] for look in looks])
+
+    def _readable(self, pictures: Sequence[Picture]) -> list[Picture]:
+        return [picture for picture, look in zip(pictures, self._looks(pictures), strict=True) if look]
+
+    def _looks(self, pictures: Sequence[Picture]) -> list[Look]:
+        return self._memory.looks(f"probe 1 {self.weights}", pictures, self._look)
 
     def _look(self, pictures: Sequence[Picture]) -> list[Look]:
         from PIL import Image

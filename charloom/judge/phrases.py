@@ -1,12 +1,14 @@
 """The phrases of a prompt and what each is about: ``("outfit", "wearing a teal hoodie")``.
 
 Prompts are free text. Captions of the workflow and prompts in their manner separate phrases by commas; where a phrase
-has no known word, its place decides: the last one is the background. Standard library only.
+has no known word, its place decides: the last one is the background.
 """
 
 from __future__ import annotations
 
 import re
+
+from charloom.core import words
 
 TIERS = ("close-up", "closeup", "portrait", "medium shot", "full body", "full-body", "headshot", "wide shot", "selfie")
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -36,8 +38,9 @@ def split(text: str, trigger: str = "", of_identity: str = "") -> list[tuple[str
     parts = [part.strip(" .") for part in re.split(r"[,;]|\. ", text) if part.strip(" .")]
     found: list[tuple[str, str]] = []
     for index, part in enumerate(parts):
-        if trigger and re.search(rf"\b{re.escape(trigger)}\b", part):
-            before, _, after = part.partition(trigger)
+        hers = re.search(words.pattern(trigger), part, re.IGNORECASE) if trigger else None
+        if hers:
+            after = part[hers.end() :]
             if tier := next((name for name in TIERS if name in part.lower()), None):
                 found.append(("tier", tier))
             rest = after.strip(" .")
@@ -56,8 +59,8 @@ def split(text: str, trigger: str = "", of_identity: str = "") -> list[tuple[str
 def about(phrase: str, last: bool = False) -> str:
     """What a phrase is about: a key of the table, or else the background if it is the last, ``other`` if not."""
     plain = phrase.lower()
-    for name, words in _WORDS.items():
-        if any(re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z]{{3,}})", plain) for word in words):
+    for name, known in _WORDS.items():
+        if any(re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z]{{3,}})", plain) for word in known):
             return name
     return "background" if last else "other"
 
@@ -68,8 +71,3 @@ def by_attribute(phrases: list[tuple[str, str]]) -> dict[str, str]:
     for name, phrase in phrases:
         out[name] = f"{out[name]}, {phrase}" if name in out else phrase
     return out
-
-
-def without_trigger(text: str, trigger: str, word: str = "a person") -> str:
-    """``text`` with the trigger, which no other network knows, replaced by what it stands for."""
-    return re.sub(rf"\b{re.escape(trigger)}\b", word, text) if trigger else text

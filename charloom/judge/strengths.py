@@ -64,6 +64,8 @@ def _pick(summaries: Mapping[float, Summary]) -> tuple[float | None, list[str]]:
         return None, [f"Not scored: {' and '.join(silent)}. Take the highest strength that still obeys, by eye."]
     overall = {strength: s.overall or 0.0 for strength, s in known.items()}
     best = max(overall, key=lambda strength: (overall[strength], strength))
+    if overall[best] <= 0.0:
+        return None, ["No strength is of use: at all of them identity or obedience is 0, or everything is copied."]
     alike = [strength for strength, value in overall.items() if value >= overall[best] * (1.0 - NOISE)]
     chosen = min(alike, key=lambda strength: (abs(strength - FULL), -strength))
     why = [f"At {chosen:g}: {_words(known[chosen])}."]

@@ -9,7 +9,6 @@ from charloom.judge import identity
 from charloom.judge.auto import subject_looks
 from charloom.judge.backend import Picture
 from charloom.judge.instruments import KINDS
-from charloom.judge.locking import changed
 from charloom.judge.memory import Memory
 from charloom.judge.panel import Panel
 
@@ -62,7 +61,7 @@ def study(
         "why": reasons,
         "limits": identity.limits(chosen, getattr(panel.cls(chosen.instrument), "cut", None)) if chosen else {},
         "remedies": remedies(lock, bool(chosen), obedience, copying),
-        "notes": [*memory.notes, *(f"{name}: {line}" for name, line in changed(lock).items())],
+        "notes": list(memory.notes),
     }
 
 

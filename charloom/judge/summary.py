@@ -83,7 +83,8 @@ class Summary:
     @property
     def overall(self) -> float | None:
         """Identity x obedience x (1 - bleed), of those that were scored; orders checkpoints for ``keep: score:N``."""
-        parts = [self.identity, self.obedience, None if self.bleed is None else 1.0 - self.bleed]
+        identity = None if self.identity is None else max(0.0, self.identity)
+        parts = [identity, self.obedience, None if self.bleed is None else 1.0 - self.bleed]
         scored = [part for part in parts if part is not None]
         product = 1.0
         for part in scored:
@@ -108,7 +109,8 @@ def summarise(rows: Iterable[Mapping[str, Any]], limits: Limits = LIMITS) -> dic
         }
         out[step] = Summary(
             step=step,
-            samples=len({sample for found in metrics.values() for sample in found}),
+            # Previews of drift are in the same table and have no contrast.
+            samples=len(metrics.get("contrast") or {sample for found in metrics.values() for sample in found}),
             portraits=len(identity),
             identity=_mean(identity.values()),
             strangers=_mean([float(value < limits.stranger) for value in identity.values()]),

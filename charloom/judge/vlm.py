@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charloom.core.errors import UserError
-from charloom.judge.embeddings import without_torchvision
+from charloom.judge.embeddings import LOCAL, without_torchvision
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class VisionLanguage:
         self.device = torch.device(device)
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         folder = files["config.json"].parent.absolute()
-        self._model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        self._model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, **LOCAL)
         self._model = self._model.to(self.device).eval()
         try:
-            self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **without_torchvision())
+            self._processor = AutoProcessor.from_pretrained(folder, **LOCAL, **without_torchvision())
         except Exception as error:
             if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
                 raise UserError(f"{folder}: its processor needs torchvision: pip install torchvision") from error

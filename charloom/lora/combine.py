@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +49,8 @@ def merge(
     """
     if len(strengths) != len(paths):
         raise UserError(f"--strengths: {len(strengths)} strengths for {len(paths)} files; give one for each")
-    if not any(strengths):
-        raise UserError("--strengths: all are 0, which leaves nothing; give another")
+    if not all(map(math.isfinite, strengths)) or not any(strengths):
+        raise UserError("--strengths: must be numbers that are not all 0; give others")
     read = [convert.read(path) for path in paths]
     notes = [f"{path.name}: {note}" for path, (_, more) in zip(paths, read, strict=True) for note in more]
     adapters = [adapter for adapter, _ in read]

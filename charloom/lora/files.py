@@ -17,7 +17,7 @@ from torch import Tensor
 from charloom.core.errors import UserError
 from charloom.core.tensors import read_safetensors
 from charloom.lora import layouts
-from charloom.lora.modules import rank_of
+from charloom.lora.modules import diffusers_name, rank_of
 
 PREFIXES = ("diffusion_model.", "transformer.")
 _SUFFIXES = {
@@ -154,16 +154,14 @@ def _with_names_of_diffusers(modules: dict[str, dict[str, Tensor]]) -> dict[str,
     out: dict[str, dict[str, Tensor]] = {}
     for module, parts in modules.items():
         block, _, name = module.rpartition(".")
-        if block.endswith("attention") and name == "out":
-            out[f"{block}.to_out.0"] = parts
-        elif block.endswith("attention") and name == "qkv" and "lora_B" in parts:
+        if block.endswith("attention") and name == "qkv" and "lora_B" in parts:
             height = len(parts["lora_B"])
             for index, part in enumerate(("to_q", "to_k", "to_v")):
                 of_rows = [role for role in ("lora_B", "dora_scale") if role in parts and len(parts[role]) == height]
                 rows = {role: parts[role].tensor_split(3)[index] for role in of_rows}
                 out[f"{block}.{part}"] = parts | rows
         else:
-            out[module] = parts
+            out[diffusers_name(module)] = parts
     return out
 
 

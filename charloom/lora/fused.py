@@ -14,7 +14,7 @@ from torch import Tensor
 
 from charloom.core.errors import UserError
 from charloom.lora.files import AdapterFile
-from charloom.lora.modules import kind
+from charloom.lora.modules import diffusers_name, kind
 
 PARTS = ("to_q", "to_k", "to_v")
 
@@ -28,13 +28,11 @@ def split(adapter: AdapterFile) -> dict[str, dict[str, Tensor]]:
     out: dict[str, dict[str, Tensor]] = {}
     for module, parts in adapter.modules.items():
         block, _, name = module.rpartition(".")
-        if block.endswith("attention") and name == "out":
-            out[f"{block}.to_out.0"] = parts
-        elif block.endswith("attention") and name == "qkv":
+        if block.endswith("attention") and name == "qkv":
             for part, rows in zip(PARTS, _thirds(parts, adapter.path, module), strict=True):
                 out[f"{block}.{part}"] = rows
         else:
-            out[module] = parts
+            out[diffusers_name(module)] = parts
     return out
 
 

@@ -18,6 +18,7 @@ KINDS = {
     "loha": "LoHa",
     "full": "whole differences of weights",
 }
+_HEADS = {"x_embedder": "all_x_embedder.2-1", "final_layer": "all_final_layer.2-1"}
 _HALVES = ("lokr_w1", "lokr_w2", "hada_w1", "hada_w2")
 
 
@@ -31,6 +32,14 @@ def kind(roles: Iterable[str]) -> str:
     if found & {"diff", "diff_b"}:
         return "full"
     return "dora" if "dora_scale" in found else "peft dora" if "magnitude" in found else "lora"
+
+
+def diffusers_name(module: str) -> str:
+    """A module of the original model as diffusers calls it; fused q, k and v stay, because they are three there."""
+    if module.endswith(".attention.out"):
+        return f"{module.removesuffix('out')}to_out.0"
+    first, dot, rest = module.partition(".")
+    return f"{_HEADS.get(first, first)}{dot}{rest}"
 
 
 def is_complete(roles: Iterable[str]) -> bool:

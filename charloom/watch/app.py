@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -92,7 +93,8 @@ class Server:
             elif quiet >= SIGN_OF_LIFE:
                 quiet = 0
                 yield ": still here\n\n"
-            await asyncio.sleep(self.pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), self.pause)
 
     async def _snapshot(self, name: str) -> str:
         """The state as JSON on one line; pages that ask within one look share it."""
@@ -147,6 +149,8 @@ class Server:
         steps = character.saved_steps
         if step != "auto" and (type(step) is not int or step not in steps):
             raise UserError(f"{step} is no checkpoint of this run; there are {', '.join(map(str, steps))}")
+        if step == "auto" and character.ship:
+            raise UserError(f"{path.name} says ship: {character.ship}; take that line out to let the scores choose")
         choosing.choose(path, step, str(seen))
         return f"checkpoint: {step} written into {path.name}; make the file with: snakemake --cores 2 {name}"
 

@@ -65,4 +65,10 @@ def serve(root: Path, name: str | None, port: int | None) -> None:
     print(f"http://{HOST}:{server.port}/{f'c/{name}' if name else ''}  (stop with Ctrl+C)", flush=True)
     config = uvicorn.Config(server.app(), log_level="warning", lifespan="off", server_header=False,
                             timeout_graceful_shutdown=1)  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listener])
+
+    class Uvicorn(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            server.closing.set()  # ends the streams of events, which would outlive the grace period
+            await super().shutdown(sockets)
+
+    Uvicorn(config).run(sockets=[listener])

@@ -87,6 +87,7 @@ def bundle(character: Character, base: Base) -> str:
             "miniature": base.miniature,
             "character": portable.character_file(character),
             "config": portable.base_file(base),
+            "elsewhere": portable.elsewhere(character, base),
             "items": character.image_names,
             "captions": [shot.name for shot in character.shots if character.caption_file(shot)],
             "sets": [part.name for part in character.datasets],

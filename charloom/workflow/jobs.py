@@ -131,17 +131,19 @@ def _cores_used() -> float:
     return sum(shares[core] for core in own if core < len(shares)) / 100
 
 
-def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], None]) -> None:
+def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], object]) -> None:
     """Put the stored result at ``output``; if there is none, call ``make`` to store it (usually with its siblings).
 
-    ``make`` runs once, under the lock ``lock``, and only if the result is still missing by then.
+    ``make`` runs once, under the lock ``lock``, and only if the result is still missing by then. It returns something
+    true if it has written ``output`` itself, because the result is not for the store.
     """
     if store.fetch(kind, key, suffix, output):
         return
     with store.lock(lock):
         if store.fetch(kind, key, suffix, output):
             return
-        make()
+        if make():
+            return
         if not store.fetch(kind, key, suffix, output):
             raise RuntimeError(f"nothing was stored as {kind} {key}")
 

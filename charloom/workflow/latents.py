@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,10 +53,17 @@ def make(
         return []
     failed = []
     with ThreadPoolExecutor(READERS) as pool:
-        # The next images are read and resized while one is encoded.
-        ahead = {image: pool.submit(resized, image, settings["resolutions"]) for image in missing}
+        # The next few images are read and resized while one is encoded.
+        waiting, ahead = iter(missing), {}
+
+        def read_on() -> None:
+            for image in itertools.islice(waiting, 2 * READERS - len(ahead)):
+                ahead[image] = pool.submit(resized, image, settings["resolutions"])
+
+        read_on()
         vae = weights.load_vae(locks.locate(lock, "vae", store), device=device)
         for image, (sha, entry) in missing.items():
+            read_on()
             try:
                 pixels = ahead.pop(image).result()
             except UserError as error:

@@ -38,7 +38,7 @@ class Notifier(logging.Handler):
         self._left: dict[str, set[int]] = {}
         for number, who in self._jobs.items():
             self._left.setdefault(who, set()).add(number)
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
         self._threads: list[threading.Thread] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -65,15 +65,19 @@ class Notifier(logging.Handler):
             self._tell(who, "done", path, f"{who} is done: {path}")
 
     def _failed(self, number: int, logs: list[str]) -> None:
-        who = self._jobs.get(number)
         path = logs[0] if logs else ""
-        if who is not None and not _stopped(path):
-            self._tell(who, "failed", path, f"{who} has failed: {path or 'see the terminal'}")
+        if _stopped(path):
+            return
+        # A job of the base, say, is everybody's.
+        who = self._jobs.get(number)
+        for name in [who] if who else sorted(self._whole):
+            self._tell(name, "failed", path, f"{name} has failed: {path or 'see the terminal'}")
 
     def _tell(self, who: str, status: str, path: str, message: str) -> None:
-        if who in self._told:
+        # Nobody fails after being done, but a job that is tried again may succeed.
+        if {(who, status), (who, "done")} & self._told:
             return
-        self._told.add(who)
+        self._told.add((who, status))
         told = {"CHARACTER": who, "STATUS": status, "PATH": path and str(Path(path).absolute()), "MESSAGE": message}
         environment = {**os.environ, **{f"CHARLOOM_{name}": value for name, value in told.items()}}
         thread = threading.Thread(target=self._run, args=(environment,), daemon=True)

@@ -6,6 +6,7 @@ missing: a prompt that was changed later, a machine without the memory for both.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 from charloom.base import locks
 from charloom.core import files
 from charloom.core.canonical import digest, file_digest
+from charloom.core.contents import signature
+from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
@@ -40,7 +43,7 @@ class Previews:
     def __init__(self, results: Path, lock: dict[str, Any]) -> None:
         self.files = Results(results)
         self.lock = lock
-        self._digests: dict[Path, str] = {}
+        self._digests: dict[Any, str] = {}
 
     def wanted(self, step: int, prompt: str, settings: dict[str, Any], checkpoint: Path | None = None) -> Wanted | None:
         """One preview, or None while its checkpoint or its embedding is missing.
@@ -78,9 +81,11 @@ class Previews:
         return self.files.embedding("_empty")
 
     def _digest(self, path: Path) -> str:
-        if path not in self._digests:
-            self._digests[path] = file_digest(path)
-        return self._digests[path]
+        # While a training runs, another process may put another embedding in place.
+        state = (path, *signature(path))
+        if state not in self._digests:
+            self._digests[state] = file_digest(path)
+        return self._digests[state]
 
 
 class Painter:
@@ -227,19 +232,25 @@ class WhileTraining:
         """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base."""
         if self._off or step not in self.siblings["steps"]:
             return
-        wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
-        missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
         try:
+            wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
+            missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
             if missing:
                 self._draw(missing, engine)
+            for one in wanted:
+                self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
         except Exception as error:
             # A preview is never worth a training run.
             self._off = True
+            self._release()
             text = str(error).strip().splitlines()
             self.log(f"previews are drawn after training: {text[0] if text else type(error).__name__}")
-        for one in wanted:
-            self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
-        files.write_json(self.newest / "step.json", {"step": step if not self._off else None})
+        with contextlib.suppress(OSError, UserError):
+            files.write_json(self.newest / "step.json", {"step": None if self._off else step})
+
+    def _release(self) -> None:
+        """Keep nothing on the GPU: the engine moves the weights, or nothing is drawn any more."""
+        self._painter = self._borrowed = None
 
     def _draw(self, missing: list[Wanted], engine: Any) -> None:
         from charloom.engine.previews import room_for
@@ -258,14 +269,21 @@ class WhileTraining:
         self._painter.vae.to("cpu")
 
     def _new_painter(self, precision: str, engine: Any) -> Painter:
+        import torch
+
         from charloom.engine import borrow
         from charloom.engine import previews as previewing
 
         lock, model = self.previews.lock, None
         if engine.cuda:
+            if engine.swap:
+                raise borrow.CannotBorrow("some blocks live in main memory")
+            if engine.model.all_x_embedder["2-1"].weight.dtype != torch.bfloat16:
+                raise borrow.CannotBorrow("training computes in fp32, previews in bf16")
             root, single = locks.locate(lock, "transformer", self.store), locks.single_file(lock, self.store)
             model = previewing.empty_transformer(root, precision)
             weights = previewing.stream(model, root, single, self.device)
             self._borrowed = borrow.Borrowed(model, weights, engine.model)
+            engine.before_restart = self._release
             previewing.ready(model, self.device, self.options)
         return Painter(lock, self.previews.empty, self.store, self.device, self.log, self.options, precision, model)

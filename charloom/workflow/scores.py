@@ -46,13 +46,12 @@ class Judgement:
         self._references = references(self.files)
         images = [[content, caption] for _, caption, content in self._references]
         auto = {}
-        self._changed: dict[str, str] = {}
+        self.unfinished: dict[int, dict[str, Any]] = {}
         if judge:
             from charloom.judge import locking
 
-            self._changed = locking.changed(judge["lock"])
             # What cannot be opened today is not scored today, and must not be taken for scored tomorrow.
-            auto = {"auto": [judge, sorted(self._changed)]}
+            auto = {"auto": [judge, sorted(locking.changed(judge["lock"]))]}
         self.fixed = digest(
             {
                 "references": images,
@@ -76,15 +75,14 @@ class Judgement:
     def make(self, store: Store, device: Any = "cpu") -> tuple[list[int], list[str]]:
         """Score every checkpoint that has all its previews and no stored scores; returns steps and notes.
 
-        What was seen on a picture is remembered (:mod:`charloom.judge.memory`), so each reference is read once for a
+        Those during which an instrument failed are in :attr:`unfinished`, not in the store. What was seen on a picture
+        is remembered (:mod:`charloom.judge.memory`), so each reference is read once for a
         character and not for every checkpoint.
         """
         from charloom.judge import backend as judges
         from charloom.judge.memory import Memory
 
         memory, judge, levels = Memory(store), None, {}
-        for name, line in self._changed.items():
-            memory.note(f"{name}: {line}")
         done = []
         for step in self.files.sampled_steps():
             entry = self.key(step)
@@ -104,8 +102,12 @@ class Judgement:
                 for path, prompt in zip(self.samples(step), self.settings["prompts"], strict=True)
             ]
             who = self.settings["character"], step, samples, self.settings["trigger"]
-            with store.put(KIND, entry, ".json") as path:
-                files.write_json(path, judges.score(judge, levels, *who))
+            document = judges.score(judge, levels, *who)
+            if getattr(judge, "failed", None):
+                self.unfinished[step] = document  # may be complete next time: not for the store
+            else:
+                with store.put(KIND, entry, ".json") as path:
+                    files.write_json(path, document)
             done.append(step)
         return done, memory.notes
 

@@ -62,13 +62,17 @@ class Sweep:
         return digest({"fixed": self._judgement.fixed, "drawn": drawn, "step": self.step, **self.settings})
 
     def make(self, store: Store, device: Any = "cpu") -> dict[str, Any]:
-        """Score the pictures; the content of ``strengths.json``: what :func:`charloom.judge.strengths.recommend`
-        returns, with ``character`` and ``prompts`` (``name``, ``text``, ``seed``)."""
+        """Score the pictures; the content of ``strengths.json``.
+
+        That is what :func:`charloom.judge.strengths.recommend` returns, with ``character``, ``prompts`` (``name``,
+        ``text``, ``seed``), ``notes``, and ``unfinished``: an instrument failed, which may not happen next time.
+        """
         from charloom.judge import backend as judges
         from charloom.judge.memory import Memory
         from charloom.judge.strengths import recommend
 
-        judge, levels = self._judgement.opened(Memory(store), device)
+        memory = Memory(store)
+        judge, levels = self._judgement.opened(memory, device)
         documents = {}
         for strength in self.settings["strengths"]:
             pictures = [
@@ -85,4 +89,5 @@ class Sweep:
             who = self.settings["character"], self.step, pictures, self.settings["trigger"]
             documents[strength] = judges.score(judge, levels, *who)
         prompts = [{key: prompt[key] for key in ("name", "text", "seed")} for prompt in self.settings["prompts"]]
-        return {"character": self.settings["character"], "prompts": prompts, **recommend(documents, self.step)}
+        found = {"character": self.settings["character"], "prompts": prompts, **recommend(documents, self.step)}
+        return found | {"notes": list(memory.notes), "unfinished": bool(getattr(judge, "failed", None))}

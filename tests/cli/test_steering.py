@@ -101,6 +101,7 @@ def test_ship_refuses_what_is_not_there(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("ship: 20\r\nb: 2\r\n", "ship: 50\r\nb: 2\r\n"),
         ("a: 1\nship: 20   # mine\nb: 2\n", "a: 1\nship: 50   # mine\nb: 2\n"),
         ("a: 1\r\nb: |\r\n  ship it\r\n", f"a: 1\r\nb: |\r\n  ship it\r\n{ADDED}\r\n"),
         ("a: ü", f"a: ü\n{ADDED}\n"),
@@ -210,10 +211,22 @@ def test_try_asks_snakemake_for_one_row_and_passes_options_on(root: Path, monkey
     class Done:
         returncode = 1
 
-    monkeypatch.setattr(trial.subprocess, "run", lambda command, cwd: asked.append(command[2:]) or Done())
+    def run(command: list[str], cwd: Path, env: dict[str, str]) -> type[Done]:
+        asked.append([*command[2:], env["CHARLOOM_UNTIL"]])
+        return Done
+
+    monkeypatch.setattr(trial.subprocess, "run", run)
     text = said(call("try", "mara", "--steps", "30", "--profile", "profiles/gpu-16gb", "--cores", "8"))
     assert asked == [
-        ["snakemake", "results/mara/samples/step-000030/grid.png", "--profile", "profiles/gpu-16gb", "--cores", "8"]
+        [
+            "snakemake",
+            "results/mara/samples/step-000030/grid.png",
+            "--profile",
+            "profiles/gpu-16gb",
+            "--cores",
+            "8",
+            "30",
+        ]
     ]
     assert text == "error: try: mara did not get to step 30; snakemake's lines above say why\n"
     assert "the whole run has 100 steps" in said(call("try", "mara"))

@@ -61,7 +61,7 @@ MOODS = {
     "fails": "the workflow failed: KSampler: CUDA out of memory",
     "empty": "ended without a picture",
     "lost": "does not give its picture 'mara_1.png' (status 404)",
-    "no picture": "are no picture; nothing was written",
+    "no picture": "bytes that are no picture; ",
     "slow": "is not done after 0.1 s",
     "stalls": "no answer",
 }

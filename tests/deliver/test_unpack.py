@@ -113,10 +113,32 @@ def test_nothing_is_overwritten(bundle: Path, clone: Path) -> None:
     before = tree(clone)
     result = call("unpack", str(bundle))
     assert result.exit_code == 1 and "exists already with other contents and is not overwritten" in said(result)
-    edit(clone / "config/bases/mini.yaml", path="resources/bases", adapters={})
-    before["config/bases/mini.yaml"] = (clone / "config/bases/mini.yaml").read_bytes()
-    other = call("unpack", str(bundle))
-    assert other.exit_code == 1 and "has another" in said(other) and tree(clone) == before
+    assert tree(clone) == before
+
+
+def test_another_trainer_is_told(bundle: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charloom.cli.deliver.RECIPE", 99)
+    result = call("unpack", str(bundle))
+    assert result.exit_code == 0 and "makes other bytes than the bundle's in: train" in said(result)
+
+
+def test_a_base_that_lies_elsewhere_is_a_remark(bundle: Path, clone: Path) -> None:
+    small_project.write_yaml(clone / "config/bases/mini.yaml", {**small_project.BASE, "path": "resources/bases"})
+    own = (clone / "config/bases/mini.yaml").read_bytes()
+    result = call("unpack", str(bundle))
+    assert result.exit_code == 0 and "yours lies elsewhere than the bundle's" in said(result)
+    assert (clone / "config/bases/mini.yaml").read_bytes() == own
+
+
+@pytest.mark.parametrize("text", ["a: &a [x, x]\nb: &b [*a, *a]\n", "a: " + "[" * 600])
+def test_settings_that_blow_up_are_refused(bundle: Path, clone: Path, tmp_path: Path, text: str) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        members["config/bases/mini.yaml"] = text.encode()
+
+    before = tree(clone)
+    result = call("unpack", str(rewritten(bundle, tmp_path / "bomb.zip", change)))
+    assert result.exit_code == 1 and "refers to parts of itself or is nested too deeply" in said(result)
+    assert tree(clone) == before
 
 
 def test_a_disk_that_fills_up_leaves_nothing(bundle: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from tiny_models import CAPTION_WIDTH, build_transformer
 from charloom.engine import compile as compiling
 from charloom.engine import fuse
 from charloom.engine.borrow import Borrowed, CannotBorrow
+from charloom.engine.swap import Swap
 from charloom.kernels import quantize
 from charloom.lora.attach import attach
 from charloom.lora.network import Network
@@ -88,6 +89,13 @@ def test_weights_that_have_moved_are_left_alone() -> None:
     with pytest.raises(CannotBorrow, match="have moved"), borrowed.in_place():
         pytest.fail("nothing may be copied")
     assert torch.equal(seen(trained), before)
+
+
+def test_blocks_that_share_a_place_lend_nothing() -> None:
+    trained, alone = trained_of("none"), model_of(2, "none")
+    Swap(list(trained.layers), torch.device("cpu"), slots=1)
+    with pytest.raises(CannotBorrow, match="live in main memory"):
+        Borrowed(empty("none"), alone.state_dict().items(), trained)
 
 
 def test_another_number_format_cannot_borrow() -> None:

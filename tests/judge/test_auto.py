@@ -228,6 +228,12 @@ def test_a_leaking_trigger_is_warned_of_with_its_evidence() -> None:
     assert "at step 200" in drift.warnings(rows(course), 100, LIMITS)[0][0]
 
 
+def test_each_prompt_counts_where_it_was_measured() -> None:
+    course = {0: {"leak.identity": {"09": 0.0}}, 100: {"leak.identity": {"09": 0.1}}}
+    course[200] = {"leak.identity": {"09": 0.1, "01-class": 0.9}}
+    assert "at step 200 (most: 01-class)" in drift.warnings(rows(course), 100, LIMITS)[0][0]
+
+
 def test_a_turbo_that_needs_more_steps_is_warned_of() -> None:
     warnings, advice = drift.warnings(rows({200: {"drift.steps": both(0.3)}}), 200, LIMITS)
     assert "0.30 more identity" in warnings[0] and "training adapter" in advice[0]

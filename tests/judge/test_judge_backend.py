@@ -63,6 +63,13 @@ def judge():
     return judge
 
 
+def test_a_picture_that_cannot_be_read_has_no_values(judge, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    first, second, third = judge.measure([doll(PROMPT), backend.later(broken, PROMPT, "x"), doll(PROMPT)])
+    assert second.values == {} and first.values == third.values != {}
+
+
 def test_obeyed_prompt(judge):
     reading = judge.measure([doll(PROMPT)])[0]
     assert reading.values["obedience"] == 1.0

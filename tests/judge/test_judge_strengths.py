@@ -38,3 +38,8 @@ def test_what_was_not_scored_recommends_nothing(values: tuple[float | None, floa
     found = recommend({0.8: document(*values), 1.0: document(*values)}, 300)
     assert found["recommended"] is None
     assert found["why"][0].startswith("Not scored: ")
+
+
+def test_where_no_strength_is_of_use_none_is_recommended() -> None:
+    found = recommend({0.8: document(-0.1, 0.9), 1.0: document(-0.2, 0.5)}, 300)
+    assert found["recommended"] is None and found["why"][0].startswith("No strength is of use")
