@@ -64,6 +64,7 @@ def load_transformer(
         UserError: it does not fit.
     """
     model = empty_transformer(root, precision)
+    model = model.to(torch.bfloat16) if device.type == "cuda" else model  # still without values: for its size
     try:
         if device.type == "cuda" and not fits(model, budget := memory.budget(options.limit, device)):
             raise torch.OutOfMemoryError

@@ -14,6 +14,7 @@ of files and tensors.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from charloom.core import randomness
@@ -90,6 +91,7 @@ class Schedule:
     ) -> None:
         self._seed, self._resolutions, self._draws = seed, resolutions, draws
         self._orders = [("order", order), *([("order-reg", regularization)] if regularization else [])]
+        self._lock = threading.Lock()
         self._begin()
 
     def _begin(self) -> None:
@@ -99,13 +101,14 @@ class Schedule:
         self._visits: list[Visit] = []
 
     def visits(self, step: int) -> list[Visit]:
-        """What the samples of update ``step`` (from 1) show, in order."""
-        if step < self._step:
-            self._begin()
-        while self._step < step:
-            self._visits = self._next(self._step * self._draws)
-            self._step += 1
-        return self._visits
+        """What the samples of update ``step`` (from 1) show, in order. May be called from several threads."""
+        with self._lock:
+            if step < self._step:
+                self._begin()
+            while self._step < step:
+                self._visits = self._next(self._step * self._draws)
+                self._step += 1
+            return self._visits
 
     def _next(self, first: int) -> list[Visit]:
         """The visits of one step, whose first sample has number ``first``; samples alternate between the decks."""

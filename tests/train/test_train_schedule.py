@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -66,3 +67,12 @@ def test_a_step_is_the_same_whatever_was_asked_before():
     for step in (39, 7, 7, 8, 1, 20):
         assert other.visits(step) == expected[step]
     assert fresh(43).visits(5) != expected[5]
+
+
+def test_several_threads_may_ask_at_once():
+    schedule = Schedule(7, list(range(6)), [], [[64, 128, 192]] * 6, 2)
+    alone = [list(schedule.visits(step)) for step in range(1, 41)]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [step for _ in range(20) for step in range(1, 41)]
+        found = list(pool.map(lambda step: list(schedule.visits(step)), asked))
+    assert found == [alone[step - 1] for step in asked]
