@@ -90,17 +90,7 @@ class Judgement:
                 continue
             if judge is None:
                 judge, levels = self.opened(memory, device)
-            samples = [
-                judges.later(
-                    path,
-                    prompt["text"],
-                    file_digest(path),
-                    name=prompt["name"],
-                    seed=prompt["seed"],
-                    strength=prompt["scale"],
-                )
-                for path, prompt in zip(self.samples(step), self.settings["prompts"], strict=True)
-            ]
+            samples = shown(self.samples(step), self.settings["prompts"])
             who = self.settings["character"], step, samples, self.settings["trigger"]
             document = judges.score(judge, levels, *who)
             if getattr(judge, "failed", None):
@@ -145,6 +135,23 @@ class Judgement:
             if one["kind"] == "steps"
         }
         return drift.measure(judge, self.settings["character"], step, special, usual) | {"notes": memory.notes}
+
+
+def shown(paths: list[Path], prompts: list[dict[str, Any]], strength: float | None = None) -> list[Picture]:
+    """Pictures of prompts, read when they are first looked at; at ``strength``, or at each prompt's own."""
+    from charloom.judge import backend as judges
+
+    return [
+        judges.later(
+            path,
+            prompt["text"],
+            file_digest(path),
+            name=prompt["name"],
+            seed=prompt["seed"],
+            strength=prompt["scale"] if strength is None else strength,
+        )
+        for path, prompt in zip(paths, prompts, strict=True)
+    ]
 
 
 def references(files_: Results) -> list[tuple[str, str, str]]:

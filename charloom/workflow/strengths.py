@@ -10,7 +10,7 @@ from charloom.core.canonical import digest, file_digest
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.workflow.samples import Previews, Wanted
-from charloom.workflow.scores import Judgement
+from charloom.workflow.scores import Judgement, shown
 
 KIND = "strengths"
 
@@ -75,17 +75,7 @@ class Sweep:
         judge, levels = self._judgement.opened(memory, device)
         documents = {}
         for strength in self.settings["strengths"]:
-            pictures = [
-                judges.later(
-                    path,
-                    prompt["text"],
-                    file_digest(path),
-                    name=prompt["name"],
-                    seed=prompt["seed"],
-                    strength=strength,
-                )
-                for path, prompt in zip(self.pictures(strength), self.settings["prompts"], strict=True)
-            ]
+            pictures = shown(self.pictures(strength), self.settings["prompts"], strength)
             who = self.settings["character"], self.step, pictures, self.settings["trigger"]
             documents[strength] = judges.score(judge, levels, *who)
         prompts = [{key: prompt[key] for key in ("name", "text", "seed")} for prompt in self.settings["prompts"]]
