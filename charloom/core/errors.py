@@ -102,3 +102,8 @@ def cli(main: Callable[[], None]) -> NoReturn:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of somebody else's error, or its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

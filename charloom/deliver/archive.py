@@ -11,10 +11,10 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from charloom.config.portable import is_inside
+from charloom.core.epoch import moment
 from charloom.core.errors import UserError
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -50,12 +50,7 @@ def write(path: Path, members: Mapping[str, bytes | Path], epoch: str = "") -> N
 def _date(epoch: str) -> tuple[int, int, int, int, int, int]:
     if not epoch:
         return EARLIEST
-    try:
-        found = datetime.fromtimestamp(int(epoch), UTC)
-    except (ValueError, OverflowError, OSError):
-        raise UserError(
-            f"SOURCE_DATE_EPOCH={epoch}: is no number of seconds since 1970; correct it or unset it"
-        ) from None
+    found = moment(epoch)
     if found.year > LATEST:
         raise UserError(
             f"SOURCE_DATE_EPOCH={epoch}: a zip file can date nothing after {LATEST}; correct it or unset it"

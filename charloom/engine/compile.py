@@ -47,6 +47,10 @@ TRACED = (
 _MIXED = ("mix_order_reduction", "mix_order_reduction_non_strict_mode")
 _BEFORE, _COMPILED = "_forward_before_compiling", "_compiled_forward"
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_TIMED = "_charloom_timed"
+"""Where torch's autotuner keeps its own method while :func:`_ranks` stands in for it."""
+_by_rule = False
+"""What :func:`choose_by_rule` was last called with."""
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -97,6 +101,7 @@ def mixed_order_reductions(on: bool) -> None:
 
 def choose_by_rule(on: bool) -> None:
     """Let the compiler choose tile sizes by rules, instead of by timings that may differ from run to run."""
+    global _by_rule
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = on
     # torch considers these harmless. But the number of elements per thread can decide which products and sums are
@@ -106,11 +111,7 @@ def choose_by_rule(on: bool) -> None:
     if on and not hasattr(autotuner, _TIMED):
         setattr(autotuner, _TIMED, autotuner.benchmark_all_configs)
         autotuner.benchmark_all_configs = _ranks
-    globals()["_by_rule"] = on
-
-
-_TIMED = "_charloom_timed"
-_by_rule = False
+    _by_rule = on
 
 
 def _ranks(autotuner: Any, *arguments: Any, **named: Any) -> dict[Any, float]:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from charloom.core.errors import UserError
+from charloom.core.errors import UserError, reason
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def _there(module: str) -> bool:
     try:
         return not child or hasattr(import_module(parent), child)
     except Exception as error:  # a shared library that is missing, another numpy
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{parent} cannot be imported ({reason})") from None
+        raise UserError(f"{parent} cannot be imported ({reason(error)})") from None
 
 
 def open_instrument(name: str, files: dict[str, Path], weights: str, device: Any = "cpu") -> Instrument:
@@ -162,5 +161,4 @@ def open_instrument(name: str, files: dict[str, Path], weights: str, device: Any
     except UserError:
         raise
     except Exception as error:  # whatever a package raises for files or hardware that it does not like
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name} cannot be loaded ({type(error).__name__}: {reason})") from error
+        raise UserError(f"{name} cannot be loaded ({type(error).__name__}: {reason(error)})") from error

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from charloom.core.canonical import digest
+from charloom.core.errors import reason
 from charloom.judge import locking
 from charloom.judge.instruments import KINDS, open_instrument
 from charloom.judge.memory import Look, Memory
@@ -82,7 +83,7 @@ class Panel:
 
     def failed_with(self, name: str, error: Exception) -> None:
         """Leave an instrument out from now on, because of ``error``."""
-        self.fail(name, (str(error).strip().splitlines() or [type(error).__name__])[0])
+        self.fail(name, reason(error))
 
     @property
     def failed(self) -> set[str]:

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from charloom.core import pictures
 from charloom.core.canonical import canonical_json
-from charloom.core.errors import UserError
+from charloom.core.epoch import moment
 from charloom.core.tensors import tensor_bytes
 
 LARGEST_THUMBNAIL = 64 * 1024
@@ -77,12 +76,7 @@ def date(epoch: str) -> str:
     Raises:
         UserError: it is no number of seconds.
     """
-    try:
-        return datetime.fromtimestamp(int(epoch), UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        raise UserError(
-            f"SOURCE_DATE_EPOCH={epoch}: is no number of seconds since 1970; correct it or unset it"
-        ) from None
+    return moment(epoch).isoformat().replace("+00:00", "Z")
 
 
 def thumbnail(picture: Path) -> str:

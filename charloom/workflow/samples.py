@@ -17,7 +17,7 @@ from charloom.base import locks
 from charloom.core import files
 from charloom.core.canonical import digest, file_digest
 from charloom.core.contents import signature
-from charloom.core.errors import UserError
+from charloom.core.errors import UserError, reason
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
@@ -243,8 +243,7 @@ class WhileTraining:
             # A preview is never worth a training run.
             self._off = True
             self._release()
-            text = str(error).strip().splitlines()
-            self.log(f"previews are drawn after training: {text[0] if text else type(error).__name__}")
+            self.log(f"previews are drawn after training: {reason(error)}")
         with contextlib.suppress(OSError, UserError):
             files.write_json(self.newest / "step.json", {"step": None if self._off else step})
 
