@@ -35,9 +35,9 @@ rule prepare_base:
     priority: 10
     conda:
         "../envs/charloom.yaml"
-    threads: 64
-    resources:
-        gpu=1,
+    # On a GPU weight by weight, with little memory: it takes no share of `gpu`, so that texts and pictures are encoded
+    # at the same time.
+    threads: HEAVY_THREADS
     params:
         settings=lambda wildcards: slices.prepared_base(
             wildcards.adapter, wildcards.quantization

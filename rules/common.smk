@@ -57,6 +57,8 @@ BASES = WORKFLOW.bases
 RESULTS = Results("results/{character}")
 PREPARED = prepared_name("{base}", "{adapter}", "{quantization}")
 HAS_GPU = notices.has_gpu(WORKFLOW.device)
+# A job on the CPU takes all cores; one on a GPU leaves some to the jobs that may run beside it.
+HEAVY_THREADS = 4 if HAS_GPU else 64
 CONTENTS = Contents(Store(WORKFLOW.store))
 atexit.register(CONTENTS.save)
 

@@ -16,7 +16,7 @@ rule encode_latents:
     priority: 10
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
@@ -43,7 +43,7 @@ rule encode_caption:
     priority: 11
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
@@ -73,7 +73,7 @@ rule encode_class_caption:
     priority: 11
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
@@ -101,7 +101,7 @@ rule encode_text:
     priority: 10
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:

@@ -51,7 +51,7 @@ rule write_report:
     priority: 2
     conda:
         "../envs/charloom.yaml"
-    threads: 1
+    threads: 8
     params:
         settings=settings_with_base(slices.report),
     message:
@@ -59,7 +59,7 @@ rule write_report:
     shell:
         "run write_report --results results/{wildcards.character} "
         "--settings {params.settings:q} --output {output.report:q} --comparison {output.comparison:q} "
-        "--scores-plot {output.scores:q} --loss-plot {output.loss:q} --log {log:q}"
+        "--scores-plot {output.scores:q} --loss-plot {output.loss:q} --threads {threads} --log {log:q}"
 
 
 rule write_index:

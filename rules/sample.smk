@@ -16,7 +16,7 @@ rule sample_checkpoint:
     priority: 4
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:

@@ -17,7 +17,7 @@ rule sample_strength:
     priority: 3
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
@@ -50,7 +50,7 @@ rule score_strengths:
     priority: 2
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=judge_gpus,
     params:

@@ -29,7 +29,7 @@ rule train_segment:
     priority: TRAINING
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     # Resources rather than params, because they never make a job run again: how far one start of the trainer may run
     # ahead, the save interval and the last step.
     resources:

@@ -35,7 +35,7 @@ rule study_references:
     priority: 5
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
@@ -66,7 +66,7 @@ rule score_checkpoint:
     priority: 2
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=judge_gpus,
     params:
@@ -98,7 +98,7 @@ rule sample_drift:
         RESULTS.benchmark("sample_drift", "{step}-{drift}")
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
@@ -128,7 +128,7 @@ rule score_drift:
         RESULTS.benchmark("score_drift", "{step}")
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=judge_gpus,
     params:

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "samples")
-    previews = samples.Previews(arguments.results, arguments.lock)
+    previews = samples.Previews(arguments.results, arguments.lock, arguments.store)
     own = previews.wanted(arguments.step, arguments.prompt, arguments.settings)
     if own is None:
         raise UserError(

@@ -26,7 +26,7 @@ def main() -> None:
     log = jobs.Log(arguments.log, "strengths")
     settings = dict(arguments.settings)
     step = strengths.chosen_step(arguments.validation, settings.pop("checkpoint"))
-    previews = samples.Previews(arguments.results, arguments.lock)
+    previews = samples.Previews(arguments.results, arguments.lock, arguments.store)
     own = strengths.wanted(previews, step, arguments.prompt, settings, arguments.strength)
     if own is None:
         raise UserError(f"{arguments.results}: checkpoint or embedding of step {step} is missing; make it first")

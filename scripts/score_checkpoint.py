@@ -26,7 +26,7 @@ def main() -> None:
         raise UserError(f"{arguments.results}: samples of step {arguments.step} are missing; draw them first")
 
     def make() -> bool:
-        device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
+        device = device_of(judge, arguments.device, arguments.threads, log)
         steps, notes = judgement.make(arguments.store, device)
         log(f"judge {arguments.settings['judge']}: steps {', '.join(map(str, steps))}")
         for line in notes:

@@ -21,7 +21,7 @@ def main() -> None:
     log = jobs.Log(arguments.log, "drift")
     judge = files.read_json(arguments.judge) if arguments.judge else None
     judgement = Judgement(arguments.results, arguments.settings, arguments.weights, judge)
-    device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
+    device = device_of(judge, arguments.device, arguments.threads, log)
     made = judgement.drift(arguments.step, arguments.store, device)
     files.write_json(arguments.output, made)
     for line in made["notes"]:

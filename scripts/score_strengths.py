@@ -29,7 +29,7 @@ def main() -> None:
     key = sweep.key()
 
     def make() -> bool:
-        device = device_of(arguments.device if judge else "cpu", arguments.threads, log)
+        device = device_of(judge, arguments.device, arguments.threads, log)
         made = sweep.make(arguments.store, device)
         for line in made["notes"]:
             log(line)

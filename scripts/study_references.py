@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--base-samples", type=Path, nargs="*", default=[], help="previews of the base alone")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "judge")
-    device = scores.device_of(arguments.device, arguments.threads, log)
+    device = scores.device_of({"lock": arguments.lock}, arguments.device, arguments.threads, log)
     made = scores.study(
         arguments.results, arguments.lock, arguments.settings, arguments.base_samples, arguments.store, device
     )

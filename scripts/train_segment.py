@@ -50,7 +50,7 @@ def main() -> None:
             siblings = {**siblings, "steps": [*siblings["steps"], arguments.step]}
         options = EngineOptions.from_values(arguments.engine)
         drawing = samples.WhileTraining(
-            samples.Previews(results.root, arguments.lock),
+            samples.Previews(results.root, arguments.lock, store),
             siblings,
             store,
             device,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from charloom.core import files
 from charloom.core.errors import cli
-from charloom.report import charts, comparison, curves
+from charloom.report import charts, comparison, curves, pictures
 from charloom.report.gather import gather
 from charloom.report.grid import save_picture
 from charloom.report.page import page
@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--comparison", type=Path, required=True, help="picture of all checkpoints side by side")
     parser.add_argument("--scores-plot", type=Path, required=True, help="chart of the scores by checkpoint")
     parser.add_argument("--loss-plot", type=Path, required=True, help="chart of the loss, also on held-out images")
+    parser.add_argument("--threads", type=int, default=1, help="pictures scaled at a time")
     arguments = parser.parse_args()
+    pictures.set_threads(arguments.threads)
     log = jobs.Log(arguments.log, arguments.settings["name"])
     material = gather(arguments.results, arguments.settings)
     files.write_text(arguments.output, page(material))

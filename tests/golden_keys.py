@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the code beside 
 
 from charloom.config import project
 from charloom.core.canonical import digest
+from charloom.core.store import Store
 from charloom.train import keys
 from charloom.train import settings as training
 from charloom.workflow import delivery, judge_slices, latents, prepared, samples, scores, slices, texts
@@ -120,7 +121,7 @@ def _keys_of_files(results: Path) -> Iterator[tuple[str, str]]:
                  "embeddings/_empty.safetensors", "samples/step-000250/01.png"):  # fmt: skip
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_bytes(name.encode())
-    previews = samples.Previews(results, LOCK)
+    previews = samples.Previews(results, LOCK, Store(results / "store"))
     knobs = {"width": 512, "height": 512, "seed": 42, "scale": 1.0, "steps": 8, "guidance": 1.0, "recipe": 1}
     for name, step, more in (("preview", 250, {}), ("preview of the base", 0, {}), ("guided", 250, {"guidance": 2.0})):
         yield name, previews.wanted(step, "01", {**knobs, **more}).key

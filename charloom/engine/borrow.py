@@ -8,6 +8,7 @@ keep their addresses. Independent of samplers and files.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -107,7 +108,7 @@ class _HostCopy(dict[str, Tensor]):
             starts[name] = end
             end += -(-place.nbytes // 256) * 256
         # Not pin_memory=True, which rounds up to a power of two.
-        self._buffer = torch.empty(end, dtype=torch.uint8)
+        self._buffer = _large_pages(end)
         if any(place.is_cuda for place in places.values()):
             self._pin(end)
         for name, place in places.items():
@@ -122,6 +123,15 @@ class _HostCopy(dict[str, Tensor]):
         else:
             with contextlib.suppress(RuntimeError):  # the refusal would be reported by the next launch
                 torch.zeros(1, device="cuda")
+
+
+def _large_pages(size: int) -> Tensor:
+    """``size`` bytes (uint8), in large pages where the system has them: pinning visits every page."""
+    memory_ = mmap.mmap(-1, max(size, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory_.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory_, dtype=torch.uint8)[:size]
 
 
 def _unpin(address: int) -> None:

@@ -107,6 +107,8 @@ def choose_by_rule(on: bool) -> None:
     # torch considers these harmless. But the number of elements per thread can decide which products and sums are
     # contracted to one instruction, and with that the last bit.
     inductor.triton.autotune_pointwise = not on
+    # Timed too: whether a product of odd width is padded. What is padded is fused differently, forward and backward.
+    inductor.shape_padding = not on
     autotuner = triton_heuristics.CachingAutotuner
     if on and not hasattr(autotuner, _TIMED):
         setattr(autotuner, _TIMED, autotuner.benchmark_all_configs)
@@ -124,7 +126,7 @@ def _ranks(autotuner: Any, *arguments: Any, **named: Any) -> dict[Any, float]:
 @contextlib.contextmanager
 def by_rule() -> Iterator[None]:
     """Inside the block, compile so that the result does not depend on timings or on what this process did before."""
-    names = [name for name in ("deterministic",) if hasattr(inductor, name)]
+    names = [name for name in ("deterministic", "shape_padding") if hasattr(inductor, name)]
     of_triton = ["autotune_pointwise", *(name for name in _MIXED if hasattr(inductor.triton, name))]
     before, ruled = {name: getattr(inductor, name) for name in names}, _by_rule
     before_triton = {name: getattr(inductor.triton, name) for name in of_triton}

@@ -8,6 +8,7 @@ at once and not for every checkpoint, and another judge looks only at what is ne
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 KIND = "looks"
 BATCH = 16
 """Pictures that an instrument gets at a time."""
+READERS = 8
+"""Pictures read at a time."""
 
 Look = dict[str, np.ndarray]
 """Named arrays; empty where the instrument found nothing to measure."""
@@ -49,7 +52,10 @@ class Memory:
         """
         keys = [_key(instrument, picture, asked(picture)) for picture in pictures]
         found = [self._recall(key) for key in keys]
-        new = [i for i, one in enumerate(found) if one is None and self._readable(pictures[i])]
+        missing = [i for i, one in enumerate(found) if one is None]
+        with ThreadPoolExecutor(READERS) as pool:  # reading a large picture takes longer than much of the looking
+            readable = pool.map(lambda i: self._readable(pictures[i]), missing)
+            new = [i for i, yes in zip(missing, readable, strict=True) if yes]
         for start in range(0, len(new), BATCH):
             batch = new[start : start + BATCH]
             for i, one in zip(batch, look([pictures[i] for i in batch]), strict=True):

@@ -10,7 +10,7 @@ from PIL import Image
 from charloom.core.layout import Results
 from charloom.report import pictures
 from charloom.report.gather import Material
-from charloom.report.grid import comparison_grid, short
+from charloom.report.grid import comparison_grid, open_rgb, short
 from charloom.report.judgement import values_of
 
 SAMPLES_BUDGET = 9_000_000
@@ -53,9 +53,11 @@ def grid(m: Material) -> Image.Image:
     if not steps:
         return Image.new("RGB", (256, 256), "white")
     chosen = m.choice["step"]
+    paths = list(dict.fromkeys(path for step in steps for path in m.samples[step].values()))
+    opened = dict(zip(paths, pictures.each(open_rgb, paths), strict=True))
     return comparison_grid(
         [(prompt.name, short(prompt.text, m.trigger)) for prompt in m.prompts],
-        [(_name(step), [m.samples[step].get(p.name) for p in m.prompts]) for step in steps],
+        [(_name(step), [opened.get(m.samples[step].get(p.name)) for p in m.prompts]) for step in steps],
         chosen=steps.index(chosen) if chosen in steps else None,
         title=f"{m.name}: prompts by checkpoint",
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -14,6 +16,23 @@ from charloom.report.grid import open_rgb
 EDGES = (512, 384, 320, 256, 192, 160, 128, 96)
 """Longest edges that are tried, largest first."""
 QUALITY = 82
+
+_T, _R = TypeVar("_T"), TypeVar("_R")
+_threads = 1
+
+
+def set_threads(threads: int) -> None:
+    """Let :func:`each` work on so many pictures at a time; Pillow reads, scales and packs without Python's lock."""
+    global _threads
+    _threads = max(1, threads)
+
+
+def each(do: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    """``do`` of every item, in their order."""
+    if _threads == 1 or len(items) < 2:
+        return [do(item) for item in items]
+    with ThreadPoolExecutor(_threads) as pool:
+        return list(pool.map(do, items))
 
 
 def encode(picture: Path, edge: int) -> bytes:
@@ -46,10 +65,10 @@ def embed(pictures: Iterable[Path], budget: int, edges: Iterable[int] = EDGES) -
     out: dict[Path, str] = {}
     for edge in edges:
         last = edge == edges[-1]
-        guess = sum(len(encode(path, edge)) for path in some) / len(some) * len(paths) * 4 / 3
+        guess = sum(each(lambda path, edge=edge: len(encode(path, edge)), some)) / len(some) * len(paths) * 4 / 3
         if guess > budget and not last:
             continue
-        out = {path: uri(encode(path, edge)) for path in paths}
+        out = dict(zip(paths, each(lambda path, edge=edge: uri(encode(path, edge)), paths), strict=True))
         if sum(map(len, out.values())) <= budget or last:
             break
     return out

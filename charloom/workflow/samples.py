@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,18 @@ from typing import Any
 from charloom.base import locks
 from charloom.core import files
 from charloom.core.canonical import digest, file_digest
-from charloom.core.contents import signature
+from charloom.core.contents import remembered, signature
 from charloom.core.errors import UserError, reason
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
 
 KIND = "sample"
+
+REMEMBERED = 2**22
+"""Bytes of a file beyond which its digest is kept in the store."""
+SAVING = 8
+"""Pictures packed as PNG at a time; each takes a quarter of a second, for which the GPU would wait."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,10 @@ class Wanted:
 class Previews:
     """The previews of the character whose files are in the folder ``results``; each file is hashed once."""
 
-    def __init__(self, results: Path, lock: dict[str, Any]) -> None:
+    def __init__(self, results: Path, lock: dict[str, Any], store: Store) -> None:
         self.files = Results(results)
         self.lock = lock
+        self.store = store
         self._digests: dict[Any, str] = {}
 
     def wanted(self, step: int, prompt: str, settings: dict[str, Any], checkpoint: Path | None = None) -> Wanted | None:
@@ -84,7 +91,9 @@ class Previews:
         # While a training runs, another process may put another embedding in place.
         state = (path, *signature(path))
         if state not in self._digests:
-            self._digests[state] = file_digest(path)
+            # A checkpoint is hundreds of megabytes, and one job per picture asks for its digest.
+            large = state[1] > REMEMBERED
+            self._digests[state] = remembered(path, self.store) if large else file_digest(path)
         return self._digests[state]
 
 
@@ -128,8 +137,6 @@ class Painter:
             UserError: not even one picture fits into GPU memory, or a checkpoint does not fit the base.
         """
         import numpy as np
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
 
         from charloom.core.tensors import read_safetensors
         from charloom.engine import previews as engine
@@ -166,13 +173,19 @@ class Painter:
                     log=self.log,
                     on_halved=halved,
                 )
-            for one, picture in zip(members, np.asarray(pixels), strict=True):
-                words = PngInfo()
-                if precision := one.settings.get("precision"):
-                    words.add_text("precision", precision)
-                with self.store.put(KIND, one.key, ".png") as path:
-                    Image.fromarray(picture).save(path, format="PNG", compress_level=6, pnginfo=words)
+            with ThreadPoolExecutor(SAVING) as pool:
+                list(pool.map(self._save, members, np.asarray(pixels)))
             self.log(f"step {step}: {len(members)} previews of {width}x{height} in {time.monotonic() - started:.1f} s")
+
+    def _save(self, one: Wanted, pixels: Any) -> None:
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        words = PngInfo()
+        if precision := one.settings.get("precision"):
+            words.add_text("precision", precision)
+        with self.store.put(KIND, one.key, ".png") as path:
+            Image.fromarray(pixels).save(path, format="PNG", compress_level=6, pnginfo=words)
 
 
 def make(
@@ -226,6 +239,7 @@ class WhileTraining:
         self.device, self.log, self.options, self.newest = device, log, options, newest
         self._painter: Painter | None = None
         self._borrowed: Any = None
+        self._waiting: list[Wanted] = []
         self._off = not siblings["prompts"]
 
     def __call__(self, step: int, checkpoint: Path | None, engine: Any) -> None:
@@ -235,7 +249,12 @@ class WhileTraining:
         try:
             wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
             missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
-            if missing:
+            if checkpoint is None and engine.cuda:
+                # Together with the first checkpoint's: preparing to draw takes as long as many a step.
+                self._waiting = missing
+                return
+            if missing := self._waiting + missing:
+                self._waiting = []
                 self._draw(missing, engine)
             for one in wanted:
                 self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")

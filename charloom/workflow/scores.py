@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 KIND = "scores"
 
 
-def device_of(name: str, threads: int, log: Callable[[str], None]) -> Any:
-    """The torch device to judge on: ``name``, or the CPU with a line where that is missing: judging stops no run."""
+def device_of(judge: dict[str, Any] | None, name: str, threads: int, log: Callable[[str], None]) -> Any:
+    """The torch device to judge on: ``name``, or the CPU with a line where that is missing: judging stops no run.
+
+    ``judge`` is the content of ``judge.json``. Where that has no instruments, torch is not even imported.
+    """
+    if judge and not judge["lock"]["instruments"]:
+        return "cpu"
     from charloom.workflow import jobs
 
+    name = name if judge else "cpu"
     try:
         return jobs.torch_device(name, threads)
     except UserError as error:

@@ -93,7 +93,7 @@ def previews(tmp_path, tiny_base) -> samples.Previews:
         embeds = torch.randn(length, CAPTION_WIDTH, generator=generator)
         (tmp_path / "results/embeddings").mkdir(parents=True, exist_ok=True)
         write_safetensors(tmp_path / f"results/embeddings/{name}.safetensors", {"embeds": embeds}, {})
-    return samples.Previews(tmp_path / "results", lock)
+    return samples.Previews(tmp_path / "results", lock, Store(tmp_path / "store"))
 
 
 def test_previews_with_little_memory_are_the_same_and_say_so(previews, tmp_path, monkeypatch) -> None:
