@@ -37,12 +37,12 @@ WITHIN = 0.02
 """How far below the best checkpoint the chosen one may be."""
 
 
-def start(root: Path, reader: Path) -> Any:
+def start(root: Path, reader: Path, device: str) -> Any:
     """What a worker needs."""
     from charloom.experiments.data import Place
     from charloom.experiments.run import Studio
 
-    return Studio(Place(root), reader)
+    return Studio(Place(root), reader, device=device)
 
 
 def do(output: Path, draws: int, studio: Any, task: tuple[Training, list[int]]) -> None:
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{sum(len(steps) for _, steps in tasks)} checkpoints of {len(tasks)} trainings to measure", file=sys.stderr)
     left = pool.run(
         tasks,
-        functools.partial(start, arguments.work, arguments.reader),
+        functools.partial(start, arguments.work, arguments.reader, arguments.device),
         functools.partial(do, arguments.output, arguments.draws),
         workers=arguments.workers,
         threads=arguments.threads,
@@ -209,6 +209,7 @@ def main() -> None:
     first.add_argument("--known", type=Path, nargs="*", default=[], help="more files with lines that are known")
     first.add_argument("--work", type=Path, default=Path("work/experiments"), help="folder for what is made on the way")
     first.add_argument("--draws", type=int, default=len(DRAWN), help=f"pictures per prompt ({len(DRAWN)})")
+    first.add_argument("--device", default="cpu", help="cpu, or cuda: many trainings fit on one GPU (cpu)")
     first.add_argument("--stop-after", type=float, help="seconds")
     second = commands.add_parser("table", help="the table from the lines")
     second.set_defaults(do=make_table)

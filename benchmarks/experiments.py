@@ -1,6 +1,7 @@
 """All experiments of config/experiments/ at once, on many cores: one JSON line per arm, character and seed.
 
     python benchmarks/experiments.py --workers 8 --output work/experiments/lines.jsonl
+    python benchmarks/experiments.py --workers 14 --threads 1 --device cuda
     python benchmarks/experiments.py --workers 8 --only watermark rank --seeds 42 43 --stop-after 560
 
 Each worker has two cores. Run again to go on: lines that are in --output or --known are not made again, and a training
@@ -23,12 +24,12 @@ from charloom.experiments.design import Look
 READER = Path("benchmarks/results/reader.safetensors")
 
 
-def start(root: Path, reader: Path) -> Any:
+def start(root: Path, reader: Path, device: str) -> Any:
     """What a worker needs."""
     from charloom.experiments.data import Place
     from charloom.experiments.run import Studio
 
-    return Studio(Place(root), reader)
+    return Studio(Place(root), reader, device=device)
 
 
 def do(output: Path, studio: Any, looks: list[Look]) -> None:
@@ -65,6 +66,7 @@ def main() -> None:
         "--work", type=Path, default=Path("work/experiments"), help="folder for data sets and checkpoints"
     )
     parser.add_argument("--reader", type=Path, default=READER, help="weights of the reader")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: many trainings fit on one GPU (cpu)")
     parser.add_argument("--stop-after", type=float, help="seconds")
     arguments = parser.parse_args()
     known = {line["look"] for line in pool.known_lines([arguments.output, *arguments.known])}
@@ -72,7 +74,7 @@ def main() -> None:
     print(f"{sum(map(len, tasks))} lines of {len(tasks)} trainings to make, {len(known)} known", file=sys.stderr)
     left = pool.run(
         tasks,
-        functools.partial(start, arguments.work, arguments.reader),
+        functools.partial(start, arguments.work, arguments.reader, arguments.device),
         functools.partial(do, arguments.output),
         workers=arguments.workers,
         threads=arguments.threads,

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from charloom.core.layout import Results
+from charloom.engine.options import EngineOptions
 from charloom.experiments.data import Place
 from charloom.experiments.design import Look, Training
 from charloom.experiments.reader import Reader
@@ -32,6 +33,8 @@ SEEDS = (7001, 8001, 9001)
 """Seeds of the pictures by which a checkpoint is measured; each prompt adds its place. Previews use others."""
 SAVE_EVERY = 100
 """Steps between checkpoints of an experiment."""
+GPU_MEMORY = 4.0
+"""GiB that a training may use, so that many fit on one GPU."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,14 @@ class Seen:
 class Studio:
     """The miniature, its instruments and the folder they work in; loaded once per process."""
 
-    def __init__(self, place: Place, reader: Path, log: Callable[[str], None] = print) -> None:
-        self.place, self.log = place, log
+    def __init__(
+        self, place: Place, reader: Path, log: Callable[[str], None] = print, device: str | torch.device = "cpu"
+    ) -> None:
+        self.place, self.log, self.device = place, log, torch.device(device)
         root = Path(place.lock["root"])
-        self.model, self.vae = weights.load_transformer(root), weights.load_vae(root)
-        self.reader = Reader.load(reader)
+        self.model = weights.load_transformer(root).to(self.device)
+        self.vae = weights.load_vae(root).to(self.device)
+        self.reader = Reader.load(reader).to(self.device)
         self._judges: dict[Path, tuple[Any, dict[str, float]]] = {}
 
     def judge(self, files: Results) -> tuple[Any, dict[str, float]]:
@@ -83,6 +89,10 @@ class Run:
         transformer, record = place.transformer(self.training)
         slice_ = json.loads(slices.train(person))
         settings = runs.settings_of(slice_, every=self.every, last=person.recipe["train"]["steps"])
+        device = self.studio.device
+        if device.type != "cpu":
+            # In fp32 as on the CPU. A step takes a few milliseconds: compiling would take longer than training.
+            settings = replace(settings, train=replace(settings.train, dtype="fp32"))
         return TrainJob(
             settings=settings,
             run_key=runs.key(settings, slice_, self.files.manifest, record),
@@ -91,7 +101,8 @@ class Run:
             log_dir=place.root / "logs" / self.training.key[:16],
             title=person.id,
             trigger=person.trigger,
-            device="cpu",
+            device=str(device),
+            engine=EngineOptions(memory=GPU_MEMORY, compile=False),
         )
 
     def checkpoint(self, step: int) -> Path:
@@ -169,6 +180,7 @@ def measured(studio: Studio, looks: Sequence[Look], pictures: Path | None = None
             "training_s": round(trained, 1),
             "looking_s": round(time.monotonic() - started - trained, 1),
             "bytes": path.stat().st_size,
+            "device": torch.cuda.get_device_name(studio.device) if studio.device.type == "cuda" else studio.device.type,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "pictures": run.read(seen, look.step),
