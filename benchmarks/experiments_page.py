@@ -35,7 +35,8 @@ WIDTH = 900
 def section(experiment: Experiment, table: list[dict[str, Any]], pictured: bool) -> str:
     """One experiment on the page."""
     name = experiment.name
-    number = len({(row["character"], row["seed"]) for row in table})
+    counts = [len(seeds) for seeds in tables.values(table, experiment.measures[0]).values()]
+    number = str(max(counts)) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
     lines = [f"## {name.capitalize()}", "", experiment.question, "", f"*Advice:* {experiment.advice}", ""]
     lines += [f"![{name}: each measure by arm](experiments/{name}.webp)", ""]
     lines += [f"Means of {number} trainings ± standard error:", "", tables.summary(experiment, table)]
@@ -125,7 +126,7 @@ def main() -> None:
     parts = []
     for name in design.names():
         experiment = design.read(name)
-        table = tables.rows(experiment, lines)
+        table = tables.whole_seeds(experiment, tables.rows(experiment, lines))
         if not table:
             print(f"{name}: no lines")
             continue

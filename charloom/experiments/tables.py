@@ -17,6 +17,8 @@ from charloom.experiments.design import Claim, Experiment
 from charloom.experiments.measures import MEASURES
 
 COLUMNS = ("experiment", "arm", "character", "seed", "measure", "value")
+FEWEST = 3
+"""Seeds that all arms must share for the others to be left out."""
 ALIKE = 0.02
 """Difference of means up to which ``~`` holds."""
 
@@ -65,6 +67,13 @@ def values(table: Iterable[Mapping[str, Any]], measure: str) -> dict[str, dict[t
         if row["measure"] == measure:
             found.setdefault(row["arm"], {})[row["character"], row["seed"]] = row["value"]
     return found
+
+
+def whole_seeds(experiment: Experiment, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of those seeds that every arm has; all rows if these are fewer than :data:`FEWEST`."""
+    found = values(table, experiment.measures[0])
+    shared = set.intersection(*(set(found.get(arm, {})) for arm in experiment.arms))
+    return [row for row in table if len(shared) < FEWEST or (row["character"], row["seed"]) in shared]
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,8 @@ def summary(experiment: Experiment, table: Sequence[Mapping[str, Any]]) -> str:
     lines.append("")
     for claim in experiment.claims:
         if one := verdict(claim, table):
-            means = f"{one.left:.3f} against {one.right:.3f}, difference {one.left - one.right:+.3f} ± {one.error:.3f}"
+            error = f" ± {one.error:.3f}" if one.seeds > 1 else ""
+            means = f"{one.left:.3f} against {one.right:.3f}, difference {one.left - one.right:+.3f}{error}"
             lines += [f"- `{claim}`: **{one.word}** ({means}, {one.for_it} of {one.seeds} seeds)"]
     return "\n".join(lines) + "\n"
 
