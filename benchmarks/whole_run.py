@@ -123,8 +123,8 @@ def training(work: Path, started: float) -> dict[str, Any]:
     rows = [(float(m[1]), m[2]) for m in re.finditer(r"^ *([\d.]+) s  (.*)$", text, re.MULTILINE)]
     steps = [(at, int(m[1])) for at, line in rows if (m := re.match(r"step (\d+)/", line))]
     drawn = [
-        (int(m[1]), int(m[2]), float(m[3]))
-        for _, line in rows
+        (at, int(m[1]), int(m[2]), float(m[3]))
+        for at, line in rows
         if (m := re.match(r"step (\d+): (\d+) previews of .* in ([\d.]+) s", line))
     ]
     created = min(path.stat().st_mtime for path in logs) - rows[-1][0]
@@ -132,22 +132,23 @@ def training(work: Path, started: float) -> dict[str, Any]:
         "before_training_s": round(created - started, 1),
         "trainer_log": [f"{at:8.1f} s  {line}" for at, line in rows],
         "first_progress_line_s": steps[0][0] if steps else None,
-        "previews": [{"step": step, "count": count, "seconds": seconds} for step, count, seconds in drawn],
+        "previews": [{"at_s": at, "step": step, "count": n, "seconds": seconds} for at, step, n, seconds in drawn],
         "trainer_s": rows[-1][0],
     }
 
 
 def reckoned(result: dict[str, Any]) -> dict[str, Any]:
     """The guide's run from the parts of this one."""
-    drawn = {row["step"]: row["seconds"] for row in result["previews"]}
-    pictures = sum(drawn.values())
+    first = result["first_progress_line_s"] or 0
+    drawn = {row["step"]: row["seconds"] for row in result["previews"] if row["step"]}
+    pictures = sum(row["seconds"] for row in result["previews"] if row["at_s"] > first)
     checkpoints = result["steps"] // result["save_every"]
-    stepping = result["trainer_s"] - (result["first_progress_line_s"] or 0) - pictures
+    stepping = result["trainer_s"] - first - pictures
     rest = result["wall_s"] - result["trainer_s"]
     each = rest_per_checkpoint(result)
     more = GUIDE["checkpoints"] - checkpoints
     seconds = result["wall_s"] + stepping / result["steps"] * (GUIDE["steps"] - result["steps"])
-    seconds += more * (pictures / max(1, len(drawn)) + each)
+    seconds += more * (sum(drawn.values()) / max(1, len(drawn)) + each)
     return {
         "how": "wall_s + steps that are missing x seconds per step + checkpoints that are missing x (previews + jobs)",
         "seconds": round(seconds, 1),
