@@ -69,6 +69,7 @@ onstart:
 
 onsuccess:
     told()
+    updates.remember()
 
 
 onerror:

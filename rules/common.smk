@@ -31,7 +31,7 @@ CONDA = "CONDA" in {
     method.name for method in workflow.deployment_settings.deployment_method
 }
 PYTHON = os.environ.get("CHARLOOM_PYTHON", "python" if CONDA else sys.executable)
-SCRIPTS = Path(workflow.basedir) / "scripts"
+SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"
 
 
 def stop(lines):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.cli import deliver
+from charloom.cli import deliver, install
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
@@ -304,7 +304,7 @@ def verify(
         raise typer.Exit(1)
 
 
-for _command in (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack):
+for _command in (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, install.init, install.doctor):
     app.command()(_one_line(_command))
 
 

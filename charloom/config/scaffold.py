@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from charloom.config import schema
 from charloom.core.errors import UserError
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_NAME = re.compile(schema.load_schema("name")["pattern"])
 _DIGITS = {"i": "1", "e": "3", "a": "4", "o": "0", "s": "5", "l": "1"}
 
 PROMPTS = (
