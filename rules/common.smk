@@ -76,6 +76,7 @@ if CONDA:
 EXPORTS = {
     "CHARLOOM_STORE": WORKFLOW.store,
     "CHARLOOM_DEVICE": WORKFLOW.device,
+    "CHARLOOM_GPUS": str(WORKFLOW.gpus),
 }
 PREFIX = (
     f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "

@@ -22,3 +22,15 @@ def strength_sweep(wildcards):
     made = results(wildcards.character)
     found = person(wildcards.character).strengths
     return [made.strengths, made.strength_strip] if found else []
+
+
+def training_gpus(wildcards):
+    """GPUs that one training uses at once."""
+    return WORKFLOW.gpus_for(person(wildcards.character))
+
+
+def gpu_threads(wildcards):
+    """CPU threads of a job that computes on a GPU, or in its place: all of them, or its share where several run."""
+    jobs = workflow.global_resources.get("gpu") or 1
+    cores = workflow.global_resources.get("_cores") or 1
+    return 64 if jobs == 1 else max(1, min(64, cores // jobs))

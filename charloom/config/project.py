@@ -35,11 +35,17 @@ class Workflow:
     """Characters whose file has mistakes, a line each. They do not affect other characters."""
     notify: str | list[str] | None = None
     """Command to run when a character is done or has failed: a line for the shell, or program and arguments."""
+    gpus: int = 1
+    """GPUs that one training may use at once."""
 
     @property
     def names(self) -> list[str]:
         """Names by which characters can be requested; a file with an invalid name has none."""
         return [name for name in [*self.characters, *self.broken] if _NAME.fullmatch(name)]
+
+    def gpus_for(self, character: Character) -> int:
+        """GPUs that the character's training uses: no more than a step has samples."""
+        return min(self.gpus, knobs.samples_per_step(character.recipe))
 
     def character(self, name: str) -> Character:
         """The character called ``name``.
@@ -95,6 +101,7 @@ def read(
     # Without defaults, which would override the base's recipe.
     own_recipe, own_crop = data.get("recipe", {}), data.get("crop", {})
     data = yaml.merge(schema.defaults(schema.load_schema("config")), data)
+    problems += _gpu_mistakes(data)
 
     bases: dict[str, Base] = {}
 
@@ -135,7 +142,7 @@ def read(
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    return Workflow(data["device"], data["store"], people, bases, broken, data.get("notify"))
+    return Workflow(data["device"], data["store"], people, bases, broken, data.get("notify"), data["gpus"])
 
 
 def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
@@ -197,3 +204,10 @@ def _same_triggers(people: dict[str, Character]) -> dict[str, str]:
                 f"{person.label}: trigger: {person.trigger} is the trigger of {other.label} too; choose another"
             )
     return lines
+
+
+def _gpu_mistakes(data: dict[str, Any]) -> list[str]:
+    gpus, device = data["gpus"], data["device"]
+    if gpus > 1 and device not in ("auto", "cuda", "cpu"):
+        return [f"{CONFIG}: gpus: {gpus} contradicts device: {device}, which is one GPU; set device: cuda, or gpus: 1"]
+    return []

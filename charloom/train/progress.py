@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from charloom.core import files
 from charloom.core.errors import Stopped
 
 NAME = "progress.json"
@@ -67,6 +68,14 @@ def read(folder: str | Path) -> Progress | None:
         return Progress(**{name: value for name, value in values.items() if name in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def failed(folder: Path, problem: str) -> None:
+    """Say that a run has failed whose own process can no longer say so. ``problem`` is one line."""
+    if (found := read(folder)) and found.state == RUNNING:
+        found.state, found.problem, found.eta = FAILED, problem, None
+        with contextlib.suppress(OSError):
+            files.write_json(Path(folder) / NAME, asdict(found))
 
 
 class Writer:
