@@ -12,20 +12,23 @@ import torch
 from train_helpers import job_of, quiet
 
 from charloom.core.store import Store
+from charloom.engine.options import EngineOptions
 from charloom.train import loop, meeting, ranks
 
 
 def main() -> None:
     torch.set_num_threads(1)
     asked = json.loads(sys.argv[1])
+    device = asked.get("device", "cpu")
     rank = meeting.told()
     silent = rank is not None and rank[0] > 0
     job = job_of(
         Path(asked["manifest"]),
         asked["recipe"],
         meeting.unread_folder() if silent else Path(asked["log"]),
-        device="cpu",
-        ranks=ranks.joined(torch.device("cpu")),
+        device=device,
+        ranks=ranks.joined(torch.device(device)),
+        engine=EngineOptions(deterministic=True),
         make_engine=dying(rank, asked["dies"]) if "dies" in asked else loop.build_engine,
     )
     loop.train(job, Store(asked["store"]), asked["until"], quiet, quiet)

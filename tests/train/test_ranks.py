@@ -21,7 +21,7 @@ from charloom.train import progress
 from charloom.train import state as states
 from charloom.train.keys import checkpoint_key
 from charloom.train.loop import train
-from charloom.workflow import launch
+from charloom.workflow import devices, launch
 
 WORKER = Path(__file__).parents[1] / "rank_worker.py"
 TRAIN = {"steps": 6, "batch_size": 1, "gradient_accumulation": 4}
@@ -114,6 +114,22 @@ def test_a_request_to_stop_is_passed_on_and_all_is_saved(make_dataset, tmp_path)
     job = job_of(manifest, recipe_, log)
     assert states.newest(store, job.run_key, 5000).step == progress.read(log).step
     assert progress.read(log).state == progress.STOPPED
+
+
+@pytest.mark.gpu
+def test_two_gpus_give_the_bytes_of_one(make_dataset, tmp_path):
+    """With ``deterministic``, over NCCL."""
+    found = devices.visible()
+    if len(found) < 2:
+        pytest.skip(f"needs two GPUs, {len(found)} are here")
+    manifest, recipe_ = make_dataset(), recipe(**EVERYTHING)
+    job, made = job_of(manifest, recipe_, tmp_path / "log"), {}
+    for count in (1, 2):
+        store = Store(tmp_path / str(count))
+        asked = command(manifest, recipe_, store, tmp_path / f"log{count}", 4, device="cuda")
+        launch.run(asked, count, [device.place for device in found[:count]], print)
+        made[count] = checkpoint_bytes(store, job, [2, 4]), state_bytes(store, job, 4)
+    assert made[1] == made[2]
 
 
 PLAIN = """
