@@ -200,7 +200,8 @@ class Job:
         self.folder = Path(asked["folder"])
         self.log = open(self.folder / "log.txt", "w", encoding="utf-8")
         threads = max(1, (os.cpu_count() or 1) // max(1, count))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(min(8, threads)), "PYTHONPATH": str(ROOT)}
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "OMP_NUM_THREADS": str(min(8, threads)), "PYTHONPATH": paths}
         command = [sys.executable, __file__, "--worker", json.dumps({**asked, "threads": min(8, threads)})]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
         self.seen: list[tuple[float, int]] = []

@@ -194,7 +194,7 @@ def joined(device: torch.device) -> Ranks:
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
     on_gpu = device.type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)  # each sees its own GPU alone
     store = torch.distributed.FileStore(os.environ[meeting.MEETING], count)  # type: ignore[attr-defined]
     with _together():
         torch.distributed.init_process_group(

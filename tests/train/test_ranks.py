@@ -41,7 +41,8 @@ EVERYTHING = {
 
 @pytest.fixture(autouse=True)
 def _own_code(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{WORKER.parent}:{WORKER.parents[1]}")
+    paths = [str(WORKER.parent), str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
 def command(manifest, recipe_, store, log, until, **more):
