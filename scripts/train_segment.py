@@ -17,6 +17,9 @@ from charloom.train.keys import METRICS
 from charloom.workflow import devices, jobs, launch, training
 from charloom.workflow.arguments import value
 
+APART = "CHARLOOM_PREVIEWS_APART"
+"""Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
+
 
 def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
@@ -82,7 +85,7 @@ def main() -> None:
             device=str(device),
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
             engine=options,
-            on_checkpoint=None if silent else drawing,
+            on_checkpoint=None if silent or os.environ.get(APART) else drawing,
             provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
             ranks=ranks.joined(device),
         )
@@ -105,6 +108,13 @@ def main() -> None:
         except UserError as error:
             progress.failed(results.training, str(error))
             raise
+
+    def make_noticed() -> None:
+        with progress.noticed(results.training) as killed:
+            if killed and int(os.environ.get("CHARLOOM_ATTEMPT", "1")) > 1:
+                os.environ[APART] = "1"
+                log("the last start was killed without a word: to save memory, previews are drawn after training")
+            (make_together if count > 1 else make)()
 
     key = training.entry(run, arguments.step)
     jobs.serve(

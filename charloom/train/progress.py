@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,27 @@ def failed(folder: Path, problem: str) -> None:
         found.state, found.problem, found.eta = FAILED, problem, None
         with contextlib.suppress(OSError):
             files.write_json(Path(folder) / NAME, asdict(found))
+
+
+UNFINISHED = "unfinished"
+
+
+@contextlib.contextmanager
+def noticed(folder: Path) -> Iterator[bool]:
+    """Around a start of the trainer; gives whether the one before ended without a word, as when memory ran out.
+
+    Being killed outright is the one end that leaves the mark behind.
+    """
+    mark = Path(folder) / UNFINISHED
+    before = mark.exists()
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        yield before
+    finally:
+        with contextlib.suppress(OSError):
+            mark.unlink()
 
 
 class Writer:
