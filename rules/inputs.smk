@@ -1,4 +1,5 @@
 # Input functions of the stages after training, beside those of common.smk.
+from snakemake.settings.types import SharedFSUsage
 
 
 def sampled_checkpoint(wildcards):
@@ -29,8 +30,26 @@ def training_gpus(wildcards):
     return WORKFLOW.gpus_for(person(wildcards.character))
 
 
-def gpu_threads(wildcards):
-    """CPU threads of a job that computes on a GPU, or in its place: all of them, or its share where several run."""
-    jobs = workflow.global_resources.get("gpu") or 1
-    cores = workflow.global_resources.get("_cores") or 1
-    return 64 if jobs == 1 else max(1, min(64, cores // jobs))
+def pictures_to_send(wildcards):
+    """The character's own pictures, which the manifest lists: inputs only where jobs do not see this folder."""
+    usage = workflow.storage_settings.shared_fs_usage
+    if SharedFSUsage.INPUT_OUTPUT in usage:
+        return []
+    made = results(wildcards.character)
+    return [made.image(name) for name in person(wildcards.character).shot_names]
+
+
+# With files in a bucket, only Snakemake knows what they are called there.
+IN_STORAGE = workflow.storage_settings.default_storage_provider
+
+
+def link_storage(known):
+    """Let jobs find the local copies of files in storage where they would be without it: scripts read the neighbours of
+    their inputs. ``known`` is the path of an output of the workflow.
+    """
+    place = Path(str(known).removesuffix(str(WORK.lock("{base}"))))
+    links = [
+        f"[ -e {name} ] || {{ mkdir -p {quote(str(place / name))} && ln -s {quote(str(place / name))} {name}; }}; "
+        for name in ("results", "work")
+    ]
+    shell.prefix(("".join(links) + PREFIX).replace("{", "{{").replace("}", "}}"))

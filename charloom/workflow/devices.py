@@ -103,14 +103,9 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
     """
     if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
         return []
-    devices = visible()
+    devices = _named(name)
     if not devices and count == 1:
         return []  # another maker's, or none: whoever asks for it says so
-    if ":" in name:
-        index = int(name.partition(":")[2])
-        if index >= len(devices):
-            raise UserError(f"device {name}: this machine shows {_counted(len(devices))}, counted from cuda:0")
-        devices = devices[index : index + 1]
     if len(devices) < count:
         raise UserError(
             f"gpus: {count}, but device {name} is {_counted(len(devices))}; set gpus: {max(1, len(devices))}"
@@ -118,6 +113,28 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
     if os.environ.get(SHARE):
         return [device.place for device in devices[:count]] if count > 1 or ":" in name else []
     return [device.place for device in _locked(devices, count, log or _say)]
+
+
+def beside(name: str) -> list[str]:
+    """A GPU for a job that needs so little of it that it may run beside another: the one that is leased last.
+
+    Raises:
+        UserError: there is no such GPU.
+    """
+    if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
+        return []
+    return [device.place for device in _named(name)[-1:]]
+
+
+def _named(name: str) -> list[Device]:
+    """The GPUs that ``name`` may mean."""
+    devices = visible()
+    if ":" not in name or not devices:
+        return devices
+    index = int(name.partition(":")[2])
+    if index >= len(devices):
+        raise UserError(f"device {name}: this machine shows {_counted(len(devices))}, counted from cuda:0")
+    return devices[index : index + 1]
 
 
 def _locked(devices: Sequence[Device], count: int, log: Callable[[str], None]) -> list[Device]:

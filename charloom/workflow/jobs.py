@@ -154,18 +154,26 @@ def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: st
             raise RuntimeError(f"nothing was stored as {kind} {key}")
 
 
-def torch_device(name: str, threads: int, limit: float | None = None, lock: dict[str, Any] | None = None) -> Any:
+def torch_device(
+    name: str,
+    threads: int,
+    limit: float | None = None,
+    lock: dict[str, Any] | None = None,
+    *,
+    alone: bool = True,
+) -> Any:
     """The torch device called ``name`` (``auto`` is the best available), with the CPU limited to ``threads``.
 
-    A GPU is leased for this process (:mod:`charloom.workflow.devices`), and the only one that it sees from then on.
-    ``limit`` caps what torch allocates on a GPU, in GiB. ``lock`` is the base's lock file; for a base of many GB
-    ``auto`` never falls back to the CPU.
+    A GPU is leased for this process (:mod:`charloom.workflow.devices`), and the only one that it sees from then on;
+    ``alone`` is False for a job that needs so little of a GPU that it may run beside another one. ``limit`` caps what
+    torch allocates on a GPU, in GiB. ``lock`` is the base's lock file; for a base of many GB ``auto`` never falls back
+    to the CPU.
 
     Raises:
         UserError: there is no such device, or none that could run the base in reasonable time.
     """
     wanted = min(max(1, threads), os.cpu_count() or 1)
-    if places := _leased(name):
+    if places := _leased(name, alone):
         # Before CUDA starts, which then knows no other GPU.
         os.environ[devices.VISIBLE], name = places[0], "cuda"
     elif name in ("auto", "cpu"):
@@ -195,8 +203,8 @@ def torch_device(name: str, threads: int, limit: float | None = None, lock: dict
     return device
 
 
-def _leased(name: str) -> list[str]:
+def _leased(name: str, alone: bool) -> list[str]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return []  # too late, and whoever started it knows
-    return devices.lease(name)
+    return devices.lease(name) if alone else devices.beside(name)

@@ -176,6 +176,14 @@ def test_nothing_is_leased_without_a_gpu(machine, monkeypatch):
         devices.lease("auto", 2)
 
 
+def test_a_small_job_runs_beside_others(machine):
+    """Preparing a base must not keep a GPU from those who encode meanwhile, and takes the one that is leased last."""
+    assert devices.beside("auto") == ["2"] and devices.beside("cuda:1") == ["1"] and devices.beside("cpu") == []
+    first = Job("cuda:2")
+    assert first.places() == ["2"] and devices.beside("cuda") == ["2"]
+    first.end()
+
+
 def test_asking_for_what_is_not_there_is_one_line(machine, monkeypatch):
     monkeypatch.setenv(devices.VISIBLE, "0,1")
     with pytest.raises(UserError, match=r"^device cuda:2: this machine shows 2 GPUs, counted from cuda:0$"):

@@ -131,7 +131,7 @@ def test_what_happens_on_clusters_changes_no_byte(cluster, tmp_path, tiny_base):
     there, here = project(tmp_path / "there", tiny_base), project(tmp_path / "here", tiny_base)
     profile = there / "cluster/config.yaml"
     asked = yaml.safe_load(profile.read_text())["set-resources"]
-    asked["train_segment"]["mem_mb"] = f"{MEMORY} if attempt > 1 else 400"
+    asked["train_segment"]["mem_mb"] = f"400 if attempt == 1 and wildcards.step == '000120' else {MEMORY}"
     edit(profile, **{"set-resources": asked})
     cluster.ask("scontrol", "update", f"NodeName={cluster.node}", "State=DRAIN", "Reason=test")
     administrator = Harsh(cluster, there)
