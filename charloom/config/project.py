@@ -101,7 +101,6 @@ def read(
     # Without defaults, which would override the base's recipe.
     own_recipe, own_crop = data.get("recipe", {}), data.get("crop", {})
     data = yaml.merge(schema.defaults(schema.load_schema("config")), data)
-    problems += _gpu_mistakes(data)
 
     bases: dict[str, Base] = {}
 
@@ -126,6 +125,7 @@ def read(
         return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
 
     _, problems = base(data["base"], CONFIG)
+    problems += _gpu_mistakes(data)
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
     people: dict[str, Character] = {}
     files, broken = _character_files(root, data["characters"], problems)
