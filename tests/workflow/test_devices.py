@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from charloom.core.errors import UserError
-from charloom.workflow import devices
+from charloom.workflow import devices, jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
@@ -190,6 +192,23 @@ def test_asking_for_what_is_not_there_is_one_line(machine, monkeypatch):
         devices.lease("cuda:2")
     with pytest.raises(UserError, match=r"^gpus: 3, but device cuda is 2 GPUs; set gpus: 2$"):
         devices.lease("cuda", 3)
+
+
+def test_characters_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    """Jobs of a stage share a lock with their siblings, and with nobody else's."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    names = {}
+    for script in sorted((ROOT / "scripts").glob("*.py")):
+        for call in ast.walk(ast.parse(script.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "jobs.serve":
+                names[script.stem] = ast.unparse(call.args[5])
+    assert len(names) == 7
+    for name, lock in names.items():
+        text = (ROOT / "scripts" / f"{name}.py").read_text()
+        made = lock if lock.startswith("f") else re.search(rf"^    {lock} = (f.*)$", text, re.MULTILINE)[1]
+        assert re.search(r"\{(whose|arguments\.results\.name|run\[:32\])\}", made), (name, lock)
+    assert jobs.character_of(Path("results/mara/latents/others/a-1.safetensors"), "latents") == "mara"
+    assert jobs.character_of(Path("a.safetensors"), "latents") == "any"
 
 
 def test_a_folder_of_somebody_else_is_not_trusted(machine, monkeypatch, tmp_path):

@@ -189,3 +189,27 @@ def test_a_job_that_times_out_goes_on_where_it_was(cluster, tmp_path, tiny_base)
         run.communicate(timeout=120)
     administrator.over.set()
     assert first == "TIMEOUT" and now.first > 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not find_spec("snakemake_storage_plugin_fs"), reason="not run: pip install snakemake-storage-plugin-fs"
+)
+@pytest.mark.skipif(not shutil.which("rsync"), reason="not run: no rsync")
+def test_files_may_travel_through_a_storage(cluster, tmp_path, tiny_base):
+    """As on machines that share no folder with this one, but for the store."""
+    there, here = project(tmp_path / "there", tiny_base), project(tmp_path / "here", tiny_base)
+    profile, bucket = there / "cluster/config.yaml", tmp_path / "bucket"
+    bucket.mkdir()
+    shared = ["persistence", "software-deployment", "sources", "source-cache"]
+    storage = {"default-storage-provider": "fs", "default-storage-prefix": str(bucket), "shared-fs-usage": shared}
+    edit(profile, config=["run_ahead=1", f"store={tmp_path / 'store'}"], **storage)
+    for folder, environment, how in (
+        (there, cluster.environment, ["--profile", "cluster"]),
+        (here, dict(os.environ), ["--cores", "1"]),
+    ):
+        with start(folder, environment, *how) as run:
+            said, _ = run.communicate(timeout=900)
+        assert run.returncode == 0, said[-6000:]
+    made = {path: digest for path, digest in digests(bucket).items() if "/step-000240" in path}
+    assert made and made.items() <= digests(here).items()
