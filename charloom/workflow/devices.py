@@ -89,7 +89,8 @@ def visible() -> list[Device]:
     return [Device(place, identity) for place, identity in zip(places, identities, strict=False)]
 
 
-_leases: list[FileLock] = []
+_leases: dict[str, FileLock] = {}
+"""What this process holds, by its entry for CUDA_VISIBLE_DEVICES."""
 
 
 def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -> list[str]:
@@ -103,6 +104,8 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
     """
     if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
         return []
+    if len(_leases) >= count:
+        return list(_leases)[:count]  # asked once more
     devices = _named(name)
     if not devices and count == 1:
         return []  # another maker's, or none: whoever asks for it says so
@@ -161,7 +164,7 @@ def _locked(devices: Sequence[Device], count: int, log: Callable[[str], None]) -
                 log(f"waiting for a free GPU: {_held(folder, [d for d in devices if d not in taken])}")
                 began = 0.0
             time.sleep(PAUSE)
-    _leases.extend(taken.values())
+    _leases.update({device.place: lock for device, lock in taken.items()})
     for device in taken:
         with contextlib.suppress(OSError):
             _note(folder, device).write_text(f"{Path(sys.argv[0]).stem}, process {os.getpid()}", encoding="utf-8")
@@ -171,7 +174,7 @@ def _locked(devices: Sequence[Device], count: int, log: Callable[[str], None]) -
 def release() -> None:
     """Give back what this process has leased; its end does the same."""
     while _leases:
-        _leases.pop().release()
+        _leases.popitem()[1].release()
 
 
 def leases_folder() -> Path:

@@ -153,7 +153,8 @@ def test_two_that_want_several_do_not_wait_for_each_other_forever(machine):
 )
 def test_what_the_user_hides_stays_hidden(machine, monkeypatch, visible, name, place):
     monkeypatch.setenv(devices.VISIBLE, visible)
-    assert devices.lease(name) == ([place] if place else [])
+    for _ in range(2):  # who asks again has it already
+        assert devices.lease(name) == ([place] if place else [])
 
 
 def test_one_gpu_is_one_gpu_whatever_it_is_called(machine):
