@@ -117,15 +117,8 @@ def main() -> None:
             (make_together if count > 1 else make)()
 
     key = training.entry(run, arguments.step)
-    jobs.serve(
-        store,
-        training.KIND,
-        key,
-        ".safetensors",
-        arguments.output,
-        f"train-{run[:32]}",
-        make_together if count > 1 else make,
-    )
+    lock = f"train-{run[:32]}"
+    jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, lock, make_noticed)
     # Even if nothing was trained: the curve on disk may be from a run with other settings.
     if not store.fetch(METRICS, training.entry(run, arguments.last), ".jsonl", results.metrics):
         store.fetch(METRICS, key, ".jsonl", results.metrics)
