@@ -136,8 +136,12 @@ class Cluster:
     def stop(self) -> None:
         """End all jobs and daemons."""
         if self.daemons[1:]:
+            # Before the daemons: what they leave behind runs on.
             self.ask("scancel", "--user=root", "--state=PENDING")
             self.ask("scancel", "--user=root", "--signal=KILL", "--full")
+            deadline = time.monotonic() + 20
+            while self.ask("squeue", "-h", "--states=RUNNING,COMPLETING") and time.monotonic() < deadline:
+                time.sleep(0.2)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in reversed(self.daemons):
