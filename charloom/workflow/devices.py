@@ -51,7 +51,7 @@ else:
 count = ctypes.c_int()
 if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
     raise SystemExit
-uuid_of = getattr(cuda, "cuDeviceGetUuid_v2", cuda.cuDeviceGetUuid)  # the first tells parts of one GPU apart
+uuid_of = getattr(cuda, "cuDeviceGetUuid_v2", None) or cuda.cuDeviceGetUuid  # the first tells parts of one GPU apart
 for index in range(count.value):
     device, uuid = ctypes.c_int(), (ctypes.c_ubyte * 16)()
     if cuda.cuDeviceGet(ctypes.byref(device), index) or uuid_of(uuid, device):
