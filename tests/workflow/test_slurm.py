@@ -137,7 +137,7 @@ def test_what_happens_on_clusters_changes_no_byte(cluster, tmp_path, tiny_base):
     administrator = Harsh(cluster, there)
     administrator.start()
     with start(there, cluster.environment, "--profile", "cluster") as run:
-        said, _ = run.communicate(timeout=600)
+        said, _ = run.communicate(timeout=1800)
     administrator.over.set()
     administrator.join()
     assert run.returncode == 0, said[-6000:] + cluster.said()
@@ -154,7 +154,7 @@ def test_what_happens_on_clusters_changes_no_byte(cluster, tmp_path, tiny_base):
     assert "previews are drawn after training" in log
     assert progress.read(there / "results/mara/training").first > 120  # the second went on in the middle
     with start(here, dict(os.environ), "--cores", "1") as run:
-        said, _ = run.communicate(timeout=600)
+        said, _ = run.communicate(timeout=1800)
     assert run.returncode == 0, said[-6000:]
     assert digests(there) == digests(here)
 
@@ -209,7 +209,7 @@ def test_files_may_travel_through_a_storage(cluster, tmp_path, tiny_base):
         (here, dict(os.environ), ["--cores", "1"]),
     ):
         with start(folder, environment, *how) as run:
-            said, _ = run.communicate(timeout=900)
+            said, _ = run.communicate(timeout=1800)
         assert run.returncode == 0, said[-6000:]
     made = {path: digest for path, digest in digests(bucket).items() if "/step-000240" in path}
     assert made and made.items() <= digests(here).items()
