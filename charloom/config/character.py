@@ -8,6 +8,7 @@ from typing import Any
 
 from charloom.config import datasets, image_folder, inventory
 from charloom.config.datasets import DataSet
+from charloom.core import words
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
 
@@ -76,8 +77,18 @@ class Character:
     """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
     blank: frozenset[str] = frozenset()
     """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
+    kind: str = "character"
+    """``style`` for a way of drawing instead of a person (:mod:`charloom.config.read_style`)."""
+    look: str = ""
+    """The technique that the pictures of a style are drawn in, for the source paperdoll."""
+    people: int = 0
+    """Which people and scenes these show."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The character file as it was written, checked but without anything filled in."""
+
+    def shown_by(self, text: str) -> bool:
+        """Whether a prompt asks for the character, or the style: by its trigger, if it has one."""
+        return not self.trigger or words.count(text, self.trigger) > 0
 
     def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
         """The hand-written caption: in ``config/captions/``, or else beside the user's own image."""
@@ -98,6 +109,9 @@ class Character:
         lost = [shot for shot in self.shots if shot.missing and shot.name in self.blank]
         if self.source != "folder" or self.default_caption:
             return []
+        if self.kind == "style":
+            say = "write one that says what the picture shows, or set recipe.data.default_caption"
+            return [f"{self.folder}/{shot.file or shot.name}: has no caption; {say}" for shot in lost]
         remedy = "write a caption for the image, or set recipe.data.default_caption"
         return [
             f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to compose one from; {remedy}" for s in lost

@@ -23,6 +23,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     ``recipe_for(base, overrides, label)`` merges the recipe. Raises one :class:`UserError` with a line per mistake.
     """
     document = yaml.read_yaml(path, label)
+    if document.get("kind") == "style":
+        raise UserError(f"{label}: kind: is a style; move the file to config/styles/{path.name}")
     data, problems = schema.check(document, "character", label)
     if problems:
         raise UserError.several(problems)
@@ -48,9 +50,9 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         folder=os.path.expanduser(images["path"]) if "path" in images else None,
         count=images.get("count", 30),
         shots=tuple(shots),
-        sample_prompts=tuple(_prompts(data["sample_prompts"], data["trigger"], recipe["sample"])),
+        sample_prompts=tuple(prompts(data["sample_prompts"], data["trigger"], recipe["sample"])),
         base=base,
-        crop=_crop({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
+        crop=cropped({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
         recipe=recipe,
         checkpoint=data.get("ship", checkpoint) if checkpoint == "auto" else checkpoint,
         ship=data.get("ship"),
@@ -73,7 +75,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     return character
 
 
-def _crop(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
+def cropped(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
     """The crop with its defaults: the user's own images are not cut unless the file says so.
 
     Uncut images need edges of at least half the smallest training resolution, as elongated ones of the same area
@@ -122,11 +124,12 @@ def _shots(data: Any, document: yaml.Document, label: str, root: Path) -> tuple[
     return [replace(shot, **text) for shot, text in zip(shots, texts, strict=True)], []
 
 
-def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[SamplePrompt]:
-    prompts = []
+def prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[SamplePrompt]:
+    """The sample prompts of a file, with the recipe's ``sample`` where an entry says nothing."""
+    made = []
     for index, entry in enumerate(data):
         own = entry if isinstance(entry, dict) else {"prompt": entry}
-        prompts.append(
+        made.append(
             SamplePrompt(
                 name=f"{index + 1:02d}",
                 text=words.tidy(own["prompt"]).replace("{trigger}", trigger),
@@ -136,7 +139,7 @@ def _prompts(data: list[Any], trigger: str, sample: dict[str, Any]) -> list[Samp
                 scale=own.get("scale", 1.0),
             )
         )
-    return prompts
+    return made
 
 
 def _literal(data: dict[str, Any], character: Character) -> list[str]:
@@ -179,12 +182,17 @@ def _mistakes(character: Character) -> list[str]:
     for key, text in generation.items():
         if words.count(text, character.trigger) or words.PLACEHOLDER in text or words.misspelt_placeholder(text):
             found.append(f"{key}: contains the trigger, which an image generator does not know; remove it")
+    return found + steps_mistakes(character)
+
+
+def steps_mistakes(character: Character) -> list[str]:
+    """Steps to ship that are never trained or not saved."""
     if character.ship and character.ship > (last := character.recipe["train"]["steps"]):
-        found.append(f"ship: step {character.ship} is never trained: recipe.train.steps is {last}")
-    elif character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
+        return [f"ship: step {character.ship} is never trained: recipe.train.steps is {last}"]
+    if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
-        found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
-    return found
+        return [f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}"]
+    return []
 
 
 def _wrong_count(character: Character) -> str:

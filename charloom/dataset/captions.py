@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from charloom.core.errors import UserError
 from charloom.core.words import tidy
+from charloom.dataset import sources
 
 if TYPE_CHECKING:
     from charloom.config.character import Character, Shot
@@ -37,7 +38,9 @@ def scene_phrases(shot: Shot) -> list[str]:
 
 
 def caption(character: Character, shot: Shot) -> str:
-    """The caption of an image by the grammar."""
+    """The caption of an image by the grammar; of a style's, what the source knows that it has drawn."""
+    if character.kind == "style":
+        return sources.get(character.source).caption(character, shot)
     line = character.identity_full if eyes_visible(shot) else character.identity_hidden
     identity = line.replace("{trigger}", character.trigger)
     return ", ".join([f"{TIER_PHRASES[shot.tier]} of {identity}", *scene_phrases(shot)])

@@ -81,6 +81,7 @@ def lint(character: Character, base: Base | None = None) -> str:
             **({"files": files} if (files := _renamed(character)) else {}),
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,
+            **({"kind": character.kind} if character.kind == "style" else {}),
             **({"base": base.source()} if base else {}),
             "recipe": RECIPES["lint"],
         }
