@@ -90,6 +90,10 @@ class Character:
         """Whether a prompt asks for the character, or the style: by its trigger, if it has one."""
         return not self.trigger or words.count(text, self.trigger) > 0
 
+    def judged_by(self, usual: str) -> str:
+        """Who scores the previews: the base's judge, which knows persons, or the one for styles."""
+        return "look" if self.kind == "style" else usual
+
     def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
         """The hand-written caption: in ``config/captions/``, or else beside the user's own image."""
         own = inventory.text_of(root / "config" / "captions" / self.id / shot.name)
@@ -174,9 +178,11 @@ class Character:
 
     @property
     def strengths(self) -> list[float]:
-        """Strengths at which the chosen checkpoint is tried; none without previews."""
+        """Strengths at which the chosen checkpoint is tried; none without previews, nor for a style, which is stacked
+        at a strength that each picture chooses."""
         sample = self.recipe["sample"]
-        return [] if sample["disable"] or not self.strength_prompts else sorted(sample["strengths"])
+        none = sample["disable"] or self.kind == "style" or not self.strength_prompts
+        return [] if none else sorted(sample["strengths"])
 
     @property
     def strength_prompts(self) -> list[SamplePrompt]:

@@ -38,6 +38,7 @@ def page(material: Material) -> str:
         id=m.id,
         name=m.name,
         trigger=m.trigger,
+        style=m.kind == "style",
         concept=m.concept,
         notices=m.notices,
         reference=pictures.uri(pictures.encode(m.reference, 384)) if m.reference else "",
@@ -106,13 +107,15 @@ def _use(m: Material) -> dict[str, Any]:
 
 
 def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
-    """Python that draws the character with diffusers, alone and in turn with another one."""
+    """Python with diffusers: the character alone, and in turn with another one; or the style, and on a character."""
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
-        (p.text for p in m.prompts if p.name in chosen and words.count(p.text, m.trigger)),
-        f"a close-up portrait photo of {m.trigger}, smiling",
+        (p.text for p in m.prompts if p.name in chosen and (not m.trigger or words.count(p.text, m.trigger))),
+        f"a close-up portrait photo of {m.trigger or 'a woman'}, smiling",
     )
-    return {"snippet": snippets.character(m.id, prompt, how), "two": snippets.two_characters(m.id, m.trigger, how)}
+    one = snippets.character(m.id, prompt, how)
+    two = snippets.stacked(m.id, m.trigger, how) if m.kind == "style" else snippets.two_characters(m.id, m.trigger, how)
+    return {"snippet": one, "two": two}
 
 
 def _tiers(m: Material) -> list[dict[str, Any]]:

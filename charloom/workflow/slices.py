@@ -64,7 +64,7 @@ def caption(character: Character, shot_name: str) -> str:
 
 
 def lint(character: Character, base: Base | None = None) -> str:
-    """For the check of the data set. ``base`` says where the tokenizer is that counts tokens."""
+    """For the check of the data set; ``base`` says where the tokenizer is."""
     shots, crop = character.shots, character.crop
     own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
     return canonical_json(
@@ -292,7 +292,7 @@ def score(character: Character, base: Base) -> str:
         {
             "character": character.id,
             "trigger": character.trigger,
-            "judge": base.judge,
+            "judge": character.judged_by(base.judge),
             "prompts": prompts(character),
             "recipe": RECIPES["score"],
         }
@@ -352,6 +352,7 @@ def report(character: Character, base: Base) -> str:
             "base": character.base,
             "base_source": base.path or base.repo,
             "concept": character.concept,
+            **({"kind": character.kind} if character.kind == "style" else {}),
             "shots": [{"name": shot.name, "tier": shot.tier} for shot in character.shots],
             "prompts": prompts(character),
             "steps": character.sampled_steps,
