@@ -1,4 +1,15 @@
-# Input functions of the stages after training, beside those of common.smk.
+# Input functions of training and what follows, beside those of common.smk.
+from charloom.workflow import training
+
+
+def training_slice(character):
+    """What training depends on; the LoRA that it starts from counts by content."""
+    return training.started_from(slices.train(character), CONTENTS.of(character.init))
+
+
+def first_lora(wildcards):
+    """The LoRA that training starts from, if the recipe names one."""
+    return person(wildcards.character).init
 
 
 def sampled_checkpoint(wildcards):

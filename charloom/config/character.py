@@ -130,6 +130,12 @@ class Character:
         return next(prompt for prompt in self.sample_prompts if prompt.name == name)
 
     @property
+    def init(self) -> Path | None:
+        """``recipe.network.init``: the LoRA that training starts from, if not from nothing."""
+        given = self.recipe["network"].get("init")
+        return Path(given).expanduser() if given else None
+
+    @property
     def shot_names(self) -> list[str]:
         """Names of the images in the order of the plan."""
         return [shot.name for shot in self.shots]

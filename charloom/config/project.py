@@ -126,7 +126,7 @@ def read(
             # Only saved steps have previews: round the default up to a multiple of save.every.
             every = recipe["save"]["every"]
             recipe["sample"]["every"] = -(-recipe["sample"]["every"] // every) * every
-        return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
+        return recipe, wrong or (_recipe_mistakes(root, recipe, found, label) if found else [])
 
     _, problems = base(data["base"], CONFIG)
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
@@ -192,7 +192,20 @@ def _check_name(path: Path, label: str) -> None:
         raise UserError(f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _")
 
 
-def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str]:
+def _no_start(root: Path, init: str | None) -> str | None:
+    """What is wrong with the file that training shall start from."""
+    if init is None:
+        return None
+    path = root / Path(init).expanduser()
+    if path.suffix != ".safetensors":
+        return f"{init} is no .safetensors file, and no other kind of LoRA is read; convert it first"
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
+        return f"there is no file {init}; {schema.meant(path.name, near) if near else 'correct the path'}"
+    return None
+
+
+def _recipe_mistakes(root: Path, recipe: dict[str, Any], base: Base, label: str) -> list[str]:
     """Knobs that are valid on their own but contradict each other or the base."""
     lines = []
     adapter = recipe["training_adapter"]
@@ -211,6 +224,8 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
             f"{label}: recipe.network.type: dora needs quantization.transformer none or bf16, not {kept}, because it "
             f"rescales the weights themselves; set it so, or take lora"
         )
+    if line := _no_start(root, recipe["network"].get("init")):
+        lines.append(f"{label}: recipe.network.init: {line}")
     lines += [f"{label}: recipe.{knob}: {line}" for knob, line in knobs.contradictions(recipe)]
     return lines
 

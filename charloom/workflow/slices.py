@@ -231,7 +231,8 @@ def train(character: Character) -> str:
     return canonical_json(
         {
             "recipe": {
-                "network": recipe["network"],
+                # What training starts from counts by content (charloom.workflow.training), not by its path.
+                "network": {key: value for key, value in recipe["network"].items() if key != "init"},
                 "train": knobs,
                 "save": {"dtype": recipe["save"]["dtype"]},
                 "data": {key: value for key, value in recipe["data"].items() if key not in DATASET_STAGE_KEYS},
