@@ -27,7 +27,7 @@ def base_samples(wildcards):
 
 def without_style(wildcards):
     """What the base draws without the style, from which the judge of a style learns to tell them apart."""
-    return base_samples(wildcards) if person(wildcards.character).kind == "style" else []
+    return base_samples(wildcards) if person(wildcards.character).is_style else []
 
 
 def drift_samples(wildcards):

@@ -77,10 +77,10 @@ class Character:
     """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
     blank: frozenset[str] = frozenset()
     """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
-    kind: str = "character"
-    """``style`` for a way of drawing instead of a person (:mod:`charloom.config.read_style`)."""
-    look: str = ""
-    """The technique that the pictures of a style are drawn in, for the source paperdoll."""
+    is_style: bool = False
+    """A way of drawing instead of a person (:mod:`charloom.config.read_style`)."""
+    technique: str = ""
+    """``images.look``: how the pictures of a style are drawn, for the source paperdoll."""
     people: int = 0
     """Which people and scenes these show."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -92,7 +92,7 @@ class Character:
 
     def judged_by(self, usual: str) -> str:
         """Who scores the previews: the base's judge, which knows persons, or the one for styles."""
-        return "look" if self.kind == "style" else usual
+        return "look" if self.is_style else usual
 
     def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
         """The hand-written caption: in ``config/captions/``, or else beside the user's own image."""
@@ -113,7 +113,7 @@ class Character:
         lost = [shot for shot in self.shots if shot.missing and shot.name in self.blank]
         if self.source != "folder" or self.default_caption:
             return []
-        if self.kind == "style":
+        if self.is_style:
             say = "write one that says what the picture shows, or set recipe.data.default_caption"
             return [f"{self.folder}/{shot.file or shot.name}: has no caption; {say}" for shot in lost]
         remedy = "write a caption for the image, or set recipe.data.default_caption"
@@ -187,7 +187,7 @@ class Character:
         """Strengths at which the chosen checkpoint is tried; none without previews, nor for a style, which is stacked
         at a strength that each picture chooses."""
         sample = self.recipe["sample"]
-        none = sample["disable"] or self.kind == "style" or not self.strength_prompts
+        none = sample["disable"] or self.is_style or not self.strength_prompts
         return [] if none else sorted(sample["strengths"])
 
     @property

@@ -1,4 +1,4 @@
-"""A style file, read and checked. What it makes is a :class:`Character` of the kind ``style``: all rules serve both.
+"""A style file, read and checked. What it makes is a :class:`Character` with ``is_style``: all rules serve both.
 
 A style has pictures of many subjects and no identity: no appearance, no identity line, no plan of shots. Its trigger is
 optional; without one, the file has its effect on every picture.
@@ -30,7 +30,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     shots = _shots(path.stem, images, folder)
     checkpoint, cut = data.get("checkpoint", "auto"), {**context["crop"], **data.get("crop", {})}
     style = Character(
-        kind="style",
+        is_style=True,
         id=path.stem,
         label=label,
         name=data["name"],
@@ -40,7 +40,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         identity_full="",
         identity_hidden="",
         doll={},
-        look=images.get("look", ""),
+        technique=images.get("look", ""),
         people=images.get("seed", 0),
         source=images["source"],
         folder=folder,
@@ -97,7 +97,7 @@ def _mistakes(style: Character, data: dict[str, Any]) -> list[str]:
     if style.class_word is not None and not style.trigger:
         key = "recipe.train.preservation.differential"
         found.append(f"{key}: needs a trigger to replace by the class; set trigger, or turn it off")
-    if style.source == "folder" and style.look:
+    if style.source == "folder" and style.technique:
         found.append("images.look: pictures of a folder are taken as they are; remove it, or set source: paperdoll")
     found += read_character.steps_mistakes(style)
     return found

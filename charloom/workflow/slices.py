@@ -81,7 +81,7 @@ def lint(character: Character, base: Base | None = None) -> str:
             **({"files": files} if (files := _renamed(character)) else {}),
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,
-            **({"kind": character.kind} if character.kind == "style" else {}),
+            **({"kind": "style"} if character.is_style else {}),
             **({"base": base.source()} if base else {}),
             "recipe": RECIPES["lint"],
         }
@@ -353,7 +353,7 @@ def report(character: Character, base: Base) -> str:
             "base": character.base,
             "base_source": base.path or base.repo,
             "concept": character.concept,
-            **({"kind": character.kind} if character.kind == "style" else {}),
+            **({"kind": "style"} if character.is_style else {}),
             "shots": [{"name": shot.name, "tier": shot.tier} for shot in character.shots],
             "prompts": prompts(character),
             "steps": character.sampled_steps,

@@ -42,8 +42,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 def problems(character: Character) -> list[str]:
     """Identity values and phrases that the paper doll does not know."""
-    if character.kind == "style":
-        return _unknown_look(character.look)
+    if character.is_style:
+        return _unknown_look(character.technique)
     lines = []
     for key, value in character.doll.items():
         if key not in attributes.IDENTITY_VALUES:
@@ -90,7 +90,7 @@ def _choices(word: str, allowed: tuple[str, ...]) -> str:
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
     """Drawn from settings alone; a shot depends on the reference, because a new reference means new images."""
-    if character.kind == "style":
+    if character.is_style:
         return []
     return [layout.results(character.id).reference.as_posix()] if shot else []
 
@@ -103,7 +103,7 @@ def scene(shot: Shot) -> attributes.Scene:
 
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
     """Identity, scene, size and seed; phrases with the same meaning give the same settings."""
-    if character.kind == "style":
+    if character.is_style:
         return _look_settings(character, shot or character.shots[0])
     picture = scene(shot) if shot else language.scene_from(f"{NEUTRAL}, {character.concept}")
     return {
@@ -133,7 +133,7 @@ def _look_settings(character: Character, shot: Shot) -> dict[str, Any]:
         "scene": asdict(scene_),
         "size": LOOK_SIZE,
         "seed": zlib.crc32(f"{character.people} {shot.name}".encode()),
-        "look": character.look,
+        "look": character.technique,
         "recipe": RECIPES["source"],
     }
 
