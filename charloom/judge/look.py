@@ -25,10 +25,12 @@ from charloom.judge.plain import Plain
 
 EDGE = 128
 """Pictures are compared at this size in pixels,"""
-LIGHT, COLOUR = 8, 12
+LIGHT, COLOUR = 10, 16
 """with this many steps of L and of each of a and b,"""
-CONTRAST = (1.0, 4.0, 12.0)
+CONTRAST = (2.0, 8.0)
 """and these limits between steps of the gradient of L (per pixel, L from 0 to 100)."""
+SPREAD = 2
+"""How often the shares are smoothed with their neighbours in colour, so that it does not matter where a cell ends."""
 CELLS = LIGHT * COLOUR**2 * (len(CONTRAST) + 1)
 RARE = 3e-4
 """Share of pixels below which a cell says little,"""
@@ -48,7 +50,18 @@ def cells(pixels: np.ndarray) -> np.ndarray:
     a, b = (np.clip((lab[..., i] + 60) / 120 * COLOUR, 0, COLOUR - 1).astype(int) for i in (1, 2))
     contrast = np.digitize(np.hypot(*np.gradient(lab[..., 0])), CONTRAST)
     index = ((light * COLOUR + a) * COLOUR + b) * (len(CONTRAST) + 1) + contrast
-    return (np.bincount(index.ravel(), minlength=CELLS) / index.size).astype(np.float32)
+    shares = np.bincount(index.ravel(), minlength=CELLS).reshape(LIGHT, COLOUR, COLOUR, -1) / index.size
+    for _ in range(SPREAD):
+        for axis in range(3):
+            shares = _smoothed(shares, axis)
+    return shares.ravel().astype(np.float32)
+
+
+def _smoothed(shares: np.ndarray, axis: int) -> np.ndarray:
+    """Binomial filter of three cells along an axis; what would leave at an end stays there."""
+    moved = np.moveaxis(shares, axis, 0)
+    padded = np.concatenate([moved[:1], moved, moved[-1:]])
+    return np.moveaxis(0.25 * padded[:-2] + 0.5 * moved + 0.25 * padded[2:], 0, axis)
 
 
 class Reader:

@@ -69,8 +69,8 @@ class TrainJob:
     """What to train, and how the model is run.
 
     ``load_model(dtype, device)`` returns the prepared base (training adapter merged in). ``provenance`` are JSON values
-    for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images, ``init`` a LoRA
-    to start from; it becomes the checkpoint of step 0.
+    for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images, ``init`` a
+    LoRA to start from; it becomes the checkpoint of step 0.
     ``on_checkpoint(step, path, engine)`` is called when a checkpoint and the state behind it are stored, and with step
     0 and no path before a run's first step.
     """
