@@ -304,7 +304,8 @@ def verify(
         raise typer.Exit(1)
 
 
-for _command in (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, install.init, install.doctor):
+_COMMANDS = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish, install.init, install.doctor)
+for _command in _COMMANDS:
     app.command()(_one_line(_command))
 
 
