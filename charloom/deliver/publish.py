@@ -7,6 +7,7 @@ One commit carries all files, so that a broken upload leaves the repository as i
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -94,7 +95,8 @@ def upload(one: Release, public: bool, log: Log) -> str:
     """
     import huggingface_hub
 
-    api = huggingface_hub.HfApi()
+    # The client reads its variable once, when it is imported.
+    api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     with _plainly(one.repo, api.endpoint):
         who = api.whoami()["name"]
         log(f"logged in as {who}")

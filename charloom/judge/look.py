@@ -5,8 +5,10 @@ stand at edges is what a technique leaves behind, whatever is drawn. Two histogr
 what the base draws for the same prompts without the LoRA, give each cell a log likelihood ratio; a picture's is the
 mean over its pixels (naive Bayes on colour histograms: Swain and Ballard 1991, Jones and Rehg 2002).
 
-``style`` is that mean on a scale where 0 is the base, 1 is the style and 0.5 is the cut between them; all three are
-found by leaving out each known picture in turn. Identity, obedience and bleed are about persons and prompts: they stay
+That mean is put on a scale where 0 is the base, 1 is the style and 0.5 is the cut between them; all three are found by
+leaving out each known picture in turn. ``style`` is how far a sample is above what the base draws for the same prompt
+and seed, so that a subject which happens to have the style's colours, or hides all the rest, counts for nothing.
+Identity, obedience and bleed are about persons and prompts: they stay
 *not scored*.
 """
 
@@ -39,7 +41,7 @@ MOST = 3.0
 ENOUGH = 4
 """Pictures of either kind from which a reader can be made."""
 READ = 0.5
-"""``style`` above which a picture is read as drawn in the style."""
+"""A picture is read as drawn in the style if that moves it by more than this."""
 
 
 def cells(pixels: np.ndarray) -> np.ndarray:
@@ -110,11 +112,13 @@ class Look:
     def __init__(
         self, weights: Path | None = None, memory: Memory | None = None, without: Sequence[Picture] = ()
     ) -> None:
-        """``without`` are pictures that the base alone draws; with too few of them there is no ``style``."""
+        """``without`` are pictures that the base alone draws, named as the samples; too few of them, and there is no
+        ``style``."""
         self._memory = memory or Memory()
         self._plain = Plain(memory=self._memory)
         self._without = without
         self._reader: Reader | None = None
+        self._usual: dict[str, float] = {}
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
         """Learn to read the style from its own pictures; the level is what they reach when left out in turn."""
@@ -123,6 +127,9 @@ class Look:
         if len(styled) < ENOUGH or len(plain) < ENOUGH:
             return levels
         self._reader = Reader(styled, plain)
+        places = self._reader.read(plain).tolist()
+        if len(places) == len(self._without):  # otherwise one of them cannot be read, and nobody knows which
+            self._usual = dict(zip((one.name for one in self._without), places, strict=True))
         return {**levels, "style": self._reader.styled}
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
@@ -131,7 +138,8 @@ class Look:
         for sample, plain, look in zip(samples, self._plain.measure(samples), self._looks(samples), strict=True):
             values, misses = dict(plain.values), ()
             if look and self._reader:
-                style = float(np.clip(self._reader.read(look["cells"][None])[0], 0.0, 1.0))
+                place = float(self._reader.read(look["cells"][None])[0])
+                style = float(np.clip(place - self._usual.get(sample.name, 0.0), 0.0, 1.0))
                 values["style"] = style
                 if style <= READ and sample.strength:
                     misses = (f"style: {style:.2f}, not drawn in it",)
