@@ -14,6 +14,7 @@ twice without it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -28,13 +29,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-CALIBRATION, TEST = 120, 120
+CALIBRATION, TEST = 120, 100
 SEEDS = (7001, 8001, 9001)
 STRENGTHS = (0.8, 1.0)
 
 
-def strangers(seed: int, number: int, look: Any, again: int = 0, size: int = 256) -> np.ndarray:
-    """Pictures by the renderer of ``number`` strangers, uint8 (N, size, size, 3); ``again`` varies how, not what."""
+def strangers(
+    seed: int, number: int, look: Any, again: int = 0, places: Sequence[str] = (), size: int = 256
+) -> np.ndarray:
+    """Pictures by the renderer of ``number`` strangers, uint8 (N, size, size, 3), anywhere or at ``places``.
+
+    ``again`` varies how they are drawn and not what.
+    """
     from charloom.paperdoll import attributes
     from charloom.paperdoll.draw import draw
 
@@ -42,22 +48,27 @@ def strangers(seed: int, number: int, look: Any, again: int = 0, size: int = 256
     drawn = []
     for _ in range(number):
         who, scene = attributes.random_identity(rng), attributes.random_scene(rng)
+        if places:
+            scene = dataclasses.replace(scene, background=rng.choice(places))
         drawn.append(np.asarray(draw(who, scene, size, seed=rng.randrange(10**6) + again, look=look)))
     return np.stack(drawn)
 
 
-def reader_of(look: Any) -> tuple[Any, dict[str, Any]]:
+def reader_of(look: Any, places: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """A reader of the style, and how often it is right about pictures by the renderer that it has not seen."""
     from charloom.judge.look import READ, Reader, cells
 
-    def seen(seed: int, number: int, technique: Any, again: int = 0) -> np.ndarray:
-        return np.stack([cells(picture) for picture in strangers(seed, number, technique, again)])
+    def seen(*how: Any) -> np.ndarray:
+        return np.stack([cells(picture) for picture in strangers(*how)])
 
     reader = Reader(seen(1, CALIBRATION, look), seen(2, CALIBRATION, None))
-    styled, plain, other = (reader.read(seen(3, TEST, *how)) for how in ((look,), (None,), (None, 1)))
-    right = {"with": float((styled - plain > READ).mean()), "without": float((other - plain <= READ).mean())}
-    alone = {"with": float((styled > READ).mean()), "without": float((plain <= READ).mean())}
-    return reader, {"calibrated_on": 2 * CALIBRATION, "tested_on": TEST, "right": right, "right_without_pairs": alone}
+    right = {}
+    for where, there in (("at the places of the prompts", places), ("anywhere", ())):
+        drawn = [(look, 0), (None, 0), (None, 1)]
+        styled, plain, other = (reader.read(seen(3, TEST, *how, there)) for how in drawn)
+        shares = {"with": (styled - plain > READ).mean(), "without": (other - plain <= READ).mean()}
+        right[where] = {kind: round(float(share), 4) for kind, share in shares.items()}
+    return reader, {"calibrated_on": 2 * CALIBRATION, "tested_on": TEST, "right": right}
 
 
 def judge_of(character: Any, weights: str) -> Any:
@@ -124,6 +135,7 @@ def main() -> None:
     from charloom.judge import backend as judges
     from charloom.judge.look import READ
     from charloom.lora.adapter import load_stack
+    from charloom.paperdoll import language
     from charloom.paperdoll.looks import LOOKS
     from charloom.workflow import slices, texts
     from charloom.zimage import sampler, weights
@@ -135,7 +147,8 @@ def main() -> None:
     lora = arguments.lora or Path("results", character.id, "final.safetensors")
     on_top = arguments.style_lora or Path("results", style.id, "final.safetensors")
 
-    reader, accuracy = reader_of(LOOKS[style.technique])
+    places = sorted({language.parse(prompt.text)["background"] for prompt in character.sample_prompts})
+    reader, accuracy = reader_of(LOOKS[style.technique], places)
     print(f"reader: right on {accuracy['right']} of pairs by the renderer", flush=True)
     judge = judge_of(character, base.judge_weights or "")
 

@@ -78,21 +78,21 @@ def new(
 
 def _problems(root: Path, name: str) -> list[str]:
     """Problems that the check of the configuration finds in one character."""
-    from charloom.config import project
+    from charloom.config import inventory, project
     from charloom.dataset import sources
 
     try:
         project.load(root, ready=name, image_problems=sources.problems)
     except UserError as error:
-        label = f"config/characters/{name}.yaml"
-        return [line for line in str(error).splitlines() if label in line]
+        labels = [f"config/{folder}/{name}.yaml" for folder in inventory.PROJECTS]
+        return [line for line in str(error).splitlines() if any(label in line for label in labels)]
     return []
 
 
 @app.command()
 @_one_line
-def lint(name: Annotated[str, typer.Argument(help="a character, by name or file")]) -> None:
-    """Check a character: its file, its images and its captions."""
+def lint(name: Annotated[str, typer.Argument(help="a character or style, by name or file")]) -> None:
+    """Check a character or style: its file, its images and its captions."""
     import json
 
     from charloom.config import inventory, project
@@ -116,7 +116,7 @@ def lint(name: Annotated[str, typer.Argument(help="a character, by name or file"
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
     settings = json.loads(slices.lint(character, base))
     found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
-    for folder in ("characters", "bases", "plans"):
+    for folder in (*inventory.PROJECTS, "bases", "plans"):
         found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
     findings = checks.in_order(found)
     for finding in findings:
@@ -139,7 +139,7 @@ def _say_first(root: Path, name: str) -> None:
 
     try:
         workflow = project.load(root)
-        character = workflow.characters[name]
+        character = workflow.projects[name]
     except (UserError, KeyError):
         return  # reported by the check that follows
     base = workflow.bases[character.base]
@@ -148,9 +148,11 @@ def _say_first(root: Path, name: str) -> None:
 
 
 def _named(target: str) -> str:
-    """The name of a character given by name or by file: ``config/characters/mara.yaml`` is mara."""
+    """The name of a character or style given by name or by file: ``config/characters/mara.yaml`` is mara."""
+    from charloom.config import inventory
+
     path = Path(target)
-    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", "characters") else target
+    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", *inventory.PROJECTS) else target
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -165,9 +167,10 @@ def plan(
     Further options are passed to snakemake: charloom plan mara --profile profiles/gpu-24gb
     """
     from charloom.cli import planning
+    from charloom.config import inventory
 
     root = _workflow_folder()
-    names = {path.stem for path in (root / "config" / "characters").glob("*.yaml")}
+    names = inventory.projects(root)
     asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
     files = [layout.results(target).final.as_posix() if target in names else target for target in asked]
     output = planning.dry_run(files, root)
@@ -230,11 +233,11 @@ def try_(
 
 
 def _known(target: str) -> str:
-    """The name of a character that has a file here; a wrong one is answered with the nearest."""
-    from charloom.config import schema
+    """The name of a character or style that has a file here; a wrong one is answered with the nearest."""
+    from charloom.config import inventory, schema
 
     name = _named(target)
-    there = sorted(path.stem for path in Path("config/characters").glob("*.yaml"))
+    there = sorted(inventory.projects(Path(".")))
     if name not in there:
         raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
     return name
