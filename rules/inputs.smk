@@ -12,6 +12,12 @@ def first_lora(wildcards):
     return person(wildcards.character).init
 
 
+def prompt_page(wildcards):
+    """The prompts for an image generator; a style has none."""
+    style = person(wildcards.character).is_style
+    return [] if style else results(wildcards.character).prompt_page
+
+
 def sampled_checkpoint(wildcards):
     """The checkpoint to sample; step 0 is the base alone."""
     step = int(wildcards.step)
