@@ -307,8 +307,8 @@ def verify(
         raise typer.Exit(1)
 
 
-_COMMANDS = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish, install.init, install.doctor)
-for _command in _COMMANDS:
+_DELIVER = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish)
+for _command in (*_DELIVER, install.init, install.doctor):
     app.command()(_one_line(_command))
 
 
