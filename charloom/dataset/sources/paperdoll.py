@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import random
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +116,17 @@ def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
 
 
 def subject(character: Character, shot: Shot) -> tuple[attributes.Identity, attributes.Scene]:
-    """Who is in a picture of a style, and how: somebody else in every one, so that only the look is learnt."""
+    """Who is in a picture of a style, and how: somebody else in every one, so that only the look is learnt.
+
+    Places are dealt like cards, so that none is missing: a look that was never seen at night is not drawn at night.
+    """
     rng = random.Random(f"{character.people} {shot.name}")
-    return attributes.random_identity(rng), attributes.random_scene(rng)
+    who, scene_ = attributes.random_identity(rng), attributes.random_scene(rng)
+    deal, card = divmod(character.shot_names.index(shot.name), len(attributes.BACKGROUND))
+    places = random.Random(f"{character.people} places {deal}").sample(
+        attributes.BACKGROUND, len(attributes.BACKGROUND)
+    )
+    return who, replace(scene_, background=places[card])
 
 
 def caption(character: Character, shot: Shot) -> str:
