@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-CALIBRATION, TEST = 120, 100
-SEEDS = (7001, 8001, 9001)
+CALIBRATION, TEST = 100, 60
+SEEDS = (7001, 8001)
 STRENGTHS = (0.8, 1.0)
 
 

@@ -222,7 +222,8 @@ def train(character: Character) -> str:
     """For training: what the bytes of a checkpoint depend on besides data and base.
 
     The save interval and what is kept are left out, and so is the number of steps unless the learning-rate schedule
-    depends on it: more steps must extend a run, not start another.
+    depends on it: more steps must extend a run, not start another. ``network.init`` counts by content instead
+    (:func:`charloom.workflow.training.started_from`).
     """
     recipe = character.recipe
     knobs = dict(recipe["train"])
@@ -231,7 +232,6 @@ def train(character: Character) -> str:
     return canonical_json(
         {
             "recipe": {
-                # What training starts from counts by content (charloom.workflow.training), not by its path.
                 "network": {key: value for key, value in recipe["network"].items() if key != "init"},
                 "train": knobs,
                 "save": {"dtype": recipe["save"]["dtype"]},
@@ -381,10 +381,8 @@ def index(characters: Iterable[Character]) -> str:
 
 def engine(character: Character) -> str:
     """How rules that load a model use the GPU. It affects speed and memory, not what is computed."""
-    recipe = character.recipe
-    return canonical_json(
-        {**{key: recipe[key] for key in ("memory", "low_vram", "layer_offloading")}, **recipe["engine"]}
-    )
+    recipe, knobs = character.recipe, ("memory", "low_vram", "layer_offloading")
+    return canonical_json({**{key: recipe[key] for key in knobs}, **recipe["engine"]})
 
 
 def other_texts(character: Character) -> str:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from charloom.core import files
+from charloom.core.canonical import file_digest
+from charloom.core.layout import Results
+from charloom.core.store import Store
 from charloom.judge import backend, choice
 from charloom.judge.look import READ, Look, Reader, cells
 from charloom.paperdoll import attributes
 from charloom.paperdoll.draw import draw
 from charloom.paperdoll.looks import LOOKS
+from charloom.workflow.scores import Judgement
 
 SCENERY = [place for place in attributes.BACKGROUND if "studio" not in place]
 
@@ -118,3 +125,33 @@ def test_scores_of_characters_say_nothing_of_styles() -> None:
     made = choice.choose(rows, [50])
     assert not {"style", "unstyled"} & set(made["verdicts"][0]["scores"])
     assert made["not_scored"] == ["obedience", "bleed"]
+
+
+def test_the_scores_of_a_style_compare_with_what_the_base_drew_whatever_judge_the_base_has(tmp_path: Path) -> None:
+    made = Results(tmp_path / "ink")
+
+    def save(path: Path, pixels: np.ndarray) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        return file_digest(path)
+
+    own = [(f"{i:03d}", pixels) for i, pixels in enumerate(strangers(1, 12, "ink"), 1)]
+    items = [{"name": name, "caption": "", "image": save(made.image(name), pixels)} for name, pixels in own]
+    files.write_json(made.manifest, {"items": items})
+    prompts = [{"name": f"{i:02d}", "text": "x", "seed": 42, "scale": 1.0} for i in range(1, 6)]
+    for step, look in ((0, None), (50, None), (100, "ink")):
+        for prompt, pixels in zip(prompts, strangers(2, 5, look, again=step), strict=True):
+            save(made.sample(step, prompt["name"]), pixels)
+    settings = {"character": "ink", "trigger": "", "judge": "look", "prompts": prompts, "recipe": 1}
+    judgement = Judgement(made.root, settings, None)
+    store = Store(tmp_path / "store")
+    assert judgement.make(store)[0] == [0, 50, 100]
+
+    def style(step: int) -> float:
+        rows = files.read_json(store.path("scores", judgement.key(step) or "", ".json"))["rows"]
+        return float(np.mean([row["value"] for row in rows if row["metric"] == "style"]))
+
+    assert style(0) < 1e-5 and style(50) < 0.3 and style(100) > 0.6
+    before = judgement.key(100)
+    save(made.sample(0, "01"), strangers(9, 1, None)[0])
+    assert Judgement(made.root, settings, None).key(100) != before, "another picture of the base is another scale"
