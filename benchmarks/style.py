@@ -31,7 +31,7 @@ import numpy as np
 
 CALIBRATION, TEST = 100, 60
 SEEDS = (7001, 8001)
-STRENGTHS = (0.8, 1.0)
+STRENGTHS = (1.0, 0.8)
 
 
 def strangers(
@@ -183,40 +183,6 @@ def main() -> None:
             for (prompt, _, seed), image in zip(wanted, images, strict=True)
         ]
 
-    drawn = {0.0: draw([(lora, 1.0)])}
-    found = {0.0: measured(judge, reader, drawn[0.0])}
-    rows = []
-    for strength in STRENGTHS:
-        drawn[strength] = draw([(lora, 1.0), (on_top, strength)])
-        found[strength] = measured(judge, reader, drawn[strength])
-    alone = found[0.0]
-    for strength, values in found.items():
-        fall = alone["identity"] - values["identity"]
-        rows.append(
-            {
-                "style_strength": strength,
-                "pictures": len(fall),
-                "identity": round(float(values["identity"].mean()), 4),
-                "identity_falls_by": round(float(fall.mean() / alone["identity"].mean()), 4),
-                "interval_95": interval(fall, alone["identity"]),
-                "style_read_in": round(float((values["style"] - alone["style"] > READ).mean()), 4),
-                "style_read_in_without_pairs": round(float((values["style"] > READ).mean()), 4),
-                "style": round(float((values["style"] - alone["style"]).mean()), 3),
-                "obedience": round(float(values["obedience"].mean()), 4),
-                "obedience_background": round(float(np.nanmean(values["background"])), 4),
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    if arguments.pictures:
-        size = 128
-        sheet = Image.new("RGB", (size * len(prompts), size * len(drawn)))
-        for y, pictures in enumerate(drawn.values()):
-            for x, picture in enumerate(pictures[: len(prompts)]):
-                sheet.paste(
-                    Image.fromarray(picture.pixels).resize((size, size), Image.Resampling.LANCZOS), (x * size, y * size)
-                )
-        arguments.pictures.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(arguments.pictures)
     made = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, CPU",
@@ -226,10 +192,39 @@ def main() -> None:
         "style": {"id": style.id, "sha256": file_digest(on_top), "steps": style.recipe["train"]["steps"]},
         "reader": accuracy,
         "seeds": list(SEEDS),
-        "rows": rows,
+        "rows": [],
     }
-    if arguments.output:
-        arguments.output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    drawn: dict[float, list[Any]] = {}
+    alone: dict[str, np.ndarray] = {}
+    for strength in (0.0, *STRENGTHS):
+        drawn[strength] = draw([(lora, 1.0), (on_top, strength)] if strength else [(lora, 1.0)])
+        values = measured(judge, reader, drawn[strength])
+        alone = alone or values
+        fall, moved = alone["identity"] - values["identity"], values["style"] - alone["style"]
+        row = {
+            "style_strength": strength,
+            "pictures": len(fall),
+            "identity": round(float(values["identity"].mean()), 4),
+            "identity_falls_by": round(float(fall.mean() / alone["identity"].mean()), 4),
+            "interval_95": interval(fall, alone["identity"]),
+            "style_read_in": round(float((moved > READ).mean()), 4),
+            "style": round(float(moved.mean()), 3),
+            "obedience": round(float(values["obedience"].mean()), 4),
+            "obedience_background": round(float(np.nanmean(values["background"])), 4),
+        }
+        made["rows"].append(row)
+        print(json.dumps(row), flush=True)
+        if arguments.output:
+            arguments.output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    if arguments.pictures:
+        size = 128
+        sheet = Image.new("RGB", (size * len(prompts), size * len(drawn)))
+        for y, pictures in enumerate(drawn.values()):
+            for x, picture in enumerate(pictures[: len(prompts)]):
+                small = Image.fromarray(picture.pixels).resize((size, size), Image.Resampling.LANCZOS)
+                sheet.paste(small, (x * size, y * size))
+        arguments.pictures.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(arguments.pictures)
 
 
 if __name__ == "__main__":
