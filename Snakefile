@@ -26,6 +26,7 @@ wildcard_constraints:
     text="_[a-z0-9-]+",
     step="[0-9]{6}",
     prompt="[0-9]{2}",
+    scene="[0-9]{2}",
     strength="[0-9][.][0-9]{2}",
     drift="[0-9]{2}-(class|steps)",
     adapter="[a-z0-9][a-z0-9._-]*",
@@ -53,6 +54,7 @@ localrules:
     write_report,
     write_index,
     export_final,
+    write_gallery,
     write_comfyui,
     make_bundle,
 
@@ -92,6 +94,7 @@ include: "rules/validate.smk"
 include: "rules/strengths.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+include: "rules/gallery.smk"
 include: "rules/deliver.smk"
 
 

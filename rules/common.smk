@@ -13,7 +13,7 @@ from shlex import quote
 from snakemake.io import strip_wildcard_constraints
 
 from charloom.workflow import arguments, delivery, judge_slices
-from charloom.workflow import lean, slices, targets
+from charloom.workflow import gallery_slices, lean, slices, targets
 from charloom.base import locks
 from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
@@ -179,9 +179,10 @@ def image_problems(name):
 
 def pages_and_file(name):
     """What is made for a character; a style has no sheet of prompts for pictures."""
-    made = results(name)
+    made, character = results(name), WORKFLOW.characters.get(name)
     sheet = [] if name in WORKFLOW.styles else [made.prompt_page]
-    return [made.final, made.report, *sheet]
+    scenes = [made.gallery] if character and character.gallery else []
+    return [made.final, made.report, *sheet, *scenes]
 
 
 @cache
@@ -321,14 +322,9 @@ def shippable_checkpoints(wildcards):
 def bundle_extras(wildcards):
     """Files that the bundle takes along where a rule makes them."""
     made = results(wildcards.character)
-    wanted = [made.root / "gallery" / "index.html"]
-    if person(wildcards.character).strengths:
-        wanted.append(made.strengths)
-    return [
-        path
-        for path in wanted
-        if any(one.is_producer(path.as_posix()) for one in workflow.rules)
-    ]
+    character = person(wildcards.character)
+    scenes = [made.gallery] if character.gallery else []
+    return [*scenes, *([made.strengths] if character.strengths else [])]
 
 
 def products(name, further=()):
@@ -343,6 +339,7 @@ def products(name, further=()):
         "step": [f"{step:06d}" for step in sorted(steps)],
         "prompt": character.prompt_names,
         "strength": [f"{strength:.2f}" for strength in character.strengths],
+        "scene": [scene.name for scene in character.gallery],
         "drift": [one["name"] for one in drift.prompts(character)],
     }
     outputs = (str(path) for one in workflow.rules for path in one.output)

@@ -65,6 +65,9 @@ rule write_report:
 rule write_index:
     input:
         reports=lambda wildcards: [results(name).report for name in reported()],
+        galleries=lambda wildcards: [
+            results(name).gallery for name in reported() if person(name).gallery
+        ],
     output:
         page=report(
             INDEX.as_posix(),

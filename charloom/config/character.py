@@ -9,6 +9,7 @@ from typing import Any
 from charloom.config import datasets, image_folder, inventory
 from charloom.config.datasets import DataSet
 from charloom.core import words
+from charloom.config.gallery import Scene
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
 
@@ -83,6 +84,8 @@ class Character:
     """``images.look``: how the pictures of a style are drawn, for the source paperdoll."""
     people: int = 0
     """Which people and scenes these show."""
+    gallery: tuple[Scene, ...] = ()
+    """Scenes for the finished LoRA."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The character file as it was written, checked but without anything filled in."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from charloom.config import schema
+from charloom.config import gallery, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 
@@ -52,6 +52,8 @@ def character_file(character: Character) -> str:
         "recipe": character.recipe,
         "checkpoint": character.checkpoint,
     }
+    if character.gallery:
+        written["gallery"] = gallery.written_without_styles(written["gallery"])
     if character.datasets:
         written["datasets"] = [
             {**entry, "path": pictures_of_set(character.id, part.name), "crop": {**part.crop, **cut}}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import inventory, knobs, read_character, read_style, schema, yaml
+from charloom.config import gallery, inventory, knobs, read_character, read_style, schema, yaml
 from charloom.config.base import Base, read_base
 from charloom.config.character import Character
 from charloom.core.errors import UserError
@@ -130,6 +130,7 @@ def read(
 
     _, problems = base(data["base"], CONFIG)
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
+    context["gallery"] = lambda name: found.gallery if (found := bases.get(name)) else {}
     people: dict[str, Character] = {}
     files, broken = _character_files(root, data["characters"], problems)
     for path in files:
@@ -152,6 +153,9 @@ def read(
     for name, line in _same_triggers({**people, **styles}).items():
         (broken_styles if styles.pop(name, None) else broken)[name] = [line]
         people.pop(name, None)
+    for name, line in _with_styles(people, styles).items():
+        del people[name]
+        broken[name] = [line]
     if overrides and isinstance(named := overrides.get("characters"), list):
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:

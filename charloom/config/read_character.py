@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, inventory, schema, yaml
+from charloom.config import datasets, gallery, inventory, schema, yaml
 from charloom.config.character import Character, SamplePrompt, Shot
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -19,7 +19,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     """The character in ``path``.
 
     ``context`` holds ``base`` and ``crop`` of the workflow; ``root``, the folder of the project; ``ready``, the
-    character whose images must exist; and ``image_problems``, which checks them.
+    character whose images must exist; ``image_problems``, which checks them; and ``gallery``, which gives the defaults
+    of galleries on a base.
     ``recipe_for(base, overrides, label)`` merges the recipe. Raises one :class:`UserError` with a line per mistake.
     """
     document = yaml.read_yaml(path, label)
@@ -57,6 +58,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         checkpoint=data.get("ship", checkpoint) if checkpoint == "auto" else checkpoint,
         ship=data.get("ship"),
         datasets=tuple(sets),
+        gallery=gallery.read(data.get("gallery"), data["trigger"], recipe["sample"], context["gallery"](base)),
         written=data,
     )
     texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
@@ -65,6 +67,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     character = replace(character, blank=frozenset(blank) | silent)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
+    scenes = gallery.mistakes(data.get("gallery"), character.gallery, character.trigger, context["root"])
+    problems += [f"{label}: {line}" for line in scenes]
     if not character.default_caption:
         remedy = "write a caption, delete the file, or set recipe.data.default_caption"
         problems += [f"{text}: is empty; {remedy}" for text in blank.values()]

@@ -213,6 +213,15 @@ class Results(_Folder):
         """The LoRA to ship."""
         return self.root / "final.safetensors"
 
+    @property
+    def gallery(self) -> Path:
+        """The page of the scenes that the LoRA draws."""
+        return self.root / "gallery" / "index.html"
+
+    def scene(self, name: str) -> Path:
+        """One of these scenes, ``01``, ``02``, …"""
+        return self.root / "gallery" / f"{name}.png"
+
     def comfyui(self, name: str) -> Path:
         """A ComfyUI workflow to drop into its window."""
         return self.root / "comfyui" / f"{name}.json"

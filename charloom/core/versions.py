@@ -27,5 +27,6 @@ RECIPES: dict[str, int] = {
     "index": 1,
     "final": 2,
     "comfyui": 1,
+    "gallery": 1,
     "bundle": 1,
 }

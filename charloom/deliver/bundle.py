@@ -32,7 +32,8 @@ def members(
     ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
     (texts of the files of character and base); ``elsewhere``, the user's folders outside of the workflow and what
     another machine has in their place; ``items``, names of all images; ``captions``, shots whose caption was
-    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
+    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; ``gallery``, prompts of
+    scenes where there are any; and ``recipes``.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
     """
     name = about["id"]
@@ -46,6 +47,7 @@ def members(
         "scores.csv": results.score_table,
         "crop.py": Path(crop_script.__file__).read_bytes(),
         "sample-prompts.txt": _lines(about["prompts"]),
+        **({"gallery-prompts.txt": _lines(about["gallery"])} if about.get("gallery") else {}),
         "provenance.json": _json(provenance(results, about, lock)),
         "LICENSE.txt": _licence(about),
         f"config/characters/{name}.yaml": about["character"].encode(),
@@ -139,10 +141,11 @@ def _json(value: Any) -> bytes:
 
 
 def _lines(prompts: Iterable[Mapping[str, Any]]) -> bytes:
-    lines = [
-        f"{p['name']}  {p['width']}x{p['height']}, seed {p['seed']}, strength {p['scale']:g}\n{p['text']}\n"
-        for p in prompts
-    ]
+    lines = []
+    for p in prompts:
+        how = [f"{p['width']}x{p['height']}", *([f"{p['steps']} steps"] if "steps" in p else []), f"seed {p['seed']}"]
+        how += [f"strength {p['scale']:g}", *(f"{style} at {strength:g}" for style, strength in p.get("styles", ()))]
+        lines.append(f"{p['name']}  {', '.join(how)}\n{p['text']}\n")
     return "\n".join(lines).encode()
 
 
@@ -173,7 +176,7 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
     if "strengths.json" in contents:
         rows["what it does at which strength"] = "`strengths.json`"
     if "gallery/index.html" in contents:
-        rows["scenes"] = "`gallery/index.html`"
+        rows["scenes"] = "`gallery/index.html`; their prompts: `gallery-prompts.txt`"
     table = "\n".join(f"| {what} | {where} |" for what, where in rows.items())
     return f"""# {about["name"]}
 

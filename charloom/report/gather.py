@@ -84,6 +84,8 @@ class Material:
     """The trainer's warning if the chosen checkpoint has hardly moved from its initial weights."""
     gpu_bytes: int = 0
     """Peak GPU memory that the trainer allocated, in bytes; 0 where it ran on a CPU."""
+    gallery: int = 0
+    """Scenes that the finished LoRA draws after this page is written."""
     strengths: Mapping[str, Any] = field(default_factory=dict)
     """The chosen checkpoint at several strengths, where that was drawn."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -135,6 +137,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         concept=settings.get("concept", ""),
         kind=settings.get("kind", "character"),
         notices=settings.get("notices", ()),
+        gallery=settings.get("gallery", 0),
         reference=reference if reference.is_file() else None,
         images=[_image(results, shot) for shot in settings.get("shots", ())],
         prompts=prompts,

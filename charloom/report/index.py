@@ -52,7 +52,7 @@ def _card(root: Path, one: Mapping[str, Any]) -> dict[str, Any]:
         "paths": [*reference, *[path for path in samples if path.is_file()][:SHOWN]],
         "links": [
             (f"{one['character']}/{path.relative_to(root).as_posix()}", words)
-            for path, words in ((made.report, "report"), (made.prompt_page, "prompts"))
+            for path, words in ((made.report, "report"), (made.gallery, "gallery"), (made.prompt_page, "prompts"))
             if path.is_file()
         ],
     }

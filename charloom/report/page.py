@@ -55,6 +55,7 @@ def page(material: Material) -> str:
         judges=judgement.judges(m),
         samples=comparison.samples(m),
         strengths=strengths.strip(m),
+        gallery=m.gallery,
         use=_use(m),
         charts=[
             (chart.title, Markup(charts.svg(chart)), Markup(charts.svg(chart, charts.NARROW)))
@@ -165,7 +166,7 @@ def _link(m: Material, path: Path) -> str:
 def _files(m: Material) -> list[tuple[str, str]]:
     """(link, what it is) of the files beside the page."""
     made = Results(m.folder)
-    final = made.final.relative_to(m.folder).as_posix()  # made after the page
+    final = made.final.relative_to(m.folder).as_posix()  # made after the page, as the gallery is
     found = [
         (_link(m, path), words)
         for path, words in (
@@ -178,7 +179,10 @@ def _files(m: Material) -> list[tuple[str, str]]:
             (made.manifest, "the data set, with checksums"),
         )
     ]
-    return [(final, "the LoRA"), *(one for one in found if one[0])]
+    later = [(final, "the LoRA")]
+    if m.gallery:
+        later.append((made.gallery.relative_to(m.folder).as_posix(), f"{m.gallery} scenes that it draws"))
+    return [*later, *(one for one in found if one[0])]
 
 
 def _costs(m: Material) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.train.keys import RECIPE
-from charloom.workflow import slices
+from charloom.workflow import gallery_slices, slices
 
 
 def thumbnail(character: Character) -> str:
@@ -55,6 +55,8 @@ def comfyui(character: Character, base: Base) -> str:
     far = [p for p in shown if p not in near]
     portrait, scene = (near or shown)[0], (far or shown)[0]
     sample = character.recipe["sample"]
+    # A long prompt is what these sizes are for.
+    far_away = next(iter(character.gallery), scene).text
     return canonical_json(
         {
             "id": character.id,
@@ -64,7 +66,7 @@ def comfyui(character: Character, base: Base) -> str:
             "style": "style.safetensors",
             **base.comfyui,
             "miniature": base.miniature,
-            "prompts": {"portrait": portrait.text, "scenes": scene.text, "character-and-style": scene.text},
+            "prompts": {"portrait": portrait.text, "scenes": far_away, "character-and-style": far_away},
             "seed": portrait.seed,
             "steps": sample["steps"],
             "cfg": sample["guidance"],
@@ -92,6 +94,7 @@ def bundle(character: Character, base: Base) -> str:
             "captions": [shot.name for shot in character.shots if character.caption_file(shot)],
             "sets": [part.name for part in character.datasets],
             "prompts": slices.prompts(character),
+            **({"gallery": gallery_slices.listed(character)} if character.gallery else {}),
             "recipes": {**{name: RECIPES[name] for name in numbers}, "train": RECIPE},
             "recipe": RECIPES["bundle"],
         }

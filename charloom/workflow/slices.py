@@ -155,6 +155,7 @@ def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
     found |= {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+    found |= {f"_prompt-{scene.prompt}": scene.text for scene in character.gallery}
     return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
 
 
@@ -358,6 +359,7 @@ def report(character: Character, base: Base) -> str:
             "prompts": prompts(character),
             "steps": character.sampled_steps,
             **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
+            **({"gallery": len(character.gallery)} if character.gallery else {}),
             "recipe_settings": character.recipe,
             "recipe": RECIPES["report"],
         }
