@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from charloom.cli import deliver, install
+from charloom.cli.draw import draw
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
@@ -307,8 +308,16 @@ def verify(
         raise typer.Exit(1)
 
 
-_DELIVER = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish)
-for _command in (*_DELIVER, install.init, install.doctor):
+for _command in (
+    draw,
+    deliver.convert,
+    deliver.merge,
+    deliver.comfy,
+    deliver.unpack,
+    deliver.publish) for _command in (*_DELIVER,
+    install.init,
+    install.doctor,
+):
     app.command()(_one_line(_command))
 
 

@@ -77,7 +77,7 @@ def read(data: Any, trigger: str, sample: Mapping[str, Any], usual: Mapping[str,
 
 
 def _style(entry: Any) -> Style:
-    own = {"style": entry} if isinstance(entry, str) else entry
+    own: dict[str, Any] = {"style": entry} if isinstance(entry, str) else entry
     return Style(own.get("style", ""), own.get("file", ""), own.get("strength", 1.0))
 
 

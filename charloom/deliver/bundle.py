@@ -32,8 +32,8 @@ def members(
     ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
     (texts of the files of character and base); ``elsewhere``, the user's folders outside of the workflow and what
     another machine has in their place; ``items``, names of all images; ``captions``, shots whose caption was
-    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; ``gallery``, prompts of
-    scenes where there are any; and ``recipes``.
+    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; ``gallery``, scenes
+    where there are any; and ``recipes``.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
     """
     name = about["id"]

@@ -48,12 +48,11 @@ def chunks(name: str, settings: Mapping[str, Any], loras: Sequence[Used], about:
         settings["seed"],
         used,
     )
-    graph = comfyui.picture(name, drawing, about)
-    return {
-        "parameters": parameters(settings, loras, about["base"]),
-        "prompt": json.dumps(graph.as_api()),
-        "workflow": json.dumps(graph.as_ui()),
-    }
+    out = {"parameters": parameters(settings, loras, about["base"])}
+    if not about["miniature"]:  # which ComfyUI cannot load
+        graph = comfyui.picture(name, drawing, about)
+        out |= {"prompt": json.dumps(graph.as_api()), "workflow": json.dumps(graph.as_ui())}
+    return out
 
 
 def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str) -> str:

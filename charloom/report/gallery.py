@@ -22,7 +22,7 @@ def page(results: Path, settings: Mapping[str, Any]) -> str:
     Args:
         results: the folder ``results/<character>``, with the pictures.
         settings: ``character`` (its id), ``name``, ``trigger``, ``base`` and ``scenes`` (``name``, ``text``, ``width``,
-            ``height``, ``steps``, ``guidance``, ``seed``, ``strength``, and ``styles`` with ``style`` and ``strength``).
+            ``height``, ``steps``, ``guidance``, ``seed``, ``strength``; ``styles`` with ``style`` and ``strength``).
 
     Raises:
         UserError: a picture is missing or broken.

@@ -1,4 +1,4 @@
-"""The gallery: scenes that the finished LoRA draws, with styles on top. One picture at a time, each kept when it is done.
+"""The gallery: scenes that the finished LoRA draws, with styles on top, one after the other, each kept when it is done.
 
 A picture depends on the tensors of its LoRAs, not on their headers, and not on the order in which they are named.
 """
@@ -90,4 +90,3 @@ def make(
         size = "{width}x{height}, {steps} steps".format(**members[0].settings)
         log(f"{members[0].prompt}: {size}, {time.monotonic() - started:.1f} s")
         started = time.monotonic()
-

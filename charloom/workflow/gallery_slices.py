@@ -31,15 +31,16 @@ def scene(character: Character, base: Base, scene_name: str) -> str:
             "prompt": one.prompt,
             "text": one.text,
             **({"styles": on_top} if on_top else {}),
-            "about": {
-                **{key: getattr(character, key) for key in ("id", "name", "trigger")},
-                "base": base.name,
-                **base.comfyui,
-                "miniature": base.miniature,
-            },
+            "about": about(character, base),
             "recipe": RECIPES["gallery"],
         }
     )
+
+
+def about(character: Character, base: Base) -> dict[str, Any]:
+    """What a picture says of its character and base."""
+    who = {key: getattr(character, key) for key in ("id", "name", "trigger")}
+    return {**who, "base": base.name, **base.comfyui, "miniature": base.miniature}
 
 
 def other_scenes(character: Character) -> str:
