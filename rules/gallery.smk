@@ -77,7 +77,7 @@ rule write_gallery:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings(gallery_slices.gallery),
+        settings=settings_with_base(gallery_slices.gallery),
     message:
         "{wildcards.character}: gallery"
     shell:

@@ -58,11 +58,15 @@ def members(
         out[f"comfyui/{workflow}.api.json"] = results.comfyui_api(workflow)
     for item in about["items"]:
         out[f"dataset/{item}.png"], out[f"dataset/{item}.txt"] = results.image(item), results.caption(item)
+    # A picture of a scene that was removed may still be there.
+    scenes = {f"{scene['name']}.png" for scene in about.get("gallery", ())}
     for extra in extras:
         folder = extra.parent
         found = [extra] if folder == results.root else sorted(path for path in folder.rglob("*") if path.is_file())
         for path in found:
             inside = path.relative_to(results.root)
+            if scenes and path.suffix == ".png" and path.name not in scenes and folder != results.root:
+                continue
             if path.suffix in _SHOWN and not any(part.startswith(".") for part in inside.parts):
                 out[inside.as_posix()] = path
     out["README.md"] = _readme(about, out)

@@ -13,6 +13,8 @@ from charloom.report.templating import render
 
 BUDGET = 4_000_000
 """Characters of all embedded pictures together; the files beside the page are whole."""
+WIDE = 640
+"""Pictures of more pixels in width are shown at most three in a row."""
 EDGES = (1280, 1024, 768, 512, 384, 256)
 
 
@@ -21,8 +23,9 @@ def page(results: Path, settings: Mapping[str, Any]) -> str:
 
     Args:
         results: the folder ``results/<character>``, with the pictures.
-        settings: ``character`` (its id), ``name``, ``trigger``, ``base`` and ``scenes`` (``name``, ``text``, ``width``,
-            ``height``, ``steps``, ``guidance``, ``seed``, ``strength``; ``styles`` with ``style`` and ``strength``).
+        settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``miniature`` and ``scenes`` (``name``,
+            ``text``, ``width``, ``height``, ``steps``, ``guidance``, ``seed``, ``strength``; ``styles`` with ``style``
+            and ``strength``).
 
     Raises:
         UserError: a picture is missing or broken.
@@ -39,7 +42,8 @@ def page(results: Path, settings: Mapping[str, Any]) -> str:
         }
         for scene in settings["scenes"]
     ]
-    return render("gallery.html.j2", **{**settings, "scenes": scenes})
+    widest = max((scene["width"] for scene in scenes), default=0)
+    return render("gallery.html.j2", **settings | {"scenes": scenes, "column": "30rem" if widest > WIDE else "18rem"})
 
 
 def _how(scene: Mapping[str, Any]) -> str:

@@ -87,7 +87,7 @@ def listed(character: Character) -> list[dict[str, Any]]:
     ]
 
 
-def gallery(character: Character) -> str:
+def gallery(character: Character, base: Base) -> str:
     """For the page of the gallery."""
     scenes = [
         {
@@ -98,5 +98,6 @@ def gallery(character: Character) -> str:
         }
         for one in character.gallery
     ]
-    who = {"character": character.id, "name": character.name, "trigger": character.trigger, "base": character.base}
+    who = {"character": character.id, "name": character.name, "trigger": character.trigger}
+    who |= {"base": base.name, "miniature": base.miniature}
     return canonical_json({**who, "scenes": scenes, "recipe": RECIPES["gallery"]})
