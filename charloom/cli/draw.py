@@ -189,8 +189,12 @@ def draw(
         raise UserError('there is no prompt; add one, e.g. "a medium shot photo of {trigger}, city street", or --repl')
     sample = character.recipe["sample"]
     width, height = size(size_) if size_ else (sample["width"], sample["height"])
+    import logging
+
     from charloom.workflow import studio as studios
 
+    # It warns of what nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     store, say = Store(workflow.store), _say
     lock = studios.lock_of(base)
     with ExitStack() as stack:

@@ -115,6 +115,7 @@ def lint(name: Annotated[str, typer.Argument(help="a character or style, by name
     items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
+    texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}
     settings = json.loads(slices.lint(character, base))
     found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
     for folder in (*inventory.PROJECTS, "bases", "plans"):

