@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from charloom.config import schema
 from charloom.config.character import Character
 from charloom.core.errors import UserError, disk_problem
-from charloom.core.layout import results
+from charloom.core.layout import results, step_name
 from charloom.core.store import Store
 from charloom.deliver import infotext
 
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA by what its pictures call it, None for the base alone."""
+    """A LoRA by what its pictures call it, None for the base alone; ``label`` in a grid, ``mark`` in names of files."""
 
     name: str
     path: Path | None
+    label: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Table:
         started = time.monotonic()
         for index, pixels in self.studio.draw(jobs):
             text, seed, column, loras = asked[index]
-            mark = f"{seed}-{self.loras[column].name}" if len(self.loras) > 1 else str(seed)
+            mark = f"{seed}-{self.loras[column].mark}" if len(self.loras) > 1 else str(seed)
             used = [infotext.Used(one.name, self._hash(one.path), strength) for one, strength in loras]
             texts = infotext.chunks(str(seed), {**settings, "seed": seed, "text": text}, used, self.about)
             path = self._save(mark, pixels, texts)
@@ -95,10 +97,7 @@ class Table:
 
         rows = list(dict.fromkeys((one.prompt, one.seed) for one in drawn))
         found = {(one.prompt, one.seed, one.column): one.path for one in drawn}
-        columns = [
-            (lora.name.replace("-", " ") if lora.path else "without LoRA", [found[(*row, column)] for row in rows])
-            for column, lora in enumerate(self.loras)
-        ]
+        columns = [(lora.label, [found[(*row, column)] for row in rows]) for column, lora in enumerate(self.loras)]
         labels = [(str(seed), grid.short(text, self.character.trigger)) for text, seed in rows]
         page = grid.comparison_grid(labels, columns, title=f"{self.character.name}: checkpoints", cell=grid.DRAWN_CELL)
         path = reserve(self.folder, f"{rows[0][1]}-checkpoints")
@@ -198,12 +197,12 @@ class Loras:
         from charloom.workflow import studio
 
         if step == 0:
-            return Lora("base", None)
+            return Lora("base", None, "without LoRA", "base")
         there = studio.checkpoints(self.character, self.store)
         if step not in there:
             have = ", ".join(map(str, there)) or "none yet"
             raise UserError(f"{self.character.id} has no checkpoint of step {step}; there are {have}")
-        return Lora(f"step-{step}", there[step])
+        return Lora(f"{self.character.id}-{step_name(step)}", there[step], f"step {step}", step_name(step))
 
     def file(self, path: Path, name: str = "") -> Lora:
         """A file, checked against the base.

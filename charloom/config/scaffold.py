@@ -87,7 +87,7 @@ shots: portrait-30
 sample_prompts:
 {prompts}
 
-# Scenes for the finished LoRA, 1920 x 1088 at 36 steps, in results/{id}/gallery/ (docs/drawing.md; leyla.yaml has seven):
+# Scenes for the finished LoRA, 1920 x 1088 at 36 steps, in results/{id}/gallery/; leyla.yaml has seven:
 # gallery: ["a medium shot photo of {{trigger}}, holding a mug, kitchen. Wardrobe: … Background: … Camera: … Mood: …"]
 
 checkpoint: auto                 # or a step, when you know better than validation

@@ -103,7 +103,7 @@ def test_seeds_go_on_and_nothing_is_overwritten(here: Path) -> None:
     run(PROMPT, "--seed", "42", "--size", "80x64", "--steps", "1", "--strength", "0.5")
     assert (here / "42.png").read_bytes() == before
     with Image.open(here / "42-2.png") as image:
-        assert image.size == (80, 64) and "<lora:step-100:0.5>\nSteps: 1, " in image.info["parameters"]
+        assert image.size == (80, 64) and "<lora:mara-step-000100:0.5>\nSteps: 1, " in image.info["parameters"]
     run(PROMPT)
     assert "46.png" in names(here)
     # The same seed and settings: the same picture.
@@ -113,7 +113,7 @@ def test_seeds_go_on_and_nothing_is_overwritten(here: Path) -> None:
 
 def test_checkpoints_side_by_side(here: Path) -> None:
     text = run(PROMPT, "--checkpoints", "0,50,100", "--seed", "5")
-    singles = [f"5-{name}.png" for name in ("base", "step-50", "step-100")]
+    singles = [f"5-{name}.png" for name in ("base", "step-000050", "step-000100")]
     assert names(here) == sorted(["5-checkpoints.png", *singles]) and "side by side" in text
     found = [pixels(here / name) for name in singles]
     assert all(np.abs(a - b).max() > 3 for a, b in zip(found, found[1:], strict=False))
@@ -133,7 +133,7 @@ def test_styles_and_files_of_other_programs(here: Path, tmp_path: Path) -> None:
     assert np.abs(pixels(here / "1-2.png") - pixels(here / "1.png")).max() <= 1
     run(PROMPT, "--seed", "1", "--checkpoint", "100", "--style", f"{tmp_path / 'theirs.safetensors'}=0.5")
     with Image.open(here / "1-3.png") as image:
-        assert "<lora:step-100:1> <lora:theirs:0.5>" in image.info["parameters"]
+        assert "<lora:mara-step-000100:1> <lora:theirs:0.5>" in image.info["parameters"]
     assert np.abs(pixels(here / "1-3.png") - pixels(here / "1.png")).max() > 3
 
 
@@ -149,8 +149,9 @@ def test_lines_are_drawn_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatc
     text = run("--repl")
     assert names(here) == ["42.png", "9.png"] and len(loads) == 1
     with Image.open(here / "42.png") as image:
-        assert image.size == (64, 80) and "<lora:step-50:0.5>\nSteps: 1, " in image.info["parameters"]
-    for line in ("step-100, 64x80, 1 steps, strength 0.5, seed 9, count 1", "error: [trigger] would be drawn literally",
+        assert image.size == (64, 80) and "<lora:mara-step-000050:0.5>\nSteps: 1, " in image.info["parameters"]
+    for line in ("mara-step-000100, 64x80, 1 steps, strength 0.5, seed 9, count 1",
+                 "error: [trigger] would be drawn literally",
                  "error: /sede: no such command", "error: /count x: give a number",
                  "error: mara has no checkpoint of step 70; there are 50, 100"):  # fmt: skip
         assert line in text
