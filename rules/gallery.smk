@@ -1,21 +1,6 @@
 # The gallery: scenes that the finished LoRA draws. One process draws all that are missing, each kept as it is done.
 
 
-def scenes_of(wildcards):
-    """The pictures of the gallery."""
-    character = person(wildcards.character)
-    if not character.gallery:
-        remedy = f"write prompts into {character.label}, for example as in config/characters/leyla.yaml"
-        stop([f"{character.label}: gallery: is missing; {remedy}"])
-    return [results(character.id).scene(scene.name) for scene in character.gallery]
-
-
-def gallery_styles(wildcards):
-    """The finished LoRAs of the workflow's own styles in the gallery."""
-    names = gallery_slices.styles(person(wildcards.character))
-    return [results(name).final for name in names]
-
-
 rule draw_gallery:
     input:
         lora=RESULTS.final,

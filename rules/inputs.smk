@@ -39,3 +39,18 @@ def strength_sweep(wildcards):
     made = results(wildcards.character)
     found = person(wildcards.character).strengths
     return [made.strengths, made.strength_strip] if found else []
+
+
+def scenes_of(wildcards):
+    """The pictures of the gallery."""
+    character = person(wildcards.character)
+    if not character.gallery:
+        remedy = "write the prompts of scenes there, as in config/characters/leyla.yaml"
+        stop([f"{character.label}: gallery: is missing; {remedy}"])
+    return [results(character.id).scene(scene.name) for scene in character.gallery]
+
+
+def gallery_styles(wildcards):
+    """The finished LoRAs of the workflow's own styles in the gallery."""
+    names = gallery_slices.styles(person(wildcards.character))
+    return [results(name).final for name in names]

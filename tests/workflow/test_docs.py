@@ -114,6 +114,7 @@ def test_snakemake_knows_the_targets(tmp_path: Path, snakemake: argparse.Argumen
     folder = small_project.make(tmp_path)
     shutil.copy(ROOT / "config/characters/leyla.yaml", folder / "config/characters")
     shutil.copytree(ROOT / "config/styles", folder / "config/styles")
+    small_project.edit(folder / "config/characters/mara.yaml", gallery=["{trigger}"])
     result = small_project.snakemake(folder, "-n", *sorted(targets), code=ROOT)
     assert targets and result.returncode == 0, result.stderr
 

@@ -301,3 +301,25 @@ def test_the_workflow_passes_the_linters() -> None:
 def test_snakemake_lint(project: Path) -> None:
     result = snakemake(project, "--lint")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_gallery_is_made_for_who_has_one(tmp_path: Path) -> None:
+    """By its page or by the character's name; nothing else asks for it, and without the key nothing at all."""
+    folder = small_project.make(tmp_path)
+    page = "results/mara/gallery/index.html"
+    refused = small_project.snakemake(folder, "-n", page, code=small_project.ROOT)
+    assert refused.returncode == 1 and "config/characters/mara.yaml: gallery: is missing" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    without = small_project.snakemake(folder, "-n", "mara", "results/mara/bundle.zip", code=small_project.ROOT)
+    assert without.returncode == 0 and "_gallery" not in without.stdout + without.stderr
+    inked = {"prompt": "{trigger} at sea", "styles": [{"file": "ink.safetensors"}]}
+    (folder / "ink.safetensors").touch()
+    edit(folder / "config/characters/mara.yaml", gallery=[inked, "{trigger} at home"])
+    final = small_project.snakemake(folder, "-n", small_project.TARGET, code=small_project.ROOT)
+    assert final.returncode == 0 and "draw_gallery" not in final.stdout + final.stderr
+    for target in ("mara", page, "results/mara/bundle.zip"):
+        told = small_project.snakemake(folder, "-n", target, code=small_project.ROOT)
+        table = (told.stdout + told.stderr).split("Job stats:")[1].split("total")[0]
+        assert re.search(r"draw_gallery +2\n", table) and re.search(r"write_gallery +1\n", table), told.stderr
+    near = small_project.snakemake(folder, "-n", "results/mara/galery/index.html", code=small_project.ROOT)
+    assert f"did you mean {page}?" in near.stderr or "did you mean results/mara/final" in near.stderr
