@@ -303,23 +303,26 @@ def test_snakemake_lint(project: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_gallery_is_made_for_who_has_one(tmp_path: Path) -> None:
-    """By its page or by the character's name; nothing else asks for it, and without the key nothing at all."""
+def test_scenes_are_drawn_for_who_has_some(tmp_path: Path) -> None:
+    """By the gallery's page or the character's name; nothing else asks for them, and without the key nothing at all."""
     folder = small_project.make(tmp_path)
+
+    def jobs(*targets: str) -> dict[str, int]:
+        told = small_project.snakemake(folder, "-n", *targets, code=small_project.ROOT)
+        assert told.returncode == 0, told.stderr
+        table = (told.stdout + told.stderr).split("Job stats:")[1].split("total")[0]
+        return {name: int(number) for name, number in re.findall(r"^(\w+_gallery) +(\d+)$", table, re.MULTILINE)}
+
     page = "results/mara/gallery/index.html"
     refused = small_project.snakemake(folder, "-n", page, code=small_project.ROOT)
     assert refused.returncode == 1 and "config/characters/mara.yaml: gallery: is missing" in refused.stderr
     assert "Traceback" not in refused.stderr
-    without = small_project.snakemake(folder, "-n", "mara", "results/mara/bundle.zip", code=small_project.ROOT)
-    assert without.returncode == 0 and "_gallery" not in without.stdout + without.stderr
-    inked = {"prompt": "{trigger} at sea", "styles": [{"file": "ink.safetensors"}]}
+    assert jobs("mara", "results/mara/bundle.zip") == {}
     (folder / "ink.safetensors").touch()
+    inked = {"prompt": "{trigger} at sea", "styles": [{"file": "ink.safetensors"}]}
     edit(folder / "config/characters/mara.yaml", gallery=[inked, "{trigger} at home"])
-    final = small_project.snakemake(folder, "-n", small_project.TARGET, code=small_project.ROOT)
-    assert final.returncode == 0 and "draw_gallery" not in final.stdout + final.stderr
+    assert jobs(small_project.TARGET) == {}
     for target in ("mara", page, "results/mara/bundle.zip"):
-        told = small_project.snakemake(folder, "-n", target, code=small_project.ROOT)
-        table = (told.stdout + told.stderr).split("Job stats:")[1].split("total")[0]
-        assert re.search(r"draw_gallery +2\n", table) and re.search(r"write_gallery +1\n", table), told.stderr
-    near = small_project.snakemake(folder, "-n", "results/mara/galery/index.html", code=small_project.ROOT)
-    assert f"did you mean {page}?" in near.stderr or "did you mean results/mara/final" in near.stderr
+        assert jobs(target) == {"draw_gallery": 2, "write_gallery": 1}
+    near = small_project.snakemake(folder, "-n", "results/mara/gallery/03.png", code=small_project.ROOT)
+    assert near.returncode == 1 and "nothing makes results/mara/gallery/03.png; did you mean" in near.stderr
