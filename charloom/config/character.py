@@ -170,6 +170,12 @@ class Character:
         return [prompt.name for prompt in self.sample_prompts]
 
     @property
+    def prompt_texts(self) -> dict[str, str]:
+        """The texts of all prompts, those of the gallery included, by name."""
+        found = {prompt.name: prompt.text for prompt in self.sample_prompts}
+        return found | {scene.prompt: scene.text for scene in self.gallery}
+
+    @property
     def saved_steps(self) -> list[int]:
         """Steps with a checkpoint: every ``save.every`` and the last, which is ``ship`` where it is given."""
         last, every = self.ship or self.recipe["train"]["steps"], self.recipe["save"]["every"]

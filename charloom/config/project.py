@@ -156,6 +156,9 @@ def read(
     for name, line in _with_styles(people, styles).items():
         del people[name]
         broken[name] = [line]
+    for name, line in _with_styles(people, styles).items():
+        del people[name]
+        broken[name] = [line]
     if overrides and isinstance(named := overrides.get("characters"), list):
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
@@ -231,6 +234,17 @@ def _recipe_mistakes(root: Path, recipe: dict[str, Any], base: Base, label: str)
     if line := _no_start(root, recipe["network"].get("init")):
         lines.append(f"{label}: recipe.network.init: {line}")
     lines += [f"{label}: recipe.{knob}: {line}" for knob, line in knobs.contradictions(recipe)]
+    return lines
+
+
+def _with_styles(people: dict[str, Character], styles: dict[str, Character]) -> dict[str, str]:
+    """Fill the triggers of styles into the galleries; a line per character that asks for a wrong style, by its id."""
+    lines = {}
+    for name in people:
+        try:
+            people[name] = gallery.with_styles(people[name], styles)
+        except UserError as error:
+            lines[name] = str(error)
     return lines
 
 

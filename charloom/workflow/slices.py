@@ -154,8 +154,7 @@ def text_encoder(character: Character) -> str:
 def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
-    found |= {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
-    found |= {f"_prompt-{scene.prompt}": scene.text for scene in character.gallery}
+    found |= {f"_prompt-{name}": prompt for name, prompt in character.prompt_texts.items()}
     return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
 
 
