@@ -309,16 +309,8 @@ def verify(
         raise typer.Exit(1)
 
 
-for _command in (
-    draw,
-    deliver.convert,
-    deliver.merge,
-    deliver.comfy,
-    deliver.unpack,
-    deliver.publish) for _command in (*_DELIVER,
-    install.init,
-    install.doctor,
-):
+_DELIVER = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish)
+for _command in (draw, *_DELIVER, install.init, install.doctor):
     app.command()(_one_line(_command))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from charloom.config import datasets, image_folder, inventory
 from charloom.config.datasets import DataSet
-from charloom.core import words
 from charloom.config.gallery import Scene
+from charloom.core import words
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
 

@@ -156,9 +156,6 @@ def read(
     for name, line in _with_styles(people, styles).items():
         del people[name]
         broken[name] = [line]
-    for name, line in _with_styles(people, styles).items():
-        del people[name]
-        broken[name] = [line]
     if overrides and isinstance(named := overrides.get("characters"), list):
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
