@@ -108,9 +108,9 @@ def lint(name: Annotated[str, typer.Argument(help="a character, by name or file"
     workflow = project.load(root, ready=name, image_problems=sources.problems)
     character = workflow.character(name)
     base = workflow.bases[character.base]
-    print(
-        f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: no mistakes"
-    )
+    named = "pictures" if character.whole else "shots"
+    prompts = len(character.sample_prompts)
+    print(f"{character.label}: {len(character.shots)} {named}, {prompts} sample prompts: no mistakes")
     items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}

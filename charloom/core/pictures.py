@@ -101,6 +101,15 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
     return Picture(image, tuple(note for note in NOTES if note in notes))
 
 
+def is_plain(path: str | Path) -> bool:
+    """Whether the file is a PNG that already is what :func:`read` would give: upright 8-bit RGB without a profile."""
+    with _pillow().open(path, formats=_formats()) as image:
+        turned = image.getexif().get(0x0112, 1) != 1
+        still = not getattr(image, "is_animated", False)
+        extra = image.has_transparency_data or "icc_profile" in image.info
+        return bool(image.format == "PNG" and image.mode == "RGB" and still and not turned and not extra)
+
+
 def save_png(picture: Picture, path: Path) -> None:
     """Write a PNG atomically, with the picture's notes."""
     from PIL.PngImagePlugin import PngInfo

@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom.config import kinds
 from charloom.core import layout
 from charloom.core.versions import RECIPES
-from charloom.dataset.captions import TIER_PHRASES
 from charloom.paperdoll import attributes, language
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
 
 def scene(shot: Shot) -> attributes.Scene:
     """The scene that the phrases of ``shot`` describe."""
-    parts = [TIER_PHRASES[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
+    parts = [kinds.of().tiers[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
     return language.scene_from(", ".join([*parts, shot.background]))
 
 
