@@ -83,6 +83,11 @@ def plan(class_: str) -> str:
     return PLANS.get(class_, "portrait-30")
 
 
+def shares(balance: dict[str, int]) -> dict[str, float]:
+    """Intended shots by tier as shares of all."""
+    return {tier: number / sum(balance.values()) for tier, number in balance.items()}
+
+
 def with_article(noun: str) -> str:
     """``a fox``, ``an owl``, by the first letter."""
     return f"{'an' if noun[:1].lower() in 'aeiou' and noun[:1] else 'a'} {noun}"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, image_folder, inventory, kinds, knobs, previews, schema, yaml
-from charloom.config.character import Character, SamplePrompt, Shot
+from charloom.config import datasets, inventory, kinds, knobs, plans, previews, schema, yaml
+from charloom.config.character import Character, SamplePrompt
 from charloom.core import words
 from charloom.core.errors import UserError
 
@@ -36,10 +33,10 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     whole = "shots" not in data and images["source"] == "folder"
     balance: dict[str, int] = {}
     if whole:
-        shots, problems = _every_picture(folder), []
+        shots, problems = plans.every_picture(folder), []
     else:
-        plan = data.get("shots", kinds.plan(kind))
-        shots, balance, problems = _shots(plan, spoken, document, label, context["root"])
+        planned = data.get("shots", kinds.plan(kind))
+        shots, balance, problems = plans.read(planned, kind, spoken, document, label, context["root"])
     base = data.get("base", context["base"])
     recipe, more = recipe_for(base, data.get("recipe", {}), label)
     _preserve(recipe, data.get("recipe", {}), spoken, kind)
@@ -106,61 +103,12 @@ def _crop(given: dict[str, int], source: str, resolutions: list[int]) -> dict[st
     return {**crop, "minimum": min(crop["minimum"], min(resolutions) // 2)} if whole else crop
 
 
-def _every_picture(folder: str | None) -> list[Shot]:
-    """A shot for every picture of the folder and of those below it; what it shows is not asked."""
-    if not folder or not Path(folder).is_dir():
-        return []
-    return [Shot(name, file=path.relative_to(folder).as_posix()) for name, path in image_folder.every(folder).items()]
-
-
 def _preserve(recipe: dict[str, Any], own: dict[str, Any], spoken: kinds.Words, kind: str) -> None:
     """Name the class of the preservation loss after the character's, unless somebody has set another word."""
     differential = recipe["train"]["preservation"]["differential"]
     written = own.get("train", {}).get("preservation", {}).get("differential", {})
     if "class" not in written and differential["class"] == knobs.default("train.preservation.differential.class"):
         differential["class"] = spoken.picture if kind == "style" else spoken.noun
-
-
-def _shots(
-    data: Any, spoken: kinds.Words, document: yaml.Document, label: str, root: Path
-) -> tuple[list[Shot], dict[str, int], list[str]]:
-    """The shots of a character file, written out or a shared plan with single shots changed; their intended number by
-    tier; and a line per mistake."""
-    changes: dict[str, Any] = {}
-    balance: dict[str, int] = {}
-    problems: list[str] = []
-    if not isinstance(data, list):
-        plan = data if isinstance(data, str) else data["plan"]
-        changes = {} if isinstance(data, str) else data.get("replace", {})
-        path = root / "config" / "plans" / f"{plan}.yaml"
-        if not path.is_file():
-            return [], {}, [f"{label}: shots: there is no config/plans/{plan}.yaml; {_known(plan, path.parent)}"]
-        loaded, problems = schema.check(
-            yaml.read_yaml(path, f"config/plans/{plan}.yaml"), "plan", f"config/plans/{plan}.yaml"
-        )
-        if problems:
-            return [], {}, problems
-        data, balance = loaded["shots"], loaded.get("balance", {})
-    by_name = {shot["name"]: shot for shot in data}
-    for name, change in changes.items():
-        if name not in by_name:
-            problems.append(f"{label}: shots.replace.{name}: {_no_shot(name, list(by_name))}")
-            continue
-        part_of = (document, ("shots", "replace", name))
-        changed, wrong = schema.check({**by_name[name], **change}, "shot", f"{label}: shots.replace.{name}", part_of)
-        problems += wrong
-        if not wrong:
-            by_name[name] = changed
-    names = [shot["name"] for shot in data]
-    problems += [f"{label}: shots: {name} appears twice; every shot needs its own name" for name in _twice(names)]
-    if problems:
-        return [], {}, problems
-    shots = [Shot(**{**by_name[name], "accessories": tuple(by_name[name].get("accessories", ()))}) for name in names]
-    texts: Iterator[dict[str, Any]] = (
-        {k: spoken.fill(words.tidy(v)) for k, v in vars(s).items() if isinstance(v, str) and k != "file"} for s in shots
-    )
-    told = [replace(shot, **text) for shot, text in zip(shots, texts, strict=True)]
-    return [replace(shot, accessories=tuple(map(spoken.fill, shot.accessories))) for shot in told], balance, []
 
 
 def _prompts(data: Any, spoken: kinds.Words, trigger: str, sample: dict[str, Any]) -> list[SamplePrompt]:
@@ -254,20 +202,6 @@ def _stray_captions(character: Character, root: Path) -> list[str]:
         # x.png.txt is reported by the check of the data set.
         if path.stem not in known and Path(path.stem).stem not in known
     )
-    return [f"config/captions/{character.id}/{name}: {_no_shot(name[:-4], character.shot_names)}" for name in stray]
-
-
-def _twice(names: list[str]) -> list[str]:
-    return sorted(name for name, times in Counter(names).items() if times > 1)
-
-
-def _no_shot(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    more = f" and {len(names) - 40} more" if len(names) > 40 else ""
-    return f"there is no shot called {name}" + (
-        f"; did you mean {close[0]}?" if close else f"; shots are {', '.join(names[:40])}{more}"
-    )
-
-
-def _known(name: str, folder: Path) -> str:
-    return schema.meant(name, [path.stem for path in inventory.yaml_files(folder)])
+    return [
+        f"config/captions/{character.id}/{name}: {plans.no_shot(name[:-4], character.shot_names)}" for name in stray
+    ]
