@@ -53,6 +53,15 @@ def shot_prompt(appearance: str, shot: dict[str, Any], kind: str = "woman", look
     )
 
 
+def scene(tier: str, who: str, **spoken_of: str) -> str:
+    """A prompt to try a LoRA with, for whoever ``who`` stands for; ``class``, ``look`` and ``noun`` as in settings."""
+    kind = spoken_of.get("class", "woman")
+    words = kinds.of(kind, spoken_of.get("look", "photographic"), spoken_of.get("noun", ""))
+    if kind == "style":
+        return f"{words.tiers[tier]} of a city street, in {who} style"
+    return f"{words.tiers[tier]} of {who}, {'smiling, ' if kind in kinds.WITH_FACE else ''}city street"
+
+
 def sheet(settings: dict[str, Any]) -> Sheet:
     """The sheet from the rule's settings (name, concept, appearance, shots; class, look and noun if not a woman's on
     photographs)."""

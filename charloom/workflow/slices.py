@@ -355,6 +355,7 @@ def report(character: Character, base: Base) -> str:
             "prompts": prompts(character),
             "steps": character.sampled_steps,
             **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
+            **({"spoken_of": spoken} if (spoken := character.spoken_of) else {}),
             "recipe_settings": character.recipe,
             "recipe": RECIPES["report"],
         }
