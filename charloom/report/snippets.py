@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-
 STREET = "a medium shot photo of {trigger}, smiling, city street"
 
 
