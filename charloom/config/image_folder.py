@@ -78,11 +78,13 @@ def every(folder: str | Path) -> dict[str, Path]:
     named = {}
     for path, name in below.items():
         slug = slugs[path]
-        # What is lost of a name of other letters would otherwise be missed as soon as there is a second one.
-        said = not any(letter.isalnum() and not letter.isascii() for letter in _folded(name))
-        alone = times[slug] == 1 and said and _NAME.fullmatch(slug)
+        # A name that has lost more than its marks would otherwise change as soon as there is a second one like it.
+        lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(name)) or _once(slug) != slug
+        alone = times[slug] == 1 and not lost and _NAME.fullmatch(slug)
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
-        named[slug if alone or slug == name else f"{slug[:33].rstrip('-_') or 'picture'}-{digest}"] = path
+        named[
+            slug if alone or (slug == name and not lost) else f"{_once(slug)[:33].rstrip('-_') or 'picture'}-{digest}"
+        ] = path
     return named
 
 
@@ -92,7 +94,11 @@ def _folded(name: str) -> str:
 
 
 def _slug(name: str) -> str:
-    slug = re.sub(r"[^a-z0-9_-]+", "-", _folded(name)).strip("-_")
+    return re.sub(r"[^a-z0-9_-]+", "-", _folded(name)).strip("-_")
+
+
+def _once(slug: str) -> str:
+    """Without what it repeats at its end."""
     return re.sub(r"(.+?)\1{9,}$", r"\1", slug)
 
 
