@@ -96,10 +96,10 @@ def trigger(captions: Sequence[str]) -> str | None:
         begun.update(found[:1])
     enough = 0.8 * len(captions)
     known = [word for word, number in held.most_common() if number >= enough]
-    odd = [word for word in known if re.search(r"[A-Za-z]", word) and re.search(r"\d", word)]
-    first = [word for word in known if begun[word] >= enough and word.lower() not in _PLAIN]
-    usual = [word for word in odd if not re.fullmatch(r"\d+[a-z]+", word)]  # 1girl, 85mm
-    return next(iter(usual + first), None)
+    named = [word for word in known if re.search(r"[A-Za-z]", word) and not re.fullmatch(r"\d+[a-z]+", word)]  # 85mm
+    odd = [word for word in named if re.search(r"\d", word)]
+    first = [word for word in named if begun[word] >= enough and word.lower() not in _PLAIN]
+    return next(iter(odd + first), None)
 
 
 def _first(patterns: dict[str, str], text: str) -> str:
