@@ -106,6 +106,15 @@ def test_the_doll_can_draw_the_plans_of_people(project: Path, plan: str) -> None
     assert paperdoll.problems(load().characters["mara"]) == []
 
 
+@pytest.mark.parametrize("own", [{"class": "man"}, {"look": "comic"}])
+def test_the_doll_is_a_woman(project: Path, own: dict[str, str]) -> None:
+    from charloom.dataset.sources import paperdoll
+
+    edit(MARA, **own)
+    (line,) = paperdoll.problems(load().characters["mara"])
+    assert f"not {'class man' if 'class' in own else 'look comic'}; use source folder" in line
+
+
 @pytest.mark.parametrize("kind", ["creature", "object"])
 def test_a_mascot_has_no_face_words_and_needs_no_outfit(project: Path, kind: str) -> None:
     one = written(**{"class": kind, "noun": "owl", "shots": "mascot-24"})

@@ -37,6 +37,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 def problems(character: Character) -> list[str]:
     """Identity values and phrases that the paper doll does not know."""
     lines = []
+    if character.kind != "woman" or character.look != "photographic":
+        what = f"class {character.kind}" if character.kind != "woman" else f"look {character.look}"
+        lines.append(f"images.source: paperdoll draws women in one look, not {what}; use source folder")
+        return lines
     for key, value in character.doll.items():
         if key not in attributes.IDENTITY_VALUES:
             lines.append(f"doll.{key}: unknown key; {_choices(key, tuple(attributes.IDENTITY_VALUES))}")
