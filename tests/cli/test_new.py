@@ -44,19 +44,19 @@ def test_a_folder_without_words_needs_three_lines(root: Path, tmp_path_factory: 
 
 def test_what_captions_say_is_guessed_and_marked(root: Path) -> None:
     pictures(Path("pics"), *(f"p1xel, a drawing of a fox in place {index}" for index in range(6)))
-    result = call("new", "pixel", "--images", "pics", "--crop")
+    result = call("new", "reineke", "--images", "pics", "--crop")
     for line in (
         "class creature: guessed from the captions",
         "look drawn: guessed",
         "trigger p1xel: found in the captions",
     ):
         assert line in said(result), line
-    found = written("pixel")
+    found = written("reineke")
     assert (found["class"], found["noun"], found["look"], found["trigger"]) == ("creature", "fox", "drawn", "p1xel")
     assert found["crop"] == {"right": 150, "bottom": 150} and found["images"]["path"] == "pics"
-    text = Path("config/characters/pixel.yaml").read_text()
+    text = Path("config/characters/reineke.yaml").read_text()
     assert text.count("guessed from the captions") == 2
-    one = project.load(root).characters["pixel"]
+    one = project.load(root).characters["reineke"]
     assert one.identity_full == "{trigger}, a fox" and "drawing" in one.sample_prompts[0].text
 
 

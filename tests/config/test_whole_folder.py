@@ -80,13 +80,12 @@ def test_any_number_is_read_in_sensible_time(folder: Path, number: int) -> None:
         (folder / f"{index % 9}").mkdir(exist_ok=True)
         (folder / f"{index % 9}/picture {index}.jpg").touch()
         (folder / f"{index % 9}/picture {index}.txt").write_text(f"m4ra in place {index}")
-    start = time.process_time()
     one = mara(ready=True)
     assert len(one.image_names) == number and not one.blank
     assert len(json.loads(slices.lint(one))["shots"]) == number
+    start = time.process_time()
     assert sum(one.shot(name).file != "" for name in one.shot_names) == number
-    # A tenth of what one look through all shots for each shot would take.
-    assert time.process_time() - start < 30
+    assert time.process_time() - start < 0.3  # a look through all shots for each shot takes a second and more
 
 
 def test_what_is_not_used_is_named_with_why(folder: Path) -> None:
