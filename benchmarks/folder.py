@@ -95,7 +95,7 @@ def timed(command: list[str], folder: Path) -> dict[str, float]:
     wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, output.decode()[-3000:]
     cpu = sum(getattr(after, part) - getattr(before, part) for part in ("ru_utime", "ru_stime"))
-    return {"wall": round(wall, 1), "cpu": round(cpu, 1), "mib_so_far": round(after.ru_maxrss / 1024)}
+    return {"wall": round(wall, 1), "cpu": round(cpu, 1), "peak_mib_so_far": round(after.ru_maxrss / 1024)}
 
 
 def machine() -> dict[str, Any]:
