@@ -71,6 +71,7 @@ onstart:
 
 onsuccess:
     told()
+    updates.remember()
 
 
 onerror:

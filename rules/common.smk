@@ -31,7 +31,7 @@ CONDA = "CONDA" in {
     method.name for method in workflow.deployment_settings.deployment_method
 }
 PYTHON = os.environ.get("CHARLOOM_PYTHON", "python" if CONDA else sys.executable)
-SCRIPTS = Path(workflow.basedir) / "scripts"
+SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"
 
 
 def stop(lines):
@@ -64,7 +64,7 @@ atexit.register(CONTENTS.save)
 
 # If each start of the trainer makes one checkpoint, its previews and scores (priorities 4 to 2) come before the next
 # start. If one start makes all checkpoints, they come afterwards, so that one process draws for every checkpoint.
-RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.characters.values()}
+RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.projects.values()}
 TRAINING = 1 if any(RUN_AHEAD) else 8
 
 # Defines `run NAME …`, which calls a script. A prefix is not part of a rule's recorded text, so that neither another
@@ -177,13 +177,14 @@ def step_names(steps_of):
 @cache
 def image_problems(name):
     """What keeps a character's images from being made."""
-    return sources.problems(WORKFLOW.characters[name])
+    return sources.problems(WORKFLOW.projects[name])
 
 
 def pages_and_file(name):
-    """What is made for a character."""
+    """What is made for a character; a style has no sheet of prompts for pictures."""
     made = results(name)
-    return [made.final, made.report, made.prompt_page]
+    sheet = [] if name in WORKFLOW.styles else [made.prompt_page]
+    return [made.final, made.report, *sheet]
 
 
 @cache
@@ -364,7 +365,7 @@ def is_made(target):
     except ValueError:  # on another disk
         return False
     name = path.parts[1] if path.parts[2:] and path.parts[0] == "results" else None
-    if name in WORKFLOW.characters:
+    if name in WORKFLOW.projects:
         steps = map(int, re.findall(r"(?<!\d)\d{6}(?!\d)", path.as_posix()))
         return path.as_posix() in products(name, steps)
     return workflow.is_rule(target) or any(

@@ -2,7 +2,7 @@
 import json
 
 from charloom.config import image_folder
-from charloom.workflow import own_files
+from charloom.workflow import own_files, training
 
 # Characters whose every picture of a folder is used, without shots in their file.
 WHOLE_FOLDERS = [name for name, one in WORKFLOW.characters.items() if one.whole]
@@ -32,6 +32,22 @@ def stored_caption(wildcards, input):
     made = json.loads(slices.caption(person(wildcards.character), wildcards.shot))
     content = CONTENTS.of(own_caption(wildcards))
     return own_files.CAPTION.entry(CONTENTS.store, content, made).as_posix()
+
+
+def training_slice(character):
+    """What training depends on; the LoRA that it starts from counts by content."""
+    return training.started_from(slices.train(character), CONTENTS.of(character.init))
+
+
+def first_lora(wildcards):
+    """The LoRA that training starts from, if the recipe names one."""
+    return person(wildcards.character).init
+
+
+def prompt_page(wildcards):
+    """The prompts for an image generator; a style has none."""
+    style = person(wildcards.character).is_style
+    return [] if style else results(wildcards.character).prompt_page
 
 
 def sampled_checkpoint(wildcards):

@@ -4,7 +4,7 @@
 rule write_report:
     input:
         reference="results/{character}/reference.png",
-        prompts="results/{character}/prompts.html",
+        prompts=prompt_page,
         lint="results/{character}/lint.json",
         manifest="results/{character}/dataset.json",
         samples=files_of(

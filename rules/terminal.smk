@@ -1,12 +1,14 @@
 # What the user hears of a run: the display in the terminal, and the command of `notify:`.
 from snakemake.logging import logger as snakemake_log
 
-from charloom.workflow import notify
+from charloom.workflow import notify, updates
 
 if workflow.is_main_process:
     import snakemake_logger_plugin_charloom
 
     snakemake_logger_plugin_charloom.attach(workflow.output_settings, snakemake_log)
+    for line in updates.lines():
+        print(line, file=sys.stderr)
 
 
 def listen():

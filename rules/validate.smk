@@ -57,6 +57,7 @@ rule score_checkpoint:
         # Lists the images, so that they need not be inputs of every step.
         manifest="results/{character}/dataset.json",
         judge=own_judge,
+        without=without_style,
     output:
         scores=RESULTS.scores("{step}"),
     log:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from charloom.core import files
+from charloom.core.canonical import file_digest
 from charloom.core.errors import cli
 from charloom.core.layout import Results
 from charloom.engine.options import EngineOptions
 from charloom.train.keys import METRICS
 from charloom.workflow import jobs, training
-from charloom.workflow.arguments import value
+from charloom.workflow.arguments import path, value
 
 
 def main() -> None:
@@ -28,12 +29,13 @@ def main() -> None:
     parser.add_argument(
         "--siblings", type=value, default={"steps": [], "prompts": {}}, help="previews to draw on the way, JSON"
     )
+    parser.add_argument("--init", type=path, help="LoRA to start from")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
     store, slice_ = arguments.store, arguments.settings
     log = jobs.Log(arguments.log, slice_["header"]["title"])
     settings = training.settings_of(slice_, every=arguments.every, last=arguments.last)
-    run = training.key(settings, slice_, arguments.manifest, arguments.record)
+    run = training.key(settings, slice_, arguments.manifest, arguments.record, arguments.init)
     log.quietly(f"run {run}")
     results = Results(arguments.manifest.parent)
 
@@ -70,7 +72,12 @@ def main() -> None:
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
             engine=options,
             on_checkpoint=drawing,
-            provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
+            init=arguments.init,
+            provenance={
+                "base": arguments.lock["name"],
+                "base_digest": arguments.record["digest"],
+                **({"init_sha256": file_digest(arguments.init)} if arguments.init else {}),
+            },
         )
         train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)), log=log)
         # A pruned store may hold the last step and lack this one.

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.cli import deliver, starting
+from charloom.cli import deliver, install, starting
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
@@ -58,8 +58,8 @@ app.command()(_one_line(starting.new))
 
 @app.command()
 @_one_line
-def lint(name: Annotated[str, typer.Argument(help="a character, by name or file")]) -> None:
-    """Check a character: its file, its images and its captions."""
+def lint(name: Annotated[str, typer.Argument(help="a character or style, by name or file")]) -> None:
+    """Check a character or style: its file, its images and its captions."""
     import json
 
     from charloom.config import inventory, project
@@ -83,7 +83,7 @@ def lint(name: Annotated[str, typer.Argument(help="a character, by name or file"
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
     settings = json.loads(slices.lint(character, base))
     found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
-    for folder in ("characters", "bases", "plans"):
+    for folder in (*inventory.PROJECTS, "bases", "plans"):
         found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
     findings = checks.in_order(found)
     for finding in findings:
@@ -106,7 +106,7 @@ def _say_first(root: Path, name: str) -> None:
 
     try:
         workflow = project.load(root)
-        character = workflow.characters[name]
+        character = workflow.projects[name]
     except (UserError, KeyError):
         return  # reported by the check that follows
     base = workflow.bases[character.base]
@@ -115,9 +115,11 @@ def _say_first(root: Path, name: str) -> None:
 
 
 def _named(target: str) -> str:
-    """The name of a character given by name or by file: ``config/characters/mara.yaml`` is mara."""
+    """The name of a character or style given by name or by file: ``config/characters/mara.yaml`` is mara."""
+    from charloom.config import inventory
+
     path = Path(target)
-    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", "characters") else target
+    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", *inventory.PROJECTS) else target
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -132,9 +134,10 @@ def plan(
     Further options are passed to snakemake: charloom plan mara --profile profiles/gpu-24gb
     """
     from charloom.cli import planning
+    from charloom.config import inventory
 
     root = _workflow_folder()
-    names = {path.stem for path in (root / "config" / "characters").glob("*.yaml")}
+    names = inventory.projects(root)
     asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
     files = [layout.results(target).final.as_posix() if target in names else target for target in asked]
     output = planning.dry_run(files, root)
@@ -197,11 +200,11 @@ def try_(
 
 
 def _known(target: str) -> str:
-    """The name of a character that has a file here; a wrong one is answered with the nearest."""
-    from charloom.config import schema
+    """The name of a character or style that has a file here; a wrong one is answered with the nearest."""
+    from charloom.config import inventory, schema
 
     name = _named(target)
-    there = sorted(path.stem for path in Path("config/characters").glob("*.yaml"))
+    there = sorted(inventory.projects(Path(".")))
     if name not in there:
         raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
     return name
@@ -271,7 +274,8 @@ def verify(
         raise typer.Exit(1)
 
 
-for _command in (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack):
+_DELIVER = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish)
+for _command in (*_DELIVER, install.init, install.doctor):
     app.command()(_one_line(_command))
 
 

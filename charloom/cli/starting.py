@@ -229,12 +229,12 @@ def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
 
 def problems(root: Path, name: str) -> list[str]:
     """Problems that the check of the configuration finds in one character."""
-    from charloom.config import project
+    from charloom.config import inventory, project
     from charloom.dataset import sources
 
     try:
         project.load(root, ready=name, image_problems=sources.problems)
     except UserError as error:
-        label = f"config/characters/{name}.yaml"
-        return [line for line in str(error).splitlines() if label in line]
+        labels = [f"config/{folder}/{name}.yaml" for folder in inventory.PROJECTS]
+        return [line for line in str(error).splitlines() if any(label in line for label in labels)]
     return []

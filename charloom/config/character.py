@@ -9,6 +9,7 @@ from typing import Any
 
 from charloom.config import datasets, image_folder, inventory, kinds
 from charloom.config.datasets import DataSet
+from charloom.core import words
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
 
@@ -85,6 +86,12 @@ class Character:
     """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
     blank: frozenset[str] = frozenset()
     """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
+    is_style: bool = False
+    """A way of drawing instead of a person (:mod:`charloom.config.read_style`)."""
+    technique: str = ""
+    """``images.look``: how the pictures of a style are drawn, for the source paperdoll."""
+    people: int = 0
+    """Which people and scenes these show."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The character file as it was written, checked but without anything filled in."""
 
@@ -106,6 +113,14 @@ class Character:
         keys = needed.get("creature" if self.kind == "object" else self.kind, ("tier", "view", "outfit", "background"))
         return [key for key in keys if not getattr(shot, key)]
 
+    def shown_by(self, text: str) -> bool:
+        """Whether a prompt asks for the character, or the style: by its trigger, if it has one."""
+        return not self.trigger or words.count(text, self.trigger) > 0
+
+    def judged_by(self, usual: str) -> str:
+        """Who scores the previews: the base's judge, which knows persons, or the one for styles."""
+        return "look" if self.is_style else usual
+
     def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
         """The hand-written caption: in ``config/captions/``, or else beside the user's own image."""
         own = inventory.text_of(root / "config" / "captions" / self.id / shot.name)
@@ -125,6 +140,9 @@ class Character:
         if self.source != "folder" or self.default_caption:
             return []
         lost = [shot for shot in self.shots if shot.name in self.blank and self.missing(shot)]
+        if self.is_style:
+            say = "write one that says what the picture shows, or set recipe.data.default_caption"
+            return [f"{self.folder}/{shot.file or shot.name}: has no caption; {say}" for shot in lost]
         remedy = "write a caption for the image, or set recipe.data.default_caption"
         return [
             f"shots.{s.name}: has no caption, nor {', '.join(self.missing(s))} to compose one from; {remedy}"
@@ -142,6 +160,12 @@ class Character:
     def prompt(self, name: str) -> SamplePrompt:
         """The sample prompt called ``name`` (``01``, ``02``, ...)."""
         return next(prompt for prompt in self.sample_prompts if prompt.name == name)
+
+    @property
+    def init(self) -> Path | None:
+        """``recipe.network.init``: the LoRA that training starts from, if not from nothing."""
+        given = self.recipe["network"].get("init")
+        return Path(given).expanduser() if given else None
 
     @property
     def shot_names(self) -> list[str]:
@@ -193,9 +217,11 @@ class Character:
 
     @property
     def strengths(self) -> list[float]:
-        """Strengths at which the chosen checkpoint is tried; none without previews."""
+        """Strengths at which the chosen checkpoint is tried; none without previews, nor for a style, which is stacked
+        at a strength that each picture chooses."""
         sample = self.recipe["sample"]
-        return [] if sample["disable"] or not self.strength_prompts else sorted(sample["strengths"])
+        none = sample["disable"] or self.is_style or not self.strength_prompts
+        return [] if none else sorted(sample["strengths"])
 
     @property
     def strength_prompts(self) -> list[SamplePrompt]:

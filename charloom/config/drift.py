@@ -16,7 +16,7 @@ Prompt = dict[str, str]
 def prompts(character: Character) -> list[Prompt]:
     """The previews of one checkpoint that tell of drift; none if ``validation.drift`` is none."""
     wanted = character.recipe["validation"]
-    if wanted["drift"] == "none" or not character.sampled_steps:
+    if wanted["drift"] == "none" or not character.sampled_steps or character.is_style:
         return []
     word = kinds.with_article(character.recipe["train"]["preservation"]["differential"]["class"])
     with_trigger = [p for p in character.sample_prompts if words.count(p.text, character.trigger)]

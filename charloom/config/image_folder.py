@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charloom.config import inventory
+from charloom.config import inventory, schema
 from charloom.core import pictures
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ REFERENCE = "reference"
 
 
 # Snakemake takes a name that ends in twenty times the same for a rule that feeds on itself.
-_NAME = re.compile(r"(?!.*?(.+?)\1{19}$)[a-z0-9][a-z0-9_-]{0,39}")
+_NAME = re.compile(schema.load_schema("name")["pattern"])
 
 
 def images(folder: str | Path) -> list[Path]:

@@ -165,6 +165,15 @@ def yaml_files(folder: str | Path) -> list[Path]:
     return [path for path in _files(Path(folder)) if path.suffix == ".yaml" and path.is_file()]
 
 
+PROJECTS = ("characters", "styles")
+"""Folders of ``config/`` with a file for everything that is trained."""
+
+
+def projects(root: Path) -> set[str]:
+    """Names of all characters and styles that have a file, whatever is in it."""
+    return {path.stem for folder in PROJECTS for path in (root / "config" / folder).glob("*.yaml")}
+
+
 def of_config(folder: str | Path) -> list[Unused]:
     """What is in a folder of ``config/`` and is not read."""
 

@@ -38,7 +38,7 @@ _KINDS = {"integer": "whole number", "number": "number", "string": "text", "bool
 def page() -> str:
     """The whole text of ``docs/knobs.md``."""
     recipe, of_set = schema.load_schema("recipe"), schema.load_schema("dataset")
-    rows = [_row(name, shown(node["default"]), node) for name, node in knobs.leaves(recipe)]
+    rows = [_row(name, _default(node), node) for name, node in knobs.leaves(recipe)]
     of_sets = [
         _row(f"datasets[].{key}", "required" if key in of_set["required"] else _default(node), node)
         for key, node in of_set["properties"].items()

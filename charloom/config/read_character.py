@@ -21,6 +21,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     ``recipe_for(base, overrides, label)`` merges the recipe. Raises one :class:`UserError` with a line per mistake.
     """
     document = yaml.read_yaml(path, label)
+    if document.get("kind") == "style":
+        raise UserError(f"{label}: kind: is a style; move the file to config/styles/{path.name}")
     data, problems = schema.check(document, "character", label)
     if problems:
         raise UserError.several(problems)
@@ -46,7 +48,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     checkpoint = data.get("checkpoint", "auto")
     line = f"{{trigger}}{' style' if kind == 'style' else f', {spoken.a_noun}'}"
     lines = data.get("identity_line", {"full": line, "eyes_hidden": line})
-    prompts = data.get("sample_prompts") or previews.prompts(kind, look)
+    asked = data.get("sample_prompts") or previews.prompts(kind, look)
     character = Character(
         id=path.stem,
         label=label,
@@ -61,9 +63,9 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         folder=folder,
         count=images.get("count", 30 if isinstance(data.get("shots"), list) else len(shots)),
         shots=tuple(shots),
-        sample_prompts=tuple(_prompts(prompts, spoken, data["trigger"], recipe["sample"])),
+        sample_prompts=tuple(prompts(asked, data["trigger"], recipe["sample"], spoken)),
         base=base,
-        crop=_crop({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
+        crop=cropped({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
         recipe=recipe,
         checkpoint=data.get("ship", checkpoint) if checkpoint == "auto" else checkpoint,
         kind=kind,
@@ -91,7 +93,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     return character
 
 
-def _crop(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
+def cropped(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
     """The crop with its defaults: the user's own images are not cut unless the file says so.
 
     Uncut images need edges of at least half the smallest training resolution, as elongated ones of the same area
@@ -111,21 +113,22 @@ def _preserve(recipe: dict[str, Any], own: dict[str, Any], spoken: kinds.Words, 
         differential["class"] = spoken.picture if kind == "style" else spoken.noun
 
 
-def _prompts(data: Any, spoken: kinds.Words, trigger: str, sample: dict[str, Any]) -> list[SamplePrompt]:
-    prompts = []
+def prompts(data: Any, trigger: str, sample: dict[str, Any], spoken: kinds.Words | None = None) -> list[SamplePrompt]:
+    """The sample prompts of a file, with the recipe's ``sample`` where an entry says nothing, and places filled."""
+    made = []
     for index, entry in enumerate(data):
         own = entry if isinstance(entry, dict) else {"prompt": entry}
-        prompts.append(
+        made.append(
             SamplePrompt(
                 name=f"{index + 1:02d}",
-                text=spoken.fill(words.tidy(own["prompt"])).replace("{trigger}", trigger),
+                text=(spoken.fill if spoken else str)(words.tidy(own["prompt"])).replace("{trigger}", trigger),
                 width=own.get("width", sample["width"]),
                 height=own.get("height", sample["height"]),
                 seed=own.get("seed", sample["seed"] + (index if sample["walk_seed"] else 0)),
                 scale=own.get("scale", 1.0),
             )
         )
-    return prompts
+    return made
 
 
 def _literal(data: dict[str, Any], character: Character) -> list[str]:
@@ -172,12 +175,17 @@ def _mistakes(character: Character) -> list[str]:
     for key, text in generation.items():
         if words.count(text, character.trigger) or words.PLACEHOLDER in text or words.misspelt_placeholder(text):
             found.append(f"{key}: contains the trigger, which an image generator does not know; remove it")
+    return found + steps_mistakes(character)
+
+
+def steps_mistakes(character: Character) -> list[str]:
+    """Steps to ship that are never trained or not saved."""
     if character.ship and character.ship > (last := character.recipe["train"]["steps"]):
-        found.append(f"ship: step {character.ship} is never trained: recipe.train.steps is {last}")
-    elif character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
+        return [f"ship: step {character.ship} is never trained: recipe.train.steps is {last}"]
+    if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
-        found.append(f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}")
-    return found
+        return [f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}"]
+    return []
 
 
 def _wrong_count(character: Character) -> str:

@@ -9,12 +9,12 @@ import json
 import re
 from pathlib import Path
 
-from charloom.config import kinds, previews, triggers
+from charloom.config import kinds, previews, schema, triggers
 from charloom.core import words
 from charloom.core.errors import UserError
 from charloom.core.tokens import Counter
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_NAME = re.compile(schema.load_schema("name")["pattern"])
 
 EDITOR_LINE = "# yaml-language-server: $schema=../schemas/character.schema.yaml"
 """First line of a character file: editors with a YAML language server complete and check the keys by it."""

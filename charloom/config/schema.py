@@ -10,14 +10,14 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from charloom.config.yaml import KINDS, Document, describe, read_yaml, scalar
+from charloom.core.home import home
 
-SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
+SCHEMAS = home() / "config" / "schemas"
 
 # PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")

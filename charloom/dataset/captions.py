@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from charloom.core import words
 from charloom.core.errors import UserError
 from charloom.core.words import tidy
+from charloom.dataset import sources
 
 if TYPE_CHECKING:
     from charloom.config.character import Character, Shot
@@ -35,7 +36,10 @@ def scene_phrases(shot: Shot) -> list[str]:
 
 
 def caption(character: Character, shot: Shot) -> str:
-    """The caption of an image by the grammar."""
+    """The caption of an image by the grammar; of a style's, what the source knows that it has drawn."""
+    if character.is_style:
+        unsaid = shot.name in character.blank
+        return character.default_caption if unsaid else sources.get(character.source).caption(character, shot)
     line = character.identity_full if eyes_visible(shot) else character.identity_hidden
     identity = line.replace("{trigger}", character.trigger)
     tier = character.words.tiers[shot.tier]

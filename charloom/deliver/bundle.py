@@ -14,7 +14,7 @@ from markupsafe import Markup
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
-from charloom.deliver import crop_script
+from charloom.deliver import crop_script, model_card
 from charloom.deliver.comfyui import WORKFLOWS
 
 FORMAT, VERSION = "charloom bundle", 1
@@ -64,7 +64,7 @@ def members(
             if path.suffix in _SHOWN and not any(part.startswith(".") for part in inside.parts):
                 out[inside.as_posix()] = path
     out["README.md"] = _readme(about, out)
-    _check_private(out)
+    check_private(out)
     files = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
     told = {key: about[key] for key in ("base", "captions", "recipes", "sets", "source")}
     out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": files})
@@ -95,7 +95,7 @@ def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, An
     return {"lora": lora, "base": base, "training": json.loads(header["charloom.provenance"])}
 
 
-def _check_private(contents: Mapping[str, Any]) -> None:
+def check_private(contents: Mapping[str, Any]) -> None:
     """Refuse texts with a path of this machine or a token in them.
 
     Raises:
@@ -159,7 +159,7 @@ crop.py and the workflows in comfyui/ were written by charloom, under the Apache
 
 
 def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
-    name, trigger = about["id"], about["trigger"]
+    name = about["id"]
     rows = {
         "draw with ComfyUI": f"`{name}.safetensors` goes into `ComfyUI/models/loras`; drop `comfyui/portrait.json` "
         "into the window",
@@ -177,7 +177,7 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
     table = "\n".join(f"| {what} | {where} |" for what, where in rows.items())
     return f"""# {about["name"]}
 
-`{name}.safetensors` is a LoRA for {about["base"]}. `{trigger}` in a prompt is {about["name"]}.
+{model_card.introduction(about)}
 
 | | |
 |---|---|

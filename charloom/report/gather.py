@@ -66,6 +66,8 @@ class Material:
     choice: Mapping[str, Any]
     base_source: str = ""
     concept: str = ""
+    kind: str = "character"
+    """``style`` for a way of drawing."""
     notices: Sequence[str] = ()
     """What the base cannot do for this character."""
     reference: Path | None = None
@@ -133,6 +135,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         base_source=settings.get("base_source", ""),
         choice=choice,
         concept=settings.get("concept", ""),
+        kind=settings.get("kind", "character"),
         notices=settings.get("notices", ()),
         reference=reference if reference.is_file() else None,
         images=[_image(results, shot) for shot in settings.get("shots", ())],

@@ -43,6 +43,7 @@ def page(material: Material) -> str:
         id=m.id,
         name=m.name,
         trigger=m.trigger,
+        style=m.kind == "style",
         concept=m.concept,
         notices=m.notices,
         reference=pictures.uri(pictures.encode(m.reference, 384)) if m.reference else "",
@@ -112,15 +113,17 @@ def _use(m: Material) -> dict[str, Any]:
 
 
 def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
-    """Python that draws the character with diffusers, alone and in turn with another one."""
+    """Python with diffusers: the character alone, and in turn with another one; or the style, and on a character."""
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
-        (p.text for p in m.prompts if p.name in chosen and words.count(p.text, m.trigger)),
-        prompts.scene("close-up", m.trigger, **m.spoken_of),
+        (p.text for p in m.prompts if p.name in chosen and (not m.trigger or words.count(p.text, m.trigger))),
+        prompts.scene("close-up", m.trigger or "a woman", **m.spoken_of),
     )
+    one = snippets.character(m.id, prompt, how)
     street = prompts.scene("medium", "{trigger}", **m.spoken_of)
-    two = snippets.two_characters(m.id, m.trigger, how, street)
-    return {"snippet": snippets.character(m.id, prompt, how), "two": two}
+    turns = snippets.two_characters(m.id, m.trigger, how, street)
+    two = snippets.stacked(m.id, m.trigger, how) if m.kind == "style" else turns
+    return {"snippet": one, "two": two}
 
 
 def _tiers(m: Material) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Python with diffusers to copy from the report, for one character or two in turn. Tests run both as they stand."""
+"""Python with diffusers to copy from the report: one character, two in turn, one in a style. Tests run all of it."""
 
 from __future__ import annotations
 
@@ -54,6 +54,22 @@ for name, trigger in people.items():
         {_options(how, 8)}
     ).images[0]
     image.save(f"{{name}}-street.png")"""
+
+
+def stacked(id_: str, trigger: str, how: Drawing) -> str:
+    """Draws a character in a style: both LoRAs at their own strengths in one pass."""
+    prompt = ", ".join(part for part in ("a medium shot photo of l3yla, smiling, city street", trigger) if part)
+    return f"""{_pipeline(how)}
+for name in ("leyla", "{id_}"):  # a character of yours, and the style
+    pipe.load_lora_weights(
+        f"results/{{name}}/final.safetensors", adapter_name=name
+    )
+pipe.set_adapters(["leyla", "{id_}"], [1.0, 0.8])  # their strengths
+image = pipe(
+    {json.dumps(prompt, ensure_ascii=False)},
+    {_options(how)}
+).images[0]
+image.save("leyla-{id_}.png")"""
 
 
 def _pipeline(how: Drawing) -> str:

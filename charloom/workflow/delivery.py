@@ -5,7 +5,7 @@ from __future__ import annotations
 from charloom.config import portable
 from charloom.config.base import Base
 from charloom.config.character import Character
-from charloom.core import layout, words
+from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.train.keys import RECIPE
@@ -17,7 +17,7 @@ def thumbnail(character: Character) -> str:
 
     The first with the trigger and a strength above 0: neither a sweep of strengths nor any score decides it.
     """
-    shown = (p.name for p in character.sample_prompts if p.scale and words.count(p.text, character.trigger))
+    shown = (p.name for p in character.sample_prompts if p.scale and character.shown_by(p.text))
     return next(shown, "") if character.sampled_steps else ""
 
 
@@ -50,7 +50,7 @@ def thumbnails(character: Character) -> list[str]:
 
 def comfyui(character: Character, base: Base) -> str:
     """For the ComfyUI workflows: files, prompts with the trigger, and how previews are drawn."""
-    shown = [p for p in character.sample_prompts if words.count(p.text, character.trigger)]
+    shown = [p for p in character.sample_prompts if character.shown_by(p.text)]
     near = [p for p in shown if "portrait" in p.text.lower() or "close-up" in p.text.lower()]
     far = [p for p in shown if p not in near]
     portrait, scene = (near or shown)[0], (far or shown)[0]

@@ -67,7 +67,7 @@ def caption(character: Character, shot_name: str) -> str:
 
 
 def lint(character: Character, base: Base | None = None) -> str:
-    """For the check of the data set. ``base`` says where the tokenizer is that counts tokens."""
+    """For the check of the data set; ``base`` says where the tokenizer is."""
     shots, crop, train = character.shots, character.crop, character.recipe["train"]
     own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
     return canonical_json(
@@ -87,6 +87,7 @@ def lint(character: Character, base: Base | None = None) -> str:
             **({"files": files} if (files := _renamed(character)) else {}),
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,
+            **({"kind": "style"} if character.is_style else {}),
             **({"base": base.source()} if base else {}),
             "recipe": RECIPES["lint"],
         }
@@ -221,7 +222,8 @@ def train(character: Character) -> str:
     """For training: what the bytes of a checkpoint depend on besides data and base.
 
     The save interval and what is kept are left out, and so is the number of steps unless the learning-rate schedule
-    depends on it: more steps must extend a run, not start another.
+    depends on it: more steps must extend a run, not start another. ``network.init`` counts by content instead
+    (:func:`charloom.workflow.training.started_from`).
     """
     recipe = character.recipe
     knobs = dict(recipe["train"])
@@ -230,7 +232,7 @@ def train(character: Character) -> str:
     return canonical_json(
         {
             "recipe": {
-                "network": recipe["network"],
+                "network": {key: value for key, value in recipe["network"].items() if key != "init"},
                 "train": knobs,
                 "save": {"dtype": recipe["save"]["dtype"]},
                 "data": {key: value for key, value in recipe["data"].items() if key not in DATASET_STAGE_KEYS},
@@ -291,7 +293,7 @@ def score(character: Character, base: Base) -> str:
         {
             "character": character.id,
             "trigger": character.trigger,
-            "judge": base.judge,
+            "judge": character.judged_by(base.judge),
             "prompts": prompts(character),
             "recipe": RECIPES["score"],
         }
@@ -351,6 +353,7 @@ def report(character: Character, base: Base) -> str:
             "base": character.base,
             "base_source": base.path or base.repo,
             "concept": character.concept,
+            **({"kind": "style"} if character.is_style else {}),
             "shots": [{"name": shot.name, "tier": shot.tier} for shot in character.shots],
             "prompts": prompts(character),
             "steps": character.sampled_steps,
@@ -379,10 +382,8 @@ def index(characters: Iterable[Character]) -> str:
 
 def engine(character: Character) -> str:
     """How rules that load a model use the GPU. It affects speed and memory, not what is computed."""
-    recipe = character.recipe
-    return canonical_json(
-        {**{key: recipe[key] for key in ("memory", "low_vram", "layer_offloading")}, **recipe["engine"]}
-    )
+    recipe, knobs = character.recipe, ("memory", "low_vram", "layer_offloading")
+    return canonical_json({**{key: recipe[key] for key in knobs}, **recipe["engine"]})
 
 
 def other_texts(character: Character) -> str:

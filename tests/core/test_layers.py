@@ -22,7 +22,7 @@ BELOW = {
     "dataset": ("paperdoll", "config"),
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
-    "deliver": ("config",),
+    "deliver": ("base",),
     "workflow": ("train", "judge", "dataset"),
     "experiments": ("workflow", "report"),
     "watch": ("report",),

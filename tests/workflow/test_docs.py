@@ -113,6 +113,7 @@ def test_snakemake_knows_the_targets(tmp_path: Path, snakemake: argparse.Argumen
     targets = {str(target) for one in read if "experiments" not in str(one.snakefile) for target in one.targets or []}
     folder = small_project.make(tmp_path)
     shutil.copy(ROOT / "config/characters/leyla.yaml", folder / "config/characters")
+    shutil.copytree(ROOT / "config/styles", folder / "config/styles")
     result = small_project.snakemake(folder, "-n", *sorted(targets), code=ROOT)
     assert targets and result.returncode == 0, result.stderr
 

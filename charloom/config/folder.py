@@ -1,0 +1,110 @@
+"""Lays out a workflow folder for an installed charloom, and brings its shipped files up to date.
+
+The folder has a Snakefile of a few lines that includes the packaged rules, and copies of what a user edits:
+configuration and profiles; and the miniature. A file that the user has changed is never replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from charloom.core import files
+from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
+from charloom.core.home import home
+
+SNAKEFILE = """\
+# The workflow of the installed charloom; update it with  pip install --upgrade charloom  and  charloom init --update .
+from charloom.core.home import home
+
+
+include: str(home() / "Snakefile")
+"""
+RECORD = Path("work/init.json")
+"""Digests of the files as they were written, by which the user's changes are told."""
+SHIPPED = ("config", "profiles", "resources")
+EXAMPLES = "config/characters"
+FIRST = "leyla"
+"""The example that a new folder gets."""
+APART = ("config/experiments",)
+"""What only a clone needs."""
+
+
+@dataclass
+class Outcome:
+    """What became of the shipped files."""
+
+    written: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Changed by the user, and changed in the new version too."""
+
+
+def create(folder: Path, examples: bool = False) -> Outcome:
+    """Lay out a new workflow folder.
+
+    Raises:
+        UserError: the folder has files already.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        remedy = f"charloom init --update {folder}" if (folder / "config/config.yaml").is_file() else "another name"
+        raise UserError(f"{folder}: is there already and not empty; choose {remedy}")
+    return _write(folder, {}, examples)
+
+
+def update(folder: Path, examples: bool = False) -> Outcome:
+    """Replace those shipped files in a workflow folder that the user has not changed.
+
+    Raises:
+        UserError: it is no workflow folder, or it is a clone.
+    """
+    if not (folder / "config" / "config.yaml").is_file():
+        raise UserError(f"{folder}: has no config/config.yaml; lay it out with  charloom init {folder}")
+    if (folder / "rules").is_dir():
+        raise UserError(f"{folder}: is a clone of the project; update it with  git pull")
+    record = folder / RECORD
+    return _write(folder, files.read_json(record) if record.is_file() else {}, examples)
+
+
+def _write(folder: Path, known: dict[str, str], examples: bool) -> Outcome:
+    outcome, now = Outcome(), dict(known)
+    for name, content in _shipped(examples, set(known)):
+        target = folder / name
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        new = hashlib.sha256(data).hexdigest()
+        if not target.is_file():
+            if name in known:
+                continue  # the user deleted it
+            outcome.written.append(name)
+        else:
+            own = file_digest(target)
+            if own == new:
+                now[name] = new
+                continue
+            if own != known.get(name):
+                if known.get(name) != new:
+                    outcome.kept.append(name)
+                continue
+            outcome.updated.append(name)
+        with files.whole(target) as temporary:
+            temporary.write_bytes(data)
+        now[name] = new
+    files.write_json(folder / RECORD, now)
+    return outcome
+
+
+def _shipped(examples: bool, known: set[str]) -> Iterator[tuple[str, bytes | Path]]:
+    """Name and content (or the file that has it) of everything in a workflow folder."""
+    yield "Snakefile", SNAKEFILE.encode()
+    root = home()
+    for part in SHIPPED:
+        for path in sorted((root / part).rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if not path.is_file() or "__pycache__" in path.parts or name.startswith(APART):
+                continue
+            if name.startswith(f"{EXAMPLES}/") and path.stem != FIRST and not (examples or name in known):
+                continue
+            yield name, path

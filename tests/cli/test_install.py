@@ -1,0 +1,189 @@
+"""charloom without a clone: the wheel, `init`, what an update makes again, and `doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from cli_helpers import ROOT, call, said
+
+from charloom.cli import doctor
+from charloom.config import folder as folders
+from charloom.core.errors import UserError
+from charloom.core.versions import RECIPES
+from charloom.workflow import updates
+
+# init
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """What a small version of charloom ships."""
+    home = tmp_path / "shipped"
+    for name in ("config/config.yaml", "config/bases/tiny.yaml", "config/characters/leyla.yaml",
+                 "config/characters/nika.yaml", "profiles/default/config.yaml", "resources/base.bin"):  # fmt: skip
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(f"{name}, first version")
+    monkeypatch.setattr(folders, "home", lambda: home)
+    return home
+
+
+def test_a_new_folder_has_what_a_run_needs_and_one_example(shipped, tmp_path):
+    folder = tmp_path / "studio"
+    made = folders.create(folder)
+    assert "Snakefile" in made.written and (folder / "config/characters/leyla.yaml").is_file()
+    assert not (folder / "config/characters/nika.yaml").exists()
+    with pytest.raises(UserError, match="not empty; choose charloom init --update"):
+        folders.create(folder)
+    assert (folders.create(tmp_path / "all", examples=True), (tmp_path / "all/config/characters/nika.yaml").is_file())[
+        1
+    ]
+
+
+def test_an_update_replaces_what_the_user_has_not_changed_and_nothing_else(shipped, tmp_path):
+    folder = tmp_path / "studio"
+    folders.create(folder)
+    (folder / "config/config.yaml").write_text("mine")
+    (folder / "config/characters/leyla.yaml").unlink()
+    (folder / "config/characters/mara.yaml").write_text("mine too")
+    for name in ("config/config.yaml", "config/bases/tiny.yaml", "config/characters/leyla.yaml"):
+        (shipped / name).write_text("second version")
+    (shipped / "config/bases/new.yaml").write_text("new")
+    made = folders.update(folder)
+    assert (made.updated, made.kept, made.written) == (
+        ["config/bases/tiny.yaml"],
+        ["config/config.yaml"],
+        ["config/bases/new.yaml"],
+    )
+    assert (folder / "config/config.yaml").read_text() == "mine"
+    assert (folder / "config/bases/tiny.yaml").read_text() == "second version"
+    assert not (folder / "config/characters/leyla.yaml").exists()
+    again = folders.update(folder)
+    assert not (again.updated or again.written)
+
+
+@pytest.mark.parametrize("what", ["nothing", "clone"])
+def test_only_a_workflow_folder_is_updated(tmp_path, what):
+    if what == "clone":
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config/config.yaml").touch()
+        (tmp_path / "rules").mkdir()
+    with pytest.raises(UserError, match="git pull" if what == "clone" else "charloom init"):
+        folders.update(tmp_path)
+
+
+# the wheel
+
+
+def test_an_installed_wheel_lays_out_a_folder_and_plans_a_run_in_it(tmp_path):
+    source = tmp_path / "source"
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, listed):
+        if not name.startswith(("tests/", "docs/", "benchmarks/")) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    run = {"check": True, "capture_output": True, "text": True}
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheel"), str(source)], **run)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-compile", "--target", str(site), str(wheel)], **run)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    outside = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    command = [sys.executable, "-c", "from charloom.cli.main import app; app()"]
+    made = subprocess.run([*command, "init", "studio"], **outside)
+    assert made.returncode == 0 and "cd studio" in made.stdout, made.stderr
+    outside["cwd"] = tmp_path / "studio"
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--cores", "1", "results/leyla/prompts.html"], **outside)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "studio/results/leyla/prompts.html").is_file()
+    planned = subprocess.run([sys.executable, "-m", "snakemake", "-n", "leyla"], **outside)
+    assert planned.returncode == 0 and "train" in planned.stdout + planned.stderr, planned.stderr
+    assert str(ROOT) not in (tmp_path / "studio/Snakefile").read_text()
+
+
+# what an update makes again
+
+
+def test_every_recipe_number_has_words():
+    assert set(updates.MADE_AGAIN) == {*RECIPES, "training"}
+
+
+def test_an_update_says_what_is_made_again(tmp_path, monkeypatch):
+    record = tmp_path / "versions.json"
+    assert updates.lines(record) == []
+    updates.remember(record)
+    assert updates.lines(record) == []
+    before = json.loads(record.read_text())
+    record.write_text(json.dumps({**before, "choice": before["choice"] - 1}))
+    head, line = updates.lines(record)
+    number = before["choice"]
+    assert "updated" in head and line == f"  the choice of the checkpoint (choice {number - 1} → {number})"
+    record.write_text("{broken")
+    assert updates.lines(record) == []
+
+
+# doctor
+
+
+def findings(monkeypatch, tmp_path, hub=False) -> dict[str, doctor.Finding]:
+    monkeypatch.chdir(tmp_path)
+    return {one.what: one for one in doctor.examine(Path("."), hub)}
+
+
+def test_a_machine_without_a_gpu_runs_the_miniature(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    found = findings(monkeypatch, tmp_path)
+    assert found["GPU"].verdict == doctor.NOTE and "miniature" in found["GPU"].found
+    assert found["workflow"].remedy == "make one: charloom init FOLDER"
+    assert not any(one.verdict == doctor.PROBLEM for one in found.values()), found
+
+
+@pytest.mark.parametrize(
+    "size, verdict, words",
+    [(16.0, doctor.OK, "profiles/gpu-16gb"), (24.0, doctor.OK, "profiles/gpu-24gb"), (4.0, doctor.PROBLEM, "8 GiB")],
+)
+def test_a_gpu_gets_its_profile(monkeypatch, tmp_path, size, verdict, words):
+    about = types.SimpleNamespace(name="Some GPU", total_memory=int(size * 2**30), major=8, minor=9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
+    one = findings(monkeypatch, tmp_path)["GPU 0"]
+    assert one.verdict == verdict and words in str(one)
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *a, **k: types.SimpleNamespace(stdout="580.1\n"))
+    one = findings(monkeypatch, tmp_path)["GPU"]
+    assert one.verdict == doctor.PROBLEM and "driver 580.1" in one.found and "pytorch.org" in one.remedy
+
+
+def test_a_hub_out_of_reach_is_a_note_with_a_remedy(monkeypatch, tmp_path):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    one = findings(monkeypatch, tmp_path, hub=True)["hub"]
+    assert one.verdict == doctor.NOTE and "does not answer" in one.found and "HF_ENDPOINT" in one.remedy
+
+
+def test_the_command_prints_a_line_each_and_fails_on_a_problem(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    two = [doctor.Finding("GPU", "[none]", doctor.PROBLEM, "buy one"), doctor.Finding("disk", "large")]
+    monkeypatch.setattr(doctor, "examine", lambda root, hub: iter(two))
+    result = call("doctor", "--offline")
+    assert result.exit_code == 1 and "problem GPU: [none]; buy one" in said(result)
+    as_json = call("doctor", "--json")
+    assert json.loads(as_json.output)["problems"] == 1 and as_json.exit_code == 1

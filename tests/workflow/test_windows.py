@@ -1,0 +1,71 @@
+"""What Windows users meet, as far as another system can show it: docs/windows.md says what was run there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_project
+
+from charloom.config.project import load
+from charloom.core.errors import UserError
+
+RULES = sorted([small_project.ROOT / "Snakefile", *(small_project.ROOT / "rules").glob("*.smk")])
+
+
+def test_every_rule_runs_with_bash_alone_on_the_path_in_a_folder_with_an_odd_name(tmp_path):
+    """Git for Windows brings bash; nothing else may be needed. The jobs themselves are a pretender's."""
+    folder = small_project.add_code(small_project.make(tmp_path / "Eigene Dateien (Müller) & Söhne"))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "bash").symlink_to(shutil.which("bash"))
+    environment = {
+        "PATH": str(tools),
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": str(tmp_path),
+        "CHARLOOM_TERMINAL": "plain",
+        "CHARLOOM_PYTHON": str(small_project.pretender(folder)),
+    }
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "mara"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / small_project.TARGET).is_file() and (folder / "results/mara/report.html").is_file()
+
+
+def test_the_text_of_a_rule_is_one_call_of_its_script():
+    """No tool of Unix in it, so bash is all that Windows must have."""
+    for path in RULES:
+        text = path.read_text(encoding="utf-8")
+        for block in re.findall(r"\n    shell:\n((?:        .*\n)+)", text):
+            shell = " ".join(re.findall(r'"((?:[^"\\]|\\.)*)"', block))
+            shell = shell.replace("2> {log:q}", "")
+            assert shell.startswith("run ") and not re.search(r"[|;<>`]|\$\(|&&", shell), f"{path.name}: {shell}"
+
+
+@pytest.mark.parametrize("name", ["con", "nul", "com1"])
+def test_names_that_windows_keeps_for_itself_are_refused(tmp_path, name):
+    folder = small_project.make(tmp_path)
+    os.rename(folder / "config/characters/mara.yaml", folder / f"config/characters/{name}.yaml")
+    with pytest.raises(UserError, match=name):
+        load(folder)
+
+
+def test_a_file_with_the_line_ends_of_windows_and_a_byte_order_mark_is_the_same(tmp_path):
+    folder = small_project.make(tmp_path)
+    path = folder / "config/characters/mara.yaml"
+    before = load(folder).character("mara")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(folder).character("mara") == before
+
+
+def test_no_path_is_written_with_backslashes():
+    """In targets and records paths have slashes everywhere, so that results move between systems."""
+    for path in Path(small_project.ROOT / "charloom").rglob("*.py"):
+        assert "os.sep" not in path.read_text(encoding="utf-8"), path

@@ -1,0 +1,82 @@
+"""The page of all messages that a user's mistake can get: docs/messages.md, from the code.
+
+    python tools/messages.py
+
+A message is the text of a ``UserError``; what is filled in stands in braces. ``tests/core/test_messages.py`` holds the
+page against the code, and each message against the rule: what, where, what to do.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "messages.md"
+FOLDERS = ("charloom", "scripts")
+HEAD = """# Messages
+
+Every message that a mistake can get, by the part of charloom that it comes from. Search this page for the words you
+see; what is filled in stands in braces. What to do stands in the message itself, mostly behind the semicolon. Made by
+`python tools/messages.py`.
+"""
+
+
+def messages(root: Path = ROOT) -> Iterator[tuple[str, str]]:
+    """(Module, text) of each message, in the order of the code."""
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            module = path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and _name(node.func) == "UserError" and node.args:
+                    if text := _text(node.args[0]):
+                        yield module, " ".join(text.split())
+
+
+def _name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _text(node: ast.expr) -> str:
+    """The text of a string, an f-string, or a sum of them; empty if it is made elsewhere."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else _place(part) for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        sides = _text(node.left), _text(node.right)
+        return "".join(side or "{…}" for side in sides) if any(sides) else ""
+    return ""
+
+
+def _place(part: ast.expr) -> str:
+    value = part.value if isinstance(part, ast.FormattedValue) else part
+    words = ast.unparse(value)
+    return (
+        "{"
+        + (
+            words
+            if words.isidentifier()
+            else words.rpartition(".")[2]
+            if words.replace(".", "").isidentifier()
+            else "…"
+        )
+        + "}"
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    lines, package = [HEAD], ""
+    for module, text in messages():
+        part = module.split(".")[1] if module.startswith("charloom.") else "scripts"
+        if part != package:
+            package = part
+            lines.append(f"\n## {part}\n")
+        lines.append(f"- `{text.replace('`', chr(39))}`")
+    return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
