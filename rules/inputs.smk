@@ -1,5 +1,37 @@
-# Input functions of training and what follows, beside those of common.smk.
-from charloom.workflow import training
+# Functions from which rules get inputs and parameters, beside those of common.smk.
+import json
+
+from charloom.config import image_folder
+from charloom.workflow import own_files, training
+
+# Characters whose every picture of a folder is used, without shots in their file.
+WHOLE_FOLDERS = [name for name, one in WORKFLOW.characters.items() if one.whole]
+
+
+def pictures_of_folder(character):
+    """The files of all pictures of a folder, as JSON."""
+    files = (image_folder.of_shot(character, shot) for shot in character.shots)
+    return json.dumps([str(path) for path in files if path])
+
+
+def captions_of_folder(character):
+    """The captions of all pictures of a folder that have one, as JSON."""
+    files = map(character.caption_file, character.shots)
+    return json.dumps([str(path) for path in files if path])
+
+
+def stored_picture(wildcards, input):
+    """Where the store has a picture of a whole folder, or will have it."""
+    made = json.loads(own_files.picture_settings(person(wildcards.character)))
+    content = CONTENTS.of(own_image(wildcards))
+    return own_files.PICTURE.entry(CONTENTS.store, content, made).as_posix()
+
+
+def stored_caption(wildcards, input):
+    """The same for its caption."""
+    made = json.loads(slices.caption(person(wildcards.character), wildcards.shot))
+    content = CONTENTS.of(own_caption(wildcards))
+    return own_files.CAPTION.entry(CONTENTS.store, content, made).as_posix()
 
 
 def training_slice(character):

@@ -84,7 +84,7 @@ rule write_index:
     threads: 1
     params:
         settings=lambda wildcards: value(
-            slices.index(person(name) for name in reported())
+            delivery.index(person(name) for name in reported())
         ),
     message:
         "page of all characters"

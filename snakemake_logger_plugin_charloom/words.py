@@ -10,8 +10,10 @@ STAGES = {
     "write_prompts": ("prompt sheet written", "prompt sheets written"),
     "make_reference": ("reference drawn", "references drawn"),
     "make_source_image": ("picture made", "pictures made"),
+    "convert_picture": ("picture converted", "pictures converted"),
     "crop_watermark": ("picture cropped", "pictures cropped"),
     "write_caption": ("caption written", "captions written"),
+    "take_caption": ("caption taken over", "captions taken over"),
     "lint_dataset": ("data set checked", "data sets checked"),
     "write_manifest": ("data set listed", "data sets listed"),
     "encode_latents": ("picture encoded", "pictures encoded"),
@@ -46,7 +48,16 @@ TOLD = ("choose_checkpoint",)
 """Rules whose first log line is worth reading."""
 LIGHT = {
     *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
-    *("lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"),
+    *(
+        "convert_picture",
+        "take_caption",
+        "lint_dataset",
+        "write_manifest",
+        "draw_grid",
+        "choose_checkpoint",
+        "write_report",
+        "export_final",
+    ),
     *("lock_judge", "write_index", "write_comfyui", "write_gallery", "make_bundle"),
 }
 """Rules of seconds: the time left can be told without having seen one."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.cli import deliver, install
+from charloom.cli import deliver, install, starting
 from charloom.cli.draw import draw
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
@@ -54,40 +54,7 @@ def _workflow_folder() -> Path:
     return root
 
 
-@app.command()
-@_one_line
-def new(
-    name: Annotated[str, typer.Argument(help="name of the character file: a-z 0-9 - _, for example mara")],
-    trigger: Annotated[
-        str | None, typer.Option(help="made-up word for the character in prompts; derived from NAME if not given")
-    ] = None,
-) -> None:
-    """Create config/characters/NAME.yaml, commented and ready to run. Never overwrites a file."""
-    from charloom.config import scaffold
-
-    root = _workflow_folder()
-    path = root / "config" / "characters" / f"{scaffold.check_name(name)}.yaml"
-    scaffold.write_new(path, scaffold.character_file(name, trigger))
-    print(f"{path}: written; edit it, then:")
-    print(f"  charloom lint {name}")
-    made = layout.results(name)
-    print(f"  snakemake --cores 2 {made.prompt_page.as_posix()}         # prompts for an image generator")
-    print(f"  snakemake --cores 2 {made.final.as_posix()}")
-    for line in _problems(root, name):
-        print(f"to do: {line}")
-
-
-def _problems(root: Path, name: str) -> list[str]:
-    """Problems that the check of the configuration finds in one character."""
-    from charloom.config import inventory, project
-    from charloom.dataset import sources
-
-    try:
-        project.load(root, ready=name, image_problems=sources.problems)
-    except UserError as error:
-        labels = [f"config/{folder}/{name}.yaml" for folder in inventory.PROJECTS]
-        return [line for line in str(error).splitlines() if any(label in line for label in labels)]
-    return []
+app.command()(_one_line(starting.new))
 
 
 @app.command()
@@ -109,9 +76,9 @@ def lint(name: Annotated[str, typer.Argument(help="a character or style, by name
     workflow = project.load(root, ready=name, image_problems=sources.problems)
     character = workflow.character(name)
     base = workflow.bases[character.base]
-    print(
-        f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: no mistakes"
-    )
+    named = "pictures" if character.whole else "shots"
+    prompts = len(character.sample_prompts)
+    print(f"{character.label}: {len(character.shots)} {named}, {prompts} sample prompts: no mistakes")
     items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
@@ -272,7 +239,7 @@ def import_ai_toolkit(
         print(f"{captions}/: {len(imported.captions)} captions imported")
     for key, why in imported.ignored.items():
         print(f"ignored: {key}: {why}")
-    for line in dict.fromkeys([*imported.todo, *_problems(root, imported.id)]):
+    for line in dict.fromkeys([*imported.todo, *starting.problems(root, imported.id)]):
         print(f"to do: {line}")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, image_folder, inventory
+from charloom.config import datasets, image_folder, inventory, kinds
 from charloom.config.datasets import DataSet
 from charloom.config.gallery import Scene
 from charloom.core import words
@@ -26,17 +27,16 @@ class Shot:
     pose: str = ""
     expression: str = ""
     accessories: tuple[str, ...] = ()
+    subject: str = ""
+    """What is shown, where the character is a style."""
     file: str = ""
-    """Name of the image in ``images.path``, if it differs from the shot's."""
-
-    @property
-    def missing(self) -> list[str]:
-        """Required phrases that are not given; without them there must be a hand-written caption."""
-        return [key for key in ("tier", "view", "outfit", "background") if not getattr(self, key)]
+    """Name of the image in ``images.path``, if it differs from the shot's; with folders, where it is below."""
 
     def phrases(self) -> dict[str, Any]:
         """The shot as plain values, for settings."""
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in SHOT_KEYS}
+        subject = {"subject": self.subject} if self.subject else {}
+        values = {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in SHOT_KEYS}
+        return values | subject
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,15 @@ class Character:
     crop: dict[str, int]
     recipe: dict[str, Any]
     checkpoint: str | int
+    kind: str = "woman"
+    """``class`` of the character file: one of :data:`charloom.config.kinds.CLASSES`."""
+    look: str = "photographic"
+    noun: str = ""
+    """What captions call it, where that is not the class."""
+    whole: bool = False
+    """Whether the shots are every picture of the folder, for the character file lists none."""
+    balance: dict[str, int] = field(default_factory=dict)
+    """Shots by tier that the plan means to have; empty for a third each."""
     datasets: tuple[DataSet, ...] = ()
     ship: int | None = None
     """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
@@ -88,6 +97,24 @@ class Character:
     """Scenes for the finished LoRA."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The character file as it was written, checked but without anything filled in."""
+
+    @cached_property
+    def words(self) -> kinds.Words:
+        """The words for its class and look."""
+        return kinds.of(self.kind, self.look, self.noun)
+
+    @property
+    def spoken_of(self) -> dict[str, str]:
+        """Class, look and noun as values for settings, as far as they are not a woman's on photographs."""
+        usual = {"class": "woman", "look": "photographic", "noun": ""}
+        own = {"class": self.kind, "look": self.look, "noun": self.noun}
+        return {key: value for key, value in own.items() if value != usual[key]}
+
+    def missing(self, shot: Shot) -> list[str]:
+        """Required phrases that a shot does not have; without them there must be a hand-written caption."""
+        needed = {"style": ("tier", "subject"), "creature": ("tier", "view", "background")}
+        keys = needed.get("creature" if self.kind == "object" else self.kind, ("tier", "view", "outfit", "background"))
+        return [key for key in keys if not getattr(shot, key)]
 
     def shown_by(self, text: str) -> bool:
         """Whether a prompt asks for the character, or the style: by its trigger, if it has one."""
@@ -113,20 +140,25 @@ class Character:
 
     def without_words(self) -> list[str]:
         """Lines about shots that have neither a caption nor the phrases to compose one from."""
-        lost = [shot for shot in self.shots if shot.missing and shot.name in self.blank]
         if self.source != "folder" or self.default_caption:
             return []
+        lost = [shot for shot in self.shots if shot.name in self.blank and self.missing(shot)]
         if self.is_style:
             say = "write one that says what the picture shows, or set recipe.data.default_caption"
             return [f"{self.folder}/{shot.file or shot.name}: has no caption; {say}" for shot in lost]
         remedy = "write a caption for the image, or set recipe.data.default_caption"
         return [
-            f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to compose one from; {remedy}" for s in lost
+            f"shots.{s.name}: has no caption, nor {', '.join(self.missing(s))} to compose one from; {remedy}"
+            for s in lost
         ]
 
     def shot(self, name: str) -> Shot:
         """The shot called ``name``."""
-        return next(shot for shot in self.shots if shot.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Shot]:
+        return {shot.name: shot for shot in self.shots}
 
     def prompt(self, name: str) -> SamplePrompt:
         """The sample prompt called ``name`` (``01``, ``02``, ...)."""
@@ -141,7 +173,7 @@ class Character:
     @property
     def shot_names(self) -> list[str]:
         """Names of the images in the order of the plan."""
-        return [shot.name for shot in self.shots]
+        return list(self._by_name)
 
     @property
     def image_names(self) -> list[str]:
@@ -155,8 +187,9 @@ class Character:
 
     @property
     def default_caption(self) -> str:
-        """``recipe.data.default_caption`` with the trigger filled in."""
-        return datasets.fill(self.recipe["data"]["default_caption"], self.trigger)
+        """``recipe.data.default_caption`` with the trigger filled in; a whole folder has its identity line instead."""
+        given = datasets.fill(self.recipe["data"]["default_caption"], self.trigger)
+        return given or (datasets.fill(self.identity_full, self.trigger) if self.whole else "")
 
     @property
     def class_word(self) -> str | None:

@@ -38,7 +38,7 @@ def elsewhere(character: Character, base: Base) -> dict[str, str]:
 
 def character_file(character: Character) -> str:
     """The text of ``config/characters/<id>.yaml``. Pictures of folders are cropped already, so they lose their crop."""
-    written = dict(character.written)
+    written = {**_by_default(character), **character.written}
     cut = {"right": 0, "bottom": 0}
     images = dict(written["images"])
     crop = dict(character.crop)
@@ -54,12 +54,24 @@ def character_file(character: Character) -> str:
     }
     if character.gallery:
         written["gallery"] = gallery.written_without_styles(written["gallery"])
+    if character.whole:
+        del written["shots"]  # all of them, as here
+    elif len(character.shots) != 30:
+        images.setdefault("count", len(character.shots))
     if character.datasets:
         written["datasets"] = [
             {**entry, "path": pictures_of_set(character.id, part.name), "crop": {**part.crop, **cut}}
             for entry, part in zip(written["datasets"], character.datasets, strict=True)
         ]
     return _text("character", f"{character.name}, with everything that pictures and LoRA were made with", written)
+
+
+def _by_default(character: Character) -> dict[str, Any]:
+    """What a file may leave out and another version might fill in otherwise, as far as this one has left it out."""
+    lines = {"full": character.identity_full, "eyes_hidden": character.identity_hidden}
+    told = {} if "identity_line" in character.written else {"class": character.kind, "identity_line": lines}
+    prompts = [prompt.text for prompt in character.sample_prompts]
+    return {"name": character.name, "sample_prompts": prompts, **told}
 
 
 def base_file(base: Base) -> str:

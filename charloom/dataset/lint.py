@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from charloom.config import kinds
 from charloom.core import pictures, tokens, words
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
-from charloom.dataset import buckets, captions, style_lint
+from charloom.dataset import buckets, captions, framing, style_lint
 from charloom.dataset.findings import LEVELS, Finding, Item
 
 LONG_WORDS = 90
@@ -87,6 +88,7 @@ def lint(items: Sequence[Item], settings: Mapping[str, Any], count: tokens.Count
     count = count or tokens.Counter()
     found = [
         *_subject(items, settings),
+        *(Finding(*one) for one in framing.findings(items, settings)),
         *([Finding("warning", "recipe", settings["rate"])] if "rate" in settings else []),
         *_lengths(items, count),
         *_images(items, settings),
@@ -197,12 +199,12 @@ def _captions(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Findin
         if views.get(item.name) == "seen from behind" and re.search(r"\beyes\b", item.caption):
             what = "mentions the eyes, which a back view does not show; remove them"
             found.append(Finding("warning", item.text, what))
-    return found + _identical(items)
+    return found + _identical(items, settings.get("whole"))
 
 
-def _identical(items: Sequence[Item]) -> list[Finding]:
+def _identical(items: Sequence[Item], plain: str | None = None) -> list[Finding]:
     found = []
-    captions = {item.text: item.caption for item in items if item.caption is not None}
+    captions = {item.text: item.caption for item in items if item.caption not in (None, plain)}
     for text, times in Counter(captions.values()).items():
         if times > 1:
             same = ", ".join(name for name, other in captions.items() if other == text)
@@ -241,13 +243,13 @@ def _plan(settings: Mapping[str, Any]) -> list[Finding]:
         )
     if not all(shot["tier"] and shot["view"] for shot in shots):
         return found  # shots that only captions describe
-    third = len(shots) / 3
-    for tier in ("close-up", "medium", "full-body"):
+    shares = settings.get("balance") or dict.fromkeys(("close-up", "medium", "full-body"), 1 / 3)
+    for tier, share in shares.items():
         block = [shot for shot in shots if shot["tier"] == tier]
-        if not 0.8 * third <= len(block) <= 1.2 * third:
-            many = f"{len(block)} of {len(shots)} shots are {tier}"
-            found.append(Finding("warning", "plan", f"{many}; aim for a third each, to learn every distance"))
-        if len(block) < 8:
+        if not 0.8 * share * len(shots) <= len(block) <= 1.2 * share * len(shots):
+            aim = f"aim for {f'{share:.0%}' if 'balance' in settings else 'a third each'}, to learn every distance"
+            found.append(Finding("warning", "plan", f"{len(block)} of {len(shots)} shots are {tier}; {aim}"))
+        if len(block) < 8 or settings.get("class", "woman") not in kinds.WITH_FACE:
             continue
         profiles = sum(shot["view"] == "side profile" for shot in block)
         if profiles != 2:

@@ -72,6 +72,8 @@ class Material:
     """What the base cannot do for this character."""
     reference: Path | None = None
     images: Sequence[TrainingImage] = ()
+    spoken_of: Mapping[str, str] = field(default_factory=dict)
+    """``class``, ``look`` and ``noun`` of the character, as far as they are not a woman's on photographs."""
     prompts: Sequence[Prompt] = ()
     samples: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
     """Picture by step and prompt name."""
@@ -109,8 +111,8 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
     Args:
         results: the folder ``results/<character>``.
         settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``concept``, ``shots`` (``name`` and
-            ``tier``), ``prompts`` (``name``, ``text``), ``steps`` (those with samples), ``recipe_settings`` and
-            ``notices`` where there are any.
+            ``tier``), ``prompts`` (``name``, ``text``), ``steps`` (those with samples), ``recipe_settings``,
+            ``notices`` and ``spoken_of`` where there are any.
 
     Raises:
         UserError: ``validation.json`` is missing or broken; everything else may be absent.
@@ -140,6 +142,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         gallery=settings.get("gallery", 0),
         reference=reference if reference.is_file() else None,
         images=[_image(results, shot) for shot in settings.get("shots", ())],
+        spoken_of=settings.get("spoken_of", {}),
         prompts=prompts,
         # The base alone is drawn for comparison, also where it is not scored.
         samples={s: _samples(results, s, prompts) for s in sorted({0, *settings.get("steps", ())})},

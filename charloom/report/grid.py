@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from charloom.config.kinds import PICTURES
 from charloom.core import files
 from charloom.core import pictures as pictures_of
 from charloom.core.errors import UserError
@@ -99,7 +100,12 @@ def short(text: str, trigger: str = "") -> str:
     """
     text = " ".join(text.split())
     if trigger:
-        text = re.sub(rf"( photo)? of {pattern(trigger)}(, an? [^,]*\b(hair|eyes|bob|cut)\b[^,]*)?", "", text, count=1)
+        text = re.sub(
+            rf"( ({'|'.join(PICTURES)}))? of {pattern(trigger)}(, an? [^,]*\b(hair|eyes|bob|cut)\b[^,]*)?",
+            "",
+            text,
+            count=1,
+        )
     return text.removeprefix("a ").removeprefix("an ")
 
 

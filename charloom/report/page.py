@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from charloom.core import words
 from charloom.core.layout import Results
+from charloom.dataset import prompts
 from charloom.report import charts, comparison, curves, judgement, pictures, snippets, strengths
 from charloom.report.gather import Material
 from charloom.report.grid import short
@@ -27,12 +28,16 @@ from charloom.zimage.shapes import Z_IMAGE_WIDTH
 IMAGES_BUDGET = 2_000_000
 """Characters of all embedded training images together."""
 
+SHOWN = 240
+"""Training images that the page shows of a larger data set: some of everywhere in it, and all that previews copy."""
+
 _TIERS = {"close-up": "Close-ups", "medium": "Medium shots", "full-body": "Full body", "": "Others"}
 
 
 def page(material: Material) -> str:
     """The whole page as text."""
     m = material
+    tiers = _tiers(m)
     return render(
         "report.html.j2",
         id=m.id,
@@ -62,7 +67,8 @@ def page(material: Material) -> str:
             for chart in curves.scores(m) + curves.loss(m)
         ],
         images=len(m.images),
-        tiers=_tiers(m),
+        shown=sum(len(tier["images"]) for tier in tiers),
+        tiers=tiers,
         checked=bool(m.lint),
         findings=[[str(f.get(key, "")) for key in ("level", "where", "what")] for f in m.lint.get("findings", ())],
         knobs=leaves(m.recipe),
@@ -112,18 +118,22 @@ def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
         (p.text for p in m.prompts if p.name in chosen and (not m.trigger or words.count(p.text, m.trigger))),
-        f"a close-up portrait photo of {m.trigger or 'a woman'}, smiling",
+        prompts.scene("close-up", m.trigger or "a woman", **m.spoken_of),
     )
     one = snippets.character(m.id, prompt, how)
-    two = snippets.stacked(m.id, m.trigger, how) if m.kind == "style" else snippets.two_characters(m.id, m.trigger, how)
+    street = prompts.scene("medium", "{trigger}", **m.spoken_of)
+    turns = snippets.two_characters(m.id, m.trigger, how, street)
+    two = snippets.stacked(m.id, m.trigger, how) if m.kind == "style" else turns
     return {"snippet": one, "two": two}
 
 
 def _tiers(m: Material) -> list[dict[str, Any]]:
     """The training images by tier."""
-    paths = [image.picture for image in m.images if image.picture.is_file()]
-    embedded = pictures.embed(paths, IMAGES_BUDGET, (320, 256, 192, 160, 128, 96))
     copies = judgement.copied(m)
+    every = max(1, -(-len(m.images) // SHOWN))
+    shown = [image for index, image in enumerate(m.images) if index % every == 0 or image.name in copies]
+    paths = [image.picture for image in shown if image.picture.is_file()]
+    embedded = pictures.embed(paths, IMAGES_BUDGET, (320, 256, 192, 160, 128, 96))
     findings = [f for f in m.lint.get("findings", ()) if f.get("level") in ("error", "warning")]
     tiers = []
     for tier, title in _TIERS.items():
@@ -139,7 +149,7 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
                     *(f"nearly copied by the preview of prompt {prompt}" for prompt in copies.get(image.name, ())),
                 ],
             }
-            for image in m.images
+            for image in shown
             if image.tier == tier
         ]
         if images:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+STREET = "a medium shot photo of {trigger}, smiling, city street"
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -32,8 +34,11 @@ image = pipe(
 image.save("{id_}.png")"""
 
 
-def two_characters(id_: str, trigger: str, how: Drawing) -> str:
-    """Draws two characters in turn: both LoRAs stay loaded, and the pipeline switches between them."""
+def two_characters(id_: str, trigger: str, how: Drawing, prompt: str = STREET) -> str:
+    """Draws two characters in turn: both LoRAs stay loaded, and the pipeline switches between them.
+
+    ``prompt`` is for both, with ``{trigger}``.
+    """
     other, word = ("nika", "n1ka") if id_ != "nika" else ("leyla", "l3yla")
     people = f'{{"{id_}": "{trigger}", "{other}": "{word}"}}'
     return f"""{_pipeline(how)}
@@ -45,7 +50,7 @@ for name in people:
 for name, trigger in people.items():
     pipe.set_adapters(name, 1.0)  # switches; nothing is loaded again
     image = pipe(
-        f"a medium shot photo of {{trigger}}, smiling, city street",
+        f{json.dumps(prompt, ensure_ascii=False)},
         {_options(how, 8)}
     ).images[0]
     image.save(f"{{name}}-street.png")"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from charloom.config import portable
 from charloom.config.base import Base
 from charloom.config.character import Character
@@ -99,3 +101,18 @@ def bundle(character: Character, base: Base) -> str:
             "recipe": RECIPES["bundle"],
         }
     )
+
+
+def index(characters: Iterable[Character]) -> str:
+    """For the page of all characters."""
+    people = [
+        {
+            "character": one.id,
+            "name": one.name,
+            "trigger": one.trigger,
+            "base": one.base,
+            "prompts": one.prompt_names if one.sampled_steps else [],
+        }
+        for one in characters
+    ]
+    return canonical_json({"characters": people, "recipe": RECIPES["index"]})

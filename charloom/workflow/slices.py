@@ -6,11 +6,10 @@ numbers represent the code (see :mod:`charloom.core.versions`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from charloom.config import drift, image_folder, knobs, notices, schema
+from charloom.config import drift, image_folder, kinds, knobs, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -29,7 +28,8 @@ def prompt_sheet(character: Character) -> str:
             "name": character.name,
             "concept": character.concept,
             "appearance": character.appearance,
-            "shots": [shot.phrases() for shot in character.shots if not shot.missing],
+            "shots": [shot.phrases() for shot in character.shots if not character.missing(shot)],
+            **character.spoken_of,
             "recipe": RECIPES["prompts"],
         }
     )
@@ -60,12 +60,14 @@ def caption(character: Character, shot_name: str) -> str:
         return canonical_json({} if words and not is_blank(words) else {"default": part.default_caption})
     if shot_name in character.blank:
         return canonical_json({"default": character.default_caption})
+    if character.whole:
+        return canonical_json({"trigger": character.trigger})
     return canonical_json({"caption": captions.caption(character, character.shot(shot_name))})
 
 
 def lint(character: Character, base: Base | None = None) -> str:
     """For the check of the data set; ``base`` says where the tokenizer is."""
-    shots, crop = character.shots, character.crop
+    shots, crop, train = character.shots, character.crop, character.recipe["train"]
     own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
     return canonical_json(
         {
@@ -77,7 +79,10 @@ def lint(character: Character, base: Base | None = None) -> str:
             "resolutions": character.recipe["data"]["resolutions"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
-            **({"rate": rate} if (rate := _odd_rate(character)) else {}),
+            **({"rate": rate} if (rate := knobs.odd_rate(train["optimizer"], train["lr"])) else {}),
+            **({"class": character.kind} if character.kind != "woman" else {}),
+            **({"balance": kinds.shares(character.balance)} if character.balance else {}),
+            **({"whole": character.default_caption} if character.whole else {}),
             **({"files": files} if (files := _renamed(character)) else {}),
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,
@@ -86,12 +91,6 @@ def lint(character: Character, base: Base | None = None) -> str:
             "recipe": RECIPES["lint"],
         }
     )
-
-
-def _odd_rate(character: Character) -> str | None:
-    """A warning if the learning rate is unusual for the optimiser."""
-    train = character.recipe["train"]
-    return knobs.odd_rate(train["optimizer"], train["lr"])
 
 
 def _lint_set(part: DataSet) -> dict[str, Any]:
@@ -359,25 +358,11 @@ def report(character: Character, base: Base) -> str:
             "steps": character.sampled_steps,
             **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
             **({"gallery": len(character.gallery)} if character.gallery else {}),
+            **({"spoken_of": spoken} if (spoken := character.spoken_of) else {}),
             "recipe_settings": character.recipe,
             "recipe": RECIPES["report"],
         }
     )
-
-
-def index(characters: Iterable[Character]) -> str:
-    """For the page of all characters."""
-    people = [
-        {
-            "character": one.id,
-            "name": one.name,
-            "trigger": one.trigger,
-            "base": one.base,
-            "prompts": one.prompt_names if one.sampled_steps else [],
-        }
-        for one in characters
-    ]
-    return canonical_json({"characters": people, "recipe": RECIPES["index"]})
 
 
 def engine(character: Character) -> str:

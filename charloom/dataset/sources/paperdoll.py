@@ -13,9 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom.config import kinds
 from charloom.core import layout
 from charloom.core.versions import RECIPES
-from charloom.dataset.captions import TIER_PHRASES
 from charloom.paperdoll import attributes, language
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ def problems(character: Character) -> list[str]:
     if character.is_style:
         return _unknown_look(character.technique)
     lines = []
+    if character.kind != "woman" or character.look != "photographic":
+        what = f"class {character.kind}" if character.kind != "woman" else f"look {character.look}"
+        lines.append(f"images.source: paperdoll draws women in one look, not {what}; use source folder")
+        return lines
     for key, value in character.doll.items():
         if key not in attributes.IDENTITY_VALUES:
             lines.append(f"doll.{key}: unknown key; {_choices(key, tuple(attributes.IDENTITY_VALUES))}")
@@ -97,7 +101,7 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
 
 def scene(shot: Shot) -> attributes.Scene:
     """The scene that the phrases of ``shot`` describe."""
-    parts = [TIER_PHRASES[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
+    parts = [kinds.of().tiers[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
     return language.scene_from(", ".join([*parts, shot.background]))
 
 
