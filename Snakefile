@@ -43,6 +43,8 @@ localrules:
     write_prompts,
     make_reference,
     make_source_image,
+    generate_reference,
+    generate_picture,
     crop_watermark,
     write_caption,
     lint_dataset,
@@ -83,6 +85,7 @@ rule all:
 
 
 include: "rules/dataset.smk"
+include: "rules/sources.smk"
 include: "rules/base.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"

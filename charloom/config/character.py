@@ -8,6 +8,7 @@ from typing import Any
 
 from charloom.config import datasets, image_folder, inventory
 from charloom.config.datasets import DataSet
+from charloom.config.generation import Generation
 from charloom.core import words
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
@@ -83,6 +84,8 @@ class Character:
     """``images.look``: how the pictures of a style are drawn, for the source paperdoll."""
     people: int = 0
     """Which people and scenes these show."""
+    generation: Generation | None = None
+    """How the images are generated, if they are."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The character file as it was written, checked but without anything filled in."""
 

@@ -1,0 +1,203 @@
+# Pictures from generators: an API, a ComfyUI server, a pipeline on this machine; and their reference. The first job
+# whose picture is not in the store gets all that are missing, one after the other, and stores each as it comes. These
+# rules stand before make_reference and make_source_image for the characters that have a generator.
+from charloom.config.generation import GENERATOR, REFERENCE
+from charloom.dataset.sources import purchases
+from charloom.dataset.sources.diffusers import files_of as files_of_model, folder_of
+from charloom.workflow import picture_slices
+
+# Jobs of one run know what others of it have given up.
+os.environ.setdefault(purchases.RUN, f"{os.getpid()}-{os.urandom(4).hex()}")
+
+
+def generated_by(fits):
+    """A pattern of the characters whose pictures are generated, and whom ``fits`` chooses."""
+    people = WORKFLOW.characters.items()
+    return any_of(name for name, one in people if one.generation and fits(one))
+
+
+def on_gpu(character):
+    """Whether a character's pictures are drawn by a pipeline on this machine."""
+    return character.generation.source == "diffusers"
+
+
+def picture_settings(wildcards):
+    """The slice of a picture's settings; of the reference's where there is no shot."""
+    return picture_slices.picture(
+        person(wildcards.character), wildcards.get("shot") or None
+    )
+
+
+def face_judge(wildcards):
+    """The lock file of the instruments that compare faces, if the base's judge is auto."""
+    character = person(wildcards.character)
+    kind = picture_slices.instrument(character, BASES[character.base])
+    return WORK.judge_lock(character.base) if kind == "auto" else []
+
+
+def face_probe(wildcards):
+    """The network that compares paper dolls, if the base has one."""
+    character = person(wildcards.character)
+    base = BASES[character.base]
+    kind = picture_slices.instrument(character, base)
+    return base.judge_weights if kind == "paperdoll" else None
+
+
+def face_instruments(wildcards, input):
+    """The same as an argument of the job."""
+    if lock := input.get("judge"):
+        wanted = person(wildcards.character).recipe["validation"]["identity"]
+        return slices.canonical_json({"lock": str(lock), "identity": wanted})
+    probe = face_probe(wildcards)
+    return slices.canonical_json({"probe": str(probe)} if probe else None)
+
+
+def model_content(wildcards):
+    """A token for the contents of a pipeline in a folder."""
+    folder = folder_of(person(wildcards.character).generation)
+    return CONTENTS.of_all(files_of_model(folder)) if folder else ""
+
+
+def generation_ready(wildcards):
+    """Nothing to wait for; stops snakemake if the pictures cannot be generated."""
+    if lines := image_problems(wildcards.character):
+        stop(lines)
+    return []
+
+
+ruleorder: draw_reference > generate_reference > make_reference
+ruleorder: draw_picture > generate_picture > make_source_image
+
+
+# By the base, as step 0 of a training draws its previews.
+rule draw_reference:
+    input:
+        ready=generation_ready,
+        embedding=RESULTS.prompt_embedding(REFERENCE),
+        empty=RESULTS.embedding("_empty"),
+        lock=lock_of,
+    output:
+        image=RESULTS.reference,
+    log:
+        RESULTS.log("draw_reference"),
+    benchmark:
+        RESULTS.benchmark("draw_reference")
+    wildcard_constraints:
+        character=generated_by(lambda one: one.generation.base_draws),
+    priority: 50
+    conda:
+        "../envs/charloom.yaml"
+    threads: 64
+    resources:
+        gpu=1,
+    params:
+        settings=settings(picture_slices.reference),
+        engine=untracked(slices.engine),
+        name=REFERENCE,
+    message:
+        "{wildcards.character}: the base draws the reference"
+    shell:
+        "run sample_checkpoint --results results/{wildcards.character} --lock {input.lock:q} "
+        "--step 0 --prompt {params.name} --settings {params.settings:q} "
+        "--engine {params.engine:q} --threads {threads} --output {output.image:q} --log {log:q}"
+
+
+rule generate_reference:
+    input:
+        ready=generation_ready,
+    output:
+        image=RESULTS.reference,
+    log:
+        RESULTS.log("generate_reference"),
+    benchmark:
+        RESULTS.benchmark("generate_reference")
+    wildcard_constraints:
+        character=generated_by(lambda one: one.generation.reference == GENERATOR),
+    priority: 50
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=lambda wildcards: value(picture_settings(wildcards)),
+        how=untracked(picture_slices.how),
+        name=REFERENCE,
+        purchases=lambda wildcards: WORK.purchases(wildcards.character).as_posix(),
+    message:
+        "{wildcards.character}: neutral reference"
+    shell:
+        "run generate_picture --name {params.name} --settings {params.settings:q} --how {params.how:q} "
+        "--purchases {params.purchases:q} --output {output.image:q} --log {log:q}"
+
+
+rule generate_picture:
+    input:
+        ready=generation_ready,
+        reference=RESULTS.reference,
+        judge=face_judge,
+    output:
+        image=RESULTS.source("{shot}"),
+        record=RESULTS.source_record("{shot}"),
+    log:
+        RESULTS.log("generate_picture", "{shot}"),
+    benchmark:
+        RESULTS.benchmark("generate_picture", "{shot}")
+    wildcard_constraints:
+        character=generated_by(lambda one: not on_gpu(one)),
+        shot="[a-z0-9][a-z0-9_-]*",
+    priority: 40
+    conda:
+        "../envs/charloom.yaml"
+    # All of them: one job asks for the pictures of all, and the others would only wait for it.
+    threads: 64
+    params:
+        settings=lambda wildcards: value(picture_settings(wildcards)),
+        siblings=untracked(picture_slices.other_pictures),
+        how=untracked(picture_slices.how),
+        judge=face_instruments,
+        probe=content_of(face_probe),
+        purchases=lambda wildcards: WORK.purchases(wildcards.character).as_posix(),
+    message:
+        "{wildcards.character}: picture {wildcards.shot}"
+    shell:
+        "run generate_picture --name {wildcards.shot} --reference {input.reference:q} "
+        "--settings {params.settings:q} --siblings {params.siblings:q} --how {params.how:q} "
+        "--judge {params.judge:q} --purchases {params.purchases:q} --threads {threads} "
+        "--output {output.image:q} --record {output.record:q} --log {log:q}"
+
+
+rule draw_picture:
+    input:
+        ready=generation_ready,
+        reference=RESULTS.reference,
+        judge=face_judge,
+    output:
+        image=RESULTS.source("{shot}"),
+        record=RESULTS.source_record("{shot}"),
+    log:
+        RESULTS.log("draw_picture", "{shot}"),
+    benchmark:
+        RESULTS.benchmark("draw_picture", "{shot}")
+    wildcard_constraints:
+        character=generated_by(on_gpu),
+        shot="[a-z0-9][a-z0-9_-]*",
+    priority: 40
+    conda:
+        "../envs/charloom.yaml"
+    threads: 64
+    resources:
+        gpu=1,
+    params:
+        settings=lambda wildcards: value(picture_settings(wildcards)),
+        siblings=untracked(picture_slices.other_pictures),
+        how=untracked(picture_slices.how),
+        judge=face_instruments,
+        probe=content_of(face_probe),
+        model=model_content,
+        purchases=lambda wildcards: WORK.purchases(wildcards.character).as_posix(),
+    message:
+        "{wildcards.character}: picture {wildcards.shot}"
+    shell:
+        "run generate_picture --name {wildcards.shot} --reference {input.reference:q} "
+        "--settings {params.settings:q} --siblings {params.siblings:q} --how {params.how:q} "
+        "--judge {params.judge:q} --purchases {params.purchases:q} --threads {threads} "
+        "--output {output.image:q} --record {output.record:q} --log {log:q}"
