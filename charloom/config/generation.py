@@ -21,6 +21,8 @@ PAID = ("gemini", "openai")
 """Those that charge for it, and draw a reference from words alone."""
 Z_IMAGE, GENERATOR = "z-image", "generator"
 """Who draws the reference: the base, or the generator itself."""
+KEYS = (*GENERATORS, "reference", "identity", "retry", "attempts", "budget")
+"""Keys of ``images`` that are for generators alone."""
 REFERENCE = "reference"
 """What the neutral reference is called among the pictures, and among the prompts of the base."""
 
@@ -94,13 +96,12 @@ def read(images: Mapping[str, Any]) -> Generation | None:
 
 def mistakes(images: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
     """What a schema cannot check, each as ``key: what is wrong; what to do``. Never repeats what might be a secret."""
-    own = ("reference", "identity", "retry", "attempts", "budget")
     found = read(images)
     if found is None:
         return [
             f"images.{key}: is for generators; source {images['source']} generates nothing, so take it out"
-            for key in own
-            if key in images
+            for key in KEYS
+            if key in images and key not in GENERATORS
         ]
     lines = []
     where = f"images.{found.source}"

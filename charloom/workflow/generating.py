@@ -103,6 +103,7 @@ def record(settled: Settled, path: Path) -> dict[str, Any]:
     settings = {key: value for key, value in settled.order.settings.items() if key != "recipe"}
     return {
         **settings,
+        "key": settled.order.key,
         "attempt": settled.order.attempt,
         "sha256": file_digest(path),
         "reference": settled.order.reference_sha256,

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from charloom.core import files
 from charloom.core.canonical import file_digest
-from charloom.core.errors import UserError
+from charloom.core.layout import Results
 from charloom.core.store import Store
+from charloom.dataset.lint import Finding
 from charloom.judge.memory import Look, Memory
 
 FACES = ("dlib", "ccip")
@@ -134,14 +135,19 @@ def far(records: dict[str, dict[str, Any]]) -> dict[str, str]:
     return lines
 
 
-def records(results: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The records of generated pictures, by name; broken ones are nobody's loss."""
+def records(results: Results, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The records of generated pictures that are what was recorded, by name."""
     found = {}
     for name in names:
         try:
             record = files.read_json(results.source_record(name))
-        except (OSError, ValueError, UserError):
+            if isinstance(record, dict) and record.get("sha256") == file_digest(results.source(name)):
+                found[name] = record
+        except (OSError, ValueError):
             continue
-        if isinstance(record, dict):
-            found[name] = record
     return found
+
+
+def findings(results: Results, names: Sequence[str]) -> list[Finding]:
+    """A warning for each generated picture that shows somebody else."""
+    return [Finding("warning", name, line) for name, line in far(records(results, names)).items()]

@@ -100,6 +100,10 @@ class Diffusers:
         wanted = call(order.settings, self.arguments)
         generator = torch.Generator("cpu").manual_seed(order.seed)
         reference = pictures.read(order.reference).image
+        if "strength" in self.arguments:  # begins with the reference itself, which must have the picture's size
+            from PIL import ImageOps
+
+            reference = ImageOps.fit(reference, (order.settings["width"], order.settings["height"]))
         try:
             with torch.inference_mode():
                 drawn = self.pipeline(image=reference, prompt=order.prompt, generator=generator, **wanted).images[0]
@@ -108,8 +112,9 @@ class Diffusers:
                 f"{WHERE}: a picture of {order.settings['width']}x{order.settings['height']} needs more GPU memory "
                 "than there is; lower width and height, or set offload: sequential"
             ) from None
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{WHERE}: {type(self.pipeline).__name__} does not take it: {reason(error)}") from error
+        except Exception as error:  # pipelines of any author, with arguments of the user's
+            what = f"{type(error).__name__}: {reason(error)}"
+            raise UserError(f"{WHERE}: {type(self.pipeline).__name__} draws nothing ({what})") from error
         out = io.BytesIO()
         drawn.convert("RGB").save(out, format="PNG", compress_level=4)
         return out.getvalue()
