@@ -69,6 +69,7 @@ class Fake:
 
 class _Handler(BaseHTTPRequestHandler):
     fake: Fake
+    retry_after = "0.01"
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -92,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.behave(mood, asked)
 
+    def known(self) -> dict[str, str]:
+        return {name.lower(): value for name, value in self.headers.items()}
+
     def read(self, data: bytes) -> Asked:
         raise NotImplementedError
 
@@ -107,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
     def behave(self, mood: Any, asked: Asked) -> None:
         good = self.fake.picture(asked)
         if isinstance(mood, int):
-            self.answer(mood, self.error(mood, f"no: {KEY}"), **({"Retry_After": "0.01"} if mood == 429 else {}))
+            self.answer(
+                mood, self.error(mood, f"no: {KEY}"), **({"Retry_After": self.retry_after} if mood == 429 else {})
+            )
         elif isinstance(mood, bytes):
             self.answer(200, self.with_picture(mood))
         elif mood == "well":
@@ -159,7 +165,7 @@ class Gemini(_Handler):
         parts = turns[-1]["parts"]
         texts = [part["text"] for part in parts if "text" in part]
         given = [base64.urlsafe_b64decode(part["inlineData"]["data"]) for part in parts if "inlineData" in part]
-        return Asked(self.path, " ".join(texts), given, dict(self.headers), body, len(turns))
+        return Asked(self.path, " ".join(texts), given, self.known(), body, len(turns))
 
     def with_picture(self, picture: bytes) -> Any:
         packed = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(picture).decode()}}
@@ -179,7 +185,7 @@ class OpenAI(_Handler):
         kind = self.headers["Content-Type"]
         if kind == "application/json":
             body = json.loads(data)
-            return Asked(self.path, body["prompt"], [], dict(self.headers), body)
+            return Asked(self.path, body["prompt"], [], self.known(), body)
         head = f"Content-Type: {kind}\r\n\r\n".encode()
         form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + data)
         body, given = {}, []
@@ -189,7 +195,7 @@ class OpenAI(_Handler):
                 given.append(content)
             else:
                 body[name] = content.decode()
-        return Asked(self.path, body["prompt"], given, dict(self.headers), body)
+        return Asked(self.path, body["prompt"], given, self.known(), body)
 
     def with_picture(self, picture: bytes) -> Any:
         return {"created": 1, "data": [{"b64_json": base64.b64encode(picture).decode()}]}
