@@ -10,6 +10,7 @@ import io
 import json
 import threading
 import time
+import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Fake:
     moods: list[Any] = field(default_factory=list)
     draw: Callable[[str, int], bytes] = of_prompt
     asked: list[Asked] = field(default_factory=list)
+    sent: dict[int, bytes] = field(default_factory=dict)
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -180,22 +182,28 @@ class Gemini(_Handler):
         return {"error": {"code": status, "message": words, "status": "UNHAPPY"}}
 
 
+def form_of(kind: str, data: bytes) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:
+    """The fields and the files (name, content) of a form."""
+    head = f"Content-Type: {kind}\r\n\r\n".encode()
+    form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + data)
+    fields, files = {}, {}
+    for part in form.iter_parts():
+        name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
+        if part.get_filename():
+            files[name] = (part.get_filename(), content)
+        else:
+            fields[name] = content.decode()
+    return fields, files
+
+
 class OpenAI(_Handler):
     def read(self, data: bytes) -> Asked:
         kind = self.headers["Content-Type"]
         if kind == "application/json":
             body = json.loads(data)
             return Asked(self.path, body["prompt"], [], self.known(), body)
-        head = f"Content-Type: {kind}\r\n\r\n".encode()
-        form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + data)
-        body, given = {}, []
-        for part in form.iter_parts():
-            name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
-            if part.get_filename():
-                given.append(content)
-            else:
-                body[name] = content.decode()
-        return Asked(self.path, body["prompt"], given, self.known(), body)
+        body, files = form_of(kind, data)
+        return Asked(self.path, body["prompt"], [content for _, content in files.values()], self.known(), body)
 
     def with_picture(self, picture: bytes) -> Any:
         return {"created": 1, "data": [{"b64_json": base64.b64encode(picture).decode()}]}
@@ -205,6 +213,55 @@ class OpenAI(_Handler):
 
     def error(self, status: int, words: str) -> Any:
         return {"error": {"code": "unhappy", "message": words, "type": "x"}}
+
+
+class ComfyUI(_Handler):
+    """Takes uploads and workflows, whose prompt is that of their CLIPTextEncode; what is queued is done at once."""
+
+    uploads: dict[str, bytes] = {}
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/upload/image":
+            _, files = form_of(self.headers["Content-Type"], data)
+            name, content = files["image"]
+            type(self).uploads = {**self.uploads, name: content}
+            self.answer(200, {"name": name, "subfolder": "from charloom", "type": "input"})
+            return
+        workflow = json.loads(data)["prompt"]
+        inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
+        given = inputs["LoadImage"]["image"].removeprefix("from charloom/")
+        with self.fake.lock:
+            asked = Asked(self.path, inputs["CLIPTextEncode"]["text"], [self.uploads[given]], self.known(), workflow)
+            self.fake.asked.append(asked)
+            mood = self.fake.moods.pop(0) if self.fake.moods else "well"
+        if isinstance(mood, int):
+            self.answer(mood, {"error": "busy"})
+        elif mood == "refused":
+            found = {"type": "value_not_in_list", "extra_info": {"input_name": "unet_name"}}
+            self.answer(400, {"node_errors": {"1": {"errors": [found]}}})
+        elif mood == "stalls":
+            time.sleep(0.6)
+        else:
+            self.answer(200, {"prompt_id": f"{len(self.fake.asked) - 1}-{mood if isinstance(mood, str) else 'bytes'}"})
+            self.fake.sent[len(self.fake.asked) - 1] = mood if isinstance(mood, bytes) else self.fake.picture(asked)
+
+    def do_GET(self) -> None:
+        parts = urllib.parse.urlsplit(self.path)
+        if parts.path.startswith("/history/"):
+            number = parts.path.removeprefix("/history/")
+            index, _, mood = number.partition("-")
+            if mood == "slow":
+                self.answer(200, {})
+                return
+            state = {"status_str": "error" if mood == "fails" else "success", "completed": True, "messages": []}
+            image = {"filename": f"{index}.png", "subfolder": "", "type": "output"}
+            self.answer(200, {number: {"status": state, "outputs": {"9": {"images": [image]}}}})
+        elif parts.path == "/view":
+            name = dict(urllib.parse.parse_qsl(parts.query))["filename"]
+            self.answer(200, self.fake.sent[int(name.partition(".")[0])], Content_Type="image/png")
+        else:
+            self.answer(404, b"not found")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +34,12 @@ HOW = {
     "gemini": {"key_from": "MY_KEY", "timeout": 20.0, "per_chat": 5, "local": False},
     "openai": {"key_from": "MY_KEY", "timeout": 20.0, "local": False},
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes each client a tenth of a second, and no server here has one."""
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *arguments, **more: None)
 
 
 @pytest.fixture(params=SERVERS)
@@ -254,7 +263,7 @@ def test_wrong_answers_come_to_an_end(shop: Shop, fake: Fake) -> None:
 
 
 def test_another_format_becomes_a_png(shop: Shop, fake: Fake) -> None:
-    picture = Image.open(__import__("io").BytesIO(png(3)))
+    picture = Image.open(io.BytesIO(png(3)))
     fake.moods = [encoded(picture, "JPEG")]
     shop.get(1)
     assert shop.kept(1).startswith(b"\x89PNG")
@@ -320,7 +329,7 @@ def test_a_missing_or_broken_key_is_one_line_without_it(
 
 
 def test_a_missing_package_is_one_line(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "google.genai" if shop.source == "gemini" else "openai", None)
+    monkeypatch.setitem(sys.modules, "google.genai" if shop.source == "gemini" else "openai", None)
     with pytest.raises(UserError, match=rf"pip install 'charloom\[{shop.source}\]'"):
         shop.get(1)
 
