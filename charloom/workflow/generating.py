@@ -85,7 +85,13 @@ class Batch:
             again = [order.name for order in missing if order.attempt > self.wanted[order.name].get("first", 0)]
             if again:
                 log(f"far from the reference: {', '.join(again)}; asking again")
-            failed |= buy(missing)
+            try:
+                failed |= buy(missing)
+            except UserError as error:
+                if isinstance(self.settled(first), Order):
+                    raise
+                log(f"the other pictures have to wait: {error}")
+                break
         if why := getattr(self._checker, "why", ""):
             log(why)
         if first in failed:
