@@ -21,11 +21,16 @@ def on_gpu(character):
     return character.generation.source == "diffusers"
 
 
+@cache
+def generated_pictures(name):
+    """What each picture of a character depends on."""
+    return picture_slices.wanted(person(name))
+
+
 def picture_settings(wildcards):
     """The slice of a picture's settings; of the reference's where there is no shot."""
-    return picture_slices.picture(
-        person(wildcards.character), wildcards.get("shot") or None
-    )
+    found = generated_pictures(wildcards.character)
+    return value(slices.canonical_json(found[wildcards.get("shot") or REFERENCE]))
 
 
 def face_judge(wildcards):
@@ -118,7 +123,7 @@ rule generate_reference:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=lambda wildcards: value(picture_settings(wildcards)),
+        settings=picture_settings,
         how=untracked(picture_slices.how),
         name=REFERENCE,
         purchases=lambda wildcards: WORK.purchases(wildcards.character).as_posix(),
@@ -150,8 +155,8 @@ rule generate_picture:
     # All of them: one job asks for the pictures of all, and the others would only wait for it.
     threads: 64
     params:
-        settings=lambda wildcards: value(picture_settings(wildcards)),
-        siblings=untracked(picture_slices.other_pictures),
+        settings=picture_settings,
+        siblings=untracked(picture_slices.shots),
         how=untracked(picture_slices.how),
         judge=face_instruments,
         probe=content_of(face_probe),
@@ -187,8 +192,8 @@ rule draw_picture:
     resources:
         gpu=1,
     params:
-        settings=lambda wildcards: value(picture_settings(wildcards)),
-        siblings=untracked(picture_slices.other_pictures),
+        settings=picture_settings,
+        siblings=untracked(picture_slices.shots),
         how=untracked(picture_slices.how),
         judge=face_instruments,
         probe=content_of(face_probe),

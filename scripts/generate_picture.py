@@ -18,7 +18,9 @@ def main() -> None:
     parser = jobs.parser(__doc__, heavy=True)
     parser.add_argument("--name", required=True, help="name of the shot, or reference")
     parser.add_argument("--reference", type=path, help="the reference picture; null for the reference itself")
-    parser.add_argument("--siblings", type=value, default={}, help="what to get on a miss: settings by shot, JSON")
+    parser.add_argument(
+        "--siblings", type=value, default=[], help="what to get on a miss: [shot, settings] of each, JSON"
+    )
     parser.add_argument("--how", type=value, required=True, help="addresses, prices and what may be spent, JSON")
     parser.add_argument("--judge", type=value, help="the instruments that compare faces, JSON")
     parser.add_argument("--purchases", type=Path, required=True, help="file in which answers are counted")
@@ -35,7 +37,7 @@ def main() -> None:
     if source == "diffusers" and os.path.isdir(folder := os.path.expanduser(how["model"])):
         content = generating.content_of_model(Path(folder), store, log)
     batch = generating.Batch(
-        {**arguments.siblings, name: arguments.settings},
+        {**dict(arguments.siblings), name: arguments.settings},
         arguments.reference,
         store,
         lambda: likeness.open_checker(

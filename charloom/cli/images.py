@@ -65,7 +65,7 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
     reference = made.reference if made.reference.is_file() else None
     missing = list(character.shot_names)
     if reference:
-        wanted = {name: picture_slices.wanted(character, name) for name in character.shot_names}
+        wanted = picture_slices.wanted(character)
         content = None
         if generation.source == "diffusers":
             from charloom.dataset.sources.diffusers import folder_of

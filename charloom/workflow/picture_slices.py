@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any
 
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.generation import REFERENCE, is_local
 from charloom.core.canonical import canonical_json
-from charloom.dataset import sources
-from charloom.dataset.sources import generated
+from charloom.core.versions import RECIPES
+from charloom.dataset import prompts, sources
 from charloom.workflow import slices
 
 
-def wanted(character: Character, shot_name: str | None) -> dict[str, Any]:
-    """What one picture depends on: ``picture``, the settings of its order, and which attempt counts."""
+def wanted(character: Character) -> dict[str, dict[str, Any]]:
+    """What each picture depends on, by shot and for the reference: ``picture``, the settings of its order, and which
+    attempt counts.
+
+    The prompts are those of the prompt sheet.
+    """
     generation = character.generation
     assert generation is not None
-    shot = character.shot(shot_name) if shot_name else None
-    looks = sources.get(generation.source).picture(character)
-    given = {"picture": generated.ordered(character, shot, looks)}
-    if first := generation.attempts.get(shot_name or REFERENCE, 0):
-        given["first"] = first
-    if shot_name and generation.identity != "none":
-        given |= {"identity": generation.identity, "retry": generation.retry}
-    return given
+    looks = {"source": generation.source, **sources.get(generation.source).picture(character)}
+    sheet = prompts.sheet(json.loads(slices.prompt_sheet(character)))
+    words = {REFERENCE: sheet.reference, **{name: prompt for _, name, prompt in sheet.shots}}
+    seen: Counter[str] = Counter()
+    found: dict[str, dict[str, Any]] = {}
+    for name, prompt in words.items():
+        # Two shots with the same words are two pictures.
+        twin = {"twin": seen[prompt]} if seen[prompt] else {}
+        seen[prompt] += name != REFERENCE
+        found[name] = {"picture": {**looks, "prompt": prompt, **twin, "recipe": RECIPES["generated"]}}
+        if first := generation.attempts.get(name, 0):
+            found[name]["first"] = first
+        if name != REFERENCE and generation.identity != "none":
+            found[name] |= {"identity": generation.identity, "retry": generation.retry}
+    return found
 
 
-def picture(character: Character, shot_name: str | None) -> str:
-    """For one generated picture; None is the reference."""
-    return canonical_json(wanted(character, shot_name))
-
-
-def other_pictures(character: Character) -> str:
-    """All of them, to be got in one go (see ``untracked`` in common.smk)."""
-    return canonical_json({name: wanted(character, name) for name in character.shot_names})
+def shots(character: Character) -> str:
+    """For all pictures but the reference, in the order of the plan, to be got in one go."""
+    return canonical_json([[name, one] for name, one in wanted(character).items() if name != REFERENCE])
 
 
 def how(character: Character) -> str:

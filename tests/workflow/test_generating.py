@@ -58,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def by_shot(character: Character) -> dict[str, dict[str, Any]]:
-    return {name: picture_slices.wanted(character, name) for name in character.shot_names}
+    return dict(json.loads(picture_slices.shots(character)))
 
 
 def keys(character: Character, reference: Path) -> dict[str, str]:
@@ -111,8 +111,8 @@ def test_another_reference_means_other_pictures(folder: Path) -> None:
 def test_no_slice_holds_a_key_or_an_address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     character = generated(folder, gemini={"base_url": "http://127.0.0.1:1"})
-    everything = picture_slices.how(character) + picture_slices.other_pictures(character)
-    assert KEY not in everything and "127.0.0.1" not in picture_slices.other_pictures(character)
+    everything = picture_slices.how(character) + picture_slices.shots(character)
+    assert KEY not in everything and "127.0.0.1" not in picture_slices.shots(character)
 
 
 class Desk:
@@ -232,8 +232,8 @@ def test_the_job_by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(character: Character, shot: str) -> Any:
         arguments = (
-            "--name", shot, "--reference", "reference.png", "--settings", picture_slices.picture(character, shot),
-            "--siblings", picture_slices.other_pictures(character), "--how", picture_slices.how(character),
+            "--name", shot, "--reference", "reference.png", "--settings", json.dumps(by_shot(character)[shot]),
+            "--siblings", picture_slices.shots(character), "--how", picture_slices.how(character),
             "--judge", "null", "--purchases", "work/purchases/mara.jsonl", "--log", f"logs/{shot}.log",
             "--output", f"out/{shot}.png", "--record", f"out/{shot}.json",
         )  # fmt: skip
@@ -248,15 +248,15 @@ def test_the_job_by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert keyless.stderr == "error: GEMINI_API_KEY: is not set; put your API key into this environment variable\n"
         monkeypatch.setenv("GEMINI_API_KEY", KEY)
         done = run(character, "closeup-01")
-        spent = "images.budget: is spent (2 pictures and 1.00 of money) before medium-01; raise it to go on"
+        spent = "images.budget: is spent (2 pictures and 1.00 of money) before fullbody-01; raise it to go on"
         assert done.returncode == 0 and f"the other pictures have to wait: {spent}" in done.stderr
         assert len(fake.asked) == 3  # one refusal costs nothing
-        over = run(character, "medium-01")
+        over = run(character, "fullbody-01")
         assert over.returncode == 1 and f"error: {spent}" in over.stderr and len(fake.asked) == 3
-        done = run(generated(folder, gemini=own, budget={"money": 1.5}), "medium-01")
+        done = run(generated(folder, gemini=own, budget={"money": 1.5}), "fullbody-01")
     assert done.returncode == 0 and len(fake.asked) == 4, done.stderr
     assert fake.asked[1].prompt == fake.asked[2].prompt
-    record = json.loads(Path("out/medium-01.json").read_text())
+    record = json.loads(Path("out/fullbody-01.json").read_text())
     assert record["source"] == "gemini" and record["attempt"] == 0 and record["identity"] is None
     texts = [path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file()]
     assert not [text for text in [done.stderr, *texts] if KEY in text]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charloom.core.versions import RECIPES
-from charloom.dataset import prompts
 from charloom.dataset.sources import folder
 
 if TYPE_CHECKING:
@@ -27,27 +25,6 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
     """For the reference that is the user's own: it is copied as the images of a folder are."""
     return {"source": "folder", **folder.settings(character, shot)}
-
-
-def prompt(character: Character, shot: Shot | None) -> str:
-    """What the generator is told: the concept alone for the reference, else the shot with the appearance."""
-    return prompts.shot_prompt(character.appearance, shot.phrases()) if shot else character.concept
-
-
-def ordered(character: Character, shot: Shot | None, picture: dict[str, Any]) -> dict[str, Any]:
-    """Everything that decides how one picture looks; ``picture`` are the settings of its generator."""
-    assert character.generation is not None
-    words = prompt(character, shot)
-    # Two shots with the same words are two pictures.
-    before = character.shots[: character.shots.index(shot)] if shot else ()
-    twin = sum(prompt(character, other) == words for other in before)
-    return {
-        "source": character.generation.source,
-        **picture,
-        "prompt": words,
-        **({"twin": twin} if twin else {}),
-        "recipe": RECIPES["generated"],
-    }
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
