@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from small_project import edit
 
 from charloom.config import portable
 from charloom.config.character import Character
+from charloom.config.generation import GENERATORS
 from charloom.config.project import load
 from charloom.core import layout
 from charloom.core.errors import UserError
@@ -365,6 +367,31 @@ def test_a_mistake_is_one_line_without_the_secret(folder: Path, name: str) -> No
     lines = [line for line in str(caught.value).splitlines() if "has no closeup" not in line and "has no" not in line]
     assert any(line.startswith(f"{MARA}: {expected}") for line in lines), lines
     assert KEY not in str(caught.value)
+
+
+def examples() -> list[str]:
+    text = (small_project.ROOT / "docs/sources.md").read_text(encoding="utf-8")
+    return re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(examples())))
+def test_the_examples_of_the_page_work_as_they_stand(folder: Path, number: int) -> None:
+    given = yaml.safe_load(examples()[number])
+    small_project.write_yaml(folder / "config/bases/z-image-turbo.yaml", small_project.BASE)
+    places = {"1": {"class_type": "X", "inputs": {"a": "{prompt}", "b": "{reference}", "c": "{seed}"}}}
+    (folder / "my-edit.json").write_text(json.dumps(places))
+    images = {"count": 3, **given.pop("images")}
+    if "attempts" in images:
+        images["attempts"] = {"closeup-01": 1}  # Mara here has three shots
+    edit(folder / MARA, images=images, **given)
+    character = load(folder, ready="mara", image_problems=sources.problems).characters["mara"]
+    assert character.generation and character.generation.source == images["source"]
+    assert len(keys(character, small_project.picture(folder / "reference.png", (64, 64)))) == 3
+
+
+def test_every_source_has_an_example() -> None:
+    shown = {yaml.safe_load(text).get("images", {}).get("source") for text in examples()}
+    assert shown == set(GENERATORS)
 
 
 def test_a_reference_of_one_s_own_needs_no_concept(folder: Path) -> None:

@@ -86,7 +86,7 @@ class Gemini:
 
     def _config(self, order: Order) -> Any:
         size = order.settings["size"]
-        shape = {"aspect_ratio": order.settings["aspect_ratio"], **({} if size == "own" else {"image_size": str(size)})}
+        shape = {"aspect_ratio": order.settings["aspect_ratio"], **({} if size == "own" else {"image_size": size})}
         return self.types.GenerateContentConfig(
             response_modalities=["TEXT", "IMAGE"],
             image_config=self.types.ImageConfig(**shape),
