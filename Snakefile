@@ -15,6 +15,7 @@ report: "rules/captions/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/generator_inputs.smk"
 include: "rules/terminal.smk"
 
 

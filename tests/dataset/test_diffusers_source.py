@@ -160,7 +160,7 @@ def test_a_folder_counts_by_what_it_holds(tmp_path: Path) -> None:
     (model / "README.md").write_text("y")
     moved = model.rename(tmp_path / "elsewhere")
     assert content_of_model(moved, store, print) == before
-    (moved / "vae/weights.safetensors").write_bytes(b"abd")
+    (moved / "vae/weights.safetensors").write_bytes(b"xyz")
     assert content_of_model(moved, store, print) != before
 
 

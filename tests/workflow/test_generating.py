@@ -184,7 +184,7 @@ def test_without_retry_a_stranger_is_named(folder: Path) -> None:
 
 
 def test_if_all_are_strangers_the_nearest_is_taken(folder: Path) -> None:
-    desk = Desk(folder, generated(folder, retry=2, identity=1.0), {"closeup-01": "shs"})
+    desk = Desk(folder, generated(folder, retry=2, identity=1.0), {"closeup-01": "sht"})
     found = desk.get()
     assert [one for one in desk.bought if "closeup" in one] == ["closeup-01 0", "closeup-01 1", "closeup-01 2"]
     assert found["closeup-01"].order.attempt == 1
