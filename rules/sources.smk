@@ -85,8 +85,7 @@ rule generate_picture:
     priority: 40
     conda:
         "../envs/charloom.yaml"
-    # All of them: one job asks for the pictures of all, and the others would only wait for it.
-    threads: 64
+    threads: 1
     params:
         settings=picture_settings,
         siblings=untracked(picture_slices.shots),

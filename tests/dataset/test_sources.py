@@ -97,7 +97,7 @@ class Shop:
         return self.store.path(KIND, self.order(number).key, ".png").read_bytes()
 
     def counted(self) -> list[str]:
-        return [line["what"] for line in Purchases(self.file).lines]
+        return [line["what"] for line in Purchases(self.file).lines if line["what"] != "stopped"]
 
 
 @pytest.fixture
@@ -230,6 +230,20 @@ def test_what_was_given_up_is_not_asked_for_by_every_job_of_a_run(
     assert shop.get(1) == first and len(fake.asked) == 4
     monkeypatch.setenv(RUN, "run 2")
     assert shop.get(1) == {} and len(fake.asked) == 5
+
+
+def test_jobs_that_waited_do_not_wait_again_for_a_server_in_trouble(
+    shop: Shop, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUN, "run 1")
+    fake.moods = [429] * 20
+    for _ in range(3):
+        with pytest.raises(UserError, match="no picture after 7 tries"):
+            shop.get(1)
+    assert len(fake.asked) == 7
+    fake.moods = []
+    monkeypatch.setenv(RUN, "run 2")
+    assert shop.get(1) == {}
 
 
 WRONG: dict[str, tuple[Any, str]] = {

@@ -14,8 +14,8 @@ from typing import Any
 
 from charloom.core.errors import UserError, disk_problem
 
-BOUGHT, LOST, REFUSED, FAILED = "bought", "lost", "refused", "failed"
-"""A picture came; an answer was lost that may have been charged for; none was drawn; it was given up."""
+BOUGHT, LOST, REFUSED, FAILED, STOPPED = "bought", "lost", "refused", "failed", "stopped"
+"""A picture came; an answer was lost that may have been charged for; none was drawn; it was given up; all were."""
 CHARGED = (BOUGHT, LOST)
 RUN = "CHARLOOM_RUN"
 """Environment variable: the run of snakemake that a job belongs to."""
@@ -84,11 +84,15 @@ class Purchases:
 
     def given_up(self, key: str) -> str | None:
         """Why a picture was given up earlier in this run; None if it was not."""
+        return next((str(one.get("why")) for one in self._of_run(FAILED) if one["key"] == key), None)
+
+    def stopped(self) -> str | None:
+        """Why no further picture could be had earlier in this run; None if they could."""
+        return next((str(one.get("why")) for one in self._of_run(STOPPED)), None)
+
+    def _of_run(self, what: str) -> list[dict[str, Any]]:
         run = os.environ.get(RUN)
-        if not run:
-            return None
-        known = [line for line in self.lines if line["key"] == key and line["what"] == FAILED]
-        return str(known[-1].get("why", "")) if known and known[-1].get("run") == run else None
+        return [line for line in self.lines if run and line.get("run") == run and line["what"] == what]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

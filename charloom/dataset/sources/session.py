@@ -16,7 +16,7 @@ from charloom.core import pictures
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.dataset.sources.orders import KIND, Again, Artist, Order, Refused, Wrong
-from charloom.dataset.sources.purchases import BOUGHT, FAILED, LOST, REFUSED, Budget, Purchases
+from charloom.dataset.sources.purchases import BOUGHT, FAILED, LOST, REFUSED, STOPPED, Budget, Purchases
 
 SMALLEST = 32
 """Pictures with an edge below this (pixels) are thumbnails or placeholders, not what was asked for."""
@@ -66,6 +66,9 @@ class Session:
             UserError: no further picture can be had; those that came are stored.
         """
         missing = [one for one in orders if not self.store.has(KIND, one.key, ".png")]
+        # Jobs that have waited for this one would all be as patient again, one after the other.
+        if missing and (why := self.purchases.stopped()):
+            raise UserError(why)
         failed: dict[str, str] = {}
         for number, order in enumerate(missing, 1):
             if why := self.purchases.given_up(order.key):
@@ -78,6 +81,9 @@ class Session:
                 self.purchases.note(FAILED, order.name, order.key, why=str(error))
                 self.log(f"{order.name}: {error}")
                 continue
+            except UserError as error:
+                self.purchases.note(STOPPED, order.name, order.key, why=str(error))
+                raise
             cost = f", {self.purchases.money:.2f} spent" if self.budget.price else ""
             self.log(f"{order.name}: there ({number} of {len(missing)}{cost})")
         return failed
