@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            for start in range(12):
+            for start in range(200):
                 self.wfile.write(body[start : start + 1])
                 self.wfile.flush()
                 time.sleep(0.05)
@@ -236,6 +236,7 @@ class ComfyUI(_Handler):
             self.fake.asked.append(asked)
             mood = self.fake.moods.pop(0) if self.fake.moods else "well"
         if isinstance(mood, int):
+            type(self).uploads = {}  # as if it was started again
             self.answer(mood, {"error": "busy"})
         elif mood == "refused":
             found = {"type": "value_not_in_list", "extra_info": {"input_name": "unet_name"}}
