@@ -10,8 +10,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from charloom.config import schema
 
@@ -62,13 +64,17 @@ class Generation:
 
     @property
     def paid(self) -> bool:
-        """Whether pictures are charged for: by a server that is not on this machine."""
+        """Whether pictures are charged for: by a server that is not one's own."""
         return self.source in PAID and not is_local(self.settings.get("base_url", ""))
 
 
 def is_local(address: str) -> bool:
-    """Whether an address is on this machine."""
-    return bool(re.match(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)", address))
+    """Whether an address is on this machine or in its own network, where nothing is charged for."""
+    try:
+        host = urlsplit(address).hostname or ""
+        return host == "localhost" or host.endswith((".localhost", ".local")) or ip_address(host).is_private
+    except ValueError:
+        return False
 
 
 def read(images: Mapping[str, Any]) -> Generation | None:
@@ -115,7 +121,9 @@ def mistakes(images: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
         elif key == "base_url" and not re.match(r"https?://[^/\s]", address):
             lines.append(f"{where}.{key}: is no address; write one that begins with https://")
         elif key == "base_url" and address.startswith("http://") and not is_local(address):
-            lines.append(f"{where}.{key}: would send the key unencrypted; use https://, or a server on this machine")
+            lines.append(
+                f"{where}.{key}: would send the key unencrypted; use https://, or a server in your own network"
+            )
     if found.reference == GENERATOR and found.source not in PAID:
         lines.append(f"images.reference: {found.source} needs a picture to begin with; use z-image, or name a file")
     if found.file and not Path(found.file).is_file():

@@ -15,7 +15,7 @@ from PIL import Image
 from small_project import edit
 
 from charloom.config.character import Character
-from charloom.config.generation import GENERATORS
+from charloom.config.generation import GENERATORS, is_local
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.core.store import Store
@@ -103,6 +103,27 @@ def test_a_mistake_is_one_line_without_the_secret(folder: Path, name: str) -> No
     lines = [line for line in str(caught.value).splitlines() if "has no closeup" not in line and "has no" not in line]
     assert any(line.startswith(f"{MARA}: {expected}") for line in lines), lines
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://localhost", True),
+        ("http://[::1]:8000", True),
+        ("http://192.168.1.7:8000/v1", True),
+        ("http://studio.local/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("http://127.0.0.1.example.org", False),
+        ("http://localhost.example.org", False),
+        ("http://8.8.8.8", False),
+        ("", False),
+        ("http://[", False),
+    ],
+)
+def test_whose_server_it_is(address: str, own: bool) -> None:
+    """Only to one's own may a key go unencrypted, and only there nothing is charged for."""
+    assert is_local(address) == own
 
 
 def examples() -> list[str]:
