@@ -25,7 +25,7 @@ rule draw_reference:
     priority: 50
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
@@ -120,7 +120,7 @@ rule draw_picture:
     priority: 40
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:
