@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fake_generators import png
 from PIL import Image
 from tiny_models import CAPTION_WIDTH, build_tokenizer
@@ -26,7 +27,6 @@ SETTINGS = {"source": "diffusers", "width": 64, "height": 96, "num_inference_ste
 @pytest.fixture(scope="module")
 def klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny FLUX.2 klein."""
-    import torch
     from diffusers import (
         AutoencoderKLFlux2,
         FlowMatchEulerDiscreteScheduler,
@@ -165,6 +165,7 @@ def test_a_folder_counts_by_what_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("offload", ["none", "model", "sequential"])
 def test_on_a_gpu_a_picture_is_the_same_wherever_the_weights_are(
     klein: Path, order: Callable[..., Order], offload: str
