@@ -165,6 +165,12 @@ class Character:
         return differential["class"] if differential["enabled"] else None
 
     @property
+    def reference_texts(self) -> dict[str, str]:
+        """The text that the base draws the reference from, by the stem of its embedding; none if it draws none."""
+        drawn = self.generation and self.generation.base_draws
+        return {"_prompt-reference": self.concept} if drawn else {}
+
+    @property
     def prompt_names(self) -> list[str]:
         """Names of the sample prompts in their order."""
         return [prompt.name for prompt in self.sample_prompts]

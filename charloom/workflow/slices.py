@@ -155,8 +155,7 @@ def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
     found |= {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
-    if character.generation and character.generation.base_draws:
-        found["_prompt-reference"] = character.concept
+    found |= character.reference_texts
     return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
 
 
