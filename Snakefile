@@ -15,6 +15,7 @@ report: "rules/captions/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/generator_inputs.smk"
 include: "rules/terminal.smk"
 
 
@@ -45,6 +46,8 @@ localrules:
     make_reference,
     make_source_image,
     convert_picture,
+    generate_reference,
+    generate_picture,
     crop_watermark,
     write_caption,
     take_caption,
@@ -87,6 +90,7 @@ rule all:
 
 
 include: "rules/dataset.smk"
+include: "rules/sources.smk"
 include: "rules/base.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"

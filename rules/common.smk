@@ -228,12 +228,12 @@ def image_of(wildcards):
 
 
 def own_image(wildcards):
-    """The user's file for an image of the data set or for the reference; None if it is drawn."""
+    """The user's file for an image of the data set or for the reference; None if it is made."""
     character = person(wildcards.character)
     part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
     if part:
         return part.files[image]
-    if character.source != "folder":
+    if character.source == "paperdoll":
         return None
     shot = character.shot(image) if image else None
     return next(iter(sources.get(character.source).inputs(character, shot)), None)
@@ -245,7 +245,7 @@ def source_inputs(wildcards):
     if lines := image_problems(character.id):
         stop(lines)
     part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
-    if part or character.source == "folder":
+    if part or character.source != "paperdoll":
         return []
     return sources.get(character.source).inputs(
         character, character.shot(image) if image else None

@@ -68,7 +68,7 @@ def lint(name: Annotated[str, typer.Argument(help="a character or style, by name
     from charloom.core.store import Store
     from charloom.dataset import lint as checks
     from charloom.dataset import sources
-    from charloom.workflow import lint_files, slices
+    from charloom.workflow import likeness, lint_files, slices
 
     root = _workflow_folder()
     name = _named(name)
@@ -85,6 +85,7 @@ def lint(name: Annotated[str, typer.Argument(help="a character or style, by name
     texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}
     settings = json.loads(slices.lint(character, base))
     found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
+    found += likeness.findings(layout.Results(root / layout.results(name).root), character.shot_names)
     for folder in (*inventory.PROJECTS, "bases", "plans"):
         found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
     findings = checks.in_order(found)
@@ -145,6 +146,30 @@ def plan(
     output = planning.dry_run(files, root)
     for line in [*planning.remarks(output), *planning.summary(planning.groups(output))]:
         print(line)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@_one_line
+def images(
+    name: Annotated[str, typer.Argument(help="a character whose pictures are generated")],
+    options: Annotated[list[str] | None, typer.Argument(help="options for snakemake, such as --profile")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only say how many, and what they cost")] = False,
+) -> None:
+    """Generate a character's pictures: those that are missing, and nothing else."""
+    from charloom.cli import images as generation
+    from charloom.config import project
+    from charloom.core.store import Store
+    from charloom.dataset import sources
+
+    root = _workflow_folder()
+    name = _known(name)
+    workflow = project.load(root, ready=name, image_problems=sources.problems)
+    character = workflow.character(name)
+    found = generation.outlook(root, character, Store(root / workflow.store))
+    for line in generation.lines(found, workflow.bases[character.base]):
+        print(line, flush=True)
+    if not dry_run:
+        generation.run(root, found, options or [])
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Any
 from charloom.config import datasets, image_folder, inventory, kinds
 from charloom.config.datasets import DataSet
 from charloom.config.gallery import Scene
+from charloom.config.generation import Generation
 from charloom.core import words
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
@@ -95,6 +96,8 @@ class Character:
     """Which people and scenes these show."""
     gallery: tuple[Scene, ...] = ()
     """Scenes for the finished LoRA."""
+    generation: Generation | None = None
+    """How the images are generated, if they are."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The character file as it was written, checked but without anything filled in."""
 
@@ -196,6 +199,12 @@ class Character:
         """What replaces the trigger in class captions; None unless differential output preservation is on."""
         differential = self.recipe["train"]["preservation"]["differential"]
         return differential["class"] if differential["enabled"] else None
+
+    @property
+    def reference_texts(self) -> dict[str, str]:
+        """The text that the base draws the reference from, by the stem of its embedding; none if it draws none."""
+        drawn = self.generation and self.generation.base_draws
+        return {"_prompt-reference": self.concept} if drawn else {}
 
     @property
     def prompt_names(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from charloom.config import gallery, schema
+from charloom.config import gallery, generation, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 
@@ -42,7 +42,10 @@ def character_file(character: Character) -> str:
     cut = {"right": 0, "bottom": 0}
     images = dict(written["images"])
     crop = dict(character.crop)
-    if character.source == "folder":
+    if character.generation:
+        # The pictures travel with the character: another machine would get other ones.
+        images = {key: value for key, value in images.items() if key not in generation.KEYS} | {"source": "folder"}
+    if images["source"] == "folder":
         images["path"], crop = pictures_of(character.id), {**crop, **cut}
     written |= {
         "images": images,

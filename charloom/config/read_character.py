@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, gallery, inventory, kinds, knobs, plans, previews, schema, yaml
+from charloom.config import datasets, gallery, generation, inventory, kinds, knobs, plans, previews, schema, yaml
 from charloom.config.character import Character, SamplePrompt
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -77,12 +77,14 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         ship=data.get("ship"),
         datasets=tuple(sets),
         gallery=gallery.read(data.get("gallery"), data["trigger"], recipe["sample"], context["gallery"](base)),
+        generation=generation.read(images),
         written=data,
     )
     texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and datasets.is_blank(text)}
     silent = {shot.name for shot in shots if not texts[shot.name] and character.missing(shot)}
     character = replace(character, blank=frozenset(blank) | silent)
+    wrong += generation.mistakes(images, character.shot_names)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     scenes = gallery.mistakes(data.get("gallery"), character.gallery, character.trigger, context["root"])
@@ -98,12 +100,12 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
 
 
 def cropped(given: dict[str, int], source: str, resolutions: list[int]) -> dict[str, int]:
-    """The crop with its defaults: the user's own images are not cut unless the file says so.
+    """The crop with its defaults: the user's own images and generated ones are not cut unless the file says so.
 
     Uncut images need edges of at least half the smallest training resolution, as elongated ones of the same area
     have (832 x 1216).
     """
-    uncut = {"right": 0, "bottom": 0} if source == "folder" else {}
+    uncut = {} if source == "paperdoll" else {"right": 0, "bottom": 0}
     crop = {**schema.defaults(schema.load_schema("crop")), **uncut, **given}
     whole = not crop["right"] and not crop["bottom"] and "minimum" not in given
     return {**crop, "minimum": min(crop["minimum"], min(resolutions) // 2)} if whole else crop
@@ -152,7 +154,8 @@ def _literal(data: dict[str, Any], character: Character) -> list[str]:
 def _mistakes(character: Character) -> list[str]:
     """What a schema cannot check, each as ``key: what is wrong; what to do``."""
     found = []
-    if not character.concept and character.source != "folder":
+    drawn = character.source != "folder" and not (character.generation and character.generation.file)
+    if not character.concept and drawn:
         found.append("concept.prompt: is missing; describe the neutral reference that the images are made from")
     if character.source != "folder":
         if not character.appearance:

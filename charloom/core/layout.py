@@ -73,6 +73,10 @@ class Results(_Folder):
         """An image before its watermark is cropped."""
         return self.root / "source" / f"{image}.png"
 
+    def source_record(self, image: str) -> Path:
+        """How a generated image came about."""
+        return self.root / "source" / f"{image}.json"
+
     @property
     def dataset(self) -> Path:
         """The folder of all images and captions that are trained on."""
@@ -250,6 +254,10 @@ class Work(_Folder):
     def prepared(self, name: str, suffix: str = ".safetensors") -> Path:
         """A transformer prepared for training (:func:`prepared_name`); its record with the suffix ``.json``."""
         return self.root / "bases" / f"{name}{suffix}"
+
+    def purchases(self, character: str) -> Path:
+        """What was asked of generators of images, and spent."""
+        return self.root / "purchases" / f"{character}.jsonl"
 
     @property
     def settings(self) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 RECIPES: dict[str, int] = {
     "source": 3,
     "folder": 3,
+    "generated": 1,
     "crop": 3,
     "lint": 2,
     "prompts": 1,

@@ -85,7 +85,7 @@ def bundle(character: Character, base: Base) -> str:
             "id": character.id,
             "name": character.name,
             "trigger": character.trigger,
-            "source": character.source,
+            "source": "folder" if character.generation else character.source,
             "base": base.name,
             "license": base.license,
             "miniature": base.miniature,

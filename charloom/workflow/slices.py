@@ -154,6 +154,7 @@ def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
     found |= {f"_prompt-{name}": prompt for name, prompt in character.prompt_texts.items()}
+    found |= character.reference_texts
     return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
 
 

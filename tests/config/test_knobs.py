@@ -9,7 +9,7 @@ import pytest
 import small_project
 from small_project import edit
 
-from charloom.config import knob_table, knobs, schema, yaml
+from charloom.config import generation, knob_table, knobs, schema, yaml
 from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.core.canonical import file_digest
@@ -28,7 +28,12 @@ def test_the_page_is_up_to_date() -> None:
 def test_the_page_says_everything_about_a_knob() -> None:
     page = knob_table.page()
     of_sets = schema.load_schema("dataset")["properties"]
-    for name, node in {**KNOBS, **{f"datasets[].{key}": node for key, node in of_sets.items()}}.items():
+    images = schema.load_schema("character")["properties"]["images"]["properties"]
+    of_images = {f"images.{key}": node for key, node in images.items() if "x-reruns" in node}
+    for source in generation.GENERATORS:
+        of_images |= {f"images.{source}.{key}": node for key, node in images[source]["properties"].items()}
+    of_sets = {f"datasets[].{key}": node for key, node in of_sets.items()}
+    for name, node in {**KNOBS, **of_sets, **of_images}.items():
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert node["description"] in row and row.endswith(f"| {node['x-reruns']} |")
         assert "default" not in node or f"`{knob_table.shown(node['default'])}`" in row

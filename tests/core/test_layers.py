@@ -19,7 +19,7 @@ BELOW = {
     "train": ("engine",),
     "paperdoll": ("core",),
     "judge": ("paperdoll", "base"),
-    "dataset": ("paperdoll", "config"),
+    "dataset": ("paperdoll", "deliver"),
     "interop": ("dataset",),
     "report": ("dataset", "zimage"),
     "deliver": ("base",),
