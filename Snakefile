@@ -15,6 +15,7 @@ report: "rules/captions/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/generator_inputs.smk"
 include: "rules/terminal.smk"
 
 
@@ -26,6 +27,7 @@ wildcard_constraints:
     text="_[a-z0-9-]+",
     step="[0-9]{6}",
     prompt="[0-9]{2}",
+    scene="[0-9]{2}",
     strength="[0-9][.][0-9]{2}",
     drift="[0-9]{2}-(class|steps)",
     adapter="[a-z0-9][a-z0-9._-]*",
@@ -43,8 +45,12 @@ localrules:
     write_prompts,
     make_reference,
     make_source_image,
+    convert_picture,
+    generate_reference,
+    generate_picture,
     crop_watermark,
     write_caption,
+    take_caption,
     lint_dataset,
     write_manifest,
     draw_grid,
@@ -53,6 +59,7 @@ localrules:
     write_report,
     write_index,
     export_final,
+    write_gallery,
     write_comfyui,
     make_bundle,
 
@@ -83,6 +90,7 @@ rule all:
 
 
 include: "rules/dataset.smk"
+include: "rules/sources.smk"
 include: "rules/base.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"
@@ -92,6 +100,7 @@ include: "rules/validate.smk"
 include: "rules/strengths.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+include: "rules/gallery.smk"
 include: "rules/deliver.smk"
 
 

@@ -13,7 +13,7 @@ from shlex import quote
 from snakemake.io import strip_wildcard_constraints
 
 from charloom.workflow import arguments, delivery, judge_slices
-from charloom.workflow import lean, slices, targets
+from charloom.workflow import gallery_slices, lean, slices, targets
 from charloom.base import locks
 from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
@@ -64,7 +64,7 @@ atexit.register(CONTENTS.save)
 
 # If each start of the trainer makes one checkpoint, its previews and scores (priorities 4 to 2) come before the next
 # start. If one start makes all checkpoints, they come afterwards, so that one process draws for every checkpoint.
-RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.characters.values()}
+RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.projects.values()}
 TRAINING = 1 if any(RUN_AHEAD) else 8
 
 # Defines `run NAME …`, which calls a script. A prefix is not part of a rule's recorded text, so that neither another
@@ -82,6 +82,9 @@ EXPORTS = {
 PREFIX = (
     f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "
     f'run() {{ name="$1"; shift; {START}/"$name".py "$@"; }}; '
+    # What the store has, put at its place as charloom.core.store does it, but without starting Python.
+    'stored() { [ -f "$1" ] && if [ -n "$(find "$1" -size +8191)" ] && ln -f "$1" "$2.tmp" 2>/dev/null; then :; '
+    'else cat "$1" > "$2.tmp"; fi && mv -f "$2.tmp" "$2"; }; '
 )
 shell.prefix(PREFIX.replace("{", "{{").replace("}", "}}"))
 
@@ -176,13 +179,15 @@ def step_names(steps_of):
 @cache
 def image_problems(name):
     """What keeps a character's images from being made."""
-    return sources.problems(WORKFLOW.characters[name])
+    return sources.problems(WORKFLOW.projects[name])
 
 
 def pages_and_file(name):
-    """What is made for a character."""
-    made = results(name)
-    return [made.final, made.report, made.prompt_page]
+    """What is made for a character; a style has no sheet of prompts for pictures."""
+    made, character = results(name), WORKFLOW.characters.get(name)
+    sheet = [] if name in WORKFLOW.styles else [made.prompt_page]
+    scenes = [made.gallery] if character and character.gallery else []
+    return [made.final, made.report, *sheet, *scenes]
 
 
 @cache
@@ -225,12 +230,12 @@ def image_of(wildcards):
 
 
 def own_image(wildcards):
-    """The user's file for an image of the data set or for the reference; None if it is drawn."""
+    """The user's file for an image of the data set or for the reference; None if it is made."""
     character = person(wildcards.character)
     part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
     if part:
         return part.files[image]
-    if character.source != "folder":
+    if character.source == "paperdoll":
         return None
     shot = character.shot(image) if image else None
     return next(iter(sources.get(character.source).inputs(character, shot)), None)
@@ -242,7 +247,7 @@ def source_inputs(wildcards):
     if lines := image_problems(character.id):
         stop(lines)
     part, image = image_of(wildcards) if wildcards.get("shot") else (None, None)
-    if part or character.source == "folder":
+    if part or character.source != "paperdoll":
         return []
     return sources.get(character.source).inputs(
         character, character.shot(image) if image else None
@@ -322,14 +327,9 @@ def shippable_checkpoints(wildcards):
 def bundle_extras(wildcards):
     """Files that the bundle takes along where a rule makes them."""
     made = results(wildcards.character)
-    wanted = [made.root / "gallery" / "index.html"]
-    if person(wildcards.character).strengths:
-        wanted.append(made.strengths)
-    return [
-        path
-        for path in wanted
-        if any(one.is_producer(path.as_posix()) for one in workflow.rules)
-    ]
+    character = person(wildcards.character)
+    scenes = [made.gallery] if character.gallery else []
+    return [*scenes, *([made.strengths] if character.strengths else [])]
 
 
 def products(name, further=()):
@@ -344,6 +344,7 @@ def products(name, further=()):
         "step": [f"{step:06d}" for step in sorted(steps)],
         "prompt": character.prompt_names,
         "strength": [f"{strength:.2f}" for strength in character.strengths],
+        "scene": [scene.name for scene in character.gallery],
         "drift": [one["name"] for one in drift.prompts(character)],
     }
     outputs = (str(path) for one in workflow.rules for path in one.output)
@@ -363,7 +364,7 @@ def is_made(target):
     except ValueError:  # on another disk
         return False
     name = path.parts[1] if path.parts[2:] and path.parts[0] == "results" else None
-    if name in WORKFLOW.characters:
+    if name in WORKFLOW.projects:
         steps = map(int, re.findall(r"(?<!\d)\d{6}(?!\d)", path.as_posix()))
         return path.as_posix() in products(name, steps)
     return workflow.is_rule(target) or any(

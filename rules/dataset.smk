@@ -94,6 +94,71 @@ rule crop_watermark:
         "--output {output.image:q} 2> {log:q}"
 
 
+# A picture of a folder whose every picture is used. The first job converts all of them; the others take theirs from the
+# store without starting Python.
+rule convert_picture:
+    output:
+        image=RESULTS.image("{shot}"),
+    log:
+        RESULTS.log("convert_picture", "{shot}"),
+    benchmark:
+        RESULTS.benchmark("convert_picture", "{shot}")
+    wildcard_constraints:
+        character=any_of(WHOLE_FOLDERS),
+        shot="[a-z0-9][a-z0-9_-]*",
+    priority: 30
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=settings(own_files.picture_settings),
+        file=path_of(own_image),
+        content=content_of(own_image),
+        stored=stored_picture,
+        siblings=untracked(pictures_of_folder),
+        cores=lambda wildcards, input: workflow.cores or 1,
+    message:
+        "{wildcards.character}: picture {wildcards.shot}"
+    shell:
+        "stored {params.stored:q} {output.image:q} || "
+        "run convert_picture --user-file {params.file:q} --settings {params.settings:q} "
+        "--siblings {params.siblings:q} --threads {params.cores} "
+        "--output {output.image:q} 2> {log:q}"
+
+
+# Its caption, likewise.
+rule take_caption:
+    output:
+        caption=RESULTS.caption("{shot}"),
+    log:
+        RESULTS.log("take_caption", "{shot}"),
+    benchmark:
+        RESULTS.benchmark("take_caption", "{shot}")
+    wildcard_constraints:
+        character=any_of(WHOLE_FOLDERS),
+        shot="[a-z0-9][a-z0-9_-]*",
+    priority: 30
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=settings_of(slices.caption, "shot"),
+        file=path_of(own_caption),
+        content=content_of(own_caption),
+        stored=stored_caption,
+        siblings=untracked(captions_of_folder),
+    message:
+        "{wildcards.character}: caption {wildcards.shot}"
+    shell:
+        "stored {params.stored:q} {output.caption:q} || "
+        "run take_caption --user-file {params.file:q} --settings {params.settings:q} "
+        "--siblings {params.siblings:q} --output {output.caption:q} 2> {log:q}"
+
+
+ruleorder: convert_picture > crop_watermark
+ruleorder: take_caption > write_caption
+
+
 rule write_caption:
     output:
         caption=RESULTS.caption("{shot}"),

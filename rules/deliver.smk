@@ -22,6 +22,18 @@ rule write_comfyui:
         "--settings {params.settings:q} --log {log:q}"
 
 
+def bundle_settings(character, base):
+    """What the bundle depends on besides files; a style has none."""
+    if character.is_style:
+        stop(
+            [
+                f"{results(character.id).bundle}: a style has no bundle; "
+                f"{results(character.id).final} is all that others need"
+            ]
+        )
+    return delivery.bundle(character, base)
+
+
 rule make_bundle:
     input:
         lora=RESULTS.final,
@@ -48,7 +60,7 @@ rule make_bundle:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings_with_base(delivery.bundle),
+        settings=settings_with_base(bundle_settings),
     message:
         "{wildcards.character}: bundle"
     shell:

@@ -4,7 +4,8 @@
 def own_judge(wildcards):
     """Which instruments judge the character, where its base's judge is auto."""
     name = wildcards.character
-    return results(name).judge if BASES[person(name).base].judge == "auto" else []
+    judge = person(name).judged_by(BASES[person(name).base].judge)
+    return results(name).judge if judge == "auto" else []
 
 
 def judge_gpus(wildcards):
@@ -22,6 +23,11 @@ def base_samples(wildcards):
     character = person(wildcards.character)
     names = character.prompt_names if character.sampled_steps else []
     return [results(character.id).sample(0, name) for name in names]
+
+
+def without_style(wildcards):
+    """What the base draws without the style, from which the judge of a style learns to tell them apart."""
+    return base_samples(wildcards) if person(wildcards.character).is_style else []
 
 
 def drift_samples(wildcards):

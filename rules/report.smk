@@ -4,7 +4,7 @@
 rule write_report:
     input:
         reference="results/{character}/reference.png",
-        prompts="results/{character}/prompts.html",
+        prompts=prompt_page,
         lint="results/{character}/lint.json",
         manifest="results/{character}/dataset.json",
         samples=files_of(
@@ -65,6 +65,9 @@ rule write_report:
 rule write_index:
     input:
         reports=lambda wildcards: [results(name).report for name in reported()],
+        galleries=lambda wildcards: [
+            results(name).gallery for name in reported() if person(name).gallery
+        ],
     output:
         page=report(
             INDEX.as_posix(),
@@ -81,7 +84,7 @@ rule write_index:
     threads: 1
     params:
         settings=lambda wildcards: value(
-            slices.index(person(name) for name in reported())
+            delivery.index(person(name) for name in reported())
         ),
     message:
         "page of all characters"

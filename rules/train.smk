@@ -38,7 +38,8 @@ rule train_segment:
         every=lambda wildcards: person(wildcards.character).recipe["save"]["every"],
         last=lambda wildcards: person(wildcards.character).saved_steps[-1],
     params:
-        settings=settings(slices.train),
+        settings=settings(training_slice),
+        init=path_of(first_lora),
         siblings=untracked(slices.other_samples),
         engine=untracked(slices.engine),
     message:
@@ -47,4 +48,4 @@ rule train_segment:
         "run train_segment {input.manifest:q} --lock {input.lock:q} "
         "--transformer {input.transformer:q} --record {input.record:q} --settings {params.settings:q} "
         "--step {wildcards.step} --until {resources.until} --every {resources.every} --last {resources.last} "
-        "--siblings {params.siblings:q} --engine {params.engine:q} --threads {threads} --output {output.checkpoint:q} --log {log:q}"
+        "--siblings {params.siblings:q} --init {params.init:q} --engine {params.engine:q} --threads {threads} --output {output.checkpoint:q} --log {log:q}"

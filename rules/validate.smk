@@ -59,6 +59,7 @@ rule score_checkpoint:
         manifest="results/{character}/dataset.json",
         pictures=pictures_to_send,
         judge=own_judge,
+        without=without_style,
     output:
         scores=RESULTS.scores("{step}"),
     log:

@@ -6,7 +6,7 @@ from charloom.core import files, tokens
 from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
 from charloom.dataset import lint
-from charloom.workflow import jobs, lint_files
+from charloom.workflow import jobs, likeness, lint_files
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     names = lint.names(settings)
     work = {name: lambda name=name: lint_files.kept_facts(results.image(name), store) for name in names}
     items, unread = lint.made(results, settings, lint_files.gathered(work, arguments.threads))
+    unread += likeness.findings(results, names)
     # The tokenizer is no input: until it is downloaded, token counts are estimates, which are never errors.
     findings = lint.in_order(unread + lint.lint(items, settings, tokens.counter(settings.get("base", {}))))
     record = lint.as_record(findings)

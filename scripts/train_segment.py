@@ -9,13 +9,14 @@ import os
 from pathlib import Path
 
 from charloom.core import files
+from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.engine.options import EngineOptions
 from charloom.train import meeting, progress
 from charloom.train.keys import METRICS
 from charloom.workflow import devices, jobs, launch, training
-from charloom.workflow.arguments import value
+from charloom.workflow.arguments import path, value
 
 APART = "CHARLOOM_PREVIEWS_APART"
 """Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--siblings", type=value, default={"steps": [], "prompts": {}}, help="previews to draw on the way, JSON"
     )
+    parser.add_argument("--init", type=path, help="LoRA to start from")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     gpus = int(os.environ.get("CHARLOOM_GPUS", "1"))
     parser.add_argument("--gpus", type=int, default=gpus, help="GPUs for this one training, if a step has the samples")
@@ -45,7 +47,7 @@ def main() -> None:
     silent = rank is not None and rank[0] > 0
     log = jobs.Log(None if silent else arguments.log, slice_["header"]["title"], mode="a" if rank else "w")
     settings = training.settings_of(slice_, every=arguments.every, last=arguments.last)
-    run = training.key(settings, slice_, arguments.manifest, arguments.record)
+    run = training.key(settings, slice_, arguments.manifest, arguments.record, arguments.init)
     results = Results(arguments.manifest.parent)
 
     def report(line: object) -> None:
@@ -86,7 +88,12 @@ def main() -> None:
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
             engine=options,
             on_checkpoint=None if silent or os.environ.get(APART) else drawing,
-            provenance={"base": arguments.lock["name"], "base_digest": arguments.record["digest"]},
+            init=arguments.init,
+            provenance={
+                "base": arguments.lock["name"],
+                "base_digest": arguments.record["digest"],
+                **({"init_sha256": file_digest(arguments.init)} if arguments.init else {}),
+            },
             ranks=ranks.joined(device),
         )
         train(job, store, arguments.until, on_progress=report, log=report)

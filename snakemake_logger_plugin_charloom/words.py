@@ -10,8 +10,14 @@ STAGES = {
     "write_prompts": ("prompt sheet written", "prompt sheets written"),
     "make_reference": ("reference drawn", "references drawn"),
     "make_source_image": ("picture made", "pictures made"),
+    "convert_picture": ("picture converted", "pictures converted"),
+    "draw_reference": ("reference drawn", "references drawn"),
+    "generate_reference": ("reference generated", "references generated"),
+    "draw_picture": ("picture drawn", "pictures drawn"),
+    "generate_picture": ("picture generated", "pictures generated"),
     "crop_watermark": ("picture cropped", "pictures cropped"),
     "write_caption": ("caption written", "captions written"),
+    "take_caption": ("caption taken over", "captions taken over"),
     "lint_dataset": ("data set checked", "data sets checked"),
     "write_manifest": ("data set listed", "data sets listed"),
     "encode_latents": ("picture encoded", "pictures encoded"),
@@ -32,20 +38,31 @@ STAGES = {
     "write_report": ("report written", "reports written"),
     "write_index": ("index written", "indexes written"),
     "export_final": ("LoRA file written", "LoRA files written"),
+    "draw_gallery": ("scene drawn", "scenes drawn"),
+    "write_gallery": ("gallery written", "galleries written"),
     "write_comfyui": ("ComfyUI workflows written", "sets of ComfyUI workflows written"),
     "make_bundle": ("bundle packed", "bundles packed"),
 }
 """One and several jobs of a rule. A rule without words is named as it is."""
 
 TRAINING, PREVIEWS = "train_segment", "sample_checkpoint"
-SHOWN = {"write_report": ".html", "export_final": ".safetensors", "make_bundle": ".zip"}
+SHOWN = {"write_report": ".html", "export_final": ".safetensors", "write_gallery": ".html", "make_bundle": ".zip"}
 """Rules whose output is what the user came for, and its ending."""
 TOLD = ("choose_checkpoint",)
 """Rules whose first log line is worth reading."""
 LIGHT = {
     *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
-    *("lint_dataset", "write_manifest", "draw_grid", "choose_checkpoint", "write_report", "export_final"),
-    *("lock_judge", "write_index", "write_comfyui", "make_bundle"),
+    *(
+        "convert_picture",
+        "take_caption",
+        "lint_dataset",
+        "write_manifest",
+        "draw_grid",
+        "choose_checkpoint",
+        "write_report",
+        "export_final",
+    ),
+    *("lock_judge", "write_index", "write_comfyui", "write_gallery", "make_bundle"),
 }
 """Rules of seconds: the time left can be told without having seen one."""
 

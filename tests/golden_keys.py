@@ -25,7 +25,17 @@ from charloom.core.canonical import digest
 from charloom.core.store import Store
 from charloom.train import keys
 from charloom.train import settings as training
-from charloom.workflow import delivery, judge_slices, latents, prepared, samples, scores, slices, texts
+from charloom.workflow import (
+    delivery,
+    gallery_slices,
+    judge_slices,
+    latents,
+    prepared,
+    samples,
+    scores,
+    slices,
+    texts,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
@@ -53,7 +63,7 @@ def collect() -> dict[str, dict[str, str]]:
 
 def _slices(workflow: Any, character: Any = None, base: Any = None) -> dict[str, str]:
     out = {}
-    modules = (slices, judge_slices, delivery)
+    modules = (slices, judge_slices, delivery, gallery_slices)
     for name, function in [pair for module in modules for pair in vars(module).items()]:
         here = [module.__name__ for module in modules]
         if name.startswith("_") or not inspect.isfunction(function) or function.__module__ not in here:
@@ -83,6 +93,9 @@ def _calls(name: str, wanted: list[str], workflow: Any, character: Any, base: An
         yield [character, workflow.bases[character.base]]
     elif wanted == ["character", "prompt_name"]:
         yield from ([character, prompt] for prompt in character.prompt_names)
+    elif wanted[-1] == "scene_name":
+        more = [workflow.bases[character.base]] if "base" in wanted else []
+        yield from ([character, *more, one.name] for one in character.gallery)
     elif name == "text":
         yield from ([character, text] for text in slices.texts(character))
     elif wanted in (["character", "shot_name"], ["character", "name"]):

@@ -23,7 +23,7 @@ PROGRESS_SECONDS = 10.0
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_UNREACHABLE = (
+UNREACHABLE = (
     "ConnectError",
     "ConnectionError",
     "ConnectTimeout",
@@ -124,17 +124,25 @@ def _folder(repo: str) -> Path:
 
 @contextlib.contextmanager
 def _plainly(repo: str, revision: str, label: str, name: str | None = None) -> Iterator[None]:
-    """Turn exceptions into :class:`UserError`, and disable the client's progress bars, which clutter logs."""
+    """Turn exceptions into :class:`UserError`, without the client's progress bars."""
+    with without_bars():
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(explain(error, repo, revision, label, name)) from None
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Disable the client's progress bars, which clutter logs."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(explain(error, repo, revision, label, name)) from None
     finally:
         if shown:
             enable_progress_bars()
@@ -142,16 +150,16 @@ def _plainly(repo: str, revision: str, label: str, name: str | None = None) -> I
 
 def explain(error: BaseException, repo: str, revision: str, label: str, name: str | None = None) -> str:
     """One line for an exception of the client library: what cannot be fetched, why, and what to do."""
-    chain = list(_chain(error))
-    kinds = {type(one).__name__ for one in chain}
+    causes = list(chain(error))
+    kinds = {type(one).__name__ for one in causes}
     what = f"{label}: {repo}{f'/{name}' if name else ''} at {revision} cannot be fetched from the hub"
     page = f"https://huggingface.co/{repo}"
-    if any(getattr(one, "errno", None) == errno.ENOSPC or "No space left" in str(one) for one in chain):
+    if any(getattr(one, "errno", None) == errno.ENOSPC or "No space left" in str(one) for one in causes):
         return (
             f"{what}: the disk of {cache()} is full; free some space or set HF_HOME to a folder on a larger disk, "
             "then run again: the download resumes"
         )
-    if any(getattr(one, "errno", None) in (errno.EACCES, errno.EROFS) for one in chain):
+    if any(getattr(one, "errno", None) in (errno.EACCES, errno.EROFS) for one in causes):
         return f"{what}: {cache()} cannot be written to; set HF_HOME to a folder of your own"
     if "GatedRepoError" in kinds:
         return f"{what}: it is gated; accept its terms at {page} and log in with `hf auth login`"
@@ -168,7 +176,7 @@ def explain(error: BaseException, repo: str, revision: str, label: str, name: st
             f"{what}: HF_HUB_OFFLINE is set and {cache()} does not hold all of it; unset it, or fill the cache on "
             f"another machine with `hf download {repo} --revision {revision}`"
         )
-    if kinds & set(_UNREACHABLE):
+    if kinds & set(UNREACHABLE):
         return (
             f"{what}: huggingface.co does not answer; check the network and run again (the download resumes), "
             f"or name a copy on this disk in {label}"
@@ -177,7 +185,8 @@ def explain(error: BaseException, repo: str, revision: str, label: str, name: st
     return f"{what}: {type(error).__name__}: {reason}; run again, or name a copy on this disk in {label}"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, from the last to the first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

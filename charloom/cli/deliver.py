@@ -130,6 +130,33 @@ def unpack(
     print(f"  snakemake --cores 2 {layout.results(name).final.as_posix()}")
 
 
+def publish(
+    name: Annotated[str, typer.Argument(help="a finished character or style")],
+    repo: Annotated[str, typer.Option(help="repository of the hub, owner/name; it is made if there is none")],
+    yes: Annotated[bool, typer.Option("--yes", help="upload without asking")] = False,
+    public: Annotated[bool, typer.Option("--public", help="visible to everybody; private if not given")] = False,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="licence of the LoRA, e.g. cc-by-nc-4.0; the base's if not given")
+    ] = None,
+) -> None:
+    """Upload a LoRA with its model card and pictures to a hub repository. Lists the files first, and asks."""
+    import sys
+
+    from charloom.config import project
+    from charloom.deliver import publish as publishing
+
+    workflow = project.read(".")
+    character = workflow.character(name)
+    made = publishing.release(character, workflow.bases[character.base], layout.results(name), repo, license_)
+    print(f"{repo}, {'public' if public else 'private'}:")
+    for line in made.listing():
+        print(line)
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Upload these?")):
+        print("nothing was uploaded; add --yes to upload")
+        return
+    print(publishing.upload(made, public, print))
+
+
 def _dtype(name: str | None) -> Any:
     """The type that factors are rounded to; None for none."""
     from charloom.lora.export import DTYPES

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.cli import deliver, install
+from charloom.cli import deliver, install, starting
+from charloom.cli.draw import draw
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
@@ -53,46 +54,13 @@ def _workflow_folder() -> Path:
     return root
 
 
-@app.command()
-@_one_line
-def new(
-    name: Annotated[str, typer.Argument(help="name of the character file: a-z 0-9 - _, for example mara")],
-    trigger: Annotated[
-        str | None, typer.Option(help="made-up word for the character in prompts; derived from NAME if not given")
-    ] = None,
-) -> None:
-    """Create config/characters/NAME.yaml, commented and ready to run. Never overwrites a file."""
-    from charloom.config import scaffold
-
-    root = _workflow_folder()
-    path = root / "config" / "characters" / f"{scaffold.check_name(name)}.yaml"
-    scaffold.write_new(path, scaffold.character_file(name, trigger))
-    print(f"{path}: written; edit it, then:")
-    print(f"  charloom lint {name}")
-    made = layout.results(name)
-    print(f"  snakemake --cores 2 {made.prompt_page.as_posix()}         # prompts for an image generator")
-    print(f"  snakemake --cores 2 {made.final.as_posix()}")
-    for line in _problems(root, name):
-        print(f"to do: {line}")
-
-
-def _problems(root: Path, name: str) -> list[str]:
-    """Problems that the check of the configuration finds in one character."""
-    from charloom.config import project
-    from charloom.dataset import sources
-
-    try:
-        project.load(root, ready=name, image_problems=sources.problems)
-    except UserError as error:
-        label = f"config/characters/{name}.yaml"
-        return [line for line in str(error).splitlines() if label in line]
-    return []
+app.command()(_one_line(starting.new))
 
 
 @app.command()
 @_one_line
-def lint(name: Annotated[str, typer.Argument(help="a character, by name or file")]) -> None:
-    """Check a character: its file, its images and its captions."""
+def lint(name: Annotated[str, typer.Argument(help="a character or style, by name or file")]) -> None:
+    """Check a character or style: its file, its images and its captions."""
     import json
 
     from charloom.config import inventory, project
@@ -100,7 +68,7 @@ def lint(name: Annotated[str, typer.Argument(help="a character, by name or file"
     from charloom.core.store import Store
     from charloom.dataset import lint as checks
     from charloom.dataset import sources
-    from charloom.workflow import lint_files, slices
+    from charloom.workflow import likeness, lint_files, slices
 
     root = _workflow_folder()
     name = _named(name)
@@ -108,15 +76,17 @@ def lint(name: Annotated[str, typer.Argument(help="a character, by name or file"
     workflow = project.load(root, ready=name, image_problems=sources.problems)
     character = workflow.character(name)
     base = workflow.bases[character.base]
-    print(
-        f"{character.label}: {len(character.shots)} shots, {len(character.sample_prompts)} sample prompts: no mistakes"
-    )
+    named = "pictures" if character.whole else "shots"
+    prompts = len(character.sample_prompts)
+    print(f"{character.label}: {len(character.shots)} {named}, {prompts} sample prompts: no mistakes")
     items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
+    texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}
     settings = json.loads(slices.lint(character, base))
     found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
-    for folder in ("characters", "bases", "plans"):
+    found += likeness.findings(layout.Results(root / layout.results(name).root), character.shot_names)
+    for folder in (*inventory.PROJECTS, "bases", "plans"):
         found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
     findings = checks.in_order(found)
     for finding in findings:
@@ -139,7 +109,7 @@ def _say_first(root: Path, name: str) -> None:
 
     try:
         workflow = project.load(root)
-        character = workflow.characters[name]
+        character = workflow.projects[name]
     except (UserError, KeyError):
         return  # reported by the check that follows
     base = workflow.bases[character.base]
@@ -148,9 +118,11 @@ def _say_first(root: Path, name: str) -> None:
 
 
 def _named(target: str) -> str:
-    """The name of a character given by name or by file: ``config/characters/mara.yaml`` is mara."""
+    """The name of a character or style given by name or by file: ``config/characters/mara.yaml`` is mara."""
+    from charloom.config import inventory
+
     path = Path(target)
-    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", "characters") else target
+    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", *inventory.PROJECTS) else target
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -165,14 +137,39 @@ def plan(
     Further options are passed to snakemake: charloom plan mara --profile profiles/gpu-24gb
     """
     from charloom.cli import planning
+    from charloom.config import inventory
 
     root = _workflow_folder()
-    names = {path.stem for path in (root / "config" / "characters").glob("*.yaml")}
+    names = inventory.projects(root)
     asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
     files = [layout.results(target).final.as_posix() if target in names else target for target in asked]
     output = planning.dry_run(files, root)
     for line in [*planning.remarks(output), *planning.summary(planning.groups(output))]:
         print(line)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@_one_line
+def images(
+    name: Annotated[str, typer.Argument(help="a character whose pictures are generated")],
+    options: Annotated[list[str] | None, typer.Argument(help="options for snakemake, such as --profile")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only say how many, and what they cost")] = False,
+) -> None:
+    """Generate a character's pictures: those that are missing, and nothing else."""
+    from charloom.cli import images as generation
+    from charloom.config import project
+    from charloom.core.store import Store
+    from charloom.dataset import sources
+
+    root = _workflow_folder()
+    name = _known(name)
+    workflow = project.load(root, ready=name, image_problems=sources.problems)
+    character = workflow.character(name)
+    found = generation.outlook(root, character, Store(root / workflow.store))
+    for line in generation.lines(found, workflow.bases[character.base]):
+        print(line, flush=True)
+    if not dry_run:
+        generation.run(root, found, options or [])
 
 
 @app.command()
@@ -230,11 +227,11 @@ def try_(
 
 
 def _known(target: str) -> str:
-    """The name of a character that has a file here; a wrong one is answered with the nearest."""
-    from charloom.config import schema
+    """The name of a character or style that has a file here; a wrong one is answered with the nearest."""
+    from charloom.config import inventory, schema
 
     name = _named(target)
-    there = sorted(path.stem for path in Path("config/characters").glob("*.yaml"))
+    there = sorted(inventory.projects(Path(".")))
     if name not in there:
         raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
     return name
@@ -267,7 +264,7 @@ def import_ai_toolkit(
         print(f"{captions}/: {len(imported.captions)} captions imported")
     for key, why in imported.ignored.items():
         print(f"ignored: {key}: {why}")
-    for line in dict.fromkeys([*imported.todo, *_problems(root, imported.id)]):
+    for line in dict.fromkeys([*imported.todo, *starting.problems(root, imported.id)]):
         print(f"to do: {line}")
 
 
@@ -304,7 +301,8 @@ def verify(
         raise typer.Exit(1)
 
 
-for _command in (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, install.init, install.doctor):
+_DELIVER = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish)
+for _command in (draw, *_DELIVER, install.init, install.doctor):
     app.command()(_one_line(_command))
 
 

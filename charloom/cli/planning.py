@@ -127,7 +127,7 @@ def grouped(jobs: Iterable[Job]) -> list[Group]:
     found: dict[tuple[str, str], Group] = {}
     for job in jobs:
         group = found.setdefault((job.who, job.rule), Group(job.who, job.rule))
-        _add(group, job.reason, _file_in(job.command))
+        _add(group, job.reason, job.command)
     return list(found.values())
 
 
@@ -140,12 +140,14 @@ def _file_in(command: str) -> str:
         return ""
 
 
-def _add(group: Group, reason: str, file: str) -> None:
+def _add(group: Group, reason: str, command: str) -> None:
     group.jobs += 1
     found = [words for sign, words in _CAUSES if re.search(rf"(^|; ){sign}", reason)]
     if _SETTINGS in found and (details := changes.causes(reason)):
         found = [*(words for words in found if words != _SETTINGS), *details]
-        if file and changes.FILE_CHANGED in details and file not in group.files:
+        # Taking a command apart is slow, and there may be ten thousand that name no changed file.
+        file = _file_in(command) if changes.FILE_CHANGED in details else ""
+        if file and file not in group.files:
             group.files.append(file)
     if updated := re.search(r"(?:^|; )Updated input files: ([^;]*)", reason):
         group.files += [name for name in updated[1].split(", ") if name not in group.files]

@@ -35,6 +35,8 @@ class Base:
     """Licence of the weights as their authors name it; the header of the LoRA repeats it."""
     comfyui: dict[str, str] = field(default_factory=dict)
     """Names that ComfyUI knows the base's files by."""
+    gallery: dict[str, int] = field(default_factory=dict)
+    """``width``, ``height`` and ``steps`` of the pictures of a gallery that do not say their own."""
 
     def source(self) -> dict[str, Any]:
         """Where the weights are, as plain values."""
@@ -102,6 +104,7 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             recipe=data.get("recipe", {}),
             license=data.get("license", ""),
             comfyui={**schema.defaults(schema.load_schema("base")["properties"]["comfyui"]), **data.get("comfyui", {})},
+            gallery=data.get("gallery", {}),
         ),
         [],
     )

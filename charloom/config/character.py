@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, image_folder, inventory
+from charloom.config import datasets, image_folder, inventory, kinds
 from charloom.config.datasets import DataSet
+from charloom.config.gallery import Scene
+from charloom.config.generation import Generation
+from charloom.core import words
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
 
@@ -24,17 +28,16 @@ class Shot:
     pose: str = ""
     expression: str = ""
     accessories: tuple[str, ...] = ()
+    subject: str = ""
+    """What is shown, where the character is a style."""
     file: str = ""
-    """Name of the image in ``images.path``, if it differs from the shot's."""
-
-    @property
-    def missing(self) -> list[str]:
-        """Required phrases that are not given; without them there must be a hand-written caption."""
-        return [key for key in ("tier", "view", "outfit", "background") if not getattr(self, key)]
+    """Name of the image in ``images.path``, if it differs from the shot's; with folders, where it is below."""
 
     def phrases(self) -> dict[str, Any]:
         """The shot as plain values, for settings."""
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in SHOT_KEYS}
+        subject = {"subject": self.subject} if self.subject else {}
+        values = {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in SHOT_KEYS}
+        return values | subject
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,58 @@ class Character:
     crop: dict[str, int]
     recipe: dict[str, Any]
     checkpoint: str | int
+    kind: str = "woman"
+    """``class`` of the character file: one of :data:`charloom.config.kinds.CLASSES`."""
+    look: str = "photographic"
+    noun: str = ""
+    """What captions call it, where that is not the class."""
+    whole: bool = False
+    """Whether the shots are every picture of the folder, for the character file lists none."""
+    balance: dict[str, int] = field(default_factory=dict)
+    """Shots by tier that the plan means to have; empty for a third each."""
     datasets: tuple[DataSet, ...] = ()
     ship: int | None = None
     """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
     blank: frozenset[str] = frozenset()
     """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
+    is_style: bool = False
+    """A way of drawing instead of a person (:mod:`charloom.config.read_style`)."""
+    technique: str = ""
+    """``images.look``: how the pictures of a style are drawn, for the source paperdoll."""
+    people: int = 0
+    """Which people and scenes these show."""
+    gallery: tuple[Scene, ...] = ()
+    """Scenes for the finished LoRA."""
+    generation: Generation | None = None
+    """How the images are generated, if they are."""
     written: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The character file as it was written, checked but without anything filled in."""
+
+    @cached_property
+    def words(self) -> kinds.Words:
+        """The words for its class and look."""
+        return kinds.of(self.kind, self.look, self.noun)
+
+    @property
+    def spoken_of(self) -> dict[str, str]:
+        """Class, look and noun as values for settings, as far as they are not a woman's on photographs."""
+        usual = {"class": "woman", "look": "photographic", "noun": ""}
+        own = {"class": self.kind, "look": self.look, "noun": self.noun}
+        return {key: value for key, value in own.items() if value != usual[key]}
+
+    def missing(self, shot: Shot) -> list[str]:
+        """Required phrases that a shot does not have; without them there must be a hand-written caption."""
+        needed = {"style": ("tier", "subject"), "creature": ("tier", "view", "background")}
+        keys = needed.get("creature" if self.kind == "object" else self.kind, ("tier", "view", "outfit", "background"))
+        return [key for key in keys if not getattr(shot, key)]
+
+    def shown_by(self, text: str) -> bool:
+        """Whether a prompt asks for the character, or the style: by its trigger, if it has one."""
+        return not self.trigger or words.count(text, self.trigger) > 0
+
+    def judged_by(self, usual: str) -> str:
+        """Who scores the previews: the base's judge, which knows persons, or the one for styles."""
+        return "look" if self.is_style else usual
 
     def caption_file(self, shot: Shot, root: Path = Path(".")) -> Path | None:
         """The hand-written caption: in ``config/captions/``, or else beside the user's own image."""
@@ -95,26 +143,40 @@ class Character:
 
     def without_words(self) -> list[str]:
         """Lines about shots that have neither a caption nor the phrases to compose one from."""
-        lost = [shot for shot in self.shots if shot.missing and shot.name in self.blank]
         if self.source != "folder" or self.default_caption:
             return []
+        lost = [shot for shot in self.shots if shot.name in self.blank and self.missing(shot)]
+        if self.is_style:
+            say = "write one that says what the picture shows, or set recipe.data.default_caption"
+            return [f"{self.folder}/{shot.file or shot.name}: has no caption; {say}" for shot in lost]
         remedy = "write a caption for the image, or set recipe.data.default_caption"
         return [
-            f"shots.{s.name}: has no caption, nor {', '.join(s.missing)} to compose one from; {remedy}" for s in lost
+            f"shots.{s.name}: has no caption, nor {', '.join(self.missing(s))} to compose one from; {remedy}"
+            for s in lost
         ]
 
     def shot(self, name: str) -> Shot:
         """The shot called ``name``."""
-        return next(shot for shot in self.shots if shot.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Shot]:
+        return {shot.name: shot for shot in self.shots}
 
     def prompt(self, name: str) -> SamplePrompt:
         """The sample prompt called ``name`` (``01``, ``02``, ...)."""
         return next(prompt for prompt in self.sample_prompts if prompt.name == name)
 
     @property
+    def init(self) -> Path | None:
+        """``recipe.network.init``: the LoRA that training starts from, if not from nothing."""
+        given = self.recipe["network"].get("init")
+        return Path(given).expanduser() if given else None
+
+    @property
     def shot_names(self) -> list[str]:
         """Names of the images in the order of the plan."""
-        return [shot.name for shot in self.shots]
+        return list(self._by_name)
 
     @property
     def image_names(self) -> list[str]:
@@ -128,8 +190,9 @@ class Character:
 
     @property
     def default_caption(self) -> str:
-        """``recipe.data.default_caption`` with the trigger filled in."""
-        return datasets.fill(self.recipe["data"]["default_caption"], self.trigger)
+        """``recipe.data.default_caption`` with the trigger filled in; a whole folder has its identity line instead."""
+        given = datasets.fill(self.recipe["data"]["default_caption"], self.trigger)
+        return given or (datasets.fill(self.identity_full, self.trigger) if self.whole else "")
 
     @property
     def class_word(self) -> str | None:
@@ -138,9 +201,21 @@ class Character:
         return differential["class"] if differential["enabled"] else None
 
     @property
+    def reference_texts(self) -> dict[str, str]:
+        """The text that the base draws the reference from, by the stem of its embedding; none if it draws none."""
+        drawn = self.generation and self.generation.base_draws
+        return {"_prompt-reference": self.concept} if drawn else {}
+
+    @property
     def prompt_names(self) -> list[str]:
         """Names of the sample prompts in their order."""
         return [prompt.name for prompt in self.sample_prompts]
+
+    @property
+    def prompt_texts(self) -> dict[str, str]:
+        """The texts of all prompts, those of the gallery included, by name."""
+        found = {prompt.name: prompt.text for prompt in self.sample_prompts}
+        return found | {scene.prompt: scene.text for scene in self.gallery}
 
     @property
     def saved_steps(self) -> list[int]:
@@ -160,9 +235,11 @@ class Character:
 
     @property
     def strengths(self) -> list[float]:
-        """Strengths at which the chosen checkpoint is tried; none without previews."""
+        """Strengths at which the chosen checkpoint is tried; none without previews, nor for a style, which is stacked
+        at a strength that each picture chooses."""
         sample = self.recipe["sample"]
-        return [] if sample["disable"] or not self.strength_prompts else sorted(sample["strengths"])
+        none = sample["disable"] or self.is_style or not self.strength_prompts
+        return [] if none else sorted(sample["strengths"])
 
     @property
     def strength_prompts(self) -> list[SamplePrompt]:

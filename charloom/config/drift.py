@@ -5,6 +5,7 @@ Which there are, for a character and its recipe (``validation.drift``).
 
 from __future__ import annotations
 
+from charloom.config import kinds
 from charloom.config.character import Character
 from charloom.core import words
 
@@ -15,9 +16,9 @@ Prompt = dict[str, str]
 def prompts(character: Character) -> list[Prompt]:
     """The previews of one checkpoint that tell of drift; none if ``validation.drift`` is none."""
     wanted = character.recipe["validation"]
-    if wanted["drift"] == "none" or not character.sampled_steps:
+    if wanted["drift"] == "none" or not character.sampled_steps or character.is_style:
         return []
-    word = f"a {character.recipe['train']['preservation']['differential']['class']}"
+    word = kinds.with_article(character.recipe["train"]["preservation"]["differential"]["class"])
     with_trigger = [p for p in character.sample_prompts if words.count(p.text, character.trigger)]
     return [
         {"name": f"{prompt.name}-{kind}", "kind": kind, "of": prompt.name, "text": text}

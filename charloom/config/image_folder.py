@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +59,49 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
     return {by_stem[stem]: stems[stem] for stem in dict.fromkeys(path.stem for path in files)}
 
 
+def every(folder: str | Path) -> dict[str, Path]:
+    """Every picture in ``folder`` and in the folders below it, by names that can stand in paths of the workflow.
+
+    A name is made of the picture's own path and does not depend on the other pictures, unless two would get the same
+    one: then they are told apart by a digest of their paths, as are those of other letters than Latin ones. Of files of
+    a folder that differ in their endings alone, the one that :func:`find` takes.
+    """
+    best = {ending: rank for rank, ending in enumerate(pictures.endings())}
+    chosen: dict[Path, Path] = {}
+    for path in sorted(filter(inventory.is_picture, inventory.tree(folder)), key=lambda path: path.as_posix()):
+        other = chosen.setdefault(path.with_suffix(""), path)
+        if best[path.suffix.lower()] < best[other.suffix.lower()]:
+            chosen[path.with_suffix("")] = path
+    below = {path: path.relative_to(folder).with_suffix("").as_posix() for path in chosen.values()}
+    slugs = {path: _slug(name) for path, name in below.items()}
+    times = Counter(slugs.values())
+    named = {}
+    for path, name in below.items():
+        slug = slugs[path]
+        # A name that has lost more than its marks would otherwise change as soon as there is a second one like it.
+        lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(name)) or _once(slug) != slug
+        alone = times[slug] == 1 and not lost and _NAME.fullmatch(slug)
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
+        named[
+            slug if alone or (slug == name and not lost) else f"{_once(slug)[:33].rstrip('-_') or 'picture'}-{digest}"
+        ] = path
+    return named
+
+
+def _folded(name: str) -> str:
+    """Small letters, without accents."""
+    return "".join(one for one in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(one))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", _folded(name)).strip("-_")
+
+
+def _once(slug: str) -> str:
+    """Without what it repeats at its end."""
+    return re.sub(r"(.+?)\1{9,}$", r"\1", slug)
+
+
 def of_shot(character: Character, shot: Shot) -> Path | None:
     """The user's file of a shot."""
     folder = character.folder or ""
@@ -66,7 +112,7 @@ def of_shot(character: Character, shot: Shot) -> Path | None:
 
 def caption_file(folder: str, shot: Shot) -> Path | None:
     """The caption beside the image of a shot, if there is one."""
-    return inventory.text_of(Path(folder, Path(shot.file).stem if shot.file else shot.name))
+    return inventory.text_of(Path(folder, Path(shot.file).with_suffix("") if shot.file else shot.name))
 
 
 def unused(character: Character) -> list[inventory.Unused]:
@@ -75,6 +121,8 @@ def unused(character: Character) -> list[inventory.Unused]:
         return []
     used = [path for shot in character.shots if (path := of_shot(character, shot))]
     used += [path for shot in character.shots if (path := caption_file(character.folder, shot))]
+    if character.whole:
+        return inventory.of_tree(character.folder, used)
     # The text of the reference is often beside it, and does no harm.
     used += [path for path in (find(character.folder, REFERENCE), Path(character.folder, f"{REFERENCE}.txt")) if path]
     return inventory.of_pictures(character.folder, used, {path.stem: f"{path.stem}.txt" for path in used})

@@ -26,6 +26,8 @@ _SHOWN = 8
 """Names that one line lists."""
 _LOOKED_AT = 20_000
 """The search of a folder stops after this many files: it may contain a whole disk."""
+MOST = 200_000
+"""The same for a folder whose every picture is wanted."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,32 @@ def of_pictures(folder: str | Path, used: Iterable[Path], texts: Mapping[str, st
     return _grouped(folder, why)
 
 
+def tree(folder: str | Path) -> list[Path]:
+    """The user's files in a folder and in all below it."""
+    return _files(Path(folder), below=True, most=MOST)
+
+
+def of_tree(folder: str | Path, used: Iterable[Path]) -> list[Unused]:
+    """What is in a folder, or below, whose every picture is used, and is not; ``used`` are pictures and captions."""
+    used = list(used)
+    taken = {_key(path): path for path in used}
+    stems: dict[Path, dict[str, Path]] = {}
+    for path in filter(is_picture, used):
+        stems.setdefault(path.parent, {})[path.stem] = path
+
+    def why(path: Path) -> str | None:
+        if _taken(path, taken):
+            return None
+        beside = stems.get(path.parent, {})
+        if is_picture(path):
+            return f"not used, because {beside[path.stem].name} of the same name is; rename one of them, or delete it"
+        if _unread(path):
+            return f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}"
+        return _why_no_text(path, beside, {name: f"{name}.txt" for name in beside if name == path.stem})
+
+    return _grouped(Path(folder), why, MOST)
+
+
 def of_captions(folder: str | Path, used: Iterable[Path], names: Sequence[str]) -> list[Unused]:
     """What is in a folder of captions and is not used; ``names`` are those of the images."""
     taken = {_key(path): path for path in used}
@@ -135,6 +163,15 @@ def _taken(path: Path, taken: Mapping[Path, Path]) -> bool:
 def yaml_files(folder: str | Path) -> list[Path]:
     """The files of a folder of ``config/`` that are read, by name."""
     return [path for path in _files(Path(folder)) if path.suffix == ".yaml" and path.is_file()]
+
+
+PROJECTS = ("characters", "styles")
+"""Folders of ``config/`` with a file for everything that is trained."""
+
+
+def projects(root: Path) -> set[str]:
+    """Names of all characters and styles that have a file, whatever is in it."""
+    return {path.stem for folder in PROJECTS for path in (root / "config" / folder).glob("*.yaml")}
 
 
 def of_config(folder: str | Path) -> list[Unused]:
@@ -170,20 +207,20 @@ def _heif(path: Path) -> str:
     return ", or pip install pillow-heif" if path.suffix.lower() in (".heic", ".heif", ".hif") else ""
 
 
-def _files(folder: Path, below: bool = False) -> list[Path]:
+def _files(folder: Path, below: bool = False, most: int = _LOOKED_AT) -> list[Path]:
     """The user's files in a folder, by name, broken links included."""
     found: list[Path] = []
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if below and not foreign(name))
         found += [Path(where, name) for name in sorted(names) if not foreign(name)]
-        if len(found) > _LOOKED_AT:
+        if len(found) > most:
             break
     return found
 
 
-def _grouped(folder: Path, why: Callable[[Path], str | None]) -> list[Unused]:
+def _grouped(folder: Path, why: Callable[[Path], str | None], most: int = _LOOKED_AT) -> list[Unused]:
     reasons: dict[tuple[str, Path], list[str]] = {}
-    for path in _files(folder, below=True):
+    for path in _files(folder, below=True, most=most):
         if reason := why(path):
             reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
     made = []

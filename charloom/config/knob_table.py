@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from charloom.config import knobs, schema
+from charloom.config import generation, knobs, schema
 from charloom.core import files
 
 FILE = schema.SCHEMAS.parents[1] / "docs" / "knobs.md"
@@ -25,6 +25,7 @@ Defaults < `config/bases/<base>.yaml` < `config/config.yaml` < the character's `
 *Reruns from* is the first stage that runs again when the knob changes; everything before it is kept, and everything
 after it follows.
 """
+_FOR_ALL = tuple(key for key in generation.KEYS if key not in generation.GENERATORS)
 _BOUNDS = {
     "minimum": "≥ {}",
     "exclusiveMinimum": "> {}",
@@ -38,13 +39,20 @@ _KINDS = {"integer": "whole number", "number": "number", "string": "text", "bool
 def page() -> str:
     """The whole text of ``docs/knobs.md``."""
     recipe, of_set = schema.load_schema("recipe"), schema.load_schema("dataset")
-    rows = [_row(name, shown(node["default"]), node) for name, node in knobs.leaves(recipe)]
+    rows = [_row(name, _default(node), node) for name, node in knobs.leaves(recipe)]
     of_sets = [
         _row(f"datasets[].{key}", "required" if key in of_set["required"] else _default(node), node)
         for key, node in of_set["properties"].items()
     ]
     parts = [_HEAD, "## Recipe", _table(rows)]
     parts += ["## Extra data sets", "Entries of `datasets:` in a character's file.", _table(of_sets)]
+    images = schema.load_schema("character")["properties"]["images"]["properties"]
+    parts += ["## Generated pictures", "Keys of `images:` for [generators](sources.md)."]
+    parts += [_table([_row(f"images.{key}", _default(images[key]), images[key]) for key in _FOR_ALL])]
+    for name in generation.GENERATORS:
+        own = images[name]["properties"]
+        parts += [f"## Pictures from {name}", f"Keys of `images.{name}:`."]
+        parts += [_table([_row(f"images.{name}.{key}", _default(node), node) for key, node in own.items()])]
     return "\n".join(f"{part.rstrip()}\n" for part in parts)
 
 

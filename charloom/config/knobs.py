@@ -98,6 +98,8 @@ def contradictions(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("train.preservation", "differential and blank are both on; switch one of them off"))
     if train["warmup_steps"] > train["steps"]:
         found.append(("train.warmup_steps", f"is more than train.steps {train['steps']}; lower it"))
+    if "init" in recipe["network"] and (kind := recipe["network"]["type"]) != "lora":
+        found.append(("network.init", f"needs network.type lora, not {kind}; set it so, or remove init"))
     for pattern in modules if isinstance(modules, list) else ():
         try:
             re.compile(pattern)

@@ -45,7 +45,7 @@ def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
 
 def own_pictures(character: Character) -> bool:
     """Whether the character is learnt from pictures that charloom did not draw."""
-    return character.source == "folder" or any(not part.regularization for part in character.datasets)
+    return character.source != "paperdoll" or any(not part.regularization for part in character.datasets)
 
 
 def has_gpu(device: str = "auto") -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from charloom.config import schema
+from charloom.config import gallery, generation, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 
@@ -38,11 +38,14 @@ def elsewhere(character: Character, base: Base) -> dict[str, str]:
 
 def character_file(character: Character) -> str:
     """The text of ``config/characters/<id>.yaml``. Pictures of folders are cropped already, so they lose their crop."""
-    written = dict(character.written)
+    written = {**_by_default(character), **character.written}
     cut = {"right": 0, "bottom": 0}
     images = dict(written["images"])
     crop = dict(character.crop)
-    if character.source == "folder":
+    if character.generation:
+        # The pictures travel with the character: another machine would get other ones.
+        images = {key: value for key, value in images.items() if key not in generation.KEYS} | {"source": "folder"}
+    if images["source"] == "folder":
         images["path"], crop = pictures_of(character.id), {**crop, **cut}
     written |= {
         "images": images,
@@ -52,12 +55,26 @@ def character_file(character: Character) -> str:
         "recipe": character.recipe,
         "checkpoint": character.checkpoint,
     }
+    if character.gallery:
+        written["gallery"] = gallery.written_without_styles(written["gallery"])
+    if character.whole:
+        del written["shots"]  # all of them, as here
+    elif len(character.shots) != 30:
+        images.setdefault("count", len(character.shots))
     if character.datasets:
         written["datasets"] = [
             {**entry, "path": pictures_of_set(character.id, part.name), "crop": {**part.crop, **cut}}
             for entry, part in zip(written["datasets"], character.datasets, strict=True)
         ]
     return _text("character", f"{character.name}, with everything that pictures and LoRA were made with", written)
+
+
+def _by_default(character: Character) -> dict[str, Any]:
+    """What a file may leave out and another version might fill in otherwise, as far as this one has left it out."""
+    lines = {"full": character.identity_full, "eyes_hidden": character.identity_hidden}
+    told = {} if "identity_line" in character.written else {"class": character.kind, "identity_line": lines}
+    prompts = [prompt.text for prompt in character.sample_prompts]
+    return {"name": character.name, "sample_prompts": prompts, **told}
 
 
 def base_file(base: Base) -> str:

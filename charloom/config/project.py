@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import inventory, knobs, read_character, schema, yaml
+from charloom.config import gallery, inventory, knobs, read_character, read_style, schema, yaml
 from charloom.config.base import Base, read_base
 from charloom.config.character import Character
 from charloom.core.errors import UserError
@@ -35,30 +35,39 @@ class Workflow:
     """Characters whose file has mistakes, a line each. They do not affect other characters."""
     notify: str | list[str] | None = None
     """Command to run when a character is done or has failed: a line for the shell, or program and arguments."""
+    styles: dict[str, Character] = field(default_factory=dict)
+    """Ways of drawing, which are made when somebody asks for one or a character uses it."""
+    broken_styles: dict[str, list[str]] = field(default_factory=dict)
     gpus: int = 1
     """GPUs that one training may use at once."""
 
     @property
+    def projects(self) -> dict[str, Character]:
+        """Characters and styles."""
+        return {**self.characters, **self.styles}
+
+    @property
     def names(self) -> list[str]:
-        """Names by which characters can be requested; a file with an invalid name has none."""
-        return [name for name in [*self.characters, *self.broken] if _NAME.fullmatch(name)]
+        """Names by which characters and styles can be requested; a file with an invalid name has none."""
+        there = [*self.characters, *self.broken, *self.styles, *self.broken_styles]
+        return [name for name in dict.fromkeys(there) if _NAME.fullmatch(name)]
 
     def gpus_for(self, character: Character) -> int:
         """GPUs that the character's training uses: no more than a step has samples."""
         return min(self.gpus, knobs.samples_per_step(character.recipe))
 
     def character(self, name: str) -> Character:
-        """The character called ``name``.
+        """The character or style called ``name``.
 
         Raises:
             UserError: the mistakes in its file, or the similar name if there is no such character.
         """
-        if name in self.broken:
-            raise UserError.several(self.broken[name])
-        if name not in self.characters:
-            there = [*self.characters, *self.broken]
-            raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
-        return self.characters[name]
+        broken = {**self.broken_styles, **self.broken}
+        if name in broken:
+            raise UserError.several(broken[name])
+        if name not in self.projects:
+            raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, self.names)}")
+        return self.projects[name]
 
 
 def load(
@@ -72,7 +81,8 @@ def load(
     With ``ready``, the name of a character whose images must exist, only its mistakes count.
     """
     workflow = read(root, overrides, ready, image_problems)
-    lines = [line for name, wrong in workflow.broken.items() if ready in (None, name) for line in wrong]
+    broken = {**workflow.broken, **workflow.broken_styles}
+    lines = [line for name, wrong in broken.items() if ready in (None, name) for line in wrong]
     if lines:
         raise UserError.several(list(dict.fromkeys(lines)))
     return workflow
@@ -122,11 +132,12 @@ def read(
             # Only saved steps have previews: round the default up to a multiple of save.every.
             every = recipe["save"]["every"]
             recipe["sample"]["every"] = -(-recipe["sample"]["every"] // every) * every
-        return recipe, wrong or (_recipe_mistakes(recipe, found, label) if found else [])
+        return recipe, wrong or (_recipe_mistakes(root, recipe, found, label) if found else [])
 
     _, problems = base(data["base"], CONFIG)
     problems += _gpu_mistakes(data)
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
+    context["gallery"] = lambda name: found.gallery if (found := bases.get(name)) else {}
     people: dict[str, Character] = {}
     files, broken = _character_files(root, data["characters"], problems)
     for path in files:
@@ -135,14 +146,29 @@ def read(
             people[path.stem] = read_character.read(path, label, context, recipe_for)
         except UserError as error:
             broken[path.stem] = str(error).splitlines()
-    for name, line in _same_triggers(people).items():
+    styles: dict[str, Character] = {}
+    broken_styles: dict[str, list[str]] = {}
+    for path in inventory.yaml_files(root / "config" / "styles"):
+        label = f"config/styles/{path.name}"
+        try:
+            if path.stem in people or path.stem in broken:
+                raise UserError(f"{label}: a character is called {path.stem} too; rename one of the files")
+            _check_name(path, label)
+            styles[path.stem] = read_style.read(path, label, context, recipe_for)
+        except UserError as error:
+            broken_styles[path.stem] = str(error).splitlines()
+    for name, line in _same_triggers({**people, **styles}).items():
+        (broken_styles if styles.pop(name, None) else broken)[name] = [line]
+        people.pop(name, None)
+    for name, line in _with_styles(people, styles).items():
         del people[name]
         broken[name] = [line]
     if overrides and isinstance(named := overrides.get("characters"), list):
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    return Workflow(data["device"], data["store"], people, bases, broken, data.get("notify"), data["gpus"])
+    parts = people, bases, broken, data.get("notify"), styles, broken_styles
+    return Workflow(data["device"], data["store"], *parts, data["gpus"])
 
 
 def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
@@ -155,8 +181,11 @@ def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list
         label = f"config/characters/{path.name}"
         if path.suffix != ".yaml" and path.stem not in files:
             broken[path.stem] = [f"{label}: rename it to {path.stem}.yaml; other endings are not read"]
-        elif not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
-            broken[path.stem] = [f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _"]
+            continue
+        try:
+            _check_name(path, label)
+        except UserError as error:
+            broken[path.stem] = [str(error)]
     if not own:
         problems.append("config/characters/: contains no character; write one like leyla.yaml")
     names = [*files, *(name for name in broken if name not in files)]
@@ -170,7 +199,25 @@ def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list
     return [files[name] for name in names if name in files and name not in broken], broken
 
 
-def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str]:
+def _check_name(path: Path, label: str) -> None:
+    if not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
+        raise UserError(f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _")
+
+
+def _no_start(root: Path, init: str | None) -> str | None:
+    """What is wrong with the file that training shall start from."""
+    if init is None:
+        return None
+    path = root / Path(init).expanduser()
+    if path.suffix != ".safetensors":
+        return f"{init} is no .safetensors file, and no other kind of LoRA is read; convert it first"
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
+        return f"there is no file {init}; {schema.meant(path.name, near) if near else 'correct the path'}"
+    return None
+
+
+def _recipe_mistakes(root: Path, recipe: dict[str, Any], base: Base, label: str) -> list[str]:
     """Knobs that are valid on their own but contradict each other or the base."""
     lines = []
     adapter = recipe["training_adapter"]
@@ -189,7 +236,20 @@ def _recipe_mistakes(recipe: dict[str, Any], base: Base, label: str) -> list[str
             f"{label}: recipe.network.type: dora needs quantization.transformer none or bf16, not {kept}, because it "
             f"rescales the weights themselves; set it so, or take lora"
         )
+    if line := _no_start(root, recipe["network"].get("init")):
+        lines.append(f"{label}: recipe.network.init: {line}")
     lines += [f"{label}: recipe.{knob}: {line}" for knob, line in knobs.contradictions(recipe)]
+    return lines
+
+
+def _with_styles(people: dict[str, Character], styles: dict[str, Character]) -> dict[str, str]:
+    """Fill the triggers of styles into the galleries; a line per character that asks for a wrong style, by its id."""
+    lines = {}
+    for name in people:
+        try:
+            people[name] = gallery.with_styles(people[name], styles)
+        except UserError as error:
+            lines[name] = str(error)
     return lines
 
 
@@ -199,7 +259,7 @@ def _same_triggers(people: dict[str, Character]) -> dict[str, str]:
     lines = {}
     for person in people.values():
         other = seen.setdefault(person.trigger.lower(), person)
-        if other is not person:
+        if person.trigger and other is not person:
             lines[person.id] = (
                 f"{person.label}: trigger: {person.trigger} is the trigger of {other.label} too; choose another"
             )

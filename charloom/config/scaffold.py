@@ -1,41 +1,20 @@
-"""The character file that ``charloom new`` writes: complete, commented, ready to run and to edit.
+"""The character files that ``charloom new`` writes: complete, commented, ready to run and to edit.
 
 Text only; ``config/schemas/character.schema.yaml`` documents the keys.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from charloom.config import schema
+from charloom.config import kinds, previews, schema, triggers
+from charloom.core import words
 from charloom.core.errors import UserError
+from charloom.core.tokens import Counter
 
 _NAME = re.compile(schema.load_schema("name")["pattern"])
-_DIGITS = {"i": "1", "e": "3", "a": "4", "o": "0", "s": "5", "l": "1"}
-
-PROMPTS = (
-    "a full body photo of {trigger}, three-quarter view, sitting cross-legged, holding an open book, soft smile, "
-    "wearing teal pajamas, bedroom",
-    "a full body photo of {trigger}, frontal view, standing, both arms raised, laughing, wearing a red evening gown, "
-    "neon-lit street at night",
-    "a medium shot photo of {trigger}, frontal view, arms crossed, skeptical expression, wearing a purple hoodie, "
-    "library with bookshelves",
-    "a close-up portrait photo of {trigger}, three-quarter view, crying with tears on her cheeks, wearing a green "
-    "turtleneck, city street",
-    "a medium shot photo of {trigger}, three-quarter view, holding a mug, contemplative expression, wearing an orange "
-    "striped sweater, cafe with a brick wall",
-    "a full body photo of {trigger}, frontal view, jumping with both arms raised, joyful expression, wearing pink "
-    "overalls, park with trees",
-    "a full body photo of {trigger}, side profile, walking with arms at her sides, neutral expression, wearing a "
-    "yellow trench coat, snowy mountains",
-    "a close-up portrait photo of {trigger}, frontal view, joyful expression, wearing a red sundress, beach",
-    "a medium shot photo of {trigger}, frontal view, hands on her hips, serious expression, wearing green overalls, "
-    "kitchen",
-    "a close-up portrait photo of {trigger}, three-quarter view, surprised expression, wearing a teal hoodie, "
-    "a beanie, sunset field",
-)
-"""Previews of what a studio data set does not hold: other clothes, colours, places, things to do."""
 
 EDITOR_LINE = "# yaml-language-server: $schema=../schemas/character.schema.yaml"
 """First line of a character file: editors with a YAML language server complete and check the keys by it."""
@@ -87,6 +66,9 @@ shots: portrait-30
 sample_prompts:
 {prompts}
 
+# Scenes for the finished LoRA, 1920 x 1088 at 36 steps, in results/{id}/gallery/; leyla.yaml has seven:
+# gallery: ["a medium shot photo of {{trigger}}, holding a mug, kitchen. Wardrobe: … Background: … Camera: … Mood: …"]
+
 checkpoint: auto                 # or a step, when you know better than validation
 recipe: {{}}                       # knobs of config/schemas/recipe.schema.yaml for this character alone
 """
@@ -94,13 +76,7 @@ recipe: {{}}                       # knobs of config/schemas/recipe.schema.yaml 
 
 def trigger_for(name: str) -> str:
     """A trigger from a name: one of its letters becomes a digit, as in ``n1ka``; 4 to 6 characters."""
-    letters = re.sub(r"[^a-z0-9]", "", name.lower())[:6].ljust(4, "x")
-    if any(letter.isdigit() for letter in letters):
-        return letters
-    for index in (*range(1, len(letters)), 0):
-        if letters[index] in _DIGITS:
-            return letters[:index] + _DIGITS[letters[index]] + letters[index + 1 :]
-    return letters[:5] + "7"
+    return triggers.suggest(name, Counter())
 
 
 def check_name(name: str) -> str:
@@ -116,7 +92,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def prompt_lines(prompts: tuple[str, ...] = PROMPTS) -> str:
+def prompt_lines(prompts: tuple[str, ...]) -> str:
     """Sample prompts as a YAML list, two lines each."""
     lines = []
     for prompt in prompts:
@@ -126,13 +102,123 @@ def prompt_lines(prompts: tuple[str, ...] = PROMPTS) -> str:
 
 
 def character_file(name: str, trigger: str | None = None) -> str:
-    """The text of a new character file."""
+    """The text of a new character file for a woman whom charloom draws."""
     trigger = trigger or trigger_for(name)
-    pad = " " * max(1, 33 - len(f"trigger: {trigger}"))
-    title = name.replace("-", " ").replace("_", " ").title()
     return TEMPLATE.format(
-        editor_line=EDITOR_LINE, id=name, name=title, trigger=trigger, pad=pad, prompts=prompt_lines()
+        editor_line=EDITOR_LINE,
+        id=name,
+        name=words.title(name),
+        trigger=trigger,
+        pad=_pad(f"trigger: {trigger}"),
+        prompts=prompt_lines(previews.prompts("woman", "photographic")),
     )
+
+
+def described_file(name: str, trigger: str, class_: str, look: str, noun: str = "", base: str = "") -> str:
+    """The text of a new character file whose pictures a generator makes by the plan of its class."""
+    spoken = kinds.of(class_, look, noun)
+    what = _CONCEPTS.get(class_, _CONCEPTS["person"])
+    concept = what[0].format(a_noun=spoken.a_noun, picture=spoken.picture)
+    lines = [f"look: {look}"] if look != "photographic" else []
+    lines += [f"noun: {noun}"] if noun else []
+    return DESCRIBED.format(
+        editor_line=EDITOR_LINE,
+        id=name,
+        name=words.title(name),
+        trigger=trigger,
+        pad=_pad(f"trigger: {trigger}"),
+        class_=class_,
+        class_pad=_pad(f"class: {class_}"),
+        further="".join(f"{line}\n" for line in lines),
+        concept=concept[0].upper() + concept[1:],
+        appearance=what[1].format(a_noun=spoken.a_noun),
+        plan=kinds.plan(class_),
+        base=f"base: {base}\n" if base else "",
+        prompts=prompt_lines(previews.prompts(class_, look)),
+    )
+
+
+def folder_file(name: str, trigger: str, images: str, said: dict[str, str], comments: dict[str, str]) -> str:
+    """The text of a new character file for every picture of a folder.
+
+    Args:
+        images: the folder.
+        said: further keys in their order (``class``, ``noun``, ``look``, ``base``), as far as they are needed.
+        comments: a comment by key, such as what a value was guessed from; ``images`` says what is in the folder.
+    """
+    keys = {"name": words.title(name), "trigger": trigger, **said}
+    lines = [EDITOR_LINE, f"# {keys['name']}, {comments['images']}. Every key: config/schemas/character.schema.yaml"]
+    for key, value in keys.items():
+        line = f"{key}: {value}"
+        lines.append(f"{line}{_pad(line)}# {comments[key]}" if key in comments else line)
+    lines += [
+        f"images:{_pad('images:')}# every picture in it and in the folders below; captions are the .txt beside them",
+        "  source: folder",
+        f"  path: {json.dumps(images, ensure_ascii=False)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def like(text: str, name: str, trigger: str) -> str:
+    """An example file with another name and trigger, and a folder of its own for its pictures."""
+    old = re.search(r"^path: *|path: *resources/characters/([a-z0-9_-]+)", text, re.MULTILINE)
+    text = re.sub(r"^name: .*$", f"name: {words.title(name)}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^trigger: *\S+", f"trigger: {trigger}", text, count=1, flags=re.MULTILINE)
+    return text.replace(f"resources/characters/{old[1]}", f"resources/characters/{name}") if old and old[1] else text
+
+
+def _pad(line: str) -> str:
+    """Blanks up to the column of comments."""
+    return " " * max(1, 33 - len(line))
+
+
+_CONCEPTS = {
+    "person": (
+        "{picture} of {a_noun} of about thirty with short curly black hair and hazel eyes, facing the camera, neutral "
+        "expression, plain white t-shirt, even soft light, light gray studio background",
+        "{a_noun} of thirty with tan skin, an oval face, short curly black hair, hazel eyes and medium brows",
+    ),
+    "creature": (
+        "{picture} of {a_noun} with orange fur and a white belly, standing, seen from the front, plain light gray "
+        "background",
+        "{a_noun} with orange fur, a white belly, round black eyes and a bushy tail with a white tip",
+    ),
+    "object": (
+        "{picture} of {a_noun} of blue enamel with a brass handle, seen from the front, plain light gray background",
+        "{a_noun} of blue enamel with a brass handle, a dent on its left side and a round lid",
+    ),
+    "style": (
+        "{picture} of a village at a river, in flat colours with a thin dark outline",
+        "flat colours of a small palette, a thin dark outline, no shading, paper grain",
+    ),
+}
+"""Of a class: the prompt of the reference, and the appearance; both to be replaced by the user's own."""
+
+DESCRIBED = """\
+{editor_line}
+# {name}. Every key: config/schemas/character.schema.yaml; worked examples: config/examples/
+name: {name}
+trigger: {trigger}{pad}# a word that no model knows, 4 to 6 letters and digits; it will mean this character
+class: {class_}{class_pad}# woman, man, person, creature, object or style: words, prompts and plan follow it
+{further}
+concept:
+  # Text to image, once: the neutral reference. What is in it leaks into everything.
+  prompt: >-
+    {concept}
+
+# Everything about the character that never changes. Goes into every generation prompt, never into a caption.
+appearance: >-
+  {appearance}
+
+# results/{id}/prompts.html says what to tell a generator for each picture, and is made before there is any. Put what it
+# draws into this folder, named like the prompts.
+images: {{source: folder, path: resources/characters/{id}}}
+shots: {plan}
+{base}
+# Previews of every checkpoint; ask for what the pictures do not hold.
+sample_prompts:
+{prompts}
+"""
 
 
 def write_new(path: Path, text: str) -> None:

@@ -12,6 +12,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+HEADER = 100_000_000
+"""Largest header of a safetensors file, as the library has it."""
+
 
 def _plain(value: Any) -> Any:
     """``value`` with tuples as lists; whole floats keep their ``.0`` because ``repr`` does."""
@@ -49,3 +52,20 @@ def file_digest(path: str | Path) -> str:
     """SHA-256 of the bytes of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_digest(path: str | Path) -> str:
+    """SHA-256 of the tensors of a safetensors file, with their names and shapes but without its metadata.
+
+    Raises ``ValueError`` if it is no such file.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER:
+            raise ValueError(f"{path} has no safetensors header")
+        header = json.loads(file.read(length))
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        found = hashlib.sha256(canonical_json(entries).encode("ascii"))
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()

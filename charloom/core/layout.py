@@ -73,6 +73,10 @@ class Results(_Folder):
         """An image before its watermark is cropped."""
         return self.root / "source" / f"{image}.png"
 
+    def source_record(self, image: str) -> Path:
+        """How a generated image came about."""
+        return self.root / "source" / f"{image}.json"
+
     @property
     def dataset(self) -> Path:
         """The folder of all images and captions that are trained on."""
@@ -213,6 +217,15 @@ class Results(_Folder):
         """The LoRA to ship."""
         return self.root / "final.safetensors"
 
+    @property
+    def gallery(self) -> Path:
+        """The page of the scenes that the LoRA draws."""
+        return self.root / "gallery" / "index.html"
+
+    def scene(self, name: str) -> Path:
+        """One of these scenes, ``01``, ``02``, …"""
+        return self.root / "gallery" / f"{name}.png"
+
     def comfyui(self, name: str) -> Path:
         """A ComfyUI workflow to drop into its window."""
         return self.root / "comfyui" / f"{name}.json"
@@ -241,6 +254,10 @@ class Work(_Folder):
     def prepared(self, name: str, suffix: str = ".safetensors") -> Path:
         """A transformer prepared for training (:func:`prepared_name`); its record with the suffix ``.json``."""
         return self.root / "bases" / f"{name}{suffix}"
+
+    def purchases(self, character: str) -> Path:
+        """What was asked of generators of images, and spent."""
+        return self.root / "purchases" / f"{character}.jsonl"
 
     @property
     def settings(self) -> Path:

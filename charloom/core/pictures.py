@@ -6,7 +6,9 @@ to get there, and might surprise, is noted. Every failure is one line with the n
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -33,6 +35,8 @@ MADE_HERE = "delete it, so that it is made anew"
 
 LARGEST = 178_956_970
 """Pictures of more pixels are refused as decompression bombs (twice Pillow's own warning limit)."""
+_HARMLESS = (b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"pHYs")
+"""Parts of a PNG that change nothing of what is read, and tell nothing about anybody."""
 _TEXT = 64 * 2**20
 """Maximal bytes of unpacked text or colour profile in a PNG; image editors store whole histories there."""
 
@@ -99,6 +103,26 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
             image = pillow.composite(image, pillow.new("RGB", image.size, "white"), clear)
             notes.add(FLATTENED)
     return Picture(image, tuple(note for note in NOTES if note in notes))
+
+
+def is_plain(path: str | Path) -> bool:
+    """Whether the file is a PNG of upright 8-bit RGB and nothing else: no profile, no transparency, no metadata, which
+    could tell of its owner, and no bytes behind its end."""
+    with open(path, "rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return False
+        first = True
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            if kind not in _HARMLESS or (first and kind != b"IHDR"):
+                return False
+            if first and file.read(size)[8:10] != b"\x08\x02":  # bits per level, colour type
+                return False
+            file.seek((0 if first else size) + 4, os.SEEK_CUR)
+            first = False
+            if kind == b"IEND":
+                return not file.read(1)
+    return False
 
 
 def save_png(picture: Picture, path: Path) -> None:

@@ -38,6 +38,11 @@ class Counter:
         """Tokens of ``text`` itself, without the chat template."""
         return self._around(text) - (MAX_TOKENS - self.room) if self.exact else estimate(text)
 
+    def pieces(self, text: str) -> list[str]:
+        """The tokens of ``text`` as they are written, a blank before a word included; only if ``exact``."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return [text[start:end] for start, end in offsets]
+
     def _around(self, text: str) -> int:
         return len(self._tokenizer.encode(_BEFORE + text + _AFTER, add_special_tokens=False).ids)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 RECIPES: dict[str, int] = {
     "source": 3,
     "folder": 3,
+    "generated": 1,
     "crop": 3,
     "lint": 2,
     "prompts": 1,
@@ -27,5 +28,6 @@ RECIPES: dict[str, int] = {
     "index": 1,
     "final": 2,
     "comfyui": 1,
+    "gallery": 1,
     "bundle": 1,
 }

@@ -57,6 +57,11 @@ def swapped(text: str, swap: tuple[str, str] | list[str]) -> str:
     return replace(text, trigger, other)
 
 
+def title(name: str) -> str:
+    """A display name from the name of a file."""
+    return name.replace("-", " ").replace("_", " ").title()
+
+
 def tidy(text: str) -> str:
     """A hand-written caption on one line, without redundant white space."""
     return " ".join(text.split())

@@ -1,6 +1,7 @@
 """Captions: they describe what varies and leave the identity to the trigger.
 
-``<shot> of <trigger>, <identity line>, <view>, <pose>, <expression>, wearing <outfit>, <accessories>, <background>``.
+``<shot> of <trigger>, <identity line>, <view>, <pose>, <expression>, wearing <outfit>, <accessories>, <background>``;
+for a style ``<trigger> style, <shot> of <subject>, ...``.
 A hand-written file takes precedence over this grammar.
 """
 
@@ -9,17 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charloom.core import words
 from charloom.core.errors import UserError
 from charloom.core.words import tidy
+from charloom.dataset import sources
 
 if TYPE_CHECKING:
     from charloom.config.character import Character, Shot
 
-TIER_PHRASES = {
-    "close-up": "a close-up portrait photo",
-    "medium": "a medium shot photo",
-    "full-body": "a full body photo",
-}
 EYELESS_VIEWS = ("side profile", "seen from behind")
 """Views that do not show the colour of the eyes."""
 
@@ -32,15 +30,32 @@ def eyes_visible(shot: Shot) -> bool:
 
 def scene_phrases(shot: Shot) -> list[str]:
     """Everything about the image except the person, in the order of the grammar, without empty parts."""
-    parts = [shot.view, shot.pose, shot.expression, f"wearing {shot.outfit}", *shot.accessories, shot.background]
+    outfit = f"wearing {shot.outfit}" if shot.outfit else ""
+    parts = [shot.view, shot.pose, shot.expression, outfit, *shot.accessories, shot.background]
     return [part for part in parts if part]
 
 
 def caption(character: Character, shot: Shot) -> str:
-    """The caption of an image by the grammar."""
+    """The caption of an image by the grammar; of a style's, what the source knows that it has drawn."""
+    if character.is_style:
+        unsaid = shot.name in character.blank
+        return character.default_caption if unsaid else sources.get(character.source).caption(character, shot)
     line = character.identity_full if eyes_visible(shot) else character.identity_hidden
     identity = line.replace("{trigger}", character.trigger)
-    return ", ".join([f"{TIER_PHRASES[shot.tier]} of {identity}", *scene_phrases(shot)])
+    tier = character.words.tiers[shot.tier]
+    if character.kind == "style":
+        return ", ".join([identity, f"{tier} of {shot.subject}", *scene_phrases(shot)])
+    return ", ".join([f"{tier} of {identity}", *scene_phrases(shot)])
+
+
+def completed(text: str, trigger: str) -> str:
+    """A caption of the user's, as it is trained on: with the trigger, which is put at the start if it is nowhere.
+
+    ``[trigger]`` and ``{trigger}`` become the trigger, as other trainers read them.
+    """
+    for placeholder in (words.PLACEHOLDER, "[trigger]"):
+        text = text.replace(placeholder, trigger)
+    return text if not text or words.count(text, trigger) else f"{trigger}, {text}"
 
 
 def read(path: Path) -> str:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from charloom.config import kinds
 from charloom.core import pictures, tokens, words
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
-from charloom.dataset import buckets, captions
+from charloom.dataset import buckets, captions, framing, style_lint
+from charloom.dataset.findings import LEVELS, Finding, Item
 
 LONG_WORDS = 90
 SHARP = 12.0
@@ -51,42 +53,6 @@ EMOTIONS = {
     "serious": "serious", "contemplative": "contemplative", "thoughtful": "contemplative", "sad": "sad",
     "melancholic": "sad",
 }  # fmt: skip
-
-
-LEVELS = ("error", "warning", "note")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding: ``level`` is error, warning or note; ``where`` an image, a caption or the plan."""
-
-    level: str
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.level}: {self.where}: {self.what}"
-
-
-@dataclass(frozen=True)
-class Item:
-    """An image with its caption, as the user knows them."""
-
-    name: str
-    """``<shot>`` or ``<set>/<image>``."""
-    caption: str | None
-    """None if it could not be read, which is a finding of its own."""
-    facts: Mapping[str, Any] | None
-    """:func:`facts` of the image; None if it could not be read, which is a finding of its own."""
-    text: str
-    """What findings call the caption."""
-    picture: str
-    """What findings call the image."""
-
-    @property
-    def part(self) -> str:
-        """The extra data set that it belongs to; empty for the shots of the plan."""
-        return self.name.rpartition("/")[0]
 
 
 def made(
@@ -121,17 +87,23 @@ def lint(items: Sequence[Item], settings: Mapping[str, Any], count: tokens.Count
     """All findings about images, captions and plan, most severe first. ``count`` counts the tokens of a text."""
     count = count or tokens.Counter()
     found = [
-        *_trigger(settings),
-        *_captions([item for item in items if not item.part], settings),
-        *_plan(settings),
+        *_subject(items, settings),
+        *(Finding(*one) for one in framing.findings(items, settings)),
         *([Finding("warning", "recipe", settings["rate"])] if "rate" in settings else []),
-        *_sets(items, settings),
         *_lengths(items, count),
         *_images(items, settings),
         *(Finding("warning", where, what) for where, what in settings.get("unused", ())),
         *_cut(settings),
     ]
     return in_order(found)
+
+
+def _subject(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong with the trigger, the captions and the plan of a character, or of a style."""
+    own = [item for item in items if not item.part]
+    if settings.get("kind") == "style":
+        return [*style_lint.check(items, settings), *_identical(own)]
+    return [*_trigger(settings), *_captions(own, settings), *_plan(settings), *_sets(items, settings)]
 
 
 def in_order(found: Sequence[Finding]) -> list[Finding]:
@@ -227,7 +199,12 @@ def _captions(items: Sequence[Item], settings: Mapping[str, Any]) -> list[Findin
         if views.get(item.name) == "seen from behind" and re.search(r"\beyes\b", item.caption):
             what = "mentions the eyes, which a back view does not show; remove them"
             found.append(Finding("warning", item.text, what))
-    captions = {item.text: item.caption for item in items if item.caption is not None}
+    return found + _identical(items, settings.get("whole"))
+
+
+def _identical(items: Sequence[Item], plain: str | None = None) -> list[Finding]:
+    found = []
+    captions = {item.text: item.caption for item in items if item.caption not in (None, plain)}
     for text, times in Counter(captions.values()).items():
         if times > 1:
             same = ", ".join(name for name, other in captions.items() if other == text)
@@ -266,13 +243,13 @@ def _plan(settings: Mapping[str, Any]) -> list[Finding]:
         )
     if not all(shot["tier"] and shot["view"] for shot in shots):
         return found  # shots that only captions describe
-    third = len(shots) / 3
-    for tier in ("close-up", "medium", "full-body"):
+    shares = settings.get("balance") or dict.fromkeys(("close-up", "medium", "full-body"), 1 / 3)
+    for tier, share in shares.items():
         block = [shot for shot in shots if shot["tier"] == tier]
-        if not 0.8 * third <= len(block) <= 1.2 * third:
-            many = f"{len(block)} of {len(shots)} shots are {tier}"
-            found.append(Finding("warning", "plan", f"{many}; aim for a third each, to learn every distance"))
-        if len(block) < 8:
+        if not 0.8 * share * len(shots) <= len(block) <= 1.2 * share * len(shots):
+            aim = f"aim for {f'{share:.0%}' if 'balance' in settings else 'a third each'}, to learn every distance"
+            found.append(Finding("warning", "plan", f"{len(block)} of {len(shots)} shots are {tier}; {aim}"))
+        if len(block) < 8 or settings.get("class", "woman") not in kinds.WITH_FACE:
             continue
         profiles = sum(shot["view"] == "side profile" for shot in block)
         if profiles != 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from charloom.dataset.captions import TIER_PHRASES
+from charloom.config import kinds
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,52 @@ class Sheet:
     shots: tuple[tuple[str, str, str], ...]
 
 
-def shot_prompt(appearance: str, shot: dict[str, Any]) -> str:
-    """The prompt for one image, to be sent together with the reference image."""
-    scene = [shot["view"], shot["pose"], shot["expression"], f"wearing {shot['outfit']}", *shot["accessories"]]
-    described = ", ".join(part for part in [*scene, shot["background"]] if part)
+_KEEP = {
+    "creature": "its shape, colours or proportions",
+    "object": "its shape, colours or proportions",
+}
+"""What must not change from picture to picture; face, hair and build for people."""
+
+
+def shot_prompt(appearance: str, shot: dict[str, Any], kind: str = "woman", look: str = "", noun: str = "") -> str:
+    """The prompt for one image, to be sent together with the reference image.
+
+    ``kind`` is the class, ``look`` and ``noun`` as in :func:`charloom.config.kinds.of`.
+    """
+    words = kinds.of(kind, look or "photographic", noun)
+    outfit = f"wearing {shot['outfit']}" if shot["outfit"] else ""
+    scene = [shot["view"], shot["pose"], shot["expression"], outfit, *shot["accessories"], shot["background"]]
+    described = ", ".join(part for part in scene if part)
+    tier, about = words.tiers[shot["tier"]], appearance.rstrip(".")
+    if kind == "style":
+        told = ", ".join(part for part in (f"{tier} of {shot['subject']}", described) if part)
+        return (
+            f"The attached picture is the reference for one particular style: {about}. "
+            "Draw something else in this very style, without altering anything about lines, colours or shading. "
+            f"New picture: {told}. No text or frame."
+        )
+    who = "person" if kind in kinds.WITH_FACE else words.noun
     return (
-        f"The attached picture is the reference for one particular person: {appearance.rstrip('.')}. "
-        "Draw this very person again without altering anything about face, hair or build. "
-        f"New picture: {TIER_PHRASES[shot['tier']]}, {described}. "
-        "Photographic look, soft even light, one person only, no text or frame."
+        f"The attached picture is the reference for one particular {who}: {about}. "
+        f"Draw this very {who} again without altering anything about {_KEEP.get(kind, 'face, hair or build')}. "
+        f"New picture: {tier}, {described}. {words.manner}, one {who} only, no text or frame."
     )
 
 
+def scene(tier: str, who: str, **spoken_of: str) -> str:
+    """A prompt to try a LoRA with, for whoever ``who`` stands for; ``class``, ``look`` and ``noun`` as in settings."""
+    kind = spoken_of.get("class", "woman")
+    words = kinds.of(kind, spoken_of.get("look", "photographic"), spoken_of.get("noun", ""))
+    if kind == "style":
+        return f"{words.tiers[tier]} of a city street, in {who} style"
+    return f"{words.tiers[tier]} of {who}, {'smiling, ' if kind in kinds.WITH_FACE else ''}city street"
+
+
 def sheet(settings: dict[str, Any]) -> Sheet:
-    """The sheet from the rule's settings (name, concept, appearance, shots)."""
-    shots = tuple((s["tier"], s["name"], shot_prompt(settings["appearance"], s)) for s in settings["shots"])
+    """The sheet from the rule's settings (name, concept, appearance, shots; class, look and noun if not a woman's on
+    photographs)."""
+    how = {"kind": settings.get("class", "woman"), "look": settings.get("look", ""), "noun": settings.get("noun", "")}
+    shots = tuple((s["tier"], s["name"], shot_prompt(settings["appearance"], s, **how)) for s in settings["shots"])
     return Sheet(settings["name"], settings["concept"], shots)
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
-from charloom.deliver import crop_script
+from charloom.deliver import crop_script, model_card
 from charloom.deliver.comfyui import WORKFLOWS
 
 FORMAT, VERSION = "charloom bundle", 1
@@ -32,7 +32,8 @@ def members(
     ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
     (texts of the files of character and base); ``elsewhere``, the user's folders outside of the workflow and what
     another machine has in their place; ``items``, names of all images; ``captions``, shots whose caption was
-    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
+    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; ``gallery``, scenes
+    where there are any; and ``recipes``.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
     """
     name = about["id"]
@@ -46,6 +47,7 @@ def members(
         "scores.csv": results.score_table,
         "crop.py": Path(crop_script.__file__).read_bytes(),
         "sample-prompts.txt": _lines(about["prompts"]),
+        **({"gallery-prompts.txt": _lines(about["gallery"])} if about.get("gallery") else {}),
         "provenance.json": _json(provenance(results, about, lock)),
         "LICENSE.txt": _licence(about),
         f"config/characters/{name}.yaml": about["character"].encode(),
@@ -56,15 +58,19 @@ def members(
         out[f"comfyui/{workflow}.api.json"] = results.comfyui_api(workflow)
     for item in about["items"]:
         out[f"dataset/{item}.png"], out[f"dataset/{item}.txt"] = results.image(item), results.caption(item)
+    # A picture of a scene that was removed may still be there.
+    scenes = {f"{scene['name']}.png" for scene in about.get("gallery", ())}
     for extra in extras:
         folder = extra.parent
         found = [extra] if folder == results.root else sorted(path for path in folder.rglob("*") if path.is_file())
         for path in found:
             inside = path.relative_to(results.root)
+            if scenes and path.suffix == ".png" and path.name not in scenes and folder != results.root:
+                continue
             if path.suffix in _SHOWN and not any(part.startswith(".") for part in inside.parts):
                 out[inside.as_posix()] = path
     out["README.md"] = _readme(about, out)
-    _check_private(out)
+    check_private(out)
     files = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
     told = {key: about[key] for key in ("base", "captions", "recipes", "sets", "source")}
     out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": files})
@@ -95,7 +101,7 @@ def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, An
     return {"lora": lora, "base": base, "training": json.loads(header["charloom.provenance"])}
 
 
-def _check_private(contents: Mapping[str, Any]) -> None:
+def check_private(contents: Mapping[str, Any]) -> None:
     """Refuse texts with a path of this machine or a token in them.
 
     Raises:
@@ -139,10 +145,11 @@ def _json(value: Any) -> bytes:
 
 
 def _lines(prompts: Iterable[Mapping[str, Any]]) -> bytes:
-    lines = [
-        f"{p['name']}  {p['width']}x{p['height']}, seed {p['seed']}, strength {p['scale']:g}\n{p['text']}\n"
-        for p in prompts
-    ]
+    lines = []
+    for p in prompts:
+        how = [f"{p['width']}x{p['height']}", *([f"{p['steps']} steps"] if "steps" in p else []), f"seed {p['seed']}"]
+        how += [f"strength {p['scale']:g}", *(f"{style} at {strength:g}" for style, strength in p.get("styles", ()))]
+        lines.append(f"{p['name']}  {', '.join(how)}\n{p['text']}\n")
     return "\n".join(lines).encode()
 
 
@@ -159,7 +166,7 @@ crop.py and the workflows in comfyui/ were written by charloom, under the Apache
 
 
 def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
-    name, trigger = about["id"], about["trigger"]
+    name = about["id"]
     rows = {
         "draw with ComfyUI": f"`{name}.safetensors` goes into `ComfyUI/models/loras`; drop `comfyui/portrait.json` "
         "into the window",
@@ -173,11 +180,11 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
     if "strengths.json" in contents:
         rows["what it does at which strength"] = "`strengths.json`"
     if "gallery/index.html" in contents:
-        rows["scenes"] = "`gallery/index.html`"
+        rows["scenes"] = "`gallery/index.html`; their prompts: `gallery-prompts.txt`"
     table = "\n".join(f"| {what} | {where} |" for what, where in rows.items())
     return f"""# {about["name"]}
 
-`{name}.safetensors` is a LoRA for {about["base"]}. `{trigger}` in a prompt is {about["name"]}.
+{model_card.introduction(about)}
 
 | | |
 |---|---|

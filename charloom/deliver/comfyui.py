@@ -7,7 +7,8 @@ it. Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from charloom.deliver.graph import Graph, Node
@@ -29,6 +30,28 @@ _PUBLISHED = {
 """Files that ComfyUI can offer to download, with their folders; the same below ``models/`` and on the hub."""
 
 
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA by its file name in ``models/loras``, at a strength; ``title`` is what its node is called."""
+
+    file: str
+    title: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture: text, size in pixels, sampler steps, cfg (1 is without guidance), seed, LoRAs in their order."""
+
+    text: str
+    width: int
+    height: int
+    steps: int
+    cfg: float
+    seed: int
+    loras: Sequence[Lora]
+
+
 def workflow(name: str, about: Mapping[str, Any]) -> Graph:
     """One of :data:`WORKFLOWS`.
 
@@ -38,6 +61,15 @@ def workflow(name: str, about: Mapping[str, Any]) -> Graph:
     """
     width, height = PORTRAIT if name == "portrait" else SCENE
     steps = about["steps"] if name == "portrait" else SCENE_STEPS
+    loras = [Lora(about["lora"], f"{about['name']} (character)", 1.0)]
+    if name == "character-and-style":
+        loras.append(Lora(about["style"], "Style on top", STYLE_STRENGTH))
+    drawing = Drawing(about["prompts"][name], width, height, steps, about["cfg"], about["seed"], loras)
+    return picture(name, drawing, about, _note(name, about))
+
+
+def picture(name: str, drawing: Drawing, about: Mapping[str, Any], note: str = "") -> Graph:
+    """The workflow that draws one picture; ``about`` as of :func:`workflow`, of its files those of the base alone."""
     graph = Graph(f"{about['id']}/{name}")
     model = _file(
         graph.add("UNETLoader", "Z-Image-Turbo", (0, 0), {"unet_name": about["model"], "weight_dtype": "default"})
@@ -45,18 +77,17 @@ def workflow(name: str, about: Mapping[str, Any]) -> Graph:
     clip = _file(graph.add("CLIPLoader", "Text encoder", (0, 180),
                            {"clip_name": about["text_encoder"], "type": "lumina2", "device": "default"}))  # fmt: skip
     vae = _file(graph.add("VAELoader", "VAE", (0, 390), {"vae_name": about["vae"]}))
-    latent = graph.add("EmptySD3LatentImage", "Size", (0, 540), {"width": width, "height": height, "batch_size": 1})
-    model = graph.add("LoraLoaderModelOnly", f"{about['name']} (character)", (1, 0),
-                      {"lora_name": about["lora"], "strength_model": 1.0}, model=model)  # fmt: skip
-    if name == "character-and-style":
-        model = graph.add("LoraLoaderModelOnly", "Style on top", (1, 180),
-                          {"lora_name": about["style"], "strength_model": STYLE_STRENGTH}, model=model)  # fmt: skip
-    model = graph.add("ModelSamplingAuraFlow", "Shift", (1, 360), {"shift": SHIFT}, model=model)
-    text = about["prompts"][name]
+    latent = graph.add("EmptySD3LatentImage", "Size", (0, 540),
+                       {"width": drawing.width, "height": drawing.height, "batch_size": 1})  # fmt: skip
+    for index, lora in enumerate(drawing.loras):
+        model = graph.add("LoraLoaderModelOnly", lora.title, (1, 180 * index),
+                          {"lora_name": lora.file, "strength_model": lora.strength}, model=model)  # fmt: skip
+    below = 180 * max(0, len(drawing.loras) - 2)
+    model = graph.add("ModelSamplingAuraFlow", "Shift", (1, 360 + below), {"shift": SHIFT}, model=model)
     positive = graph.add(
-        "CLIPTextEncode", f"Prompt ({about['trigger']} is {about['name']})", (2, 0), {"text": text}, clip=clip
+        "CLIPTextEncode", f"Prompt ({about['trigger']} is {about['name']})", (2, 0), {"text": drawing.text}, clip=clip
     )
-    if about["cfg"] > 1:
+    if drawing.cfg > 1:
         negative = graph.add("CLIPTextEncode", "Negative prompt", (2, 300), {"text": ""}, clip=clip)
     else:
         negative = graph.add("ConditioningZeroOut", "No negative prompt at cfg 1", (2, 300), conditioning=positive)
@@ -65,10 +96,10 @@ def workflow(name: str, about: Mapping[str, Any]) -> Graph:
         "Sampler",
         (3, 0),
         {
-            "seed": about["seed"],
+            "seed": drawing.seed,
             "control_after_generate": "fixed",
-            "steps": steps,
-            "cfg": about["cfg"],
+            "steps": drawing.steps,
+            "cfg": drawing.cfg,
             "sampler_name": "euler",
             "scheduler": "simple",
             "denoise": 1.0,
@@ -80,7 +111,8 @@ def workflow(name: str, about: Mapping[str, Any]) -> Graph:
     )
     image = graph.add("VAEDecode", "Decode", (3, 330), samples=sampled, vae=vae)
     graph.add("SaveImage", "Picture", (4, 0), {"filename_prefix": f"{about['id']}-{name}"}, images=image)
-    graph.add("MarkdownNote", "Read me", (1, 520), {"text": _note(name, about)})
+    if note:
+        graph.add("MarkdownNote", "Read me", (1, 520 + below), {"text": note})
     return graph
 
 

@@ -26,16 +26,23 @@ LONGEST = 300.0
 POLL = 0.5
 LARGEST = 2**28
 """Bytes of a single answer; a picture of 4096 x 4096 has 50 MB at most."""
+BUSY = (429, 502, 503, 504)
+"""Answers of what stands before a server: it is too busy, or starts."""
+
+
+class Unavailable(UserError):
+    """The server gives no answer, or is too busy for one: the same may succeed later."""
 
 
 class Server:
-    """A ComfyUI server at ``url``.
+    """A ComfyUI server at ``url``, which the user has set with ``where``; how long to wait with ``patience``.
 
     Raises:
         UserError: the address is not one of http or https.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, where: str = "--server", patience: str = "--timeout") -> None:
+        self.where, self.patience = where, patience
         url = url if "://" in url else f"http://{url}"
         try:
             parts = urllib.parse.urlsplit(url)
@@ -43,11 +50,35 @@ class Server:
         except ValueError:
             valid = False
         if not valid:
-            raise UserError(f"--server {url}: is not an address; give one like http://127.0.0.1:8188")
+            raise UserError(f"{where} {url}: is not an address; give one like http://127.0.0.1:8188")
         self.url = url.rstrip("/")
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         handlers = [urllib.request.ProxyHandler({})] if local else []
         self._open = urllib.request.build_opener(*handlers).open
+
+    def upload(self, name: str, picture: bytes) -> str:
+        """Give the server a PNG called ``name`` as an input; returns what LoadImage calls it.
+
+        One of that name is replaced, so a name should be made of the picture's digest.
+
+        Raises:
+            UserError: the server is down or does not take it.
+        """
+        mark = uuid.uuid4().hex
+        parts = (
+            f'--{mark}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
+            f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
+            "Content-Type: image/png\r\n\r\n"
+        )
+        body = parts.encode() + picture + f"\r\n--{mark}--\r\n".encode()
+        status, data = self._ask("/upload/image", body, f"multipart/form-data; boundary={mark}")
+        if status != 200:
+            raise UserError(f"{self.url}: does not take a picture (status {status}); is it ComfyUI?")
+        answer = self._object(data, "/upload/image")
+        stored, folder = answer.get("name"), answer.get("subfolder") or ""
+        if not isinstance(stored, str) or not stored or not isinstance(folder, str):
+            raise UserError(f"{self.url}: takes a picture and does not say how it is called; is it ComfyUI?")
+        return f"{folder}/{stored}" if folder else stored
 
     def queue(self, workflow: Mapping[str, Any]) -> str:
         """Queue a workflow in API format; returns its ``prompt_id``.
@@ -88,7 +119,7 @@ class Server:
             if time.monotonic() >= end:
                 raise UserError(
                     f"{self.url}: is not done after {timeout:g} s; it goes on with {_line(number)}, so look into its "
-                    "window, or wait longer with --timeout"
+                    f"window, or wait longer with {self.patience}"
                 )
             time.sleep(min(POLL, max(0.0, end - time.monotonic())))
 
@@ -113,23 +144,27 @@ class Server:
                 raise UserError(f"{self.url}: does not give its picture {image['filename']!r} (status {status})")
             yield data
 
-    def _ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"} if body else {})
+    def _ask(self, path: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes]:
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": kind} if body else {})
         try:
             try:
                 with self._open(request, timeout=PATIENCE) as answer:
                     return answer.status, self._read(answer)
             except urllib.error.HTTPError as error:
                 with error:
+                    if error.code in BUSY:
+                        raise Unavailable(f"{self.url}: answers {error.code}; try again later") from None
                     return error.code, self._read(error)
         except urllib.error.URLError as error:
             why = "no answer in time" if isinstance(error.reason, TimeoutError) else f"{error.reason}"
-            raise UserError(f"{self.url}: cannot be reached ({why}); start ComfyUI, or correct --server") from None
+            raise Unavailable(
+                f"{self.url}: cannot be reached ({why}); start ComfyUI, or correct {self.where}"
+            ) from None
         except TimeoutError:
-            raise UserError(f"{self.url}: gives no answer within {PATIENCE:g} s; try again") from None
+            raise Unavailable(f"{self.url}: gives no answer within {PATIENCE:g} s; try again") from None
         except (http.client.HTTPException, OSError, ValueError) as error:
             what = " ".join(str(error).split())[:100] or type(error).__name__
-            raise UserError(f"{self.url}: does not answer as ComfyUI does ({what}); correct --server") from None
+            raise UserError(f"{self.url}: does not answer as ComfyUI does ({what}); correct {self.where}") from None
 
     def _read(self, answer: Any) -> bytes:
         end, data = time.monotonic() + LONGEST, bytearray()

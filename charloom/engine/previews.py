@@ -7,7 +7,7 @@ pictures drawn beside it nor the process that draws it: one picture at a time, b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from charloom.engine import memory
 from charloom.engine.compile import attention, by_rule, compile_blocks, is_compiled, plain_blocks
 from charloom.engine.options import EngineOptions
 from charloom.kernels import quantize
-from charloom.lora.adapter import load_into
+from charloom.lora.adapter import Part, in_order, is_plain, load_into, load_stack, side_by_side
 from charloom.lora.files import AdapterFile, read_adapter
 from charloom.zimage import weights
 from charloom.zimage.forward import PATCH, TOKEN_MULTIPLE, Predict, forward, prepare
@@ -125,7 +125,7 @@ def predict_for(model: nn.Module, options: EngineOptions, device: torch.device) 
 
 
 class Adapters:
-    """LoRA files on a model, one after the other, even if its blocks are compiled.
+    """LoRA files on a model, one set of them after the other, even if its blocks are compiled.
 
     Compiled code may silently ignore hooks that are added later, and keep sampling the bare base. Therefore each Linear
     gets a wrapper, a different type and thus recompiled once, and later files only replace the values in it.
@@ -137,34 +137,34 @@ class Adapters:
         self._primed: set[Any] = set()
 
     @contextlib.contextmanager
-    def applied(self, path: Path | None, strength: float) -> Iterator[None]:
-        """Inside the block, the model has the LoRA at ``path`` applied; None is the bare model.
+    def applied(self, parts: Sequence[Part]) -> Iterator[None]:
+        """Inside the block, the model has LoRA files applied, each at its strength; without any it is bare.
 
         Raises:
-            UserError: the file does not fit the model.
+            UserError: a file does not fit the model.
         """
         if not is_compiled(self.model):
-            with load_into(self.model, path, strength) if path else contextlib.nullcontext():
+            with load_stack(self.model, parts) if parts else contextlib.nullcontext():
                 yield
             return
-        if path is None:
+        if not parts:
             self.remove()
             self._prime()
             yield
             return
-        adapter = read_adapter(path)
-        if any("lora_A" not in parts or "dora_scale" in parts for parts in adapter.modules.values()):
+        adapters = in_order([(read_adapter(path), strength) for path, strength in parts])
+        if not all(is_plain(found) for adapter, _ in adapters for found in adapter.modules.values()):
             # Not a sum of two outputs: rare enough to run without compiled blocks.
             self.remove()
             plain_blocks(self.model)
             try:
-                with load_into(self.model, path, strength):
+                with load_stack(self.model, parts):
                     yield
             finally:
                 compile_blocks(self.model, self.options.cudnn_attention)
             return
         try:
-            self._fill(adapter, strength)
+            self._fill(adapters)
             self._prime()
             yield
         finally:
@@ -172,19 +172,24 @@ class Adapters:
                 slot.up.zero_()
 
     @torch.no_grad()
-    def _fill(self, adapter: AdapterFile, strength: float) -> None:
-        parts = {name: (found["lora_A"], found["lora_B"]) for name, found in adapter.modules.items()}
+    def _fill(self, adapters: Sequence[tuple[AdapterFile, float]]) -> None:
+        like = {"device": self.model.x_pad_token.device, "dtype": self.model.all_x_embedder["2-1"].weight.dtype}
+        parts = {
+            name: side_by_side([one for one in adapters if name in one[0].modules], name, **like)
+            for name in dict.fromkeys(name for adapter, _ in adapters for name in adapter.modules)
+        }
         shapes = {name: (slot.down.shape, slot.up.shape) for name, slot in self._slots.items()}
         if {name: (down.shape, up.shape) for name, (down, up) in parts.items()} != shapes:
             self.remove()
-            load_into(self.model, adapter.path).remove()  # raises a clear error if the file does not fit
-            dtype = self.model.all_x_embedder["2-1"].weight.dtype  # never quantised
+            for adapter, _ in adapters:
+                load_into(self.model, adapter.path).remove()  # raises a clear error if the file does not fit
             for name, (down, up) in parts.items():
-                self._slots[name] = _Adapted(self.model.get_submodule(name), down.shape, up.shape, dtype)
+                linear = self.model.get_submodule(name)
+                self._slots[name] = _Adapted(linear, down.shape, up.shape, like["dtype"])  # never quantised
                 self.model.set_submodule(name, self._slots[name])
         for name, (down, up) in parts.items():
             self._slots[name].down.copy_(down)
-            self._slots[name].up.copy_(up.float() * (adapter.scale(name) * strength))
+            self._slots[name].up.copy_(up)
 
     @torch.no_grad()
     def _prime(self) -> None:

@@ -13,6 +13,8 @@ Metrics and their ranges, one value per sample:
   ``obedience.<attribute>`` is 1 or 0, or a probability.
 * ``bleed``: share of the opportunities to copy the training pictures (an outfit, background or accessory that
   they show and the prompt does not ask for) that were taken, 0 to 1; ``bleed.<attribute>`` is 1 or 0.
+* ``style``: how far the sample is drawn in the style that is trained, 0 (as by the base alone) to 1 (as its own
+  pictures); above 0.5 it is read as drawn in it.
 * ``detail``: sharpness relative to the references, 1 is as sharp.
 * ``brisque``: artefacts, 0 (none) to 100 (ruined); measured on request.
 * ``copy.cosine``, ``copy.bits``: likeness to the nearest training picture, and differing bits of 64 of their hashes.
@@ -44,6 +46,10 @@ BACKENDS: dict[str, str] = {
     "paperdoll": "charloom.judge.paperdoll:Paperdoll",
 }
 """Name in the base file to ``module:Class``; the module is imported when the back end is opened."""
+
+LOOK = "look"
+"""The back end for styles, whatever the base's judge is."""
+_ALL = {**BACKENDS, LOOK: "charloom.judge.look:Look"}
 
 METRICS = ("identity", "identity_relative", "obedience", "bleed", "detail", "contrast")
 """The metrics that a report explains; back ends may add ``<metric>.<attribute>``."""
@@ -125,14 +131,14 @@ def open_backend(name: str, weights: Path | None = None, memory: Memory | None =
     """Open the back end ``name`` with its network from ``weights``.
 
     ``memory`` remembers what was seen on a picture; ``more`` goes to the back end: ``auto`` wants ``judge``, the
-    content of ``judge.json``, and ``device``.
+    content of ``judge.json``, and ``device``; ``look`` wants ``without``, pictures of the base alone.
 
     Raises:
         UserError: the name is unknown or the weights are missing.
     """
-    if name not in BACKENDS:
+    if name not in _ALL:
         raise UserError(f"judge: there is no back end '{name}'; use one of {', '.join(sorted(BACKENDS))}")
-    module, _, cls = BACKENDS[name].partition(":")
+    module, _, cls = _ALL[name].partition(":")
     return getattr(import_module(module), cls)(weights, memory=memory, **more)
 
 
@@ -199,5 +205,5 @@ def score(
         "levels": {key: round(float(value), 6) for key, value in levels.items()},
         "rows": rows,
         "misses": misses,
-        "not_scored": [metric for metric in METRICS if metric not in measured],
+        "not_scored": [] if backend.name == LOOK else [metric for metric in METRICS if metric not in measured],
     }

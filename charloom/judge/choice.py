@@ -64,9 +64,10 @@ def choose(
         warnings += found
         advice += remedy
     warnings += notes
+    style = any(one.style is not None for one in summaries.values())
     missing = [
         name
-        for name in ("identity", "obedience", "bleed", "detail")
+        for name in (("detail",) if style else ("identity", "obedience", "bleed", "detail"))
         if all(v.scores is None or getattr(v.scores, name) is None for v in verdicts)
     ]
     if missing:
@@ -84,6 +85,9 @@ def choose(
     }
 
 
+_BOTH = "both draws the character recognisably and follows the prompts"
+
+
 def _pick(verdicts: Sequence[Verdict]) -> tuple[int, str, list[str]]:
     """The step by the rule, or the best one otherwise, and why."""
     latest = verdicts[-1]
@@ -92,7 +96,9 @@ def _pick(verdicts: Sequence[Verdict]) -> tuple[int, str, list[str]]:
     unopposed = [v for v in verdicts if v.recognisable is None and v.flexible is not False]
     if good:
         chosen, how = good[-1], "rule"
-        property_ = "that draws the character recognisably and still follows the prompts"
+        style = chosen.scores is not None and chosen.scores.style is not None
+        draws = "the style clearly and sharply" if style else "the character recognisably and still follows the prompts"
+        property_ = f"that draws {draws}"
     elif len(unopposed) == len(verdicts):
         what = "identity was not scored" if any(v.scores for v in verdicts) else "there are no samples to judge"
         return latest.step, "latest", [f"Step {latest.step} is the latest checkpoint; {what}."]
@@ -103,10 +109,9 @@ def _pick(verdicts: Sequence[Verdict]) -> tuple[int, str, list[str]]:
         chosen, how, property_ = unopposed[-1], "fallback", "with no fault found; identity was not scored"
     else:
         chosen = max(verdicts, key=_compromise)
-        why = (
-            "No checkpoint both draws the character recognisably and follows the prompts; "
-            f"step {chosen.step} is the best compromise."
-        )
+        style = chosen.scores is not None and chosen.scores.style is not None
+        draws = "draws the style clearly and sharply" if style else _BOTH
+        why = f"No checkpoint {draws}; step {chosen.step} is the best compromise."
         return chosen.step, "fallback", [why, *chosen.texts()]
     why = [f"Step {chosen.step} is the latest checkpoint {property_}.", *chosen.texts()]
     for verdict in verdicts:
@@ -156,6 +161,10 @@ def _warnings(verdicts: Sequence[Verdict], limits: Limits) -> tuple[list[str], l
         if last and last.identity == best and rise > limits.still_rising and scored[-1].flexible is not False:
             warnings.append(f"Identity still rose by {rise:.2f} in the last interval: more steps may do better.")
             advice.append("Raise recipe.train.steps by a third; finished steps are kept.")
+    reached = max((v.scores.style for v in verdicts if v.scores and v.scores.style is not None), default=None)
+    if reached is not None and reached < limits.identity_low:
+        warnings.append(f"All kept checkpoints look undertrained: the style is reached to {reached:.2f}.")
+        advice.append("Train longer: raise recipe.train.steps; finished steps are kept, only the new ones run.")
     blank = [v.step for v in verdicts if v.scores and v.scores.blank]
     if blank:
         warnings.append(f"Blank samples at step {', '.join(map(str, blank))}: training diverged there.")
@@ -178,7 +187,10 @@ def _lost_prompts(verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
 
 
 def _summary(scores: Summary | None) -> dict[str, Any] | None:
-    return {**asdict(scores), "lost": list(scores.lost)} if scores is not None else None
+    if scores is None:
+        return None
+    values = {**asdict(scores), "lost": list(scores.lost), "unstyled": list(scores.unstyled)}
+    return values if scores.style is not None else {k: v for k, v in values.items() if k not in ("style", "unstyled")}
 
 
 def _values(verdict: Verdict) -> dict[str, Any]:

@@ -38,6 +38,9 @@ class Paperdoll:
     """Identity, obedience and bleed by the probe; detail and contrast by :class:`Plain`."""
 
     name = "paperdoll"
+    cut = 0.5
+    """Limit between same and different of :meth:`similarity`: on pictures of the five shipped characters, every picture
+    of a character was above 0.57 to its reference, and every picture of another one below 0.44."""
 
     def __init__(self, weights: Path | None, probe: Probe | None = None, memory: Memory | None = None) -> None:
         if probe is None:
@@ -97,6 +100,15 @@ class Paperdoll:
             misses += [f"{key}: {values[key]} comes from the training pictures" for key in ACCESSORIES if bled.get(key)]
             readings[index] = Reading(out | readings[index].values, tuple(misses))
         return readings
+
+    def vectors(self, pictures: Sequence[Picture]) -> list[Look | None]:
+        """``vector`` (E,), who is on each picture; None where it cannot be read."""
+        return [{"vector": look["identity"]} if look else look for look in self._looks(pictures)]
+
+    @staticmethod
+    def similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Cosines of :meth:`vectors`, between (N, E) and (M, E)."""
+        return one @ other.T
 
     def _read(self, pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], np.ndarray]:
         """The most likely value of every attribute, and identity vectors (B, E), of pictures that can be read."""

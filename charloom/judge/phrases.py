@@ -10,7 +10,8 @@ import re
 
 from charloom.core import words
 
-TIERS = ("close-up", "closeup", "portrait", "medium shot", "full body", "full-body", "headshot", "wide shot", "selfie")
+TIERS = ("close-up", "closeup", "portrait", "medium shot", "full body", "full-body", "full view", "headshot",
+         "wide shot", "selfie")  # fmt: skip
 _WORDS: dict[str, tuple[str, ...]] = {
     "outfit": ("wearing", "dressed in", "outfit", "dress", "shirt", "jacket", "hoodie", "coat", "suit", "jeans",
                "sweater", "skirt", "pajamas", "uniform", "blouse"),

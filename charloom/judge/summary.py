@@ -10,6 +10,9 @@ from typing import Any
 EPSILON = 1e-9
 """Tolerance, so that a value that equals a limit in decimal also passes in binary."""
 
+STYLED = 0.5
+"""A sample of a style with no more than this is not drawn in it."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -71,6 +74,10 @@ class Summary:
     obedience: float | None = None
     bleed: float | None = None
     detail: float | None = None
+    style: float | None = None
+    """How far a style is drawn; no judge of persons scores it."""
+    unstyled: tuple[str, ...] = ()
+    """Names of the prompts that are not drawn in the style."""
     blank: int = 0
     """Number of blank samples."""
     bleeding: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -82,9 +89,10 @@ class Summary:
 
     @property
     def overall(self) -> float | None:
-        """Identity x obedience x (1 - bleed), of those that were scored; orders checkpoints for ``keep: score:N``."""
+        """Identity x style x obedience x (1 - bleed), of those that were scored; it orders checkpoints for
+        ``keep: score:N``."""
         identity = None if self.identity is None else max(0.0, self.identity)
-        parts = [identity, self.obedience, None if self.bleed is None else 1.0 - self.bleed]
+        parts = [identity, self.style, self.obedience, None if self.bleed is None else 1.0 - self.bleed]
         scored = [part for part in parts if part is not None]
         product = 1.0
         for part in scored:
@@ -117,6 +125,8 @@ def summarise(rows: Iterable[Mapping[str, Any]], limits: Limits = LIMITS) -> dic
             obedience=_mean(metrics.get("obedience", {}).values()),
             bleed=_mean(metrics.get("bleed", {}).values()),
             detail=_mean(metrics.get("detail", {}).values()),
+            style=_mean(metrics.get("style", {}).values()),
+            unstyled=tuple(sorted(sample[0] for sample, v in metrics.get("style", {}).items() if v <= STYLED)),
             blank=sum(value < limits.blank for value in metrics.get("contrast", {}).values()),
             bleeding=bleeding,
             faceless=sum(value == 0.0 for value in metrics.get("identity.found", {}).values()),

@@ -21,8 +21,8 @@ class Reason:
 class Verdict:
     """The verdict on one checkpoint.
 
-    ``recognisable``: the samples show the character. ``flexible``: they follow the prompts and do not copy the
-    training pictures. Both are ``None`` where nothing was scored that could tell.
+    ``recognisable``: the samples show the character, or are drawn in the style. ``flexible``: they follow the prompts
+    and do not copy the training pictures. Both are ``None`` where nothing was scored that could tell.
     """
 
     step: int
@@ -61,8 +61,11 @@ def judge(summaries: Mapping[int, Summary], candidates: Sequence[int], limits: L
     sampled = [summaries[step] for step in candidates if step in summaries]
     flexibility: dict[int, tuple[bool | None, list[Reason]]] = {}
     for own in sampled:
-        reasons = _obedience(own, summaries, limits) + _bleed(own, summaries.get(0), limits)
         flaws = _rendering(own, sampled, limits)
+        if own.style is not None:  # nothing but bad rendering speaks against a style
+            flexibility[own.step] = not flaws, flaws
+            continue
+        reasons = _obedience(own, summaries, limits) + _bleed(own, summaries.get(0), limits)
         flexibility[own.step] = False if flaws else _all(reasons), [*reasons, *flaws]
     flexible = [own for own in sampled if flexibility[own.step][0] is not False]
     verdicts = []
@@ -72,7 +75,10 @@ def judge(summaries: Mapping[int, Summary], candidates: Sequence[int], limits: L
             continue
         own = summaries[step]
         everyone = sampled if len(sampled) > 1 else [s for step, s in summaries.items() if step]
-        identity = _identity(own, everyone, flexible or sampled, limits)
+        if own.style is not None:
+            identity = _style(own, everyone, limits)
+        else:
+            identity = _identity(own, everyone, flexible or sampled, limits)
         holds, reasons = flexibility[step]
         verdicts.append(Verdict(step, _all(identity), holds, (*identity, *reasons), own))
     return verdicts
@@ -116,6 +122,21 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     if own.faceless:
         asked = own.portraits + own.faceless
         reasons.append(Reason(None, f"In {own.faceless} of {asked} samples the judge found nobody to compare."))
+    return reasons
+
+
+def _style(own: Summary, everyone: Sequence[Summary], limits: Limits) -> list[Reason]:
+    """Whether the samples are drawn in the style, about as much as at the best checkpoint, with hardly an exception."""
+    assert own.style is not None, "asked for only where it was scored"
+    best = max(s.style for s in everyone if s.style is not None)
+    needed = min(limits.identity_enough, max(limits.identity_of_flexible * best, limits.identity_low))
+    holds = own.style >= needed - EPSILON
+    mine, top, *bar = numbers.apart(own.style, best, *([] if holds else [needed]))
+    found = "is high enough" if holds else f"is too low: {bar[0]} is needed"
+    reasons = [Reason(holds, f"Style {mine} {found} (best: {top}).")]
+    if len(own.unstyled) > limits.strangers * own.samples + EPSILON:
+        listed = ", ".join(own.unstyled)
+        reasons.append(Reason(False, f"{len(own.unstyled)} of {own.samples} samples are not drawn in it ({listed})."))
     return reasons
 
 

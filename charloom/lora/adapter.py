@@ -1,4 +1,4 @@
-"""Third-party adapters: merging a training adapter permanently, loading a LoRA for sampling.
+"""Third-party adapters: merging a training adapter permanently, loading LoRAs for sampling.
 
 A merge that changes nothing is an error, because two trainers have silently shipped exactly that bug.
 """
@@ -6,6 +6,7 @@ A merge that changes nothing is an error, because two trainers have silently shi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -152,40 +153,83 @@ class LoadedLora:
         self.remove()
 
 
-@torch.no_grad()
+Part = tuple[Path, float]
+"""A LoRA file and its strength; 1 is full, 0 nothing."""
+
+
 def load_into(model: nn.Module, path: Path, strength: float = 1.0) -> LoadedLora:
-    """Apply a LoRA file to a stock transformer at ``strength``, for sampling.
+    """Apply one LoRA file to a stock transformer at ``strength``, for sampling; see :func:`load_stack`."""
+    return load_stack(model, [(path, strength)])
+
+
+@torch.no_grad()
+def load_stack(model: nn.Module, parts: Sequence[Part]) -> LoadedLora:
+    """Apply LoRA files to a stock transformer, each at a strength of its own, for sampling.
+
+    Every weight changes by the sum of what each file alone would change it by, as with diffusers' ``set_adapters``. The
+    order of ``parts`` makes no difference, not even in the last bit (:func:`in_order`).
 
     fp32 weights are replaced by merged copies and the originals kept. With lower precision a merge would round the
     change away, and copies of large weights would not fit: there, a plain LoRA is added to the output of its Linear.
-    DoRA and LoKr are merged, except on quantised weights, where they are added to the output as well. Several files can
-    be loaded on top of each other; remove them in reverse order.
+    DoRA and LoKr are merged, except on quantised weights, where they are added to the output as well. Further files can
+    be loaded on top; remove them in reverse order.
 
     Raises:
         UserError: as :func:`merge`, but a LoRA of norm zero is allowed (as at step 0), and so are weights that were
             quantised by charloom.
     """
-    adapter = read_adapter(path)
+    adapters = in_order([(read_adapter(path), strength) for path, strength in parts])
+    linears: dict[str, nn.Linear] = {}
+    for adapter, _ in adapters:
+        linears |= _match(model, adapter)
     originals: dict[nn.Linear, Tensor] = {}
     hooks = []
-    for module, linear in _match(model, adapter).items():
-        parts = adapter.modules[module]
+    for module, linear in linears.items():
+        own = [(adapter, strength) for adapter, strength in adapters if module in adapter.modules]
         if isinstance(linear, QuantizedLinear):
-            hooks.append(
-                linear.register_forward_hook(_beside(adapter, module, linear, strength, _working_dtype(model)))
-            )
-        elif _is_quantised(linear):
-            raise UserError(f"{path}: {module} of the base is quantised in a way that charloom does not know")
-        elif linear.weight.dtype == torch.float32 or "lora_A" not in parts or "dora_scale" in parts:
-            originals[linear] = linear.weight.data
-            merged = adapter.apply(module, linear.weight, strength)
-            linear.weight.data = merged.to(linear.weight.dtype)
-        else:
-            down = parts["lora_A"].to(linear.weight.device, linear.weight.dtype)
-            up = parts["lora_B"].float() * (adapter.scale(module) * strength)
-            up = up.to(linear.weight.device, linear.weight.dtype)
-            hooks.append(linear.register_forward_hook(_adder(down, up)))
-    return LoadedLora(originals, hooks, len(adapter.modules))
+            hooks.append(linear.register_forward_hook(_beside(own, module, linear, _working_dtype(model))))
+            continue
+        if _is_quantised(linear):
+            where = own[0][0].path
+            raise UserError(f"{where}: {module} of the base is quantised in a way that charloom does not know")
+        exact = linear.weight.dtype == torch.float32
+        beside = [not exact and is_plain(adapter.modules[module]) for adapter, _ in own]
+        merged = [one for one, is_beside in zip(own, beside, strict=True) if not is_beside]
+        if merged:
+            originals[linear] = weight = linear.weight.data
+            (first, strength), *others = merged
+            changed = first.apply(module, weight, strength)
+            for adapter, strength in others:
+                changed = changed + adapter.change(module, weight, strength)
+            linear.weight.data = changed.to(weight.dtype)
+        if added := [one for one, is_beside in zip(own, beside, strict=True) if is_beside]:
+            like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+            hooks.append(linear.register_forward_hook(_adder(*side_by_side(added, module, **like))))
+    return LoadedLora(originals, hooks, len(linears))
+
+
+def in_order(adapters: Sequence[tuple[AdapterFile, float]]) -> list[tuple[AdapterFile, float]]:
+    """Adapters with their strengths, in an order that depends on their tensors alone: sums are not associative."""
+    if len(adapters) < 2:
+        return list(adapters)
+    return sorted(adapters, key=lambda one: (one[0].identity(), one[1]))
+
+
+def is_plain(parts: Mapping[str, Tensor]) -> bool:
+    """Whether a module is a plain LoRA, whose change is a product of two matrices and does not depend on the weight."""
+    return "lora_A" in parts and "dora_scale" not in parts
+
+
+def side_by_side(
+    adapters: Sequence[tuple[AdapterFile, float]], module: str, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """``down`` (ranks, in) and ``up`` (out, ranks) of a module's plain LoRAs; scales and strengths are in ``up``."""
+    down = [adapter.modules[module]["lora_A"].to(device, dtype) for adapter, _ in adapters]
+    up = [
+        (adapter.modules[module]["lora_B"].float() * (adapter.scale(module) * strength)).to(device, dtype)
+        for adapter, strength in adapters
+    ]
+    return torch.cat(down), torch.cat(up, dim=1)
 
 
 def _adder(down: Tensor, up: Tensor):
@@ -195,8 +239,23 @@ def _adder(down: Tensor, up: Tensor):
     return add
 
 
-def _beside(adapter: AdapterFile, module: str, linear: QuantizedLinear, strength: float, dtype: torch.dtype):
-    """A hook that adds an adapter of any kind to the output of a quantised Linear; factors are kept in ``dtype``."""
+def _beside(adapters: Sequence[tuple[AdapterFile, float]], module: str, linear: QuantizedLinear, dtype: torch.dtype):
+    """A hook that adds adapters of any kind to the output of a quantised Linear; factors are kept in ``dtype``."""
+    changes = [(_output_change(adapter, module, linear, dtype), strength) for adapter, strength in adapters]
+
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x, total = inputs[0].to(dtype), output
+        for change, strength in changes:
+            total = total + strength * change(x, output).to(output.dtype)
+        return total
+
+    return add
+
+
+def _output_change(
+    adapter: AdapterFile, module: str, linear: QuantizedLinear, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What an adapter at full strength adds, from a Linear's input and its output without any adapter."""
     parts, device = adapter.modules[module], linear.weight.device
     plain = "lora_A" in parts
     a, b = (parts["lora_A"].float(), parts["lora_B"].float()) if plain else adapter.factors(module)
@@ -206,15 +265,14 @@ def _beside(adapter: AdapterFile, module: str, linear: QuantizedLinear, strength
         changed = linear.dense() + adapter.delta(module).to(device)
         stretch = (parts["dora_scale"].float().to(device).flatten() / changed.norm(dim=1)).to(dtype)
 
-    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0].to(dtype)
-        change = F.linear(F.linear(x, a), b) if plain else kronecker(x, a, b)
+    def change(x: Tensor, output: Tensor) -> Tensor:
+        added = F.linear(F.linear(x, a), b) if plain else kronecker(x, a, b)
         if stretch is not None:
             bare = output if linear.bias is None else output - linear.bias
-            change = (change + bare) * stretch - bare
-        return output + strength * change.to(output.dtype)
+            added = (added + bare) * stretch - bare
+        return added
 
-    return add
+    return change
 
 
 def _working_dtype(model: nn.Module) -> torch.dtype:

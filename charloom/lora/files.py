@@ -5,6 +5,7 @@ Independent of any model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from charloom.core.errors import UserError
-from charloom.core.tensors import read_safetensors
+from charloom.core.tensors import read_safetensors, tensor_bytes
 from charloom.lora import layouts
 from charloom.lora.modules import diffusers_name, rank_of
 
@@ -93,6 +94,21 @@ class AdapterFile:
         w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
         w2 = parts["lokr_w2"] if "lokr_w2" in parts else parts["lokr_w2_a"] @ parts["lokr_w2_b"]
         return w1, w2
+
+    def identity(self) -> str:
+        """SHA-256 of modules and tensors; neither the header nor the names of the layout count."""
+        found = hashlib.sha256()
+        for module, parts in sorted(self.modules.items()):
+            for role, tensor in sorted(parts.items()):
+                found.update(f"{module} {role} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                found.update(tensor_bytes(tensor))
+        return found.hexdigest()
+
+    def change(self, module: str, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """What the adapter at ``strength`` adds to ``weight`` (out, in), fp32, on the weight's device."""
+        if "dora_scale" in self.modules[module]:
+            return self.apply(module, weight, strength) - weight.float()
+        return self.delta(module, weight.device) * strength
 
     def apply(self, module: str, weight: Tensor, strength: float = 1.0) -> Tensor:
         """``weight`` (out, in) with the adapter merged in at ``strength``, fp32, on the weight's device.

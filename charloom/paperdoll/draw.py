@@ -28,6 +28,7 @@ from charloom.paperdoll.art.face import (
 from charloom.paperdoll.art.hair import draw_back_hair, draw_back_view, draw_front_hair
 from charloom.paperdoll.art.outfits import Outfit
 from charloom.paperdoll.art.pen import Pen
+from charloom.paperdoll.looks import Look, outlined
 
 from .attributes import Identity, Scene
 
@@ -120,11 +121,12 @@ def draw(
     seed: int = 0,
     supersample: int | None = None,
     frame: float = 1.0,
+    look: Look | None = None,
 ) -> Image.Image:
     """One picture of ``identity`` in ``scene``: RGB, ``size`` by ``size``, the same for the same arguments.
 
     ``frame`` is the share of width and height, from the top left, that the person is composed for: what lies
-    to the right of it and below may be cropped off later.
+    to the right of it and below may be cropped off later. ``look`` is another technique than the flat one.
     """
     rng = random.Random(seed)
     flip, mirror_wall = rng.random() < 0.5, rng.random() < 0.5
@@ -153,6 +155,8 @@ def draw(
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     if scene.tier == "full-body":
         _ground_shadow(picture, unit, x, y, scene.stance)
+    if look:
+        picture = look.ground(picture)
 
     layer = Image.new("RGBA", (canvas, canvas), (*rim, 0))
     pen = Pen(layer, unit * canvas, x * canvas, y * canvas, flip, 1.25 * canvas / 256)
@@ -160,7 +164,10 @@ def draw(
     if factor > 1:
         layer = layer.reduce(factor)
     mask = layer.getchannel("A")
-    _paste_rim(picture, mask, rim, 0.6 if dark else 0.42)
+    if look:
+        picture = outlined(picture, mask, look)
+    else:
+        _paste_rim(picture, mask, rim, 0.6 if dark else 0.42)
     person = ImageChops.multiply(layer.convert("RGB"), _lighting(size))
     picture.paste(person, mask=mask)
     if tint != (255, 255, 255):

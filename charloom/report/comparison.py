@@ -77,6 +77,7 @@ def _words(m: Material, step: int, prompt: str, text: str) -> dict[str, str]:
     values = values_of(document, prompt)
     parts = [
         ("identity", values.get("identity_relative", values.get("identity"))),
+        ("style", values.get("style")),
         ("prompt", values.get("obedience")),
     ]
     scores = " · ".join(f"{name}\N{NO-BREAK SPACE}{value:.2f}" for name, value in parts if value is not None)

@@ -10,7 +10,7 @@ import pandas as pd
 from charloom.report.charts import Chart, Line
 from charloom.report.gather import Material
 
-METRICS = {"identity": "Identity", "obedience": "Obedience", "bleed": "Bleed", "detail": "Detail"}
+METRICS = {"identity": "Identity", "style": "Style", "obedience": "Obedience", "bleed": "Bleed", "detail": "Detail"}
 POINTS = 300
 """A curve is drawn with at most this many points, so that a long run stays a small drawing."""
 SMOOTHING = 0.05
@@ -22,7 +22,7 @@ def scores(m: Material) -> list[Chart]:
     points = [(0, m.choice["base"])] if m.choice.get("base") else []
     points += [(v["step"], v["scores"]) for v in m.choice.get("verdicts", ()) if v.get("scores")]
     lines = []
-    for key, color in (("identity", "c0"), ("obedience", "c1"), ("bleed", "c2"), ("detail", "c3")):
+    for key, color in (("identity", "c0"), ("style", "c0"), ("obedience", "c1"), ("bleed", "c2"), ("detail", "c3")):
         values = [(step, found[key]) for step, found in points if found.get(key) is not None]
         if values and (key != "detail" or not lines):
             lines.append(Line(METRICS[key], values, color))

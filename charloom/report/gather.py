@@ -66,10 +66,14 @@ class Material:
     choice: Mapping[str, Any]
     base_source: str = ""
     concept: str = ""
+    kind: str = "character"
+    """``style`` for a way of drawing."""
     notices: Sequence[str] = ()
     """What the base cannot do for this character."""
     reference: Path | None = None
     images: Sequence[TrainingImage] = ()
+    spoken_of: Mapping[str, str] = field(default_factory=dict)
+    """``class``, ``look`` and ``noun`` of the character, as far as they are not a woman's on photographs."""
     prompts: Sequence[Prompt] = ()
     samples: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
     """Picture by step and prompt name."""
@@ -82,6 +86,8 @@ class Material:
     """The trainer's warning if the chosen checkpoint has hardly moved from its initial weights."""
     gpu_bytes: int = 0
     """Peak GPU memory that the trainer allocated, in bytes; 0 where it ran on a CPU."""
+    gallery: int = 0
+    """Scenes that the finished LoRA draws after this page is written."""
     strengths: Mapping[str, Any] = field(default_factory=dict)
     """The chosen checkpoint at several strengths, where that was drawn."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -105,8 +111,8 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
     Args:
         results: the folder ``results/<character>``.
         settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``concept``, ``shots`` (``name`` and
-            ``tier``), ``prompts`` (``name``, ``text``), ``steps`` (those with samples), ``recipe_settings`` and
-            ``notices`` where there are any.
+            ``tier``), ``prompts`` (``name``, ``text``), ``steps`` (those with samples), ``recipe_settings``,
+            ``notices`` and ``spoken_of`` where there are any.
 
     Raises:
         UserError: ``validation.json`` is missing or broken; everything else may be absent.
@@ -131,9 +137,12 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         base_source=settings.get("base_source", ""),
         choice=choice,
         concept=settings.get("concept", ""),
+        kind=settings.get("kind", "character"),
         notices=settings.get("notices", ()),
+        gallery=settings.get("gallery", 0),
         reference=reference if reference.is_file() else None,
         images=[_image(results, shot) for shot in settings.get("shots", ())],
+        spoken_of=settings.get("spoken_of", {}),
         prompts=prompts,
         # The base alone is drawn for comparison, also where it is not scored.
         samples={s: _samples(results, s, prompts) for s in sorted({0, *settings.get("steps", ())})},

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from charloom.config.kinds import PICTURES
 from charloom.core import files
 from charloom.core import pictures as pictures_of
 from charloom.core.errors import UserError
@@ -26,6 +27,8 @@ COLUMNS = 5
 """Samples per row in the grid of one checkpoint."""
 COMPARISON_CELL = 256
 """Width of a sample in the comparison of all checkpoints."""
+DRAWN_CELL = 512
+"""The same for a few checkpoints that somebody asks for."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,12 @@ def short(text: str, trigger: str = "") -> str:
     """
     text = " ".join(text.split())
     if trigger:
-        text = re.sub(rf"( photo)? of {pattern(trigger)}(, an? [^,]*\b(hair|eyes|bob|cut)\b[^,]*)?", "", text, count=1)
+        text = re.sub(
+            rf"( ({'|'.join(PICTURES)}))? of {pattern(trigger)}(, an? [^,]*\b(hair|eyes|bob|cut)\b[^,]*)?",
+            "",
+            text,
+            count=1,
+        )
     return text.removeprefix("a ").removeprefix("an ")
 
 
@@ -153,6 +161,7 @@ def comparison_grid(
     *,
     chosen: int | None = None,
     title: str,
+    cell: int = COMPARISON_CELL,
 ) -> Image.Image:
     """Rows of prompts, columns of checkpoints, the chosen column highlighted.
 
@@ -161,12 +170,14 @@ def comparison_grid(
         columns: (label, pictures in the order of ``rows``) of each checkpoint; ``None`` leaves a gap.
         chosen: index of the column to ship.
         title: heading.
+        cell: greatest width of a picture.
     """
     if not rows or not columns:
         raise UserError("a comparison needs at least one prompt and one checkpoint")
-    cell = COMPARISON_CELL
-    gap, margin, side = cell // 24, cell // 6, round(cell * 0.92)
     pictures = [[None if p is None else open_rgb(p) for p in column] for _, column in columns]
+    if cell != COMPARISON_CELL:
+        cell = min(cell, max((image.width for column in pictures for image in column if image), default=cell))
+    gap, margin, side = cell // 24, cell // 6, round(cell * 0.92)
     shapes = [image.height / image.width for column in pictures for image in column if image]
     height = round(cell * max(shapes, default=1.0))
     label, number, heading = _font(cell * 0.062), _font(cell * 0.085), _font(cell * 0.15)

@@ -37,7 +37,7 @@ def _card(root: Path, one: Mapping[str, Any]) -> dict[str, Any]:
     step = choice.get("step")
     verdict = next((v for v in choice.get("verdicts", ()) if v.get("step") == step), {})
     scores = verdict.get("scores") or {}
-    known = [(key, scores[key]) for key in ("identity", "obedience", "bleed") if scores.get(key) is not None]
+    known = [(key, scores[key]) for key in ("identity", "style", "obedience", "bleed") if scores.get(key) is not None]
     samples = [made.sample(step, prompt) for prompt in one.get("prompts", ())] if step is not None else []
     reference = [made.reference] if made.reference.is_file() else []
     return {
@@ -52,7 +52,7 @@ def _card(root: Path, one: Mapping[str, Any]) -> dict[str, Any]:
         "paths": [*reference, *[path for path in samples if path.is_file()][:SHOWN]],
         "links": [
             (f"{one['character']}/{path.relative_to(root).as_posix()}", words)
-            for path, words in ((made.report, "report"), (made.prompt_page, "prompts"))
+            for path, words in ((made.report, "report"), (made.gallery, "gallery"), (made.prompt_page, "prompts"))
             if path.is_file()
         ],
     }

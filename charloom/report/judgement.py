@@ -16,6 +16,7 @@ from charloom.report.gather import Material
 
 _EXPLAINED = {
     "identity": "Identity 1 means as similar to the character as its own pictures are to each other.",
+    "style": "Style 0 is as the base alone draws, 1 is as drawn in the style's own pictures.",
     "obedience": "Obedience is the share of what the prompts ask for that is drawn.",
     "bleed": "Bleed is the share of opportunities to copy the training pictures that were taken; 0 is best.",
     "detail": "Detail is sharpness relative to the training pictures.",

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from charloom.core import words
 from charloom.core.layout import Results
+from charloom.dataset import prompts
 from charloom.report import charts, comparison, curves, judgement, pictures, snippets, strengths
 from charloom.report.gather import Material
 from charloom.report.grid import short
@@ -27,17 +28,22 @@ from charloom.zimage.shapes import Z_IMAGE_WIDTH
 IMAGES_BUDGET = 2_000_000
 """Characters of all embedded training images together."""
 
+SHOWN = 240
+"""Training images that the page shows of a larger data set: some of everywhere in it, and all that previews copy."""
+
 _TIERS = {"close-up": "Close-ups", "medium": "Medium shots", "full-body": "Full body", "": "Others"}
 
 
 def page(material: Material) -> str:
     """The whole page as text."""
     m = material
+    tiers = _tiers(m)
     return render(
         "report.html.j2",
         id=m.id,
         name=m.name,
         trigger=m.trigger,
+        style=m.kind == "style",
         concept=m.concept,
         notices=m.notices,
         reference=pictures.uri(pictures.encode(m.reference, 384)) if m.reference else "",
@@ -54,13 +60,15 @@ def page(material: Material) -> str:
         judges=judgement.judges(m),
         samples=comparison.samples(m),
         strengths=strengths.strip(m),
+        gallery=m.gallery,
         use=_use(m),
         charts=[
             (chart.title, Markup(charts.svg(chart)), Markup(charts.svg(chart, charts.NARROW)))
             for chart in curves.scores(m) + curves.loss(m)
         ],
         images=len(m.images),
-        tiers=_tiers(m),
+        shown=sum(len(tier["images"]) for tier in tiers),
+        tiers=tiers,
         checked=bool(m.lint),
         findings=[[str(f.get(key, "")) for key in ("level", "where", "what")] for f in m.lint.get("findings", ())],
         knobs=leaves(m.recipe),
@@ -106,20 +114,26 @@ def _use(m: Material) -> dict[str, Any]:
 
 
 def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
-    """Python that draws the character with diffusers, alone and in turn with another one."""
+    """Python with diffusers: the character alone, and in turn with another one; or the style, and on a character."""
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
-        (p.text for p in m.prompts if p.name in chosen and words.count(p.text, m.trigger)),
-        f"a close-up portrait photo of {m.trigger}, smiling",
+        (p.text for p in m.prompts if p.name in chosen and (not m.trigger or words.count(p.text, m.trigger))),
+        prompts.scene("close-up", m.trigger or "a woman", **m.spoken_of),
     )
-    return {"snippet": snippets.character(m.id, prompt, how), "two": snippets.two_characters(m.id, m.trigger, how)}
+    one = snippets.character(m.id, prompt, how)
+    street = prompts.scene("medium", "{trigger}", **m.spoken_of)
+    turns = snippets.two_characters(m.id, m.trigger, how, street)
+    two = snippets.stacked(m.id, m.trigger, how) if m.kind == "style" else turns
+    return {"snippet": one, "two": two}
 
 
 def _tiers(m: Material) -> list[dict[str, Any]]:
     """The training images by tier."""
-    paths = [image.picture for image in m.images if image.picture.is_file()]
-    embedded = pictures.embed(paths, IMAGES_BUDGET, (320, 256, 192, 160, 128, 96))
     copies = judgement.copied(m)
+    every = max(1, -(-len(m.images) // SHOWN))
+    shown = [image for index, image in enumerate(m.images) if index % every == 0 or image.name in copies]
+    paths = [image.picture for image in shown if image.picture.is_file()]
+    embedded = pictures.embed(paths, IMAGES_BUDGET, (320, 256, 192, 160, 128, 96))
     findings = [f for f in m.lint.get("findings", ()) if f.get("level") in ("error", "warning")]
     tiers = []
     for tier, title in _TIERS.items():
@@ -135,7 +149,7 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
                     *(f"nearly copied by the preview of prompt {prompt}" for prompt in copies.get(image.name, ())),
                 ],
             }
-            for image in m.images
+            for image in shown
             if image.tier == tier
         ]
         if images:
@@ -162,7 +176,7 @@ def _link(m: Material, path: Path) -> str:
 def _files(m: Material) -> list[tuple[str, str]]:
     """(link, what it is) of the files beside the page."""
     made = Results(m.folder)
-    final = made.final.relative_to(m.folder).as_posix()  # made after the page
+    final = made.final.relative_to(m.folder).as_posix()  # made after the page, as the gallery is
     found = [
         (_link(m, path), words)
         for path, words in (
@@ -175,7 +189,10 @@ def _files(m: Material) -> list[tuple[str, str]]:
             (made.manifest, "the data set, with checksums"),
         )
     ]
-    return [(final, "the LoRA"), *(one for one in found if one[0])]
+    later = [(final, "the LoRA")]
+    if m.gallery:
+        later.append((made.gallery.relative_to(m.folder).as_posix(), f"{m.gallery} scenes that it draws"))
+    return [*later, *(one for one in found if one[0])]
 
 
 def _costs(m: Material) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""Python with diffusers to copy from the report, for one character or two in turn. Tests run both as they stand."""
+"""Python with diffusers to copy from the report: one character, two in turn, one in a style. Tests run all of it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+
+STREET = "a medium shot photo of {trigger}, smiling, city street"
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,11 @@ image = pipe(
 image.save("{id_}.png")"""
 
 
-def two_characters(id_: str, trigger: str, how: Drawing) -> str:
-    """Draws two characters in turn: both LoRAs stay loaded, and the pipeline switches between them."""
+def two_characters(id_: str, trigger: str, how: Drawing, prompt: str = STREET) -> str:
+    """Draws two characters in turn: both LoRAs stay loaded, and the pipeline switches between them.
+
+    ``prompt`` is for both, with ``{trigger}``.
+    """
     other, word = ("nika", "n1ka") if id_ != "nika" else ("leyla", "l3yla")
     people = f'{{"{id_}": "{trigger}", "{other}": "{word}"}}'
     return f"""{_pipeline(how)}
@@ -45,10 +50,26 @@ for name in people:
 for name, trigger in people.items():
     pipe.set_adapters(name, 1.0)  # switches; nothing is loaded again
     image = pipe(
-        f"a medium shot photo of {{trigger}}, smiling, city street",
+        f{json.dumps(prompt, ensure_ascii=False)},
         {_options(how, 8)}
     ).images[0]
     image.save(f"{{name}}-street.png")"""
+
+
+def stacked(id_: str, trigger: str, how: Drawing) -> str:
+    """Draws a character in a style: both LoRAs at their own strengths in one pass."""
+    prompt = ", ".join(part for part in ("a medium shot photo of l3yla, smiling, city street", trigger) if part)
+    return f"""{_pipeline(how)}
+for name in ("leyla", "{id_}"):  # a character of yours, and the style
+    pipe.load_lora_weights(
+        f"results/{{name}}/final.safetensors", adapter_name=name
+    )
+pipe.set_adapters(["leyla", "{id_}"], [1.0, 0.8])  # their strengths
+image = pipe(
+    {json.dumps(prompt, ensure_ascii=False)},
+    {_options(how)}
+).images[0]
+image.save("leyla-{id_}.png")"""
 
 
 def _pipeline(how: Drawing) -> str:

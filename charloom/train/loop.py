@@ -24,6 +24,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.inputs import Inputs
 from charloom.engine.options import EngineOptions
 from charloom.lora import export, movement
+from charloom.lora import start as starting
 from charloom.lora.attach import Adapter, attach
 from charloom.train import holdout, optim, origin, step
 from charloom.train import state as states
@@ -69,7 +70,8 @@ class TrainJob:
     """What to train, and how the model is run.
 
     ``load_model(dtype, device)`` returns the prepared base (training adapter merged in). ``provenance`` are JSON values
-    for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images.
+    for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images, ``init`` a
+    LoRA to start from; it becomes the checkpoint of step 0.
     ``on_checkpoint(step, path, engine)`` is called when a checkpoint and the state behind it are stored, and with step
     0 and no path before a run's first step. ``ranks`` are the processes that share the run; those after the first write
     their records to a ``log_dir`` that nobody reads.
@@ -85,6 +87,7 @@ class TrainJob:
     device: str = "auto"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     holdout: Path | None = None
+    init: Path | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     make_engine: Callable[..., Engine] = build_engine
     on_checkpoint: Callable[[int, Path | None, Engine], None] | None = None
@@ -127,6 +130,12 @@ def train(
     model = job.load_model(dtype, memory.load_device(job.engine, device))
     adapter = attach(model, settings.network, train_settings.seed)
     model.train()
+    initial: dict[str, Tensor] = {}
+    if job.init:
+        started = starting.start(adapter, job.init)
+        initial = started.values
+        for line in started.notes:
+            log(f"start: {line}")
     names, parameters = list(adapter.parameters), list(adapter.parameters.values())
     optimizer = sums = None
 
@@ -175,8 +184,9 @@ def train(
 
     def movement_at(step: int) -> dict[str, Any]:
         """How far the exported weights have moved from their start; logs a line if they have hardly moved."""
-        share = movement.share(exported(), step)
-        found: dict[str, Any] = {"moved": movement.moved(exported()), "of_adamw": share}
+        way = {name: p.detach().cpu() - initial[name] if name in initial else p for name, p in exported().items()}
+        share = movement.share(way, step)
+        found: dict[str, Any] = {"moved": movement.moved(way), "of_adamw": share}
         if line := movement.complaint(share, step):
             log(f"warning: {line}")
             found["problem"] = line
@@ -233,6 +243,8 @@ def train(
             if start in (*whole, until) and not store.has(CHECKPOINT, newest_key, ".safetensors"):
                 checkpoint(start)  # killed between saving the state and the checkpoint
             if not start:
+                if job.init:
+                    checkpoint(0)
                 draw(0, None)
         ranks.check(parameters)
         engine.zero_grad()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from charloom.config import project
+from charloom.config import inventory, project
 from charloom.config.character import Character
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, step_name, step_of
@@ -42,7 +42,7 @@ class Watcher:
             people, broken, problem = self._config[1], self._config[2], ""
             try:
                 found = project.read(self.root)
-                people, broken = found.characters, found.broken
+                people, broken = found.projects, {**found.broken_styles, **found.broken}
             except UserError as error:  # in the middle of an edit, say; what was known before is still of use
                 problem = str(error).splitlines()[0]
             self._config = (time.monotonic(), people, broken, problem)
@@ -59,7 +59,8 @@ class Watcher:
 
     def file_of(self, name: str) -> Path | None:
         """The file of a character."""
-        places = (self.root / "config" / "characters" / f"{name}{suffix}" for suffix in (".yaml", ".yml"))
+        folders = [self.root / "config" / folder for folder in inventory.PROJECTS]
+        places = (folder / f"{name}{suffix}" for folder in folders for suffix in (".yaml", ".yml"))
         return next((path for path in places if path.is_file()), None) if name in self.names() else None
 
     def everybody(self) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from charloom.config import portable
 from charloom.config.base import Base
 from charloom.config.character import Character
-from charloom.core import layout, words
+from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.train.keys import RECIPE
-from charloom.workflow import slices
+from charloom.workflow import gallery_slices, slices
 
 
 def thumbnail(character: Character) -> str:
@@ -17,7 +19,7 @@ def thumbnail(character: Character) -> str:
 
     The first with the trigger and a strength above 0: neither a sweep of strengths nor any score decides it.
     """
-    shown = (p.name for p in character.sample_prompts if p.scale and words.count(p.text, character.trigger))
+    shown = (p.name for p in character.sample_prompts if p.scale and character.shown_by(p.text))
     return next(shown, "") if character.sampled_steps else ""
 
 
@@ -50,11 +52,13 @@ def thumbnails(character: Character) -> list[str]:
 
 def comfyui(character: Character, base: Base) -> str:
     """For the ComfyUI workflows: files, prompts with the trigger, and how previews are drawn."""
-    shown = [p for p in character.sample_prompts if words.count(p.text, character.trigger)]
+    shown = [p for p in character.sample_prompts if character.shown_by(p.text)]
     near = [p for p in shown if "portrait" in p.text.lower() or "close-up" in p.text.lower()]
     far = [p for p in shown if p not in near]
     portrait, scene = (near or shown)[0], (far or shown)[0]
     sample = character.recipe["sample"]
+    # A long prompt is what these sizes are for.
+    far_away = next(iter(character.gallery), scene).text
     return canonical_json(
         {
             "id": character.id,
@@ -64,7 +68,7 @@ def comfyui(character: Character, base: Base) -> str:
             "style": "style.safetensors",
             **base.comfyui,
             "miniature": base.miniature,
-            "prompts": {"portrait": portrait.text, "scenes": scene.text, "character-and-style": scene.text},
+            "prompts": {"portrait": portrait.text, "scenes": far_away, "character-and-style": far_away},
             "seed": portrait.seed,
             "steps": sample["steps"],
             "cfg": sample["guidance"],
@@ -81,7 +85,7 @@ def bundle(character: Character, base: Base) -> str:
             "id": character.id,
             "name": character.name,
             "trigger": character.trigger,
-            "source": character.source,
+            "source": "folder" if character.generation else character.source,
             "base": base.name,
             "license": base.license,
             "miniature": base.miniature,
@@ -92,7 +96,23 @@ def bundle(character: Character, base: Base) -> str:
             "captions": [shot.name for shot in character.shots if character.caption_file(shot)],
             "sets": [part.name for part in character.datasets],
             "prompts": slices.prompts(character),
+            **({"gallery": gallery_slices.listed(character)} if character.gallery else {}),
             "recipes": {**{name: RECIPES[name] for name in numbers}, "train": RECIPE},
             "recipe": RECIPES["bundle"],
         }
     )
+
+
+def index(characters: Iterable[Character]) -> str:
+    """For the page of all characters."""
+    people = [
+        {
+            "character": one.id,
+            "name": one.name,
+            "trigger": one.trigger,
+            "base": one.base,
+            "prompts": one.prompt_names if one.sampled_steps else [],
+        }
+        for one in characters
+    ]
+    return canonical_json({"characters": people, "recipe": RECIPES["index"]})

@@ -154,6 +154,15 @@ def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: st
             raise RuntimeError(f"nothing was stored as {kind} {key}")
 
 
+def stored(store: Store, kind: str, key: str, suffix: str, lock: str, make: Callable[[], object]) -> Path:
+    """The stored result itself, for a job that does something with it; made as in :func:`serve` if there is none."""
+    if not store.has(kind, key, suffix):
+        with store.lock(lock):
+            if not store.has(kind, key, suffix):
+                make()
+    return store.path(kind, key, suffix)
+
+
 def torch_device(
     name: str,
     threads: int,

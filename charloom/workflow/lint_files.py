@@ -75,10 +75,10 @@ def _caption(character: Character, part: DataSet | None, image: str, root: Path)
     path = part.caption_file(image) if part else character.caption_file(shot, root)
     text = captions.read(path) if path else ""
     if text:
-        return text
+        return captions.completed(text, character.trigger) if character.whole and not part else text
     if part:
         return part.default_caption
-    return character.default_caption if path else captions.caption(character, shot)
+    return character.default_caption if path or character.whole else captions.caption(character, shot)
 
 
 def kept_facts(path: Path, store: Store, cut: Mapping[str, int] | None = None) -> dict[str, Any]:

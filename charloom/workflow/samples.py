@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,11 @@ SAVING = 8
 
 @dataclass(frozen=True)
 class Wanted:
-    """One preview: checkpoint (None: the base alone), embedding of the prompt, settings and store key."""
+    """One picture: checkpoint (None: the base alone), embedding of the prompt, settings and store key.
+
+    ``settings`` hold ``width``, ``height``, ``seed``, ``scale`` (strength of the checkpoint), ``steps``, ``guidance``
+    and whatever else the key depends on; ``styles`` are LoRA files on top, each with its strength.
+    """
 
     step: int
     prompt: str
@@ -41,6 +45,13 @@ class Wanted:
     embedding: Path
     settings: dict[str, Any]
     key: str
+    styles: tuple[tuple[Path, float], ...] = ()
+
+    @property
+    def loras(self) -> tuple[tuple[Path, float], ...]:
+        """Every LoRA file that it is drawn with, and its strength."""
+        own = ((self.checkpoint, self.settings["scale"]),) if self.checkpoint else ()
+        return own + self.styles
 
 
 class Previews:
@@ -134,50 +145,20 @@ class Painter:
         """Draw those of ``wanted`` that are not stored.
 
         Raises:
-            UserError: not even one picture fits into GPU memory, or a checkpoint does not fit the base.
+            UserError: as :meth:`paint`.
         """
-        import numpy as np
-
-        from charloom.core.tensors import read_safetensors
-        from charloom.engine import previews as engine
-        from charloom.zimage import sampler
-
-        groups: dict[tuple[Any, ...], list[Wanted]] = {}
         # In the order of the prompts: on the CPU, pictures of a batch may depend on each other in the last bit.
-        for one in sorted(wanted, key=lambda one: (one.step, one.prompt)):
-            s = one.settings
-            if not self.store.has(KIND, one.key, ".png"):
-                key = (one.step, s["scale"], s["width"], s["height"], s["steps"], s["guidance"])
-                groups.setdefault(key, []).append(one)
-        for (step, strength, width, height, steps, guidance), members in groups.items():
-            size = (width, height)
-
-            def halved(batch: int, size: tuple[int, int] = size) -> None:
-                self._batches[size] = batch
-                self.log(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
-
-            started = time.monotonic()
-            with self.adapters.applied(members[0].checkpoint, strength):
-                pixels = sampler.sample(
-                    self.model,
-                    self.vae,
-                    [read_safetensors(one.embedding)[0]["embeds"] for one in members],
-                    width=width,
-                    height=height,
-                    seeds=[one.settings["seed"] for one in members],
-                    steps=steps,
-                    guidance=guidance,
-                    negative=read_safetensors(self.empty)[0]["embeds"] if guidance > 1 else None,
-                    batch_size=self._batches.get(size, engine.batch_size(self.device)),
-                    predict=self.predict,
-                    log=self.log,
-                    on_halved=halved,
-                )
+        missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
+        started = time.monotonic()
+        for members, pixels in self.paint(sorted(missing, key=lambda one: (one.step, one.prompt))):
             with ThreadPoolExecutor(SAVING) as pool:
-                list(pool.map(self._save, members, np.asarray(pixels)))
-            self.log(f"step {step}: {len(members)} previews of {width}x{height} in {time.monotonic() - started:.1f} s")
+                list(pool.map(self.keep, members, pixels))
+            step, size = members[0].step, "{width}x{height}".format(**members[0].settings)
+            self.log(f"step {step}: {len(members)} previews of {size} in {time.monotonic() - started:.1f} s")
+            started = time.monotonic()
 
-    def _save(self, one: Wanted, pixels: Any) -> None:
+    def keep(self, one: Wanted, picture: Any) -> None:
+        """Store the pixels of ``one``, (height, width, 3) uint8."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
@@ -185,7 +166,51 @@ class Painter:
         if precision := one.settings.get("precision"):
             words.add_text("precision", precision)
         with self.store.put(KIND, one.key, ".png") as path:
-            Image.fromarray(pixels).save(path, format="PNG", compress_level=6, pnginfo=words)
+            Image.fromarray(picture).save(path, format="PNG", compress_level=6, pnginfo=words)
+
+    def paint(self, wanted: Sequence[Wanted], at_once: int | None = None) -> Iterator[tuple[list[Wanted], Any]]:
+        """Draw all of ``wanted``; yields those that are done, and their pixels (n, height, width, 3) uint8.
+
+        By default all that share their LoRAs and settings come together; with ``at_once`` at most so many do.
+
+        Raises:
+            UserError: not even one picture fits into GPU memory, or a LoRA does not fit the base.
+        """
+        from charloom.core.tensors import read_safetensors
+        from charloom.engine import previews as engine
+        from charloom.zimage import sampler
+
+        groups: dict[tuple[Any, ...], list[Wanted]] = {}
+        for one in wanted:
+            s = one.settings
+            key = (one.loras, s["scale"], s["width"], s["height"], s["steps"], s["guidance"])
+            groups.setdefault(key, []).append(one)
+        for (loras, _, width, height, steps, guidance), group in groups.items():
+            size = (width, height)
+
+            def halved(batch: int, size: tuple[int, int] = size) -> None:
+                self._batches[size] = batch
+                self.log(f"out of GPU memory: drawing {size[0]}x{size[1]} in batches of {batch} from now on")
+
+            with self.adapters.applied(loras):
+                for start in range(0, len(group), at_once or len(group)):
+                    members = group[start : start + (at_once or len(group))]
+                    pixels = sampler.sample(
+                        self.model,
+                        self.vae,
+                        [read_safetensors(one.embedding)[0]["embeds"] for one in members],
+                        width=width,
+                        height=height,
+                        seeds=[one.settings["seed"] for one in members],
+                        steps=steps,
+                        guidance=guidance,
+                        negative=read_safetensors(self.empty)[0]["embeds"] if guidance > 1 else None,
+                        batch_size=self._batches.get(size, engine.batch_size(self.device)),
+                        predict=self.predict,
+                        log=self.log,
+                        on_halved=halved,
+                    )
+                    yield members, pixels
 
 
 def make(

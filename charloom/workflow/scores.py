@@ -51,7 +51,10 @@ class Judgement:
         self.judge = judge
         self._references = references(self.files)
         images = [[content, caption] for _, caption, content in self._references]
-        auto = {}
+        auto: dict[str, Any] = {}
+        self._without = self.samples(0) if settings["judge"] == "look" else []
+        if self._without:
+            auto = {"without": [file_digest(path) for path in self._without if path.is_file()]}
         self.unfinished: dict[int, dict[str, Any]] = {}
         if judge:
             from charloom.judge import locking
@@ -112,6 +115,9 @@ class Judgement:
         from charloom.judge import backend as judges
 
         more = {"judge": self.judge, "device": device} if self.judge else {}
+        if self._without:
+            drawn = [path for path in self._without if path.is_file()]
+            more = {"without": [judges.later(path, "", file_digest(path)) for path in drawn]}
         judge = judges.open_backend(self.settings["judge"], self.weights, memory, **more)
         return judge, judge.study(pictures(self.files, self._references))
 

@@ -6,11 +6,10 @@ numbers represent the code (see :mod:`charloom.core.versions`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from charloom.config import drift, image_folder, knobs, notices, schema
+from charloom.config import drift, image_folder, kinds, knobs, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -30,7 +29,8 @@ def prompt_sheet(character: Character) -> str:
             "name": character.name,
             "concept": character.concept,
             "appearance": character.appearance,
-            "shots": [shot.phrases() for shot in character.shots if not shot.missing],
+            "shots": [shot.phrases() for shot in character.shots if not character.missing(shot)],
+            **character.spoken_of,
             "recipe": RECIPES["prompts"],
         }
     )
@@ -61,12 +61,14 @@ def caption(character: Character, shot_name: str) -> str:
         return canonical_json({} if words and not is_blank(words) else {"default": part.default_caption})
     if shot_name in character.blank:
         return canonical_json({"default": character.default_caption})
+    if character.whole:
+        return canonical_json({"trigger": character.trigger})
     return canonical_json({"caption": captions.caption(character, character.shot(shot_name))})
 
 
 def lint(character: Character, base: Base | None = None) -> str:
-    """For the check of the data set. ``base`` says where the tokenizer is that counts tokens."""
-    shots, crop = character.shots, character.crop
+    """For the check of the data set; ``base`` says where the tokenizer is."""
+    shots, crop, train = character.shots, character.crop, character.recipe["train"]
     own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
     return canonical_json(
         {
@@ -78,20 +80,18 @@ def lint(character: Character, base: Base | None = None) -> str:
             "resolutions": character.recipe["data"]["resolutions"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
-            **({"rate": rate} if (rate := _odd_rate(character)) else {}),
+            **({"rate": rate} if (rate := knobs.odd_rate(train["optimizer"], train["lr"])) else {}),
+            **({"class": character.kind} if character.kind != "woman" else {}),
+            **({"balance": kinds.shares(character.balance)} if character.balance else {}),
+            **({"whole": character.default_caption} if character.whole else {}),
             **({"files": files} if (files := _renamed(character)) else {}),
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,
+            **({"kind": "style"} if character.is_style else {}),
             **({"base": base.source()} if base else {}),
             "recipe": RECIPES["lint"],
         }
     )
-
-
-def _odd_rate(character: Character) -> str | None:
-    """A warning if the learning rate is unusual for the optimiser."""
-    train = character.recipe["train"]
-    return knobs.odd_rate(train["optimizer"], train["lr"])
 
 
 def _lint_set(part: DataSet) -> dict[str, Any]:
@@ -154,7 +154,8 @@ def text_encoder(character: Character) -> str:
 def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
-    found |= {f"_prompt-{prompt.name}": prompt.text for prompt in character.sample_prompts}
+    found |= {f"_prompt-{name}": prompt for name, prompt in character.prompt_texts.items()}
+    found |= character.reference_texts
     return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
 
 
@@ -222,7 +223,8 @@ def train(character: Character) -> str:
     """For training: what the bytes of a checkpoint depend on besides data and base.
 
     The save interval and what is kept are left out, and so is the number of steps unless the learning-rate schedule
-    depends on it: more steps must extend a run, not start another.
+    depends on it: more steps must extend a run, not start another. ``network.init`` counts by content instead
+    (:func:`charloom.workflow.training.started_from`).
     """
     recipe = character.recipe
     knobs = dict(recipe["train"])
@@ -231,7 +233,7 @@ def train(character: Character) -> str:
     return canonical_json(
         {
             "recipe": {
-                "network": recipe["network"],
+                "network": {key: value for key, value in recipe["network"].items() if key != "init"},
                 "train": knobs,
                 "save": {"dtype": recipe["save"]["dtype"]},
                 "data": {key: value for key, value in recipe["data"].items() if key not in DATASET_STAGE_KEYS},
@@ -292,7 +294,7 @@ def score(character: Character, base: Base) -> str:
         {
             "character": character.id,
             "trigger": character.trigger,
-            "judge": base.judge,
+            "judge": character.judged_by(base.judge),
             "prompts": prompts(character),
             "recipe": RECIPES["score"],
         }
@@ -352,37 +354,23 @@ def report(character: Character, base: Base) -> str:
             "base": character.base,
             "base_source": base.path or base.repo,
             "concept": character.concept,
+            **({"kind": "style"} if character.is_style else {}),
             "shots": [{"name": shot.name, "tier": shot.tier} for shot in character.shots],
             "prompts": prompts(character),
             "steps": character.sampled_steps,
             **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
+            **({"gallery": len(character.gallery)} if character.gallery else {}),
+            **({"spoken_of": spoken} if (spoken := character.spoken_of) else {}),
             "recipe_settings": character.recipe,
             "recipe": RECIPES["report"],
         }
     )
 
 
-def index(characters: Iterable[Character]) -> str:
-    """For the page of all characters."""
-    people = [
-        {
-            "character": one.id,
-            "name": one.name,
-            "trigger": one.trigger,
-            "base": one.base,
-            "prompts": one.prompt_names if one.sampled_steps else [],
-        }
-        for one in characters
-    ]
-    return canonical_json({"characters": people, "recipe": RECIPES["index"]})
-
-
 def engine(character: Character) -> str:
     """How rules that load a model use the GPU. It affects speed and memory, not what is computed."""
-    recipe = character.recipe
-    return canonical_json(
-        {**{key: recipe[key] for key in ("memory", "low_vram", "layer_offloading")}, **recipe["engine"]}
-    )
+    recipe, knobs = character.recipe, ("memory", "low_vram", "layer_offloading")
+    return canonical_json({**{key: recipe[key] for key in knobs}, **recipe["engine"]})
 
 
 def other_texts(character: Character) -> str:

@@ -116,8 +116,8 @@ def sample(
                 torch.cuda.empty_cache()
                 if len(chunk) == 1:
                     raise UserError(
-                        f"a picture of {width}x{height} needs more GPU memory than there is; lower recipe.sample.width "
-                        "and height, set recipe.low_vram or close other programs that use the GPU"
+                        f"a picture of {width}x{height} needs more GPU memory than there is; lower its width and "
+                        "height (recipe.sample), set recipe.low_vram or close other programs that use the GPU"
                     )
                 batch_size = len(chunk) // 2
                 if on_halved:

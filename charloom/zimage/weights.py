@@ -127,7 +127,9 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32, device: str | tor
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"):
     """(tokenizer, text encoder) of ``folder``."""
     from transformers import AutoTokenizer, Qwen3Model
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(_part(folder, "tokenizer"))
     # Straight onto the device, not by way of main memory.
     encoder = Qwen3Model.from_pretrained(_part(folder, "text_encoder"), dtype=dtype, device_map={"": device})

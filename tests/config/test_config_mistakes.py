@@ -23,6 +23,24 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         recipe(network={"rnak": 8}),
         ["config/config.yaml: recipe.network.rnak: unknown key; did you mean rank?"],
     ),
+    "a LoRA to start from that is not there": (
+        recipe(network={"init": "first.safetensors"}),
+        ["config/characters/mara.yaml: recipe.network.init: there is no file first.safetensors; correct the path"],
+    ),
+    "a LoRA to start from of another kind": (
+        recipe(network={"init": "first.pt"}),
+        [
+            "config/characters/mara.yaml: recipe.network.init: first.pt is no .safetensors file, and no other kind of "
+            "LoRA is read; convert it first"
+        ],
+    ),
+    "a LoRA to start from for a LoKr": (
+        lambda p: ((p / "first.safetensors").touch(), recipe(network={"init": "first.safetensors", "type": "lokr"})(p)),
+        [
+            "config/characters/mara.yaml: recipe.network.init: needs network.type lora, not lokr; set it so, or remove "
+            "init"
+        ],
+    ),
     "key in the wrong place": (
         recipe(lr=0.1),
         ["config/config.yaml: recipe.lr: unknown key; did you mean recipe.train.lr?"],

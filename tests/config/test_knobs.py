@@ -9,10 +9,11 @@ import pytest
 import small_project
 from small_project import edit
 
-from charloom.config import knob_table, knobs, schema, yaml
+from charloom.config import generation, knob_table, knobs, schema, yaml
 from charloom.config.character import Character
 from charloom.config.project import load
-from charloom.workflow import judge_slices, slices
+from charloom.core.canonical import file_digest
+from charloom.workflow import judge_slices, slices, training
 
 MARA = "config/characters/mara.yaml"
 KNOBS = dict(knobs.leaves(schema.load_schema("recipe")))
@@ -27,7 +28,12 @@ def test_the_page_is_up_to_date() -> None:
 def test_the_page_says_everything_about_a_knob() -> None:
     page = knob_table.page()
     of_sets = schema.load_schema("dataset")["properties"]
-    for name, node in {**KNOBS, **{f"datasets[].{key}": node for key, node in of_sets.items()}}.items():
+    images = schema.load_schema("character")["properties"]["images"]["properties"]
+    of_images = {f"images.{key}": node for key, node in images.items() if "x-reruns" in node}
+    for source in generation.GENERATORS:
+        of_images |= {f"images.{source}.{key}": node for key, node in images[source]["properties"].items()}
+    of_sets = {f"datasets[].{key}": node for key, node in of_sets.items()}
+    for name, node in {**KNOBS, **of_sets, **of_images}.items():
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert node["description"] in row and row.endswith(f"| {node['x-reruns']} |")
         assert "default" not in node or f"`{knob_table.shown(node['default'])}`" in row
@@ -50,7 +56,7 @@ def stage(before: Character, after: Character) -> str:
         "class": differs(slices.class_captions),
         "manifest": differs(slices.manifest),
         "base": differs(slices.prepared_name),
-        "training": differs(slices.train),
+        "training": differs(lambda c: training.started_from(slices.train(c), file_digest(c.init) if c.init else "")),
         "checkpoints": differs(lambda c: c.saved_steps),
         "previews": differs(lambda c: (slices.samples(c), c.sampled_steps)),
         "scores": differs(judge_slices.judge),
@@ -73,6 +79,7 @@ def another(name: str, value: Any, node: dict[str, Any]) -> Any:
 
 OTHERS: dict[str, Any] = {
     "network.modules": "attention",
+    "network.init": "first.safetensors",
     "training_adapter": "none",
     "memory": 8,
     "train.ema": {"decay": 0.9},
@@ -100,6 +107,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own = folder / "config/captions/mara/medium-01.txt"
     own.parent.mkdir(parents=True)
     own.touch()
+    (folder / OTHERS["network.init"]).write_bytes(b"any LoRA")
     edit(folder / MARA, recipe={"data": {"default_caption": "a photo of {trigger}"}})
     return folder
 
@@ -112,7 +120,7 @@ def test_reruns_start_where_the_schema_says(project: Path) -> None:
         present: Any = before.recipe
         for group in groups:
             present = present[group]
-        change: Any = {last: another(name, present[last], node)}
+        change: Any = {last: another(name, present.get(last), node)}
         for group in reversed(groups):
             change = {group: change}
         edit(project / MARA, recipe=yaml.merge({"data": {"default_caption": "a photo of {trigger}"}}, change))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import itertools
@@ -30,7 +31,7 @@ from charloom.core.tensors import write_safetensors
 from charloom.engine import memory
 from charloom.engine import previews as engine
 from charloom.engine.options import EngineOptions
-from charloom.lora.adapter import load_into
+from charloom.lora.adapter import load_stack
 from charloom.workflow import samples, slices, texts
 from charloom.zimage import sampler, weights
 from charloom.zimage.forward import forward, prepare
@@ -206,23 +207,12 @@ def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) ->
     t, pad = torch.full((2,), 0.4), torch.arange(32).view(1, 32, 1) >= torch.tensor([9, 20]).view(2, 1, 1)
     seen = []
     with torch.no_grad():
-        for name, strength in (
-            (None, 1.0),
-            ("a", 1.0),
-            ("b", 0.7),
-            ("dora", 1.0),
-            (None, 1.0),
-            ("wide", 1.0),
-            ("time", 1.0),
-            ("a", 1),
-        ):
-            path = tmp_path / f"{name}.safetensors" if name else None
-            with adapters.applied(path, strength):
+        for names in ({}, {"a": 1}, {"b": 0.7}, {"dora": 1}, {}, {"wide": 1}, {"time": 1}, {"a": 1},
+                      {"a": 1, "wide": 0.5}, {"a": 1, "dora": 0.5}):  # fmt: skip
+            parts = [(tmp_path / f"{name}.safetensors", strength) for name, strength in names.items()]
+            with adapters.applied(parts):
                 found = forward(compiled, x, t, caps, pad)
-            if path:
-                with load_into(plain, path, strength):
-                    expected = forward(plain, x, t, caps, pad)
-            else:
+            with load_stack(plain, parts) if parts else contextlib.nullcontext():
                 expected = forward(plain, x, t, caps, pad)
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
             seen.append(found)
@@ -237,7 +227,7 @@ def test_a_file_of_another_model_is_told_below_compiled_blocks(compiled, tmp_pat
     write_safetensors(tmp_path / "wrong.safetensors", wrong, {})
     with pytest.raises(UserError, match="belongs to another model"):
         with engine.Adapters(compiled, EngineOptions(), functools.partial(forward, compiled)).applied(
-            tmp_path / "wrong.safetensors", 1.0
+            [(tmp_path / "wrong.safetensors", 1.0)]
         ):
             pass
 

@@ -207,6 +207,14 @@ def test_a_lokr_of_full_rank_is_reported(tmp_path):
         assert "no dropout for LoKr" in found.ignored["network.dropout"] and "dropout" not in network
 
 
+def test_a_job_that_starts_from_a_lora_starts_from_it_here_too(tmp_path):
+    found = imported(tmp_path, network__pretrained_lora_path="loras/first.safetensors")
+    assert found.character["recipe"]["network"]["init"] == "loras/first.safetensors"
+    lokr = imported(tmp_path, network__type="lokr", network__pretrained_lora_path="loras/first.safetensors")
+    assert "init" not in lokr.character["recipe"]["network"]
+    assert "only a LoRA can be started from another" in lokr.ignored["network.pretrained_lora_path"]
+
+
 def test_a_job_without_a_network_is_reported(tmp_path):
     assert "trains the whole model" in "\n".join(imported(tmp_path, network=None).todo)
 

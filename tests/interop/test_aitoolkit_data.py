@@ -11,7 +11,7 @@ import yaml
 from aitoolkit_job import JOB, imported, pictures
 from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
-from charloom.config import project, scaffold
+from charloom.config import previews, project
 from charloom.core.errors import UserError
 from charloom.dataset import lint, sources
 from charloom.interop.aitoolkit import read as aitoolkit
@@ -83,7 +83,10 @@ def test_prompts_without_the_trigger_stay_as_they_are(tmp_path):
         "sample_prompts[2]: had the trigger several times; check the wording"
     ]
     found = imported(tmp_path, sample__prompts=["a dog"])
-    assert found.character["sample_prompts"] == ["a dog", scaffold.PROMPTS[0]]  # no seed moves
+    assert found.character["sample_prompts"] == [
+        "a dog",
+        previews.prompts("person", "photographic")[0],
+    ]  # no seed moves
     assert "sample_prompts: none has the trigger; a default of charloom new was added" in found.todo
 
 

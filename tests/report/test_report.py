@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from charloom.core.errors import UserError
 from charloom.judge import choice
 from charloom.report import charts, comparison, curves, palette
-from charloom.report.gather import gather
+from charloom.report.gather import Material, TrainingImage, gather
 from charloom.report.page import page
 
 
@@ -218,3 +218,24 @@ def test_the_same_results_give_the_same_files(results, settings, tmp_path):
     assert names == ["all.png", "page.html"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "shown"), [(240, 240), (241, 121), (10_000, 239)])
+def test_of_a_large_data_set_some_pictures_of_everywhere_are_shown(number: int, shown: int) -> None:
+    images = [TrainingImage(f"i-{index}", "", f"caption {index}.", Path("none.png")) for index in range(number)]
+    text = page(Material("mara", "Mara", "m4ra", "mini", {"step": 1}, images=images))
+    assert len(set(re.findall(r"caption (\d+)\.", text))) == shown
+    assert (f"{number} pictures with their captions; {shown} of them are shown." in text) is (shown < number)
+
+
+@pytest.mark.parametrize(
+    ("spoken_of", "words"),
+    [
+        ({}, "a medium shot photo of {trigger}, smiling, city street"),
+        ({"class": "creature", "look": "drawn", "noun": "fox"}, "a medium shot drawing of {trigger}, city street"),
+        ({"class": "style", "look": "painted"}, "a medium shot painting of a city street, in {trigger} style"),
+    ],
+)
+def test_python_to_copy_speaks_of_the_class(spoken_of: dict[str, str], words: str) -> None:
+    text = page(Material("mara", "Mara", "m4ra", "mini", {"step": 1}, spoken_of=spoken_of))
+    assert words in unescape(text)

@@ -54,6 +54,19 @@ def test_both_snippets_run_and_draw_whom_they_name(people: Path, monkeypatch: py
     assert np.abs(two["nika-street.png"] - two["leyla-street.png"]).mean() > 1
 
 
+def test_a_style_is_on_top_of_a_character_at_a_strength_of_its_own(
+    people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(people)
+    made = drawn(snippets.stacked("nika", "1nk", HOW))["leyla-nika.png"]
+    alone = drawn(snippets.character("leyla", "a medium shot photo of l3yla, smiling, city street, 1nk", HOW))[
+        "leyla.png"
+    ]
+    assert np.abs(made - alone).mean() > 1
+    without = snippets.stacked("nika", "1nk", HOW).replace("[1.0, 0.8]", "[1.0, 0.0]")
+    assert np.abs(drawn(without)["leyla-nika.png"] - alone).max() <= 1
+
+
 def test_words_of_the_user_cannot_leave_their_string() -> None:
     code = snippets.character("leyla", 'x"); import os; ("', HOW)
     compile(code, "snippet", "exec")

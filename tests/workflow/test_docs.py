@@ -113,6 +113,8 @@ def test_snakemake_knows_the_targets(tmp_path: Path, snakemake: argparse.Argumen
     targets = {str(target) for one in read if "experiments" not in str(one.snakefile) for target in one.targets or []}
     folder = small_project.make(tmp_path)
     shutil.copy(ROOT / "config/characters/leyla.yaml", folder / "config/characters")
+    shutil.copytree(ROOT / "config/styles", folder / "config/styles")
+    small_project.edit(folder / "config/characters/mara.yaml", gallery=["{trigger}"])
     result = small_project.snakemake(folder, "-n", *sorted(targets), code=ROOT)
     assert targets and result.returncode == 0, result.stderr
 
@@ -135,10 +137,12 @@ def test_the_picture_of_the_rules_shows_all_of_them() -> None:
     shown = set(re.findall(r">(\w+)</text>", text_of(ROOT / "docs/dag.svg")))
     text = "\n".join(text_of(path) for path in ROOT.glob("rules/*.smk"))
     rules = set(re.findall(r"^rule (\w+):", text, re.M))
-    # Not Leyla's: those of differential preservation, of all characters, of the judge auto, of validation.drift, and
-    # what only somebody asks for.
+    # Not Leyla's: those of differential preservation, of all characters, of the judge auto, of validation.drift, of
+    # whole folders, and what only somebody asks for.
     elsewhere = {"encode_class_caption", "write_index", "lock_judge", "study_references", "sample_drift", "score_drift"}
-    elsewhere |= {"write_comfyui", "make_bundle"}
+    elsewhere |= {"write_comfyui", "make_bundle", "convert_picture", "take_caption"}
+    # Nor those of generators.
+    elsewhere |= {"draw_reference", "generate_reference", "draw_picture", "generate_picture"}
     assert shown - {"leyla"} == rules - elsewhere
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,44 @@ def test_a_bundle_trains_to_the_same_file_in_a_fresh_clone(
     assert unpacked.exit_code == 0, said(unpacked)
     build(clone)
     assert (clone / TARGET).read_bytes() == (copy / TARGET).read_bytes()
+
+
+def test_a_gallery_is_drawn_and_bundled(copy: Path) -> None:
+    """Three scenes, one of them with a style on top; what is stored is not drawn again."""
+    results = copy / "results/mara"
+    shutil.copy(results / "checkpoints/step-000002.safetensors", copy / "ink.safetensors")
+    inked = {"prompt": "{trigger} at home, <b>", "styles": [{"file": "ink.safetensors", "strength": 0.5}]}
+    prompts = ["{trigger} at sea", inked, {"prompt": "{trigger} on a hill", "width": 64, "strength": 0.5}]
+    edit(copy / "config/characters/mara.yaml", gallery={"steps": 2, "width": 96, "height": 80, "prompts": prompts})
+    target = "results/mara/gallery/index.html"
+    made = snakemake(copy, "--cores", "2", target, code=small_project.ROOT)
+    assert made.returncode == 0, made.stderr[-4000:]
+    said = made.stdout + made.stderr
+    assert said.count("gallery-0") >= 3 and "loading torch" not in said  # nothing is trained for it
+    with Image.open(results / "gallery/02.png") as inked, Image.open(results / "gallery/03.png") as small:
+        assert inked.size == (96, 80) and small.size == (64, 80)
+        assert "m4ra at home, <b> <lora:mara:1> <lora:ink:0.5>\nSteps: 2, " in inked.info["parameters"]
+        assert "Seed: 43, Size: 96x80, Model: mini" in inked.info["parameters"] and "workflow" in inked.info
+    page = (copy / target).read_text()
+    assert page.count("data:image/webp") == 3 and "m4ra at home, &lt;b&gt;" in page and "ink at 0.5" in page
+    before = {path.name: path.read_bytes() for path in (results / "gallery").glob("*.png")}
+    newest = max((copy / "work/store/sample").rglob("*.png"), key=lambda path: path.stat().st_mtime)
+    newest.unlink()
+    shutil.rmtree(results / "gallery")
+    (results / "gallery").mkdir()
+    Image.new("RGB", (8, 8)).save(results / "gallery/04.png")  # of a scene that is gone
+    bundled = snakemake(copy, "--cores", "2", "results/mara/bundle.zip", code=small_project.ROOT)
+    assert bundled.returncode == 0, bundled.stderr[-4000:]
+    assert (bundled.stdout + bundled.stderr).count("2 steps, ") == 1  # the one that was lost
+    assert {path.name: path.read_bytes() for path in (results / "gallery").glob("0[123].png")} == before
+    with zipfile.ZipFile(results / "bundle.zip") as file:
+        names = set(file.namelist())
+        assert {"gallery/index.html", "gallery/01.png", "gallery/03.png"} <= names and "gallery/04.png" not in names
+        listed = file.read("gallery-prompts.txt").decode()
+        assert "02  96x80, 2 steps, seed 43, strength 1, ink at 0.5\nm4ra at home, <b>\n" in listed
+        assert b"ink.safetensors" not in file.read("config/characters/mara.yaml")
+    again = snakemake(copy, "-n", "mara", code=small_project.ROOT)
+    assert "draw_gallery" not in again.stdout + again.stderr
 
 
 def test_a_further_set_and_class_captions_are_trained_on(copy: Path) -> None:

@@ -95,6 +95,7 @@ def test_the_conda_environment_holds_what_jobs_need() -> None:
     project = tomllib.loads((small_project.ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     needed = [*project["dependencies"], *extras["cuda"], *extras["optimizers"]]
+    needed += dict.fromkeys([*extras["gemini"], *extras["openai"]])
     assert listed == [name for name in needed if not name.startswith(("snakemake", "typer", "rich"))]
 
 
@@ -110,10 +111,11 @@ def test_the_cluster_profile_knows_every_rule() -> None:
     profile = yaml.safe_load((small_project.ROOT / "profiles/slurm/config.yaml").read_text())
     snakefile = (small_project.ROOT / "Snakefile").read_text()
     local = set(re.findall(r"\w+", re.search(r"^localrules:\n((?: .*\n)+)", snakefile, flags=re.MULTILINE)[1]))
-    asked = {name for name, asked in profile["set-resources"].items() if asked.get("gpu")}
-    # Here the base is prepared beside another job on the GPU; there is no other job in its allocation there.
-    assert len(rules_with("gpu=1")) == 8 and rules_with("gpu=1") | {"prepare_base"} == asked
+    assert len(rules_with("gpu=1")) == 10
+    # Preparing the base takes no share of a GPU here, but needs one there.
     assert rules_with("gpu=training_gpus") == {"train_segment"}
+    on_gpu = {name for name, asked in profile["set-resources"].items() if asked.get("gpu")}
+    assert rules_with("gpu=1") | {"prepare_base"} == on_gpu
     assert rules_with("threads: HEAVY_THREADS") == set(profile["set-threads"]) >= set(profile["set-resources"])
     assert rules_with("shell:") == local | set(profile["set-threads"])
 
@@ -303,3 +305,28 @@ def test_the_workflow_passes_the_linters() -> None:
 def test_snakemake_lint(project: Path) -> None:
     result = snakemake(project, "--lint")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_scenes_are_drawn_for_who_has_some(tmp_path: Path) -> None:
+    """By the gallery's page or the character's name; nothing else asks for them, and without the key nothing at all."""
+    folder = small_project.make(tmp_path)
+
+    def jobs(*targets: str) -> dict[str, int]:
+        told = small_project.snakemake(folder, "-n", *targets, code=small_project.ROOT)
+        assert told.returncode == 0, told.stderr
+        table = (told.stdout + told.stderr).split("Job stats:")[1].split("total")[0]
+        return {name: int(number) for name, number in re.findall(r"^(\w+_gallery) +(\d+)$", table, re.MULTILINE)}
+
+    page = "results/mara/gallery/index.html"
+    refused = small_project.snakemake(folder, "-n", page, code=small_project.ROOT)
+    assert refused.returncode == 1 and "config/characters/mara.yaml: gallery: is missing" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert jobs("mara", "results/mara/bundle.zip") == {}
+    (folder / "ink.safetensors").touch()
+    inked = {"prompt": "{trigger} at sea", "styles": [{"file": "ink.safetensors"}]}
+    edit(folder / "config/characters/mara.yaml", gallery=[inked, "{trigger} at home"])
+    assert jobs(small_project.TARGET) == {}
+    for target in ("mara", page, "results/mara/bundle.zip"):
+        assert jobs(target) == {"draw_gallery": 2, "write_gallery": 1}
+    near = small_project.snakemake(folder, "-n", "results/mara/gallery/03.png", code=small_project.ROOT)
+    assert near.returncode == 1 and "nothing makes results/mara/gallery/03.png; did you mean" in near.stderr

@@ -65,6 +65,17 @@ def test_one_failure_of_a_small_picture_is_told_as_what_it_is(autoencoder, drawi
         vae.encode(autoencoder, drawing)
 
 
+def test_a_wide_scene_is_decoded_in_tiles_where_memory_is_short(tiny_base, monkeypatch) -> None:
+    """1920 x 1088, as a gallery has it: sides are multiples of 16, not of a tile."""
+    small = weights.load_vae(tiny_base)
+    noise = torch.randn(1, 16, 1088 // 8, 1920 // 8, generator=torch.Generator().manual_seed(1))
+    fits = functools.partial(lambda limit, x: x.shape[-1] * x.shape[-2] <= limit, 64 * 64)
+    monkeypatch.setattr(small.decoder, "forward", failing(small.decoder.forward, fits, []))
+    lines: list[str] = []
+    assert vae.decode(small, noise, lines.append).shape == (1, 3, 1088, 1920)
+    assert lines == ["decoding 1920x1088 does not fit into the GPU memory in one piece: in tiles of 512"]
+
+
 def test_latents_of_an_image_say_that_they_were_tiled(tmp_path, tiny_base, monkeypatch) -> None:
     Image.effect_noise((192, 192), 60).convert("RGB").save(tmp_path / "a.png")
     Image.effect_noise((192, 192), 60).convert("RGB").save(tmp_path / "b.png")

@@ -7,6 +7,9 @@ A source is a module with four functions; ``shot`` is None for the neutral refer
 * ``settings(character, shot)``: plain values that decide how the image looks
 * ``make(settings, inputs, output)``: write the image as a PNG
 
+A source that makes each picture from a prompt and the reference is a *generator*: it has two more functions
+(:mod:`charloom.dataset.sources.orders`), and shares these four (:mod:`charloom.dataset.sources.generated`).
+
 To add a source, write such a module and add its name to :data:`NAMES` and to ``images.source`` in the character schema.
 """
 
@@ -17,11 +20,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from charloom.config import datasets
+from charloom.config.generation import GENERATORS
 
 if TYPE_CHECKING:
     from charloom.config.character import Character
 
-NAMES = ("paperdoll", "folder")
+NAMES = ("paperdoll", "folder", *GENERATORS)
 
 
 def get(name: str) -> ModuleType:

@@ -1,4 +1,5 @@
-"""The user's own images: one file per shot, named like the shot or by its key ``file``; copied as PNG."""
+"""The user's own images: one file per shot, named like the shot or by its key ``file``, or else every picture of a
+folder; copied as PNG."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def problems(character: Character) -> list[str]:
     if not character.folder:
         return ["images.path: is missing; name the folder with your images"]
     if not Path(character.folder).is_dir():
-        return [f"images.path: there is no folder {character.folder}; make it and put {character.count} images in it"]
+        return [f"images.path: there is no folder {character.folder}; {_remedy(character)}"]
+    if character.whole:
+        return _empty(character) if not character.shots else []
     there = [path.stem for path in images(character.folder)]
     lines, owners = [], {}
     for shot in character.shots:
@@ -48,6 +51,18 @@ def problems(character: Character) -> list[str]:
     return lines
 
 
+def _remedy(character: Character) -> str:
+    if character.whole:
+        return "correct it, or make it and put your pictures in it"
+    return f"make it and put {character.count} images in it"
+
+
+def _empty(character: Character) -> list[str]:
+    there = "; ".join(f"{entry.where}: {entry.what}" for entry in character.unused_files()[:3])
+    found = f" that is read, but {there}" if there else ""
+    return [f"images.path: {character.folder} has no picture (.png, .jpg, .webp){found}; put some there"]
+
+
 def _unread(path: Path) -> str:
     return f"{path} is of a format that is not read here; save it as PNG or JPEG"
 
@@ -57,8 +72,8 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
     if shot:
         found = of_shot(character, shot)
     else:
-        first = min(character.shots, key=lambda other: other.tier != "close-up")
-        found = find(character.folder or "", REFERENCE) or of_shot(character, first)
+        first = min(character.shots, key=lambda other: other.tier != "close-up", default=None)
+        found = find(character.folder or "", REFERENCE) or (of_shot(character, first) if first else None)
     return [str(found)] if found else []
 
 

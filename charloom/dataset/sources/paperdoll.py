@@ -7,19 +7,25 @@ the character file, found before anything runs.
 from __future__ import annotations
 
 import difflib
+import random
 import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom.config import kinds
 from charloom.core import layout
 from charloom.core.versions import RECIPES
-from charloom.dataset.captions import TIER_PHRASES
 from charloom.paperdoll import attributes, language
 
 if TYPE_CHECKING:
     from charloom.config.character import Character, Shot
 
 SIZE = 2048
+LOOK_SIZE = 512
+"""Pixels of a style's pictures: twice what the miniature draws."""
+LOOKS = ("ink",)
+"""Techniques to draw in (:mod:`charloom.paperdoll.looks`), named here so that planning loads no drawing."""
 FRAME = 1898 / 2048
 """The figure fits into what the default crop of 150 pixels leaves; otherwise the feet would be cropped."""
 NEUTRAL = "a close-up portrait photo, frontal view, neutral expression, wearing a white t-shirt"
@@ -36,7 +42,13 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 def problems(character: Character) -> list[str]:
     """Identity values and phrases that the paper doll does not know."""
+    if character.is_style:
+        return _unknown_look(character.technique)
     lines = []
+    if character.kind != "woman" or character.look != "photographic":
+        what = f"class {character.kind}" if character.kind != "woman" else f"look {character.look}"
+        lines.append(f"images.source: paperdoll draws women in one look, not {what}; use source folder")
+        return lines
     for key, value in character.doll.items():
         if key not in attributes.IDENTITY_VALUES:
             lines.append(f"doll.{key}: unknown key; {_choices(key, tuple(attributes.IDENTITY_VALUES))}")
@@ -51,6 +63,12 @@ def problems(character: Character) -> list[str]:
             for phrase in value if isinstance(value, tuple) else (value,):
                 lines += [f"shots.{shot.name}.{field}: {line}" for line in _undrawable(field, phrase)]
     return lines
+
+
+def _unknown_look(look: str) -> list[str]:
+    if not look:
+        return [f"images.look: is missing; name the technique to draw in: {', '.join(LOOKS)}"]
+    return [] if look in LOOKS else [f"images.look: cannot be '{look}'; {_choices(look, LOOKS)}"]
 
 
 def _undrawable(field: str, phrase: str) -> list[str]:
@@ -76,17 +94,21 @@ def _choices(word: str, allowed: tuple[str, ...]) -> str:
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
     """Drawn from settings alone; a shot depends on the reference, because a new reference means new images."""
+    if character.is_style:
+        return []
     return [layout.results(character.id).reference.as_posix()] if shot else []
 
 
 def scene(shot: Shot) -> attributes.Scene:
     """The scene that the phrases of ``shot`` describe."""
-    parts = [TIER_PHRASES[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
+    parts = [kinds.of().tiers[shot.tier], shot.view, shot.pose, shot.expression, shot.outfit, *shot.accessories]
     return language.scene_from(", ".join([*parts, shot.background]))
 
 
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
     """Identity, scene, size and seed; phrases with the same meaning give the same settings."""
+    if character.is_style:
+        return _look_settings(character, shot or character.shots[0])
     picture = scene(shot) if shot else language.scene_from(f"{NEUTRAL}, {character.concept}")
     return {
         "identity": dict(character.doll),
@@ -97,15 +119,49 @@ def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
     }
 
 
-def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
-    """Draw the image and stamp a watermark on it, like that of a closed generator."""
-    from charloom.paperdoll import draw
+def subject(character: Character, shot: Shot) -> tuple[attributes.Identity, attributes.Scene]:
+    """Who is in a picture of a style, and how: somebody else in every one, so that only the look is learnt.
 
+    Places are dealt like cards, so that none is missing: a look that was never seen at night is not drawn at night.
+    """
+    rng = random.Random(f"{character.people} {shot.name}")
+    who, scene_ = attributes.random_identity(rng), attributes.random_scene(rng)
+    deal, card = divmod(character.shot_names.index(shot.name), len(attributes.BACKGROUND))
+    places = random.Random(f"{character.people} places {deal}").sample(
+        attributes.BACKGROUND, len(attributes.BACKGROUND)
+    )
+    return who, replace(scene_, background=places[card])
+
+
+def caption(character: Character, shot: Shot) -> str:
+    """What a picture of a style shows, with the trigger at its end; nothing about how it is drawn."""
+    return ", ".join(part for part in (language.describe(*subject(character, shot)), character.trigger) if part)
+
+
+def _look_settings(character: Character, shot: Shot) -> dict[str, Any]:
+    identity, scene_ = subject(character, shot)
+    return {
+        "identity": asdict(identity),
+        "scene": asdict(scene_),
+        "size": LOOK_SIZE,
+        "seed": zlib.crc32(f"{character.people} {shot.name}".encode()),
+        "look": character.technique,
+        "recipe": RECIPES["source"],
+    }
+
+
+def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
+    """Draw the image, and stamp a watermark on those of a character, like that of a closed generator."""
+    from charloom.paperdoll import draw, looks
+
+    look = settings.get("look")
     image = draw.draw(
         attributes.Identity(**settings["identity"]),
         attributes.Scene(**settings["scene"]),
         size=settings["size"],
         seed=settings["seed"],
-        frame=FRAME,
+        frame=1.0 if look else FRAME,
+        look=looks.LOOKS[look] if look else None,
     )
-    draw.stamp_watermark(image).save(output, format="PNG", compress_level=4)
+    finished = image if look else draw.stamp_watermark(image)
+    finished.save(output, format="PNG", compress_level=4)

@@ -115,7 +115,6 @@ ALREADY: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 OFF: dict[str, str] = {
     "network.network_kwargs": "use recipe.network.modules with regular expressions",
-    "network.pretrained_lora_path": "training always starts from the base",
     "network.all_layers": "only linear layers get an adapter",
     "network.layer_offloading": "not supported",
     "network.old_lokr_format": "files always have the layout that loads everywhere",

@@ -128,6 +128,11 @@ def _network(knobs: Knobs) -> None:
             job.refuse(key, f"ai-toolkit ignores alpha for this model and scales by 1; set to {rank}")
     # Set again in read.py once the rank has been fitted to the schema.
     knobs.put("network.alpha", float(rank))
+    if first := job.take("network.pretrained_lora_path", str):
+        if kind == "lora":
+            knobs.put("network.init", first)
+        else:
+            job.refuse("network.pretrained_lora_path", f"only a LoRA can be started from another, not a {kind}")
     if kind == "lokr":
         knobs.take("network.lokr_factor", "network.lokr_factor", whole, -1)
         if job.take("network.dropout", float):

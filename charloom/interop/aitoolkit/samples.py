@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from charloom.config import scaffold
+from charloom.config import previews
 from charloom.interop.aitoolkit.job import Job
 from charloom.interop.aitoolkit.recipe import whole
 
@@ -65,13 +65,14 @@ def read(job: Job, trigger: str, recipe: Mapping[str, Any]) -> list[Any]:
             own["seed"] = seed
         text = _with_trigger(job, words, trigger, index + 1)
         prompts.append({"prompt": text, **own} if own else text)
+    usual = list(previews.prompts("person", "photographic"))
     if not prompts:
         job.todo.append("sample_prompts: the job has none; the defaults of charloom new are used")
     elif not any("{trigger}" in str(prompt) for prompt in prompts):
         job.todo.append("sample_prompts: none has the trigger; a default of charloom new was added")
         # Last, so that no other prompt's seed changes.
-        prompts = [*prompts[: MOST - 1], scaffold.PROMPTS[0]]
-    return prompts or list(scaffold.PROMPTS)
+        prompts = [*prompts[: MOST - 1], usual[0]]
+    return prompts or usual
 
 
 def _entries(job: Job) -> list[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,262 @@
+"""``charloom draw``: pictures of a character for prompts of the moment, with everything loaded once."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from charloom.cli.drawing import Loras, Manner, Table
+from charloom.config import project
+from charloom.config.character import Character
+from charloom.core import words
+from charloom.core.errors import UserError
+from charloom.core.layout import results
+from charloom.core.store import Store
+
+SIDES = 64, 4096
+"""Shortest and longest side of a picture in pixels."""
+MANY = 20
+"""Pictures from which on the blocks are compiled on a GPU, unless told: a few are done before the compiler is."""
+HELP = """\
+a line is a prompt, with {trigger}; commands:
+  /seed 5 (or next)   /count 4   /steps 36   /strength 0.8   /size 1920x1088
+  /checkpoint 2000 (or final)   /style ink=0.8 (or none)   /show   /quit"""
+
+
+def size(text: str) -> tuple[int, int]:
+    """``1024`` or ``1920x1088`` in pixels.
+
+    Raises:
+        UserError: no such size, or sides that are not multiples of 16.
+    """
+    found = re.fullmatch(r"(\d{1,5})(?:\s*[xX×]\s*(\d{1,5}))?", text.strip())
+    if not found:
+        raise UserError(f"--size {text}: give pixels as 1024 or 1920x1088")
+    sides = int(found[1]), int(found[2] or found[1])
+    if any(side % 16 or not SIDES[0] <= side <= SIDES[1] for side in sides):
+        near = "x".join(str(min(SIDES[1], max(SIDES[0], round(side / 16) * 16))) for side in sides)
+        raise UserError(
+            f"--size {text}: sides must be multiples of 16 from {SIDES[0]} to {SIDES[1]}; nearest is {near}"
+        )
+    return sides
+
+
+def filled(text: str, character: Character) -> str:
+    """A prompt with the trigger filled in.
+
+    Raises:
+        UserError: it is empty, or the placeholder is misspelt.
+    """
+    tidy = words.tidy(text)
+    if not tidy:
+        raise UserError("the prompt is empty; write what to draw, with {trigger} for the character")
+    if meant := words.misspelt_placeholder(tidy):
+        raise UserError(f"{meant} would be drawn literally; did you mean {words.PLACEHOLDER}?")
+    return tidy.replace(words.PLACEHOLDER, character.trigger)
+
+
+def numbers(text: str, what: str) -> list[int]:
+    """Steps with commas between them.
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UserError(f"{what} {text}: give steps with commas between them, e.g. 2000,2500,3000") from None
+
+
+def changed(how: Manner, command: str, loras: Loras) -> Manner:
+    """``how`` after a line such as ``/seed 5``.
+
+    Raises:
+        UserError: there is no such command, or its value is wrong.
+    """
+    name, *values = shlex.split(command[1:]) or [""]
+    value = values[0] if values else ""
+    try:
+        if name == "seed":
+            return replace(how, seed=None if value == "next" else int(value))
+        if name in ("count", "steps"):
+            if (number := int(value)) < 1:
+                raise UserError(f"/{name} {value}: give a number from 1 on")
+            return replace(how, **{name: number})
+        if name == "strength":
+            return replace(how, strength=float(value))
+        if name == "size":
+            width, height = size(value)
+            return replace(how, width=width, height=height)
+        if name == "style":
+            return replace(how, styles=() if value == "none" else tuple(loras.style(one) for one in values))
+    except ValueError:
+        raise UserError(f"/{name} {value}: give a number") from None
+    raise UserError(f"/{name}: no such command\n{HELP}")
+
+
+def shown(how: Manner, table: Table) -> str:
+    """The settings in a line."""
+    parts = [table.loras[0].name, f"{how.width}x{how.height}", f"{how.steps} steps", f"strength {how.strength:g}"]
+    parts += [f"seed {'next' if how.seed is None else how.seed}", f"count {how.count}"]
+    return ", ".join(parts + [f"{one.name} at {strength:g}" for one, strength in how.styles])
+
+
+def repl(table: Table, how: Manner, loras: Loras, lines: Iterable[str]) -> None:
+    """Draw what is typed, until the end of ``lines`` or ``/quit``. A mistake is a line, and nothing else is lost."""
+    for line in lines:
+        text = line.strip()
+        try:
+            if text in ("/quit", "/exit", "/q"):
+                return
+            if text in ("/help", "/?"):
+                table.say(HELP)
+            elif text == "/show":
+                table.say(shown(how, table))
+            elif text.startswith("/checkpoint"):
+                step = text.removeprefix("/checkpoint").strip()
+                one = loras.newest() if step == "final" else loras.checkpoint(numbers(step, "/checkpoint")[0])
+                table.loras = [one]
+            elif text.startswith("/"):
+                how = changed(how, text, loras)
+            elif text:
+                table.draw([filled(text, table.character)], how)
+        except UserError as error:
+            table.say(f"error: {error}")
+
+
+def typed() -> Iterator[str]:
+    """Lines of standard input, with a prompt and a history where somebody types."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    try:
+        import readline  # noqa: F401 (gives input() its history)
+    except ImportError:
+        pass
+    while True:
+        try:
+            yield input("draw> ")
+        except EOFError:
+            print()
+            return
+
+
+def draw(
+    name: Annotated[str, typer.Argument(help="a character")],
+    prompt: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT …", help='what to draw, with {trigger}; "…" around each')
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="file with a prompt on each line; # begins a remark")] = None,
+    interactive: Annotated[bool, typer.Option("--repl", help="draw what is typed, line by line; /help there")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, max=200, help="sampler steps; the previews' by default")] = None,
+    strength: Annotated[float, typer.Option(min=0.0, help="strength of the LoRA; 1 is full")] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of the first picture; the next without a file")] = None,
+    count: Annotated[int, typer.Option(min=1, help="pictures of each prompt, seed after seed")] = 1,
+    size_: Annotated[str | None, typer.Option("--size", help="1024 or 1920x1088; the previews' by default")] = None,
+    style: Annotated[
+        list[str] | None, typer.Option(help="a style on top: ink, ink=0.8 or file.safetensors=0.8; may be repeated")
+    ] = None,
+    checkpoint: Annotated[int | None, typer.Option(min=0, help="draw with this step; 0 is the base alone")] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="steps side by side in one picture, e.g. 2000,2500,3000; 0 is the base alone")
+    ] = None,
+    lora: Annotated[Path | None, typer.Option(help="draw with this LoRA of any trainer in place of the own")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; results/NAME/drawn by default")] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help=f"compile on a GPU; if left out, from {MANY} pictures on"),
+    ] = None,
+) -> None:
+    """Draw a character now: with the finished LoRA, or the newest checkpoint. Nothing is ever overwritten."""
+    workflow = project.load(".", ready=name)
+    character = workflow.character(name)
+    base = workflow.bases[character.base]
+    if sum(one is not None for one in (checkpoint, checkpoints, lora)) > 1:
+        raise UserError("--checkpoint, --checkpoints and --lora: give one of them")
+    if interactive and checkpoints is not None:
+        raise UserError("--repl: draws with one checkpoint at a time; /checkpoint N there changes it")
+    texts = [filled(text, character) for text in [*(prompt or ()), *_lines(prompts)]]
+    if not texts and not interactive:
+        raise UserError('there is no prompt; add one, e.g. "a medium shot photo of {trigger}, city street", or --repl')
+    sample = character.recipe["sample"]
+    width, height = size(size_) if size_ else (sample["width"], sample["height"])
+    import logging
+
+    from charloom.workflow import studio as studios
+
+    # It warns of what nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    store, say = Store(workflow.store), _say
+    lock = studios.lock_of(base)
+    with ExitStack() as stack:
+        loras = Loras(character, store, lock, Path(stack.enter_context(tempfile.TemporaryDirectory())), say)
+        if checkpoints is not None:
+            columns = [loras.checkpoint(step) for step in numbers(checkpoints, "--checkpoints")]
+        elif checkpoint is not None:
+            columns = [loras.checkpoint(checkpoint)]
+        else:
+            columns = [loras.file(lora.expanduser()) if lora else loras.newest()]
+        how = Manner(
+            width,
+            height,
+            steps or sample["steps"],
+            sample["guidance"],
+            strength,
+            seed,
+            count,
+            tuple(loras.style(one) for one in style or ()),
+        )
+        for text in texts:
+            if columns[0].path and not lora and not words.count(text, character.trigger):
+                say(f"note: no {words.PLACEHOLDER} in the prompt, so it may show somebody else: {text[:60]}")
+        from charloom.workflow import gallery_slices
+
+        many = len(texts) * count * len(columns) >= MANY
+        studio = studios.Studio(
+            character,
+            base,
+            store,
+            workflow.device,
+            lambda line: print(f"  {line}", file=sys.stderr),
+            stay=interactive,
+            compiled=(interactive or many) if compiled is None else compiled,
+        )
+        table = Table(
+            character,
+            gallery_slices.about(character, base),
+            studio,
+            columns,
+            output or results(name).root / "drawn",
+            say,
+        )
+        drawn = table.draw(texts, how) if texts else []
+        if len(columns) > 1:
+            say(f"{table.compare(drawn)}  side by side")
+        if interactive:
+            say(f"{shown(how, table)}; /help for commands")
+            repl(table, how, loras, typed())
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")).splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]

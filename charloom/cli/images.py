@@ -1,0 +1,165 @@
+"""``charloom images``: which pictures of a character are still to be generated, what they cost, and generating them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from charloom.cli.trial import CORES
+from charloom.config.base import Base
+from charloom.config.character import Character
+from charloom.config.generation import PAID, Generation
+from charloom.core.errors import UserError
+from charloom.core.layout import Results, Work
+from charloom.core.store import Store
+from charloom.dataset.sources.orders import KIND
+from charloom.dataset.sources.purchases import Budget, Purchases
+from charloom.workflow import generating, likeness, picture_slices
+
+PACKAGES = {"gemini": "google.genai", "openai": "openai"}
+"""The package that a source needs, and that an extra of its name installs."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is still to be done: ``reference`` is who makes it (empty if it is there)."""
+
+    character: Character
+    generation: Generation
+    reference: str
+    missing: list[str]
+    purchases: Purchases
+
+    @property
+    def count(self) -> int:
+        """Pictures that are to be generated, with the reference where the generator draws it."""
+        return len(self.missing) + (self.reference == "generator")
+
+    @property
+    def most(self) -> int:
+        """The same if every picture is far from the reference each time."""
+        return self.count + len(self.missing) * self.generation.retry
+
+    @property
+    def budget(self) -> Budget:
+        """What may be spent."""
+        one = self.generation
+        return Budget(one.pictures, one.money, one.price)
+
+
+def outlook(root: Path, character: Character, store: Store) -> Outlook:
+    """What of a character's pictures is in neither the results nor the store.
+
+    Raises:
+        UserError: its pictures are not generated.
+    """
+    generation = character.generation
+    if generation is None:
+        raise UserError(f"{character.label}: images.source is {character.source}, which generates nothing")
+    made = Results(root / "results" / character.id)
+    reference = made.reference if made.reference.is_file() else None
+    missing = list(character.shot_names)
+    if reference:
+        wanted = picture_slices.wanted(character)
+        content = None
+        if generation.source == "diffusers":
+            from charloom.dataset.sources.diffusers import folder_of
+
+            if folder := folder_of(generation):
+                content = generating.content_of_model(folder, store, print)
+        # Whether faces are alike is not looked at here: the attempts that are stored are those that were wanted.
+        batch = generating.Batch(wanted, reference, store, likeness.Nobody, content)
+        known = likeness.records(made, missing)
+        keys = {name: {order.key for order in batch.orders(name)} for name in missing}
+        missing = [
+            name
+            for name in missing
+            if not store.has(KIND, batch.orders(name)[0].key, ".png")
+            and known.get(name, {}).get("key") not in keys[name]
+        ]
+    who = "" if reference else "file" if generation.file else generation.reference
+    return Outlook(character, generation, who, missing, Purchases(Work(root / "work").purchases(character.id)))
+
+
+def lines(found: Outlook, base: Base) -> list[str]:
+    """The same in words."""
+    one = found.generation
+    total = len(found.character.shots)
+    model = f" ({one.settings['model']})" if "model" in one.settings else ""
+    done = total - len(found.missing)
+    out = [
+        f"{found.character.id}: {total} pictures by {one.source}{model}: {done} are there, {len(found.missing)} to get"
+    ]
+    draws = {
+        "file": f"{one.file}",
+        "generator": f"drawn by {one.source} from concept.prompt",
+        "z-image": f"drawn by the base {base.name} from concept.prompt",
+    }
+    if found.reference:
+        out.append(f"  reference: {draws[found.reference]}")
+    if one.source in PAID:
+        out += [f"  {line}" for line in _costs(found)]
+    elif found.missing:
+        out.append("  cost: none; drawn on a machine of yours")
+    out += [f"  to do: {line}" for line in _needs(one) if found.count]
+    return out
+
+
+def _costs(found: Outlook) -> list[str]:
+    one, bought = found.generation, found.purchases
+    price = one.price
+    most = f"; with retry: {one.retry} at most {found.most}" if found.most > found.count else ""
+    if price is None:
+        out = [f"cost: {found.count} pictures to buy{most}; set images.{one.source}.price for the money"]
+    else:
+        worst = f" pictures, {found.most * price:.2f}" if most else ""
+        out = [f"cost: {found.count} x {price:g} = {found.count * price:.2f}{most}{worst}"]
+    if bought.pictures:
+        out.append(f"spent so far: {bought.pictures} pictures, {bought.money:.2f}")
+    left = bought.affordable(found.budget)
+    if left is None:
+        out.append("budget: none is set; images.budget limits pictures and money")
+    elif left < found.count:
+        out.append(f"budget: is enough for {left} more; raise images.budget for the other {found.count - left}")
+    else:
+        out.append(f"budget: is enough for {left} more")
+    return out
+
+
+def _needs(one: Generation) -> list[str]:
+    """What would stop the first job."""
+    out = []
+    module = PACKAGES.get(one.source)
+    if module and not _installed(module):
+        out.append(f"pip install 'charloom[{one.source}]'")
+    variable = one.settings.get("key_from")
+    if variable and one.paid and not os.environ.get(variable, "").strip():
+        out.append(f"put your API key into the environment variable {variable}")
+    return out
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent
+        return False
+
+
+def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
+    """Get the pictures with snakemake, which writes to this terminal.
+
+    Raises:
+        UserError: snakemake failed; it has said why.
+    """
+    made = Results(Path("results") / found.character.id)
+    targets = [made.reference, *(made.source(name) for name in found.character.shot_names)]
+    given = any(word.split("=")[0] in CORES or word.startswith(("-c", "-j")) for word in options)
+    cores = [] if given else ["--cores", str(os.cpu_count() or 1)]
+    command = [sys.executable, "-m", "snakemake", *cores, *(path.as_posix() for path in targets), *options]
+    if subprocess.run(command, cwd=root, check=False).returncode:
+        raise UserError(f"images: not all pictures of {found.character.id} are there; what came is kept, run it again")

@@ -1,0 +1,240 @@
+"""``charloom new``: a character file from a name, from a folder of pictures, or from an example."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from charloom.core import layout
+from charloom.core.errors import UserError
+
+FEW = 5
+"""Fewer pictures than this are hardly a character."""
+MANY = 400
+"""Captions that guesses look at, spread over the folder."""
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="name of the character file: a-z 0-9 - _, for example mara")],
+    trigger: Annotated[
+        str | None, typer.Option(help="made-up word for the character in prompts; derived from NAME if not given")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder of pictures of yours, with captions beside them if you have some")
+    ] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="woman, man, person, creature, object or style; guessed if not given")
+    ] = None,
+    noun: Annotated[
+        str | None, typer.Option(help="what captions call it, for example fox; the class if not given")
+    ] = None,
+    look: Annotated[
+        str | None, typer.Option(help="photographic, drawn, anime, comic, painted, rendered or pixel-art")
+    ] = None,
+    like: Annotated[str | None, typer.Option(help="start from an example of config/examples/, such as fox")] = None,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="with --images: cut a generator's watermark off the right and bottom edges")
+    ] = False,
+) -> None:
+    """Create config/characters/NAME.yaml, ready to run. Never overwrites a file; asks nothing that it can guess."""
+    from charloom.config import kinds, scaffold
+    from charloom.core import tokens
+
+    root = Path(".")
+    if not (root / "config" / "config.yaml").is_file():
+        raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
+    path = root / "config" / "characters" / f"{scaffold.check_name(name)}.yaml"
+    _one_of("--class", class_, kinds.CLASSES)
+    _one_of("--look", look, kinds.LOOKS)
+    if like and (images or class_ or look or noun):
+        raise UserError("--like: takes everything from the example; leave --images, --class, --noun and --look out")
+    if crop and not images:
+        raise UserError("--crop: goes with --images; pictures that charloom draws are cropped anyway")
+    if path.exists():
+        raise UserError(f"{path}: exists already and is not overwritten; choose another name or edit it")
+    if trigger and not re.fullmatch(r"[A-Za-z0-9]{2,20}", trigger):
+        raise UserError(
+            f"--trigger {trigger}: use 2 to 20 letters and digits, for example {scaffold.trigger_for(name)}"
+        )
+    usual, real = _bases(root)
+    own = images is not None or like is not None or class_ not in (None, "woman") or look not in (None, "photographic")
+    base = real if own else usual
+    count = tokens.counter(base.source() if base else {})
+    given: dict[str, str | None] = {"trigger": trigger, "class": class_, "noun": noun, "look": look}
+    further = base.name if base and usual and base.name != usual.name else ""
+    notes: list[str] = []
+    if images:
+        text, notes = _of_folder(root, name, images, given, crop, further, count)
+    elif like:
+        text = scaffold.like(_example(root, like), name, trigger or _suggested(root, name, count))
+    elif own:
+        word = trigger or _suggested(root, name, count)
+        text = scaffold.described_file(name, word, class_ or "woman", look or "photographic", noun or "", further)
+    else:
+        text = scaffold.character_file(name, trigger or _suggested(root, name, count))
+    scaffold.write_new(path, text)
+    _say(path, text, notes, base, count, images is not None)
+    for line in problems(root, name):
+        print(f"to do: {line}")
+
+
+def _say(path: Path, text: str, notes: list[str], base: Any, count: Any, whole: bool) -> None:
+    """What was written, what was guessed, and what comes next."""
+    from charloom.config import triggers
+
+    name = path.stem
+    print(f"{path}: written{'; edit it, then:' if not whole else ''}")
+    for note in notes:
+        print(f"  {note}")
+    word = re.search(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE)
+    if word and (wrong := triggers.complaint(word[1], count)):
+        print(f"warning: trigger {word[1]}: {wrong}")
+    elif word and count.exact:
+        pieces = " ".join(count.pieces(f" {word[1]}")).split()
+        print(
+            f"  trigger {word[1]}: {len(pieces)} tokens of {base.name} ({' '.join(pieces)}), none of them a known word"
+        )
+    elif word and base:
+        print(f"  trigger {word[1]}: not checked, because the tokenizer of {base.name} is not on this machine yet")
+    made = layout.results(name)
+    print("next:" if whole else "then:")
+    print(f"  charloom lint {name}")
+    if whole:
+        print(f"  snakemake -n {name}{' ' * 41}# what would be made")
+    else:
+        print(f"  snakemake --cores 2 {made.prompt_page.as_posix()}         # prompts for an image generator")
+    print(f"  snakemake --cores 2 {made.final.as_posix()}")
+
+
+def _of_folder(
+    root: Path, name: str, images: Path, given: dict[str, str | None], crop: bool, base: str, count: Any
+) -> tuple[str, list[str]]:
+    """The character file for every picture of a folder, and lines about what was found and guessed.
+
+    Raises:
+        UserError: there is no folder, or no picture in it.
+    """
+    from charloom.config import guesses, image_folder, inventory, scaffold
+    from charloom.dataset import captions
+
+    folder = images.expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"--images {images}: {'is no folder' if folder.exists() else 'there is no such folder'}; correct it"
+        )
+    pictures = list(image_folder.every(folder).values())
+    if not pictures:
+        raise UserError(
+            f"--images {images}: there is no picture in it (.png, .jpg, .webp); name the folder that has them"
+        )
+    files = [text for picture in pictures if (text := inventory.text_of(picture.with_suffix("")))]
+    texts = []
+    for file in files[:: max(1, len(files) // MANY)]:
+        try:
+            texts.append(captions.read(file))
+        except UserError:
+            continue  # lint names it
+    texts = [text for text in texts if text]
+    said: dict[str, str] = {}
+    known = "one of woman, man, person, creature, object, style"
+    comments = {"class": known}
+    guessed = guesses.class_and_noun(texts)
+    if given["class"] or not guessed:
+        said["class"] = given["class"] or "person"
+        if not given["class"]:
+            comments["class"] = f"the captions do not say; {known}"
+    else:
+        said["class"], comments["class"] = guessed[0], f"guessed from the captions; {known}"
+    if noun := given["noun"] or (guessed[1] if guessed and guessed[0] == said["class"] else ""):
+        said["noun"] = noun
+    look = given["look"] or guesses.look(texts)
+    if look and look != "photographic":
+        said["look"], comments["look"] = look, "as told" if given["look"] else "guessed from the captions"
+    if base:
+        said["base"], comments["base"] = base, "that of config.yaml draws paper dolls alone"
+    if crop:
+        said["crop"] = "{right: 150, bottom: 150}"
+    in_captions = guesses.trigger(texts)
+    word = given["trigger"] or in_captions or _suggested(root, name, count)
+    where = "every caption has it" if word == in_captions else "a made-up word; it is put before captions without it"
+    comments["trigger"] = where
+    number, have = len(pictures), f"{len(files)} with a caption"
+    comments["images"] = f"from {number} picture{'s' * (number > 1)} of a folder ({have})"
+    notes = [f"{number} picture{'s' * (number > 1)} in {folder}, {have}"]
+    notes += [f"{key} {said[key]}: {comments[key].partition(';')[0]}" for key in ("class", "look") if key in said]
+    if word == in_captions and not given["trigger"]:
+        notes.append(f"trigger {word}: found in the captions")
+    if number < FEW:
+        notes.append(f"{number} pictures are few: 15 to 40 different ones make a good character")
+    return scaffold.folder_file(name, word, _written(root, folder), said, comments), notes
+
+
+def _written(root: Path, folder: Path) -> str:
+    """A folder as it is written down: below the workflow's as it is, elsewhere from the root."""
+    whole = Path(os.path.abspath(folder))
+    here = Path(os.path.abspath(root))
+    return whole.relative_to(here).as_posix() if whole.is_relative_to(here) and whole != here else whole.as_posix()
+
+
+def _suggested(root: Path, name: str, count: Any) -> str:
+    """A trigger that no other character has."""
+    from charloom.config import inventory, triggers
+
+    taken = set()
+    for path in inventory.yaml_files(root / "config" / "characters"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        taken |= set(re.findall(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE))
+    return triggers.suggest(name, count, taken)
+
+
+def _bases(root: Path) -> tuple[Any, Any]:
+    """The base of config.yaml, and the one for pictures that are no paper dolls; None where there is none."""
+    from charloom.config import yaml
+    from charloom.config.base import read_base
+
+    usual, _ = read_base(
+        root, str(yaml.read_yaml(root / "config" / "config.yaml", "config/config.yaml").get("base")), ""
+    )
+    if usual is None or not usual.miniature:
+        return usual, usual
+    real, _ = read_base(root, "z-image-turbo", "")
+    return usual, real or usual
+
+
+def _example(root: Path, name: str) -> str:
+    """The text of a file of config/examples/.
+
+    Raises:
+        UserError: there is none of this name; the nearest is named.
+    """
+    from charloom.config import inventory, schema
+
+    folder = root / "config" / "examples"
+    files = {path.stem: path for path in inventory.yaml_files(folder)}
+    if name not in files:
+        raise UserError(f"--like {name}: there is no config/examples/{name}.yaml; {schema.meant(name, list(files))}")
+    return files[name].read_text(encoding="utf-8")
+
+
+def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    from charloom.config import schema
+
+    if value is not None and value not in allowed:
+        raise UserError(f"{option} {value}: {schema.meant(value, list(allowed))}")
+
+
+def problems(root: Path, name: str) -> list[str]:
+    """Problems that the check of the configuration finds in one character."""
+    from charloom.config import inventory, project
+    from charloom.dataset import sources
+
+    try:
+        project.load(root, ready=name, image_problems=sources.problems)
+    except UserError as error:
+        labels = [f"config/{folder}/{name}.yaml" for folder in inventory.PROJECTS]
+        return [line for line in str(error).splitlines() if any(label in line for label in labels)]
+    return []

@@ -1,0 +1,140 @@
+"""HTTP for the clients of APIs: bounded time and size of every answer, and a key that nobody sees.
+
+The official clients bring ``httpx2`` and take a client of it; this module makes one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from charloom.core.errors import UserError
+from charloom.dataset.sources.orders import Again, Wrong
+
+LARGEST = 96 * 2**20
+"""Bytes of one answer; a picture of 4096 x 4096 in base64 has 70 MB at most."""
+_DEADLINE = "charloom-deadline"
+
+
+class Secret:
+    """An API key from the environment; :meth:`hide` takes it out of any text."""
+
+    def __init__(self, variable: str, *, needed: bool = True) -> None:
+        """Raises :class:`UserError` if the variable is not set, or holds what cannot be a key."""
+        value = os.environ.get(variable, "").strip()
+        if not value and needed:
+            raise UserError(f"{variable}: is not set; put your API key into this environment variable")
+        if value and not re.fullmatch(r"[!-~]+", value):
+            # Clients would quote it in their errors.
+            raise UserError(f"{variable}: holds blanks or characters that no key has; set it again")
+        self.value = value or "none"
+        self.variable = variable
+
+    def hide(self, text: object, longest: int = 200) -> str:
+        """``text`` on one line without the key and without what would steer a terminal."""
+        line = "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
+        if len(self.value) >= 8:
+            for form in (self.value, quote(self.value, safe="")):
+                line = line.replace(form, "…")
+        return line[:longest]
+
+
+class TooLarge(Exception):
+    """An answer beyond :data:`LARGEST`."""
+
+
+class TooSlow(Exception):
+    """An answer that was not whole in time."""
+
+
+def client(seconds: float) -> Any:
+    """An ``httpx2.Client`` whose answers are whole within ``seconds``, unpacked and at most :data:`LARGEST` bytes.
+
+    Proxies of the environment are used as usual; redirects are not followed, because they could take the key elsewhere.
+    """
+    import httpx2
+
+    def asked(request: httpx2.Request) -> None:
+        request.extensions[_DEADLINE] = time.monotonic() + seconds
+
+    def answered(response: httpx2.Response) -> None:
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise TooLarge("a packed answer, of any size")
+        end = response.request.extensions.get(_DEADLINE, time.monotonic() + seconds)
+        response.stream = _limited(httpx2.SyncByteStream)(response.stream, end)
+
+    return httpx2.Client(
+        timeout=httpx2.Timeout(seconds, connect=min(seconds, 30.0)),
+        headers={"Accept-Encoding": "identity"},
+        event_hooks={"request": [asked], "response": [answered]},
+        follow_redirects=False,
+    )
+
+
+def _limited(base: type) -> Any:
+    class Limited(base):  # type: ignore[misc]
+        """A stream that ends with an error when it is too long or too slow."""
+
+        def __init__(self, stream: Any, end: float) -> None:
+            self.stream, self.end = stream, end
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for block in self.stream:
+                size += len(block)
+                if size > LARGEST:
+                    raise TooLarge(f"more than {LARGEST // 2**20} MB")
+                if time.monotonic() > self.end:
+                    raise TooSlow("drips")
+                yield block
+
+        def close(self) -> None:
+            self.stream.close()
+
+    return Limited
+
+
+def judged(error: BaseException, secret: Secret, where: str, seconds: float) -> Exception:
+    """What an error of a client means, as one of ours: to be raised ``from None``, because it may hold the key.
+
+    ``where`` is the key of the settings to correct if the server cannot be reached.
+    """
+    chain = [one for one in (error, error.__cause__, error.__context__) if one is not None]
+    kinds = {base.__name__ for one in chain for base in type(one).__mro__}
+    if "TooLarge" in kinds:
+        return UserError(f"{where}: the server answers with more than {LARGEST // 2**20} MB; is it the right one?")
+    if "TooSlow" in kinds or "ReadTimeout" in kinds:
+        return Again(f"no whole answer within {seconds:g} s", charged=True)
+    if kinds & {"ConnectError", "ConnectTimeout", "UnsupportedProtocol"}:
+        return Again(f"{where}: the server cannot be reached")
+    if kinds & {"TransportError", "TimeoutException"}:
+        return Again("the answer was cut off", charged=True)
+    if kinds & {"JSONDecodeError", "ValidationError", "UnicodeDecodeError", "APIResponseValidationError"}:
+        return Wrong("an answer came that is not the API's")
+    return RuntimeError(f"{type(error).__name__}: {secret.hide(error, 500)}")
+
+
+def refusal_of(status: int, words: str, secret: Secret, where: str, wait: str | None = None) -> Exception:
+    """What an answer with an error status means; ``wait`` is its header Retry-After."""
+    said = secret.hide(words)
+    if status in (408, 409, 425, 429) or status >= 500:
+        if "insufficient_quota" in words:  # which no waiting mends; a limit per minute is "rate_limit_exceeded"
+            return UserError(f"{secret.variable}: the account has no credit left ({said})")
+        return Again(f"the server answers {status}", _seconds(wait))
+    if status in (401, 403):
+        return UserError(f"{secret.variable}: is not accepted ({status}: {said}); check the key and what it may do")
+    if status == 404:
+        return UserError(f"{where}: there is no such model or address ({said}); correct model or base_url")
+    return UserError(f"{where}: the request is not accepted ({status}: {said})")
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        found = float(header or "")
+    except ValueError:
+        return None
+    return found if 0 <= found < 1e6 else None

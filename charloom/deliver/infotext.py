@@ -1,0 +1,103 @@
+"""How a picture was made, in the picture: PNG text chunks in the forms that the ecosystem's readers know.
+
+``parameters`` is what AUTOMATIC1111's and Forge's web pages write and read (``modules/infotext_utils.py`` there), and
+what Civitai and most viewers show. ``prompt`` and ``workflow`` are what ComfyUI writes: dropped into its window, the
+picture becomes the workflow that draws it. No path and no name of a user is in them. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charloom.core import files, pictures
+from charloom.deliver import comfyui
+
+VERSION = "charloom"
+_QUOTED = (",", "\n", ":")
+"""Characters that make the readers of ``parameters`` want a value in quotes."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """A LoRA that a picture was drawn with: its name, its hash (:func:`tensors_hash`) and its strength."""
+
+    name: str
+    hash: str
+    strength: float
+
+
+def chunks(name: str, settings: Mapping[str, Any], loras: Sequence[Used], about: Mapping[str, Any]) -> dict[str, str]:
+    """Text chunks by keyword, for a picture called ``name``.
+
+    ``settings`` hold ``text``, ``width``, ``height``, ``steps``, ``guidance`` and ``seed``; ``about`` what
+    :func:`charloom.deliver.comfyui.picture` takes, and ``base``.
+    """
+    used = [comfyui.Lora(f"{one.name}.safetensors", one.name, one.strength) for one in loras]
+    drawing = comfyui.Drawing(
+        settings["text"],
+        settings["width"],
+        settings["height"],
+        settings["steps"],
+        settings["guidance"],
+        settings["seed"],
+        used,
+    )
+    out = {"parameters": parameters(settings, loras, about["base"])}
+    if not about["miniature"]:  # which ComfyUI cannot load
+        graph = comfyui.picture(name, drawing, about)
+        out |= {"prompt": json.dumps(graph.as_api()), "workflow": json.dumps(graph.as_ui())}
+    return out
+
+
+def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str) -> str:
+    """The text of ``parameters``: prompt, LoRAs as ``<lora:name:strength>``, and the settings in a line."""
+    words = " ".join([settings["text"], *(f"<lora:{one.name}:{one.strength:g}>" for one in loras)])
+    values = {
+        "Steps": settings["steps"],
+        "Sampler": "Euler",
+        "Schedule type": "Simple",
+        "CFG scale": f"{settings['guidance']:g}",
+        "Shift": f"{comfyui.SHIFT:g}",
+        "Seed": settings["seed"],
+        "Size": f"{settings['width']}x{settings['height']}",
+        "Model": base,
+    }
+    if loras:
+        values["Lora hashes"] = ", ".join(f"{one.name}: {one.hash}" for one in loras)
+    values["Version"] = VERSION
+    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in values.items())
+    return f"{words}\n{line}"
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in _QUOTED) else value
+
+
+def tensors_hash(path: Path) -> str:
+    """Twelve digits of the SHA-256 of a safetensors file without its header, by which LoRAs are looked up."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + length)
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def write(picture: Any, output: Path, texts: Mapping[str, str]) -> None:
+    """Write a picture (an image of Pillow's, or a file with one) with text chunks as a PNG, whole or not at all.
+
+    Raises:
+        UserError: the disk is full or may not be written to.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    image = pictures.read(picture, pictures.MADE_HERE).image if isinstance(picture, Path) else picture
+    words = PngInfo()
+    for keyword, text in texts.items():
+        words.add_text(keyword, text)
+    with files.whole(output) as temporary:
+        image.save(temporary, format="PNG", compress_level=6, pnginfo=words)

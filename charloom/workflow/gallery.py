@@ -1,0 +1,92 @@
+"""The gallery: scenes that the finished LoRA draws, with styles on top, one after the other, each kept when it is done.
+
+A picture depends on the tensors of its LoRAs, not on their headers, and not on the order in which they are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from charloom.core.canonical import digest, file_digest, tensors_digest
+from charloom.core.errors import UserError
+from charloom.core.layout import Results
+from charloom.core.store import Store
+from charloom.engine.options import EngineOptions
+from charloom.workflow.samples import KIND, Painter, Wanted, precision_of
+
+LoraFile = tuple[Path, float]
+
+
+class Gallery:
+    """The pictures of the character whose files are in the folder ``results``, drawn with the file ``lora``."""
+
+    def __init__(self, results: Path, lora: Path, lock: dict[str, Any]) -> None:
+        self.files, self.lora, self.lock = Results(results), lora, lock
+
+    def wanted(self, prompt: str, settings: dict[str, Any], styles: Sequence[LoraFile] = ()) -> Wanted | None:
+        """One picture (``gallery-01``), or None while the embedding of its prompt is missing.
+
+        Raises:
+            UserError: a LoRA cannot be read.
+        """
+        embedding = self.files.prompt_embedding(prompt)
+        if not embedding.is_file():
+            return None
+        guided = settings["guidance"] > 1
+        key = digest(
+            {
+                "lora": _identity(self.lora),
+                "styles": sorted([_identity(path), strength] for path, strength in styles),
+                "embedding": file_digest(embedding),
+                "negative": file_digest(self.files.embedding("_empty")) if guided else None,
+                "transformer": self.lock["components"]["transformer"],
+                "vae": self.lock["components"]["vae"],
+                **settings,
+            }
+        )
+        return Wanted(0, prompt, self.lora, embedding, settings, key, tuple(styles))
+
+
+@cache
+def _identity(path: Path) -> str:
+    try:
+        return tensors_digest(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, ValueError):
+        from charloom.core.tensors import read_safetensors
+
+        read_safetensors(path)  # says what it is instead
+        raise
+
+
+def make(
+    gallery: Gallery,
+    wanted: Sequence[Wanted],
+    store: Store,
+    device: Any,
+    log: Callable[[str], None],
+    options: EngineOptions,
+) -> None:
+    """Draw those of ``wanted`` that are not stored, one after the other; each is stored as soon as it is done.
+
+    Raises:
+        UserError: as :class:`charloom.workflow.samples.Painter`, or a LoRA does not fit the base.
+    """
+    import time
+
+    missing = [one for one in wanted if not store.has(KIND, one.key, ".png")]
+    if not missing:
+        return
+    # One precision: it is the recipe's.
+    precision, empty = precision_of(missing[0].settings), gallery.files.embedding("_empty")
+    painter = Painter(gallery.lock, empty, store, device, log, options, precision)
+    started = time.monotonic()
+    for members, pixels in painter.paint(missing, at_once=1):
+        painter.keep(members[0], pixels[0])
+        size = "{width}x{height}, {steps} steps".format(**members[0].settings)
+        log(f"{members[0].prompt}: {size}, {time.monotonic() - started:.1f} s")
+        started = time.monotonic()

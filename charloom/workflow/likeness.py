@@ -1,0 +1,153 @@
+"""The identity check of generated pictures: how like the reference the person on each is.
+
+With a single reference there is no scale of the character's own, so only instruments count that have a usual limit
+between same and different (``cut``): faces for photographs, CCIP for drawings, the probe for paper dolls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from charloom.core import files
+from charloom.core.canonical import file_digest
+from charloom.core.layout import Results
+from charloom.core.store import Store
+from charloom.dataset.lint import Finding
+from charloom.judge.memory import Look, Memory
+
+FACES = ("dlib", "ccip")
+"""Instruments of the judge ``auto`` that have a limit, in the order in which they are tried."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like the reference a picture is: ``similarity`` in the instrument's own unit, None where it finds nobody."""
+
+    instrument: str
+    similarity: float | None
+    limit: float
+
+    @property
+    def far(self) -> bool:
+        """Whether somebody else is on the picture."""
+        return self.similarity is not None and self.similarity < self.limit
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, rounded."""
+        rounded = None if self.similarity is None else round(self.similarity, 4)
+        return {**asdict(self), "similarity": rounded, "far": self.far}
+
+
+class Checker(Protocol):
+    """Compares pictures with one reference."""
+
+    def measure(self, pictures: Sequence[Path]) -> list[Likeness | None]:
+        """One likeness per picture; None where nothing can be said."""
+        ...
+
+
+class Nobody:
+    """No instrument: nothing is said of any picture. ``why`` is a line for the user."""
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+
+    def measure(self, pictures: Sequence[Path]) -> list[Likeness | None]:
+        return [None] * len(pictures)
+
+
+class Instrument:
+    """An instrument that has seen somebody on the reference; what it sees is remembered by content."""
+
+    why = ""
+
+    def __init__(self, name: str, cls: Any, looks: Any, reference: Look, limit: float | str) -> None:
+        self.name, self.cls, self.looks = name, cls, looks
+        self.reference = reference["vector"]
+        self.limit = float(cls.cut) if limit == "auto" else float(limit)
+
+    def measure(self, pictures: Sequence[Path]) -> list[Likeness | None]:
+        found: list[Likeness | None] = []
+        for look in self.looks([_picture(path) for path in pictures]):
+            similarity = None
+            if look:
+                similarity = float(self.cls.similarity(look["vector"][None], self.reference[None])[0, 0])
+            found.append(None if look is None else Likeness(self.name, similarity, self.limit))
+        return found
+
+
+def open_checker(
+    reference: Path, limit: float | str, judge: dict[str, Any] | None, store: Store, device: Any = "cpu"
+) -> Checker:
+    """The check against ``reference``; ``judge`` is None, or has ``lock`` (a file) and ``identity``, or ``probe``."""
+    if judge is None or limit == "none":
+        return Nobody()
+    memory = Memory(store)
+    picture = _picture(reference)
+    if probe := judge.get("probe"):
+        from charloom.judge.paperdoll import Paperdoll
+
+        doll = Paperdoll(Path(probe), memory=memory)
+        (look,) = doll.vectors([picture])
+        return Instrument("paperdoll", doll, doll.vectors, look, limit) if look else Nobody(_none(memory))
+    from charloom.judge.panel import Panel
+
+    panel = Panel(files.read_json(judge["lock"]), memory, device)
+    wanted = FACES if judge["identity"] == "auto" else (judge["identity"],)
+    tried = [name for name in wanted if name in FACES and panel.has(name)]
+    # CCIP knows drawings alone, so it is asked only where the detector of photographed faces has found none.
+    if judge["identity"] == "auto" and "dlib" not in tried:
+        tried = []
+    for name in tried:
+        (look,) = panel.looks(name, [picture])
+        if look:
+            return Instrument(name, panel.cls(name), lambda seen, n=name: panel.looks(n, seen), look, limit)
+    if tried:
+        return Nobody(f"faces are not compared: {' and '.join(tried)} find nobody on the reference")
+    return Nobody(_none(memory))
+
+
+def _none(memory: Memory) -> str:
+    told = f" ({memory.notes[0]})" if memory.notes else ""
+    return f"faces are not compared with the reference, for want of an instrument{told}: pip install 'charloom[photo]'"
+
+
+def _picture(path: Path) -> Any:
+    from charloom.judge import backend
+
+    return backend.later(path, "", file_digest(path))
+
+
+def far(records: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What is to be said of pictures, by their name, from their records (``source/<shot>.json``)."""
+    lines = {}
+    for name, record in records.items():
+        seen = record.get("identity") or {}
+        if seen.get("far"):
+            lines[name] = (
+                f"shows somebody else than the reference, by {seen['instrument']} ({seen['similarity']:.2f} where "
+                f"{seen['limit']:.2f} is the least); look at it, and ask again with images.retry, or with "
+                f"images.attempts.{name}: {record['attempt'] + 1}"
+            )
+    return lines
+
+
+def records(results: Results, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The records of generated pictures that are what was recorded, by name."""
+    found = {}
+    for name in names:
+        try:
+            record = files.read_json(results.source_record(name))
+            if isinstance(record, dict) and record.get("sha256") == file_digest(results.source(name)):
+                found[name] = record
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def findings(results: Results, names: Sequence[str]) -> list[Finding]:
+    """A warning for each generated picture that shows somebody else."""
+    return [Finding("warning", name, line) for name, line in far(records(results, names)).items()]

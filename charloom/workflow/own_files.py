@@ -1,0 +1,120 @@
+"""Pictures and captions of a whole folder as the files that are trained on: made once, by one process for all of them.
+
+They are kept in the store by what the user's file holds, so that a job whose file is there needs no Python: the rule's
+shell command takes it (``stored`` in common.smk). A picture that can be trained on as it is is copied byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charloom.core import files, pictures
+from charloom.core.canonical import canonical_json, digest, file_digest
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+from charloom.core.versions import RECIPES
+from charloom.dataset import captions, crop
+
+if TYPE_CHECKING:
+    from charloom.config.character import Character
+
+NONE = "none"
+"""In place of the digest of a caption that is not there."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of stored file: its name in the store, and its ending."""
+
+    name: str
+    suffix: str
+
+    def key(self, content: str, settings: Mapping[str, Any]) -> str:
+        """Store key of what is made of a file with the digest ``content``."""
+        return digest({"content": content or NONE, **settings})
+
+    def key_of(self, path: Path | None, settings: Mapping[str, Any]) -> str:
+        """The same for a file of the user's, or for none."""
+        return self.key(file_digest(path) if path else NONE, settings)
+
+    def entry(self, store: Store, content: str, settings: Mapping[str, Any]) -> Path:
+        """Where the store has it, or will have it."""
+        return store.path(self.name, self.key(content, settings), self.suffix)
+
+
+PICTURE = Kind("picture", ".png")
+CAPTION = Kind("caption", ".txt")
+
+
+def picture_settings(character: Character) -> str:
+    """The slice for any picture of the folder: its crop."""
+    return canonical_json({"crop": character.crop, "recipe": [RECIPES["folder"], RECIPES["crop"]]})
+
+
+def make_picture(path: Path, settings: Mapping[str, Any], store: Store) -> str:
+    """Convert one of the user's files into the store unless it is there; returns its key.
+
+    ``settings`` has ``crop`` (``right``, ``bottom``, ``minimum``).
+
+    Raises:
+        UserError: it cannot be read, is no picture, or smaller than the crop allows.
+    """
+    try:
+        key = PICTURE.key_of(path, settings)
+    except OSError:
+        pictures.read(path)  # says what is wrong
+        raise
+    if not store.has(PICTURE.name, key, PICTURE.suffix):
+        cut = settings["crop"]
+        picture = crop.cropped(pictures.read(path), path, **cut)
+        with store.put(PICTURE.name, key, PICTURE.suffix) as target:
+            if not cut["right"] and not cut["bottom"] and pictures.is_plain(path):
+                shutil.copyfile(path, target)
+            else:
+                picture.image.info.clear()  # its colours are those of sRGB by now, whatever profile it came with
+                pictures.save_png(picture, target)
+    return key
+
+
+def make_caption(path: Path | None, settings: Mapping[str, Any], store: Store) -> str:
+    """Put one of the user's captions into the store as it is trained on, unless it is there; returns its key.
+
+    ``settings`` has ``trigger``, or ``default``, the caption of a picture that has none.
+
+    Raises:
+        UserError: the file cannot be read, or is no UTF-8 text.
+    """
+    key = CAPTION.key_of(path, settings)
+    if not store.has(CAPTION.name, key, CAPTION.suffix):
+        text = captions.read(path) if path else ""
+        text = captions.completed(text, settings["trigger"]) if "trigger" in settings else text or settings["default"]
+        if not text:
+            raise UserError(f"{path}: is empty; write a caption, or delete the file")
+        with store.put(CAPTION.name, key, CAPTION.suffix) as target:
+            files.write_text(target, text + "\n")
+    return key
+
+
+def make_pictures(paths: Iterable[Path], settings: Mapping[str, Any], store: Store, threads: int) -> None:
+    """The same for many pictures; what is wrong with one is said by its own job."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(path: Path) -> None:
+        with contextlib.suppress(UserError, OSError):
+            make_picture(path, settings, store)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for _ in pool.map(one, paths):
+            pass
+
+
+def make_captions(paths: Iterable[Path], settings: Mapping[str, Any], store: Store) -> None:
+    """The same for many captions."""
+    for path in paths:
+        with contextlib.suppress(UserError, OSError):
+            make_caption(path, settings, store)

@@ -1,0 +1,164 @@
+"""Drawing outside of the rules: prompts of the moment with any LoRA that fits a character's base.
+
+Pictures are drawn as the gallery's are (:class:`charloom.workflow.samples.Painter`), with everything loaded once. They
+are the user's own and do not go into the store; the embeddings of their prompts do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from charloom.base import locks
+from charloom.config.base import Base
+from charloom.config.character import Character
+from charloom.core import files
+from charloom.core.errors import UserError
+from charloom.core.layout import WORK, results, step_of
+from charloom.core.store import Store
+from charloom.engine.options import EngineOptions
+from charloom.train import progress
+from charloom.workflow import jobs, slices, texts, training
+from charloom.workflow.gallery import LoraFile
+from charloom.workflow.samples import Painter, Wanted, precision_of
+
+Log = Callable[[str], None]
+
+
+def checkpoints(character: Character, store: Store) -> dict[int, Path]:
+    """The checkpoints of a character by step, those of a trainer that still runs ahead included."""
+    made = results(character.id)
+    found = {step_of(path): path for path in made.checkpoints()}
+    told = progress.read(made.training)
+    record = WORK.prepared(slices.prepared_name(character), ".json")
+    if told and made.manifest.is_file() and record.is_file():
+        slice_ = json.loads(slices.train(character))
+        settings = training.settings_of(slice_, every=character.recipe["save"]["every"], last=character.saved_steps[-1])
+        run = training.key(settings, slice_, made.manifest, files.read_json(record))
+        for step in {*character.saved_steps, told.saved}:
+            path = store.path(training.KIND, training.entry(run, step), ".safetensors")
+            if step not in found and path.is_file():
+                found[step] = path
+    return dict(sorted(found.items()))
+
+
+def lock_of(base: Base) -> dict[str, Any]:
+    """The lock file of a base.
+
+    Raises:
+        UserError: it was not made yet, with the command that makes it.
+    """
+    path = WORK.lock(base.name)
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; to make it: snakemake --cores 2 {path.as_posix()}")
+    found: dict[str, Any] = files.read_json(path)
+    return found
+
+
+def checked(path: Path, lock: dict[str, Any], folder: Path) -> tuple[Path, list[str]]:
+    """A LoRA of any trainer as a file that can be applied to the base, converted into ``folder`` if need be; and notes.
+
+    Raises:
+        UserError: no whole safetensors file, not an adapter, made for another model, or broken.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    from charloom.core.tensors import write_safetensors
+    from charloom.lora.convert import convert
+    from charloom.lora.files import read_adapter
+    from charloom.lora.verify import verify
+    from charloom.zimage.shapes import module_shapes
+
+    config = Path(lock["root"]) / "transformer" / "config.json"
+    report = verify(path, module_shapes(files.read_json(config)) if config.is_file() else None, own=False)
+    if not report.ok:
+        raise UserError(f"{path}: {report.problems[0]}")
+    try:
+        read_adapter(path)
+        return path, []
+    except UserError:
+        made = convert(path, "charloom")
+    target = folder / f"{path.stem}.safetensors"
+    write_safetensors(target, made.tensors, made.metadata)
+    return target, [f"{path.name}: {note}" for note in made.notes]
+
+
+class Studio:
+    """A base with everything that drawing needs, each part loaded when it is first used.
+
+    Args:
+        stay: keep the text encoder for further prompts, on the GPU if it fits beside the transformer.
+    """
+
+    def __init__(
+        self, character: Character, base: Base, store: Store, device: str, log: Log, *, stay: bool, compiled: bool
+    ) -> None:
+        import os
+
+        self.character, self.store, self.log, self.stay = character, store, log, stay
+        self.lock = lock_of(base)
+        said = json.loads(slices.engine(character))
+        self.options = EngineOptions.from_values({**said, "compile": said["compile"] and compiled})
+        self.device = jobs.torch_device(device, os.cpu_count() or 1, self.options.limit, self.lock)
+        self.precision = precision_of(next(iter(slices.samples(character).values())))
+        self._text_settings = json.loads(slices.text_encoder(character))
+        self._encoder: texts.Encoder | None = None
+        self._painter: Painter | None = None
+
+    def embed(self, prompts: Sequence[str]) -> dict[str, Path]:
+        """Files with the embeddings of ``prompts`` and of the empty text, by text."""
+        import torch
+
+        wanted = [*dict.fromkeys(prompts), ""]
+        if self.stay:
+            # It comes second, for it may work on the CPU and the transformer may not.
+            self.painter()
+        if self._encoder is None:
+            self._encoder = texts.Encoder(self.lock, self._text_settings, self.store, self._text_device())
+        try:
+            self._encoder.encode(wanted, self.log)
+        except torch.OutOfMemoryError:
+            self.log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
+            cpu = jobs.torch_device("cpu", torch.get_num_threads())
+            self._encoder = texts.Encoder(self.lock, self._text_settings, self.store, cpu)
+            self._encoder.encode(wanted, self.log)
+        if not self.stay:
+            self._encoder.close()
+        return {text: self._encoder.path(text) for text in wanted}
+
+    def _text_device(self) -> Any:
+        import torch
+
+        from charloom.engine import memory
+        from charloom.zimage import weights
+
+        if self.device.type != "cuda" or not self.stay:
+            return self.device
+        needed = weights.bf16_bytes(locks.locate(self.lock, "text_encoder", self.store), "text_encoder")
+        free = memory.budget(self.options.limit, self.device) - torch.cuda.memory_allocated(self.device)
+        return self.device if free > 1.2 * needed else torch.device("cpu")
+
+    def painter(self) -> Painter:
+        """What draws, loaded at the first call."""
+        if self._painter is None:
+            empty = self.store.path(texts.KIND, texts.key("", self.lock, self._text_settings), ".safetensors")
+            self._painter = Painter(self.lock, empty, self.store, self.device, self.log, self.options, self.precision)
+        return self._painter
+
+    def draw(self, asked: Sequence[tuple[str, dict[str, Any], Sequence[LoraFile]]]) -> Iterator[tuple[int, Any]]:
+        """Draw pictures, one after the other; yields the index and the pixels (height, width, 3) uint8 of each.
+
+        ``asked`` holds text, settings (``width``, ``height``, ``seed``, ``steps``, ``guidance``) and LoRAs of each.
+
+        Raises:
+            UserError: as :meth:`Painter.paint`.
+        """
+        embeddings = self.embed([text for text, _, _ in asked])
+        wanted = [
+            Wanted(index, "", None, embeddings[text], {**settings, "scale": 1.0}, "", tuple(loras))
+            for index, (text, settings, loras) in enumerate(asked)
+        ]
+        for members, pixels in self.painter().paint(wanted, at_once=1):
+            yield members[0].step, pixels[0]
