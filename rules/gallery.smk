@@ -17,7 +17,7 @@ rule draw_gallery:
     priority: 1
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=1,
     params:

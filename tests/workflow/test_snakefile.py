@@ -111,7 +111,7 @@ def test_the_cluster_profile_knows_every_rule() -> None:
     profile = yaml.safe_load((small_project.ROOT / "profiles/slurm/config.yaml").read_text())
     snakefile = (small_project.ROOT / "Snakefile").read_text()
     local = set(re.findall(r"\w+", re.search(r"^localrules:\n((?: .*\n)+)", snakefile, flags=re.MULTILINE)[1]))
-    assert len(rules_with("gpu=1")) == 10
+    assert len(rules_with("gpu=1")) == 11
     # Preparing the base takes no share of a GPU here, but needs one there.
     assert rules_with("gpu=training_gpus") == {"train_segment"}
     on_gpu = {name for name, asked in profile["set-resources"].items() if asked.get("gpu")}
