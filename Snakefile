@@ -116,5 +116,7 @@ for name in WORKFLOW.names:
             localrule: True
 
 
-if workflow.is_main_process and (lines := wrong_targets()):
+if IN_STORAGE:
+    link_storage(rules.lock_base.output.lock)
+elif workflow.is_main_process and (lines := wrong_targets()):
     stop(lines)

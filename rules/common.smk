@@ -76,6 +76,8 @@ if CONDA:
 EXPORTS = {
     "CHARLOOM_STORE": WORKFLOW.store,
     "CHARLOOM_DEVICE": WORKFLOW.device,
+    "CHARLOOM_GPUS": str(WORKFLOW.gpus),
+    "CHARLOOM_ATTEMPT": arguments.attempt(sys.argv),
 }
 PREFIX = (
     f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "

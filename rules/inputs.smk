@@ -3,6 +3,7 @@ import json
 
 from charloom.config import image_folder
 from charloom.workflow import own_files, training
+from snakemake.settings.types import SharedFSUsage
 
 # Characters whose every picture of a folder is used, without shots in their file.
 WHOLE_FOLDERS = [name for name, one in WORKFLOW.characters.items() if one.whole]
@@ -86,3 +87,33 @@ def gallery_styles(wildcards):
     """The finished LoRAs of the workflow's own styles in the gallery."""
     names = gallery_slices.styles(person(wildcards.character))
     return [results(name).final for name in names]
+
+
+def training_gpus(wildcards):
+    """GPUs that one training uses at once."""
+    return WORKFLOW.gpus_for(person(wildcards.character))
+
+
+def pictures_to_send(wildcards):
+    """The character's own pictures, which the manifest lists: inputs only where jobs do not see this folder."""
+    usage = workflow.storage_settings.shared_fs_usage
+    if SharedFSUsage.INPUT_OUTPUT in usage:
+        return []
+    made = results(wildcards.character)
+    return [made.image(name) for name in person(wildcards.character).shot_names]
+
+
+# With files in a bucket, only Snakemake knows what they are called there.
+IN_STORAGE = workflow.storage_settings.default_storage_provider
+
+
+def link_storage(known):
+    """Let jobs find the local copies of files in storage where they would be without it: scripts read the neighbours of
+    their inputs. ``known`` is the path of an output of the workflow.
+    """
+    place = Path(str(known).removesuffix(str(WORK.lock("{base}"))))
+    links = [
+        f"[ -e {name} ] || {{ mkdir -p {quote(str(place / name))} && ln -s {quote(str(place / name))} {name}; }}; "
+        for name in ("results", "work")
+    ]
+    shell.prefix(("".join(links) + PREFIX).replace("{", "{{").replace("}", "}}"))

@@ -39,6 +39,7 @@ rule score_strengths:
         validation=RESULTS.validation,
         # Lists the images, so that they need not be inputs.
         manifest=RESULTS.manifest,
+        pictures=pictures_to_send,
         judge=own_judge,
     output:
         strengths=RESULTS.strengths,

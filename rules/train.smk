@@ -33,7 +33,7 @@ rule train_segment:
     # Resources rather than params, because they never make a job run again: how far one start of the trainer may run
     # ahead, the save interval and the last step.
     resources:
-        gpu=1,
+        gpu=training_gpus,
         until=run_until,
         every=lambda wildcards: person(wildcards.character).recipe["save"]["every"],
         last=lambda wildcards: person(wildcards.character).saved_steps[-1],

@@ -24,6 +24,7 @@ rule study_references:
     input:
         # Lists the images, so that they need not be inputs.
         manifest=RESULTS.manifest,
+        pictures=pictures_to_send,
         lock=judge_lock,
         base_samples=base_samples,
     output:
@@ -56,6 +57,7 @@ rule score_checkpoint:
         ),
         # Lists the images, so that they need not be inputs of every step.
         manifest="results/{character}/dataset.json",
+        pictures=pictures_to_send,
         judge=own_judge,
         without=without_style,
     output:
@@ -120,6 +122,7 @@ rule score_drift:
     input:
         samples=drift_samples,
         manifest=RESULTS.manifest,
+        pictures=pictures_to_send,
         judge=own_judge,
     output:
         scores=RESULTS.drift("{step}"),

@@ -32,7 +32,8 @@ def main() -> None:
             log(f"left out for now: {reason}")
 
     key = latents.key(file_digest(arguments.image), lock, settings)
-    jobs.serve(store, latents.KIND, key, ".safetensors", arguments.output, "encode-latents", make)
+    whose = jobs.character_of(arguments.output, "latents")
+    jobs.serve(store, latents.KIND, key, ".safetensors", arguments.output, f"encode-latents-{whose}", make)
     log.quietly(f"{arguments.image.name}: {key}")
 
 

@@ -48,7 +48,8 @@ def main() -> None:
             texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), log=log)
 
     key = texts.key(text, lock, settings)
-    jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, "encode-text", make)
+    whose = jobs.character_of(arguments.output, "embeddings")
+    jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, f"encode-text-{whose}", make)
     log.quietly(f"{key}: {text}")
 
 

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, required=True, help="file for a record of what was merged")
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.lock['name']}")
-    device = jobs.torch_device(arguments.device, arguments.threads)
+    device = jobs.torch_device(arguments.device, arguments.threads, alone=False)
     device = device if device.type == "cuda" else "cpu"  # Apple's GPUs have neither float64 nor float8
     record = prepared.make(arguments.lock, arguments.settings, arguments.output, arguments.store, log, device)
     if merged := record["merged"]:

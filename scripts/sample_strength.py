@@ -37,7 +37,8 @@ def main() -> None:
         others = [one for one in strengths.all_wanted(previews, step, arguments.siblings) if one.key != own.key]
         samples.make(previews, [own, *others], arguments.store, device, log, options)
 
-    jobs.serve(arguments.store, samples.KIND, own.key, ".png", arguments.output, "sample", make)
+    lock = f"sample-{arguments.results.name}"
+    jobs.serve(arguments.store, samples.KIND, own.key, ".png", arguments.output, lock, make)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main() -> None:
             files.write_json(arguments.output, unfinished)
         return bool(unfinished)
 
-    jobs.serve(arguments.store, KIND, key, ".json", arguments.output, "score", make)
+    jobs.serve(arguments.store, KIND, key, ".json", arguments.output, f"score-{arguments.results.name}", make)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main() -> None:
             files.write_json(temporary, made)
         return False
 
-    jobs.serve(arguments.store, strengths.KIND, key, ".json", arguments.output, "score", make)
+    jobs.serve(arguments.store, strengths.KIND, key, ".json", arguments.output, f"score-{arguments.results.name}", make)
     found = files.read_json(arguments.output)
     title = f"{settings['name']}, step {step}: strength of the LoRA"
     strip(found, Results(arguments.results), title, settings["trigger"], arguments.strip)

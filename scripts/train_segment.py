@@ -1,17 +1,25 @@
-"""Get the checkpoint of a step: from the store, or by training on from the last stored state."""
+"""Get the checkpoint of a step: from the store, or by training on from the last stored state.
+
+With ``--gpus`` above 1 the training is done by as many processes, each of them this script once more.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from charloom.core import files
 from charloom.core.canonical import file_digest
-from charloom.core.errors import cli
+from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.engine.options import EngineOptions
+from charloom.train import meeting, progress
 from charloom.train.keys import METRICS
-from charloom.workflow import jobs, training
+from charloom.workflow import devices, jobs, launch, training
 from charloom.workflow.arguments import path, value
+
+APART = "CHARLOOM_PREVIEWS_APART"
+"""Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
 
 
 def main() -> None:
@@ -31,18 +39,26 @@ def main() -> None:
     )
     parser.add_argument("--init", type=path, help="LoRA to start from")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
+    gpus = int(os.environ.get("CHARLOOM_GPUS", "1"))
+    parser.add_argument("--gpus", type=int, default=gpus, help="GPUs for this one training, if a step has the samples")
     arguments = parser.parse_args()
     store, slice_ = arguments.store, arguments.settings
-    log = jobs.Log(arguments.log, slice_["header"]["title"])
+    rank = meeting.told()
+    silent = rank is not None and rank[0] > 0
+    log = jobs.Log(None if silent else arguments.log, slice_["header"]["title"], mode="a" if rank else "w")
     settings = training.settings_of(slice_, every=arguments.every, last=arguments.last)
     run = training.key(settings, slice_, arguments.manifest, arguments.record, arguments.init)
-    log.quietly(f"run {run}")
     results = Results(arguments.manifest.parent)
 
+    def report(line: object) -> None:
+        if not silent:
+            log(str(line))
+
     def make() -> None:
-        log(f"training to step {arguments.until}; loading torch and the base")
+        report(f"training to step {arguments.until}; loading torch and the base")
         device = jobs.torch_device(arguments.device, arguments.threads, lock=arguments.lock)
 
+        from charloom.train import ranks
         from charloom.train.loop import TrainJob, train
         from charloom.workflow import prepared, samples
 
@@ -65,30 +81,55 @@ def main() -> None:
             run_key=run,
             manifest=arguments.manifest,
             load_model=lambda dtype, device: prepared.load(arguments.lock, arguments.transformer, dtype, device),
-            log_dir=results.training,
+            log_dir=meeting.unread_folder() if silent else results.training,
             title=slice_["header"]["title"],
             trigger=slice_["header"]["trigger"],
             device=str(device),
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
             engine=options,
-            on_checkpoint=drawing,
+            on_checkpoint=None if silent or os.environ.get(APART) else drawing,
             init=arguments.init,
             provenance={
                 "base": arguments.lock["name"],
                 "base_digest": arguments.record["digest"],
                 **({"init_sha256": file_digest(arguments.init)} if arguments.init else {}),
             },
+            ranks=ranks.joined(device),
         )
-        train(job, store, arguments.until, on_progress=lambda progress: log(str(progress)), log=log)
+        train(job, store, arguments.until, on_progress=report, log=report)
         # A pruned store may hold the last step and lack this one.
-        train(job, store, arguments.step, on_progress=lambda progress: log(str(progress)), log=log)
+        train(job, store, arguments.step, on_progress=report, log=report)
+
+    if rank:
+        make()
+        return
+    log.quietly(f"run {run}")
+    count = min(arguments.gpus, settings.train.draws_per_step)
+
+    def make_together() -> None:
+        places = devices.lease(arguments.device, count, log)
+        log(f"training on {count} GPUs" if places else f"training in {count} processes")
+        os.environ[devices.LEASED] = "1"
+        try:
+            launch.run(launch.again(), count, places, log.quietly)
+        except UserError as error:
+            progress.failed(results.training, str(error))
+            raise
+
+    def make_noticed() -> None:
+        with progress.noticed(results.training) as killed:
+            if killed and int(os.environ.get("CHARLOOM_ATTEMPT", "1")) > 1:
+                os.environ[APART] = "1"
+                log("the last start was killed without a word: to save memory, previews are drawn after training")
+            (make_together if count > 1 else make)()
 
     key = training.entry(run, arguments.step)
-    jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, f"train-{run[:32]}", make)
+    lock = f"train-{run[:32]}"
+    jobs.serve(store, training.KIND, key, ".safetensors", arguments.output, lock, make_noticed)
     # Even if nothing was trained: the curve on disk may be from a run with other settings.
     if not store.fetch(METRICS, training.entry(run, arguments.last), ".jsonl", results.metrics):
         store.fetch(METRICS, key, ".jsonl", results.metrics)
 
 
 if __name__ == "__main__":
-    cli(main)
+    meeting.run(main)

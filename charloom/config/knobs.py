@@ -84,6 +84,11 @@ def odd_rate(optimizer: str, rate: float) -> str | None:
     )
 
 
+def samples_per_step(recipe: Mapping[str, Any]) -> int:
+    """Training samples that enter one update of a complete recipe."""
+    return int(recipe["train"]["batch_size"] * recipe["train"]["gradient_accumulation"])
+
+
 def contradictions(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(knob, what is wrong; what to do) for knobs that contradict each other, and for invalid regular expressions."""
     found = []

@@ -39,6 +39,9 @@ class Workflow:
     """Ways of drawing, which are made when somebody asks for one or a character uses it."""
     broken_styles: dict[str, list[str]] = field(default_factory=dict)
 
+    gpus: int = 1
+    """GPUs that one training may use at once."""
+
     @property
     def projects(self) -> dict[str, Character]:
         """Characters and styles."""
@@ -49,6 +52,10 @@ class Workflow:
         """Names by which characters and styles can be requested; a file with an invalid name has none."""
         there = [*self.characters, *self.broken, *self.styles, *self.broken_styles]
         return [name for name in dict.fromkeys(there) if _NAME.fullmatch(name)]
+
+    def gpus_for(self, character: Character) -> int:
+        """GPUs that the character's training uses: no more than a step has samples."""
+        return min(self.gpus, knobs.samples_per_step(character.recipe))
 
     def character(self, name: str) -> Character:
         """The character or style called ``name``.
@@ -129,6 +136,7 @@ def read(
         return recipe, wrong or (_recipe_mistakes(root, recipe, found, label) if found else [])
 
     _, problems = base(data["base"], CONFIG)
+    problems += _gpu_mistakes(data)
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
     context["gallery"] = lambda name: found.gallery if (found := bases.get(name)) else {}
     people: dict[str, Character] = {}
@@ -160,7 +168,9 @@ def read(
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    return Workflow(data["device"], data["store"], people, bases, broken, data.get("notify"), styles, broken_styles)
+    return Workflow(
+        data["device"], data["store"], people, bases, broken, data.get("notify"), styles, broken_styles, data["gpus"]
+    )
 
 
 def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
@@ -256,3 +266,10 @@ def _same_triggers(people: dict[str, Character]) -> dict[str, str]:
                 f"{person.label}: trigger: {person.trigger} is the trigger of {other.label} too; choose another"
             )
     return lines
+
+
+def _gpu_mistakes(data: dict[str, Any]) -> list[str]:
+    gpus, device = data["gpus"], data["device"]
+    if gpus > 1 and device not in ("auto", "cuda", "cpu"):
+        return [f"{CONFIG}: gpus: {gpus} contradicts device: {device}, which is one GPU; set device: cuda, or gpus: 1"]
+    return []

@@ -74,6 +74,24 @@ class Batch:
     draws: list[Draw] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of ``count`` processes computes of an update.
+
+    ``draws`` are all samples of the update in the order in which their gradients are added, ``batches`` this process's
+    by their place in it; None where the last round leaves nothing for it. ``places`` counts the batches of all.
+    """
+
+    draws: list[Draw]
+    batches: list[tuple[int, Batch | None]]
+    places: int
+    count: int
+
+    def filled(self, place: int) -> int:
+        """How many processes have a batch in the round of ``place``."""
+        return min(self.count, self.places - place // self.count * self.count)
+
+
 class TrainingData:
     """The samples of a run, by step."""
 
@@ -115,32 +133,37 @@ class TrainingData:
         Samples are grouped by bucket and padded caption length, in order of appearance. Grouping only affects
         rounding, because every sample has its own noise and weight.
         """
+        return map(self._batch, self._grouped(step))
+
+    def share(self, step: int, rank: int = 0, count: int = 1) -> Share:
+        """The batches of update ``step`` that one of ``count`` processes computes: every ``count``-th of them."""
+        groups = self._grouped(step)
+        rounds = range(rank, rank + -(-len(groups) // count) * count, count)
+        batches = [(place, self._batch(groups[place]) if place < len(groups) else None) for place in rounds]
+        return Share([draw for group in groups for draw in group], batches, len(groups), count)
+
+    def _grouped(self, step: int) -> list[list[Draw]]:
         groups: dict[tuple[Any, ...], list[Draw]] = {}
         for draw in self.draws(step):
             groups.setdefault((tuple(draw.latents.shape), padded_length(len(draw.caption))), []).append(draw)
         size = self.settings.train.batch_size
-        for members in groups.values():
-            for start in range(0, len(members), size):
-                yield self._batch(members[start : start + size])
+        return [members[at : at + size] for members in groups.values() for at in range(0, len(members), size)]
 
-    def stream(self, steps: range, ahead: bool) -> Iterator[tuple[int, list[Batch]]]:
-        """Yield (step, its batches); ``ahead`` prepares the next step in a thread while the GPU is busy.
+    def stream(self, steps: range, ahead: bool, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[int, Share]]:
+        """Yield (step, what this process computes of it); ``part`` is (rank, number of processes).
 
-        This does not affect results, because every step is a function of its number.
+        ``ahead`` prepares the next step in a thread while the GPU is busy. This does not affect results, because every
+        step is a function of its number.
         """
         if not ahead:
-            yield from ((step, list(self.batches(step))) for step in steps)
+            yield from ((step, self.share(step, *part)) for step in steps)
             return
-
-        def prepared(step: int) -> list[Batch]:
-            return list(self.batches(step))
-
         with ThreadPoolExecutor(max_workers=1) as pool:
             coming = None
             for step in steps:
-                now = coming or pool.submit(prepared, step)
+                now = coming or pool.submit(self.share, step, *part)
                 following = step + steps.step
-                coming = pool.submit(prepared, following) if following in steps else None
+                coming = pool.submit(self.share, following, *part) if following in steps else None
                 yield step, now.result()
 
     def variant(self, kind: str) -> Tensor:

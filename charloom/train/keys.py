@@ -14,6 +14,9 @@ CHECKPOINT, METRICS = "checkpoint", "metrics"
 
 RECIPE = 2
 """Raised by hand whenever the same settings and data would train to other bytes than before."""
+RECIPE_WITH_DROPOUT = 3
+"""The same for runs with dropout in several samples per step: since 3 each batch has a seed of its own, so that several
+processes can compute them."""
 
 
 def run_key(settings_slice: Mapping[str, Any], dataset: str, base: str, recipe_number: int = RECIPE) -> str:
@@ -22,6 +25,11 @@ def run_key(settings_slice: Mapping[str, Any], dataset: str, base: str, recipe_n
     ``settings_slice`` is :meth:`TrainSettings.slice`; ``dataset`` and ``base`` are digests.
     """
     return digest({"recipe": recipe_number, "settings": dict(settings_slice), "dataset": dataset, "base": base})
+
+
+def recipe_number(dropout: float, draws_per_step: int) -> int:
+    """The number that stands for the code in a run's key."""
+    return RECIPE_WITH_DROPOUT if dropout and draws_per_step > 1 else RECIPE
 
 
 def manifest_digest(manifest: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:

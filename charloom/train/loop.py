@@ -29,9 +29,10 @@ from charloom.lora.attach import Adapter, attach
 from charloom.train import holdout, optim, origin, step
 from charloom.train import state as states
 from charloom.train.data import Draw, TrainingData
-from charloom.train.keys import CHECKPOINT, METRICS, RECIPE, checkpoint_key, manifest_digest
+from charloom.train.keys import CHECKPOINT, METRICS, checkpoint_key, manifest_digest, recipe_number
 from charloom.train.metrics import Metrics, Progress, peak_memory, print_progress
 from charloom.train.progress import Writer
+from charloom.train.ranks import ALONE, Ranks
 from charloom.train.settings import TrainSettings
 from charloom.train.stopping import Stop
 from charloom.zimage.forward import Predict
@@ -72,7 +73,8 @@ class TrainJob:
     for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images, ``init`` a
     LoRA to start from; it becomes the checkpoint of step 0.
     ``on_checkpoint(step, path, engine)`` is called when a checkpoint and the state behind it are stored, and with step
-    0 and no path before a run's first step.
+    0 and no path before a run's first step. ``ranks`` are the processes that share the run; those after the first write
+    their records to a ``log_dir`` that nobody reads.
     """
 
     settings: TrainSettings
@@ -89,6 +91,7 @@ class TrainJob:
     engine: EngineOptions = field(default_factory=EngineOptions)
     make_engine: Callable[..., Engine] = build_engine
     on_checkpoint: Callable[[int, Path | None, Engine], None] | None = None
+    ranks: Ranks = ALONE
 
 
 def train(
@@ -107,13 +110,23 @@ def train(
         UserError: damaged input files, a state of another run, missing packages.
         Stopped: somebody asked for it (:mod:`charloom.train.stopping`); the next call goes on from there.
     """
-    if store.has(CHECKPOINT, checkpoint_key(job.run_key, until), ".safetensors"):
+    ranks = job.ranks
+    if ranks.decided(store.has(CHECKPOINT, checkpoint_key(job.run_key, until), ".safetensors")):
         return
     settings, train_settings = job.settings, job.settings.train
     if line := knobs.odd_rate(train_settings.optimizer, train_settings.lr):
         log(f"warning: {line}")
     device, dtype = resolve(job.device, train_settings.dtype)
-    data = TrainingData(job.manifest, settings)
+    # Rank 0 puts damaged states aside; the others read what it has found.
+    earlier = states.newest(store, job.run_key, until) if ranks.first else None
+    started_at = ranks.decided(earlier.step if earlier else 0)
+    if not ranks.first and started_at:
+        earlier = states.newest(store, job.run_key, started_at)
+    made = earlier.values.get("engine", {}) if earlier else {}
+    options = origin.taken_over(job.engine, made)
+    apart = origin.one_by_one(train_settings, made, ranks.count)
+    computed = settings.one_by_one() if apart else settings
+    data = TrainingData(job.manifest, computed)
     model = job.load_model(dtype, memory.load_device(job.engine, device))
     adapter = attach(model, settings.network, train_settings.seed)
     model.train()
@@ -124,19 +137,22 @@ def train(
         for line in started.notes:
             log(f"start: {line}")
     names, parameters = list(adapter.parameters), list(adapter.parameters.values())
-    optimizer = None
+    optimizer = sums = None
 
     def reserve() -> int:
         expected = optim.state_bytes(train_settings, parameters)
-        return max(0, expected - (optim.allocated_bytes(optimizer) if optimizer else 0))
+        exchange = 0 if sums else ranks.room(parameters)
+        return exchange + max(0, expected - (optim.allocated_bytes(optimizer) if optimizer else 0))
 
-    earlier = states.newest(store, job.run_key, until)
-    made = earlier.values.get("engine", {}) if earlier else {}
-    options = origin.taken_over(job.engine, made)
-    engine = job.make_engine(model, adapter, settings, device, options, reserve, log)
-    if changed := origin.differences(made, origin.facts(engine.facts(), made)):
+    engine = job.make_engine(model, adapter, computed, device, options, reserve, log)
+
+    def facts() -> dict[str, Any]:
+        return origin.facts(engine.facts(), made, apart)
+
+    if changed := origin.differences(made, facts()):
         log(changed)
     optimizer = optim.build(train_settings, adapter.parameters, device)
+    sums = ranks.sums(parameters)
     ema = [p.detach().clone() for p in parameters] if train_settings.ema else []
 
     start = 0
@@ -180,10 +196,14 @@ def train(
         """Store what going on from a step takes, and nothing else."""
         with store.put(METRICS, checkpoint_key(job.run_key, step), ".jsonl") as path:
             metrics.copy_to(path)
-        facts = origin.facts(engine.facts(), made)
-        states.save(store, _state(job.run_key, step, names, parameters, ema, optimizer, metrics, facts))
+        states.save(store, _state(job.run_key, step, names, parameters, ema, optimizer, metrics, facts()))
 
     def save(step: int) -> None:
+        if ranks.first:
+            save_all(step)
+        ranks.check(parameters)
+
+    def save_all(step: int) -> None:
         values: dict[str, Any] = {"adapter": movement_at(step)}
         if job.holdout is not None:
             values["holdout"] = evaluate()
@@ -200,10 +220,14 @@ def train(
             job.on_checkpoint(step, path, engine)
             progress.drawn(job.log_dir / "newest")
 
+    asked = False
+
     def record(seen: _Launched | None) -> None:
+        nonlocal asked
         if seen is None:
             return
-        *values, norm = seen.numbers.wait()
+        *values, norm, others = seen.numbers.wait()
+        asked = asked or bool(others)
         _guard(seen.step, values, norm, seen.draws, job, store)
         sigmas, items = [d.sigma for d in seen.draws], [d.name for d in seen.draws]
         metrics.step(seen.step, values, sigmas, items, seen.lr, norm)
@@ -214,25 +238,36 @@ def train(
     progress = Writer(job.log_dir, first=start, steps=whole[-1], saved=newest)
     checkpoints = set(settings.checkpoint_steps(until))
     try:
-        if start in (*whole, until) and not store.has(CHECKPOINT, checkpoint_key(job.run_key, start), ".safetensors"):
-            checkpoint(start)  # killed between saving the state and the checkpoint
-        if not start:
-            if job.init:
-                checkpoint(0)
-            draw(0, None)
+        if ranks.first:
+            newest_key = checkpoint_key(job.run_key, start)
+            if start in (*whole, until) and not store.has(CHECKPOINT, newest_key, ".safetensors"):
+                checkpoint(start)  # killed between saving the state and the checkpoint
+            if not start:
+                if job.init:
+                    checkpoint(0)
+                draw(0, None)
+        ranks.check(parameters)
         engine.zero_grad()
         last: _Launched | None = None
-        for number, batches in data.stream(range(start + 1, until + 1), ahead=device.type == "cuda"):
-            # Only dropout in PEFT's layers uses torch's generator.
-            torch.manual_seed(randomness.torch_seed(train_settings.seed, "torch", number))
-            draws, item_losses = [], []
-            for batch in batches:
-                item_losses.append(engine.accumulate(step.inputs_of(batch, data, device)))
-                draws += batch.draws
+        steps = range(start + 1, until + 1)
+        for number, share in data.stream(steps, ahead=device.type == "cuda", part=(ranks.rank, ranks.count)):
+            losses, others = [], None
+            for place, batch in share.batches:
+                # Only dropout in PEFT's layers uses torch's generator.
+                torch.manual_seed(randomness.torch_seed(train_settings.seed, "torch", number, place))
+                if batch:
+                    losses.append(engine.accumulate(step.inputs_of(batch, data, device)))
+                if sums:
+                    sums.add(losses[-1] if batch else None, share.filled(place))
+                    engine.zero_grad()
+            item_losses = torch.cat(losses)
+            if sums:
+                item_losses, others = sums.finish(len(share.draws), stop.asked())
             norm = clip(parameters, train_settings.max_grad_norm)
             lr = optim.learning_rate(train_settings, number)
             # Read a step's losses one step late so that the GPU never waits for the CPU.
-            now = _Launched(number, draws, lr, Numbers(torch.cat([*item_losses, norm.view(1)])))
+            others = torch.zeros_like(item_losses[:1]) if others is None else others
+            now = _Launched(number, share.draws, lr, Numbers(torch.cat([item_losses, norm.view(1), others])))
             record(last)
             last = now
             optimizer.param_groups[0]["lr"] = lr
@@ -245,10 +280,11 @@ def train(
                 record(last)
                 last = None
                 save(number)
-            if number < whole[-1] and stop.asked():
+            # Several stop together, one step after the first was asked.
+            if number < whole[-1] and (asked or (stop.asked() and not sums)):
                 record(last)
                 last = None
-                if number not in checkpoints:
+                if number not in checkpoints and ranks.first:
                     keep_state(number)
                 raise Stopped(f"after step {number} of {whole[-1]}; all is saved: run snakemake again to go on")
     except BaseException as error:
@@ -354,7 +390,7 @@ def _restore(
 def _header(job: TrainJob, data: TrainingData, step: int) -> dict[str, str]:
     provenance = {
         **job.provenance,
-        "recipe": RECIPE,
+        "recipe": recipe_number(job.settings.network.dropout, job.settings.train.draws_per_step),
         "dataset_digest": manifest_digest({"items": data.items, "variants": data.variants}),
         "run_key": job.run_key,
         "settings": job.settings.slice(),

@@ -11,11 +11,12 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from charloom.core import files
 from charloom.core.errors import Stopped
 
 NAME = "progress.json"
@@ -67,6 +68,35 @@ def read(folder: str | Path) -> Progress | None:
         return Progress(**{name: value for name, value in values.items() if name in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def failed(folder: Path, problem: str) -> None:
+    """Say that a run has failed whose own process can no longer say so. ``problem`` is one line."""
+    if (found := read(folder)) and found.state == RUNNING:
+        found.state, found.problem, found.eta = FAILED, problem, None
+        with contextlib.suppress(OSError):
+            files.write_json(Path(folder) / NAME, asdict(found))
+
+
+UNFINISHED = "unfinished"
+
+
+@contextlib.contextmanager
+def noticed(folder: Path) -> Iterator[bool]:
+    """Around a start of the trainer; gives whether the one before ended without a word, as when memory ran out.
+
+    Being killed outright is the one end that leaves the mark behind.
+    """
+    mark = Path(folder) / UNFINISHED
+    before = mark.exists()
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        yield before
+    finally:
+        with contextlib.suppress(OSError):
+            mark.unlink()
 
 
 class Writer:

@@ -7,7 +7,7 @@ keys. Independent of how the settings are implemented.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from charloom.config import knobs, schema, yaml
@@ -121,6 +121,11 @@ class TrainSettings:
             del out["train"]["steps"]
         out["save"] = {"dtype": self.save.dtype}
         return out
+
+    def one_by_one(self) -> TrainSettings:
+        """The same samples, each in a forward pass of its own."""
+        train = replace(self.train, batch_size=1, gradient_accumulation=self.train.draws_per_step)
+        return replace(self, train=train)
 
     def checkpoint_steps(self, steps: int | None = None) -> list[int]:
         """The steps with a checkpoint: every multiple of ``save.every``, and the last step."""

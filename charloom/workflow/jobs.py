@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from charloom.core.store import Store
-from charloom.workflow import arguments
+from charloom.workflow import arguments, devices
 
 QUIET = "CHARLOOM_JOBS_QUIET"
 """Environment variable: a job with a log file writes to it alone. Set by whoever shows the logs' lines to the user."""
@@ -37,7 +37,7 @@ class Log:
     From construction on, everything on standard error (warnings, tracebacks) goes to both.
     """
 
-    def __init__(self, path: str | Path | None, name: str = "") -> None:
+    def __init__(self, path: str | Path | None, name: str = "", mode: str = "w") -> None:
         self.started = time.monotonic()
         self.name = name
         self.terminal: TextIO = sys.stderr
@@ -46,7 +46,7 @@ class Log:
         self.file = None
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (as long as the process)
+            self.file = open(path, mode, encoding="utf-8", buffering=1)  # noqa: SIM115 (as long as the process)
             sys.stderr = _Both(self.terminal, self.file)
 
     def __call__(self, text: str) -> None:
@@ -131,11 +131,17 @@ def _cores_used() -> float:
     return sum(shares[core] for core in own if core < len(shares)) / 100
 
 
+def character_of(output: Path, stage: str) -> str:
+    """Whose results ``output`` belongs to; it may lie deeper than in its ``stage`` folder (latents/<data set>/…)."""
+    return next((folder.parent.name for folder in output.parents if folder.name == stage), "any") or "any"
+
+
 def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], object]) -> None:
     """Put the stored result at ``output``; if there is none, call ``make`` to store it (usually with its siblings).
 
-    ``make`` runs once, under the lock ``lock``, and only if the result is still missing by then. It returns something
-    true if it has written ``output`` itself, because the result is not for the store.
+    ``make`` runs once, under the lock ``lock`` (one per character, so that others need not wait), and only if the
+    result is still missing by then. It returns something true if it has written ``output`` itself, because the result
+    is not for the store.
     """
     if store.fetch(kind, key, suffix, output):
         return
@@ -157,17 +163,29 @@ def stored(store: Store, kind: str, key: str, suffix: str, lock: str, make: Call
     return store.path(kind, key, suffix)
 
 
-def torch_device(name: str, threads: int, limit: float | None = None, lock: dict[str, Any] | None = None) -> Any:
+def torch_device(
+    name: str,
+    threads: int,
+    limit: float | None = None,
+    lock: dict[str, Any] | None = None,
+    *,
+    alone: bool = True,
+) -> Any:
     """The torch device called ``name`` (``auto`` is the best available), with the CPU limited to ``threads``.
 
-    ``limit`` caps what torch allocates on a GPU, in GiB. ``lock`` is the base's lock file; for a base of many GB
-    ``auto`` never falls back to the CPU.
+    A GPU is leased for this process (:mod:`charloom.workflow.devices`), and the only one that it sees from then on;
+    ``alone`` is False for a job that needs so little of a GPU that it may run beside another one. ``limit`` caps what
+    torch allocates on a GPU, in GiB. ``lock`` is the base's lock file; for a base of many GB ``auto`` never falls back
+    to the CPU.
 
     Raises:
         UserError: there is no such device, or none that could run the base in reasonable time.
     """
     wanted = min(max(1, threads), os.cpu_count() or 1)
-    if name in ("auto", "cpu"):
+    if places := _leased(name, alone):
+        # Before CUDA starts, which then knows no other GPU.
+        os.environ[devices.VISIBLE], name = places[0], "cuda"
+    elif name in ("auto", "cpu"):
         choose_waiting(wanted)
     import torch
 
@@ -186,7 +204,16 @@ def torch_device(name: str, threads: int, limit: float | None = None, lock: dict
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
     device = torch.device(name)
+    if device.type == "cuda" and device.index:
+        torch.cuda.set_device(device)
     if device.type == "cuda" and limit is not None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 2**30 / total), device.index)
     return device
+
+
+def _leased(name: str, alone: bool) -> list[str]:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return []  # too late, and whoever started it knows
+    return devices.lease(name) if alone else devices.beside(name)

@@ -13,11 +13,12 @@ from charloom.config import drift, image_folder, kinds, knobs, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
+from charloom.config.knobs import samples_per_step
 from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
-from charloom.train.keys import RECIPE
+from charloom.train.keys import recipe_number
 from charloom.train.settings import DATASET_STAGE_KEYS
 
 
@@ -238,7 +239,7 @@ def train(character: Character) -> str:
                 "data": {key: value for key, value in recipe["data"].items() if key not in DATASET_STAGE_KEYS},
             },
             "header": {"title": character.id, "trigger": character.trigger},
-            "number": RECIPE,
+            "number": recipe_number(recipe["network"]["dropout"], samples_per_step(recipe)),
         }
     )
 

@@ -80,6 +80,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: edit(p / CONFIG, base="minni"),
         ["config/config.yaml: base: there is no config/bases/minni.yaml; did you mean mini?"],
     ),
+    "several GPUs on one": (
+        lambda p: edit(p / CONFIG, gpus=2, device="cuda:1"),
+        [
+            "config/config.yaml: gpus: 2 contradicts device: cuda:1, which is one GPU; set device: cuda, or gpus: 1",
+        ],
+    ),
     "no such character": (
         lambda p: edit(p / CONFIG, characters=["marra"]),
         ["config/config.yaml: characters: there is no config/characters/marra.yaml; did you mean mara?"],

@@ -69,10 +69,25 @@ def test_batches_are_of_one_shape_and_padded_length(make_dataset):
 def test_preparing_ahead_gives_the_same_batches(make_dataset):
     data = TrainingData(make_dataset(), settings({"batch_size": 2}))
     for (a, first), (b, second) in zip(data.stream(range(3, 9), True), data.stream(range(3, 9), False), strict=True):
-        assert a == b and len(first) == len(second)
-        for x, y in zip(first, second, strict=True):
+        assert a == b and len(first.batches) == len(second.batches)
+        for (_, x), (_, y) in zip(first.batches, second.batches, strict=True):
             assert torch.equal(x.noise, y.noise) and torch.equal(x.latents, y.latents) and torch.equal(x.sigma, y.sigma)
     assert list(data.stream(range(5, 5), True)) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_processes_share_a_step_in_the_order_of_its_places(make_dataset, count):
+    data = TrainingData(make_dataset(), settings({"batch_size": 1, "gradient_accumulation": 5}))
+    for step in (1, 4):
+        whole = data.share(step)
+        shares = [data.share(step, rank, count) for rank in range(count)]
+        rounds = [len(share.batches) for share in shares]
+        assert len(set(rounds)) == 1  # all take part in every exchange
+        found = {place: batch for share in shares for place, batch in share.batches if batch}
+        assert list(sorted(found)) == list(range(5)) and all(share.draws == whole.draws for share in shares)
+        assert [found[place].draws[0].index for place in range(5)] == [draw.index for draw in whole.draws]
+        filled = [sum(1 for share in shares if share.batches[i][1]) for i in range(rounds[0])]
+        assert filled == [shares[0].filled(place) for place, _ in shares[0].batches]
 
 
 def test_repeats_and_weight(make_dataset):

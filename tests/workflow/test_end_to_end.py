@@ -134,6 +134,22 @@ def test_settings_there_and_back_again_cost_nothing(copy: Path) -> None:
     assert curve.read_bytes() == drawn  # to its end, not to that of the checkpoint
 
 
+def test_several_processes_train_to_the_bytes_of_one(copy: Path, tmp_path: Path) -> None:
+    """`gpus` is no part of any key: what it makes is what would be made without it, and is found again without it."""
+    wanted, made = "results/mara/checkpoints/step-000002.safetensors", []
+    for gpus in (1, 2):
+        folder = Path(shutil.copytree(copy, tmp_path / f"with-{gpus}"))
+        recipe = {**RECIPE, "train": {**RECIPE["train"], "gradient_accumulation": 3}}
+        edit(folder / "config/config.yaml", recipe=recipe, gpus=gpus)
+        run = snakemake(folder, "--cores", "2", wanted, code=small_project.ROOT)
+        assert run.returncode == 0, run.stderr
+        assert ("training in 2 processes" in run.stderr) == (gpus == 2)
+        made.append((folder / wanted).read_bytes())
+    assert made[0] == made[1] != (copy / wanted).read_bytes()
+    edit(folder / "config/config.yaml", gpus=1)
+    assert "Nothing to be done" in snakemake(folder, "-n", wanted, code=small_project.ROOT).stderr
+
+
 def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
     final = copy / "results/mara/final.safetensors"
     before, steps = final.read_bytes(), sorted((copy / "results/mara/checkpoints").iterdir())

@@ -1,0 +1,73 @@
+"""Who a process is among several that compute one run, and what it does when it is left alone. No torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from charloom.core.errors import cli
+
+RANK, MEETING, PARENT = "CHARLOOM_RANK", "CHARLOOM_MEETING", "CHARLOOM_RANKS_PARENT"
+"""Environment variables of a rank: ``<rank>/<number of ranks>``, the path of the file where they find each other, and
+the process that started them."""
+LOST = 76
+"""Exit status of a rank that ended because another one was gone."""
+PAUSE = 0.3
+"""Seconds between two looks at whether the others are still there."""
+
+
+class Lost(Exception):
+    """Another rank is gone."""
+
+
+def told() -> tuple[int, int] | None:
+    """(rank, number of ranks) of this process; None if it is not one of several."""
+    rank, _, count = os.environ.get(RANK, "").partition("/")
+    return (int(rank), int(count)) if count else None
+
+
+def unread_folder() -> Path:
+    """A folder for a rank's records that nobody reads; it goes when the run ends."""
+    return Path(tempfile.mkdtemp(dir=Path(os.environ[MEETING]).parent))
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, even while it waits for another rank."""
+    parent = int(os.environ[PARENT])
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PAUSE)
+        os._exit(LOST)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a script as :func:`charloom.core.errors.cli` does; a rank then ends without waiting for the others.
+
+    Libraries that talk to the other ranks may wait for them at the interpreter's end, and one of them may be gone.
+    """
+    if told() is None:
+        cli(main)
+    end_with_parent()
+    status = 1
+    try:
+        cli(main)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except Lost:
+        status = LOST
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,223 @@
+"""Which GPU a job computes on: each job leases a free one of its own, for as long as its process lives.
+
+A lease is a file lock, in a folder per machine and user, on what the driver calls the device (its UUID). So jobs of one
+workflow, of several, and rank processes never share a GPU by accident, and the operating system releases what a killed
+process held. The job then sees that GPU alone: it is the only entry left in ``CUDA_VISIBLE_DEVICES``, written as it was
+there (a number, or the UUID of a GPU or of a part of one). No torch: CUDA reads the variable once, when it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charloom.core.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+FOLDER = "CHARLOOM_LEASES"
+"""Environment variable: the folder of the locks. Containers that share GPUs should share one."""
+SHARE = "CHARLOOM_SHARE_GPU"
+"""Environment variable: if set, jobs take no lease, and those that should be on one GPU together may be."""
+LEASED = "CHARLOOM_LEASED"
+"""Environment variable: whoever started this process has leased what it sees."""
+PAUSE = 0.25
+PATIENCE = 3.0
+"""Seconds of waiting after which the user is told."""
+
+# In a process of its own, because CUDA reads its environment only once. The driver lists what CUDA_VISIBLE_DEVICES
+# allows, in CUDA's own order; nvidia-smi and NVML do neither.
+_PROBE = """
+import ctypes
+for name in ("libcuda.so.1", "nvcuda.dll"):
+    try:
+        cuda = ctypes.CDLL(name)
+        break
+    except OSError:
+        pass
+else:
+    raise SystemExit
+count = ctypes.c_int()
+if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+    raise SystemExit
+uuid_of = getattr(cuda, "cuDeviceGetUuid_v2", None) or cuda.cuDeviceGetUuid  # the first tells parts of one GPU apart
+for index in range(count.value):
+    device, uuid = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    if cuda.cuDeviceGet(ctypes.byref(device), index) or uuid_of(uuid, device):
+        raise SystemExit
+    print(bytes(uuid).hex())
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU that this process may use: its entry for CUDA_VISIBLE_DEVICES, and what it is called on every list."""
+
+    place: str
+    identity: str
+
+
+def found() -> list[str]:
+    """What the driver calls the GPUs that this process may use, in the order of ``cuda:0``, ``cuda:1``, …"""
+    if sys.platform == "darwin":
+        return []
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return probe.stdout.split()
+
+
+def visible() -> list[Device]:
+    """The GPUs that this process may use; none without a driver of NVIDIA's."""
+    identities = found()
+    given = os.environ.get(VISIBLE)
+    places = [str(i) for i in range(len(identities))] if given is None else [p.strip() for p in given.split(",")]
+    return [Device(place, identity) for place, identity in zip(places, identities, strict=False)]
+
+
+_leases: dict[str, FileLock] = {}
+"""What this process holds, by its entry for CUDA_VISIBLE_DEVICES."""
+
+
+def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -> list[str]:
+    """Lease ``count`` free GPUs for this process, waiting until there are enough.
+
+    ``name`` is a device of ``config.yaml``: ``cuda:1`` is that one, ``auto`` and ``cuda`` any. Returns their entries
+    for CUDA_VISIBLE_DEVICES; none where nothing is to be leased: on a CPU, an Apple GPU, and GPUs of other makers.
+
+    Raises:
+        UserError: there are not that many.
+    """
+    if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
+        return []
+    if len(_leases) >= count:
+        return list(_leases)[:count]  # asked once more
+    devices = _named(name)
+    if not devices and count == 1:
+        return []  # another maker's, or none: whoever asks for it says so
+    if len(devices) < count:
+        raise UserError(
+            f"gpus: {count}, but device {name} is {_counted(len(devices))}; set gpus: {max(1, len(devices))}"
+        )
+    if os.environ.get(SHARE):
+        return [device.place for device in devices[:count]] if count > 1 or ":" in name else []
+    return [device.place for device in _locked(devices, count, log or _say)]
+
+
+def beside(name: str) -> list[str]:
+    """A GPU for a job that needs so little of it that it may run beside another: the one that is leased last.
+
+    Raises:
+        UserError: there is no such GPU.
+    """
+    if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
+        return []
+    return [device.place for device in _named(name)[-1:]]
+
+
+def _named(name: str) -> list[Device]:
+    """The GPUs that ``name`` may mean."""
+    devices = visible()
+    if ":" not in name or not devices:
+        return devices
+    index = int(name.partition(":")[2])
+    if index >= len(devices):
+        raise UserError(f"device {name}: this machine shows {_counted(len(devices))}, counted from cuda:0")
+    return devices[index : index + 1]
+
+
+def _locked(devices: Sequence[Device], count: int, log: Callable[[str], None]) -> list[Device]:
+    from filelock import FileLock, Timeout
+
+    folder = leases_folder()
+    taken: dict[Device, FileLock] = {}
+    began = time.monotonic()
+    # One at a time gathers several: two that hold one each and want two would wait forever. Who wants a certain GPU
+    # waits for it alone, so that the others go on.
+    gate = FileLock(folder / "gate.lock") if len(devices) > count or count > 1 else contextlib.nullcontext()
+    with gate:
+        while len(taken) < count:
+            for device in devices:
+                if device in taken or len(taken) == count:
+                    continue
+                lock = FileLock(folder / f"{_plain(device.identity)}.lock")
+                with contextlib.suppress(Timeout):
+                    lock.acquire(blocking=False)
+                    taken[device] = lock
+            if len(taken) == count:
+                break
+            if began and time.monotonic() - began > PATIENCE:
+                log(f"waiting for a free GPU: {_held(folder, [d for d in devices if d not in taken])}")
+                began = 0.0
+            time.sleep(PAUSE)
+    _leases.update({device.place: lock for device, lock in taken.items()})
+    for device in taken:
+        with contextlib.suppress(OSError):
+            _note(folder, device).write_text(f"{Path(sys.argv[0]).stem}, process {os.getpid()}", encoding="utf-8")
+    return list(taken)
+
+
+def release() -> None:
+    """Give back what this process has leased; its end does the same."""
+    while _leases:
+        _leases.popitem()[1].release()
+
+
+def leases_folder() -> Path:
+    """The folder of the locks: this machine's and this user's alone.
+
+    Raises:
+        UserError: somebody else's folder has its name.
+    """
+    if given := os.environ.get(FOLDER):
+        folder = Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    if not hasattr(os, "getuid"):
+        folder = Path(tempfile.gettempdir(), "charloom-gpus")
+        folder.mkdir(exist_ok=True)
+        return folder
+    # Not TMPDIR, which may differ between two jobs of one user.
+    folder = Path("/tmp", f"charloom-gpus-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to somebody else; name a folder of your own in {FOLDER}")
+    return folder
+
+
+def _held(folder: Path, devices: Sequence[Device]) -> str:
+    holders = []
+    for device in devices:
+        with contextlib.suppress(OSError):
+            holders.append(f"GPU {device.place} is held by {_note(folder, device).read_text(encoding='utf-8')}")
+    return f"{'; '.join(holders) or 'other jobs hold them'} ({SHARE}=1 uses it all the same)"
+
+
+def _note(folder: Path, device: Device) -> Path:
+    return folder / f"{_plain(device.identity)}.holder"
+
+
+def _plain(identity: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "_", identity)
+
+
+def _counted(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)
