@@ -5,6 +5,7 @@ from snakemake.settings.types import SharedFSUsage
 
 from charloom.config import image_folder
 from charloom.workflow import own_files, training
+from snakemake.settings.types import SharedFSUsage
 
 # Characters whose every picture of a folder is used, without shots in their file.
 WHOLE_FOLDERS = [name for name, one in WORKFLOW.characters.items() if one.whole]

@@ -38,6 +38,7 @@ class Workflow:
     styles: dict[str, Character] = field(default_factory=dict)
     """Ways of drawing, which are made when somebody asks for one or a character uses it."""
     broken_styles: dict[str, list[str]] = field(default_factory=dict)
+
     gpus: int = 1
     """GPUs that one training may use at once."""
 
@@ -167,8 +168,9 @@ def read(
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    parts = people, bases, broken, data.get("notify"), styles, broken_styles
-    return Workflow(data["device"], data["store"], *parts, data["gpus"])
+    return Workflow(
+        data["device"], data["store"], people, bases, broken, data.get("notify"), styles, broken_styles, data["gpus"]
+    )
 
 
 def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
