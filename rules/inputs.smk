@@ -1,8 +1,6 @@
 # Functions from which rules get inputs and parameters, beside those of common.smk.
 import json
 
-from snakemake.settings.types import SharedFSUsage
-
 from charloom.config import image_folder
 from charloom.workflow import own_files, training
 from snakemake.settings.types import SharedFSUsage
