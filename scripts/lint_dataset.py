@@ -6,7 +6,7 @@ from charloom.core import files, tokens
 from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
 from charloom.dataset import lint
-from charloom.workflow import jobs, likeness, lint_files
+from charloom.workflow import jobs, lint_slices, looking
 
 
 def main() -> None:
@@ -16,17 +16,19 @@ def main() -> None:
     arguments = parser.parse_args()
     settings, store, results = arguments.settings, arguments.store, arguments.results
     log = jobs.Log(arguments.log, settings["character"])
-    names = lint.names(settings)
-    work = {name: lambda name=name: lint_files.kept_facts(results.image(name), store) for name in names}
-    items, unread = lint.made(results, settings, lint_files.gathered(work, arguments.threads))
-    unread += likeness.findings(results, names)
+    names, detectors = lint.names(settings), lint_slices.detectors(settings)
+    work = {
+        name: lambda name=name: looking.kept_facts(results.image(name), store, detectors=detectors) for name in names
+    }
+    items, unread = lint.made(results, settings, looking.gathered(work, arguments.threads))
     # The tokenizer is no input: until it is downloaded, token counts are estimates, which are never errors.
-    findings = lint.in_order(unread + lint.lint(items, settings, tokens.counter(settings.get("base", {}))))
-    record = lint.as_record(findings)
-    for finding in findings:
+    checked = lint.check(items, settings, tokens.counter(settings.get("base", {})), unread)
+    record = lint.as_record(checked.findings, checked.allowed)
+    for finding in checked.findings:
         log(str(finding))
-    log(f"{len(names)} images checked: {record['errors']} errors, {record['warnings']} warnings")
-    errors = [f"{settings['character']}: {f.where}: {f.what}" for f in findings if f.level == "error"]
+    allowed = f", {len(checked.allowed)} allowed" if checked.allowed else ""
+    log(f"{len(names)} images checked: {record['errors']} errors, {record['warnings']} warnings{allowed}")
+    errors = [f"{settings['character']}: {f.where}: {f.message}" for f in checked.findings if f.level == "error"]
     if errors:
         raise UserError.several(errors)
     files.write_json(arguments.output, record)

@@ -59,48 +59,40 @@ app.command()(_one_line(starting.new))
 
 @app.command()
 @_one_line
-def lint(name: Annotated[str, typer.Argument(help="a character or style, by name or file")]) -> None:
-    """Check a character or style: its file, its images and its captions."""
-    import json
-
-    from charloom.config import inventory, project
-    from charloom.core import tokens
-    from charloom.core.store import Store
-    from charloom.dataset import lint as checks
-    from charloom.dataset import sources
-    from charloom.workflow import likeness, lint_files, slices
+def lint(
+    name: Annotated[str, typer.Argument(help="a character, by name or file")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="write a page with the pictures, results/NAME/lint.html")
+    ] = False,
+    ocr: Annotated[bool, typer.Option(help="look for text on pictures, where OCR is installed")] = True,
+) -> None:
+    """Check a character: its file, its images and its captions."""
+    from charloom.cli import checking
 
     root = _workflow_folder()
     name = _named(name)
-    _say_first(root, name)
-    workflow = project.load(root, ready=name, image_problems=sources.problems)
-    character = workflow.character(name)
-    base = workflow.bases[character.base]
-    named = "pictures" if character.whole else "shots"
-    prompts = len(character.sample_prompts)
-    print(f"{character.label}: {len(character.shots)} {named}, {prompts} sample prompts: no mistakes")
-    items, unread, missing = lint_files.items(character, root, Store(root / workflow.store))
-    count = tokens.counter(base.source())
-    texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
-    texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}
-    settings = json.loads(slices.lint(character, base))
-    found = unread + checks.lint(items, settings, count) + checks.prompts(texts, count)
-    found += likeness.findings(layout.Results(root / layout.results(name).root), character.shot_names)
-    for folder in (*inventory.PROJECTS, "bases", "plans"):
-        found += [checks.Finding("warning", u.where, u.what) for u in inventory.of_config(root / "config" / folder)]
-    findings = checks.in_order(found)
-    for finding in findings:
-        print(finding)
-    if missing:
-        target = layout.results(name).lint.as_posix()
-        print(f"{missing} images are not drawn yet; to draw and check them: snakemake --cores 2 {target}")
-    if not count.exact:
-        print(f"The tokenizer of base {base.name} is not on this machine: token counts are estimates.")
-    record = checks.as_record(findings)
-    result = f"{record['errors']} errors, {record['warnings']} warnings"
-    print(f"{len(items)} captions and {len(items) - missing} images checked: {result}")
-    if record["errors"]:
+    if not as_json:
+        _say_first(root, name)
+    if checking.check(root, name, as_json=as_json, html=html, ocr=ocr):
         raise typer.Exit(1)
+
+
+@app.command()
+@_one_line
+def captions(
+    name: Annotated[str, typer.Argument(help="a character, by name or file")],
+    pictures: Annotated[list[str] | None, typer.Argument(help="further pictures for --accept or --keep")] = None,
+    accept: Annotated[list[str] | None, typer.Option(help="take the proposed caption of a picture, or of all")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="keep the present caption of a picture, or of all")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print proposals and statistics as JSON")] = False,
+    tags: Annotated[bool, typer.Option("--tags", help="show what captions have in common, and what none says")] = False,
+) -> None:
+    """Show the captions that the captioner proposes, as changes of the present ones; accept or refuse them."""
+    from charloom.cli import reviewing
+
+    root = _workflow_folder()
+    reviewing.review(root, _named(name), accept or [], keep or [], pictures or [], as_json=as_json, tags=tags)
 
 
 def _say_first(root: Path, name: str) -> None:

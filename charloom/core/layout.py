@@ -96,6 +96,24 @@ class Results(_Folder):
         return self.root / "lint.json"
 
     @property
+    def lint_page(self) -> Path:
+        """The same as a page with pictures, which ``charloom lint --html`` writes."""
+        return self.root / "lint.html"
+
+    def raw_caption(self, name: str) -> Path:
+        """What the captioner says about an image, in its own words."""
+        return self.root / "captions" / f"{name}.json"
+
+    @property
+    def proposals(self) -> Path:
+        """The captions that are made from that, beside those that are used."""
+        return self.root / "captions.json"
+
+    def mask(self, name: str) -> Path:
+        """Where the person is on an image, at the sizes of its latents."""
+        return self.root / "masks" / f"{name}.safetensors"
+
+    @property
     def manifest(self) -> Path:
         """The manifest of the data set."""
         return self.root / "dataset.json"

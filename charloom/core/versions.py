@@ -12,7 +12,7 @@ RECIPES: dict[str, int] = {
     "folder": 3,
     "generated": 1,
     "crop": 3,
-    "lint": 2,
+    "lint": 3,
     "prompts": 1,
     "latents": 1,
     "embeddings": 2,

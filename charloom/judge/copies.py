@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
+from charloom.core import hashing
 from charloom.core.canonical import digest
 from charloom.judge.memory import Look
 
@@ -28,11 +29,8 @@ VERSION = "copies 1"
 
 def perceptual_hash(pixels: np.ndarray) -> np.ndarray:
     """64 bits (bool): signs of the low frequencies of the luminance against their median (pHash, Zauner 2010)."""
-    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
-    n = np.arange(32)
-    waves = np.cos(np.pi * (2 * n[None, :] + 1) * np.arange(8)[:, None] / 64)
-    low = (waves @ grey @ waves.T).reshape(-1)
-    return low > np.median(low[1:])
+    grey = Image.fromarray(pixels).convert("L").resize((hashing.EDGE, hashing.EDGE), Image.Resampling.LANCZOS)
+    return hashing.perceptual_hash(np.asarray(grey, np.float64))
 
 
 def hashes(pictures: Sequence[Picture]) -> list[Look]:

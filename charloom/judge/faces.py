@@ -1,12 +1,14 @@
 """Identity of photographed faces: dlib's detector, five landmarks and its 128-dimensional embedding.
 
 Everything lies in two packages, ``dlib-bin`` and ``face-recognition-models``. Faces are compared by Euclidean distance:
-its raw cosine is above 0.8 for strangers too.
+its raw cosine is above 0.8 for strangers too. The detector alone (:func:`boxes`) serves the check of a data set.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,3 +63,35 @@ class Faces:
     others were measured."""
     cut = 0.4
     """The usual limit between same and different: distance 0.6 (King 2017)."""
+
+
+LONGEST = 480
+"""Pixels to which the longer edge is reduced before faces are looked for; those of 80 pixels and more are found."""
+FINDER = 1
+"""Raised by hand when :func:`boxes` finds other faces on the same picture."""
+CERTAIN = 0.25
+"""Score of the detector below which it often takes a pattern for a face."""
+
+_own = threading.local()
+
+
+def installed() -> bool:
+    """Whether the detector is there; it needs ``dlib-bin`` alone."""
+    return find_spec("dlib") is not None
+
+
+def boxes(pixels: np.ndarray) -> list[dict[str, Any]]:
+    """All frontal faces on RGB pixels (H, W, 3; uint8), the largest first: ``box`` (left, top, right, bottom as shares of
+    the edges) and ``score``."""
+    if not hasattr(_own, "detector"):
+        import dlib
+
+        _own.detector = dlib.get_frontal_face_detector()  # not shared: it has buffers of its own
+    found, scores, _ = _own.detector.run(np.ascontiguousarray(pixels), 0, 0.0)
+    height, width = pixels.shape[:2]
+    out = []
+    for box, score in zip(found, scores, strict=True):
+        if score >= CERTAIN:
+            shares = [box.left() / width, box.top() / height, box.right() / width, box.bottom() / height]
+            out.append({"box": [round(value, 4) for value in shares], "score": round(float(score), 3)})
+    return sorted(out, key=lambda face: face["box"][1] - face["box"][3])

@@ -70,7 +70,7 @@ def page(material: Material) -> str:
         shown=sum(len(tier["images"]) for tier in tiers),
         tiers=tiers,
         checked=bool(m.lint),
-        findings=[[str(f.get(key, "")) for key in ("level", "where", "what")] for f in m.lint.get("findings", ())],
+        findings=[[str(f.get("level", "")), str(f.get("where", "")), said(f)] for f in m.lint.get("findings", ())],
         knobs=leaves(m.recipe),
         costs=_costs(m),
         gpu_memory=size(m.gpu_bytes) if m.gpu_bytes else "",
@@ -158,14 +158,22 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
 
 
 def about(finding: Mapping[str, Any], name: str) -> bool:
-    """Whether a finding of the data set's check is about an image: named where it lies, or as the copy of another."""
+    """Whether a finding of the data set's check is about an image: one of the two that show it, or named in it."""
+    shown = finding.get("pictures") or ()
+    if len(shown) > 2:
+        return False  # about the set as a whole
     text = f"{finding.get('where', '')} {finding.get('what', '')}"
-    return bool(re.search(rf"(?<![\w/-]){re.escape(name)}(?![\w/-])", text))
+    return name in shown or bool(re.search(rf"(?<![\w/-]){re.escape(name)}(?![\w/-])", text))
+
+
+def said(finding: Mapping[str, Any]) -> str:
+    """What a finding says, and what to do about it."""
+    return "; ".join(str(finding[key]) for key in ("what", "remedy") if finding.get(key))
 
 
 def warning(finding: Mapping[str, Any], name: str) -> str:
     """A finding as it is written below the image ``name``; one about another image names that."""
-    return finding["what"] if name in finding["where"] else f"{finding['where']}: {finding['what']}"
+    return said(finding) if name in finding["where"] else f"{finding['where']}: {said(finding)}"
 
 
 def _link(m: Material, path: Path) -> str:

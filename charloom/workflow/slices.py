@@ -20,6 +20,7 @@ from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
 from charloom.train.keys import recipe_number
 from charloom.train.settings import DATASET_STAGE_KEYS
+from charloom.workflow import lint_slices
 
 
 def prompt_sheet(character: Character) -> str:
@@ -88,6 +89,7 @@ def lint(character: Character, base: Base | None = None) -> str:
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,
             **({"kind": "style"} if character.is_style else {}),
+            **lint_slices.own(character),
             **({"base": base.source()} if base else {}),
             "recipe": RECIPES["lint"],
         }

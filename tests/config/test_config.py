@@ -267,7 +267,7 @@ def test_the_shipped_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for character in workflow.characters.values():
         assert len(character.shots) == 30 and len(character.sample_prompts) == 10
         settings = json.loads(slices.lint(character))
-        assert lint._plan(settings) == [] and lint._trigger(settings) == []
+        assert [f for f in lint.lint([], settings) if f.where in ("plan", "trigger", "recipe.data")] == []
 
 
 def test_the_learning_rate_follows_the_optimiser(project: Path) -> None:

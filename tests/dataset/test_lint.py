@@ -15,6 +15,7 @@ from charloom.config.project import load
 from charloom.core.layout import Results
 from charloom.dataset import lint
 from charloom.dataset.crop import crop_file
+from charloom.dataset.lint.registry import Data
 from charloom.workflow import slices
 
 SETTINGS = {"trigger": "m4ra", "minimum": 64, "flips": [False, False]}
@@ -42,6 +43,14 @@ def checked(folder: Path, count: int = 6, **settings: object) -> list[str]:
     facts = {name: lint.facts(folder / f"{name}.png") for name in lint.names(settings)}
     items, unread = lint.made(Results(folder.parent), settings, facts)
     return [str(finding) for finding in unread + lint.lint(items, settings) if finding.where != "plan"]
+
+
+PLAN = ("flips", "tiers", "profiles", "tipped-head", "expressions", "from-behind")
+
+
+def found_by(rule: str, settings: dict[str, object], *items: lint.Item) -> list[lint.Finding]:
+    """What one rule finds."""
+    return lint.RULES[rule].findings(Data(items, settings))
 
 
 def test_a_good_data_set_has_no_findings(dataset: Path) -> None:
@@ -78,13 +87,14 @@ def test_captions_are_checked(dataset: Path, caption: str, finding: str | None) 
     [("l3yla", None), ("ohwx", None), ("leyla", "error"), ("Maria", "error"), ("zorbl", "warning"), ("a1", "warning")],
 )
 def test_triggers_are_checked(trigger: str, level: str | None) -> None:
-    found = lint._trigger({"trigger": trigger})
+    found = found_by("trigger", {"trigger": trigger})
     assert [finding.level for finding in found] == ([level] if level else [])
 
 
 def test_the_balance_of_a_plan_is_checked() -> None:
     shot = {"name": "a", "tier": "close-up", "view": "frontal view", "expression": "soft smile"}
-    found = [str(finding) for finding in lint._plan({"shots": [shot] * 10, "flips": [True, False]})]
+    settings = {"trigger": "m4ra", "shots": [shot] * 10, "flips": [True, False]}
+    found = [str(finding) for name in PLAN for finding in found_by(name, settings)]
     assert found[0].startswith("warning: recipe.data: flips teach")
     for part in (
         "10 of 10 shots are close-up",
@@ -167,18 +177,18 @@ def test_captions_of_further_sets_are_checked(dataset: Path) -> None:
         long,
     ]
     assert found(False, [False, True]) == [
-        "warning: datasets.s: flips teach that faces are symmetric, which most are not",
         "warning: s/b.txt: has the trigger m4ra 0 times",
         "warning: s/c.txt: has the trigger m4ra 0 times",
         "warning: s/c.txt: has 600 words",
         long,
+        "warning: datasets.s: flips teach that faces are symmetric, which most are not",
     ]
 
 
 def test_flips_of_the_recipe_reach_the_check(mara: Character, tmp_path: Path) -> None:
-    assert lint._plan({**json.loads(slices.lint(mara)), "shots": []}) == []
+    assert found_by("flips", {**json.loads(slices.lint(mara)), "shots": []}) == []
     for axis in ("flip_x", "flip_y"):
         small_project.edit(tmp_path / "config/characters/mara.yaml", recipe={"data": {axis: True}})
         settings = json.loads(slices.lint(load(tmp_path).characters["mara"]))
-        found = lint._plan({**settings, "shots": []})
+        found = found_by("flips", {**settings, "shots": []})
         assert [f.level for f in found] == ["warning"] and "flips teach" in found[0].what

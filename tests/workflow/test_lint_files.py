@@ -21,7 +21,7 @@ from charloom.config import notices
 from charloom.config.project import load
 from charloom.report import gather
 from charloom.report import page as html
-from charloom.workflow import lint_files, slices
+from charloom.workflow import looking, slices
 
 MARA = Path("config/characters/mara.yaml")
 
@@ -108,6 +108,7 @@ def test_pictures_of_sets_are_checked_like_those_of_the_plan(project: Path) -> N
         "more/small.png": "60x300 is less than the minimum of 64",
         "more/void.png": "is wholly transparent",
         "pics/closeup-01.png, more/twin.png": "are the same image",
+        "more/a.png, more/clear.png": "are almost the same image",  # in other tones
     }.items():
         assert what in found.pop(where), where
     assert not found
@@ -177,11 +178,11 @@ def test_facts_are_kept_by_content_and_crop(project: Path) -> None:
     from charloom.core.store import Store
 
     store, path = Store("kept"), Path("pics/closeup-01.png")
-    whole = lint_files.kept_facts(path, store)
-    cut = lint_files.kept_facts(path, store, {"right": 10, "bottom": 0, "minimum": 8})
+    whole = looking.kept_facts(path, store)
+    cut = looking.kept_facts(path, store, {"right": 10, "bottom": 0, "minimum": 8})
     assert (whole["size"], cut["size"]) == ([300, 320], [290, 320])
     os.utime(path, (1, 1))
-    assert lint_files.kept_facts(path, store) == whole and len(list(Path("kept").rglob("*.json"))) == 2
+    assert looking.kept_facts(path, store) == whole and len(list(Path("kept").rglob("*.json"))) == 2
 
 
 # what the base cannot do

@@ -1,0 +1,55 @@
+"""``charloom lint``: the check of a character, printed, as JSON, or as a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from charloom.config import project
+from charloom.core import files, layout
+from charloom.core.store import Store
+from charloom.dataset import lint, sources
+from charloom.workflow import inspection, lint_slices
+from charloom.workflow.inspection import Inspection
+
+
+def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> bool:
+    """Check a character and say what is found; whether there are errors.
+
+    Raises:
+        UserError: its file has mistakes, a line for each.
+    """
+    workflow = project.load(root, ready=name, image_problems=sources.problems)
+    character = workflow.character(name)
+    base = workflow.bases[character.base]
+    detectors = None if ocr else lint_slices.detectors(lint_slices.own(character), ocr=False)
+    found = inspection.inspect(character, base, root, Store(root / workflow.store), detectors)
+    record = found.record()
+    if html:
+        from charloom.report import lint_page
+
+        page = root / layout.results(name).lint_page
+        files.write_text(page, lint_page.as_html(record, found.files))
+    if as_json:
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        _say(found, base.name)
+        if html:
+            print(f"{page}: written")
+    return bool(record["errors"])
+
+
+def _say(found: Inspection, base: str) -> None:
+    character, record = found.character, lint.as_record(found.findings)
+    shots, prompts = len(character.shots), len(character.sample_prompts)
+    print(f"{character.label}: {shots} shots, {prompts} sample prompts: no mistakes")
+    for finding in found.findings:
+        print(finding)
+    if found.missing:
+        target = layout.results(character.id).lint.as_posix()
+        print(f"{found.missing} images are not drawn yet; to draw and check them: snakemake --cores 2 {target}")
+    if not found.exact:
+        print(f"The tokenizer of base {base} is not on this machine: token counts are estimates.")
+    result = f"{record['errors']} errors, {record['warnings']} warnings"
+    allowed = f", {len(found.allowed)} allowed" if found.allowed else ""
+    print(f"{len(found.items)} captions and {len(found.items) - found.missing} images checked: {result}{allowed}")

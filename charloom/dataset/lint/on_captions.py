@@ -1,0 +1,159 @@
+"""Rules about the trigger and about captions."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from charloom.core import words
+from charloom.dataset import identity, tags
+from charloom.dataset.lint.findings import Item
+from charloom.dataset.lint.registry import Data, Hit, rule
+
+LONG_WORDS = 90
+ORDINARY = frozenset(
+    """adam alice anna ben bella black blonde blue brown camila clara dark david elena ella emily emma eva face
+    female girl green hair hanna hannah jane john julia kate laura leila lena leyla light lily linda lisa lucy
+    man mara maria marie mary maya mia model mona nadia name nina nora olga olivia orla person peter photo pink
+    portrait queen red rosa rose sara sarah shot sofia sophia star style token vera white woman yuna""".split()
+)
+"""Words and first names that models already know; a hint, not a dictionary."""
+RARE = "ohwx"
+"""The usual rare token of DreamBooth tutorials: letters alone, but no model knows it."""
+
+
+@rule("trigger", "error", "The trigger is a word that models may know, or clumsy.", remedy="add a digit")
+def trigger(data: Data) -> Iterator[Hit]:
+    """An error only if the trigger means something already."""
+    word = data.trigger
+    if word.lower() in ORDINARY:
+        what = f"{word} is a word or name that models already know"
+        yield Hit("trigger", what, remedy="change a letter to a digit, as in l3yla")
+    elif word.isalpha() and word.lower() != RARE:
+        yield Hit("trigger", f"{word} has only letters, so models may know it", level="warning")
+    if not 4 <= len(word) <= 6:
+        remedy = "4 to 6 make few tokens and are easy to type"
+        yield Hit("trigger", f"{word} has {len(word)} characters", level="warning", remedy=remedy)
+
+
+@rule("trigger-count", "error", "A caption of the character does not have the trigger exactly once.")
+def trigger_count(data: Data) -> Iterator[Hit]:
+    """An error for the shots; an extra set may show somebody else on purpose."""
+    for item in data.written:
+        times = words.count(item.caption, data.trigger)
+        if times == 1 or data.role(item) == "regularisation":
+            continue
+        said, evidence = _placeholder(item.caption, data.trigger), {"times": times}
+        if item.part:
+            what = f"has the trigger {data.trigger} {times} times"
+            remedy = f"use it once if the image shows the character, else set regularization: true{said}"
+            yield Hit(item.text, what, (item.name,), evidence, "warning", remedy)
+        else:
+            what = f"the trigger {data.trigger} {'is missing' if not times else f'appears {times} times'}"
+            yield Hit(item.text, what, (item.name,), evidence, remedy=f"it must appear exactly once{said}")
+
+
+def _placeholder(caption: str, trigger: str) -> str:
+    meant = words.PLACEHOLDER if words.PLACEHOLDER in caption else words.misspelt_placeholder(caption)
+    return f" (write {trigger} instead of {meant}: captions have no placeholders)" if meant else ""
+
+
+@rule("trigger-of-others", "error", "A picture of somebody else has the trigger.", remedy="remove it")
+def trigger_of_others(data: Data) -> Iterator[Hit]:
+    """Regularisation pictures."""
+    for item in data.written:
+        if data.role(item) == "regularisation" and words.count(item.caption, data.trigger):
+            what = f"contains the trigger {data.trigger}, but regularisation images show others"
+            yield Hit(item.text, what, (item.name,))
+
+
+def of_character(data: Data) -> list[Item]:
+    """Captions that speak of the character."""
+    return [item for item in data.of_character() if item.caption is not None]
+
+
+@rule("wordy", "warning", "A caption is long.", remedy="describe only what varies")
+def wordy(data: Data) -> Iterator[Hit]:
+    """More than :data:`LONG_WORDS` words."""
+    for item in of_character(data):
+        if (number := len(item.caption.split())) > LONG_WORDS:
+            yield Hit(item.text, f"has {number} words", (item.name,), {"words": number, "most": LONG_WORDS})
+
+
+@rule("identity-words", "warning", "A caption describes who the character is.", remedy="remove it")
+def identity_words(data: Data) -> Iterator[Hit]:
+    """The list of the class and the user's own."""
+    own = data.settings.get("captions", {})
+    forbidden = identity.words_of(data.kind, own.get("identity_words", ()), own.get("keep_words", ()), strict=True)
+    for item in of_character(data):
+        if named := [word for word in forbidden if words.count(item.caption, word)]:
+            named = [word for word in named if not any(word in other for other in named if other != word)]
+            what = f"{', '.join(named)}: describes the identity, which the trigger should carry"
+            yield Hit(item.text, what, (item.name,), {"words": named})
+
+
+@rule("pronouns", "warning", "A caption calls the character by the pronoun of another class.")
+def pronouns(data: Data) -> Iterator[Hit]:
+    """``her`` for a man, ``his`` for a woman."""
+    for item in of_character(data):
+        if wrong := identity.wrong_pronouns(item.caption, data.kind):
+            said = ", ".join(wrong)
+            remedy = f"correct the caption, or class, which is {data.kind}"
+            yield Hit(item.text, f"says {said} of a {data.kind}", (item.name,), {"words": list(wrong)}, remedy=remedy)
+
+
+@rule("hidden-eyes", "warning", "A caption names eyes that the picture does not show.", remedy="remove them")
+def hidden_eyes(data: Data) -> Iterator[Hit]:
+    """Shots from behind."""
+    for item in data.written:
+        behind = data.shots.get(item.name, {}).get("view") == "seen from behind"
+        if behind and re.search(r"\beyes\b", item.caption):
+            yield Hit(item.text, "mentions the eyes, which a back view does not show", (item.name,))
+
+
+@rule("caption-twins", "warning", "Captions of different pictures are the same.")
+def caption_twins(data: Data) -> Iterator[Hit]:
+    """Among the shots: a set may have one caption for all of its pictures."""
+    same: dict[str, list[Item]] = defaultdict(list)
+    for item in data.written:
+        if not item.part:
+            same[item.caption].append(item)
+    for items in same.values():
+        if len(items) > 1:
+            where, names = ", ".join(item.text for item in items), tuple(item.name for item in items)
+            yield Hit(where, "are identical", names, remedy="describe what differs between the images")
+
+
+@rule("tokens", "error", "A caption is longer than the text encoder reads.", remedy="shorten it")
+def tokens(data: Data) -> Iterator[Hit]:
+    """An error only where the tokens are counted exactly."""
+    for item in data.written:
+        if what := data.count.too_long(item.caption):
+            what, _, remedy = what.partition("; ")
+            level = None if data.count.exact else "warning"
+            yield Hit(item.text, what, (item.name,), {"tokens": data.count(item.caption)}, level, remedy)
+
+
+@rule("unsaid", "warning", "Most pictures show something that no caption says.")
+def unsaid(data: Data) -> Iterator[Hit]:
+    """By the raw texts of the captioner, where one has described the pictures."""
+    raw = data.settings.get("_raw") or {}
+    shown = {item.name: item for item in of_character(data) if item.name in raw}
+    if not shown:
+        return
+    own = data.settings.get("captions", {})
+    known = identity.words_of(data.kind, own.get("identity_words", ()), own.get("keep_words", ()))
+    said = {name: item.caption for name, item in shown.items()}
+    for term in tags.unsaid({name: raw[name] for name in shown}, said, [*known, data.trigger]):
+        what = f"{len(term.pictures)} of {len(shown)} pictures show {term.text}, and no caption says so"
+        remedy = "the LoRA would learn it as part of the character: name it in captions, or vary it"
+        yield Hit("captions", what, term.pictures, {"term": term.text, "share": round(term.share, 3)}, remedy=remedy)
+
+
+@rule("waiting", "note", "Captions of the captioner wait to be accepted.")
+def waiting(data: Data) -> Iterator[Hit]:
+    """Until then the composed captions stand."""
+    if names := tuple(data.settings.get("_waiting", ())):
+        what = f"{len(names)} texts of the captioner wait to be accepted; until then the composed captions are used"
+        yield Hit("captions", what, names, remedy=f"charloom captions {data.settings.get('character', '')}".rstrip())

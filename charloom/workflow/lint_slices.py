@@ -1,0 +1,35 @@
+"""What the check of a data set depends on beside pictures and captions, as far as the user has asked for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from charloom.config.character import Character
+from charloom.workflow import looking
+
+
+def own(character: Character) -> dict[str, Any]:
+    """Class, levels and allowances, words of captions, shares of the plan, and which sets are held out."""
+    written = character.written
+    words = {key: written.get("captions", {})[key] for key in WORDS if key in written.get("captions", {})}
+    kind, balance = getattr(character, "kind", "woman"), getattr(character, "balance", {})
+    found = {
+        "class": kind if kind != "woman" else None,
+        "lint": written.get("lint"),
+        "captions": words,
+        "balance": {tier: number / sum(balance.values()) for tier, number in balance.items()},
+        "holdouts": [part.name for part in character.datasets if part.holdout],
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+WORDS = ("identity_words", "keep_words")
+"""Keys of ``captions`` by which captions are judged."""
+
+
+def detectors(settings: dict[str, Any], ocr: bool = True) -> tuple[str, ...]:
+    """The detectors to use for a slice of the check; faces are looked for on people only."""
+    wanted = settings.get("lint", {}).get("detectors", list(looking.DETECTORS))
+    if settings.get("class", "woman") in ("creature", "object"):
+        wanted = [name for name in wanted if name != "faces"]
+    return looking.usable(name for name in wanted if ocr or name != "text")

@@ -1,0 +1,101 @@
+"""What is seen on each picture for the check of a data set, kept in the store by the digest of its bytes.
+
+So a picture that changed is looked at again, and no other. Facts are measured always; faces and text only where a
+detector for them is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charloom.core import files, pictures
+from charloom.core.canonical import digest, file_digest
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+from charloom.core.versions import RECIPES
+from charloom.dataset import crop, lint
+from charloom.judge import faces, ocr
+
+KIND = "image-facts"
+DETECTORS: dict[str, tuple[Callable[[], bool], Callable[[np.ndarray], list[dict[str, Any]]], int, int]] = {
+    "faces": (faces.installed, faces.boxes, faces.LONGEST, faces.FINDER),
+    "text": (ocr.installed, ocr.texts, ocr.LONGEST, ocr.VERSION),
+}
+"""By name: whether it is installed, what it sees on RGB pixels, the longer edge that it gets, and its version."""
+
+Crop = Mapping[str, int]
+
+
+def usable(wanted: Iterable[str] = tuple(DETECTORS)) -> tuple[str, ...]:
+    """The detectors among ``wanted`` that are installed."""
+    return tuple(name for name in DETECTORS if name in wanted and DETECTORS[name][0]())
+
+
+def kept_facts(
+    path: Path, store: Store, cut: Crop | None = None, detectors: Sequence[str] = (), sha256: str = ""
+) -> dict[str, Any]:
+    """:func:`charloom.dataset.lint.facts` of an image, after the crop ``cut`` if given, and what ``detectors`` see.
+
+    ``sha256`` is the digest of the file, if it is known.
+
+    Raises:
+        UserError: the image cannot be read, or is too small for the crop.
+    """
+    if not path.is_file():
+        pictures.read(path)
+    image = {"image": sha256 or file_digest(path), **({"crop": dict(cut)} if cut else {})}
+    opened: list[pictures.Picture] = []
+
+    def picture() -> pictures.Picture:
+        if not opened:
+            read = pictures.read(path)
+            opened.append(crop.cropped(read, path, **cut) if cut else read)
+        return opened[0]
+
+    found = _kept(store, KIND, {**image, "recipe": RECIPES["lint"]}, lambda: lint.facts_of(picture()))
+    for name in detectors:
+        _, look, longest, version = DETECTORS[name]
+        key = {**image, "detector": name, "version": version}
+        found[name] = _kept(store, f"image-{name}", key, lambda look=look, e=longest: look(_pixels(picture(), e)))
+    return found
+
+
+def _kept(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    name = digest(dict(key))
+    try:
+        return files.read_json(store.path(kind, name, ".json"))
+    except (FileNotFoundError, ValueError):  # not there, or damaged when the power failed: made again
+        made = make()
+    with store.put(kind, name, ".json", sync=False) as entry:
+        entry.write_text(json.dumps(made, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
+    return made
+
+
+def _pixels(picture: pictures.Picture, longest: int) -> np.ndarray:
+    """RGB pixels (H, W, 3) of a picture, reduced to a longer edge of ``longest``."""
+    image = picture.image
+    if max(image.size) > longest:
+        image = image.copy()
+        image.thumbnail((longest, longest), reducing_gap=2.0)
+    return np.asarray(image)
+
+
+def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0) -> dict[str, Any]:
+    """Results by name, computed in parallel; a :class:`UserError` takes the place of its result."""
+
+    def one(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        results: Iterable[Any] = pool.map(one, work.values())
+        return dict(zip(work, results, strict=True))
