@@ -62,9 +62,7 @@ app.command()(_one_line(starting.new))
 def lint(
     name: Annotated[str, typer.Argument(help="a character, by name or file")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
-    html: Annotated[
-        bool, typer.Option("--html", help="write a page with the pictures, results/NAME/lint.html")
-    ] = False,
+    html: Annotated[bool, typer.Option("--html", help="write the page results/NAME/lint.html")] = False,
     ocr: Annotated[bool, typer.Option(help="look for text on pictures, where OCR is installed")] = True,
 ) -> None:
     """Check a character: its file, its images and its captions."""

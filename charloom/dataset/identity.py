@@ -1,7 +1,7 @@
 """Words about who somebody is, which captions leave to the trigger, and the nouns and pronouns of each class.
 
-Lists, not understanding: a word may be right in one caption. They are extended and shortened by ``captions.identity_words``
-and ``captions.keep_words`` of a character file.
+Lists, not understanding: a word may be right in one caption. ``captions.identity_words`` and ``captions.keep_words``
+of a character file extend and shorten them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _FACE = (
     "jaw", "jawline", "lips", "nose", "skin", "skin tone", "eyelashes", "lashes", "chin dimple", "dimples", "freckles",
     "freckled", "oval face", "round face", "heart-shaped face", "square face", "almond-shaped", "forehead",
 )  # fmt: skip
-_OLD = ("cheeks", "brows", "facial features", "jaw", "lashes", "dimples", "freckled", "heart-shaped face", "square face",
-        "forehead")  # fmt: skip
+_OLD = ("cheeks", "brows", "facial features", "jaw", "lashes", "dimples", "freckled", "heart-shaped face",
+        "square face", "forehead")  # fmt: skip
 """Newer words, about which captions by hand are not lectured: ``rosy cheeks in the cold`` varies."""
 _BEARD = ("adam's apple", "facial hair")
 _ANIMAL = (
@@ -89,7 +89,7 @@ def subject(kind: str) -> re.Pattern[str]:
     """What finds the character in a captioner's text: ``a young woman``, ``the man``."""
     nouns = "|".join(NOUNS.get(kind, NOUNS["person"]))
     return re.compile(
-        rf"\b(?:an?|the|one|this)\s+(?:(?:very|{_ADJECTIVES}),?\s+(?:and\s+)?)*(?:{nouns})\b(?!['’]s\s+\w+shop)",
+        rf"\b(?:an?|the|one|this)\s+(?:(?:very|{_ADJECTIVES}),?\s+(?:and\s+)?)*(?:{nouns})(?:\s+(?:{nouns}))*\b",
         re.IGNORECASE,
     )
 

@@ -33,10 +33,10 @@ _STOP = frozenset(
     toward towards two under until up upon us very view visible was we well were what when where which while who whole
     whom whose will with within without would you your appears appear appearing background camera caption capture
     captured captures captures central centered color colored colors colour coloured colours contrast depicted depicting
-    depicts describe detail details directly emphasis emphasizing evident face facing feature featured features featuring
-    figure focus foreground frame framed frames framing image images individual person photo photograph picture portrait
-    pose posed poses posing position positioned setting shot simple stands standing sits sitting subject theme tone tones
-    type wearing wears worn dressed dress-up lighting lit light""".split()
+    depicts describe detail details directly emphasis emphasizing evident face facing feature featured features
+    featuring figure focus foreground frame framed frames framing image images individual person photo photograph picture portrait
+    pose posed poses posing position positioned setting shot simple stands standing sits sitting subject theme tone
+    tones type wearing wears worn dressed dress-up lighting lit light""".split()
 )
 """Words that say nothing about what is on a picture, or of which every captioner is fond."""
 

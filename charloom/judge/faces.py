@@ -81,8 +81,10 @@ def installed() -> bool:
 
 
 def boxes(pixels: np.ndarray) -> list[dict[str, Any]]:
-    """All frontal faces on RGB pixels (H, W, 3; uint8), the largest first: ``box`` (left, top, right, bottom as shares of
-    the edges) and ``score``."""
+    """All frontal faces on RGB pixels (H, W, 3; uint8), the largest first.
+
+    Each has ``box`` (left, top, right, bottom as shares of the edges) and ``score``.
+    """
     if not hasattr(_own, "detector"):
         import dlib
 

@@ -1,4 +1,4 @@
-"""The check of a data set as a page: what was found, with the pictures that show it, and every picture with its caption."""
+"""The check of a data set as a page: what was found, the pictures that show it, and every picture with its caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules need to know about a picture: a few plain values that depend on its bytes alone, and so can be kept."""
+"""What the rules need to know about a picture: plain values that depend on its bytes alone, and so can be kept."""
 
 from __future__ import annotations
 

@@ -1,0 +1,271 @@
+"""From a captioner's text to a caption: the trigger first, identity left out, what varies kept, not too long.
+
+Patterns, not understanding. What comes out is shown as a change of the present caption before anybody trains on it, and
+the words that were left out are listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from charloom.core import tokens, words
+from charloom.dataset import identity
+
+RECIPE = 1
+"""Raised by hand when the same text gives another caption."""
+MOST_TOKENS = 120
+LEAST_WORDS = 3
+"""Words besides the trigger that a caption needs."""
+
+_PICTURE = r"image|photo|photograph|picture|portrait|scene|illustration|drawing|painting|render|shot|snapshot|artwork"
+_OPENINGS = (
+    r"(?:sure|certainly|of course|okay|ok)[,!.]?\s+",
+    r"(?:here(?:'s| is| are)|below is)[^:.]{0,80}:\s*",
+    r"(?:caption|description|answer|training caption)\s*:\s*",
+    rf"in (?:this|the) (?:{_PICTURE})\s*,?\s*(?:we (?:can )?see\s+|there is\s+|you (?:can )?see\s+)?",
+    rf"(?:the|this) (?:{_PICTURE})(?: here)? (?:shows|depicts|features|captures|presents|portrays|displays|contains)\s+",
+    rf"(?:the|this) (?:{_PICTURE})(?: here)? is (?=(?:an?|the) )",
+    r"(?:this|it) is (?=(?:an?|the) )",
+    r"(?:there is|we (?:can )?see|you (?:can )?see)\s+",
+)
+_OPENING = re.compile("|".join(f"(?:{part})" for part in _OPENINGS), re.IGNORECASE)
+_SHOT = re.compile(
+    rf"(?P<shot>(?:an?|the)\s+(?:[\w-]+,?\s+){{0,4}}?(?:close-up|closeup|selfie|view|{_PICTURE})"
+    rf"(?:\s+(?:{_PICTURE}))*)\s+(?:of|showing|featuring|depicting|with)\s+",
+    re.IGNORECASE,
+)
+
+_QUOTES = " \"'“”‘’"
+_HOW = (
+    "very|slightly|slight|softly|naturally|beautifully|gently|neatly|long|short|medium-length|shoulder-length|"
+    "waist-length|chin-length|wavy|curly|straight|thick|thin|full|fuller|high|low|sharp|soft|defined|well-defined|"
+    "prominent|strong|arched|round|rounded|oval|heart-shaped|square|small|large|big|wide|narrow|delicate|smooth|clear|"
+    "glowing|flawless|natural|bushy|bright|striking|expressive|subtle|fine|pointed|angular|chiselled|chiseled|button|"
+    "brown|dark|black|blonde|blond|light|light-brown|dark-brown|red|auburn|ginger|green|blue|hazel|grey|gray|golden|"
+    "silver|white|fair|pale|olive|tan|tanned|deep|warm|cool|rosy|pink|ivory|porcelain|freckled|almond-shaped|orange|"
+    "purple|yellow|fluffy|shaggy|stubby|striped|spotted|matching|healthy|shiny|glossy|silky|sleek|youthful|symmetrical"
+)
+_DETERMINERS = r"a|an|the|her|his|their|its|some"
+_LINKS = r"with|has|have|having|and|plus|featuring|showing|including|also"
+_LEFT_ALONE = re.compile(r"^(?:she|he|they|it|her|his|their|its|and|but|with|the|an?|is|are|has|have|also|who|that)*$")
+_VERBS = re.compile(r"^(?:is|are|was|were|look|looks|appear|appears|seem|seems|frame|frames|has|have)\b", re.IGNORECASE)
+_DONE_UP = (
+    r"(?!\s+(?:tied|pulled|styled|worn|braided|up\b|down\b|in\s+an?\b|in\s+two\b|swept|gathered|loose|blowing|wet))"
+)
+"""What follows hair that somebody has done something with, which varies."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a caption is about: ``trigger`` is empty on pictures of other people, whose identity stays in."""
+
+    trigger: str
+    kind: str = "woman"
+    identity_words: tuple[str, ...] = ()
+    line_words: tuple[str, ...] = ()
+    """Constant features of the character by its identity line: ``long hair``."""
+    eyes_hidden: bool = False
+    most_tokens: int = MOST_TOKENS
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A caption, and what was left out of the captioner's text."""
+
+    text: str
+    removed: tuple[str, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """Why there is no caption in it; empty if there is."""
+        return "" if len(self.text.split()) > LEAST_WORDS else "hardly anything is left of the captioner's text"
+
+
+def clean(raw: str, context: Context) -> Cleaned:
+    """The caption that a captioner's text makes."""
+    text, removed = _opened(_plain(raw)), []
+    if context.trigger:
+        text = words.replace(text, context.trigger, "").strip(" ,")
+        text, removed = _without(text, context)
+        text = _begun(text, context)
+    elif text:
+        text = text[0].lower() + text[1:] if text.split()[0].lower() in ("a", "an", "the") else text
+    short = _shortened(text.rstrip(" .,;"), context.most_tokens)
+    if cut := text.rstrip(" .,;").removeprefix(short).strip(" .,;"):
+        removed = [*removed, cut]
+    return Cleaned(short, tuple(removed))
+
+
+def _plain(raw: str) -> str:
+    """Without Markdown, lists, quotes around the whole, and lines."""
+    text = re.sub(r"<think>.*?</think>|</?\w+>", " ", raw, flags=re.DOTALL)
+    text = re.sub(r"```\w*|[*_`#]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}", "", text)
+    joined = ""
+    for line in filter(str.strip, text.splitlines()):
+        bare = re.sub(r"^\s*(?:[-•*]|\d+[.)])\s+", "", line).strip()
+        ended = not joined or joined.endswith((".", ",", ":", ";", "!", "?"))
+        joined += f"{'' if ended else ',' if bare != line.strip() else '.'} {bare}"
+    return words.tidy(joined).strip(_QUOTES)
+
+
+def _opened(text: str) -> str:
+    """Without what comes before the description itself."""
+    while found := _OPENING.match(text):
+        text = text[found.end() :].lstrip().strip(_QUOTES)
+    return text
+
+
+def _begun(text: str, context: Context) -> str:
+    """The trigger first, in place of what the captioner calls the character."""
+    shot = ""
+    if found := _SHOT.match(text):
+        shot, text = _article_less(found["shot"]), text[found.end() :]
+    subject = identity.subject(context.kind)
+    if found := subject.match(text):
+        text = text[found.end() :].lstrip()
+        text = re.sub(r"^(?:,\s*)?(?:who|that)\s+(?:is|are|has)\s+|^(?:,\s*)?(?:who|that)\s+|^(?:is|are)\s+", "", text)
+        joined = f"{context.trigger}, {shot}, {text}" if shot else f"{context.trigger} {text}"
+    else:
+        # Whoever is named first is the one whom the trigger means.
+        text = re.sub(rf"(?:^|(?<=,\s)){subject.pattern}\s*(?:is\s+)?", "", text, count=1, flags=re.IGNORECASE)
+        bare = "|".join(identity.NOUNS.get(context.kind, ()))
+        text = re.sub(rf"(?:^|(?<=,\s))(?:\d?(?:{bare})|solo)(?:,\s*|$)", "", text, flags=re.IGNORECASE)
+        text = re.sub(r"^(?:she|he|they|it)\s+(?:is|are|has)?\s*", "", text, flags=re.IGNORECASE)
+        text = text[:1].lower() + text[1:] if text[:2].strip()[:1].isupper() and not text[:2].isupper() else text
+        joined = f"{context.trigger}, {f'{shot}, ' if shot else ''}{text}"
+    return _mended(joined)
+
+
+def _article_less(shot: str) -> str:
+    return re.sub(r"^(?:an?|the)\s+", "", shot, flags=re.IGNORECASE)
+
+
+def _without(text: str, context: Context) -> tuple[str, list[str]]:
+    """(the text without identity, what was taken out)."""
+    removed: list[str] = []
+    for pattern in _patterns(context):
+        text = _taken_out(text, pattern, removed)
+    sentences = [_sentence(one, context, removed) for one in re.split(r"(?<=[.!?])\s+", text)]
+    return " ".join(one for one in sentences if one), removed
+
+
+def _patterns(context: Context) -> list[re.Pattern[str]]:
+    """One per identity word: the word with its adjectives and what links it to the rest."""
+    describing = rf"(?:(?:{_HOW}),?\s+(?:and\s+)?)"
+    patterns = []
+    for word in context.identity_words:
+        patterns.append((rf"{describing}*{re.escape(word)}", ""))
+    for phrase in context.line_words:
+        head = phrase.split()[-1]
+        patterns.append((rf"{describing}+{re.escape(head)}", _DONE_UP))
+    return [
+        re.compile(
+            rf"(?P<link>(?:,\s*)?\b(?:(?:{_LINKS})\s+)+)?(?P<phrase>(?:\b(?:{_DETERMINERS})\s+)?\b{noun}\b{after})"
+            rf"(?P<next>\s*,?\s*(?:and\s+)?(?=(?:(?:{_DETERMINERS}|{_HOW})\b)))?",
+            re.IGNORECASE,
+        )
+        for noun, after in patterns
+    ]
+
+
+def _taken_out(text: str, pattern: re.Pattern[str], removed: list[str]) -> str:
+    def gone(found: re.Match[str]) -> str:
+        removed.append(words.tidy(found["phrase"]))
+        link = (found["link"] or "").strip(" ,").split()
+        # "with brown hair and a red scarf" keeps its "with"; "and brown hair, a red scarf" its "and".
+        if found["next"] and link:
+            return f" {link[0]} "
+        return ", " if found["next"] and not link else " "
+
+    for _ in range(8):
+        changed = pattern.sub(gone, text)
+        if changed == text:
+            return text
+        text = _mended(changed)
+    return text
+
+
+def _sentence(sentence: str, context: Context, removed: list[str]) -> str:
+    """A sentence without the parts that speak of nothing any more, or of eyes that nobody sees."""
+    kept = []
+    for part in re.split(r"(?<=,)\s+", sentence):
+        bare = re.sub(r"[^\w\s-]", "", part.lower()).strip()
+        headless = _VERBS.match(part) and not kept
+        if _LEFT_ALONE.match(bare.replace(" ", "")) or headless:
+            if len(bare.split()) > 1:
+                removed.append(part.strip(" ,."))
+            continue
+        if context.eyes_hidden and re.search(r"\beyes?\b", part, re.IGNORECASE):
+            removed.append(part.strip(" ,."))
+            continue
+        kept.append(part)
+    text = " ".join(kept).strip(" ,")
+    return (
+        text if not text or text[-1] in ".!?" else f"{text}{sentence[-1] if sentence[-1:] in ('.', '!', '?') else ''}"
+    )
+
+
+def _mended(text: str) -> str:
+    """Punctuation and links as they were before something was taken out between them."""
+    for pattern, into in (
+        (r"\s+([,.;])", r"\1"),
+        (r"(?:,\s*){2,}", ", "),
+        (r",\s*\.", "."),
+        (r"\.{2,}|\.\s+(?=\.)", "."),
+        (r"\b(?:on|of|around|across|over)\s*(?=[,.;]|$)", ""),
+        (rf"\b(?:{_LINKS})\s*(?=[,.;]|$)", ""),
+        (r"\b(with|and)\s+(?:and|with)\b", r"\1"),
+        (r",\s*(?:and)?\s*,", ","),
+        (r"\s{2,}", " "),
+        (r"^[\s,.;]+", ""),
+        (r"\s+([,.;])", r"\1"),
+    ):
+        text = re.sub(pattern, into, text, flags=re.IGNORECASE)
+    return text.strip()
+
+
+def _shortened(text: str, most: int) -> str:
+    """Whole sentences, then whole parts of the last one, as far as the tokens go. Counted by an estimate on purpose: the
+    caption must not depend on whether a tokenizer is installed."""
+    for pattern in (r"(?<=[.!?])\s+", r"(?<=,)\s+", r"\s+"):
+        parts = re.split(pattern, text)
+        while len(parts) > 1 and tokens.estimate(" ".join(parts)) > most:
+            parts.pop()
+        text = " ".join(parts).rstrip(" .,;")
+        if tokens.estimate(text) <= most:
+            return text
+    return text
+
+
+def difference(before: str, after: str) -> list[tuple[str, str]]:
+    """(``same``, ``less`` or ``more``; words) from one caption to the other."""
+    import difflib
+
+    one, two = before.split(), after.split()
+    out: list[tuple[str, str]] = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+        if kind == "equal":
+            out.append(("same", " ".join(one[a:b])))
+            continue
+        if b > a:
+            out.append(("less", " ".join(one[a:b])))
+        if d > c:
+            out.append(("more", " ".join(two[c:d])))
+    return out
+
+
+def context_of(
+    trigger: str,
+    kind: str,
+    line: str,
+    more: Iterable[str] = (),
+    keep: Sequence[str] = (),
+    eyes_hidden: bool = False,
+    most_tokens: int = MOST_TOKENS,
+) -> Context:
+    """The context of a character's caption; ``line`` is its identity line."""
+    kept = {word.lower() for word in keep}
+    lines = tuple(word for word in identity.line_words(line, trigger) if word not in kept)
+    return Context(trigger, kind, tuple(identity.words_of(kind, more, keep)), lines, eyes_hidden, most_tokens)
