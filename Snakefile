@@ -51,6 +51,7 @@ localrules:
     crop_watermark,
     write_caption,
     take_caption,
+    propose_captions,
     lint_dataset,
     write_manifest,
     draw_grid,
@@ -92,6 +93,7 @@ rule all:
 include: "rules/dataset.smk"
 include: "rules/sources.smk"
 include: "rules/base.smk"
+include: "rules/captions.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"

@@ -160,6 +160,8 @@ ruleorder: take_caption > write_caption
 
 
 rule write_caption:
+    input:
+        raw_caption_of,
     output:
         caption=RESULTS.caption("{shot}"),
     log:
@@ -185,6 +187,7 @@ rule lint_dataset:
     input:
         images=files_of(RESULTS.image("{name}"), lambda c: c.image_names),
         captions=files_of(RESULTS.caption("{name}"), lambda c: c.image_names),
+        proposals=proposals_of,
     output:
         findings=RESULTS.lint,
     log:

@@ -1,9 +1,36 @@
 # Functions from which rules get inputs and parameters, beside those of common.smk.
 import json
 
-from charloom.config import image_folder
-from charloom.workflow import own_files, training
+from charloom.config import captioning, image_folder
+from charloom.workflow import caption_slices, own_files, training
 from snakemake.settings.types import SharedFSUsage
+
+
+@cache
+def described_without_asking(name):
+    """The pictures of a character whose captions the captioner writes."""
+    return frozenset(caption_slices.taken(person(name)))
+
+
+def raw_caption_of(wildcards):
+    """What the captioner says about a picture, where its caption is made from that."""
+    name = wildcards.character
+    taken = wildcards.shot in described_without_asking(name)
+    return [results(name).raw_caption(wildcards.shot)] if taken else []
+
+
+def captioner_gpus(wildcards):
+    """How many GPUs describing a picture takes: none, where an API does it."""
+    found = captioning.of(person(wildcards.character)).captioner
+    return 1 if found and found.local else 0
+
+
+def proposals_of(wildcards):
+    """What the captioner proposes, where the character has one."""
+    name = wildcards.character
+    found = captioning.of(person(name)).captioner
+    return [results(name).proposals] if found else []
+
 
 # Characters whose every picture of a folder is used, without shots in their file.
 WHOLE_FOLDERS = [name for name, one in WORKFLOW.characters.items() if one.whole]

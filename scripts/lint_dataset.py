@@ -16,6 +16,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings, store, results = arguments.settings, arguments.store, arguments.results
     log = jobs.Log(arguments.log, settings["character"])
+    if settings.get("captioned"):
+        found = files.read_json(results.proposals)
+        settings |= {"_raw": found["raw"], "_waiting": [one["name"] for one in found["pictures"]]}
     names, detectors = lint.names(settings), lint_slices.detectors(settings)
     work = {
         name: lambda name=name: looking.kept_facts(results.image(name), store, detectors=detectors) for name in names

@@ -1,12 +1,29 @@
-"""Write a caption: the user's own if there is one, else by the grammar, else the default."""
+"""Write a caption: the user's own if there is one, else the captioner's, else by the grammar, else the default."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 from charloom.core import files
 from charloom.core.errors import UserError, cli
-from charloom.dataset import captions
-from charloom.workflow import jobs
+from charloom.core.layout import Results
+from charloom.dataset import captions, proposals
+from charloom.workflow import describing, jobs
 from charloom.workflow.arguments import path
+
+
+def described(output: Path, settings: dict[str, Any], otherwise: str) -> str:
+    """The caption that the captioner's text makes, if it passes the check."""
+    # <results>/dataset/<name>.txt, where the name may have a folder.
+    root = next(folder for folder in output.parents if folder.name == "dataset")
+    name = output.relative_to(root).with_suffix("").as_posix()
+    raw = describing.text_of(Results(root.parent).raw_caption(name))
+    made = proposals.propose(name, raw, otherwise or "", settings)
+    for problem in made.problems:
+        print(f"{name}: the captioner's text is not taken: {problem}", file=sys.stderr)
+    return made.text if made.good else otherwise
 
 
 def main() -> None:
@@ -18,6 +35,8 @@ def main() -> None:
     text = arguments.settings.get("caption")
     if arguments.user_file:
         text = captions.read(arguments.user_file)
+    elif arguments.settings.get("captioner"):
+        text = described(arguments.output, arguments.settings["captioner"], text or arguments.settings.get("default"))
     text = text or arguments.settings.get("default")
     if not text:
         where = f"{arguments.user_file}: is empty" if arguments.user_file else f"{arguments.output}: has no text"

@@ -13,6 +13,8 @@ RECIPES: dict[str, int] = {
     "generated": 1,
     "crop": 3,
     "lint": 3,
+    "describe": 1,
+    "masks": 1,
     "prompts": 1,
     "latents": 1,
     "embeddings": 2,

@@ -25,7 +25,7 @@ _OPENINGS = (
     r"(?:here(?:'s| is| are)|below is)[^:.]{0,80}:\s*",
     r"(?:caption|description|answer|training caption)\s*:\s*",
     rf"in (?:this|the) (?:{_PICTURE})\s*,?\s*(?:we (?:can )?see\s+|there is\s+|you (?:can )?see\s+)?",
-    rf"(?:the|this) (?:{_PICTURE})(?: here)? (?:shows|depicts|features|captures|presents|portrays|displays|contains)\s+",
+    rf"(?:the|this) (?:{_PICTURE})(?: here)? (?:shows|depicts|features|captures|presents|portrays|contains)\s+",
     rf"(?:the|this) (?:{_PICTURE})(?: here)? is (?=(?:an?|the) )",
     r"(?:this|it) is (?=(?:an?|the) )",
     r"(?:there is|we (?:can )?see|you (?:can )?see)\s+",
@@ -51,9 +51,7 @@ _DETERMINERS = r"a|an|the|her|his|their|its|some"
 _LINKS = r"with|has|have|having|and|plus|featuring|showing|including|also"
 _LEFT_ALONE = re.compile(r"^(?:she|he|they|it|her|his|their|its|and|but|with|the|an?|is|are|has|have|also|who|that)*$")
 _VERBS = re.compile(r"^(?:is|are|was|were|look|looks|appear|appears|seem|seems|frame|frames|has|have)\b", re.IGNORECASE)
-_DONE_UP = (
-    r"(?!\s+(?:tied|pulled|styled|worn|braided|up\b|down\b|in\s+an?\b|in\s+two\b|swept|gathered|loose|blowing|wet))"
-)
+_DONE_UP = r"(?!\s+(?:tied|pulled|styled|worn|braided|up\b|down\b|in\s+(?:an?|two)\b|swept|gathered|loose|blowing|wet))"
 """What follows hair that somebody has done something with, which varies."""
 
 
@@ -201,10 +199,8 @@ def _sentence(sentence: str, context: Context, removed: list[str]) -> str:
             removed.append(part.strip(" ,."))
             continue
         kept.append(part)
-    text = " ".join(kept).strip(" ,")
-    return (
-        text if not text or text[-1] in ".!?" else f"{text}{sentence[-1] if sentence[-1:] in ('.', '!', '?') else ''}"
-    )
+    text, end = " ".join(kept).strip(" ,"), sentence[-1:]
+    return f"{text}{end}" if text and text[-1] not in ".!?" and end and end in ".!?" else text
 
 
 def _mended(text: str) -> str:
@@ -227,8 +223,10 @@ def _mended(text: str) -> str:
 
 
 def _shortened(text: str, most: int) -> str:
-    """Whole sentences, then whole parts of the last one, as far as the tokens go. Counted by an estimate on purpose: the
-    caption must not depend on whether a tokenizer is installed."""
+    """Whole sentences, then whole parts of the last one, as far as the tokens go.
+
+    Counted by an estimate on purpose: the caption must not depend on whether a tokenizer is installed.
+    """
     for pattern in (r"(?<=[.!?])\s+", r"(?<=,)\s+", r"\s+"):
         parts = re.split(pattern, text)
         while len(parts) > 1 and tokens.estimate(" ".join(parts)) > most:

@@ -34,9 +34,9 @@ _STOP = frozenset(
     whom whose will with within without would you your appears appear appearing background camera caption capture
     captured captures captures central centered color colored colors colour coloured colours contrast depicted depicting
     depicts describe detail details directly emphasis emphasizing evident face facing feature featured features
-    featuring figure focus foreground frame framed frames framing image images individual person photo photograph picture portrait
-    pose posed poses posing position positioned setting shot simple stands standing sits sitting subject theme tone
-    tones type wearing wears worn dressed dress-up lighting lit light""".split()
+    featuring figure focus foreground frame framed frames framing image images individual person photo photograph
+    picture portrait pose posed poses posing position positioned setting shot simple stands standing sits sitting
+    subject theme tone tones type wearing wears worn dressed dress-up lighting lit light""".split()
 )
 """Words that say nothing about what is on a picture, or of which every captioner is fond."""
 

@@ -19,7 +19,7 @@ from charloom.core.store import Store
 from charloom.dataset import lint
 from charloom.dataset.lint import Finding, Item
 from charloom.dataset.lint.registry import Data
-from charloom.workflow import lint_files, lint_slices, slices
+from charloom.workflow import caption_slices, lint_files, lint_slices, proposing, slices
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ def inspect(
     """Check a character whose file has no mistakes. ``detectors`` are those installed unless given."""
     settings = json.loads(slices.lint(character, base))
     detectors = lint_slices.detectors(settings) if detectors is None else tuple(detectors)
+    if settings.get("captioned"):
+        raw = proposing.raw_texts(character, root, store)
+        settings |= {"_raw": raw, "_waiting": [name for name in caption_slices.waiting(character, root) if name in raw]}
     items, unread, missing = lint_files.items(character, root, store, detectors)
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from charloom.config import image_folder
 from charloom.config.character import Character
-from charloom.config.datasets import DataSet
 from charloom.core import layout
 from charloom.core.contents import LARGE, Contents
 from charloom.core.errors import UserError
@@ -36,12 +35,12 @@ def items(
             wanted[name] = path, cut
         else:
             missing += 1
-        caption = None
+        said = None
         try:
-            caption = _caption(character, part, image, root)
+            said = caption(character, name, root)
         except UserError as error:
             found.append(lint.unread(text, error, name))
-        made.append(Item(name, caption, None, text, shown))
+        made.append(Item(name, said, None, text, shown))
     contents = Contents(store, root / "work" / "contents.json")
     # Their digests are looked up in one thread: the memory of them is not made for several.
     tokens = {name: contents.of(path) if path.stat().st_size < LARGE else "" for name, (path, _) in wanted.items()}
@@ -73,7 +72,13 @@ def picture(character: Character, name: str, root: Path) -> tuple[Path, Mapping[
     return root / layout.results(character.id).image(image), None
 
 
-def _caption(character: Character, part: DataSet | None, image: str, root: Path) -> str:
+def caption(character: Character, name: str, root: Path) -> str:
+    """The caption that a picture has now: the user's, else the composed or the default one.
+
+    Raises:
+        UserError: its file is not UTF-8 text.
+    """
+    part, image = character.part_of(name)
     shot = None if part else character.shot(image)
     path = part.caption_file(image) if part else character.caption_file(shot, root)
     text = captions.read(path) if path else ""
@@ -81,4 +86,5 @@ def _caption(character: Character, part: DataSet | None, image: str, root: Path)
         return captions.completed(text, character.trigger) if character.whole and not part else text
     if part:
         return part.default_caption
-    return character.default_caption if path or character.whole else captions.caption(character, shot)
+    plain = path or character.whole or name in character.blank
+    return character.default_caption if plain else captions.caption(character, shot)

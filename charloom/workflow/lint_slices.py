@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from charloom.config import captioning, knobs
 from charloom.config.character import Character
 from charloom.workflow import looking
 
 
 def own(character: Character) -> dict[str, Any]:
-    """Class, levels and allowances, words of captions, shares of the plan, and which sets are held out."""
+    """An unusual learning rate; class; levels and allowances; words of captions; shares of the plan; held-out sets."""
     written = character.written
     words = {key: written.get("captions", {})[key] for key in WORDS if key in written.get("captions", {})}
     kind, balance = getattr(character, "kind", "woman"), getattr(character, "balance", {})
+    train = character.recipe["train"]
     found = {
+        "rate": knobs.odd_rate(train["optimizer"], train["lr"]),
         "class": kind if kind != "woman" else None,
         "lint": written.get("lint"),
         "captions": words,
         "balance": {tier: number / sum(balance.values()) for tier, number in balance.items()},
+        "captioned": captioning.of(character).captioner is not None,
         "holdouts": [part.name for part in character.datasets if part.holdout],
     }
     return {key: value for key, value in found.items() if value}

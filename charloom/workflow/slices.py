@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.config import drift, image_folder, kinds, knobs, notices, schema
+from charloom.config import drift, image_folder, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -20,7 +20,7 @@ from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
 from charloom.train.keys import recipe_number
 from charloom.train.settings import DATASET_STAGE_KEYS
-from charloom.workflow import lint_slices
+from charloom.workflow import caption_slices, lint_slices
 
 
 def prompt_sheet(character: Character) -> str:
@@ -59,12 +59,14 @@ def caption(character: Character, shot_name: str) -> str:
     part, image = character.part_of(shot_name)
     if part:
         words = part.caption_file(image)
-        return canonical_json({} if words and not is_blank(words) else {"default": part.default_caption})
-    if shot_name in character.blank:
-        return canonical_json({"default": character.default_caption})
-    if character.whole:
-        return canonical_json({"trigger": character.trigger})
-    return canonical_json({"caption": captions.caption(character, character.shot(shot_name))})
+        text = {} if words and not is_blank(words) else {"default": part.default_caption}
+    elif shot_name in character.blank:
+        text = {"default": character.default_caption}
+    elif character.whole:
+        text = {"trigger": character.trigger}
+    else:
+        text = {"caption": captions.caption(character, character.shot(shot_name))}
+    return canonical_json({**text, **caption_slices.automatic(character, shot_name)})
 
 
 def lint(character: Character, base: Base | None = None) -> str:
@@ -81,10 +83,6 @@ def lint(character: Character, base: Base | None = None) -> str:
             "resolutions": character.recipe["data"]["resolutions"],
             "flips": [character.recipe["data"]["flip_x"], character.recipe["data"]["flip_y"]],
             **({"sets": [_lint_set(part) for part in character.datasets]} if character.datasets else {}),
-            **({"rate": rate} if (rate := knobs.odd_rate(train["optimizer"], train["lr"])) else {}),
-            **({"class": character.kind} if character.kind != "woman" else {}),
-            **({"balance": kinds.shares(character.balance)} if character.balance else {}),
-            **({"whole": character.default_caption} if character.whole else {}),
             **({"files": files} if (files := _renamed(character)) else {}),
             **({"unused": unused} if (unused := [[u.where, u.what] for u in character.unused_files()]) else {}),
             **own,

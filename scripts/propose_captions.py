@@ -1,0 +1,31 @@
+"""Write the captions that the captioner's texts make, beside the present ones, and what captions have in common."""
+
+from __future__ import annotations
+
+from charloom.core import files
+from charloom.core.errors import cli
+from charloom.core.layout import Results
+from charloom.dataset import captions, proposals
+from charloom.workflow import describing, jobs
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    parser.add_argument("--results", type=Results, required=True, help="folder of the character's results")
+    arguments = parser.parse_args()
+    settings, results = arguments.settings, arguments.results
+    own = settings["own"]
+    raw = describing.recalled({name: results.image(name) for name in own}, settings["captioner"], arguments.store)
+    present = {name: captions.read(results.caption(name)) for name in own}
+    made = {
+        name: proposals.propose(name, raw[name], present[name], {**settings["shared"], **own[name]})
+        for name in settings["waiting"]
+        if name in raw
+    }
+    shared = {**settings["shared"], "trigger": settings["trigger"]}
+    record = proposals.record(made, present, raw, shared)
+    files.write_json(arguments.output, {"character": settings["character"], "raw": raw, **record})
+
+
+if __name__ == "__main__":
+    cli(main)
