@@ -52,6 +52,7 @@ localrules:
     write_caption,
     take_caption,
     propose_captions,
+    make_mask,
     lint_dataset,
     write_manifest,
     draw_grid,
@@ -94,6 +95,7 @@ include: "rules/dataset.smk"
 include: "rules/sources.smk"
 include: "rules/base.smk"
 include: "rules/captions.smk"
+include: "rules/masks.smk"
 include: "rules/encode.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"

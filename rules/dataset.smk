@@ -214,6 +214,7 @@ rule write_manifest:
         images=files_of(RESULTS.image("{name}"), lambda c: c.image_names),
         captions=files_of(RESULTS.caption("{name}"), lambda c: c.image_names),
         latents=files_of(RESULTS.latents("{name}"), lambda c: c.image_names),
+        masks=files_of(RESULTS.mask("{name}"), mask_slices.masked),
         embeddings=files_of(
             RESULTS.embedding("{name}"),
             lambda c: c.image_names,

@@ -1,8 +1,8 @@
 # Functions from which rules get inputs and parameters, beside those of common.smk.
 import json
 
-from charloom.config import captioning, image_folder
-from charloom.workflow import caption_slices, own_files, training
+from charloom.config import captioning, image_folder, masking
+from charloom.workflow import caption_slices, mask_slices, own_files, training
 from snakemake.settings.types import SharedFSUsage
 
 
@@ -23,6 +23,11 @@ def captioner_gpus(wildcards):
     """How many GPUs describing a picture takes: none, where an API does it."""
     found = captioning.of(person(wildcards.character)).captioner
     return 1 if found and found.local else 0
+
+
+def own_mask(wildcards):
+    """The user's mask of a picture, if there is one."""
+    return masking.mask_file(person(wildcards.character), wildcards.shot)
 
 
 def proposals_of(wildcards):

@@ -13,4 +13,4 @@ def perceptual_hash(grey: np.ndarray) -> np.ndarray:
     n = np.arange(EDGE)
     waves = np.cos(np.pi * (2 * n[None, :] + 1) * np.arange(8)[:, None] / (2 * EDGE))
     low = (waves @ np.asarray(grey, np.float64) @ waves.T).reshape(*grey.shape[:-2], 64)
-    return low > np.median(low[..., 1:], axis=-1, keepdims=True)
+    return np.asarray(low > np.median(low[..., 1:], axis=-1, keepdims=True))

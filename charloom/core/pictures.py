@@ -125,6 +125,22 @@ def is_plain(path: str | Path) -> bool:
     return False
 
 
+def opacity(path: str | Path) -> Image | None:
+    """How opaque a picture is at each pixel (grey, 255 is opaque), upright; None if it is opaque throughout.
+
+    Raises:
+        UserError: as :func:`read`.
+    """
+    pillow = _pillow()
+    try:
+        with pillow.open(path, formats=_formats()) as opened:
+            opened.load()
+            _, clear = _rgb(_upright(opened), opened)
+    except Exception as error:
+        raise UserError(f"{path}: {_why(path, error)}; {_remedy(path, error, REPLACE)}") from None
+    return None if clear is None or clear.getextrema()[0] == 255 else clear
+
+
 def save_png(picture: Picture, path: Path) -> None:
     """Write a PNG atomically, with the picture's notes."""
     from PIL.PngImagePlugin import PngInfo

@@ -20,7 +20,7 @@ def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
         ``items``: for each image ``name``, ``image`` (sha256), ``caption``, ``latents`` and ``embeddings`` (paths),
         their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of an extra data
         set) with its own ``resolutions``, ``caption_dropout``, ``flip_x``, ``flip_y``; ``class_embeddings`` (the
-        caption with the class word for the trigger).
+        caption with the class word for the trigger); ``mask`` with ``mask_sha256`` and ``mask_weight``.
         ``holdout``, if there are any: items that training must not use.
         ``variants``: embeddings that belong to no image, by name (``empty``, ``trigger``).
     """
@@ -38,12 +38,18 @@ def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
                     **_named("latents", files.latents(name)),
                     **_named("embeddings", files.embedding(name)),
                     **(_named("class_embeddings", files.class_embedding(name)) if name in settings["class"] else {}),
+                    **(_masked(files.mask(name), settings["masks"][name]) if name in settings.get("masks", {}) else {}),
                     **shares,
                     **part.get("own", {}),
                 }
             )
     variants = {name.removeprefix("_"): _named("embeddings", files.embedding(name)) for name in settings["variants"]}
     return {"items": items, **({"holdout": held_out} if held_out else {}), "variants": variants}
+
+
+def _masked(path: Path, weight: float) -> dict[str, Any]:
+    """The mask of an image, and the weight of the loss outside of it."""
+    return {**_named("mask", path), "mask_weight": weight}
 
 
 def _named(key: str, path: Path) -> dict[str, str]:

@@ -98,6 +98,12 @@ def frequent(texts: Mapping[str, str], ignored: Iterable[str] = (), most: float 
             found[f"{said[best[0]]} {said[best[1]]}"] = pairs[best]
         else:
             found[said[key]] = names
+    # A silver watch is a watch, which is on more pictures.
+    found = {
+        text: names
+        for text, names in found.items()
+        if not any(part in found and names <= found[part] for part in text.split() if part != text)
+    }
     order = sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0]))
     return [Term(text, tuple(n for n in texts if n in names), len(names) / len(texts)) for text, names in order]
 

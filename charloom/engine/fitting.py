@@ -357,6 +357,7 @@ def typical(inputs: Inputs, lengths: Sequence[int]) -> Inputs:
             )
             for term in inputs.terms
         ),
+        None if inputs.mask is None else few(inputs.mask, 1, rows, columns).fill_(1.0),
     )
 
 
@@ -364,5 +365,6 @@ def tokens_of(key: Any) -> int:
     """Tokens of all passes of a shape, by which shapes compare; ``key`` is in the order of ``Inputs.tensors``."""
     batch, _, height, width = key[0]
     image = height * width // forward.PATCH**2
-    terms = sum(rows * (image + caption) for (rows,), (_, caption, _) in zip(key[6::3], key[7::3], strict=True))
+    # A mask, if there is one, is the last and belongs to no term.
+    terms = sum(shape[0] * (image + caps[1]) for shape, caps in zip(key[6::3], key[7::3], strict=False))
     return batch * (image + key[4][1]) + terms

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from charloom.core.errors import UserError, reason
+from charloom.judge import person
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ KINDS: dict[str, Kind] = {
     "vlm": Kind("charloom.judge.vlm:VisionLanguage", ("obedience", "bleed"), {}, "", hub=_TRANSFORMER),
     "mediapipe": Kind(
         "charloom.judge.person:Selfie", ("bleed",), {"mediapipe": "mediapipe"},
-        "pip install --no-deps mediapipe==0.10.21 'protobuf>=6.33,<7' absl-py attrs flatbuffers",
+        person.INSTALL,
         _beside("mediapipe", "modules/selfie_segmentation/selfie_segmentation.tflite"),
     ),
     "brisque": Kind(

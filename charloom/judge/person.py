@@ -6,12 +6,14 @@ Crops are pictures again, with a content of their own, so that any instrument ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from charloom.core.canonical import digest
+from charloom.core.errors import UserError
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 LEAST = 0.03
 """A mask with a smaller share of the picture shows nobody."""
 MEAN = 127
+INSTALL = "pip install --no-deps mediapipe==0.10.21 'protobuf>=6.33,<7' absl-py attrs flatbuffers"
 
 
 class Selfie:
@@ -46,6 +49,22 @@ class Selfie:
             mask = np.asarray(small)
             looks.append({"mask": mask} if (mask > 127).mean() >= LEAST else {})
         return looks
+
+
+def share(pixels: np.ndarray) -> np.ndarray | None:
+    """How much of each pixel is the person (H, W; fp32, 0 to 1) on RGB pixels (H, W, 3); None where there is nobody.
+
+    Raises:
+        UserError: mediapipe is not installed.
+    """
+    if find_spec("mediapipe") is None:
+        raise UserError(f"images.masks: auto needs mediapipe where pictures are not transparent: {INSTALL}")
+    from mediapipe.python.solutions import selfie_segmentation
+
+    with selfie_segmentation.SelfieSegmentation(model_selection=0) as network:
+        found = network.process(np.ascontiguousarray(pixels)).segmentation_mask
+    found = np.clip(np.asarray(found, np.float32), 0.0, 1.0)
+    return found if (found > 0.5).mean() >= LEAST else None
 
 
 def around_face(picture: Picture, look: Look) -> Picture:

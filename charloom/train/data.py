@@ -7,13 +7,14 @@ only thing assumed about the model is that captions of one forward share a padde
 A manifest (``dataset.json``) is a list of items, or ``{"items": [...], "variants": {...}}``:
 
     item      name, latents, latents_sha256, embeddings, embeddings_sha256; optional weight, repeats, is_reg,
-              class_embeddings with class_embeddings_sha256, and resolutions, caption_dropout, flip_x, flip_y
-              where they differ from the settings
+              class_embeddings with class_embeddings_sha256, mask with mask_sha256 and mask_weight, and
+              resolutions, caption_dropout, flip_x, flip_y where they differ from the settings
     variants  empty, trigger: each with embeddings and embeddings_sha256
 
 Paths are relative to the manifest, or else to the working directory. A latent file holds one tensor
 "<W>x<H>" (in pixels) per bucket, plus "<W>x<H>.flip_x" and so on if flips are trained. An embedding file
-holds "embeds" (L, D); the class embeddings are those of the caption with the class word.
+holds "embeds" (L, D); the class embeddings are those of the caption with the class word. A mask file holds one
+tensor "<W>x<H>" (h, w) per bucket, 1 on the person.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Draw:
     latents: Tensor
     caption: Tensor
     is_reg: bool
+    mask: Tensor | None = None
+    """Weights of the places in the loss, (h, w)."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Batch:
     weight: Tensor
     captions: list[Tensor]
     draws: list[Draw] = field(repr=False)
+    mask: Tensor | None = None
+    """Weights of the places in the loss (B, 1, h, w); None where no sample has a mask."""
 
 
 @dataclass(frozen=True)
@@ -189,19 +194,21 @@ class TrainingData:
 
     def _draw(self, index: int, item: int, resolution: int) -> Draw:
         entry = self.items[item]
-        sigma = self.sigma_of(index)
+        sigma, key = self.sigma_of(index), self._bucket(index, entry, resolution)
         return Draw(
             index=index,
             item=item,
             name=str(entry["name"]),
             sigma=sigma,
             weight=float(entry.get("weight", 1)) * timesteps.loss_weight(sigma, self.settings.train.timestep_type),
-            latents=self._latents(index, entry, resolution),
+            latents=self._tensors(entry, "latents")[key],
             caption=self._caption(index, entry),
             is_reg=bool(entry.get("is_reg", False)),
+            mask=self._mask(entry, key),
         )
 
-    def _latents(self, index: int, entry: Mapping[str, Any], resolution: int) -> Tensor:
+    def _bucket(self, index: int, entry: Mapping[str, Any], resolution: int) -> str:
+        """Name of the latents to use, flips included."""
         tensors = self._tensors(entry, "latents")
         bucket = bucket_of(tensors, resolution)
         if bucket is None:
@@ -215,7 +222,22 @@ class TrainingData:
         key = f"{bucket}.flip_{flips}" if flips else bucket
         if key not in tensors:
             raise UserError(f"{entry['latents']}: has no latents '{key}', which data.flip_{flips[0]} needs")
-        return tensors[key]
+        return key
+
+    def _mask(self, entry: Mapping[str, Any], key: str) -> Tensor | None:
+        """Weights of the places of an item's latents ``key``: 1 on the person, its ``mask_weight`` elsewhere."""
+        if "mask" not in entry:
+            return None
+        bucket, _, flips = key.partition(".flip_")
+        masks = self._tensors(entry, "mask")
+        if bucket not in masks:
+            raise UserError(f"{entry['mask']}: has no mask '{bucket}': delete it and run again, it will be rebuilt")
+        axes = [{"x": 1, "y": 0}[axis] for axis in flips]
+        person = masks[bucket].flip(axes) if axes else masks[bucket]
+        weight = float(entry["mask_weight"])
+        # All of it person gives 1 exactly; a mask that shows nobody would leave nothing to learn from.
+        weights = person + weight * (1.0 - person)
+        return weights if weights.any() else torch.ones_like(weights)
 
     def _caption(self, index: int, entry: Mapping[str, Any]) -> Tensor:
         data, seed = self.settings.data, self.settings.train.seed
@@ -234,6 +256,7 @@ class TrainingData:
             weight=torch.tensor([draw.weight for draw in draws], dtype=torch.float32),
             captions=[draw.caption for draw in draws],
             draws=draws,
+            mask=_masks(draws),
         )
 
     def _tensors(self, entry: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
@@ -242,6 +265,14 @@ class TrainingData:
         if name not in self._files:
             self._files[name] = read_checked(located(self.root, name), entry.get(f"{kind}_sha256"))
         return self._files[name]
+
+
+def _masks(draws: list[Draw]) -> Tensor | None:
+    """The masks of a batch; samples without one count everywhere."""
+    if all(draw.mask is None for draw in draws):
+        return None
+    size = draws[0].latents.shape[1:]
+    return torch.stack([torch.ones(size) if draw.mask is None else draw.mask for draw in draws])[:, None]
 
 
 def read_manifest(path: Path, which: str = "items") -> tuple[list[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:

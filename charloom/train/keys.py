@@ -66,6 +66,6 @@ def _shares(entry: Mapping[str, Any]) -> list[Any]:
 
 def _own(entry: Mapping[str, Any]) -> list[Any]:
     """What only some items have, so that the others keep their digest."""
-    keys = ("class_embeddings_sha256", *ITEM_OVERRIDES)
+    keys = ("class_embeddings_sha256", "mask_sha256", "mask_weight", *ITEM_OVERRIDES)
     own = {key: list(entry[key]) if key == "resolutions" else entry[key] for key in keys if key in entry}
     return [own] if own else []

@@ -9,10 +9,12 @@ HUBER_C = 0.01
 """Width of the quadratic part of the pseudo-Huber loss; ai-toolkit's value."""
 
 
-def per_item(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
+def per_item(prediction: Tensor, target: Tensor, kind: str, mask: Tensor | None = None) -> Tensor:
     """Mean loss of each sample: (B, …) and (B, …) give (B,) fp32.
 
-    ``mse`` (p - t)^2; ``mae`` |p - t|; ``huber`` sqrt((p - t)^2 + c^2) - c with c = 0.01 (pseudo-Huber).
+    ``mse`` (p - t)^2; ``mae`` |p - t|; ``huber`` sqrt((p - t)^2 + c^2) - c with c = 0.01 (pseudo-Huber). With ``mask``
+    (B, 1, h, w), weights of the places, a weighted mean: sum(m l) / sum(m). So a picture counts as much as any other,
+    however small the person is on it; a mask of ones changes no bit.
     """
     difference = prediction.float() - target.float()
     if kind == "mse":
@@ -23,7 +25,9 @@ def per_item(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
         values = torch.sqrt(difference.square() + HUBER_C**2) - HUBER_C
     else:
         raise ValueError(f"unknown loss {kind!r}")
-    return values.flatten(1).mean(dim=1)
+    if mask is None:
+        return values.flatten(1).mean(dim=1)
+    return (values * mask).flatten(1).mean(dim=1) / mask.flatten(1).mean(dim=1)
 
 
 def preservation(adapted: Tensor, bare: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ class TrainSettings:
         return sorted({*range(self.save.every, last + 1, self.save.every), last})
 
 
-DATASET_STAGE_KEYS = ("repeats", "weight", "default_caption")
+DATASET_STAGE_KEYS = ("repeats", "weight", "default_caption", "mask_weight")
 """Keys of ``data`` that the data set stage writes into the manifest; the trainer reads them there."""
 
 

@@ -29,7 +29,8 @@ def inputs_of(batch: Batch, data: TrainingData, device: torch.device) -> Inputs:
             terms.append(Term(to_device(torch.tensor(group), device), caps, pad, term.multiplier))
     whole = (batch.latents, batch.noise, batch.sigma, batch.weight)
     x0, noise, sigma, weight = (to_device(tensor, device) for tensor in whole)
-    return Inputs(x0, noise, sigma, weight, *padded(batch.captions, device), tuple(terms))
+    mask = None if batch.mask is None else to_device(batch.mask, device)
+    return Inputs(x0, noise, sigma, weight, *padded(batch.captions, device), tuple(terms), mask)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -51,7 +52,7 @@ def loss_of(predict: Predict, adapter: Adapter, inputs: Inputs, settings: Optimi
     """
     noisy = flow.noisy(inputs.x0, inputs.noise, inputs.sigma)
     prediction = flow.velocity(predict, noisy, inputs.sigma, inputs.caps, inputs.pad)
-    per_item = losses.per_item(prediction, flow.target(inputs.x0, inputs.noise), settings.loss)
+    per_item = losses.per_item(prediction, flow.target(inputs.x0, inputs.noise), settings.loss, inputs.mask)
     total = per_item * inputs.weight
     for term in inputs.terms:
         arguments = noisy[term.rows], inputs.sigma[term.rows], term.caps, term.pad

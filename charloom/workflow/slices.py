@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.config import drift, image_folder, notices, schema
+from charloom.config import drift, image_folder, masking, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -216,7 +216,8 @@ def manifest(character: Character) -> str:
         }
         for part in character.datasets
     ]
-    return canonical_json({"sets": [plan, *extra], "variants": variants(character), "class": class_captions(character)})
+    own = {"sets": [plan, *extra], "variants": variants(character), "class": class_captions(character)}
+    return canonical_json({**own, **masking.weights(character)})
 
 
 def train(character: Character) -> str:

@@ -89,6 +89,7 @@ OTHERS: dict[str, Any] = {
     "save.keep": 1,
     "data.resolutions": [192],
     "data.default_caption": "another photo of {trigger}",
+    "data.mask_weight": 0.5,
     "sample.every": 100,
     "sample.strengths": [1.0],
     "sample.strength_prompts": [2],
@@ -101,14 +102,15 @@ OTHERS: dict[str, Any] = {
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With one empty hand-written caption, so that the default caption is of use."""
+    """With one empty hand-written caption, so that the default caption is of use, and with masks."""
     monkeypatch.chdir(tmp_path)
     folder = small_project.make(tmp_path)
     own = folder / "config/captions/mara/medium-01.txt"
     own.parent.mkdir(parents=True)
     own.touch()
     (folder / OTHERS["network.init"]).write_bytes(b"any LoRA")
-    edit(folder / MARA, recipe={"data": {"default_caption": "a photo of {trigger}"}})
+    images = {**small_project.CHARACTER["images"], "masks": "auto"}
+    edit(folder / MARA, images=images, recipe={"data": {"default_caption": "a photo of {trigger}"}})
     return folder
 
 

@@ -19,7 +19,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from charloom.config import datasets
+from charloom.config import datasets, masking
 from charloom.config.generation import GENERATORS
 
 if TYPE_CHECKING:
@@ -42,5 +42,5 @@ def problems(character: Character) -> list[str]:
     """
     lines = (
         get(character.source).problems(character) + character.without_words() + datasets.problems(character.datasets)
-    )
+    ) + masking.problems(character)
     return [f"{character.label}: {line}" for line in lines]

@@ -1,0 +1,103 @@
+"""Where the person is on a picture, at the sizes of its latents: from a mask file, from alpha, or by a segmenter.
+
+A mask follows its picture: upright, cropped at the edges, cut and scaled to each bucket as the picture is. Each value
+is the mean over the 8 x 8 pixels that one latent pixel stands for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charloom.config import masking
+from charloom.core import pictures
+from charloom.core.canonical import digest, file_digest
+from charloom.core.errors import UserError
+from charloom.core.store import Store
+from charloom.dataset.buckets import buckets, cover_box
+from charloom.judge import person
+
+KIND = "mask"
+CELL = 8
+"""Pixels per latent pixel, in each direction."""
+
+
+def key(image: Path, own: Path | None, mask: Path | None, settings: dict[str, Any]) -> str:
+    """Store key of a mask; ``own`` is the user's picture, ``mask`` the user's mask."""
+    files = {name: file_digest(path) for name, path in (("image", image), ("own", own), ("mask", mask)) if path}
+    return digest({**files, **settings})
+
+
+def make(image: Path, own: Path | None, mask: Path | None, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Masks of a picture as ``"<W>x<H>"`` (of the bucket, in pixels) to (H/8, W/8) in fp32, 1 on the person; and where
+    they come from.
+
+    Args:
+        image: the picture that is trained on, cropped.
+        own: the user's picture, which may be transparent.
+        mask: the user's mask, as large as his picture or of the same shape: white on the person.
+
+    Raises:
+        UserError: a file cannot be read or does not fit; nothing tells where the person is.
+    """
+    grey, origin = _whole(image, own, mask, settings)
+    size = pictures.read(image, pictures.MADE_HERE).image.size
+    return {f"{w}x{h}": _at(grey, size, (w, h)) for w, h in buckets(*size, settings["resolutions"])}, origin
+
+
+def _whole(image: Path, own: Path | None, mask: Path | None, settings: dict[str, Any]) -> tuple[Any, str]:
+    """(grey levels of the size of the picture that is trained on, where they come from)."""
+    from PIL import Image
+
+    made = pictures.read(image, pictures.MADE_HERE).image
+    if mask is not None:
+        grey = pictures.read(mask).image.convert("L")
+        return _fitted(grey, mask, made.size, settings["crop"], own), "mask"
+    if settings["source"] != masking.AUTO:
+        raise UserError(f"{image.name}: its mask is no longer in the folder images.masks; put it back")
+    if own is not None and (clear := pictures.opacity(own)) is not None:
+        return _fitted(clear, own, made.size, settings["crop"], own), "alpha"
+    share = person.share(np.asarray(made))
+    if share is None:
+        return Image.new("L", made.size, 255), "nobody"
+    return Image.fromarray(np.rint(share * 255).astype(np.uint8)), "segmenter"
+
+
+def _fitted(grey: Any, name: Path, size: tuple[int, int], crop: dict[str, int], own: Path | None) -> Any:
+    """A mask at the size of the picture that is trained on, cropped as that was."""
+    from PIL import Image
+
+    if grey.size == size:
+        return grey
+    whole = (size[0] + crop["right"], size[1] + crop["bottom"])
+    if grey.size != whole:
+        if abs(grey.width * whole[1] - grey.height * whole[0]) > max(whole):
+            raise UserError(
+                f"{name}: {grey.width}x{grey.height} has another shape than its picture, {whole[0]}x{whole[1]}; "
+                "make it as large as the picture"
+            )
+        grey = grey.resize(whole, Image.Resampling.BOX if grey.width > whole[0] else Image.Resampling.BILINEAR)
+    return grey.crop((0, 0, *size))
+
+
+def _at(grey: Any, size: tuple[int, int], bucket: tuple[int, int]) -> Any:
+    """The mask at a bucket: cut as the picture is, the mean of each cell."""
+    import torch
+    from PIL import Image
+
+    left, top, right, bottom = cover_box(*size, bucket)
+    box = (max(left, 0.0), max(top, 0.0), min(right, size[0]), min(bottom, size[1]))
+    small = grey.resize((bucket[0] // CELL, bucket[1] // CELL), Image.Resampling.BOX, box=box)
+    return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255.0)
+
+
+def stored(image: Path, own: Path | None, mask: Path | None, settings: dict[str, Any], store: Store, name: str) -> str:
+    """Put a mask into the store; returns where it comes from. Arguments of :func:`make`, and the key."""
+    from charloom.core.tensors import write_safetensors
+
+    tensors, origin = make(image, own, mask, settings)
+    with store.put(KIND, name, ".safetensors") as path:
+        write_safetensors(path, tensors, {"from": origin})
+    return origin
