@@ -27,7 +27,7 @@ _OPENINGS = (
     rf"in (?:this|the) (?:{_PICTURE})\s*,?\s*(?:we (?:can )?see\s+|there is\s+|you (?:can )?see\s+)?",
     rf"(?:the|this) (?:{_PICTURE})(?: here)? (?:shows|depicts|features|captures|presents|portrays|contains)\s+",
     rf"(?:the|this) (?:{_PICTURE})(?: here)? is (?=(?:an?|the) )",
-    r"(?:this|it) is (?=(?:an?|the) )",
+    r"(?:this|it) is(?=,? (?:an?|the) )\s*,?\s+|(?:this|it) is\s+,\s*",
     r"(?:there is|we (?:can )?see|you (?:can )?see)\s+",
 )
 _OPENING = re.compile("|".join(f"(?:{part})" for part in _OPENINGS), re.IGNORECASE)
@@ -83,9 +83,11 @@ class Cleaned:
 
 def clean(raw: str, context: Context) -> Cleaned:
     """The caption that a captioner's text makes."""
-    text, removed = _opened(_plain(raw)), []
+    text, removed = _plain(raw), []
     if context.trigger:
         text = words.replace(text, context.trigger, "").strip(" ,")
+    text = _opened(text)
+    if context.trigger:
         text, removed = _without(text, context)
         text = _begun(text, context)
     elif text:

@@ -10,7 +10,7 @@ from typing import Any
 from charloom.core import words
 from charloom.dataset import cleanup, tags
 from charloom.dataset.cleanup import Cleaned
-from charloom.dataset.identity import words_of
+from charloom.dataset.identity import NOUNS, words_of
 from charloom.dataset.lint import RULES, Item
 from charloom.dataset.lint.registry import Data
 
@@ -98,6 +98,7 @@ def record(
     are those that all pictures share; ``missing`` pictures are not described yet.
     """
     known = words_of(settings.get("class", "woman"), settings.get("identity_words", ()), settings.get("keep_words", ()))
+    known += NOUNS.get(settings.get("class", "woman"), ())
     trigger = str(settings.get("trigger", ""))
     return {
         "pictures": [proposal.record() for proposal in proposals.values()],
