@@ -63,7 +63,7 @@ def lint(
     name: Annotated[str, typer.Argument(help="a character, by name or file")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
     html: Annotated[bool, typer.Option("--html", help="write the page results/NAME/lint.html")] = False,
-    ocr: Annotated[bool, typer.Option(help="look for text on pictures, where OCR is installed")] = True,
+    no_ocr: Annotated[bool, typer.Option("--no-ocr", help="do not look for text, even where OCR is installed")] = False,
 ) -> None:
     """Check a character: its file, its images and its captions."""
     from charloom.cli import checking
@@ -72,7 +72,7 @@ def lint(
     name = _named(name)
     if not as_json:
         _say_first(root, name)
-    if checking.check(root, name, as_json=as_json, html=html, ocr=ocr):
+    if checking.check(root, name, as_json=as_json, html=html, ocr=not no_ocr):
         raise typer.Exit(1)
 
 

@@ -15,8 +15,8 @@ MARA = cleanup.context_of("m4ra", "woman", "{trigger}, a woman with long brown h
     [
         (
             "A young woman with long, wavy brown hair and fair skin smiles softly at the camera. She is wearing a "
-            "white t-shirt and gold hoop earrings against a plain gray background. Her green eyes are bright, and she has "
-            "high cheekbones.",
+            "white t-shirt and gold hoop earrings against a plain gray background. Her green eyes are bright, and she "
+            "has high cheekbones.",
             "m4ra smiles softly at the camera. She is wearing a white t-shirt and gold hoop earrings against a plain "
             "gray background",
         ),

@@ -248,3 +248,56 @@ def test_gpus_are_told_by_their_drivers(
     monkeypatch.setattr(notices.shutil, "which", lambda name: "/bin/nvidia-smi" if tool else None)
     monkeypatch.setattr(notices.Path, "exists", lambda self: False)
     assert notices.has_gpu(device) is there
+
+
+def test_the_record_and_the_page_say_what_the_lines_say(project: Path) -> None:
+    with Image.open("pics/closeup-01.png") as image:
+        image.filter(ImageFilter.GaussianBlur(20)).save("pics/closeup-01.png")
+    edit(MARA, lint={"allow": [{"rule": "tiers"}, {"rule": "blur", "where": "closeup-01", "why": "fog"}]})
+    result = CliRunner().invoke(app, ["lint", "mara", "--json"])
+    record = json.loads(result.output)
+    assert [finding["rule"] for finding in record["allowed"]] == ["blur"]
+    assert record["allowed"][0]["pictures"] == ["closeup-01"] and record["allowed"][0]["evidence"]["sharpness"] < 12
+    assert [finding["what"] for finding in record["findings"] if finding["rule"] == "allow"] == [
+        "nothing is found that it allows (tiers)"
+    ]
+    assert {one["name"]: one["role"] for one in record["pictures"]}["more/a"] == "set"
+    assert {rule["name"] for rule in record["rules"]} >= {"blur", "twins"}
+    assert "results/mara/lint.html: written" in CliRunner().invoke(app, ["lint", "mara", "--html"]).output
+    page = Path("results/mara/lint.html").read_text()
+    assert page.count("data:image/webp") >= 5 and "a photo of m4ra in place 1" in page
+
+
+def test_a_rule_that_does_not_exist_is_one_line(project: Path) -> None:
+    edit(MARA, lint={"allow": [{"rule": "blurr"}]})
+    (line,) = [line for line in lint(code=1) if "blurr" in line]
+    assert "lint.allow[1].rule" in line and "did you mean blur?" in line
+
+
+def test_a_changed_picture_is_looked_at_and_no_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    original = looking.pictures.read
+    monkeypatch.setattr(
+        looking.pictures, "read", lambda path, *more: looked.append(Path(path)) or original(path, *more)
+    )
+    seen = {"faces": (lambda: True, lambda pixels: [{"box": [0, 0, 1, 1], "score": 1.0}] * 2, 480, 1)}
+    monkeypatch.setattr(looking, "DETECTORS", seen)
+    assert sum("shows 2 faces" in line for line in lint()) == 5 and len(looked) == 5
+    lint()
+    assert len(looked) == 5
+    noise(Path("more/a.png"), 77)
+    lint()
+    assert looked[5:] == [Path("more/a.png")]
+    # Another detector looks at all of them, but what was measured stays.
+    monkeypatch.setattr(looking, "DETECTORS", {"faces": (*seen["faces"][:3], 2)})
+    kept = len(list(Path("work/store/image-facts").rglob("*.json")))
+    lint()
+    assert len(looked) == 11 and len(list(Path("work/store/image-facts").rglob("*.json"))) == kept
+
+
+def test_a_damaged_entry_is_made_again(project: Path) -> None:
+    lint()
+    for entry in Path("work/store/image-facts").rglob("*.json"):
+        entry.chmod(0o644)
+        entry.write_text('{"size": [')
+    assert said(lint()) == []
