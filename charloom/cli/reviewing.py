@@ -84,7 +84,9 @@ def _say(found: Review) -> None:
             console.print(Text(f"  would be refused: {problem}", style="yellow"))
     if found.undescribed:
         target = layout.results(character.id).proposals.as_posix()
-        print(f"{len(found.undescribed)} pictures are not described yet: snakemake --cores 2 {target}")
+        price = settings.captioner.price
+        cost = f" (about {price * len(found.undescribed):.2f} at your price)" if price else ""
+        print(f"{len(found.undescribed)} pictures are not described yet{cost}: snakemake --cores 2 {target}")
     if found.proposals:
         print(f"{len(found.proposals)} wait: charloom captions {character.id} --accept all (or names), or --keep")
 

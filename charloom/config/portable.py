@@ -41,6 +41,9 @@ def character_file(character: Character) -> str:
     written = {**_by_default(character), **character.written}
     cut = {"right": 0, "bottom": 0}
     images = dict(written["images"])
+    # The captions are there already, whoever wrote them; masks are not.
+    masked = images.pop("masks", None)
+    words = {key: value for key, value in (written.pop("captions", None) or {}).items() if key not in _CAPTIONER}
     crop = dict(character.crop)
     if character.generation:
         # The pictures travel with the character: another machine would get other ones.
@@ -54,6 +57,7 @@ def character_file(character: Character) -> str:
         "crop": crop,
         "recipe": character.recipe,
         "checkpoint": character.checkpoint,
+        **({"captions": words} if words else {}),
     }
     if character.gallery:
         written["gallery"] = gallery.written_without_styles(written["gallery"])
@@ -66,7 +70,11 @@ def character_file(character: Character) -> str:
             {**entry, "path": pictures_of_set(character.id, part.name), "crop": {**part.crop, **cut}}
             for entry, part in zip(written["datasets"], character.datasets, strict=True)
         ]
-    return _text("character", f"{character.name}, with everything that pictures and LoRA were made with", written)
+    what = f"{character.name}, with everything that pictures and LoRA were made with"
+    return _text("character", f"{what}, except its masks (images.masks)" if masked else what, written)
+
+
+_CAPTIONER = ("captioner", "accept", "most_tokens")
 
 
 def _by_default(character: Character) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Context:
     """Constant features of the character by its identity line: ``long hair``."""
     eyes_hidden: bool = False
     most_tokens: int = MOST_TOKENS
+    noun: str = ""
+    """What the user calls the character, where that is not its class."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _begun(text: str, context: Context) -> str:
     shot = ""
     if found := _SHOT.match(text):
         shot, text = _article_less(found["shot"]), text[found.end() :]
-    subject = identity.subject(context.kind)
+    subject = identity.subject(context.kind, context.noun)
     if found := subject.match(text):
         text = text[found.end() :].lstrip()
         text = re.sub(r"^(?:,\s*)?(?:who|that)\s+(?:is|are|has)\s+|^(?:,\s*)?(?:who|that)\s+|^(?:is|are)\s+", "", text)
@@ -133,7 +135,8 @@ def _begun(text: str, context: Context) -> str:
         bare = "|".join(identity.NOUNS.get(context.kind, ()))
         text = re.sub(rf"(?:^|(?<=,\s))(?:\d?(?:{bare})|solo)(?:,\s*|$)", "", text, flags=re.IGNORECASE)
         text = re.sub(r"^(?:she|he|they|it)\s+(?:is|are|has)?\s*", "", text, flags=re.IGNORECASE)
-        text = text[:1].lower() + text[1:] if text[:2].strip()[:1].isupper() and not text[:2].isupper() else text
+        first = text.split(" ", 1)[0]
+        text = text if first.isupper() and len(first) > 1 else text[:1].lower() + text[1:]
         joined = f"{context.trigger}, {f'{shot}, ' if shot else ''}{text}"
     return _mended(joined)
 
@@ -264,8 +267,9 @@ def context_of(
     keep: Sequence[str] = (),
     eyes_hidden: bool = False,
     most_tokens: int = MOST_TOKENS,
+    noun: str = "",
 ) -> Context:
     """The context of a character's caption; ``line`` is its identity line."""
     kept = {word.lower() for word in keep}
     lines = tuple(word for word in identity.line_words(line, trigger) if word not in kept)
-    return Context(trigger, kind, tuple(identity.words_of(kind, more, keep)), lines, eyes_hidden, most_tokens)
+    return Context(trigger, kind, tuple(identity.words_of(kind, more, keep)), lines, eyes_hidden, most_tokens, noun)

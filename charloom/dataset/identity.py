@@ -85,9 +85,9 @@ def words_of(kind: str, more: Iterable[str] = (), keep: Iterable[str] = (), stri
 
 
 @cache
-def subject(kind: str) -> re.Pattern[str]:
-    """What finds the character in a captioner's text: ``a young woman``, ``the man``."""
-    nouns = "|".join(NOUNS.get(kind, NOUNS["person"]))
+def subject(kind: str, noun: str = "") -> re.Pattern[str]:
+    """What finds the character in a captioner's text: ``a young woman``, ``the man``; ``noun`` is the user's own."""
+    nouns = "|".join(map(re.escape, filter(None, (noun, *NOUNS.get(kind, NOUNS["person"])))))
     return re.compile(
         rf"\b(?:an?|the|one|this)\s+(?:(?:very|{_ADJECTIVES}),?\s+(?:and\s+)?)*(?:{nouns})(?:\s+(?:{nouns}))*\b",
         re.IGNORECASE,

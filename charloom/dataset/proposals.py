@@ -60,6 +60,7 @@ def propose(name: str, raw: str, current: str, settings: Mapping[str, Any]) -> P
         settings["keep_words"],
         settings["eyes_hidden"],
         settings["most_tokens"],
+        settings.get("noun", ""),
     )
     cleaned = cleanup.clean(raw, context)
     return Proposal(name, current, raw, cleaned.text, cleaned.removed, tuple(_problems(name, cleaned, settings)))

@@ -70,6 +70,7 @@ def clean_settings(character: Character, name: str) -> dict[str, Any]:
         # Somebody else's picture has no trigger, and keeps who is on it.
         "trigger": "" if part and part.regularization else character.trigger,
         "class": getattr(character, "kind", "woman"),
+        "noun": getattr(character, "noun", ""),
         "line": character.identity_full,
         "identity_words": list(words.identity_words),
         "keep_words": list(words.keep_words),

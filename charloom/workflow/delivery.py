@@ -11,7 +11,7 @@ from charloom.core import layout
 from charloom.core.canonical import canonical_json
 from charloom.core.versions import RECIPES
 from charloom.train.keys import RECIPE
-from charloom.workflow import gallery_slices, slices
+from charloom.workflow import caption_slices, gallery_slices, slices
 
 
 def thumbnail(character: Character) -> str:
@@ -79,6 +79,7 @@ def comfyui(character: Character, base: Base) -> str:
 
 def bundle(character: Character, base: Base) -> str:
     """For the bundle: what stands in no file of the results."""
+    described = set(caption_slices.taken(character))
     numbers = ("source", "folder", "crop", "latents", "embeddings", "base", "sample", "final")
     return canonical_json(
         {
@@ -93,7 +94,7 @@ def bundle(character: Character, base: Base) -> str:
             "config": portable.base_file(base),
             "elsewhere": portable.elsewhere(character, base),
             "items": character.image_names,
-            "captions": [shot.name for shot in character.shots if character.caption_file(shot)],
+            "captions": [s.name for s in character.shots if character.caption_file(s) or s.name in described],
             "sets": [part.name for part in character.datasets],
             "prompts": slices.prompts(character),
             **({"gallery": gallery_slices.listed(character)} if character.gallery else {}),

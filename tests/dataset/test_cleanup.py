@@ -76,6 +76,13 @@ def test_classes_have_nouns_and_words_of_their_own(kind: str, raw: str, caption:
     assert cleanup.clean(raw, cleanup.context_of("x1", kind, "{trigger}")).text == caption
 
 
+def test_the_users_noun_is_the_character() -> None:
+    raw = "A fluffy robot hedgehog waves."
+    assert cleanup.clean(raw, cleanup.context_of("x1", "creature", "{trigger}")).text.startswith("x1, a fluffy robot")
+    own = cleanup.context_of("x1", "creature", "{trigger}", noun="fluffy robot hedgehog")
+    assert cleanup.clean(raw, own).text == "x1 waves"
+
+
 def test_the_users_words_are_left_out_or_kept() -> None:
     raw = "A woman with freckles and a scar, reading"
     assert cleanup.clean(raw, MARA).text == "m4ra with a scar, reading"

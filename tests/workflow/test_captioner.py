@@ -204,3 +204,21 @@ def test_a_wrong_captioner_is_one_line(project: Path) -> None:
     edit(MARA, captions={"captioner": {"model": "x", "base_url": "ftp://x"}})
     assert "captions.captioner" in charloom("captions", "mara", code=1)
     assert os.environ.get("OPENAI_API_KEY") is None
+
+
+def test_a_bundle_takes_the_captions_along_and_not_the_captioner(project: Path) -> None:
+    from charloom.workflow import delivery
+
+    words = {"captioner": "owner/model", "accept": "auto", "keep_words": ["lips"]}
+    edit(MARA, captions=words, images={"source": "folder", "path": "pics", "count": 3, "masks": "auto"})
+    workflow = load()
+    about = json.loads(delivery.bundle(workflow.characters["mara"], workflow.bases["mini"]))
+    assert about["captions"] == list(SAID)
+    packed = about["character"]
+    assert "keep_words" in packed and "owner/model" not in packed and "accept" not in packed
+    assert "masks: auto" not in packed and "except its masks" in packed
+
+
+def test_the_price_of_what_is_left_is_said(project: Path) -> None:
+    edit(MARA, captions={"captioner": {"model": "x", "base_url": "http://127.0.0.1:9/v1", "price": 0.02}})
+    assert "3 pictures are not described yet (about 0.06 at your price)" in charloom("captions", "mara")

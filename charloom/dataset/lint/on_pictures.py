@@ -64,9 +64,10 @@ def narrow(data: Data) -> Iterator[Hit]:
 def small(data: Data) -> Iterator[Hit]:
     """One line for all of them: nothing is ever scaled up, so they are trained at their own size."""
     largest = max(data.settings.get("resolutions", ()), default=0)
-    few = [item for item in data.seen if data.role(item) == "shot" and np.prod(item.facts["size"]) < largest**2]
+    shots = [item for item in data.seen if data.role(item) == "shot"]
+    few = [item for item in shots if np.prod(item.facts["size"]) < largest**2]
     if few:
-        what = f"{len(few)} of {len(data.seen)} are smaller than {largest}² pixels and trained at their own size"
+        what = f"{len(few)} of {len(shots)} are smaller than {largest}² pixels and trained at their own size"
         yield Hit("images", what, tuple(item.name for item in few))
 
 
