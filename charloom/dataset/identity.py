@@ -25,15 +25,22 @@ _ANIMAL = (
 )  # fmt: skip
 _THING = ("colour scheme", "color scheme", "silhouette", "proportions", "material", "brand", "model number")
 
+_TECHNIQUE = (
+    "anime", "art style", "brush strokes", "brushstrokes", "cartoon", "charcoal", "comic", "crosshatching", "drawing",
+    "drawn", "engraving", "gouache", "illustration", "in the style of", "ink", "line art", "lineart", "oil painting",
+    "painted", "painting", "pastel", "pencil", "pixel art", "print", "sepia", "sketch", "sketched", "vector",
+    "watercolor", "watercolour", "woodcut",
+)  # fmt: skip
+
 IDENTITY: dict[str, tuple[str, ...]] = {
     "woman": _FACE,
     "man": (*_FACE, *_BEARD),
     "person": _FACE,
     "creature": _ANIMAL,
     "object": _THING,
-    "style": (),
+    "style": _TECHNIQUE,
 }
-"""Identity words by class."""
+"""Identity words by class; those of a style say how it is drawn."""
 STRICT = {kind: tuple(word for word in words if word not in _OLD) for kind, words in IDENTITY.items()}
 """Those that the check of captions names; the clean-up of captioners' texts takes off all of :data:`IDENTITY`."""
 

@@ -169,6 +169,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "no-face": ((faces(1), {"shots": CLOSE}), (faces(1), {"shots": CLOSE, "class": "creature"})),
     "flips": (([], {"flips": [True, False]}), ([], {})),
     "tiers": (([], {"shots": [shot("a")] * 3}), ([], block())),
+    "few": (([item("a")], {"class": "style"}), ([item("a")], {"class": "woman"})),
     "profiles": (([], block(lambda s: set_(s, 7, view="frontal view"))), ([], block())),
     "tipped-head": (([], block(lambda s: set_(s, 7, expression=""))), ([], block())),
     "expressions": (([], block(lambda s: set_(s, 0, expression="sad"))), ([], block())),
@@ -233,6 +234,21 @@ def test_classes_have_words_of_their_own() -> None:
     more = {**SETTINGS, "class": "object", "captions": {"identity_words": ["full lips"]}}
     (finding,) = lint.RULES["identity-words"].findings(Data(items, more))
     assert finding.evidence["words"] == ["full lips"]
+
+
+def test_a_style_has_rules_of_its_own() -> None:
+    items = [item(f"p{n}", image(n), caption=f"m4ra, a harbour, {n}") for n in range(15)]
+    # Blocks of chance may share a corner.
+    style = {**SETTINGS, "kind": "style", "flips": [True, False], "lint": {"levels": {"watermark": "ignore"}}}
+    wrong = [item("q1", image(91), caption="an ink drawing of a boat"), item("q2", image(92), caption="harbor, a boat")]
+    found = lint.lint([*items, *wrong], style)
+    assert sorted(f"{finding.where}: {finding}".split(": ", 1)[1] for finding in found) == [
+        "warning: q1.txt: drawing, ink: says how it is drawn, which the style should carry; remove it",
+        "warning: q1.txt: has the trigger m4ra 0 times; use it once, so that the word means the style",
+        "warning: q2.txt: has the trigger m4ra 0 times; use it once, so that the word means the style",
+    ]
+    # One without a trigger asks for none.
+    assert lint.lint(items, {**style, "trigger": ""}) == []
 
 
 def test_levels_and_allowances_are_the_users() -> None:

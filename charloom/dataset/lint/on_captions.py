@@ -25,8 +25,10 @@ RARE = "ohwx"
 
 @rule("trigger", "error", "The trigger is a word that models may know, or clumsy.", remedy="add a digit")
 def trigger(data: Data) -> Iterator[Hit]:
-    """An error only if the trigger means something already."""
+    """An error only if the trigger means something already. A style may be called what it is."""
     word = data.trigger
+    if data.style:
+        return
     if word.lower() in ORDINARY:
         what = f"{word} is a word or name that models already know"
         yield Hit("trigger", what, remedy="change a letter to a digit, as in l3yla")
@@ -45,7 +47,14 @@ def trigger_count(data: Data) -> Iterator[Hit]:
         if times == 1 or data.role(item) == "regularisation":
             continue
         said, evidence = _placeholder(item.caption, data.trigger), {"times": times}
-        if item.part:
+        if data.style:
+            what, remedy = (
+                f"has the trigger {data.trigger} {times} times",
+                "use it once, so that the word means the style",
+            )
+            if data.trigger:  # a style may have none
+                yield Hit(item.text, what, (item.name,), evidence, "warning", remedy)
+        elif item.part:
             what = f"has the trigger {data.trigger} {times} times"
             remedy = f"use it once if the image shows the character, else set regularization: true{said}"
             yield Hit(item.text, what, (item.name,), evidence, "warning", remedy)
@@ -63,8 +72,9 @@ def _placeholder(caption: str, trigger: str) -> str:
 def trigger_of_others(data: Data) -> Iterator[Hit]:
     """Regularisation pictures."""
     for item in data.written:
-        if data.role(item) == "regularisation" and words.count(item.caption, data.trigger):
-            what = f"contains the trigger {data.trigger}, but regularisation images show others"
+        if data.trigger and data.role(item) == "regularisation" and words.count(item.caption, data.trigger):
+            others = "are in other styles" if data.style else "show others"
+            what = f"contains the trigger {data.trigger}, but regularisation images {others}"
             yield Hit(item.text, what, (item.name,))
 
 
@@ -76,7 +86,7 @@ def of_character(data: Data) -> list[Item]:
 @rule("wordy", "warning", "A caption is long.", remedy="describe only what varies")
 def wordy(data: Data) -> Iterator[Hit]:
     """More than :data:`LONG_WORDS` words."""
-    for item in of_character(data):
+    for item in () if data.style else of_character(data):
         if (number := len(item.caption.split())) > LONG_WORDS:
             yield Hit(item.text, f"has {number} words", (item.name,), {"words": number, "most": LONG_WORDS})
 
@@ -87,9 +97,10 @@ def identity_words(data: Data) -> Iterator[Hit]:
     own = data.settings.get("captions", {})
     forbidden = identity.words_of(data.kind, own.get("identity_words", ()), own.get("keep_words", ()), strict=True)
     for item in of_character(data):
-        if named := [word for word in forbidden if words.count(item.caption, word)]:
+        if named := [w for w in forbidden if w != data.trigger.lower() and words.count(item.caption, w)]:
             named = [word for word in named if not any(word in other for other in named if other != word)]
-            what = f"{', '.join(named)}: describes the identity, which the trigger should carry"
+            why = "says how it is drawn, which the style" if data.style else "describes the identity, which the trigger"
+            what = f"{', '.join(named)}: {why} should carry"
             yield Hit(item.text, what, (item.name,), {"words": named})
 
 
@@ -117,7 +128,8 @@ def caption_twins(data: Data) -> Iterator[Hit]:
     """Among the shots: a set may have one caption for all of its pictures."""
     same: dict[str, list[Item]] = defaultdict(list)
     for item in data.written:
-        if not item.part:
+        # Where a whole folder has one caption for pictures without a text, that is meant.
+        if not item.part and item.caption != data.settings.get("whole"):
             same[item.caption].append(item)
     for items in same.values():
         if len(items) > 1:

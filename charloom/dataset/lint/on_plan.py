@@ -14,6 +14,8 @@ TOLERANCE = 0.2
 BLOCK = 8
 """Shots of a tier from which its views and expressions are looked at."""
 PROFILES = 2
+FEW = 15
+"""Pictures below which a style is hardly told from what they show."""
 EMOTIONS = {
     "laughing": "laughing", "joyful": "joyful", "smile": "smile", "smiling": "smile", "neutral": "neutral",
     "serious": "serious", "contemplative": "contemplative", "thoughtful": "contemplative", "sad": "sad",
@@ -42,7 +44,7 @@ def flips(data: Data) -> Iterator[Hit]:
     """Of the recipe and of extra sets that show the character."""
     places = {"recipe.data": data.settings.get("flips", [False, False])}
     places |= {f"datasets.{name}": part["flips"] for name, part in data.sets.items() if not part["regularization"]}
-    for where, axes in places.items():
+    for where, axes in () if data.style else places.items():
         if any(axes):
             yield Hit(where, "flips teach that faces are symmetric, which most are not")
 
@@ -51,14 +53,27 @@ def flips(data: Data) -> Iterator[Hit]:
 def tiers(data: Data) -> Iterator[Hit]:
     """Against the plan's own shares (``balance``), else a third each."""
     shots = data.settings.get("shots", ())
-    shares = data.settings.get("balance") or dict.fromkeys(TIERS, 1 / 3)
-    for tier, block in blocks(data):
+    shares = data.settings.get("balance") or dict.fromkeys(() if data.style else TIERS, 1 / 3)
+    for tier, block in blocks(data) if shares else ():
         wanted = len(shots) * shares.get(tier, 0.0)
         if not (1 - TOLERANCE) * wanted <= len(block) <= (1 + TOLERANCE) * wanted:
             even = len(set(shares.values())) == 1
             aim = "aim for a third each" if even else f"aim for {shares.get(tier, 0.0):.0%}"
             what = f"{len(block)} of {len(shots)} shots are {tier}"
             yield _of(block, what, f"{aim}, to learn every distance")
+
+
+@rule(
+    "few",
+    "warning",
+    "A style has few pictures.",
+    remedy="20 to 60 of different subjects teach a style and not what they show",
+)
+def few(data: Data) -> Iterator[Hit]:
+    """A plan has its own number; a style has none."""
+    own = data.of_character()
+    if data.style and len(own) < FEW:
+        yield Hit("images", f"{len(own)} pictures", tuple(item.name for item in own), {"least": FEW})
 
 
 @rule("profiles", "warning", "A tier has too few or too many profiles.", remedy="use 2, to learn the silhouette")

@@ -37,8 +37,13 @@ class Data:
 
     @property
     def kind(self) -> str:
-        """What the character is: woman, man, person, creature or object."""
-        return str(self.settings.get("class", "woman"))
+        """What the character is: woman, man, person, creature, object, or style."""
+        return "style" if self.settings.get("kind") == "style" else str(self.settings.get("class", "woman"))
+
+    @property
+    def style(self) -> bool:
+        """Whether a style is learnt: it has neither person nor plan, and its captions say what is shown."""
+        return self.kind == "style"
 
     @property
     def human(self) -> bool:
