@@ -269,8 +269,8 @@ def test_the_record_and_the_page_say_what_the_lines_say(project: Path) -> None:
 
 
 def test_a_rule_that_does_not_exist_is_one_line(project: Path) -> None:
-    edit(MARA, lint={"allow": [{"rule": "blurr"}]})
-    (line,) = [line for line in lint(code=1) if "blurr" in line]
+    edit(MARA, lint={"allow": [{"rule": "bluur"}]})
+    (line,) = [line for line in lint(code=1) if "bluur" in line]
     assert "lint.allow[1].rule" in line and "did you mean blur?" in line
 
 
