@@ -78,7 +78,8 @@ def scale(number: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         project(folder, number)
-        found = {"pictures": number, "load": os.getloadavg()[0], "new": measured(folder), "known": measured(folder)}
+        found = {"pictures": number, "faces": find_spec("dlib") is not None, "load": round(os.getloadavg()[0], 1)}
+        found |= {"new": measured(folder), "known": measured(folder)}
         Image.new("RGB", (EDGE, EDGE), "teal").save(folder / "many/p00000.jpg")
         return {**found, "one_new": measured(folder)}
 
@@ -98,7 +99,6 @@ def main() -> None:
         "pillow": PIL.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "edge": EDGE,
-        "faces": find_spec("dlib") is not None,
     }
     result = {**about, "runs": [scale(number) for number in arguments.pictures]}
     text = json.dumps(result, indent=1) + "\n"
