@@ -18,6 +18,9 @@ STAGES = {
     "crop_watermark": ("picture cropped", "pictures cropped"),
     "write_caption": ("caption written", "captions written"),
     "take_caption": ("caption taken over", "captions taken over"),
+    "caption_image": ("picture described", "pictures described"),
+    "propose_captions": ("captions proposed", "proposals of captions written"),
+    "make_mask": ("mask made", "masks made"),
     "lint_dataset": ("data set checked", "data sets checked"),
     "write_manifest": ("data set listed", "data sets listed"),
     "encode_latents": ("picture encoded", "pictures encoded"),
@@ -62,7 +65,7 @@ LIGHT = {
         "write_report",
         "export_final",
     ),
-    *("lock_judge", "write_index", "write_comfyui", "write_gallery", "make_bundle"),
+    *("lock_judge", "write_index", "write_comfyui", "write_gallery", "make_bundle", "propose_captions", "make_mask"),
 }
 """Rules of seconds: the time left can be told without having seen one."""
 
