@@ -6,7 +6,6 @@ from typing import Any
 
 from charloom.config import captioning, knobs
 from charloom.config.character import Character
-from charloom.workflow import looking
 
 
 def own(character: Character) -> dict[str, Any]:
@@ -33,6 +32,8 @@ WORDS = ("identity_words", "keep_words")
 
 def detectors(settings: dict[str, Any], ocr: bool = True) -> tuple[str, ...]:
     """The detectors to use for a slice of the check; faces are looked for on people only."""
+    from charloom.workflow import looking  # it imports numpy, which no dry run needs
+
     wanted = settings.get("lint", {}).get("detectors", list(looking.DETECTORS))
     if settings.get("class", "woman") in ("creature", "object"):
         wanted = [name for name in wanted if name != "faces"]
