@@ -97,13 +97,17 @@ def of(character: Character) -> Captioning:
     )
 
 
+def kind(character: Character) -> str:
+    """What the character is, for the words of captions: woman, man, person, creature, object, or style."""
+    return "style" if character.is_style else str(getattr(character, "kind", "woman"))
+
+
 def prompt(character: Character) -> str:
     """What a captioner is asked for by default, by the class of the character."""
-    kind = getattr(character, "kind", "woman")
-    if kind == "style":
+    if (what := kind(character)) == "style":
         return _STYLE
-    noun = getattr(character, "noun", "") or kind
-    return (_THINGS if kind in ("creature", "object") else _PEOPLE).format(noun=noun)
+    noun = getattr(character, "noun", "") or what
+    return (_THINGS if what in ("creature", "object") else _PEOPLE).format(noun=noun)
 
 
 def described(character: Character, root: Path = Path(".")) -> list[str]:

@@ -69,7 +69,7 @@ def clean_settings(character: Character, name: str) -> dict[str, Any]:
     return {
         # Somebody else's picture has no trigger, and keeps who is on it.
         "trigger": "" if part and part.regularization else character.trigger,
-        "class": getattr(character, "kind", "woman"),
+        "class": captioning.kind(character),
         "noun": getattr(character, "noun", ""),
         "line": character.identity_full,
         "identity_words": list(words.identity_words),

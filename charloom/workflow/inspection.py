@@ -87,7 +87,7 @@ def inspect(
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
     further = [*unread, *lint.prompts(texts, count)]
-    for folder in ("characters", "bases", "plans"):
+    for folder in (*inventory.PROJECTS, "bases", "plans"):
         for unused in inventory.of_config(root / "config" / folder):
             what, _, remedy = unused.what.partition("; ")
             further.append(Finding("warning", unused.where, what, "unused-files", remedy))

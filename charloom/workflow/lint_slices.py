@@ -12,11 +12,11 @@ def own(character: Character) -> dict[str, Any]:
     """An unusual learning rate; class; levels and allowances; words of captions; shares of the plan; held-out sets."""
     written = character.written
     words = {key: written.get("captions", {})[key] for key in WORDS if key in written.get("captions", {})}
-    kind, balance = getattr(character, "kind", "woman"), getattr(character, "balance", {})
+    kind, balance = captioning.kind(character), getattr(character, "balance", {})
     train = character.recipe["train"]
     found = {
         "rate": knobs.odd_rate(train["optimizer"], train["lr"]),
-        "class": kind if kind != "woman" else None,
+        "class": kind if kind not in ("woman", "style") else None,
         "lint": written.get("lint"),
         "captions": words,
         "balance": {tier: number / sum(balance.values()) for tier, number in balance.items()},

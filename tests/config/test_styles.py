@@ -17,7 +17,7 @@ from small_project import edit, picture, snakemake, write_yaml
 from charloom.config.project import load, read
 from charloom.core.errors import UserError
 from charloom.dataset import captions, lint, sources
-from charloom.dataset.findings import Item
+from charloom.dataset.lint import Item
 from charloom.workflow import delivery, slices
 
 INK = "config/styles/ink.yaml"
