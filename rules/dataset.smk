@@ -135,7 +135,7 @@ rule take_caption:
     benchmark:
         RESULTS.benchmark("take_caption", "{shot}")
     wildcard_constraints:
-        character=any_of(WHOLE_FOLDERS),
+        character=any_of(TAKEN_OVER),
         shot="[a-z0-9][a-z0-9_-]*",
     priority: 30
     conda:

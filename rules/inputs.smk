@@ -39,6 +39,10 @@ def proposals_of(wildcards):
 
 # Characters whose every picture of a folder is used, without shots in their file.
 WHOLE_FOLDERS = [name for name, one in WORKFLOW.characters.items() if one.whole]
+# Those whose captions are the user's or one for all; a captioner's are written one by one.
+TAKEN_OVER = [
+    name for name in WHOLE_FOLDERS if not captioning.of(WORKFLOW.characters[name]).auto
+]
 
 
 def pictures_of_folder(character):

@@ -6,7 +6,7 @@ from charloom.core import files, tokens
 from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
 from charloom.dataset import lint
-from charloom.workflow import jobs, lint_slices, looking
+from charloom.workflow import jobs, likeness, lint_slices, looking
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
         name: lambda name=name: looking.kept_facts(results.image(name), store, detectors=detectors) for name in names
     }
     items, unread = lint.made(results, settings, looking.gathered(work, arguments.threads))
+    unread += likeness.findings(results, names)
     # The tokenizer is no input: until it is downloaded, token counts are estimates, which are never errors.
     checked = lint.check(items, settings, tokens.counter(settings.get("base", {})), unread)
     record = lint.as_record(checked.findings, checked.allowed)

@@ -35,6 +35,8 @@ def main() -> None:
     text = arguments.settings.get("caption")
     if arguments.user_file:
         text = captions.read(arguments.user_file)
+        if text and "trigger" in arguments.settings:
+            text = captions.completed(text, arguments.settings["trigger"])
     elif arguments.settings.get("captioner"):
         text = described(arguments.output, arguments.settings["captioner"], text or arguments.settings.get("default"))
     text = text or arguments.settings.get("default")

@@ -41,8 +41,8 @@ def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> boo
 
 def _say(found: Inspection, base: str) -> None:
     character, record = found.character, lint.as_record(found.findings)
-    shots, prompts = len(character.shots), len(character.sample_prompts)
-    print(f"{character.label}: {shots} shots, {prompts} sample prompts: no mistakes")
+    named, prompts = "pictures" if character.whole else "shots", len(character.sample_prompts)
+    print(f"{character.label}: {len(character.shots)} {named}, {prompts} sample prompts: no mistakes")
     for finding in found.findings:
         print(finding)
     if found.missing:

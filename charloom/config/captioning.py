@@ -99,14 +99,14 @@ def of(character: Character) -> Captioning:
 
 def kind(character: Character) -> str:
     """What the character is, for the words of captions: woman, man, person, creature, object, or style."""
-    return "style" if character.is_style else str(getattr(character, "kind", "woman"))
+    return "style" if character.is_style else character.kind
 
 
 def prompt(character: Character) -> str:
     """What a captioner is asked for by default, by the class of the character."""
     if (what := kind(character)) == "style":
         return _STYLE
-    noun = getattr(character, "noun", "") or what
+    noun = character.noun or what
     return (_THINGS if what in ("creature", "object") else _PEOPLE).format(noun=noun)
 
 

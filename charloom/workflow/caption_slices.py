@@ -70,7 +70,7 @@ def clean_settings(character: Character, name: str) -> dict[str, Any]:
         # Somebody else's picture has no trigger, and keeps who is on it.
         "trigger": "" if part and part.regularization else character.trigger,
         "class": captioning.kind(character),
-        "noun": getattr(character, "noun", ""),
+        "noun": character.noun,
         "line": character.identity_full,
         "identity_words": list(words.identity_words),
         "keep_words": list(words.keep_words),

@@ -14,12 +14,12 @@ from typing import Any
 from charloom.config import inventory
 from charloom.config.base import Base
 from charloom.config.character import Character
-from charloom.core import tokens
+from charloom.core import layout, tokens
 from charloom.core.store import Store
 from charloom.dataset import lint
 from charloom.dataset.lint import Finding, Item
 from charloom.dataset.lint.registry import Data
-from charloom.workflow import caption_slices, lint_files, lint_slices, proposing, slices
+from charloom.workflow import caption_slices, likeness, lint_files, lint_slices, proposing, slices
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def inspect(
     items, unread, missing = lint_files.items(character, root, store, detectors)
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
+    texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}
     further = [*unread, *lint.prompts(texts, count)]
+    further += likeness.findings(layout.Results(root / layout.results(character.id).root), character.shot_names)
     for folder in (*inventory.PROJECTS, "bases", "plans"):
         for unused in inventory.of_config(root / "config" / folder):
             what, _, remedy = unused.what.partition("; ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from charloom.config import captioning, knobs
+from charloom.config import captioning, kinds, knobs
 from charloom.config.character import Character
 
 
@@ -12,14 +12,15 @@ def own(character: Character) -> dict[str, Any]:
     """An unusual learning rate; class; levels and allowances; words of captions; shares of the plan; held-out sets."""
     written = character.written
     words = {key: written.get("captions", {})[key] for key in WORDS if key in written.get("captions", {})}
-    kind, balance = captioning.kind(character), getattr(character, "balance", {})
+    kind = captioning.kind(character)
     train = character.recipe["train"]
     found = {
         "rate": knobs.odd_rate(train["optimizer"], train["lr"]),
         "class": kind if kind not in ("woman", "style") else None,
         "lint": written.get("lint"),
         "captions": words,
-        "balance": {tier: number / sum(balance.values()) for tier, number in balance.items()},
+        "balance": kinds.shares(character.balance),
+        "whole": character.default_caption if character.whole else None,
         "captioned": captioning.of(character).captioner is not None,
         "holdouts": [part.name for part in character.datasets if part.holdout],
     }

@@ -71,7 +71,7 @@ def caption(character: Character, shot_name: str) -> str:
 
 def lint(character: Character, base: Base | None = None) -> str:
     """For the check of the data set; ``base`` says where the tokenizer is."""
-    shots, crop, train = character.shots, character.crop, character.recipe["train"]
+    shots, crop = character.shots, character.crop
     own = {"crop": {side: crop[side] for side in ("right", "bottom")}} if character.source == "folder" else {}
     return canonical_json(
         {

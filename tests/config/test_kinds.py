@@ -18,6 +18,7 @@ from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.dataset import captions, lint, prompts
+from charloom.dataset.lint.registry import Data
 from charloom.workflow import slices
 
 MARA = Path("config/characters/mara.yaml")
@@ -183,9 +184,15 @@ def test_a_class_of_a_plan_names_shots_that_exist(project: Path) -> None:
 def test_the_balance_that_a_plan_means_is_the_one_that_is_checked(project: Path) -> None:
     one = written(**{"class": "woman", "shots": "full-body-heavy"})
     settings = json.loads(slices.lint(one))
-    assert settings["balance"]["full-body"] == pytest.approx(16 / 30) and lint._plan(settings) == []
+    assert (
+        settings["balance"]["full-body"] == pytest.approx(16 / 30)
+        and lint.RULES["tiers"].findings(Data([], settings)) == []
+    )
     del settings["balance"]
-    assert any("16 of 30 shots are full-body; aim for a third each" in str(found) for found in lint._plan(settings))
+    assert any(
+        "16 of 30 shots are full-body; aim for a third each" in str(found)
+        for found in lint.RULES["tiers"].findings(Data([], settings))
+    )
 
 
 def test_one_shot_is_prompt_caption_expectation_and_doll_and_touches_nothing_else(project: Path) -> None:

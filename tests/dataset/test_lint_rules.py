@@ -170,6 +170,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "flips": (([], {"flips": [True, False]}), ([], {})),
     "tiers": (([], {"shots": [shot("a")] * 3}), ([], block())),
     "few": (([item("a")], {"class": "style"}), ([item("a")], {"class": "woman"})),
+    "framing": (([item("a")], {"whole": "m4ra"}), ([item("a")], {})),
     "profiles": (([], block(lambda s: set_(s, 7, view="frontal view"))), ([], block())),
     "tipped-head": (([], block(lambda s: set_(s, 7, expression=""))), ([], block())),
     "expressions": (([], block(lambda s: set_(s, 0, expression="sad"))), ([], block())),

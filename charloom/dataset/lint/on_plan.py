@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from charloom.dataset import framing
 from charloom.dataset.lint.registry import Data, Hit, rule
 
 TIERS = ("close-up", "medium", "full-body")
@@ -74,6 +75,14 @@ def few(data: Data) -> Iterator[Hit]:
     own = data.of_character()
     if data.style and len(own) < FEW:
         yield Hit("images", f"{len(own)} pictures", tuple(item.name for item in own), {"least": FEW})
+
+
+@rule("framing", "note", "What the pictures of a whole folder show, by their captions and faces.")
+def guessed(data: Data) -> Iterator[Hit]:
+    """Where no shot is described (:mod:`charloom.dataset.framing`)."""
+    for level, where, line in framing.findings(data.items, data.settings):
+        what, _, remedy = line.partition("; ")
+        yield Hit(where, what, level=level, remedy=remedy)
 
 
 @rule("profiles", "warning", "A tier has too few or too many profiles.", remedy="use 2, to learn the silhouette")
