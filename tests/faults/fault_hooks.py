@@ -40,7 +40,7 @@ def claim(request: dict[str, Any]) -> dict[str, Any]:
     """The fault that this job meets; empty for none."""
     fault = json.loads(os.environ.get("FAULT", "{}"))
     rule = "snakemake" if request.get("snakemake") else rule_of(request["arguments"])
-    if fault.get("everywhere") and rule != "snakemake":
+    if fault.get("everywhere"):
         return fault
     if not fault or fault.get("rule") != rule:
         return {}
@@ -81,7 +81,7 @@ def watch(child: int, fault: dict[str, Any]) -> int:
 def install(request: dict[str, Any]) -> None:
     """In the job itself."""
     fault, arguments = request["fault"], request["arguments"]
-    if os.environ.get("FAULTS_COUNT"):
+    if os.environ.get("FAULTS_COUNT") and not request.get("snakemake"):
         _count(arguments)
     kind = fault.get("kind")
     if kind == "kill" and "event" in fault:

@@ -1,7 +1,7 @@
 """The faults: what is prepared, what happens during a run, and what must come of it.
 
-Each is a function of (project, random number generator) that returns a :class:`Outcome`. The plain call after it and the
-checks of bytes are the same for all (:func:`undergo`).
+Each is a function of (project, random number generator) that says what it did. The plain call after it and the checks
+of bytes are the same for all (:func:`undergo`).
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ NAMED = re.compile(r"\b((?:results|work)/[^\s:;,'\"()]+)")
 
 
 def undergo(template: Template, place: Path, name: str, seed: int) -> Outcome:
-    """One fault and the plain call after it; what it names as damaged is deleted, as it says, and it is called again."""
+    """One fault and the plain call after it. What that names as damaged is deleted, as it says, before the next one."""
     outcome, started = Outcome(name, seed), time.monotonic()
     chance = random.Random(f"{name} {seed}")
     with Project(template, place) as project:

@@ -28,6 +28,11 @@ RECIPE = {
     "sample": {"every": 2, "steps": 1, "width": 64, "height": 64, "strengths": [0.7]},
     "data": {"resolutions": [64]},
 }
+SECRET = "marker-5e1f2b7c"
+"""A key in the environment that must turn up nowhere."""
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "GEMINI_API_KEY", "FAL_KEY", "AWS_SECRET_ACCESS_KEY")
+OURS = {"results", "work", "logs", ".snakemake"}
+"""What a run may write to."""
 USERS = ("config", "resources")
 """Folders that belong to the user: nothing in them may ever change."""
 
@@ -121,6 +126,7 @@ class Project:
             "PYTHONDONTWRITEBYTECODE": "1",
             "CHARLOOM_TERMINAL": "plain",
             "XDG_CACHE_HOME": str(self.place / "cache"),
+            **dict.fromkeys(SECRETS, SECRET),
             "FAULTS_NOTES": str(self.notes),
             "FAULT": json.dumps(fault or {}),
             **({"FAULTS_COUNT": "1"} if count else {}),
@@ -189,6 +195,10 @@ class Project:
         after = digests(self.folder, *USERS)
         before = self.template.users
         found += [f"{name} of the user's changed" for name in before | after if before.get(name) != after.get(name)]
+        found += [f"{name} was written" for name in {*os.listdir(self.folder)} - OURS - {*USERS}]
+        for path in self.folder.rglob("*"):
+            if path.is_file() and SECRET.encode() in path.read_bytes():
+                found.append(f"{path.relative_to(self.folder)} holds a key of the environment")
         litter = [path for part in ("results", "work") for path in (self.folder / part).rglob(".*.tmp")]
         return found + ([] if len(litter) < 40 else [f"{len(litter)} temporary files are left"])
 
@@ -215,6 +225,8 @@ def build_template(place: Path, server: Server) -> Template:
     made = one.run(count=True)
     if made.code:
         raise RuntimeError(made.text[-6000:])
+    if SECRET in made.text:
+        raise RuntimeError("the terminal shows a key of the environment")
     shutil.rmtree(folder)
     subprocess.run(["cp", "-a", one.folder, folder], check=True)
     template.jobs = [json.loads(line) for line in (one.notes / "jobs").read_text().splitlines()]

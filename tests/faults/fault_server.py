@@ -76,7 +76,13 @@ class Server:
         self.python = client(folder)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CHARLOOM_TERMINAL": "plain"}
         with open(folder / "server.log", "w") as log:
-            command = [sys.executable, __file__, str(self.socket)]
+            # Nothing that a run does may need the network: where it can be cut, it is.
+            cut = (
+                ["unshare", "-n"]
+                if not subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode
+                else []
+            )
+            command = [*cut, sys.executable, __file__, str(self.socket)]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + 300
         while not self.socket.exists():
@@ -155,10 +161,13 @@ def serve(path: str) -> dict[str, Any]:
 
 
 def run(request: dict[str, Any]) -> NoReturn:
-    """Run what was asked for, in a forked child, and end it without taking the interpreter apart: that takes a second."""
+    """Run what was asked for, in a forked child. It ends without taking the interpreter apart, which takes a second."""
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     code: Any = 0
     try:
+        import fault_hooks
+
+        fault_hooks.install(request)
         if request.get("snakemake"):
             from snakemake import cli
 
@@ -166,9 +175,6 @@ def run(request: dict[str, Any]) -> NoReturn:
             sys.path[0] = request["folder"]
             cli.main()
         else:
-            import fault_hooks
-
-            fault_hooks.install(request)
             sys.argv = request["arguments"]
             sys.path[0] = str(ROOT / "scripts")
             runpy.run_path(sys.argv[0], run_name="__main__")

@@ -7,10 +7,10 @@ that are started, and pickles.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
-import shutil
 import sys
 import tempfile
 import threading
@@ -83,13 +83,7 @@ def config(data: bytes, folder: Path) -> str:
     (project_folder(folder) / "config/characters/mara.yaml").write_bytes(data)
     workflow = project.load(folder, image_problems=sources.problems)
     character = workflow.characters["mara"]
-    import json
-
-    page = (
-        prompt_sheet.as_html(prompts.sheet(json.loads(slices.prompt_sheet(character))))
-        if hasattr(slices, "prompt_sheet")
-        else ""
-    )
+    page = prompt_sheet.as_html(prompts.sheet(json.loads(slices.prompt_sheet(character))))
     if "<script>alert(1)" in page or "<img src=x" in page:
         raise AssertionError("the prompt sheet holds markup of the character file")
     return ""
@@ -109,8 +103,6 @@ def caption(data: bytes, folder: Path) -> str:
 
 @surface
 def lora(data: bytes, folder: Path) -> str:
-    import json
-
     from charloom.lora.files import read_adapter
     from charloom.lora.verify import verify
 
@@ -179,10 +171,9 @@ def attempt(name: str, data: bytes, watch: Watch, place: Path | None = None) -> 
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         folder = Path(scratch).resolve() / "project"
         folder.mkdir()
-        (folder / "config").exists()
         before = os.getcwd()
         os.chdir(folder)
-        watch.folder, watch.seen = Path(scratch).resolve(), []
+        tempfile.tempdir, watch.folder, watch.seen = scratch, Path(scratch).resolve(), []
         try:
             said = SURFACES[name](data, folder)
         except UserError as error:
@@ -192,7 +183,7 @@ def attempt(name: str, data: bytes, watch: Watch, place: Path | None = None) -> 
         except Exception:
             return traceback.format_exc()
         finally:
-            watch.folder = None
+            tempfile.tempdir = watch.folder = None
             os.chdir(before)
         if watch.seen:
             return "; ".join(watch.seen[:5])
@@ -215,7 +206,3 @@ def random_input(name: str, chance: random.Random, valid: dict[str, bytes]) -> b
         except (ValueError, yaml.YAMLError, RecursionError):
             pass
     return inputs.damaged(valid[name], chance)
-
-
-def rmtree(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)

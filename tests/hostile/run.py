@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 import time
@@ -25,6 +26,12 @@ import hostile_inputs as inputs  # noqa: E402
 import hostile_surfaces as surfaces  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()
+KEYS = st.text(max_size=8) | st.sampled_from(["steps", "lr", "rank", "path", "prompt", "name", "type", "folder_path"])
+TREES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
+)
 
 
 def valid_files(folder: Path) -> dict[str, bytes]:
@@ -49,12 +56,24 @@ def hypotheses(name: str, seconds: float, valid: dict[str, bytes], watch: surfac
     @settings(
         max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
     )
-    @given(st.randoms(use_true_random=False), st.binary(max_size=64), st.booleans())
-    def one(chance, noise, raw):
+    @given(st.integers(0, 2**64), st.binary(max_size=64), TREES)
+    def one(seed, noise, tree):
         nonlocal tried
         if time.monotonic() > until:
             return
-        data = noise if raw and chance.random() < 0.2 else surfaces.random_input(name, chance, valid)
+        chance = random.Random(seed)
+        data = surfaces.random_input(name, chance, valid)
+        if name in ("config", "import") and chance.random() < 0.3:
+            whole = {**inputs.CHARACTER, chance.choice(list(inputs.CHARACTER)): tree}
+            job = {
+                **inputs.JOB["config"]["process"][0],
+                chance.choice(["network", "train", "datasets", "sample"]): tree,
+            }
+            data = inputs.as_yaml(
+                whole if name == "config" else {**inputs.JOB, "config": {"name": "mara", "process": [job]}}
+            )
+        elif chance.random() < 0.1:
+            data = noise
         tried += 1
         if (problem := surfaces.attempt(name, data, watch)) and len(wrong) < 50:
             wrong.append(f"{data[:300]!r}: {problem}")
