@@ -8,7 +8,6 @@ runs were of this machine and none of them lives, the locks are nobody's. In eve
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 from pathlib import Path
