@@ -47,7 +47,9 @@ class Document(dict[str, Any]):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        if isinstance(key_node, yaml.ScalarNode):
             key_node.tag = _TEXT  # a shot may be called 01 or off, with or without quotes
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:

@@ -90,7 +90,7 @@ class Project:
     template: Template
     place: Path
     mounted: bool = False
-    started: float = field(default_factory=time.time)
+    damaged: dict[Path, bytes] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
