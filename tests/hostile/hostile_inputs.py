@@ -237,6 +237,9 @@ def loras() -> Iterator[tuple[str, bytes]]:
             "ss_network_args",
         ):
             yield f"{name} {value[:16]}", tensors(pair({name: value}))
+    for pattern in ("((.+)+)+!", "(.*)*!", ".*" * 40 + "!", "(a|b)?" * 100, "(", "x" * 10_000):
+        config = {"r": 2, "lora_alpha": 2, "alpha_pattern": {pattern: 4}}
+        yield f"pattern {pattern[:12]}", tensors(pair({"lora_adapter_metadata": json.dumps(config)}))
     yield "pickle", pickle.dumps(Poison())
     yield "zip of a pickle", zipped({"archive/data.pkl": pickle.dumps(Poison())})
     yield "empty", b""
