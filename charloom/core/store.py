@@ -86,6 +86,13 @@ class Store:
             # Beforehand: a kill in between leaves a digest without an entry, which nobody reads.
             files.write_text(_sum(entry), found)
 
+    def differs(self, kind: str, key: str, suffix: str, sha256: str) -> bool:
+        """Whether a copy with this SHA-256 is not what was stored; False where the store knows nothing of it."""
+        try:
+            return _sum(self.path(kind, key, suffix)).read_text(encoding="ascii") != sha256
+        except (OSError, ValueError):
+            return False
+
     def remove(self, entry: Path) -> None:
         """Delete an entry by its path, if it is there."""
         for path in (entry, _sum(entry)):

@@ -131,6 +131,14 @@ def test_an_entry_without_a_digest_is_trusted(tmp_path: Path) -> None:
     assert not list(entry.parent.iterdir())
 
 
+def test_a_copy_that_is_not_what_was_stored(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    put(store, b"data")
+    assert not store.differs("thing", KEY, ".bin", hashlib.sha256(b"data").hexdigest())
+    assert store.differs("thing", KEY, ".bin", hashlib.sha256(b"dato").hexdigest())
+    assert not store.differs("thing", "cd" * 32, ".bin", "")  # unknown
+
+
 def test_fetched_files_reach_the_disk_before_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power cut a file is whole, or is not there."""
     store, synced = Store(tmp_path / "store"), []
