@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, mounts a
 
 SAMPLE = [
     *(("kill_job", 0), ("kill_everything", 0), ("power_cut", 0), ("flipped_store", 0), ("flipped_state", 0)),
-    *(("truncated_file", 0), ("out_of_memory", 0), ("two_snakemakes", 0)),
+    *(("flipped_result", 2), ("out_of_memory", 0), ("two_snakemakes", 0)),
 ]
 
 
