@@ -17,6 +17,7 @@ include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/generator_inputs.smk"
 include: "rules/terminal.smk"
+include: "rules/locks.smk"
 
 
 wildcard_constraints:

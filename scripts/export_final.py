@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
+from charloom.train.keys import CHECKPOINT, checkpoint_key
 from charloom.workflow import jobs
 
 
@@ -38,6 +40,9 @@ def main() -> None:
     if not report.ok:
         raise UserError(f"{chosen}: {report.problems[0]}; or set checkpoint: to another step")
     tensors, trained = read_safetensors(chosen)
+    run = str(json.loads(trained.get("charloom.provenance", "{}")).get("run_key", ""))
+    if run and arguments.store.differs(CHECKPOINT, checkpoint_key(run, step), ".safetensors", report.sha256):
+        raise UserError(f"{chosen}: is damaged, it is not what was trained; delete it and run again, which restores it")
     sample = arguments.results.sample(step, about["sample"]["name"]) if about["sample"] else None
     if sample is None or not sample.is_file():
         log(f"no thumbnail in the file: step {step} drew no sample prompt with the trigger")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_models import CAPTION_WIDTH, build_tokenizer, build_transformer
+from tiny_models import CAPTION_WIDTH, build_base
 
 LONGEST = "test_leyla.py"
 """The file that takes as long as a character does."""
@@ -30,46 +30,7 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """A diffusers folder with every part of Z-Image in the stock classes, tiny and random."""
-    import torch
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline
-    from transformers import Qwen3Config, Qwen3Model
-
-    torch.manual_seed(1)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=8,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    )
-    tokenizer = build_tokenizer()
-    text_encoder = Qwen3Model(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=CAPTION_WIDTH,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            max_position_embeddings=1024,
-        )
-    )
-    folder = tmp_path_factory.mktemp("tiny-base")
-    pipeline = ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0),
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        transformer=build_transformer(),
-    )
-    pipeline.save_pretrained(folder)
-    return folder
+    return build_base(tmp_path_factory.mktemp("tiny-base"))
 
 
 @pytest.fixture

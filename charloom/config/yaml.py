@@ -13,6 +13,11 @@ from charloom.core.errors import UserError
 _INTEGER = "tag:yaml.org,2002:int"
 _TEXT = "tag:yaml.org,2002:str"
 
+LARGEST = 2**20
+"""Bytes of a YAML file, at most; a thousand shots take 300 kB."""
+MOST = 100_000
+"""Values in a file, at most, with every alias (``*name``) counted as what it stands for."""
+
 KINDS = {
     "object": "a group of keys",
     "array": "a list",
@@ -42,7 +47,9 @@ class Document(dict[str, Any]):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        if isinstance(key_node, yaml.ScalarNode):
             key_node.tag = _TEXT  # a shot may be called 01 or off, with or without quotes
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:
@@ -65,13 +72,17 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     """The mapping in a YAML file; a missing or broken file is a :class:`UserError` naming the line and a remedy."""
     label = label or str(path)
     try:
+        if (size := Path(path).stat().st_size) > LARGEST:
+            raise UserError(f"{label}: has {size:,} bytes, a configuration at most {LARGEST:,}; is it another file?")
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{label}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{label}: cannot be read as UTF-8 text: {error}") from None
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a subclass of the safe loader)
+        data = _load(text, label)
+    except RecursionError:
+        raise UserError(f"{label}: is nested too deeply to be a configuration") from None
     except yaml.MarkedYAMLError as error:
         number, remedy = _remedy(error, text.splitlines())
         raise UserError(f"{label}: line {number}: {remedy}") from None
@@ -82,6 +93,36 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     document = Document(data or {})
     document.text = text
     return document
+
+
+def _load(text: str, label: str) -> Any:
+    """The value of a document. Aliases can make a few lines stand for billions: such a file is refused unread."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node) > MOST:
+            raise UserError(f"{label}: its aliases (*name) stand for more than {MOST:,} values; write less of it")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded(root: yaml.Node) -> float:
+    """How many values a node stands for with its aliases written out; infinite if it contains itself."""
+    sizes: dict[int, float] = {}
+    todo = [(root, False)]
+    while todo:
+        node, known = todo.pop()
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        if known:
+            sizes[id(node)] = 1 + sum(sizes[id(part)] for part in parts)
+        elif id(node) not in sizes:
+            sizes[id(node)] = float("inf")  # until its parts are known: what refers to itself has no size
+            todo += [(node, True), *((part, False) for part in parts)]
+    return sizes[id(root)]
 
 
 def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -31,6 +32,12 @@ _WORDS = {
 }
 
 
+LONGEST = 2000
+"""Characters of a line of a message, at most."""
+# Control characters but tab and line feed; separators that some take for a line's end; marks that reorder text.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
 class UserError(Exception):
     """Work cannot go on because of something the user wrote or left out.
 
@@ -42,6 +49,20 @@ class UserError(Exception):
     def several(cls, problems: list[str]) -> UserError:
         """One error for several one-line ``problems``, so that all are reported together."""
         return cls("\n".join(problems))
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """``text`` for a terminal: what would steer it is escaped, and a line longer than :data:`LONGEST` is cut.
+
+    Messages quote what others wrote: a name in a file may hold escape sequences, or megabytes.
+    """
+    lines = [
+        line if len(line) <= LONGEST else f"{line[:LONGEST]}… ({len(line):,} characters)" for line in text.split("\n")
+    ]
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), "\n".join(lines))
 
 
 class Stopped(Exception):

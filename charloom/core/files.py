@@ -65,9 +65,9 @@ def _sync(path: Path) -> None:
                 raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file as UTF-8, whole or not at all."""
-    with whole(path) as temporary:
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write a small text file as UTF-8, whole or not at all; ``sync`` as for :func:`whole`."""
+    with whole(path, sync=sync) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -2,13 +2,15 @@
 
 An entry is a file named by the digest of everything it depends on: ``<root>/<kind>/<key[:2]>/<key><suffix>``.
 It is published atomically (temporary file, then ``os.replace``), read-only, and never changed afterwards, so
-a process may be killed at any moment and two processes may race for the same entry. Deleting the store
-only costs time. Independent of what the entries mean.
+a process may be killed at any moment and two processes may race for the same entry. The SHA-256 of its bytes lies
+beside it (``….sha256``): an entry that a disk has damaged is renamed to ``*.damaged`` when it is asked for, and so
+made again. Deleting the store only costs time. Independent of what the entries mean.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -16,9 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from charloom.core import files
+from charloom.core.canonical import file_digest
 
 LINK_FROM_BYTES = 4 * 2**20
 """Entries from this size on are hard-linked into place; smaller ones are copied, so that editing them is harmless."""
+
+SUM = ".sha256"
+"""Added to the name of an entry for the file with its digest. Entries of older versions have none and are trusted."""
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -37,11 +45,18 @@ class Store:
         return self.root / kind / key[:2] / f"{key}{suffix}"
 
     def has(self, kind: str, key: str, suffix: str = "") -> bool:
-        """Whether the entry exists; entries are whole or absent, never partial."""
-        return self.path(kind, key, suffix).is_file()
+        """Whether the entry exists; entries are whole or absent, never partial.
+
+        Small entries are also read and checked; those that are linked are checked by :meth:`fetch`.
+        """
+        entry = self.path(kind, key, suffix)
+        try:
+            return entry.stat().st_size >= LINK_FROM_BYTES or _intact(entry)
+        except OSError:
+            return False
 
     def fetch(self, kind: str, key: str, suffix: str, output: str | Path) -> bool:
-        """Put the entry at ``output``, replacing it atomically; False if there is no such entry.
+        """Put the entry at ``output``, replacing it atomically; False if there is no such entry, or it is damaged.
 
         The output gets the current time, because a build system treats an older file as outdated.
         """
@@ -50,7 +65,10 @@ class Store:
         if not entry.is_file():
             return False
         try:
-            with files.whole(output, sync=False) as temporary:
+            if not _intact(entry):
+                return False
+            # Synced: nothing would notice a copy that a power cut has truncated under its name.
+            with files.whole(output) as temporary:
                 if entry.stat().st_size < LINK_FROM_BYTES or not _link(entry, temporary):
                     shutil.copyfile(entry, temporary)
                 os.utime(temporary)
@@ -65,8 +83,24 @@ class Store:
         Without ``sync`` a power failure may leave a damaged entry: for thousands of small ones, whose reader makes them
         anew.
         """
-        with files.whole(self.path(kind, key, suffix), mode=0o444, sync=sync) as temporary:
+        entry = self.path(kind, key, suffix)
+        with files.whole(entry, mode=0o444, sync=sync) as temporary:
             yield temporary
+            found = file_digest(temporary)
+            # Beforehand: a kill in between leaves a digest without an entry, which nobody reads.
+            files.write_text(_sum(entry), found, sync=sync)
+
+    def differs(self, kind: str, key: str, suffix: str, sha256: str) -> bool:
+        """Whether a copy with this SHA-256 is not what was stored; False where the store knows nothing of it."""
+        try:
+            return _sum(self.path(kind, key, suffix)).read_text(encoding="ascii") != sha256
+        except (OSError, ValueError):
+            return False
+
+    def remove(self, entry: Path) -> None:
+        """Delete an entry by its path, if it is there."""
+        for path in (entry, _sum(entry)):
+            path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -79,6 +113,29 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock"):
             yield
+
+
+def _sum(entry: Path) -> Path:
+    return entry.with_name(entry.name + SUM)
+
+
+def _intact(entry: Path) -> bool:
+    """Whether an entry has the bytes that were stored; one that has not is renamed to ``*.damaged``.
+
+    Raises:
+        FileNotFoundError: there is no such entry.
+    """
+    try:
+        known = _sum(entry).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        known = ""
+    if len(known) != 64 or file_digest(entry) == known:
+        return True
+    with contextlib.suppress(OSError):
+        entry.replace(entry.with_name(entry.name + ".damaged"))
+        _sum(entry).unlink(missing_ok=True)
+    log.warning("%s: the stored result is damaged (its SHA-256 is another); made again", entry)
+    return False
 
 
 def _link(entry: Path, target: Path) -> bool:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from charloom.core.errors import UserError
 
+LARGEST_HEADER = 100_000_000
+"""Bytes of a header, at most, as the safetensors library has it; a file may claim any length."""
+
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -100,10 +103,12 @@ def _what_it_is(path: Path, error: Exception) -> str:
 
 def _expected_size(path: Path, header: int) -> int | None:
     """Size that a safetensors file has by its header of ``header`` bytes; None if that is not whole."""
+    if header > LARGEST_HEADER:
+        return None
     with open(path, "rb") as file:
         try:
             entries = json.loads(file.read(8 + header)[8:])
             ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return 8 + header + max(map(int, ends), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
             return None
-    return 8 + header + max(ends, default=0)

@@ -45,11 +45,14 @@ def header_scale(metadata: Mapping[str, str], module: str | None = None) -> floa
         given = (float(config["r"]), float(config["lora_alpha"]))
         rank, alpha = (_of_module(*pair, module) for pair in zip(patterns, given, strict=True))
         return alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError, re.error):
+    except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError, re.error, RecursionError):
         return None
 
 
 def _of_module(pattern: Mapping[str, float], usual: float, module: str | None) -> float:
+    # A pattern is somebody else's: one with nested repetitions could take for ever.
+    if any(len(key) > 500 or re.search(r"\)\s*[*+{?]", key) or len(re.findall(r"[*+{]", key)) > 3 for key in pattern):
+        raise ValueError("a pattern that repeats what repeats")
     named = (value for key, value in pattern.items() if module and re.match(rf"(.*\.)?({key})$", module))
     return float(next(named, usual))
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from charloom.core.canonical import file_digest
-from charloom.core.errors import UserError
+from charloom.core.errors import UserError, printable
 from charloom.core.tensors import read_safetensors
 from charloom.lora import layouts, loaders, movement
 from charloom.lora.convert import convertible
@@ -103,7 +103,7 @@ class Report:
         lines += [f"  note: {note}" for note in self.notes]
         if self.loaders:
             lines += ["  tried, with these versions and no others:", *(f"    {row}" for row in self.loaders)]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def _finite(value: float) -> float | None:
@@ -257,7 +257,7 @@ def _check_moved(adapter: AdapterFile, report: Report) -> None:
         step = int(header["ss_steps"])
         network = json.loads(header["charloom.provenance"])["settings"]["network"]
         scale = network["alpha"] / network["rank"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return
     tensors = {f"{module}.{role}": t for module, parts in adapter.modules.items() for role, t in parts.items()}
     if line := movement.complaint(movement.share(tensors, step, scale), step):

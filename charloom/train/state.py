@@ -78,7 +78,7 @@ def save(store: Store, state: State) -> None:
     with store.put(KIND, checkpoint_key(state.run_key, state.step), SUFFIX) as path:
         write(path, state)
     for old in stored(store, state.run_key, state.step)[KEPT:]:
-        old.unlink(missing_ok=True)
+        store.remove(old)
 
 
 def stored(store: Store, run_key: str, until: int) -> list[Path]:

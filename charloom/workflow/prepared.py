@@ -16,6 +16,7 @@ from charloom.core.store import Store
 FULL_PRECISION = "none"
 _UNQUANTISED = (FULL_PRECISION, "bf16")
 _KIND = "charloom.quantization"
+_SUMS = "charloom.sums"
 _CHOICE = 2
 """Version of the choice of quantised Linears; raising it rebuilds prepared bases and retrains on them."""
 
@@ -84,7 +85,9 @@ def make(
         header = {"format": "pt", "charloom.base": digest_}
         if kind in quantize.KINDS:
             header[_KIND] = kind
-        write_safetensors(temporary, {name: state[name] for name in model.state_dict()}, header)
+        tensors = {name: state[name] for name in model.state_dict()}
+        header[_SUMS] = digest({name: word_sum(tensor) for name, tensor in tensors.items()})
+        write_safetensors(temporary, tensors, header)
     return record
 
 
@@ -104,23 +107,44 @@ def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
     from charloom.zimage.forward import prepare
 
     model = weights.empty_transformer(Path(lock["root"]))
-    state, fixed = {}, set()
+    state, fixed, sums = {}, set(), {}
     try:
         with safe_open(str(prepared), framework="pt", device=str(device)) as file:
-            if kind := (file.metadata() or {}).get(_KIND):
+            header = file.metadata() or {}
+            if kind := header.get(_KIND):
                 quantize.restructure(model, kind)
                 fixed = quantize.stored_names(model)
             for name in file.keys():
                 tensor = file.get_tensor(name)
+                sums[name] = word_sum(tensor) if _SUMS in header else 0
                 state[name] = _aligned(tensor if name in fixed else tensor.to(dtype))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{prepared}: cannot be read ({error}); delete it, so that it is rebuilt") from None
+    if header.get(_SUMS, digest(sums)) != digest(sums):
+        raise UserError(f"{prepared}: is damaged, its weights have changed; delete it, so that it is rebuilt")
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     if missing or unexpected:
         name = (*missing, *unexpected)[0]
         raise UserError(f"{prepared}: does not fit the base (for example {name}); delete it, so that it is rebuilt")
     quantize.set_mode(model, quantize.best_mode(device))
     return prepare(model.to(device).eval().requires_grad_(False))
+
+
+def word_sum(tensor: Any) -> int:
+    """The sum of a tensor's bytes as 64-bit words, modulo 2^64: a changed bit changes it.
+
+    Taken where the tensor lies, so that it costs a GPU one read of its memory; a SHA-256 of 12 GB takes ten seconds.
+    """
+    import torch
+
+    data = tensor.contiguous().flatten().view(torch.uint8)
+    whole = data.numel() // 8 * 8
+    words = _aligned_words(data[:whole]).view(torch.int64)
+    return int(words.sum()) + int(data[whole:].to(torch.int64).sum()) & (1 << 64) - 1
+
+
+def _aligned_words(data: Any) -> Any:
+    return data.clone() if data.data_ptr() % 8 or data.storage_offset() % 8 else data
 
 
 def _aligned(tensor: Any) -> Any:

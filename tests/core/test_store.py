@@ -102,6 +102,53 @@ def _count_up(root: Path, file: Path) -> None:
             file.write_text(str(int(file.read_text()) + 1))
 
 
+@pytest.mark.parametrize("size", [10, LINK_FROM_BYTES])
+def test_a_damaged_entry_is_put_aside_and_made_again(tmp_path: Path, size: int) -> None:
+    """A flipped bit on the disk: not fetched, and found by ``has`` where somebody may read the entry itself."""
+    store, output = Store(tmp_path / "store"), tmp_path / "out"
+    for act in (store.fetch, lambda *entry: store.has(*entry[:3]) and store.fetch(*entry)):
+        put(store, bytes(size))
+        entry = store.path("thing", KEY, ".bin")
+        entry.chmod(0o644)
+        entry.write_bytes(bytes(size - 1) + b"\x01")
+        assert not act("thing", KEY, ".bin", output)
+        assert not output.exists() and not store.has("thing", KEY, ".bin")
+        assert entry.with_name(entry.name + ".damaged").is_file()
+    put(store, bytes(size))
+    assert store.fetch("thing", KEY, ".bin", output) and output.read_bytes() == bytes(size)
+
+
+def test_an_entry_without_a_digest_is_trusted(tmp_path: Path) -> None:
+    """Stores of older versions have none."""
+    store = Store(tmp_path / "store")
+    put(store, b"data")
+    entry = store.path("thing", KEY, ".bin")
+    digest_file = entry.with_name(entry.name + ".sha256")
+    assert digest_file.read_text() == hashlib.sha256(b"data").hexdigest()
+    digest_file.unlink()
+    assert store.has("thing", KEY, ".bin") and store.fetch("thing", KEY, ".bin", tmp_path / "out")
+    store.remove(entry)
+    assert not list(entry.parent.iterdir())
+
+
+def test_a_copy_that_is_not_what_was_stored(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    put(store, b"data")
+    assert not store.differs("thing", KEY, ".bin", hashlib.sha256(b"data").hexdigest())
+    assert store.differs("thing", KEY, ".bin", hashlib.sha256(b"dato").hexdigest())
+    assert not store.differs("thing", "cd" * 32, ".bin", "")  # unknown
+
+
+def test_fetched_files_reach_the_disk_before_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a file is whole, or is not there."""
+    store, synced = Store(tmp_path / "store"), []
+    put(store, b"data")
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    output = tmp_path / "out"
+    assert store.fetch("thing", KEY, ".bin", output)
+    assert synced == [output.stat().st_ino]
+
+
 def test_the_lock_excludes_other_processes(tmp_path: Path) -> None:
     file = tmp_path / "count"
     file.write_text("0")
@@ -129,6 +176,12 @@ def test_bugs_keep_their_traceback() -> None:
     result = run_cli("raise KeyError('x')")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_messages_do_not_steer_the_terminal() -> None:
+    assert str(UserError("a\x1b[2J\x07\u202eb\tü\nc")) == "a\\x1b[2J\\x07\\u202eb\tü\nc"
+    long = str(UserError("x" * 10**6))
+    assert len(long) < 2100 and long.endswith("x… (1,000,000 characters)")
 
 
 def test_several_joins_lines() -> None:

@@ -241,6 +241,20 @@ def test_a_quantised_file_that_is_cut_or_of_another_base_is_named(base_folder, s
         prepared.load(lock, output, torch.float32, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_a_flipped_bit_in_a_prepared_base_is_named(base_folder, store, tmp_path, kind):
+    lock = locks.lock({"name": "tiny", "path": str(base_folder), "adapters": {}}, store)
+    output = tmp_path / "base.safetensors"
+    prepared.make(lock, {"adapter": "none", "quantization": kind, "recipe": 2}, output, store, hub.silent)
+    data = bytearray(output.read_bytes())
+    for where in (-1, -(len(data) // 3)):
+        output.write_bytes(bytes([*data[:where], data[where] ^ 4, *(data[where:][1:])]))
+        with pytest.raises(UserError, match="base.safetensors: is damaged.* delete it"):
+            prepared.load(lock, output, torch.float32, torch.device("cpu"))
+    output.write_bytes(data)
+    prepared.load(lock, output, torch.float32, torch.device("cpu"))
+
+
 def test_the_text_encoder_is_kept_as_the_recipe_says(base_folder, tmp_path):
     store = Store(tmp_path / "store")
     lock = locks.lock({"name": "tiny", "path": str(base_folder), "adapters": {}}, store)

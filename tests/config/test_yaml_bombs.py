@@ -1,0 +1,43 @@
+"""Files that stand for more than they are: refused in one line, in no time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from charloom.config import yaml
+from charloom.core.errors import UserError
+
+
+def laughs(first: str, one: str) -> str:
+    """Twelve anchors, each of nine times the one before."""
+    lines = [first, *(one.format(name=chr(98 + i), parts=",".join([f"*{chr(97 + i)}"] * 9)) for i in range(12))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (laughs("a: &a [x]", "{name}: &{name} [{parts}]"), "its aliases (*name) stand for more than 100,000 values"),
+        (laughs("a: &a {k: v}", "{name}: &{name} {{<<: [{parts}]}}"), "its aliases"),
+        ("a: &a [*a]", "its aliases"),
+        ("a: " + "x" * 2**20, "a configuration at most 1,048,576"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "line 1"),
+    ],
+    ids=["aliases", "merges", "cycle", "large", "deep"],
+)
+def test_refused(tmp_path: Path, text: str, said: str) -> None:
+    path, started = tmp_path / "a.yaml", time.monotonic()
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        yaml.read_yaml(path)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert time.monotonic() - started < 10
+
+
+def test_aliases_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: [*a, *a]}\n")
+    assert yaml.read_yaml(path) == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": [{"x": 1}, {"x": 1}]}}

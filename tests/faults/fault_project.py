@@ -1,0 +1,245 @@
+"""The project that faults happen to: the whole workflow in seconds, and what must be true of it afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import small_project
+from fault_server import Server
+from small_project import CHARACTER, TARGET, edit, write_yaml
+from tiny_models import build_base
+
+RECIPE = {
+    "network": {"rank": 2, "alpha": 2},
+    "train": {"steps": 3, "lr": 1.0e-3},
+    "save": {"every": 1, "keep": "all"},
+    "sample": {"every": 2, "steps": 1, "width": 64, "height": 64, "strengths": [0.7]},
+    "data": {"resolutions": [64]},
+}
+SECRET = "marker-5e1f2b7c"
+"""A key in the environment that must turn up nowhere."""
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "GEMINI_API_KEY", "FAL_KEY", "AWS_SECRET_ACCESS_KEY")
+OURS = {"results", "work", "logs", ".snakemake"}
+"""What a run may write to."""
+USERS = ("config", "resources")
+"""Folders that belong to the user: nothing in them may ever change."""
+
+
+def prepare(folder: Path) -> Path:
+    """The configuration, a tiny base, two shots, a prompt, three checkpoints."""
+    small_project.make(folder)
+    shutil.rmtree(folder / small_project.BASE["path"])
+    build_base(folder / small_project.BASE["path"])
+    base = {**small_project.BASE, "adapters": {}, "run_ahead": 2}
+    write_yaml(folder / "config/bases/mini.yaml", {**base, "recipe": {**base["recipe"], "training_adapter": "none"}})
+    edit(folder / "config/config.yaml", recipe=RECIPE, device="cpu")
+    edit(
+        folder / "config/characters/mara.yaml",
+        images={"source": "paperdoll", "count": 2},
+        shots=CHARACTER["shots"][:2],
+        sample_prompts=CHARACTER["sample_prompts"][:1],
+    )
+    return folder
+
+
+def digests(folder: Path, *parts: str) -> dict[str, str]:
+    files = [path for part in parts for path in sorted((folder / part).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@dataclass
+class Run:
+    """A start of Snakemake: how it ended and what it said."""
+
+    code: int | None
+    text: str
+
+
+@dataclass
+class Template:
+    """A finished project with everything that was noted while it was made."""
+
+    folder: Path
+    server: Server
+    jobs: list[dict[str, Any]]
+    final: str
+    users: dict[str, str]
+    inputs: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> list[str]:
+        return sorted({job["rule"] for job in self.jobs})
+
+
+@dataclass
+class Project:
+    """A copy of the template that something happens to, on a disk of its own where ``mount`` works."""
+
+    template: Template
+    place: Path
+    mounted: bool = False
+    damaged: dict[Path, bytes] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.place / "disk" / "project"
+
+    @property
+    def notes(self) -> Path:
+        return self.place / "notes"
+
+    def __enter__(self) -> Project:
+        (self.place / "disk").mkdir(parents=True)
+        self.notes.mkdir()
+        self.mounted = not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200m", "faults", self.place / "disk"], capture_output=True
+        ).returncode
+        # Dates as they were: Snakemake compares them.
+        subprocess.run(["cp", "-a", self.template.folder, self.folder], check=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_all()
+        if self.mounted:
+            for _ in range(50):
+                if not subprocess.run(["umount", self.place / "disk"], capture_output=True).returncode:
+                    break
+                time.sleep(0.1)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def start(self, fault: dict[str, Any] | None = None, *arguments: str, count: bool = False) -> tuple[Any, Path]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(small_project.ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "CHARLOOM_TERMINAL": "plain",
+            "XDG_CACHE_HOME": str(self.place / "cache"),
+            **dict.fromkeys(SECRETS, SECRET),
+            "FAULTS_NOTES": str(self.notes),
+            "FAULT": json.dumps(fault or {}),
+            **({"FAULTS_COUNT": "1"} if count else {}),
+        }
+        output = self.place / f"output-{time.monotonic_ns()}"
+        words = ["-s", str(small_project.ROOT / "Snakefile"), "--cores", "1", *(arguments or (TARGET,))]
+        return self.template.server.start(self.folder, words, environment, output), output
+
+    def wait(self, started: tuple[socket.socket, Path], seconds: float = 600) -> Run:
+        connection, output = started
+        ready, _, _ = select.select([connection], [], [], seconds)
+        if not ready:
+            self.kill_all()
+            return Run(None, output.read_text(errors="replace"))
+        answer = connection.recv(64)
+        connection.close()
+        return Run(int(answer or b"-9"), output.read_text(errors="replace"))
+
+    def run(self, fault: dict[str, Any] | None = None, *arguments: str, count: bool = False) -> Run:
+        return self.wait(self.start(fault, *arguments, count=count))
+
+    def pids(self, only: str | None = None) -> list[int]:
+        """Processes started for this project, by the rule whose job they are or ``snakemake``."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = [line.split() for line in (self.notes / "pids").read_text().splitlines()]
+            return [int(pid) for pid, rule in lines if only in (None, rule)]
+        return []
+
+    def kill_all(self) -> None:
+        """SIGKILL everything of this run; pids are of processes that the server started for this folder."""
+        for _ in range(2):  # a job may have been about to start
+            for pid in self.pids():
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                    if Path(f"/proc/{pid}/cwd").resolve() == self.folder:
+                        os.killpg(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def settle(self, seconds: float = 60) -> None:
+        """Wait for jobs that outlived their Snakemake."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and any(
+            os.path.exists(f"/proc/{pid}") and _state(pid) not in "ZX" for pid in self.pids()
+        ):
+            time.sleep(0.02)
+
+    def undo(self, rules: set[str], store: bool) -> None:
+        """Take away what the jobs of ``rules`` made and all that is made from it, and with ``store`` what is stored of
+        the former. Snakemake makes no file that nothing asks for."""
+        gone: set[str] = set()
+        for job in self.template.jobs:
+            if job["rule"] in rules:
+                gone |= {*outputs(job), *(job["stored"] if store else ())}
+        while more := {name for name, read in self.template.inputs.items() if gone & read} - gone:
+            gone |= more
+        for name in gone:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def problems(self) -> list[str]:
+        """What is not as it must be after the end of it all."""
+        found = []
+        final = self.folder / TARGET
+        if not final.is_file():
+            found.append("no final.safetensors")
+        elif hashlib.sha256(final.read_bytes()).hexdigest() != self.template.final:
+            found.append("final.safetensors has other bytes")
+        after = digests(self.folder, *USERS)
+        before = self.template.users
+        found += [f"{name} of the user's changed" for name in before | after if before.get(name) != after.get(name)]
+        found += [f"{name} was written" for name in {*os.listdir(self.folder)} - OURS - {*USERS}]
+        for path in self.folder.rglob("*"):
+            if path.is_file() and SECRET.encode() in path.read_bytes():
+                found.append(f"{path.relative_to(self.folder)} holds a key of the environment")
+        litter = [path for part in ("results", "work") for path in (self.folder / part).rglob(".*.tmp")]
+        return found + ([] if len(litter) < 40 else [f"{len(litter)} temporary files are left"])
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
+
+
+def outputs(job: dict[str, Any]) -> list[str]:
+    return [name for name in job["made"] if not name.startswith("work/store")]
+
+
+def build_template(place: Path, server: Server) -> Template:
+    """Make the project once, undisturbed, noting each job's system calls, products, files and duration."""
+    folder = prepare(place / "template")
+    template = Template(folder, server, [], "", digests(folder, *USERS))
+    one = Project(template, place / "first")
+    (one.place / "disk").mkdir(parents=True)
+    one.notes.mkdir()
+    shutil.copytree(folder, one.folder)
+    made = one.run(count=True)
+    if made.code:
+        raise RuntimeError(made.text[-6000:])
+    if SECRET in made.text:
+        raise RuntimeError("the terminal shows a key of the environment")
+    shutil.rmtree(folder)
+    subprocess.run(["cp", "-a", one.folder, folder], check=True)
+    template.jobs = [json.loads(line) for line in (one.notes / "jobs").read_text().splitlines()]
+    rows = _summary(one)
+    producers = {row[0]: row[2] for row in rows}
+    template.inputs = {row[0]: set(row[4].split(",")) for row in rows}
+    for job in template.jobs:
+        job["made"] = [name for name in job["named"] if producers.get(name) == job["rule"]]
+    template.final = hashlib.sha256((folder / TARGET).read_bytes()).hexdigest()
+    return template
+
+
+def _summary(project: Project) -> list[list[str]]:
+    """Snakemake's account of every file: name, date, rule, log, inputs, command."""
+    text = project.run(None, TARGET, "--detailed-summary").text
+    return [line.split("\t") for line in text.splitlines() if line.count("\t") > 5][1:]
