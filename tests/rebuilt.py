@@ -141,6 +141,7 @@ STAGES = {
 """Rules that read a stage's settings, by the first word of the *reruns from* column."""
 SECOND = {"prompt": "02"}
 OWN = {
+    "quantization.transformer": rules("sample_checkpoint", "sample_strength"),  # sample.precision: auto follows it
     "data.flip_x": rules("encode_latents", "lint_dataset"),
     "data.flip_y": rules("encode_latents", "lint_dataset"),
     "sample.every": rules("choose_checkpoint"),
@@ -159,6 +160,7 @@ OWN = {
 }
 """Knobs of which less, or more than their stage says, reads the change."""
 VALUES: dict[str, Any] = {
+    "network.init": "first.safetensors",
     "network.modules": "attention", "train.lr": 1.0e-3, "training_adapter": "none", "memory": 8,
     "train.ema": {"decay": 0.9},
     "train.steps": 150, "train.preservation.differential.class": "girl", "save.every": 25, "save.keep": 1,
@@ -189,7 +191,7 @@ def of_knobs() -> list[Edit]:
     for name, node in dict(knobs.leaves(schema.load_schema("recipe"))).items():
         value: Any = present
         for part in name.split("."):
-            value = value[part]
+            value = value.get(part)  # a knob without a default is unset
         change: Any = another(name, value, node)
         for part in reversed(name.split(".")):
             change = {part: change}
@@ -198,7 +200,7 @@ def of_knobs() -> list[Edit]:
         found.append(
             Edit(
                 name,
-                lambda p, change=change: edit(p / CHARACTER, recipe=change),
+                lambda p, change=change: ((p / "first.safetensors").touch(), edit(p / CHARACTER, recipe=change)),
                 (*reads, *rules("write_report")),
                 column,
             )
