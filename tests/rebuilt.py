@@ -141,6 +141,7 @@ STAGES = {
 """Rules that read a stage's settings, by the first word of the *reruns from* column."""
 SECOND = {"prompt": "02"}
 OWN = {
+    "validation.drift": rules("choose_checkpoint"),
     "quantization.transformer": rules("sample_checkpoint", "sample_strength"),  # sample.precision: auto follows it
     "data.flip_x": rules("encode_latents", "lint_dataset"),
     "data.flip_y": rules("encode_latents", "lint_dataset"),
