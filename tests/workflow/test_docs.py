@@ -88,8 +88,11 @@ def test_charloom_commands_exist(page: Path) -> None:
     known = typer.main.get_command(app).commands
     for name, *arguments in commands(page, "charloom"):
         assert name in known, f"charloom {name}"
-        if not known[name].context_settings.get("ignore_unknown_options"):
-            options = {option for parameter in known[name].params for option in parameter.opts}
+        command = known[name]
+        if arguments and arguments[0] in getattr(command, "commands", {}):
+            command = command.commands[arguments[0]]
+        if not command.context_settings.get("ignore_unknown_options"):
+            options = {option for parameter in command.params for option in parameter.opts}
             assert {word for word in arguments if word.startswith("-")} <= options, f"charloom {name} {arguments}"
 
 
