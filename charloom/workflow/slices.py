@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.config import drift, image_folder, masking, notices, schema
+from charloom.config import drift, image_folder, knobs, masking, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
