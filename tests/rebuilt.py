@@ -162,6 +162,7 @@ OWN = {
 """Knobs of which less, or more than their stage says, reads the change."""
 VALUES: dict[str, Any] = {
     "network.init": "first.safetensors",
+    "data.mask_weight": 0.5,
     "network.modules": "attention", "train.lr": 1.0e-3, "training_adapter": "none", "memory": 8,
     "train.ema": {"decay": 0.9},
     "train.steps": 150, "train.preservation.differential.class": "girl", "save.every": 25, "save.keep": 1,
