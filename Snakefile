@@ -65,6 +65,7 @@ localrules:
     write_gallery,
     write_comfyui,
     make_bundle,
+    compare_results,
 
 
 # Snakemake's default limit of 100 job starts per second is never reached here, but it wakes the main loop once more per
@@ -107,6 +108,7 @@ include: "rules/report.smk"
 include: "rules/export.smk"
 include: "rules/gallery.smk"
 include: "rules/deliver.smk"
+include: "rules/compare.smk"
 
 
 # `snakemake mara` makes what `all` makes, for one character.

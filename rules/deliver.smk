@@ -2,6 +2,8 @@
 
 
 rule write_comfyui:
+    input:
+        lock=lock_of,
     output:
         workflows=[RESULTS.comfyui(name) for name in WORKFLOWS],
         api=[RESULTS.comfyui_api(name) for name in WORKFLOWS],
@@ -18,7 +20,7 @@ rule write_comfyui:
     message:
         "{wildcards.character}: ComfyUI workflows"
     shell:
-        "run write_comfyui --results results/{wildcards.character} "
+        "run write_comfyui --results results/{wildcards.character} --lock {input.lock:q} "
         "--settings {params.settings:q} --log {log:q}"
 
 

@@ -20,8 +20,9 @@ rule export_final:
     threads: 1
     params:
         settings=settings_with_base(delivery.final),
+        drawn=untracked(delivery.drawn),
     message:
         "{wildcards.character}: the LoRA to ship"
     shell:
         "run export_final {input.validation:q} --results results/{wildcards.character} "
-        "--lock {input.lock:q} --settings {params.settings:q} --output {output.lora:q} --log {log:q}"
+        "--lock {input.lock:q} --settings {params.settings:q} --drawn {params.drawn:q} --output {output.lora:q} --log {log:q}"

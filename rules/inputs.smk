@@ -93,6 +93,12 @@ def sampled_checkpoint(wildcards):
     return results(wildcards.character).checkpoint(step) if step else []
 
 
+def negative_embedding(wildcards):
+    """The embedding that guidance leads away from: of the negative prompt, or of the empty one."""
+    name = "_negative" if person(wildcards.character).negative_prompt else "_empty"
+    return results(wildcards.character).embedding(name)
+
+
 def strength_pictures(wildcards):
     """The pictures of the strength sweep."""
     character = person(wildcards.character)

@@ -5,7 +5,7 @@ rule sample_checkpoint:
     input:
         checkpoint=sampled_checkpoint,
         embedding=RESULTS.prompt_embedding("{prompt}"),
-        empty=RESULTS.embedding("_empty"),
+        empty=negative_embedding,
         lock=lock_of,
     output:
         image=RESULTS.sample("{step}", "{prompt}"),

@@ -6,7 +6,7 @@ rule sample_strength:
         validation=RESULTS.validation,
         checkpoints=shippable_checkpoints,
         embedding=RESULTS.prompt_embedding("{prompt}"),
-        empty=RESULTS.embedding("_empty"),
+        empty=negative_embedding,
         lock=lock_of,
     output:
         image=RESULTS.strength("{strength}", "{prompt}"),

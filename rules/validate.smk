@@ -91,7 +91,7 @@ rule sample_drift:
         embedding=lambda wildcards: results(wildcards.character).prompt_embedding(
             drift.embedding(wildcards.drift)
         ),
-        empty=RESULTS.embedding("_empty"),
+        empty=negative_embedding,
         lock=lock_of,
     output:
         image=RESULTS.drift_sample("{step}", "{drift}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from charloom.base import locks
 from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.deliver import infotext
@@ -45,7 +46,8 @@ def main() -> None:
         infotext.Used(name, infotext.tensors_hash(path), strength)
         for name, (path, strength) in zip(names, own.loras, strict=True)
     ]
-    texts = infotext.chunks(asked["prompt"], {**own.settings, "text": asked["text"]}, loras, asked["about"])
+    about = {**asked["about"], "shift": locks.shift(arguments.lock)}
+    texts = infotext.chunks(asked["prompt"], {**own.settings, "text": asked["text"]}, loras, about)
     infotext.write(drawn, arguments.output, texts)
 
 

@@ -6,11 +6,13 @@ import json
 import os
 from pathlib import Path
 
+from charloom.base import locks
 from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
 from charloom.train.keys import CHECKPOINT, checkpoint_key
-from charloom.workflow import jobs
+from charloom.workflow import history, jobs
+from charloom.workflow.arguments import value
 
 
 def main() -> None:
@@ -18,6 +20,7 @@ def main() -> None:
     parser.add_argument("validation", type=files.read_json, help="validation.json")
     parser.add_argument("--results", type=Results, required=True, help="folder of the character's results")
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
+    parser.add_argument("--drawn", type=value, help="how its previews are drawn, for the record in the store, JSON")
     arguments = parser.parse_args()
     about = arguments.settings
     log = jobs.Log(arguments.log, about["name"])
@@ -47,10 +50,13 @@ def main() -> None:
     if sample is None or not sample.is_file():
         log(f"no thumbnail in the file: step {step} drew no sample prompt with the trigger")
         sample = None
+    about = {**about, "shift": locks.shift(arguments.lock)}
     header = finished.header(trained, tensors, about, sample, os.environ.get("SOURCE_DATE_EPOCH", ""))
     output = arguments.output
     with files.whole(output) as temporary:
         write_safetensors(temporary, tensors, header)
+    if arguments.drawn:
+        history.remember(arguments.store, arguments.results, output, step, arguments.lock, arguments.drawn)
     by = "by validation" if wanted == "auto" else "by hand"
     log(f"step {step}, chosen {by}: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 

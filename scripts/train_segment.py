@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from charloom.base import locks
 from charloom.core import files
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
@@ -46,7 +47,8 @@ def main() -> None:
     rank = meeting.told()
     silent = rank is not None and rank[0] > 0
     log = jobs.Log(None if silent else arguments.log, slice_["header"]["title"], mode="a" if rank else "w")
-    settings = training.settings_of(slice_, every=arguments.every, last=arguments.last)
+    shift = locks.shift(arguments.lock)
+    settings = training.settings_of(slice_, every=arguments.every, last=arguments.last, shift=shift)
     run = training.key(settings, slice_, arguments.manifest, arguments.record, arguments.init)
     results = Results(arguments.manifest.parent)
 

@@ -45,11 +45,16 @@ STAGES = {
     "write_gallery": ("gallery written", "galleries written"),
     "write_comfyui": ("ComfyUI workflows written", "sets of ComfyUI workflows written"),
     "make_bundle": ("bundle packed", "bundles packed"),
+    "compare_results": ("comparison written", "comparisons written"),
 }
 """One and several jobs of a rule. A rule without words is named as it is."""
 
 TRAINING, PREVIEWS = "train_segment", "sample_checkpoint"
-SHOWN = {"write_report": ".html", "export_final": ".safetensors", "write_gallery": ".html", "make_bundle": ".zip"}
+SHOWN = {
+    **dict.fromkeys(("write_report", "write_gallery", "compare_results"), ".html"),
+    "export_final": ".safetensors",
+    "make_bundle": ".zip",
+}
 """Rules whose output is what the user came for, and its ending."""
 TOLD = ("choose_checkpoint",)
 """Rules whose first log line is worth reading."""
@@ -65,7 +70,16 @@ LIGHT = {
         "write_report",
         "export_final",
     ),
-    *("lock_judge", "write_index", "write_comfyui", "write_gallery", "make_bundle", "propose_captions", "make_mask"),
+    *(
+        "lock_judge",
+        "write_index",
+        "write_comfyui",
+        "write_gallery",
+        "make_bundle",
+        "compare_results",
+        "propose_captions",
+        "make_mask",
+    ),
 }
 """Rules of seconds: the time left can be told without having seen one."""
 

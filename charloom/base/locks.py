@@ -8,6 +8,7 @@ import torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,9 @@ from charloom.core.store import Store
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 SINGLE_FILE = "transformer_file"
+SCHEDULER = Path("scheduler/scheduler_config.json")
+SHIFT = 3.0
+"""Shift of the noise levels in Z-Image-Turbo, and in every lock that was made before it was recorded."""
 READERS = 6
 """Files that are read at the same time for their digests."""
 _IGNORED = (".md", ".txt", ".png", ".jpg")
@@ -56,8 +60,8 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
 
     Returns ``name``, ``root`` (folder of the components), ``components`` (digest of each), ``adapters``
     (name -> path, sha256; or repo, file, revision), ``files`` (name -> size, sha256), for a base from the Hub
-    ``repo`` and ``revision`` (the commit), and with a single-file transformer ``transformer_file``. Missing files are
-    fetched from the Hub; ``log`` gets lines of progress.
+    ``repo`` and ``revision`` (the commit), with a single-file transformer ``transformer_file``, and ``shift`` if the
+    scheduler has another one than Turbo's. Missing files are fetched from the Hub; ``log`` gets lines of progress.
 
     Raises:
         UserError: a component is missing or damaged, a checksum differs, or the Hub cannot be reached.
@@ -90,7 +94,36 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
         if name not in files and not unused:
             raise UserError(f"{root / name}: is listed in {label} but missing; get it, or remove checksums.{name}")
     adapters = {name: _adapter(where, store, label) for name, where in settings["adapters"].items()}
+    if (own := _shift(root / SCHEDULER)) != SHIFT:
+        made["shift"] = own
     return {**made, "components": components, "adapters": adapters, "files": files}
+
+
+def shift(lock: dict[str, Any]) -> float:
+    """Shift of the noise levels that the base is sampled with (:func:`charloom.zimage.flow.shift_sigma`)."""
+    return float(lock.get("shift", SHIFT))
+
+
+def _shift(path: Path) -> float:
+    """The shift that a scheduler's file sets.
+
+    Raises:
+        UserError: the file is broken, or its scheduler works otherwise than with one shift for all sizes.
+    """
+    if not path.is_file():
+        return SHIFT
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        found = float(config.get("shift", 1.0))  # the default of FlowMatchEulerDiscreteScheduler in diffusers
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is no configuration of a scheduler ({error}); get the file again") from None
+    if config.get("use_dynamic_shifting"):
+        raise UserError(
+            f"{path}: use_dynamic_shifting is not supported; name a base that is sampled with one shift, like Z-Image"
+        )
+    if not 0 < found < 100:
+        raise UserError(f"{path}: shift: {found:g} is not valid; get the file again")
+    return found
 
 
 def _read(root: Path, single: bool, checksums: dict[str, str], store: Store, log: hub.Log) -> None:

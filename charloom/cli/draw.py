@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from charloom.base import locks
 from charloom.cli.drawing import Loras, Manner, Table
 from charloom.config import project
 from charloom.config.character import Character
@@ -232,7 +233,7 @@ def draw(
         )
         table = Table(
             character,
-            gallery_slices.about(character, base),
+            {**gallery_slices.about(character, base), "shift": locks.shift(lock)},
             studio,
             columns,
             output or results(name).root / "drawn",

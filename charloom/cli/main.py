@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.cli import deliver, install, starting
+from charloom.cli import deliver, install, starting, store
 from charloom.cli.draw import draw
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 
-def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
+def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose :class:`UserError` becomes ``error:`` lines and exit status 1."""
 
     @wraps(command)
@@ -47,18 +47,18 @@ def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _workflow_folder() -> Path:
+def workflow_folder() -> Path:
     root = Path(".")
     if not (root / "config" / "config.yaml").is_file():
         raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
     return root
 
 
-app.command()(_one_line(starting.new))
+app.command()(one_line(starting.new))
 
 
 @app.command()
-@_one_line
+@one_line
 def lint(
     name: Annotated[str, typer.Argument(help="a character, by name or file")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
@@ -68,7 +68,7 @@ def lint(
     """Check a character: its file, its images and its captions."""
     from charloom.cli import checking
 
-    root = _workflow_folder()
+    root = workflow_folder()
     name = _named(name)
     if not as_json:
         _say_first(root, name)
@@ -77,7 +77,7 @@ def lint(
 
 
 @app.command()
-@_one_line
+@one_line
 def captions(
     name: Annotated[str, typer.Argument(help="a character, by name or file")],
     pictures: Annotated[list[str] | None, typer.Argument(help="further pictures for --accept or --keep")] = None,
@@ -89,7 +89,7 @@ def captions(
     """Show the captions that the captioner proposes, as changes of the present ones; accept or refuse them."""
     from charloom.cli import reviewing
 
-    root = _workflow_folder()
+    root = workflow_folder()
     reviewing.review(root, _named(name), accept or [], keep or [], pictures or [], as_json=as_json, tags=tags)
 
 
@@ -116,30 +116,34 @@ def _named(target: str) -> str:
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-@_one_line
+@one_line
 def plan(
     targets: Annotated[
         list[str] | None, typer.Argument(help="characters or files; everything if none is given")
     ] = None,
 ) -> None:
-    """Show which jobs snakemake would run, and why.
+    """Show which jobs snakemake would run, why, and for a character what they take: time, memory, disk.
 
     Further options are passed to snakemake: charloom plan mara --profile profiles/gpu-24gb
     """
-    from charloom.cli import planning
+    from charloom.cli import planning, pricing
     from charloom.config import inventory
 
-    root = _workflow_folder()
+    root = workflow_folder()
     names = inventory.projects(root)
     asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
     files = [layout.results(target).final.as_posix() if target in names else target for target in asked]
     output = planning.dry_run(files, root)
-    for line in [*planning.remarks(output), *planning.summary(planning.groups(output))]:
+    found = planning.groups(output)
+    for line in [*planning.remarks(output), *planning.summary(found)]:
         print(line)
+    for name in dict.fromkeys(target for target in asked if target in names):
+        for line in pricing.lines(root, name, found, pricing.overrides(asked, root)):
+            print(line)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-@_one_line
+@one_line
 def images(
     name: Annotated[str, typer.Argument(help="a character whose pictures are generated")],
     options: Annotated[list[str] | None, typer.Argument(help="options for snakemake, such as --profile")] = None,
@@ -151,7 +155,7 @@ def images(
     from charloom.core.store import Store
     from charloom.dataset import sources
 
-    root = _workflow_folder()
+    root = workflow_folder()
     name = _known(name)
     workflow = project.load(root, ready=name, image_problems=sources.problems)
     character = workflow.character(name)
@@ -163,7 +167,7 @@ def images(
 
 
 @app.command()
-@_one_line
+@one_line
 def watch(
     name: Annotated[str | None, typer.Argument(help="a character; all of them if none is given")] = None,
     port: Annotated[int | None, typer.Option(help="port on 127.0.0.1; a free one if not given")] = None,
@@ -171,21 +175,21 @@ def watch(
     """Show a run live in the browser: progress, curves, previews; choose a checkpoint with a click."""
     from charloom.watch import serve
 
-    root = _workflow_folder()
+    root = workflow_folder()
     serve.serve(root, _named(name) if name else None, port)
 
 
 @app.command()
-@_one_line
+@one_line
 def stop(name: Annotated[str, typer.Argument(help="a character in training")]) -> None:
     """End a running training after its current step, with everything saved. The next snakemake goes on from there."""
     from charloom.cli import steering
 
-    steering.stop(_workflow_folder(), _known(name), print)
+    steering.stop(workflow_folder(), _known(name), print)
 
 
 @app.command()
-@_one_line
+@one_line
 def ship(
     name: Annotated[str, typer.Argument(help="a character whose checkpoint is good enough")],
     checkpoint: Annotated[int | None, typer.Option(help="step of the checkpoint; the newest if not given")] = None,
@@ -193,11 +197,11 @@ def ship(
     """Take a checkpoint as the result: writes `ship: STEP` into the character's file and stops its training."""
     from charloom.cli import steering
 
-    steering.ship(_workflow_folder(), _known(name), checkpoint, print)
+    steering.ship(workflow_folder(), _known(name), checkpoint, print)
 
 
 @app.command("try", context_settings={"ignore_unknown_options": True})
-@_one_line
+@one_line
 def try_(
     name: Annotated[str, typer.Argument(help="a character")],
     options: Annotated[list[str] | None, typer.Argument(help="options for snakemake, such as --profile")] = None,
@@ -208,7 +212,7 @@ def try_(
     from charloom.cli import trial
     from charloom.config import project
 
-    root = _workflow_folder()
+    root = workflow_folder()
     name = _known(name)
     character = project.load(root, ready=name).character(name)
     trial.run(root, character, steps, options or [])
@@ -228,7 +232,7 @@ def _known(target: str) -> str:
 
 
 @app.command("import-ai-toolkit")
-@_one_line
+@one_line
 def import_ai_toolkit(
     job: Annotated[Path, typer.Argument(help="an ai-toolkit job, YAML")],
     name: Annotated[
@@ -239,7 +243,7 @@ def import_ai_toolkit(
     from charloom.config import scaffold
     from charloom.interop.aitoolkit import read as aitoolkit
 
-    root = _workflow_folder()
+    root = workflow_folder()
     imported = aitoolkit.read(job, root, name)
     path = root / "config" / "characters" / f"{imported.id}.yaml"
     captions = root / "config" / "captions" / imported.id
@@ -259,7 +263,7 @@ def import_ai_toolkit(
 
 
 @app.command()
-@_one_line
+@one_line
 def verify(
     file: Annotated[Path, typer.Argument(help="a LoRA of any trainer, .safetensors")],
     base: Annotated[
@@ -291,9 +295,10 @@ def verify(
         raise typer.Exit(1)
 
 
+app.add_typer(store.app, name="store")
 _DELIVER = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish)
 for _command in (draw, *_DELIVER, install.init, install.doctor):
-    app.command()(_one_line(_command))
+    app.command()(one_line(_command))
 
 
 if __name__ == "__main__":

@@ -33,10 +33,12 @@ class Base:
     recipe: dict[str, Any]
     license: str = ""
     """Licence of the weights as their authors name it; the header of the LoRA repeats it."""
-    comfyui: dict[str, str] = field(default_factory=dict)
-    """Names that ComfyUI knows the base's files by."""
+    comfyui: dict[str, Any] = field(default_factory=dict)
+    """Names that ComfyUI knows the base's files by, and the sampler steps of large pictures if they differ."""
     gallery: dict[str, int] = field(default_factory=dict)
     """``width``, ``height`` and ``steps`` of the pictures of a gallery that do not say their own."""
+    architecture: str = ""
+    """What its LoRA files say that they are for, if that is not Z-Image-Turbo (Model Spec)."""
 
     def source(self) -> dict[str, Any]:
         """Where the weights are, as plain values."""
@@ -103,6 +105,7 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
             checksums=data.get("checksums", {}),
             recipe=data.get("recipe", {}),
             license=data.get("license", ""),
+            architecture=data.get("architecture", ""),
             comfyui={**schema.defaults(schema.load_schema("base")["properties"]["comfyui"]), **data.get("comfyui", {})},
             gallery=data.get("gallery", {}),
         ),

@@ -195,6 +195,12 @@ class Character:
         return given or (datasets.fill(self.identity_full, self.trigger) if self.whole else "")
 
     @property
+    def negative_prompt(self) -> str:
+        """What guidance leads away from in previews; empty without guidance, and for the empty prompt."""
+        sample = self.recipe["sample"]
+        return str(sample["negative"]).strip() if sample["guidance"] > 1 else ""
+
+    @property
     def class_word(self) -> str | None:
         """What replaces the trigger in class captions; None unless differential output preservation is on."""
         differential = self.recipe["train"]["preservation"]["differential"]

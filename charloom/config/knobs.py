@@ -72,6 +72,12 @@ def learning_rate(given: Mapping[str, Any], base: Mapping[str, Any]) -> float:
     return float(f"{rate * usual[optimizer] / usual[meant_for]:.6g}")
 
 
+def told(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as pages show it: without a negative prompt where there is none."""
+    sample = recipe["sample"]
+    return recipe if sample["negative"] else {**recipe, "sample": {k: v for k, v in sample.items() if k != "negative"}}
+
+
 def odd_rate(optimizer: str, rate: float) -> str | None:
     """A warning about a learning rate that is far from the usual one of its optimiser, else None."""
     usual = usual_rates()[optimizer]

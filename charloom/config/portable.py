@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from charloom.config import gallery, generation, schema
+from charloom.config import gallery, generation, knobs, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 
@@ -55,7 +55,7 @@ def character_file(character: Character) -> str:
         "shots": [{key: value for key, value in shot.phrases().items() if value} for shot in character.shots],
         "base": character.base,
         "crop": crop,
-        "recipe": character.recipe,
+        "recipe": knobs.told(character.recipe),
         "checkpoint": character.checkpoint,
         **({"captions": words} if words else {}),
     }

@@ -6,6 +6,7 @@ Independent of Snakemake, images and models.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -168,8 +169,9 @@ def read(
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
+    store = os.environ.get("CHARLOOM_STORE") or data["store"]
     return Workflow(
-        data["device"], data["store"], people, bases, broken, data.get("notify"), styles, broken_styles, data["gpus"]
+        data["device"], store, people, bases, broken, data.get("notify"), styles, broken_styles, data["gpus"]
     )
 
 

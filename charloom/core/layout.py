@@ -226,6 +226,11 @@ class Results(_Folder):
         return self.root / "strengths.png"
 
     @property
+    def versus(self) -> Path:
+        """The page that compares the character with what was finished before."""
+        return self.root / "compare.html"
+
+    @property
     def progress(self) -> Path:
         """How far training is, rewritten while it runs."""
         return self.training / "progress.json"

@@ -27,6 +27,8 @@ SUM = ".sha256"
 """Added to the name of an entry for the file with its digest. Entries of older versions have none and are trusted."""
 
 log = logging.getLogger(__name__)
+LOCKS, USES = "locks", "uses"
+"""Folders that hold no entries: locks, and for each character a list of what was fetched for it."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -74,7 +76,19 @@ class Store:
                 os.utime(temporary)
         except FileNotFoundError:
             return False  # the store was emptied by another process: a miss
+        self._note(entry, output)
         return True
+
+    def _note(self, entry: Path, output: Path) -> None:
+        """Keep for whom an entry was fetched, and that it was used now: hints, worth no failure."""
+        with contextlib.suppress(OSError):
+            os.utime(entry)
+            parts = output.parts
+            who = parts[parts.index("results") + 1] if "results" in parts[:-2] else ""
+            if _NAME.fullmatch(who):
+                (self.root / USES).mkdir(parents=True, exist_ok=True)
+                with open(self.root / USES / f"{who}.txt", "a", encoding="utf-8") as file:
+                    file.write(f"{entry.parts[-3]}/{entry.name}\n")  # one write: lines of two processes stay whole
 
     @contextlib.contextmanager
     def put(self, kind: str, key: str, suffix: str = "", *, sync: bool = True) -> Iterator[Path]:
@@ -109,7 +123,7 @@ class Store:
 
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a lock")
-        folder = self.root / "locks"
+        folder = self.root / LOCKS
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock"):
             yield

@@ -32,4 +32,5 @@ RECIPES: dict[str, int] = {
     "comfyui": 1,
     "gallery": 1,
     "bundle": 1,
+    "versus": 1,
 }

@@ -1,8 +1,8 @@
 """The ComfyUI workflows of a character: what to draw, with which files, in which way.
 
-With the sampler ``euler`` and the scheduler ``simple`` at shift 3, ComfyUI takes the noise levels that charloom draws
-its previews with. ``res_multistep`` is what ComfyUI's own Z-Image-Turbo template uses; the note in each workflow names
-it. Standard library only.
+With the sampler ``euler`` and the scheduler ``simple`` at the base's shift, ComfyUI takes the noise levels that
+charloom draws its previews with. ``res_multistep`` is what ComfyUI's own Z-Image templates use; the note in each
+workflow names it. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ PORTRAIT = (1024, 1024)
 SCENE = (1920, 1088)
 SCENE_STEPS = 36
 STYLE_STRENGTH = 0.8
-SHIFT = 3.0
-"""That of ``charloom.zimage.flow``, which cannot be imported here without torch."""
-
-_HUB = "https://huggingface.co/Comfy-Org/z_image_turbo/resolve/main/split_files"
+_HUB = "https://huggingface.co/Comfy-Org/{repo}/resolve/main/split_files"
 _PUBLISHED = {
-    "z_image_turbo_bf16.safetensors": "diffusion_models",
-    "qwen_3_4b.safetensors": "text_encoders",
-    "ae.safetensors": "vae",
+    "z_image_turbo_bf16.safetensors": ("z_image_turbo", "diffusion_models"),
+    "z_image_bf16.safetensors": ("z_image", "diffusion_models"),
+    "qwen_3_4b.safetensors": ("z_image_turbo", "text_encoders"),
+    "ae.safetensors": ("z_image_turbo", "vae"),
 }
-"""Files that ComfyUI can offer to download, with their folders; the same below ``models/`` and on the hub."""
+"""Files that ComfyUI can offer to download: repo and folder, which is the same below ``models/`` and on the hub."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,12 @@ def workflow(name: str, about: Mapping[str, Any]) -> Graph:
     """One of :data:`WORKFLOWS`.
 
     ``about`` holds ``id``, ``name`` and ``trigger`` of the character; the file names ``lora``, ``model``,
-    ``text_encoder``, ``vae`` and ``style`` (a second LoRA); ``prompts`` by workflow, ``seed``, ``steps`` and ``cfg`` (1
-    is without guidance); and ``miniature``.
+    ``text_encoder``, ``vae`` and ``style`` (a second LoRA); ``prompts`` by workflow, ``seed``, ``steps``, ``cfg`` (1
+    is without guidance) and ``shift``; and ``miniature``. Where they differ from Z-Image-Turbo's: ``label`` of the
+    base, ``scene_steps``, and with guidance ``negative``, the negative prompt.
     """
     width, height = PORTRAIT if name == "portrait" else SCENE
-    steps = about["steps"] if name == "portrait" else SCENE_STEPS
+    steps = about["steps"] if name == "portrait" else about.get("scene_steps", SCENE_STEPS)
     loras = [Lora(about["lora"], f"{about['name']} (character)", 1.0)]
     if name == "character-and-style":
         loras.append(Lora(about["style"], "Style on top", STYLE_STRENGTH))
@@ -72,7 +71,12 @@ def picture(name: str, drawing: Drawing, about: Mapping[str, Any], note: str = "
     """The workflow that draws one picture; ``about`` as of :func:`workflow`, of its files those of the base alone."""
     graph = Graph(f"{about['id']}/{name}")
     model = _file(
-        graph.add("UNETLoader", "Z-Image-Turbo", (0, 0), {"unet_name": about["model"], "weight_dtype": "default"})
+        graph.add(
+            "UNETLoader",
+            about.get("label", "Z-Image-Turbo"),
+            (0, 0),
+            {"unet_name": about["model"], "weight_dtype": "default"},
+        )
     )
     clip = _file(graph.add("CLIPLoader", "Text encoder", (0, 180),
                            {"clip_name": about["text_encoder"], "type": "lumina2", "device": "default"}))  # fmt: skip
@@ -83,12 +87,13 @@ def picture(name: str, drawing: Drawing, about: Mapping[str, Any], note: str = "
         model = graph.add("LoraLoaderModelOnly", lora.title, (1, 180 * index),
                           {"lora_name": lora.file, "strength_model": lora.strength}, model=model)  # fmt: skip
     below = 180 * max(0, len(drawing.loras) - 2)
-    model = graph.add("ModelSamplingAuraFlow", "Shift", (1, 360 + below), {"shift": SHIFT}, model=model)
+    model = graph.add("ModelSamplingAuraFlow", "Shift", (1, 360 + below), {"shift": about["shift"]}, model=model)
     positive = graph.add(
         "CLIPTextEncode", f"Prompt ({about['trigger']} is {about['name']})", (2, 0), {"text": drawing.text}, clip=clip
     )
     if drawing.cfg > 1:
-        negative = graph.add("CLIPTextEncode", "Negative prompt", (2, 300), {"text": ""}, clip=clip)
+        away = about.get("negative", "")
+        negative = graph.add("CLIPTextEncode", "Negative prompt", (2, 300), {"text": away}, clip=clip)
     else:
         negative = graph.add("ConditioningZeroOut", "No negative prompt at cfg 1", (2, 300), conditioning=positive)
     sampled = graph.add(
@@ -120,8 +125,8 @@ def _file(node: Node) -> Node:
     """Tell ComfyUI where a file that it lacks can be had, if it is one of those that its templates use."""
     name = next(iter(node.widgets.values()))
     if name in _PUBLISHED:
-        folder = _PUBLISHED[name]
-        node.models = [{"name": name, "url": f"{_HUB}/{folder}/{name}", "directory": folder}]
+        repo, folder = _PUBLISHED[name]
+        node.models = [{"name": name, "url": f"{_HUB.format(repo=repo)}/{folder}/{name}", "directory": folder}]
     return node
 
 
@@ -134,7 +139,8 @@ def _note(name: str, about: Mapping[str, Any]) -> str:
         "`res_multistep`; try it in its place.",
     ]
     if name != "portrait":
-        lines.append(f"**Size:** {SCENE[0]} x {SCENE[1]} at {SCENE_STEPS} steps; both sides must be multiples of 16.")
+        steps = about.get("scene_steps", SCENE_STEPS)
+        lines.append(f"**Size:** {SCENE[0]} x {SCENE[1]} at {steps} steps; both sides must be multiples of 16.")
     if name == "character-and-style":
         lines.append(
             f"**Style:** replace `{about['style']}` by the LoRA of a style. If the face suffers, lower its strength "

@@ -48,14 +48,14 @@ def chunks(name: str, settings: Mapping[str, Any], loras: Sequence[Used], about:
         settings["seed"],
         used,
     )
-    out = {"parameters": parameters(settings, loras, about["base"])}
+    out = {"parameters": parameters(settings, loras, about["base"], about["shift"])}
     if not about["miniature"]:  # which ComfyUI cannot load
         graph = comfyui.picture(name, drawing, about)
         out |= {"prompt": json.dumps(graph.as_api()), "workflow": json.dumps(graph.as_ui())}
     return out
 
 
-def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str) -> str:
+def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str, shift: float) -> str:
     """The text of ``parameters``: prompt, LoRAs as ``<lora:name:strength>``, and the settings in a line."""
     words = " ".join([settings["text"], *(f"<lora:{one.name}:{one.strength:g}>" for one in loras)])
     values = {
@@ -63,7 +63,7 @@ def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str) ->
         "Sampler": "Euler",
         "Schedule type": "Simple",
         "CFG scale": f"{settings['guidance']:g}",
-        "Shift": f"{comfyui.SHIFT:g}",
+        "Shift": f"{shift:g}",
         "Seed": settings["seed"],
         "Size": f"{settings['width']}x{settings['height']}",
         "Model": base,

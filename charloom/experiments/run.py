@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from charloom.base import locks
 from charloom.core.layout import Results
 from charloom.engine.options import EngineOptions
 from charloom.experiments.data import Place
@@ -88,7 +89,8 @@ class Run:
         place, person = self.studio.place, self.training.person
         transformer, record = place.transformer(self.training)
         slice_ = json.loads(slices.train(person))
-        settings = runs.settings_of(slice_, every=self.every, last=person.recipe["train"]["steps"])
+        last, shift = person.recipe["train"]["steps"], locks.shift(place.lock)
+        settings = runs.settings_of(slice_, every=self.every, last=last, shift=shift)
         device = self.studio.device
         if device.type != "cpu":
             # In fp32 as on the CPU. A step takes a few milliseconds: compiling would take longer than training.
@@ -127,6 +129,7 @@ class Run:
                 height=prompts[0].height,
                 seeds=[seed for _, seed in wanted],
                 steps=self.training.person.recipe["sample"]["steps"],
+                shift=locks.shift(self.studio.place.lock),
                 batch_size=10,
             )
         return [Seen(p.name, p.text, seed, image) for (p, seed), image in zip(wanted, images, strict=True)]
@@ -213,6 +216,7 @@ def previews(run: Run, step: int) -> dict[str, Any]:
             height=prompts[0].height,
             seeds=[prompt.seed for prompt in prompts],
             steps=person.recipe["sample"]["steps"],
+            shift=locks.shift(run.studio.place.lock),
             batch_size=10,
         )
     pictures = [

@@ -35,15 +35,16 @@ def header(
     Args:
         trained: the header of the checkpoint.
         tensors: the tensors of the checkpoint, which are hashed.
-        about: ``name``, ``base``, ``license``, ``resolution`` (pixels), ``sampler`` (``steps``, ``guidance``, where 1
-            is without) and ``sample`` (``prompt``, ``seed``, ``strength``) of the picture, or None.
+        about: ``name``, ``base``, ``license``, ``resolution`` (pixels), ``shift`` (of the noise levels), ``sampler``
+            (``steps``, ``guidance``, where 1 is without) and ``sample`` (``prompt``, ``seed``, ``strength``) of the
+            picture, or None; ``architecture`` if the base is not Z-Image-Turbo.
         sample: the picture that the checkpoint drew for ``sample``, or None.
         epoch: seconds since 1970, UTC, or "" for no date.
 
     Raises:
         UserError: ``epoch`` is no number of seconds, or the picture cannot be read.
     """
-    sampler = {"sampler": "euler", "scheduler": "simple", "shift": 3.0, **about["sampler"]}
+    sampler = {"sampler": "euler", "scheduler": "simple", "shift": about["shift"], **about["sampler"]}
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensor_bytes(tensors[name]))
@@ -58,6 +59,7 @@ def header(
         "modelspec.hash_sha256": f"0x{digest.hexdigest()}",
         "sshs_model_hash": digest.hexdigest(),
         "charloom.base": about["base"],
+        **({"modelspec.architecture": about["architecture"]} if "architecture" in about else {}),
         "charloom.sampler": canonical_json(sampler),
     }
     if about["license"]:

@@ -103,6 +103,7 @@ def _use(m: Material) -> dict[str, Any]:
         "height": sample.get("height", 1024),
         "guidance": float(sample.get("guidance", 1.0)),
         "seed": sample.get("seed", 42),
+        "negative": sample.get("negative", ""),
         "source": m.base_source or m.base,
     }
     return {

@@ -10,7 +10,8 @@ STREET = "a medium shot photo of {trigger}, smiling, city street"
 
 @dataclass(frozen=True)
 class Drawing:
-    """How a picture is drawn: the base (folder or repo), steps, guidance (1 is without), size in pixels and seed."""
+    """How a picture is drawn: the base (folder or repo), steps, guidance (1 is without), size in pixels, seed, and the
+    negative prompt, which only guidance uses."""
 
     source: str
     steps: int
@@ -18,6 +19,7 @@ class Drawing:
     width: int
     height: int
     seed: int
+    negative: str = ""
 
 
 def character(id_: str, prompt: str, how: Drawing) -> str:
@@ -85,7 +87,9 @@ pipe.to("cuda" if torch.cuda.is_available() else "cpu")"""
 def _options(how: Drawing, indent: int = 4) -> str:
     # In the pipeline 0 means no guidance, in the recipe 1.
     scale = max(0.0, how.guidance - 1.0)
+    away = how.negative if scale else ""
     lines = (
+        *([f"negative_prompt={json.dumps(away, ensure_ascii=False)},"] if away else []),
         f"num_inference_steps={how.steps}, guidance_scale={scale:g},",
         f"width={how.width}, height={how.height},",
         f"generator=torch.Generator().manual_seed({how.seed}),",

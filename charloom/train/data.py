@@ -121,7 +121,7 @@ class TrainingData:
     def sigma_of(self, draw: int) -> float:
         """Noise level of a training sample."""
         train = self.settings.train
-        return timesteps.sigma(train.seed, draw, train.timestep_type, train.timestep_bias)
+        return timesteps.sigma(train.seed, draw, train.timestep_type, train.timestep_bias, train.shift)
 
     def sigma_histogram(self, step: int) -> list[int]:
         """Histogram (20 bins over [0, 1]) of the noise levels of updates 1 to ``step``."""

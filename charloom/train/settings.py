@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from charloom.base.locks import SHIFT
 from charloom.config import knobs, schema, yaml
 from charloom.config.knobs import setting, setting_field
 from charloom.core.errors import UserError
@@ -48,6 +49,8 @@ class Optimisation:
     differential: Preservation = field(default_factory=Preservation)
     blank: Preservation = field(default_factory=Preservation)
     dtype: str = setting_field("train.dtype")
+    shift: float = SHIFT
+    """Shift of the noise levels of the base, which only the timestep type ``shift`` depends on."""
 
     @property
     def draws_per_step(self) -> int:
@@ -119,6 +122,8 @@ class TrainSettings:
         out: dict[str, Any] = _plain(asdict(self))
         if self.train.lr_scheduler == "constant":
             del out["train"]["steps"]
+        if self.train.timestep_type != "shift" or self.train.shift == SHIFT:
+            del out["train"]["shift"]
         out["save"] = {"dtype": self.save.dtype}
         return out
 

@@ -11,7 +11,7 @@ and the type turns the position into sigma, the quantile of its distribution see
 
     linear      sigma = 1 - q                         uniform
     sigmoid     sigma = sigmoid(Phi^-1(1 - q))        logit-normal(0, 1); the guide's default
-    shift       sigma = 3 s / (1 + 2 s), s = 1 - q    the schedule Turbo is sampled with
+    shift       sigma = a s / (1 + (a - 1) s), s = 1 - q    the schedule the base is sampled with (Turbo: a = 3)
     weighted    as linear, and the loss is multiplied by a bell over sigma (:func:`loss_weight`)
 
 ai-toolkit takes q on a grid of 1000 points; here it is continuous. A new type is one word in
@@ -70,14 +70,14 @@ def position(u: float, bias: str) -> float:
     return BIASES[bias](u)
 
 
-def sigma_at(q: float, kind: str) -> float:
-    """Noise level at position ``q`` of the named distribution."""
-    return TYPES[kind](1.0 - q)
+def sigma_at(q: float, kind: str, shift: float = flow.SHIFT) -> float:
+    """Noise level at position ``q`` of the named distribution; ``shift`` is that of the base's scheduler."""
+    return flow.shift_sigma(1.0 - q, shift) if kind == "shift" else TYPES[kind](1.0 - q)
 
 
-def sigma(seed: int, draw: int, kind: str, bias: str) -> float:
+def sigma(seed: int, draw: int, kind: str, bias: str, shift: float = flow.SHIFT) -> float:
     """Noise level of training sample ``draw``."""
-    return sigma_at(position(randomness.uniform(seed, "sigma", draw), bias), kind)
+    return sigma_at(position(randomness.uniform(seed, "sigma", draw), bias), kind, shift)
 
 
 def loss_weight(value: float, kind: str) -> float:

@@ -37,6 +37,7 @@ def final(character: Character, base: Base) -> str:
             "resolution": max(recipe["data"]["resolutions"]),
             "sampler": {"steps": recipe["sample"]["steps"], "guidance": recipe["sample"]["guidance"]},
             "sample": sample,
+            **({"architecture": base.architecture} if base.architecture else {}),
             "recipe": RECIPES["final"],
         }
     )
@@ -48,6 +49,26 @@ def thumbnails(character: Character) -> list[str]:
     steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
     drawn = [step for step in character.sampled_steps if step and step in steps]
     return [made.sample(step, prompt).as_posix() for step in drawn] if prompt else []
+
+
+def drawn(character: Character) -> str:
+    """How previews are drawn, for the record of a finished character (:mod:`charloom.workflow.history`)."""
+    sample = character.recipe["sample"]
+    return canonical_json(
+        {
+            "character": character.id,
+            "name": character.name,
+            "trigger": character.trigger,
+            "steps": sample["steps"],
+            "guidance": sample["guidance"],
+            "prompts": slices.prompts(character),
+        }
+    )
+
+
+def versus(character: Character) -> str:
+    """For the comparison with what was finished before."""
+    return canonical_json({"character": character.id, "name": character.name, "recipe": RECIPES["versus"]})
 
 
 def comfyui(character: Character, base: Base) -> str:
@@ -72,6 +93,8 @@ def comfyui(character: Character, base: Base) -> str:
             "seed": portrait.seed,
             "steps": sample["steps"],
             "cfg": sample["guidance"],
+            **({"negative": away} if (away := character.negative_prompt) else {}),
+            **({"label": base.name} if base.architecture else {}),
             "recipe": RECIPES["comfyui"],
         }
     )

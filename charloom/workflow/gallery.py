@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from charloom.base import locks
 from charloom.core.canonical import digest, file_digest, tensors_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
@@ -35,19 +36,21 @@ class Gallery:
         embedding = self.files.prompt_embedding(prompt)
         if not embedding.is_file():
             return None
-        guided = settings["guidance"] > 1
+        negative = self.files.embedding("_empty") if settings["guidance"] > 1 else None
+        shift = locks.shift(self.lock)
         key = digest(
             {
                 "lora": _identity(self.lora),
                 "styles": sorted([_identity(path), strength] for path, strength in styles),
                 "embedding": file_digest(embedding),
-                "negative": file_digest(self.files.embedding("_empty")) if guided else None,
+                "negative": file_digest(negative) if negative else None,
                 "transformer": self.lock["components"]["transformer"],
                 "vae": self.lock["components"]["vae"],
+                **({"shift": shift} if shift != locks.SHIFT else {}),
                 **settings,
             }
         )
-        return Wanted(0, prompt, self.lora, embedding, settings, key, tuple(styles))
+        return Wanted(0, prompt, self.lora, embedding, settings, key, tuple(styles), negative)
 
 
 @cache
@@ -82,8 +85,8 @@ def make(
     if not missing:
         return
     # One precision: it is the recipe's.
-    precision, empty = precision_of(missing[0].settings), gallery.files.embedding("_empty")
-    painter = Painter(gallery.lock, empty, store, device, log, options, precision)
+    precision = precision_of(missing[0].settings)
+    painter = Painter(gallery.lock, store, device, log, options, precision)
     started = time.monotonic()
     for members, pixels in painter.paint(missing, at_once=1):
         painter.keep(members[0], pixels[0])

@@ -36,7 +36,8 @@ class Wanted:
     """One picture: checkpoint (None: the base alone), embedding of the prompt, settings and store key.
 
     ``settings`` hold ``width``, ``height``, ``seed``, ``scale`` (strength of the checkpoint), ``steps``, ``guidance``
-    and whatever else the key depends on; ``styles`` are LoRA files on top, each with its strength.
+    and whatever else the key depends on; ``styles`` are LoRA files on top, each with its strength; ``negative`` is the
+    embedding of what guidance leads away from (None: no guidance).
     """
 
     step: int
@@ -46,6 +47,7 @@ class Wanted:
     settings: dict[str, Any]
     key: str
     styles: tuple[tuple[Path, float], ...] = ()
+    negative: Path | None = None
 
     @property
     def loras(self) -> tuple[tuple[Path, float], ...]:
@@ -70,19 +72,22 @@ class Previews:
         """
         checkpoint = (checkpoint or self.files.checkpoint(step)) if step else None
         embedding = self.files.prompt_embedding(prompt)
-        if not embedding.is_file() or (checkpoint and not checkpoint.is_file()):
+        negative = self.negative(settings) if settings["guidance"] > 1 else None
+        if not all(path.is_file() for path in (embedding, checkpoint, negative) if path):
             return None
+        shift = locks.shift(self.lock)
         key = digest(
             {
                 "checkpoint": self._digest(checkpoint) if checkpoint else None,
                 "embedding": self._digest(embedding),
-                "negative": self._digest(self.empty) if settings["guidance"] > 1 else None,
+                "negative": self._digest(negative) if negative else None,
                 "transformer": self.lock["components"]["transformer"],
                 "vae": self.lock["components"]["vae"],
+                **({"shift": shift} if shift != locks.SHIFT else {}),
                 **settings,
             }
         )
-        return Wanted(step, prompt, checkpoint, embedding, settings, key)
+        return Wanted(step, prompt, checkpoint, embedding, settings, key, negative=negative)
 
     def all(self, siblings: dict[str, Any]) -> list[Wanted]:
         """Every preview of ``siblings`` (``steps``; ``prompts``: name to settings) that can be drawn now."""
@@ -93,10 +98,9 @@ class Previews:
         found = [self.wanted(step, name, settings, checkpoint) for name, settings in prompts.items()]
         return [one for one in found if one]
 
-    @property
-    def empty(self) -> Path:
-        """The embedding of the empty prompt, which guidance leads away from."""
-        return self.files.embedding("_empty")
+    def negative(self, settings: dict[str, Any]) -> Path:
+        """The embedding that guidance leads away from: of the negative prompt, or of the empty one."""
+        return self.files.embedding("_negative" if settings.get("negative_prompt") else "_empty")
 
     def _digest(self, path: Path) -> str:
         # While a training runs, another process may put another embedding in place.
@@ -113,14 +117,12 @@ class Painter:
 
     Args:
         lock: the base's lock file.
-        empty: the embedding of the empty prompt.
         model: the transformer, ready to sample; loaded if not given.
     """
 
     def __init__(
         self,
         lock: dict[str, Any],
-        empty: Path,
         store: Store,
         device: Any,
         log: Callable[[str], None],
@@ -131,7 +133,8 @@ class Painter:
         from charloom.engine import previews as engine
         from charloom.zimage import weights
 
-        self.empty, self.store, self.device, self.log = empty, store, device, log
+        self.store, self.device, self.log = store, device, log
+        self.shift = locks.shift(lock)
         if model is None:
             root, single = locks.locate(lock, "transformer", store), locks.single_file(lock, store)
             model = engine.load_transformer(root, single, device, options, precision)
@@ -183,9 +186,9 @@ class Painter:
         groups: dict[tuple[Any, ...], list[Wanted]] = {}
         for one in wanted:
             s = one.settings
-            key = (one.loras, s["scale"], s["width"], s["height"], s["steps"], s["guidance"])
+            key = (one.loras, s["scale"], s["width"], s["height"], s["steps"], s["guidance"], one.negative)
             groups.setdefault(key, []).append(one)
-        for (loras, _, width, height, steps, guidance), group in groups.items():
+        for (loras, _, width, height, steps, guidance, negative), group in groups.items():
             size = (width, height)
 
             def halved(batch: int, size: tuple[int, int] = size) -> None:
@@ -204,7 +207,8 @@ class Painter:
                         seeds=[one.settings["seed"] for one in members],
                         steps=steps,
                         guidance=guidance,
-                        negative=read_safetensors(self.empty)[0]["embeds"] if guidance > 1 else None,
+                        negative=read_safetensors(negative)[0]["embeds"] if negative else None,
+                        shift=self.shift,
                         batch_size=self._batches.get(size, engine.batch_size(self.device)),
                         predict=self.predict,
                         log=self.log,
@@ -231,7 +235,7 @@ def make(
         if not store.has(KIND, one.key, ".png"):
             by_format.setdefault(precision_of(one.settings), []).append(one)
     for precision, members in by_format.items():
-        Painter(previews.lock, previews.empty, store, device, log, options, precision).draw(members)
+        Painter(previews.lock, store, device, log, options, precision).draw(members)
 
 
 def precision_of(settings: dict[str, Any]) -> str:
@@ -329,4 +333,4 @@ class WhileTraining:
             self._borrowed = borrow.Borrowed(model, weights, engine.model)
             engine.before_restart = self._release
             previewing.ready(model, self.device, self.options)
-        return Painter(lock, self.previews.empty, self.store, self.device, self.log, self.options, precision, model)
+        return Painter(lock, self.store, self.device, self.log, self.options, precision, model)

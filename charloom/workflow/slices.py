@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charloom.config import drift, image_folder, masking, notices, schema
+from charloom.config import drift, image_folder, knobs, masking, notices, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet, is_blank
@@ -154,6 +154,7 @@ def text_encoder(character: Character) -> str:
 def texts(character: Character) -> dict[str, str]:
     """Texts to encode besides the captions, by the stem of their file."""
     found = {"_empty": "", "_trigger": character.trigger}
+    found |= {"_negative": words} if (words := character.negative_prompt) else {}
     found |= {f"_prompt-{name}": prompt for name, prompt in character.prompt_texts.items()}
     found |= character.reference_texts
     return found | {f"_prompt-{one['name']}": one["text"] for one in drift.prompts(character) if one["kind"] == "class"}
@@ -179,7 +180,7 @@ def swap(character: Character) -> str:
 
 def variants(character: Character) -> list[str]:
     """Names in :func:`texts` that training reads."""
-    return [name for name in texts(character) if not name.startswith("_prompt-")]
+    return [name for name in texts(character) if name != "_negative" and not name.startswith("_prompt-")]
 
 
 def base_lock(base: Base) -> str:
@@ -265,6 +266,7 @@ def _preview(character: Character, prompt_name: str) -> dict[str, Any]:
         "steps": knobs["steps"],
         "guidance": knobs["guidance"],
         "recipe": RECIPES["sample"],
+        **({"negative_prompt": words} if (words := character.negative_prompt) else {}),
         **({"precision": "float8"} if _draws_float8(character.recipe) else {}),
     }
 
@@ -362,7 +364,7 @@ def report(character: Character, base: Base) -> str:
             **({"notices": lines} if (lines := notices.of_base(character, base)) else {}),
             **({"gallery": len(character.gallery)} if character.gallery else {}),
             **({"spoken_of": spoken} if (spoken := character.spoken_of) else {}),
-            "recipe_settings": character.recipe,
+            "recipe_settings": knobs.told(character.recipe),
             "recipe": RECIPES["report"],
         }
     )

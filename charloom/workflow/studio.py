@@ -143,8 +143,7 @@ class Studio:
     def painter(self) -> Painter:
         """What draws, loaded at the first call."""
         if self._painter is None:
-            empty = self.store.path(texts.KIND, texts.key("", self.lock, self._text_settings), ".safetensors")
-            self._painter = Painter(self.lock, empty, self.store, self.device, self.log, self.options, self.precision)
+            self._painter = Painter(self.lock, self.store, self.device, self.log, self.options, self.precision)
         return self._painter
 
     def draw(self, asked: Sequence[tuple[str, dict[str, Any], Sequence[LoraFile]]]) -> Iterator[tuple[int, Any]]:
@@ -156,8 +155,13 @@ class Studio:
             UserError: as :meth:`Painter.paint`.
         """
         embeddings = self.embed([text for text, _, _ in asked])
+        empty = self.store.path(texts.KIND, texts.key("", self.lock, self._text_settings), ".safetensors")
+
+        def away(settings: dict[str, Any]) -> Path | None:
+            return empty if settings["guidance"] > 1 else None
+
         wanted = [
-            Wanted(index, "", None, embeddings[text], {**settings, "scale": 1.0}, "", tuple(loras))
+            Wanted(index, "", None, embeddings[text], {**settings, "scale": 1.0}, "", tuple(loras), away(settings))
             for index, (text, settings, loras) in enumerate(asked)
         ]
         for members, pixels in self.painter().paint(wanted, at_once=1):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from charloom.base.locks import SHIFT
 from charloom.core import files
 from charloom.core.canonical import canonical_json, file_digest
 from charloom.train.keys import CHECKPOINT, checkpoint_key, manifest_digest, run_key
@@ -14,16 +16,17 @@ from charloom.train.settings import TrainSettings
 KIND = CHECKPOINT
 
 
-def settings_of(slice_: dict[str, Any], *, every: int, last: int) -> TrainSettings:
-    """The trainer's settings: the rule's slice, completed with the save interval and the last step."""
+def settings_of(slice_: dict[str, Any], *, every: int, last: int, shift: float = SHIFT) -> TrainSettings:
+    """The trainer's settings: the rule's slice with the save interval, the last step and the base's shift."""
     recipe = slice_["recipe"]
-    return TrainSettings.from_recipe(
+    made = TrainSettings.from_recipe(
         {
             **recipe,
             "train": {"steps": last, **recipe["train"]},
             "save": {"every": every, **recipe["save"]},
         }
     )
+    return replace(made, train=replace(made.train, shift=shift))
 
 
 def started_from(slice_: str, content: str) -> str:

@@ -94,6 +94,7 @@ OTHERS: dict[str, Any] = {
     "sample.strengths": [1.0],
     "sample.strength_prompts": [2],
     "sample.guidance": 2.0,
+    "sample.negative": "blurry",
     "sample.width": 256,
     "sample.height": 256,
     **{f"validation.limits.{name}": 0.5 for name in ("identity_enough", "identity_low", "stranger")},

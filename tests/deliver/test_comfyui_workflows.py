@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from charloom.base import locks
 from charloom.config import project
 from charloom.deliver import comfyui
 from charloom.deliver.graph import KINDS, WINDOW_ONLY
@@ -54,7 +55,8 @@ def theirs(kind: str) -> list[dict[str, Any]]:
 
 def about(character: str = "leyla", base: str = "z-image-turbo", **changes: Any) -> dict[str, Any]:
     workflow = project.load(ROOT, overrides={"base": base})
-    return {**json.loads(delivery.comfyui(workflow.characters[character], workflow.bases[base])), **changes}
+    slice_ = json.loads(delivery.comfyui(workflow.characters[character], workflow.bases[base]))
+    return {"shift": locks.SHIFT, **slice_, **changes}
 
 
 @pytest.fixture(params=comfyui.WORKFLOWS)
@@ -143,7 +145,7 @@ def test_each_workflow_draws_what_it_promises() -> None:
         (sampler,), (latent,), (text,) = found["KSampler"], found["EmptySD3LatentImage"], found["CLIPTextEncode"]
         assert (latent["width"], latent["height"], sampler["steps"]) == (width, height, steps)
         assert (sampler["cfg"], sampler["sampler_name"], sampler["scheduler"]) == (1.0, "euler", "simple")
-        assert "l3yla" in text["text"] and found["ModelSamplingAuraFlow"][0]["shift"] == comfyui.SHIFT == flow.SHIFT
+        assert "l3yla" in text["text"] and found["ModelSamplingAuraFlow"][0]["shift"] == locks.SHIFT == flow.SHIFT
         assert found["LoraLoaderModelOnly"][0]["lora_name"] == "leyla.safetensors"
         note = next(n for n in comfyui.workflow(name, about()).as_ui()["nodes"] if n["type"] == NOTE)
         assert "res_multistep" in note["widgets_values"][0]

@@ -28,6 +28,7 @@ ABOUT: dict[str, Any] = {
     "text_encoder": "qwen_3_4b.safetensors",
     "vae": "ae.safetensors",
     "miniature": False,
+    "shift": 3.0,
 }
 LORAS = [infotext.Used("mara", "0123456789ab", 1.0), infotext.Used("ink", "ba9876543210", 0.75)]
 # A value of a settings line as AUTOMATIC1111's infotext_utils.py reads it.

@@ -21,6 +21,7 @@ ABOUT = {
     "base": "z-image-turbo",
     "license": "Apache-2.0",
     "resolution": 1024,
+    "shift": 3.0,
     "sampler": {"steps": 8, "guidance": 1.0},
     "sample": {"name": "01", "prompt": "a photo of m4ra", "seed": 42, "strength": 1.0},
 }

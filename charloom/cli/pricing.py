@@ -1,0 +1,140 @@
+"""The price of a character before it is made: lines below the plan, from :mod:`charloom.workflow.price`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from charloom.cli.planning import Group
+from charloom.core.errors import UserError
+from charloom.core.layout import WORK
+from charloom.report.numbers import duration
+from charloom.workflow import price
+
+BESIDE = 1.5
+"""GiB of a card that are not for training: the desktop, the driver, cuBLAS workspaces; as profiles/gpu-16gb leaves."""
+LISTED = 6
+"""Stages listed, the longest first."""
+
+
+def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
+    """What ``--profile`` and ``--config`` among Snakemake's options set, in its order."""
+    given: list[str] = []
+    words = list(options)
+    for index, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name == "--profile":
+            path = root / (value or "".join(words[index + 1 : index + 2])) / "config.yaml"
+            if path.is_file():
+                found = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config") or []
+                given = [*(found if isinstance(found, list) else []), *given]
+        elif word in ("--config", "-C"):
+            for entry in words[index + 1 :]:
+                if entry.startswith("-") or "=" not in entry:
+                    break
+                given.append(entry)
+    return {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in given)}
+
+
+def card() -> float | None:
+    """GiB of the first GPU, by its driver; None without one."""
+    if not (program := shutil.which("nvidia-smi")):
+        return None
+    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return float(done.stdout.split()[0]) / 1024
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return None
+
+
+def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) -> list[str]:
+    """The price of a character's planned jobs; empty if none are planned.
+
+    Raises:
+        UserError: training cannot fit into the GPU memory that it may use; with the smallest change that would do.
+    """
+    from charloom.config import project
+
+    jobs = {group.rule: group.jobs for group in found if group.who in (name, "")}
+    workflow = project.load(root, overrides=given)
+    if not jobs or name not in workflow.characters:
+        return []
+    character = workflow.characters[name]
+    recipe, base = character.recipe, workflow.bases[character.base]
+    steps = character.saved_steps[-1] if "train_segment" in jobs else 0
+    people = {one.id: one.saved_steps[-1] for one in workflow.characters.values() if one.base == character.base}
+    here = price.measured_here(root, character.base, people)
+    if base.miniature:
+        stages = [one for one in price.stages(jobs, recipe, steps, None, here) if one.measured]
+        return _times(stages, jobs, []) if stages else []
+    budget = _budget(recipe)
+    if "train_segment" in jobs and budget is not None:
+        _refuse(name, recipe, budget)
+    stages = price.stages(jobs, recipe, steps, budget, here)
+    out = _times(stages, jobs, [] if all(one.measured for one in stages) else ["on an H100; other cards are slower"])
+    need = price.gpu_memory(recipe, budget)
+    out.append(
+        f"  GPU memory: training {need['train']:.1f} GiB{_how(recipe, budget)}, previews {need['previews']:.1f}, "
+        f"texts {need['texts']:.1f}; main memory {price.main_memory(recipe, budget):.0f} GiB"
+    )
+    images, previews = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
+    out.append(
+        f"  disk {price.disk(recipe, images, previews, len(character.saved_steps)):.0f} GB"
+        + (
+            f"; download {base.download_gb:g} GB at most"
+            if base.repo and not (root / WORK.lock(base.name)).exists()
+            else ""
+        )
+    )
+    return out
+
+
+def _budget(recipe: dict[str, Any]) -> float | None:
+    limits = [float(recipe["memory"])] if recipe["memory"] != "auto" else []
+    if recipe["low_vram"]:
+        limits.append(9.0)
+    if (there := card()) is not None:
+        limits.append(there - BESIDE)
+    return min(limits, default=None)
+
+
+def _refuse(name: str, recipe: dict[str, Any], budget: float) -> None:
+    found = price.training(recipe, budget)
+    if found.fits:
+        return
+    change = price.smallest_change(recipe, budget)
+    raise UserError(
+        f"plan: {name}: training needs {found.peak:.1f} GiB of GPU memory with every block recomputing and in main "
+        f"memory, and may use {budget:.1f} GiB; "
+        + (
+            f"the smallest change that fits, which changes the result: recipe: {{{', '.join(change)}}}"
+            if change
+            else "no setting makes it fit; use a larger GPU"
+        )
+    )
+
+
+def _how(recipe: dict[str, Any], budget: float | None) -> str:
+    found = price.training(recipe, budget)
+    if found.swapped:
+        return f" ({found.swapped} of 30 blocks in main memory, which is slower and changes nothing else)"
+    if found.recomputing and budget is not None:
+        return f" ({found.recomputing} of 30 blocks recompute, which changes nothing but the time)"
+    return ""
+
+
+def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]) -> list[str]:
+    total = sum(one.seconds for one in stages)
+    longest = sorted(stages, key=lambda one: -one.seconds)[:LISTED]
+    unknown = sum(count for rule, count in jobs.items() if rule not in {one.rule for one in stages})
+    notes = [*notes, *([f"{unknown} jobs not reckoned"] if unknown else [])]
+    parts = [f"{one.rule.replace('_', ' ')} {duration(one.seconds)}{'*' if one.measured else ''}" for one in longest]
+    if any(one.measured for one in stages):
+        notes.append("* as measured on this machine")
+    return [f"price: about {duration(total)}{' (' + '; '.join(notes) + ')' if notes else ''}", f"  {', '.join(parts)}"]

@@ -1,0 +1,198 @@
+"""What lies in the store, of whom and how old; and which of it can go. No torch.
+
+Everything in a store can be made again. What a finished character needs is what cannot be made again cheaply: the
+checkpoint that it ships, the newest state of its training with the checkpoint and the curve of the same step (from
+which more steps go on), and its record with pictures. Results are files of their own: removing an entry never changes
+them.
+
+A run that is being trained holds its lock (:func:`charloom.workflow.jobs.serve`); nothing of it is removed. Entries
+that other rules read at this moment stay readable, and one that is missed is made again by whoever wants it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from charloom.core.store import LOCKS, USES, Store
+from charloom.train.keys import CHECKPOINT, METRICS, checkpoint_key
+from charloom.workflow import history
+
+STATE = "state"
+TRAINED = (CHECKPOINT, METRICS, STATE)
+"""Kinds whose entries are named by the key of a run and a step."""
+KEPT = (history.KIND, history.PICTURE)
+"""Kinds that ``keep_final`` always keeps: small, and what they are about may be gone."""
+LEFT_BEHIND = 24 * 3600.0
+"""Seconds after which a temporary file is taken for one that a killed process left."""
+NOBODY = "shared"
+
+_TRAINED = re.compile(r"(?P<run>[A-Za-z0-9]+)-(?P<step>\d{6})(?:\.\w+)*")
+_RUN_LINE = re.compile(r"\brun ([0-9a-f]{64})\b")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in the store: ``used`` is when it was last made or fetched (seconds since 1970), ``links`` how many names
+    its bytes have besides this one, ``who`` the character it was made for."""
+
+    kind: str
+    path: Path
+    size: int
+    used: float
+    links: int
+    who: str = NOBODY
+    run: str | None = None
+    step: int = 0
+
+
+def entries(store: Store) -> list[Entry]:
+    """All entries of a store, with their characters as far as these are known."""
+    owners = _owners(store)
+    found = []
+    for path in sorted(store.root.glob("*/*/*")):
+        kind = path.relative_to(store.root).parts[0]
+        if kind in (LOCKS, USES) or not path.is_file():
+            continue
+        with contextlib.suppress(OSError):  # removed meanwhile
+            facts = path.stat()
+            match = _TRAINED.fullmatch(path.name) if kind in TRAINED else None
+            run, step = (match["run"], int(match["step"])) if match else (None, 0)
+            who = owners.get(f"{kind}/{path.name}") or NOBODY
+            found.append(Entry(kind, path, facts.st_size, facts.st_mtime, facts.st_nlink - 1, who, run, step))
+    return _of_runs(found, {one.run: str(one.facts["character"]) for one in history.records(store) if one.run})
+
+
+def _owners(store: Store) -> dict[str, str]:
+    """Characters by ``kind/name`` of the entries that were fetched for them; the last one counts."""
+    owners = {}
+    for path in sorted((store.root / USES).glob("*.txt")):
+        with contextlib.suppress(OSError, UnicodeError):
+            owners.update(dict.fromkeys(path.read_text(encoding="utf-8").splitlines(), path.stem))
+    return owners
+
+
+def _of_runs(found: list[Entry], known: Mapping[str, str]) -> list[Entry]:
+    """Entries of one run are of one character: that of its record, of any entry fetched, or of a checkpoint's title."""
+    owners = {one.run: one.who for one in found if one.run and one.who != NOBODY} | dict(known)
+    for one in found:
+        if one.run and one.run not in owners and one.kind == CHECKPOINT and (title := _title(one.path)):
+            owners[one.run] = title
+    return [one if one.run not in owners else _owned(one, owners[one.run]) for one in found]
+
+
+def _owned(one: Entry, who: str) -> Entry:
+    return Entry(one.kind, one.path, one.size, one.used, one.links, who, one.run, one.step)
+
+
+def _title(path: Path) -> str | None:
+    """The character that a checkpoint names in its header."""
+    from safetensors import safe_open
+
+    with contextlib.suppress(Exception), safe_open(path, framework="numpy") as file:
+        return (file.metadata() or {}).get("modelspec.title")
+    return None
+
+
+def runs_here(root: Path) -> set[str]:
+    """Keys of the runs that the results below ``root`` were last trained with, finished or not."""
+    found = set()
+    for path in root.glob("results/*/logs/train_segment/*.log"):
+        with contextlib.suppress(OSError, UnicodeError):
+            found |= set(_RUN_LINE.findall(path.read_text(encoding="utf-8")))
+    return found
+
+
+def needed(found: Iterable[Entry], store: Store, runs: Iterable[str]) -> set[Path]:
+    """Entries that finished characters, results anywhere, and the ``runs`` given go on from."""
+    records = list(history.records(store))
+    newest: dict[tuple[str, str], history.Finished] = {}
+    for one in sorted(records, key=lambda one: one.when):
+        newest[str(one.facts["character"]), str(one.facts.get("trigger"))] = one
+    by_run: dict[str, list[Entry]] = defaultdict(list)
+    for entry in (kept := list(found)):
+        if entry.run:
+            by_run[entry.run].append(entry)
+    going = {one.run for one in newest.values() if one.run} | set(runs)
+    # A checkpoint with a second name is linked by results, here or in another folder that shares the store.
+    going |= {entry.run for entry in kept if entry.kind == CHECKPOINT and entry.links and entry.run}
+    keep = {entry.path for entry in kept if entry.kind in KEPT or (entry.links and entry.run)}
+    for one in records:
+        if one.run:
+            names = {checkpoint_key(one.run, int(one.facts["step"]))}
+            keep |= {e.path for e in by_run[one.run] if e.kind != STATE and _stem(e.path) in names}
+    for run in going:
+        members = by_run[run]
+        states = [entry.step for entry in members if entry.kind == STATE]
+        last = max(states or [entry.step for entry in members], default=0)
+        curve = max((entry.step for entry in members if entry.kind == METRICS), default=0)
+        keep |= {e.path for e in members if e.step == last or (e.kind == METRICS and e.step == curve)}
+    return keep
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".", 1)[0]
+
+
+def removable(found: Iterable[Entry], keep: set[Path], older: float, now: float | None = None) -> list[Entry]:
+    """Entries not used for ``older`` seconds that are not to be kept, and whose bytes nobody else holds."""
+    now = time.time() if now is None else now
+    return [one for one in found if one.path not in keep and not one.links and now - one.used > older]
+
+
+def remove(store: Store, gone: Iterable[Entry], log: Callable[[str], None]) -> tuple[int, int]:
+    """Remove entries; returns how many and their bytes. Runs in training, and what was used meanwhile, stay."""
+    by_run: dict[str | None, list[Entry]] = defaultdict(list)
+    for entry in gone:
+        by_run[entry.run].append(entry)
+    count = freed = 0
+    for run, members in by_run.items():
+        with _held(store, run) as free:
+            if not free:
+                log(f"kept: run {str(run)[:12]} of {members[0].who} is being trained")
+                continue
+            for entry in members:
+                with contextlib.suppress(OSError):
+                    facts = entry.path.stat()
+                    if facts.st_mtime > entry.used or facts.st_nlink > 1:
+                        continue
+                    entry.path.unlink()
+                    count, freed = count + 1, freed + entry.size
+    return count, freed
+
+
+@contextlib.contextmanager
+def _held(store: Store, run: str | None) -> Iterator[bool]:
+    """Hold the lock of a run, if nobody else does; True without a run."""
+    if run is None:
+        yield True
+        return
+    from filelock import FileLock, Timeout
+
+    (store.root / LOCKS).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.root / LOCKS / f"train-{run[:32]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def left_behind(store: Store, now: float | None = None) -> list[Path]:
+    """Temporary files of processes that were killed."""
+    now = time.time() if now is None else now
+    found = []
+    for path in store.root.glob("*/*/.*.tmp"):
+        with contextlib.suppress(OSError):
+            if now - path.stat().st_mtime > LEFT_BEHIND:
+                found.append(path)
+    return found

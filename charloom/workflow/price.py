@@ -1,0 +1,278 @@
+"""What a run needs before it starts: time, memory and disk, from closed forms fitted to recorded runs. No torch.
+
+The forms follow :mod:`charloom.engine.fitting`: weights, adapter with gradients and optimiser, and per token what a
+block keeps. Their constants were fitted to ``benchmarks/results/train_step.json`` and ``whole_run.json`` (one H100,
+rank 32, float8); ``tests/workflow/test_price.py`` compares them with every line of both. Seconds are an H100's: on
+other cards steps take longer, and what Snakemake measured on this machine (``benchmark:`` files) replaces them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+BYTES = {"float8": 1.0, "int8": 1.0, "nf4": 0.5625, "bf16": 2.0, "none": 4.0}
+"""Bytes per weight of a quantised Linear, scales included."""
+STATE = {"adamw8bit": 2, "adamw": 8, "lion": 4, "adafactor": 0.1, "prodigy": 16}
+"""Bytes of optimiser state per trained parameter."""
+KEPT = 40.0
+"""Bytes that a block keeps per token and channel (measured on an H100)."""
+BOUNDARY = 2.0
+"""Bytes per token and channel of a block's output, which is kept even if the block recomputes."""
+WORKING, CAUTIOUS = 33.0, 70.0
+"""Bytes per token and channel of the block at work: fitted, and as the engine expects before it has measured."""
+UNSEEN = 64 * 2**20
+"""Bytes that the engine leaves for what a trial does not see."""
+SLOTS = 2
+"""GPU buffers that blocks in main memory share."""
+CAPTION = 96
+"""Caption tokens of a usual caption, padded."""
+STEP = (0.01274, 3.0467e-5, 2.819e-9)
+"""Seconds of a step in an H100's float8 with nothing recomputed: constant, per token, per token squared (fitted)."""
+RECOMPUTED = 0.42
+"""Share by which a step takes longer if every block recomputes (fitted)."""
+LINK = 52e9
+"""Bytes per second to the GPU, which blocks in main memory cross twice per step (measured on an H100, PCIe 5)."""
+START, EXCHANGE = 50.0, 2.2
+"""Seconds of the trainer before its first step, and around each checkpoint's previews."""
+DRAWN = 0.16
+"""Seconds of one sampler pass at 1024 x 1024 beside training."""
+CHECKPOINT = 8.7
+"""Seconds per checkpoint for links, grid and scores without instruments."""
+PER_JOB = {
+    "make_reference": 0.3, "make_source_image": 0.33, "crop_watermark": 0.6, "write_caption": 0.12, "lint_dataset": 3.0,
+    "encode_latents": 0.78, "encode_caption": 0.03, "encode_text": 0.03, "encode_class_caption": 0.03, "lock_base": 9.0,
+    "prepare_base": 30.0, "write_manifest": 0.2, "write_prompts": 0.2, "draw_grid": 1.6, "sample_checkpoint": 0.2,
+    "score_checkpoint": 5.5, "sample_strength": 0.95, "score_strengths": 4.8, "study_references": 2.7,
+    "lock_judge": 0.5, "choose_checkpoint": 0.5, "write_report": 12.0, "export_final": 8.0,
+}  # fmt: skip
+"""Seconds per job besides training (``whole_run.json``), and once for jobs that load a model: :data:`ONCE`."""
+ONCE = {"encode_caption": 22.0, "sample_strength": 31.0}
+MEASURED_BUDGETS = (6.5, 9.0, 14.5, 32.0)
+"""GiB of training memory at which steps were measured."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes of a transformer of Z-Image's kind."""
+
+    dim: int = 3840
+    layers: int = 30
+    hidden: int = 10240
+    modulation: int = 256
+    total: int = 6_154_908_736
+    text_encoder: int = 4_022_468_096
+
+    @property
+    def block(self) -> int:
+        """Parameters of one block."""
+        return 4 * self.dim**2 + 3 * self.dim * self.hidden + 4 * self.dim * (self.modulation + 1)
+
+    def adapter(self, rank: int, modules: Any) -> int:
+        """Parameters of a LoRA: in + out of every adapted Linear, times the rank."""
+        attention, mlp = 8 * self.dim, 3 * (self.dim + self.hidden)
+        own = {"attention": attention, "attention+mlp": attention + mlp}
+        each = own.get(modules if isinstance(modules, str) else "", attention + mlp + self.modulation + 4 * self.dim)
+        return self.layers * each * rank
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How training fits: GiB at its peak, blocks that recompute, blocks in main memory, and whether it fits at all."""
+
+    peak: float
+    recomputing: int
+    swapped: int
+    fits: bool
+
+
+def tokens(edge: int) -> int:
+    """Tokens of a square picture with its caption."""
+    return (edge // 16) ** 2 + CAPTION
+
+
+def training(
+    recipe: Mapping[str, Any], budget: float | None, model: Model | None = None, edge: int | None = None
+) -> Fit:
+    """How the largest batch fits into ``budget`` GiB (None: whatever it takes with every block keeping everything)."""
+    model = model or Model()
+    width = BYTES[recipe["quantization"]["transformer"]]
+    trained = model.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
+    block = model.block * width
+    fixed = model.total * width + trained * (8 + STATE[recipe["train"]["optimizer"]])
+    largest = tokens(edge or max(recipe["data"]["resolutions"])) * recipe["train"]["batch_size"] * model.dim
+    preserving = any(part["enabled"] for part in recipe["train"]["preservation"].values())
+    largest *= 2 if preserving else 1  # one more forward pass whose activations live until the backward pass
+    least = fixed + (BOUNDARY * model.layers + WORKING) * largest
+    extra = (KEPT - BOUNDARY) * largest
+    swapped = model.layers // 2 if recipe["layer_offloading"] else 0
+    limit = math.inf if budget is None else budget * GIB
+    expected = least + (CAUTIOUS - WORKING) * largest + UNSEEN
+    if expected > limit:
+        swapped = max(swapped, min(model.layers, math.ceil((expected - limit) / block) + SLOTS))
+    least -= max(0, swapped - SLOTS) * block
+    kept = (
+        0 if swapped else model.layers if budget is None else int(min(model.layers, max(0, (limit - least) // extra)))
+    )
+    copies = 0.0  # transposed float8 weights, where there is room for them (fitting.roomy)
+    if kept == model.layers and width == 1 and 2 * fixed + 0.85 * KEPT * largest * model.layers <= limit:
+        copies = block * model.layers
+    peak = least + kept * extra + copies
+    return Fit(peak / GIB, model.layers - kept, swapped, peak <= limit)
+
+
+def step_seconds(recipe: Mapping[str, Any], edge: int, budget: float | None, model: Model | None = None) -> float:
+    """Seconds of an H100 for one update on pictures of one size."""
+    model = model or Model()
+    swapped = training(recipe, budget, model).swapped  # by the largest size, for all of them
+    found = training(recipe, budget, model, edge)
+    size = tokens(edge) * recipe["train"]["batch_size"]
+    seconds = STEP[0] + STEP[1] * size + STEP[2] * size * tokens(edge)
+    seconds *= 1 + RECOMPUTED * (model.layers if swapped else found.recomputing) / model.layers
+    moved = 2 * swapped * model.block * BYTES[recipe["quantization"]["transformer"]] / LINK
+    return max(seconds, moved) * recipe["train"]["gradient_accumulation"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The price of the jobs of one rule: seconds, and whether they were measured on this machine."""
+
+    rule: str
+    jobs: int
+    seconds: float
+    measured: bool
+
+
+def stages(
+    jobs: Mapping[str, int], recipe: Mapping[str, Any], steps: int, budget: float | None, here: Mapping[str, float]
+) -> list[Stage]:
+    """What the jobs of each rule take; ``here`` is seconds per job (for training per step) measured on this machine."""
+    found = []
+    for rule, count in jobs.items():
+        if rule in here:
+            found.append(Stage(rule, count, here[rule] * (steps if rule == "train_segment" else count), True))
+        elif rule == "train_segment":
+            edges = recipe["data"]["resolutions"]
+            each = sum(step_seconds(recipe, edge, budget) for edge in edges) / len(edges)
+            drawn = jobs.get("sample_checkpoint", 0)
+            passes = recipe["sample"]["steps"] * (2 if recipe["sample"]["guidance"] > 1 else 1)
+            area = recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20
+            seconds = START + steps * each + drawn * DRAWN * passes * area + (count + 1) * EXCHANGE
+            found.append(Stage(rule, count, seconds, False))
+        elif rule in PER_JOB:
+            found.append(Stage(rule, count, ONCE.get(rule, 0.0) + count * PER_JOB[rule], False))
+    return found
+
+
+def measured_here(root: Path, base: str, steps: Mapping[str, int]) -> dict[str, float]:
+    """Seconds per job of each rule, and per step of training, from Snakemake's benchmark files below ``root``.
+
+    ``steps`` are the characters that use the base, with the steps that they were trained for; others do not count.
+    """
+    seconds: dict[str, list[float]] = defaultdict(list)
+    trained = done = 0.0
+    for name, last in steps.items():
+        folder = root / "results" / name / "benchmarks"
+        own = {path: _seconds(path) for path in sorted(folder.rglob("*.tsv"))}
+        for path, took in own.items():
+            rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
+            if rule != "train_segment":
+                seconds[rule].append(took)
+        took = sum(took for path, took in own.items() if path.parent.name == "train_segment")
+        if (
+            took > 5 and last and (root / "results" / name / "final.safetensors").is_file()
+        ):  # else it came from the store
+            trained, done = trained + took, done + last
+    found = {rule: sum(values) / len(values) for rule, values in seconds.items()}
+    return found | ({"train_segment": trained / done} if done else {})
+
+
+def _seconds(path: Path) -> float:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
+    except (OSError, ValueError, KeyError, StopIteration, TypeError):
+        return 0.0
+
+
+def gpu_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> dict[str, float]:
+    """GiB of GPU memory by what is done: training, previews and texts."""
+    model = model or Model()
+    drawn = "float8" if recipe["sample"]["precision"] == "float8" else recipe["quantization"]["transformer"]
+    width = 1.0 if recipe["sample"]["precision"] != "bf16" and drawn == "float8" else 2.0
+    area = recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20
+    text = BYTES[recipe["quantization"]["text_encoder"]] if recipe["quantization"]["text_encoder"] != "none" else 2.0
+    return {
+        "train": training(recipe, budget, model).peak,
+        "previews": model.total * width / GIB + 2.0 * area,
+        "texts": model.text_encoder * text / GIB + 1.0,
+    }
+
+
+def main_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> float:
+    """GiB of main memory of the trainer: Python with torch, blocks that live there, weights loaded there first."""
+    model = model or Model()
+    width = BYTES[recipe["quantization"]["transformer"]]
+    swapped = training(recipe, budget, model).swapped
+    loaded = model.total * width if budget is not None and budget < 8 else 0
+    return 4.0 + max(swapped * model.block * width, loaded) / GIB
+
+
+def disk(recipe: Mapping[str, Any], images: int, previews: int, checkpoints: int, model: Model | None = None) -> float:
+    """GB that a run writes: the prepared base, latents, previews, checkpoints and two states."""
+    model = model or Model()
+    trained = model.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
+    latents = images * sum((edge / 8) ** 2 * 16 * 4 for edge in recipe["data"]["resolutions"])
+    states = 2 * trained * (4 + STATE[recipe["train"]["optimizer"]])
+    pictures = 1.6e6 * (images * 2 + previews * 2)
+    base = model.total * BYTES[recipe["quantization"]["transformer"]]
+    return (base + latents + states + pictures + checkpoints * trained * 2) / 1e9
+
+
+def ladder(recipe: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Changes of the recipe that save memory and change the result, the smallest change first: words and overrides."""
+    batch = recipe["train"]["batch_size"]
+    if batch > 1:
+        accumulation = recipe["train"]["gradient_accumulation"] * batch
+        yield (
+            f"train: {{batch_size: 1, gradient_accumulation: {accumulation}}}",
+            {"train": {"batch_size": 1, "gradient_accumulation": accumulation}},
+        )
+    if BYTES[recipe["quantization"]["transformer"]] > 1:
+        yield "quantization: {transformer: float8}", {"quantization": {"transformer": "float8"}}
+    if BYTES[recipe["quantization"]["transformer"]] > BYTES["nf4"]:
+        yield "quantization: {transformer: nf4}", {"quantization": {"transformer": "nf4"}}
+    rank = recipe["network"]["rank"]
+    while (rank := rank // 2) >= 8:
+        yield f"network: {{rank: {rank}, alpha: {rank}}}", {"network": {"rank": rank, "alpha": rank}}
+    edges = sorted(recipe["data"]["resolutions"])
+    while len(edges := edges[:-1]):
+        yield f"data: {{resolutions: {edges}}}", {"data": {"resolutions": edges}}
+
+
+def smallest_change(recipe: Mapping[str, Any], budget: float, model: Model | None = None) -> list[str] | None:
+    """The first rung that fits alone, else the fewest from the top together; empty if nothing is needed, None if
+    nothing helps."""
+    if training(recipe, budget, model).fits:
+        return []
+    rungs = list(ladder(recipe))
+    for words, change in rungs:
+        if training(_with(recipe, change), budget, model).fits:
+            return [words]
+    whole, taken = recipe, {}
+    for words, change in rungs:
+        whole = _with(whole, change)
+        taken[words.split(":")[0]] = words  # a later rung of the same knob replaces the earlier one
+        if training(whole, budget, model).fits:
+            return list(taken.values())
+    return None
+
+
+def _with(recipe: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    return {**recipe, **{key: {**recipe[key], **value} for key, value in change.items()}}

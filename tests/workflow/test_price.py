@@ -1,0 +1,138 @@
+"""The closed forms of the price against every recorded measurement, and what a plan makes of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_project
+from cli_helpers import root  # noqa: F401
+
+from charloom.cli import pricing
+from charloom.cli.planning import Group
+from charloom.config import yaml
+from charloom.config.project import load
+from charloom.core.errors import UserError
+from charloom.workflow import price
+
+RECORDED = small_project.ROOT / "benchmarks/results"
+BUDGETS = {"default": 9.0, "roomy": 32.0, "swap": 6.5, "16 GiB card": 14.5}
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    """Leyla's on the real base."""
+    workflow = load(small_project.ROOT, overrides={"base": "z-image-turbo", "recipe": changes})
+    return workflow.characters["leyla"].recipe
+
+
+def steps() -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (RECORDED / "train_step.json").read_text().splitlines()]
+    return [line for line in lines if line.get("configuration") in BUDGETS]
+
+
+def test_every_configuration_that_was_measured_is_compared() -> None:
+    assert {line["configuration"] for line in steps()} == set(BUDGETS) and len(steps()) >= 13
+
+
+def test_memory_within_a_tenth() -> None:
+    for name, budget in BUDGETS.items():
+        lines = [line for line in steps() if line["configuration"] == name]
+        measured = max(line["peak_gib"] for line in lines)
+        reckoned = price.training(recipe(), budget)
+        assert reckoned.fits
+        assert reckoned.peak == pytest.approx(measured, rel=0.1), name
+
+
+def test_seconds_within_a_fifth() -> None:
+    for line in steps():
+        reckoned = price.step_seconds(recipe(), line["size"], BUDGETS[line["configuration"]])
+        assert reckoned == pytest.approx(line["seconds"], rel=0.2), (line["configuration"], line["size"])
+
+
+def test_whole_runs_within_a_fifth() -> None:
+    for run in json.loads((RECORDED / "whole_run.json").read_text()):
+        jobs = {rule: one["jobs"] for rule, one in run["jobs"].items()}
+        measured = sum(one["seconds"] for one in run["jobs"].values())
+        found = price.stages(jobs, recipe(), run["steps"], 14.5, {})
+        assert {one.rule for one in found} == set(jobs)
+        assert sum(one.seconds for one in found) == pytest.approx(measured, rel=0.2)
+        trained = next(one for one in found if one.rule == "train_segment")
+        assert trained.seconds == pytest.approx(run["jobs"]["train_segment"]["seconds"], rel=0.2)
+
+
+def test_parameters_are_those_of_the_model() -> None:
+    from charloom.lora.attach import Network  # noqa: F401 (the shapes below are its targets)
+    from charloom.zimage.shapes import module_shapes
+
+    config = json.loads((small_project.ROOT / "tests/fixtures/z-image-turbo/transformer/config.json").read_text())
+    shapes = {name: shape for name, shape in module_shapes(config).items() if name.startswith("layers.")}
+    model = price.Model()
+    assert model.adapter(32, "default") == 32 * sum(sum(shape) for shape in shapes.values())
+    weights = sum(out * into for out, into in shapes.values()) + 30 * 4 * model.dim
+    assert model.block * 30 == weights
+
+
+def test_the_ladder_takes_what_changes_nothing_first() -> None:
+    roomy, tight, tighter = (price.training(recipe(), budget) for budget in (40.0, 14.5, 7.0))
+    assert (roomy.recomputing, roomy.swapped) == (0, 0)
+    assert tight.recomputing and not tight.swapped
+    assert tighter.swapped and tighter.fits
+    assert price.smallest_change(recipe(), 6.5) == []
+    least = price.training(recipe(), 0.5)
+    assert not least.fits and least.swapped == 30
+    change = price.smallest_change(recipe(), least.peak - 0.05)
+    assert change and change[0].startswith("quantization: {transformer: nf4}")
+    words = [words.split(":")[0] for words, _ in price.ladder(recipe(train={"batch_size": 2}))]
+    assert list(dict.fromkeys(words)) == ["train", "quantization", "network", "data"]
+    for words, given in price.ladder(recipe()):
+        assert price.training(yaml.merge(recipe(), given), 0.5).peak < least.peak, words
+    assert price.smallest_change(recipe(), 0.2) is None
+
+
+def test_what_cannot_fit_is_refused_with_the_smallest_change() -> None:
+    least = price.training(recipe(), 0.5).peak
+    with pytest.raises(UserError, match=r"plan: leyla: training needs .* smallest change .*nf4"):
+        pricing._refuse("leyla", recipe(), least - 0.05)
+    pricing._refuse("leyla", recipe(), least + 0.05)
+
+
+def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(pricing, "card", lambda: None)
+    found = [Group("leyla", "train_segment", 12), Group("leyla", "encode_latents", 30), Group("", "lock_base", 1)]
+    given = {"base": "z-image-turbo", "recipe": {"memory": 14.5}}
+    text = "\n".join(pricing.lines(root, "leyla", found, given))
+    assert "price: about" in text and "on an H100" in text and "download 33 GB" in text
+    assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
+    benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text("s\th:m:s\n100.0\t0:01:40\n")
+    assert "encode latents 50 min 00 s*" in "\n".join(pricing.lines(root, "leyla", found, given))
+    given["recipe"] = {"memory": 0.5}
+    with pytest.raises(UserError, match="may use 0.5 GiB"):
+        pricing.lines(root, "leyla", found, given)
+
+
+def test_profiles_and_options_count() -> None:
+    options = ["leyla", "--profile", "profiles/gpu-16gb", "--config", "recipe={memory: 8}", "--cores", "1"]
+    given = pricing.overrides(options, small_project.ROOT)
+    assert given["base"] == "z-image-turbo" and given["recipe"] == {"memory": 8}
+    assert pricing.overrides(options[:3], small_project.ROOT)["recipe"]["memory"] == 14.5
+
+
+def test_profiles_are_what_the_forms_give() -> None:
+    """If not: python tools/gpu_profiles.py"""
+    place = small_project.ROOT / "tools/gpu_profiles.py"
+    spec = importlib.util.spec_from_file_location("gpu_profiles", place)
+    assert spec and spec.loader
+    gpu_profiles = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu_profiles)
+    made = sorted(path.name for path in (small_project.ROOT / "profiles").glob("gpu-*gb"))
+    assert made == sorted(f"gpu-{size}gb" for size in gpu_profiles.SIZES)
+    assert set(gpu_profiles.MEASURED) <= set(price.MEASURED_BUDGETS)
+    for size in gpu_profiles.SIZES:
+        assert gpu_profiles.path(size).read_text() == gpu_profiles.text(size)
+        given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], small_project.ROOT)
+        assert given["recipe"].get("memory", size) <= size

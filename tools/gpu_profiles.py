@@ -1,0 +1,81 @@
+"""Write the profiles of GPU sizes from the closed forms of ``charloom/workflow/price.py``.
+
+    python tools/gpu_profiles.py            # rewrites profiles/gpu-*gb/config.yaml
+
+Each says in a comment what was reckoned for the default recipe, and which budgets were measured nearby.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from charloom.cli.pricing import BESIDE
+from charloom.config.project import load
+from charloom.workflow import price
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = (8, 10, 12, 16, 24, 48, 80)
+BF16_TEXTS = 24
+"""From this size on the text encoder stays in bf16."""
+MEASURED = {
+    6.5: "with a budget of 6.5 GiB: 6.0 GiB, 0.274 s per step of 1024 pixels",
+    14.5: "limited to 16 GiB: 14.2 GiB, 0.239 s per step of 1024 pixels",
+    32.0: "with a budget of 32 GiB, and more is not needed: 30.2 GiB, 0.190 s per step of 1024 pixels",
+}
+"""Lines of benchmarks/results/train_step.json by budget."""
+
+
+def recipe(size: int) -> dict[str, Any]:
+    """The shipped recipe on the real base, as the profile of a size sets it."""
+    given = {"base": "z-image-turbo", "recipe": {"memory": size - BESIDE}}
+    return load(ROOT, overrides=given).characters["leyla"].recipe
+
+
+def text(size: int) -> str:
+    """The profile of a card with so many GiB."""
+    budget = size - BESIDE
+    found = price.training(recipe(size), budget)
+    assert found.fits, size
+    step = sum(price.step_seconds(recipe(size), edge, budget) for edge in (512, 768, 1024)) / 3
+    how = (
+        f"{found.swapped} of 30 blocks in main memory"
+        if found.swapped
+        else f"{found.recomputing} of 30 blocks recompute at 1024 pixels"
+        if found.recomputing
+        else "no block recomputes"
+    )
+    measured = MEASURED.get(32.0 if budget > 32 and not found.recomputing else budget)
+    said = f"Measured on an H100 {measured}." if measured else "No measurement at this size."
+    encoder = "bf16" if size >= BF16_TEXTS else "float8"
+    limit = f", memory: {budget:g}" if size < BF16_TEXTS else ""
+    note = "GiB; leaves the rest to the desktop" if limit else "memory: auto, i.e. all that is free"
+    more = "" if size < BF16_TEXTS else " or more"
+    return f"""# One GPU with {size} GB{more}:  snakemake --profile profiles/gpu-{size}gb --cores 8
+# Written by tools/gpu_profiles.py. Reckoned for the default recipe: {found.peak:.1f} GiB, {how};
+# {step:.2f} s per step on average, were the card as fast as an H100.
+# {said}
+scheduler: greedy
+scheduler-subsample: 50
+max-checksum-file-size: 2GB
+rerun-incomplete: true
+show-failed-logs: true
+resources:
+  gpu: 1
+config:
+  - base=z-image-turbo
+  - device=cuda
+  - "recipe={{quantization: {{transformer: float8, text_encoder: {encoder}}}{limit}}}"    # {note}
+"""
+
+
+def path(size: int) -> Path:
+    """Where the profile of a size is."""
+    return ROOT / "profiles" / f"gpu-{size}gb" / "config.yaml"
+
+
+if __name__ == "__main__":
+    for one in SIZES:
+        path(one).parent.mkdir(exist_ok=True)
+        path(one).write_text(text(one), encoding="utf-8")
+        print(path(one))
