@@ -24,18 +24,6 @@ rule write_comfyui:
         "--settings {params.settings:q} --log {log:q}"
 
 
-def bundle_settings(character, base):
-    """What the bundle depends on besides files; a style has none."""
-    if character.is_style:
-        stop(
-            [
-                f"{results(character.id).bundle}: a style has no bundle; "
-                f"{results(character.id).final} is all that others need"
-            ]
-        )
-    return delivery.bundle(character, base)
-
-
 rule make_bundle:
     input:
         lora=RESULTS.final,

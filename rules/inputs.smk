@@ -159,3 +159,15 @@ def link_storage(known):
         for name in ("results", "work")
     ]
     shell.prefix(("".join(links) + PREFIX).replace("{", "{{").replace("}", "}}"))
+
+
+def bundle_settings(character, base):
+    """What the bundle depends on besides files; a style has none."""
+    if character.is_style:
+        stop(
+            [
+                f"{results(character.id).bundle}: a style has no bundle; "
+                f"{results(character.id).final} is all that others need"
+            ]
+        )
+    return delivery.bundle(character, base)

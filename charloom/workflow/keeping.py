@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.core.store import LOCKS, USES, Store
+from charloom.core.store import LOCKS, SUM, USES, Store
 from charloom.train.keys import CHECKPOINT, METRICS, checkpoint_key
 from charloom.workflow import history
 
@@ -57,7 +57,7 @@ def entries(store: Store) -> list[Entry]:
     found = []
     for path in sorted(store.root.glob("*/*/*")):
         kind = path.relative_to(store.root).parts[0]
-        if kind in (LOCKS, USES) or not path.is_file():
+        if kind in (LOCKS, USES) or path.name.endswith(SUM) or not path.is_file():
             continue
         with contextlib.suppress(OSError):  # removed meanwhile
             facts = path.stat()
@@ -161,7 +161,7 @@ def remove(store: Store, gone: Iterable[Entry], log: Callable[[str], None]) -> t
                     facts = entry.path.stat()
                     if facts.st_mtime > entry.used or facts.st_nlink > 1:
                         continue
-                    entry.path.unlink()
+                    store.remove(entry.path)
                     count, freed = count + 1, freed + entry.size
     return count, freed
 

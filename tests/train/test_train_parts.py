@@ -44,6 +44,7 @@ NOT_THE_TRAINERS = (
     "data.default_caption",
     "data.mask_weight",
     "train.preservation.differential.class",
+    "network.init",
 )
 
 

@@ -33,6 +33,7 @@ MEMORY = 3000
 """MB that every job of the tiny run may take."""
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(missing()), reason=f"not run: {missing()}"),
     pytest.mark.skipif(
         not find_spec("snakemake_executor_plugin_slurm"), reason="not run: pip install snakemake-executor-plugin-slurm"
@@ -168,7 +169,6 @@ class Impatient(Administrator):
             self.once("time-out", "scontrol", "update", f"JobId={number}", "EndTime=now")
 
 
-@pytest.mark.slow
 def test_a_job_that_times_out_goes_on_where_it_was(cluster, tmp_path, tiny_base):
     """Slurm looks at time limits twice a minute."""
     folder = project(tmp_path / "there", tiny_base)
@@ -191,7 +191,6 @@ def test_a_job_that_times_out_goes_on_where_it_was(cluster, tmp_path, tiny_base)
     assert first == "TIMEOUT" and now.first > 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not find_spec("snakemake_storage_plugin_fs"), reason="not run: pip install snakemake-storage-plugin-fs"
 )
