@@ -178,8 +178,9 @@ def step_names(steps_of):
 
 @cache
 def image_problems(name):
-    """What keeps a character's images from being made."""
-    return sources.problems(WORKFLOW.projects[name])
+    """What keeps a character's images, or those of its gallery's styles, from being made."""
+    names = (name, *gallery_slices.styles(WORKFLOW.projects[name]))
+    return [line for one in names for line in sources.problems(WORKFLOW.projects[one])]
 
 
 def pages_and_file(name):

@@ -6,7 +6,7 @@ rule draw_gallery:
         lora=RESULTS.final,
         styles=gallery_styles,
         embedding=RESULTS.prompt_embedding("gallery-{scene}"),
-        empty=RESULTS.embedding("_empty"),
+        empty=negative_embedding,
         lock=lock_of,
     output:
         image=RESULTS.scene("{scene}"),

@@ -189,7 +189,7 @@ def _disk(root: Path) -> Iterator[Finding]:
         ("disk of the hub's cache", Path(HF_HUB_CACHE), BASE_DOWNLOAD),
     ):
         there = path.resolve()
-        while not there.exists():
+        while not there.exists() and there != there.parent:
             there = there.parent
         free = shutil.disk_usage(there).free / 1e9
         short = free < needed
@@ -203,10 +203,10 @@ def _store(root: Path) -> Iterator[Finding]:
         return
     from charloom.config import project
 
-    workflow = project.load(root)
+    workflow = project.read(root)
     store = root / os.environ.get("CHARLOOM_STORE", workflow.store)
     there = store.resolve()
-    while not there.exists():
+    while not there.exists() and there != there.parent:
         there = there.parent
     if not os.access(there, os.W_OK):
         yield Finding("store", f"{there} may not be written to", PROBLEM, "change its owner, or set CHARLOOM_STORE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -25,6 +26,8 @@ from charloom.core.store import Store
 
 SIDES = 64, 4096
 """Shortest and longest side of a picture in pixels."""
+LARGEST_SEED = 2**63 - 1
+"""Torch takes no larger one."""
 MANY = 20
 """Pictures from which on the blocks are compiled on a GPU, unless told: a few are done before the compiler is."""
 HELP = """\
@@ -83,17 +86,24 @@ def changed(how: Manner, command: str, loras: Loras) -> Manner:
     Raises:
         UserError: there is no such command, or its value is wrong.
     """
-    name, *values = shlex.split(command[1:]) or [""]
+    try:
+        name, *values = shlex.split(command[1:]) or [""]
+    except ValueError:
+        raise UserError(f"{command}: a quotation mark is not closed; close it") from None
     value = values[0] if values else ""
     try:
         if name == "seed":
+            if value != "next" and not 0 <= int(value) <= LARGEST_SEED:
+                raise UserError(f"/seed {value}: give next, or a number from 0 to {LARGEST_SEED}")
             return replace(how, seed=None if value == "next" else int(value))
         if name in ("count", "steps"):
             if (number := int(value)) < 1:
                 raise UserError(f"/{name} {value}: give a number from 1 on")
             return replace(how, **{name: number})
         if name == "strength":
-            return replace(how, strength=float(value))
+            if not (number := float(value)) >= 0 or math.isinf(number):
+                raise UserError(f"/strength {value}: give a number from 0 on")
+            return replace(how, strength=number)
         if name == "size":
             width, height = size(value)
             return replace(how, width=width, height=height)
@@ -160,7 +170,9 @@ def draw(
     interactive: Annotated[bool, typer.Option("--repl", help="draw what is typed, line by line; /help there")] = False,
     steps: Annotated[int | None, typer.Option(min=1, max=200, help="sampler steps; the previews' by default")] = None,
     strength: Annotated[float, typer.Option(min=0.0, help="strength of the LoRA; 1 is full")] = 1.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="seed of the first picture; the next without a file")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="seed of the first picture; the next without a file")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="pictures of each prompt, seed after seed")] = 1,
     size_: Annotated[str | None, typer.Option("--size", help="1024 or 1920x1088; the previews' by default")] = None,
     style: Annotated[

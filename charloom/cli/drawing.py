@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -178,7 +179,7 @@ class Loras:
         made = results(self.character.id)
         if made.final.is_file():
             return self.file(made.final, self.character.id)
-        there = studio.checkpoints(self.character, self.store)
+        there = studio.checkpoints(self.character, self.store, self.lock)
         if not there:
             raise UserError(
                 f"{self.character.id} has no checkpoint yet; to train: snakemake --cores 2 {made.final.as_posix()}"
@@ -198,7 +199,7 @@ class Loras:
 
         if step == 0:
             return Lora("base", None, "without LoRA", "base")
-        there = studio.checkpoints(self.character, self.store)
+        there = studio.checkpoints(self.character, self.store, self.lock)
         if step not in there:
             have = ", ".join(map(str, there)) or "none yet"
             raise UserError(f"{self.character.id} has no checkpoint of step {step}; there are {have}")
@@ -223,9 +224,11 @@ class Loras:
         Raises:
             UserError: there is no such style, or it is not finished.
         """
-        name, _, strength = text.partition("=") if "=" in text else (text, "", "1")
+        name, _, strength = text.rpartition("=") if "=" in text else (text, "", "1")
         try:
             value = float(strength)
+            if not math.isfinite(value):
+                raise ValueError
         except ValueError:
             raise UserError(f"--style {text}: the strength must be a number, e.g. {name}=0.8") from None
         if name.endswith(".safetensors"):

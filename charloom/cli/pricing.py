@@ -23,8 +23,9 @@ LISTED = 6
 
 
 def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
-    """What ``--profile`` and ``--config`` among Snakemake's options set, in its order."""
-    given: list[str] = []
+    """What ``--profile`` or ``--config`` among Snakemake's options set, as it takes them."""
+    of_profile: list[str] = []
+    own: list[str] = []
     words = list(options)
     for index, word in enumerate(words):
         name, _, value = word.partition("=")
@@ -32,13 +33,15 @@ def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
             path = root / (value or "".join(words[index + 1 : index + 2])) / "config.yaml"
             if path.is_file():
                 found = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config") or []
-                given = [*(found if isinstance(found, list) else []), *given]
+                of_profile = found if isinstance(found, list) else []
         elif word in ("--config", "-C"):
+            own = []
             for entry in words[index + 1 :]:
                 if entry.startswith("-") or "=" not in entry:
                     break
-                given.append(entry)
-    return {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in given)}
+                own.append(entry)
+    # Snakemake lets --config replace the profile's entries as a whole, and the last one every one before it.
+    return {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in own or of_profile)}
 
 
 def card() -> float | None:
@@ -62,7 +65,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     from charloom.config import project
 
     jobs = {group.rule: group.jobs for group in found if group.who in (name, "")}
-    workflow = project.load(root, overrides=given)
+    workflow = project.read(root, overrides=given)  # a mistake in another character is not this one's
     if not jobs or name not in workflow.characters:
         return []
     character = workflow.characters[name]

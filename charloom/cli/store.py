@@ -42,7 +42,7 @@ def show(root: Path) -> list[str]:
     from charloom.core.store import Store
     from charloom.workflow import keeping
 
-    store = Store(root / project.load(root).store)
+    store = Store(root / project.read(root).store)
     found = keeping.entries(store)
     if not found:
         return [f"{store.root}: is empty"]
@@ -75,7 +75,7 @@ def prune(root: Path, keep_final: bool, older: str, yes: bool) -> list[str]:
     from charloom.workflow import keeping
 
     limit = seconds(older)
-    store = Store(root / project.load(root).store)
+    store = Store(root / project.read(root).store)
     found = keeping.entries(store)
     keep = keeping.needed(found, store, keeping.runs_here(root)) if keep_final else set()
     gone, stale = keeping.removable(found, keep, limit), keeping.left_behind(store)

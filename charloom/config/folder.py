@@ -23,7 +23,7 @@ from charloom.core.home import home
 
 include: str(home() / "Snakefile")
 """
-RECORD = Path("work/init.json")
+RECORD = Path("config/.shipped.json")
 """Digests of the files as they were written, by which the user's changes are told."""
 SHIPPED = ("config", "profiles", "resources")
 EXAMPLES = "config/characters"
@@ -65,8 +65,11 @@ def update(folder: Path, examples: bool = False) -> Outcome:
         raise UserError(f"{folder}: has no config/config.yaml; lay it out with  charloom init {folder}")
     if (folder / "rules").is_dir():
         raise UserError(f"{folder}: is a clone of the project; update it with  git pull")
-    record = folder / RECORD
-    return _write(folder, files.read_json(record) if record.is_file() else {}, examples)
+    try:
+        known = files.read_json(folder / RECORD)
+    except (OSError, ValueError):
+        known = None  # lost: whatever differs counts as the user's
+    return _write(folder, known if isinstance(known, dict) else {}, examples)
 
 
 def _write(folder: Path, known: dict[str, str], examples: bool) -> Outcome:

@@ -14,6 +14,8 @@ from typing import Any
 
 HEADER = 100_000_000
 """Largest header of a safetensors file, as the library has it."""
+PEFT_CONFIG = "lora_adapter_metadata"
+"""Where the header of a LoRA has PEFT's configuration."""
 
 
 def _plain(value: Any) -> Any:
@@ -57,6 +59,8 @@ def file_digest(path: str | Path) -> str:
 def tensors_digest(path: str | Path) -> str:
     """SHA-256 of the tensors of a safetensors file, with their names and shapes but without its metadata.
 
+    PEFT's own configuration counts too: it may hold the alpha of a LoRA.
+
     Raises ``ValueError`` if it is no such file.
     """
     with open(path, "rb") as file:
@@ -66,6 +70,7 @@ def tensors_digest(path: str | Path) -> str:
         header = json.loads(file.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         found = hashlib.sha256(canonical_json(entries).encode("ascii"))
+        found.update(header.get("__metadata__", {}).get(PEFT_CONFIG, "").encode())
         while block := file.read(2**20):
             found.update(block)
     return found.hexdigest()

@@ -34,7 +34,7 @@ def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if sync:
-            _sync(temporary)
+            flush(temporary)
         if mode is not None:
             temporary.chmod(mode)
         os.replace(temporary, target)
@@ -55,7 +55,7 @@ def _culprit(error: Exception, temporary: Path, target: Path) -> Path:
     return target if about is None or Path(os.fsdecode(about)) == temporary else Path(os.fsdecode(about))
 
 
-def _sync(path: Path) -> None:
+def flush(path: Path) -> None:
     """Flush to the disk: a power failure must not leave a truncated file under the final name."""
     with open(path, "r+b") as file:
         try:

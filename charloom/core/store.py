@@ -69,10 +69,12 @@ class Store:
         try:
             if not _intact(entry):
                 return False
-            # Synced: nothing would notice a copy that a power cut has truncated under its name.
-            with files.whole(output) as temporary:
+            with files.whole(output, sync=False) as temporary:
                 if entry.stat().st_size < LINK_FROM_BYTES or not _link(entry, temporary):
                     shutil.copyfile(entry, temporary)
+                    # Nothing would notice a copy that a power cut has truncated under its name. A link is read-only,
+                    # and its bytes are on the disk since they were stored.
+                    files.flush(temporary)
                 os.utime(temporary)
         except FileNotFoundError:
             return False  # the store was emptied by another process: a miss
@@ -114,6 +116,9 @@ class Store:
     def remove(self, entry: Path) -> None:
         """Delete an entry by its path, if it is there."""
         for path in (entry, _sum(entry)):
+            if os.name == "nt":  # where a read-only file cannot be deleted
+                with contextlib.suppress(OSError):
+                    path.chmod(0o600)
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -61,8 +61,9 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
         if picture and picture.is_file() and prompt.scale and character.shown_by(prompt.text):
             files[f"images/{prompt.name}.png"] = picture
             shown.append(Shown(f"images/{prompt.name}.png", prompt.text))
-    for picture in sorted((results.root / "gallery").glob("*.png"))[:MOST]:
-        files[f"gallery/{picture.name}"] = picture
+    for scene in character.gallery[:MOST]:  # not those that were taken out of the file since
+        if (picture := results.scene(scene.name)).is_file():
+            files[f"gallery/{picture.name}"] = picture
     about = _about(character, base, results, repo)
     files = {"README.md": model_card.card(about, shown, licence).encode(), **files}
     bundle.check_private(files)

@@ -97,7 +97,7 @@ class Run:
             settings = replace(settings, train=replace(settings.train, dtype="fp32"))
         return TrainJob(
             settings=settings,
-            run_key=runs.key(settings, slice_, self.files.manifest, record),
+            run_key=runs.key(settings, slice_, self.files.manifest, record, person.init),
             manifest=self.files.manifest,
             load_model=lambda dtype, device: prepared.load(place.lock, transformer, dtype, device),
             log_dir=place.root / "logs" / self.training.key[:16],

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from charloom.core.canonical import PEFT_CONFIG
 from charloom.core.errors import UserError
 from charloom.core.tensors import read_safetensors, tensor_bytes
 from charloom.lora import layouts
@@ -37,7 +38,7 @@ def header_scale(metadata: Mapping[str, str], module: str | None = None) -> floa
     whole name, or its end after a dot.
     """
     try:
-        config = json.loads(metadata["lora_adapter_metadata"])
+        config = json.loads(metadata[PEFT_CONFIG])
         config = {key.removeprefix("transformer."): value for key, value in config.items()}
         patterns = [config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")]
         if any(patterns) and module is None:
@@ -99,12 +100,13 @@ class AdapterFile:
         return w1, w2
 
     def identity(self) -> str:
-        """SHA-256 of modules and tensors; neither the header nor the names of the layout count."""
+        """SHA-256 of modules, tensors and PEFT's own configuration; names of the layout do not count."""
         found = hashlib.sha256()
         for module, parts in sorted(self.modules.items()):
             for role, tensor in sorted(parts.items()):
                 found.update(f"{module} {role} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 found.update(tensor_bytes(tensor))
+        found.update(self.metadata.get(PEFT_CONFIG, "").encode())  # where PEFT keeps its alpha
         return found.hexdigest()
 
     def change(self, module: str, weight: Tensor, strength: float = 1.0) -> Tensor:

@@ -36,7 +36,8 @@ class Gallery:
         embedding = self.files.prompt_embedding(prompt)
         if not embedding.is_file():
             return None
-        negative = self.files.embedding("_empty") if settings["guidance"] > 1 else None
+        away = "_negative" if settings.get("negative_prompt") else "_empty"
+        negative = self.files.embedding(away) if settings["guidance"] > 1 else None
         shift = locks.shift(self.lock)
         key = digest(
             {

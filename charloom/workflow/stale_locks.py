@@ -17,6 +17,8 @@ from charloom.core import files
 from charloom.core.errors import UserError
 
 RUNS = "charloom-runs.json"
+SLACK = 2.0
+"""Seconds by which two readings of the same moment may differ."""
 
 
 def enter(folder: Path) -> bool:
@@ -32,7 +34,11 @@ def enter(folder: Path) -> bool:
         with FileLock(folder / f"{RUNS}.lock", timeout=10):
             known = _runs(folder / RUNS)
             living = [run for run in known if _lives(run)]
-            stale = sorted(locks.glob("*.lock")) if known and not living else []
+            stale = []
+            if known and not living:
+                # Older ones are of a run that was not noted here, and may be there still.
+                begun = min(run["started"] for run in known) - SLACK
+                stale = [path for path in sorted(locks.glob("*.lock")) if path.stat().st_mtime >= begun]
             for path in stale:
                 path.unlink()
             files.write_json(folder / RUNS, [*living, _this()])
@@ -41,10 +47,18 @@ def enter(folder: Path) -> bool:
     return bool(stale)
 
 
+def _host() -> str:
+    """This machine, or this container in it, whose processes have numbers of their own."""
+    try:
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
 def _this() -> dict[str, Any]:
     import psutil
 
-    return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    return {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def _runs(path: Path) -> list[dict[str, Any]]:
@@ -61,10 +75,14 @@ def _lives(run: dict[str, Any]) -> bool:
     """Whether a run may still be there: of other machines nothing is known."""
     import psutil
 
-    if run["host"] != platform.node():
+    if run["host"] != _host():
         return True
     try:
-        return abs(psutil.Process(run["pid"]).create_time() - run["started"]) < 2
+        process = psutil.Process(run["pid"])
+        # The clock may have been set since: then its name tells.
+        if abs(process.create_time() - run["started"]) < SLACK:
+            return True
+        return any("snakemake" in word for word in process.cmdline())
     except (psutil.NoSuchProcess, TypeError, ValueError):
         return False
     except psutil.Error:

@@ -15,6 +15,7 @@ from charloom.base import locks
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core import files
+from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK, results, step_of
 from charloom.core.store import Store
@@ -27,7 +28,7 @@ from charloom.workflow.samples import Painter, Wanted, precision_of
 Log = Callable[[str], None]
 
 
-def checkpoints(character: Character, store: Store) -> dict[int, Path]:
+def checkpoints(character: Character, store: Store, lock: dict[str, Any]) -> dict[int, Path]:
     """The checkpoints of a character by step, those of a trainer that still runs ahead included."""
     made = results(character.id)
     found = {step_of(path): path for path in made.checkpoints()}
@@ -35,8 +36,9 @@ def checkpoints(character: Character, store: Store) -> dict[int, Path]:
     record = WORK.prepared(slices.prepared_name(character), ".json")
     if told and made.manifest.is_file() and record.is_file():
         slice_ = json.loads(slices.train(character))
-        settings = training.settings_of(slice_, every=character.recipe["save"]["every"], last=character.saved_steps[-1])
-        run = training.key(settings, slice_, made.manifest, files.read_json(record))
+        every, last = character.recipe["save"]["every"], character.saved_steps[-1]
+        settings = training.settings_of(slice_, every=every, last=last, shift=locks.shift(lock))
+        run = training.key(settings, slice_, made.manifest, files.read_json(record), character.init)
         for step in {*character.saved_steps, told.saved}:
             path = store.path(training.KIND, training.entry(run, step), ".safetensors")
             if step not in found and path.is_file():
@@ -80,7 +82,7 @@ def checked(path: Path, lock: dict[str, Any], folder: Path) -> tuple[Path, list[
         return path, []
     except UserError:
         made = convert(path, "charloom")
-    target = folder / f"{path.stem}.safetensors"
+    target = folder / f"{file_digest(path)}.safetensors"
     write_safetensors(target, made.tensors, made.metadata)
     return target, [f"{path.name}: {note}" for note in made.notes]
 
@@ -108,10 +110,10 @@ class Studio:
         self._painter: Painter | None = None
 
     def embed(self, prompts: Sequence[str]) -> dict[str, Path]:
-        """Files with the embeddings of ``prompts`` and of the empty text, by text."""
+        """Files with the embeddings of ``prompts`` and of what guidance leads away from, by text."""
         import torch
 
-        wanted = [*dict.fromkeys(prompts), ""]
+        wanted = [*dict.fromkeys([*prompts, self.character.negative_prompt])]
         if self.stay:
             # It comes second, for it may work on the CPU and the transformer may not.
             self.painter()
@@ -155,10 +157,10 @@ class Studio:
             UserError: as :meth:`Painter.paint`.
         """
         embeddings = self.embed([text for text, _, _ in asked])
-        empty = self.store.path(texts.KIND, texts.key("", self.lock, self._text_settings), ".safetensors")
+        negative = texts.key(self.character.negative_prompt, self.lock, self._text_settings)
 
         def away(settings: dict[str, Any]) -> Path | None:
-            return empty if settings["guidance"] > 1 else None
+            return self.store.path(texts.KIND, negative, ".safetensors") if settings["guidance"] > 1 else None
 
         wanted = [
             Wanted(index, "", None, embeddings[text], {**settings, "scale": 1.0}, "", tuple(loras), away(settings))

@@ -52,6 +52,8 @@ def lines(record: Path = RECORD) -> list[str]:
         before: dict[str, Any] = files.read_json(record)
     except (OSError, ValueError, UserError):
         return []  # nothing was made here yet
+    if not isinstance(before, dict):
+        return []
     changed = [name for name, number in current().items() if before.get(name, number) != number]
     if not changed:
         return []

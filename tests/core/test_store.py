@@ -186,3 +186,24 @@ def test_messages_do_not_steer_the_terminal() -> None:
 
 def test_several_joins_lines() -> None:
     assert str(UserError.several(["a", "b"])) == "a\nb"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+def test_somebody_who_is_not_root_gets_a_large_entry(tmp_path):
+    """Entries are read-only, and a large one is linked into place."""
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
+
+    def work() -> None:
+        os.setuid(65534)
+        store = Store(tmp_path / "store")
+        with store.put("checkpoint", "a1", ".bin") as path:
+            path.write_bytes(bytes(LINK_FROM_BYTES + 1))
+        assert store.fetch("checkpoint", "a1", ".bin", tmp_path / "results" / "x" / "a.bin")
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode == 0

@@ -330,3 +330,17 @@ def test_scenes_are_drawn_for_who_has_some(tmp_path: Path) -> None:
         assert jobs(target) == {"draw_gallery": 2, "write_gallery": 1}
     near = small_project.snakemake(folder, "-n", "results/mara/gallery/03.png", code=small_project.ROOT)
     assert near.returncode == 1 and "nothing makes results/mara/gallery/03.png; did you mean" in near.stderr
+
+
+@pytest.mark.parametrize("profile", sorted((small_project.ROOT / "profiles").glob("*/config.yaml")), ids=str)
+def test_a_profile_says_nothing_twice(profile):
+    """YAML would silently take the last."""
+    above: list[tuple[int, str]] = []
+    seen = set()
+    for line in profile.read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"^( *)([A-Za-z_-]+):", line):
+            depth = len(found[1])
+            above = [one for one in above if one[0] < depth] + [(depth, found[2])]
+            path = tuple(name for _, name in above)
+            assert path not in seen, path
+            seen.add(path)
