@@ -72,7 +72,7 @@ TRAINING = 1 if any(RUN_AHEAD) else 8
 START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
 if CONDA:
     # The environment holds what charloom needs, not charloom itself.
-    START = f"PYTHONPATH={quote(str(workflow.basedir))} {START}"
+    START = f"PYTHONPATH={quote(str(Path(arguments.__file__).parents[2]))} {START}"
 EXPORTS = {
     "CHARLOOM_STORE": WORKFLOW.store,
     "CHARLOOM_DEVICE": WORKFLOW.device,

@@ -11,6 +11,7 @@ rule train_segment:
             RESULTS.embedding("{name}"),
             lambda c: c.image_names,
         ),
+        masks=files_of(RESULTS.mask("{name}"), mask_slices.masked),
         variants=files_of(RESULTS.embedding("{name}"), slices.variants),
         classes=files_of(
             RESULTS.class_embedding("{name}"),

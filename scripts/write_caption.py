@@ -33,12 +33,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     text = arguments.settings.get("caption")
-    if arguments.user_file:
-        text = captions.read(arguments.user_file)
-        if text and "trigger" in arguments.settings:
-            text = captions.completed(text, arguments.settings["trigger"])
+    own = captions.read(arguments.user_file) if arguments.user_file else ""
+    if own:
+        text = captions.completed(own, arguments.settings["trigger"]) if "trigger" in arguments.settings else own
     elif arguments.settings.get("captioner"):
         text = described(arguments.output, arguments.settings["captioner"], text or arguments.settings.get("default"))
+    elif arguments.user_file:
+        text = ""  # an empty file is no way to say that the plan's caption is meant
     text = text or arguments.settings.get("default")
     if not text:
         where = f"{arguments.user_file}: is empty" if arguments.user_file else f"{arguments.output}: has no text"

@@ -47,7 +47,8 @@ _LOOKS = {
 }
 _PLAIN = frozenset(
     "a an the this that photo photograph picture image portrait close closeup medium full shot drawing illustration "
-    "painting anime woman man girl boy person she he they it of in on with and young old beautiful one".split()
+    "painting anime woman man girl boy person she he they it of in on with and young old beautiful one "
+    "there here her his their two some digital black white".split()
 )
 
 

@@ -26,13 +26,15 @@ def masked(character: Character) -> list[str]:
 
 
 def mask_file(character: Character, name: str) -> Path | None:
-    """The user's mask of a shot: named like the shot or like its picture, in the folder of masks."""
+    """The user's mask of a shot: named like its picture, in folders too, or like the shot, in the folder of masks."""
     folder = source(character)
     if folder in ("", AUTO):
         return None
     shot = character.shot(name)
-    stems = dict.fromkeys([Path(shot.file).stem if shot.file else name, name])
-    return next((path for stem in stems if (path := image_folder.find(folder, stem))), None)
+    stems = dict.fromkeys([Path(shot.file).with_suffix("") if shot.file else Path(name), Path(name)])
+    places = [(Path(folder) / stem.parent, stem.name) for stem in stems if not stem.is_absolute()]
+    found = (image_folder.find(str(place), stem) for place, stem in places if place.is_dir())
+    return next(filter(None, found), None)
 
 
 def weight(character: Character) -> float:
@@ -53,6 +55,8 @@ def problems(character: Character) -> list[str]:
         return []
     if not Path(folder).is_dir():
         return [f"images.masks: there is no folder {folder}; correct it, or write auto"]
+    if character.whole and Path(folder).resolve().is_relative_to(Path(character.folder).resolve()):
+        return [f"images.masks: {folder} lies in images.path, whose every picture is trained on; move it beside it"]
     lost = [name for name in character.shot_names if mask_file(character, name) is None]
     if lost:
         some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")

@@ -37,6 +37,8 @@ _SHOT = re.compile(
     re.IGNORECASE,
 )
 
+LINES, CHARACTERS = 40, 3000
+"""Of a captioner's text that are looked at; no caption is that long."""
 _QUOTES = " \"'“”‘’"
 _HOW = (
     "very|slightly|slight|softly|naturally|beautifully|gently|neatly|long|short|medium-length|shoulder-length|"
@@ -85,7 +87,8 @@ class Cleaned:
 
 def clean(raw: str, context: Context) -> Cleaned:
     """The caption that a captioner's text makes."""
-    text, removed = _plain(raw), []
+    # A model that repeats itself goes on for thousands of words.
+    text, removed = _plain("\n".join(raw.splitlines()[:LINES])[:CHARACTERS]), []
     if context.trigger:
         text = words.replace(text, context.trigger, "").strip(" ,")
     text = _opened(text)

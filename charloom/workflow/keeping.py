@@ -26,6 +26,8 @@ from charloom.workflow import history
 STATE = "state"
 TRAINED = (CHECKPOINT, METRICS, STATE)
 """Kinds whose entries are named by the key of a run and a step."""
+BOUGHT = ("picture", "raw-caption")
+"""Kinds that are never removed: somebody paid for them, or waited for a model, and would not get the same again."""
 KEPT = (history.KIND, history.PICTURE)
 """Kinds that ``keep_final`` always keeps: small, and what they are about may be gone."""
 LEFT_BEHIND = 24 * 3600.0
@@ -142,7 +144,8 @@ def _stem(path: Path) -> str:
 def removable(found: Iterable[Entry], keep: set[Path], older: float, now: float | None = None) -> list[Entry]:
     """Entries not used for ``older`` seconds that are not to be kept, and whose bytes nobody else holds."""
     now = time.time() if now is None else now
-    return [one for one in found if one.path not in keep and not one.links and now - one.used > older]
+    free = (one for one in found if one.path not in keep and not one.links and one.kind not in BOUGHT)
+    return [one for one in free if now - one.used > older]
 
 
 def remove(store: Store, gone: Iterable[Entry], log: Callable[[str], None]) -> tuple[int, int]:

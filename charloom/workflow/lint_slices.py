@@ -16,7 +16,7 @@ def own(character: Character) -> dict[str, Any]:
     train = character.recipe["train"]
     found = {
         "rate": knobs.odd_rate(train["optimizer"], train["lr"]),
-        "class": kind if kind not in ("woman", "style") else None,
+        "class": kind if kind != "woman" and not character.is_style else None,
         "lint": written.get("lint"),
         "captions": words,
         "balance": kinds.shares(character.balance),
@@ -36,6 +36,6 @@ def detectors(settings: dict[str, Any], ocr: bool = True) -> tuple[str, ...]:
     from charloom.workflow import looking  # it imports numpy, which no dry run needs
 
     wanted = settings.get("lint", {}).get("detectors", list(looking.DETECTORS))
-    if settings.get("class", "woman") in ("creature", "object"):
+    if settings.get("class", "woman") in ("creature", "object", "style"):
         wanted = [name for name in wanted if name != "faces"]
     return looking.usable(name for name in wanted if ocr or name != "text")

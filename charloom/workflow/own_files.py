@@ -47,7 +47,7 @@ class Kind:
         return store.path(self.name, self.key(content, settings), self.suffix)
 
 
-PICTURE = Kind("picture", ".png")
+PICTURE = Kind("own-picture", ".png")
 CAPTION = Kind("caption", ".txt")
 
 

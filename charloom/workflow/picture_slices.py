@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from charloom.config import kinds
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.generation import REFERENCE, is_local
@@ -67,6 +68,8 @@ def instrument(character: Character, base: Base) -> str:
     """Which kind of instrument compares faces: ``auto``, ``paperdoll``, or none (an empty text)."""
     generation = character.generation
     wants = generation is not None and generation.identity != "none"
-    if not wants or character.recipe["validation"]["identity"] == "none" or base.judge not in ("auto", "paperdoll"):
-        return ""
-    return base.judge
+    faceless = character.kind not in kinds.WITH_FACE and (
+        character.kind != "creature" or character.look == "photographic"
+    )
+    wants = wants and not faceless and character.recipe["validation"]["identity"] != "none"
+    return base.judge if wants and base.judge in ("auto", "paperdoll") else ""
