@@ -12,7 +12,8 @@ def own(character: Character) -> dict[str, Any]:
     """An unusual learning rate; class; levels and allowances; words of captions; shares of the plan; held-out sets."""
     written = character.written
     words = {key: written.get("captions", {})[key] for key in WORDS if key in written.get("captions", {})}
-    kind = captioning.kind(character)
+    # The class style, unlike a file of config/styles, has a plan and says how it is drawn; like a thing, it is nobody.
+    kind = "object" if (kind := captioning.kind(character)) == "style" else kind
     train = character.recipe["train"]
     found = {
         "rate": knobs.odd_rate(train["optimizer"], train["lr"]),

@@ -46,7 +46,8 @@ def test_the_text_of_a_rule_is_one_call_of_its_script():
         for block in re.findall(r"\n    shell:\n((?:        .*\n)+)", text):
             shell = " ".join(re.findall(r'"((?:[^"\\]|\\.)*)"', block))
             shell = shell.replace("2> {log:q}", "")
-            shell = re.sub(r"^stored \S+ \S+ \|\|\s+", "", shell)  # what the store has, by the tools that come with bash
+            # What the store has, by the tools that come with bash.
+            shell = re.sub(r"^stored \S+ \S+ \|\|\s+", "", shell)
             assert shell.startswith("run ") and not re.search(r"[|;<>`]|\$\(|&&", shell), f"{path.name}: {shell}"
 
 

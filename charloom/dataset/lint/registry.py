@@ -43,7 +43,7 @@ class Data:
     @property
     def style(self) -> bool:
         """Whether a style is learnt: it has neither person nor plan, and its captions say what is shown."""
-        return self.settings.get("kind") == "style"
+        return self.kind == "style"
 
     @property
     def human(self) -> bool:
