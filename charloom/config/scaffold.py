@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 
+import yaml
+
 from charloom.config import kinds, previews, schema, triggers
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -107,9 +109,9 @@ def character_file(name: str, trigger: str | None = None) -> str:
     return TEMPLATE.format(
         editor_line=EDITOR_LINE,
         id=name,
-        name=words.title(name),
-        trigger=trigger,
-        pad=_pad(f"trigger: {trigger}"),
+        name=_text(words.title(name)),
+        trigger=_text(trigger),
+        pad=_pad(f"trigger: {_text(trigger)}"),
         prompts=prompt_lines(previews.prompts("woman", "photographic")),
     )
 
@@ -120,13 +122,13 @@ def described_file(name: str, trigger: str, class_: str, look: str, noun: str = 
     what = _CONCEPTS.get(class_, _CONCEPTS["person"])
     concept = what[0].format(a_noun=spoken.a_noun, picture=spoken.picture)
     lines = [f"look: {look}"] if look != "photographic" else []
-    lines += [f"noun: {noun}"] if noun else []
+    lines += [f"noun: {_text(noun)}"] if noun else []
     return DESCRIBED.format(
         editor_line=EDITOR_LINE,
         id=name,
-        name=words.title(name),
-        trigger=trigger,
-        pad=_pad(f"trigger: {trigger}"),
+        name=_text(words.title(name)),
+        trigger=_text(trigger),
+        pad=_pad(f"trigger: {_text(trigger)}"),
         class_=class_,
         class_pad=_pad(f"class: {class_}"),
         further="".join(f"{line}\n" for line in lines),
@@ -149,7 +151,7 @@ def folder_file(name: str, trigger: str, images: str, said: dict[str, str], comm
     keys = {"name": words.title(name), "trigger": trigger, **said}
     lines = [EDITOR_LINE, f"# {keys['name']}, {comments['images']}. Every key: config/schemas/character.schema.yaml"]
     for key, value in keys.items():
-        line = f"{key}: {value}"
+        line = f"{key}: {_text(value)}"
         lines.append(f"{line}{_pad(line)}# {comments[key]}" if key in comments else line)
     lines += [
         f"images:{_pad('images:')}# every picture in it and in the folders below; captions are the .txt beside them",
@@ -162,9 +164,19 @@ def folder_file(name: str, trigger: str, images: str, said: dict[str, str], comm
 def like(text: str, name: str, trigger: str) -> str:
     """An example file with another name and trigger, and a folder of its own for its pictures."""
     old = re.search(r"^path: *|path: *resources/characters/([a-z0-9_-]+)", text, re.MULTILINE)
-    text = re.sub(r"^name: .*$", f"name: {words.title(name)}", text, count=1, flags=re.MULTILINE)
-    text = re.sub(r"^trigger: *\S+", f"trigger: {trigger}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^name: .*$", f"name: {_text(words.title(name))}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^trigger: *\S+", f"trigger: {_text(trigger)}", text, count=1, flags=re.MULTILINE)
     return text.replace(f"resources/characters/{old[1]}", f"resources/characters/{name}") if old and old[1] else text
+
+
+def _text(value: str) -> str:
+    """``value`` as YAML that is read as this text: quoted where it would be a number, a truth value or a structure."""
+    try:
+        plain = yaml.safe_load(f"key: {value}  # comment") == {"key": value}
+    except yaml.YAMLError:
+        plain = False
+    # The reader of character files takes 1e5 for a number, PyYAML for a text.
+    return value if plain and not re.fullmatch(r"[-+.\d][\d.eExXa-fA-F_+-]*", value) else json.dumps(value)
 
 
 def _pad(line: str) -> str:

@@ -111,6 +111,8 @@ def upload(one: Release, public: bool, log: Log) -> str:
                 )
             old = {sibling.rfilename for sibling in info.siblings or ()} & set(one.files)
             log(f"{one.repo} exists already: {len(old)} files are replaced, and stay in its history")
+            if public and info.private:
+                log(f"{one.repo} stays private; to make it public, change its settings on the hub")
         else:
             api.create_repo(one.repo, private=not public)
             log(f"{one.repo} made, {'public' if public else 'private'}")

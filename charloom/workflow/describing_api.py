@@ -153,7 +153,7 @@ class Api:
                 f"{self.url}: {what.get(status, 'points elsewhere')} ({status}, {self._said(data)}); {remedy}"
             )
         if status != 200:
-            raise _Refused(f"{path.name}: the server refuses the picture ({status}, {self._said(data)})")
+            raise _Refused(f"{path.name}: refused ({status}, {self._said(data)}); write its caption yourself")
         try:
             choice = json.loads(data)["choices"][0]
             text = choice["message"].get("content")
@@ -163,7 +163,9 @@ class Api:
             text = " ".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
         if not isinstance(text, str) or not words.tidy(text):
             refusal = choice["message"].get("refusal") or choice.get("finish_reason") or "no text"
-            raise _Refused(f"{path.name}: the model does not describe it ({self._hidden(refusal)})")
+            raise _Refused(
+                f"{path.name}: the model does not describe it ({self._hidden(refusal)}); write its caption yourself"
+            )
         return words.tidy(text)
 
     def _said(self, data: bytes) -> str:

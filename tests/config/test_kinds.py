@@ -13,7 +13,8 @@ import small_project
 import yaml
 from small_project import edit
 
-from charloom.config import drift, kinds, previews
+from charloom.config import drift, kinds, previews, scaffold
+from charloom.config import yaml as reading
 from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.core.errors import UserError
@@ -217,3 +218,11 @@ def test_one_shot_is_prompt_caption_expectation_and_doll_and_touches_nothing_els
     assert "a red hoodie" in now["medium-03"] and '"color":"red"' in after["source medium-03"]
     expected = {s["name"]: s["view"] for s in json.loads(slices.lint(load().characters["mara"]))["shots"]}
     assert expected["medium-03"] == "side profile"
+
+
+@pytest.mark.parametrize("word", ["on", "null", "2024", "1e5", "0x1F", "fox: red", "no", "m4ra", "red panda", "#7"])
+def test_a_new_file_holds_texts_as_they_were_given(word, tmp_path):
+    path = tmp_path / "mara.yaml"
+    path.write_text(scaffold.folder_file("mara", word, "pics", {"noun": word}, {"images": "12 pictures"}))
+    read = reading.read_yaml(path, "mara.yaml")
+    assert read["trigger"] == read["noun"] == word

@@ -99,7 +99,7 @@ def test_what_one_picture_is_refused_another_gets(images: list[Path], tmp_path: 
         failed = made(images, given, store)
         assert len(failed) == 2 and len(texts(images, given, store)) == 4
         said_ = " | ".join(sorted(failed.values()))
-        assert "does not describe it (a public figure)" in said_ and "refuses the picture (400, bad picture)" in said_
+        assert "does not describe it (a public figure)" in said_ and "refused (400, bad picture)" in said_
         chat.answer = lambda number, body: (200, said("somebody"), {})
         assert made(images, given, store) == {} and len(chat.bodies) == 8
 
