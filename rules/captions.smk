@@ -14,7 +14,7 @@ rule caption_image:
     priority: 25
     conda:
         "../envs/charloom.yaml"
-    threads: 64
+    threads: HEAVY_THREADS
     resources:
         gpu=captioner_gpus,
     params:

@@ -24,7 +24,8 @@ def main() -> None:
         if origin == "nobody":
             log(f"{arguments.image.name}: nobody was found, so the whole picture counts")
 
-    jobs.serve(arguments.store, masks.KIND, key, ".safetensors", arguments.output, "make-mask", make)
+    whose = jobs.character_of(arguments.output, "masks")
+    jobs.serve(arguments.store, masks.KIND, key, ".safetensors", arguments.output, f"make-mask-{whose}", make)
 
 
 if __name__ == "__main__":

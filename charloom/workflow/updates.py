@@ -18,6 +18,11 @@ RECORD = Path("work/versions.json")
 MADE_AGAIN = {
     "source": "pictures that charloom draws or asks for, and what follows",
     "folder": "pictures read from a folder; what follows where one differs",
+    "generated": "pictures from generators, of which those in the store are taken",
+    "describe": "captions proposed by the captioner",
+    "masks": "masks, and training with them",
+    "gallery": "the pictures of galleries",
+    "versus": "pages that compare old results with new",
     "crop": "crops; what follows where one differs",
     "lint": "the check of the data set",
     "prompts": "the prompt sheet",

@@ -25,7 +25,9 @@ def mara(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(client, "POLL", 0.01)
     workflow = project.load(folder)
     settings = delivery.comfyui(workflow.characters["mara"], workflow.bases["mini"])
-    made = run_script("write_comfyui", "--settings", settings, "--results", "results/mara", cwd=folder)
+    (folder / "lock.json").write_text("{}")
+    where = ("--results", "results/mara", "--lock", "lock.json")
+    made = run_script("write_comfyui", "--settings", settings, *where, cwd=folder)
     assert made.returncode == 0, made.stderr
     return folder / "results/mara/comfyui"
 

@@ -203,7 +203,7 @@ def test_characters_do_not_wait_for_each_other(tmp_path, monkeypatch):
         for call in ast.walk(ast.parse(script.read_text())):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "jobs.serve":
                 names[script.stem] = ast.unparse(call.args[5])
-    assert len(names) == 7
+    assert len(names) == 9
     for name, lock in names.items():
         text = (ROOT / "scripts" / f"{name}.py").read_text()
         made = lock if lock.startswith("f") else re.search(rf"^    {lock} = (f.*)$", text, re.MULTILINE)[1]

@@ -147,7 +147,8 @@ def test_several_processes_train_to_the_bytes_of_one(copy: Path, tmp_path: Path)
         made.append((folder / wanted).read_bytes())
     assert made[0] == made[1] != (copy / wanted).read_bytes()
     edit(folder / "config/config.yaml", gpus=1)
-    assert "Nothing to be done" in snakemake(folder, "-n", wanted, code=small_project.ROOT).stderr
+    again = snakemake(folder, "-n", wanted, code=small_project.ROOT)
+    assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr, again.stdout
 
 
 def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:

@@ -31,7 +31,7 @@ def project(finished: Path, tmp_path: Path) -> Path:
 
 
 def reword_docstrings(folder: Path) -> None:
-    for name in ("captions", "crop", "lint"):
+    for name in ("captions", "crop", "lint/check"):
         path = folder / "charloom/dataset" / f"{name}.py"
         path.write_text(path.read_text().replace('"""', '"""Again. ', 1))
 

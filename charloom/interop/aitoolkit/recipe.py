@@ -364,6 +364,8 @@ def base(job: Job, root: Path) -> tuple[str | None, str | None, dict[str, Any]]:
     """(base file with the job's model, training adapter, recipe that applies where the job says nothing)."""
     model = job.take("model.name_or_path", str)
     known = {path.stem: yaml.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
+    # A base with a transformer from elsewhere has the repository of another model for its other parts.
+    known = dict(sorted(known.items(), key=lambda one: "transformer_file" in one[1]))
     found = next(
         (name for name, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None
     )
