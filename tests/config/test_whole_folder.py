@@ -153,14 +153,16 @@ def test_a_picture_is_converted_once_and_holds_nothing_but_pixels(folder: Path) 
     image.save(folder / "a.webp", lossless=True)
     for path in sorted(folder.iterdir()):
         key = own_files.make_picture(path, settings, store)
-        made = store.path("picture", key, ".png")
+        made = store.path("own-picture", key, ".png")
         assert (made.read_bytes() == path.read_bytes()) is (path.name == "plain.png"), path.name
         assert pictures.is_plain(made) and b"somebody" not in made.read_bytes()
         with Image.open(made) as shown:
             expected = image if path.name != "grey.png" else image.convert("L").convert("RGB")
             assert np.array_equal(np.asarray(shown), np.asarray(expected)), path.name
     cut = {**settings, "crop": {"right": 10, "bottom": 0, "minimum": 64}}
-    with Image.open(store.path("picture", own_files.make_picture(folder / "plain.png", cut, store), ".png")) as shown:
+    with Image.open(
+        store.path("own-picture", own_files.make_picture(folder / "plain.png", cut, store), ".png")
+    ) as shown:
         assert np.array_equal(np.asarray(shown), np.asarray(image)[:, :80])
     with pytest.raises(UserError, match=r"plain.png: 90x80 is less than the minimum of 100"):
         own_files.make_picture(folder / "plain.png", {"crop": {"right": 0, "bottom": 0, "minimum": 100}}, store)
@@ -170,10 +172,10 @@ def test_a_picture_is_converted_once_and_holds_nothing_but_pixels(folder: Path) 
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     other = Store("other")
     own_files.make_pictures(sorted(folder.iterdir()), settings, other, threads=2)
-    assert len(list(Path("other/picture").rglob("*.png"))) == 7  # all but the broken one
-    before = sorted(path.stat().st_mtime_ns for path in Path("other/picture").rglob("*.png"))
+    assert len(list(Path("other/own-picture").rglob("*.png"))) == 7  # all but the broken one
+    before = sorted(path.stat().st_mtime_ns for path in Path("other/own-picture").rglob("*.png"))
     own_files.make_pictures(sorted(folder.iterdir()), settings, other, threads=2)
-    assert sorted(path.stat().st_mtime_ns for path in Path("other/picture").rglob("*.png")) == before
+    assert sorted(path.stat().st_mtime_ns for path in Path("other/own-picture").rglob("*.png")) == before
 
 
 def test_the_balance_is_guessed_and_nothing_is_demanded(folder: Path) -> None:

@@ -363,12 +363,10 @@ def _saving(knobs: Knobs) -> None:
 def base(job: Job, root: Path) -> tuple[str | None, str | None, dict[str, Any]]:
     """(base file with the job's model, training adapter, recipe that applies where the job says nothing)."""
     model = job.take("model.name_or_path", str)
-    known = {path.stem: yaml.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
-    # A base with a transformer from elsewhere has the repository of another model for its other parts.
-    known = dict(sorted(known.items(), key=lambda one: "transformer_file" in one[1]))
-    found = next(
-        (name for name, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None
-    )
+    files = {path.stem: yaml.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
+    # One with a transformer from elsewhere has the repository of another model for its other parts.
+    known = {name: file for name, file in files.items() if "transformer_file" not in file}
+    found = next((one for one, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None)
     if model and not found:
         job.refuse("model.name_or_path", "no file in config/bases/ has it; the base of config/config.yaml is used")
         job.todo.append(f"base: no file in config/bases/ has {model}; write one and set base to its name")
