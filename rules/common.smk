@@ -71,8 +71,8 @@ TRAINING = 1 if any(RUN_AHEAD) else 8
 # interpreter nor another location of the store makes anything run again.
 START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
 if CONDA:
-    # The environment holds what charloom needs, not charloom itself.
-    START = f"PYTHONPATH={quote(str(Path(arguments.__file__).parents[2]))} {START}"
+    # The environment holds what charloom needs, not charloom itself: that is in the clone, or where it is installed.
+    START = f"PYTHONPATH={quote(arguments.code_of(SCRIPTS))} {START}"
 EXPORTS = {
     "CHARLOOM_STORE": WORKFLOW.store,
     "CHARLOOM_DEVICE": WORKFLOW.device,

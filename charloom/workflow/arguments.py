@@ -64,3 +64,8 @@ def path(text: str) -> Path | None:
     if text == "null":
         return None
     return Path(json.loads(text) if text.startswith('"') else text)
+
+
+def code_of(scripts: Path) -> str:
+    """The folder with the package that ``scripts`` belong to: their clone, or where this package is installed."""
+    return str(scripts.parent if (scripts.parent / "charloom").is_dir() else Path(__file__).parents[2])
