@@ -244,8 +244,10 @@ class ComfyUI(_Handler):
         elif mood == "stalls":
             time.sleep(0.6)
         else:
-            self.answer(200, {"prompt_id": f"{len(self.fake.asked) - 1}-{mood if isinstance(mood, str) else 'bytes'}"})
-            self.fake.sent[len(self.fake.asked) - 1] = mood if isinstance(mood, bytes) else self.fake.picture(asked)
+            number = len(self.fake.asked) - 1
+            # Before the answer: it is asked for the moment its number is known.
+            self.fake.sent[number] = mood if isinstance(mood, bytes) else self.fake.picture(asked)
+            self.answer(200, {"prompt_id": f"{number}-{mood if isinstance(mood, str) else 'bytes'}"})
 
     def do_GET(self) -> None:
         parts = urllib.parse.urlsplit(self.path)

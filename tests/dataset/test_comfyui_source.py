@@ -184,7 +184,7 @@ def test_what_may_pass_is_asked_for_again(studio: Studio, fake: Fake, mood: str)
 
 
 def test_a_server_that_stalls(studio: Studio, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 0.25)
+    monkeypatch.setattr(client, "PATIENCE", 0.45)
     fake.moods = ["stalls"]
     assert studio.get(studio.order(1)) == {} and len(fake.asked) >= 2
 
