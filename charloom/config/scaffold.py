@@ -151,7 +151,7 @@ def folder_file(name: str, trigger: str, images: str, said: dict[str, str], comm
     keys = {"name": words.title(name), "trigger": trigger, **said}
     lines = [EDITOR_LINE, f"# {keys['name']}, {comments['images']}. Every key: config/schemas/character.schema.yaml"]
     for key, value in keys.items():
-        line = f"{key}: {_text(value)}"
+        line = f"{key}: {_text(value) if key in ('name', 'trigger', 'noun') else value}"
         lines.append(f"{line}{_pad(line)}# {comments[key]}" if key in comments else line)
     lines += [
         f"images:{_pad('images:')}# every picture in it and in the folders below; captions are the .txt beside them",

@@ -19,7 +19,7 @@ from charloom.workflow import stale_locks
 def locked(folder: Path, **run: object) -> Path:
     (folder / "locks").mkdir(parents=True)
     (folder / "locks/0.input.lock").write_text("results/a\n")
-    this = {"host": stale_locks.platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    this = {"host": stale_locks._host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
     (folder / stale_locks.RUNS).write_text(json.dumps([{**this, **run}]))
     return folder
 
