@@ -1,17 +1,20 @@
-"""Orders of pictures from an API, with everything that was said, waited and counted."""
+"""Orders of pictures from an API, with everything that was said, waited and counted; and fixtures of them."""
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fake_generators import Fake, Gemini, OpenAI, png
+import pytest
+from fake_generators import KEY, Fake, Gemini, OpenAI, png, running
 
 from charloom.core.canonical import file_digest
 from charloom.core.store import Store
 from charloom.dataset import sources
 from charloom.dataset.sources.orders import KIND, Order
-from charloom.dataset.sources.purchases import Budget, Purchases
+from charloom.dataset.sources.purchases import RUN, Budget, Purchases
 from charloom.dataset.sources.session import Patience, Session
 
 SERVERS = {"gemini": Gemini, "openai": OpenAI}
@@ -68,3 +71,27 @@ class Shop:
 
     def counted(self) -> list[str]:
         return [line["what"] for line in Purchases(self.file).lines if line["what"] != "stopped"]
+
+
+@pytest.fixture(autouse=True)
+def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes each client a tenth of a second, and no server here has one."""
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *arguments, **more: None)
+
+
+@pytest.fixture(params=SERVERS)
+def source(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def fake(source: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.delenv(RUN, raising=False)
+    with running(SERVERS[source], Fake()) as one:
+        yield one
+
+
+@pytest.fixture
+def shop(tmp_path: Path, source: str, fake: Fake) -> Shop:
+    return Shop(tmp_path, source, fake)

@@ -188,9 +188,7 @@ def _disk(root: Path) -> Iterator[Finding]:
         ("disk of this folder", root, RUN),
         ("disk of the hub's cache", Path(HF_HUB_CACHE), BASE_DOWNLOAD),
     ):
-        there = path.resolve()
-        while not there.exists() and there != there.parent:
-            there = there.parent
+        there = _existing(path)
         free = shutil.disk_usage(there).free / 1e9
         short = free < needed
         remedy = f"Z-Image-Turbo needs about {needed} GB here; free some space" if short else ""
@@ -205,14 +203,20 @@ def _store(root: Path) -> Iterator[Finding]:
 
     workflow = project.read(root)
     store = root / os.environ.get("CHARLOOM_STORE", workflow.store)
-    there = store.resolve()
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    there = _existing(store)
     if not os.access(there, os.W_OK):
         yield Finding("store", f"{there} may not be written to", PROBLEM, "change its owner, or set CHARLOOM_STORE")
         return
     size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) if store.is_dir() else 0
     yield Finding("workflow", f"{len(workflow.names)} characters; store {store}: {size / 1e9:.1f} GB{_links(there)}")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that exists; a root that does not (a drive that is not there) is its own parent."""
+    there = path.resolve()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return there
 
 
 def _links(folder: Path) -> str:

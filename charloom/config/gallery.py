@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 USUAL = {"width": 1920, "height": 1088, "steps": 36, "strength": 1.0}
 """What a picture gets if neither its entry, the gallery nor the base says otherwise."""
-SIZE = ("width", "height", "steps")
-"""Keys that a base may have its own defaults for."""
 
 
 @dataclass(frozen=True)

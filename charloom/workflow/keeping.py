@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charloom.core.store import LOCKS, SUM, USES, Store
+from charloom.dataset.sources import orders
 from charloom.train.keys import CHECKPOINT, METRICS, checkpoint_key
-from charloom.workflow import history
+from charloom.workflow import describing, history
 
 STATE = "state"
 TRAINED = (CHECKPOINT, METRICS, STATE)
 """Kinds whose entries are named by the key of a run and a step."""
-BOUGHT = ("picture", "raw-caption")
+BOUGHT = (orders.KIND, describing.KIND)
 """Kinds that are never removed: somebody paid for them, or waited for a model, and would not get the same again."""
 KEPT = (history.KIND, history.PICTURE)
 """Kinds that ``keep_final`` always keeps: small, and what they are about may be gone."""

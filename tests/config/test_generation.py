@@ -1,3 +1,4 @@
+# ruff: noqa: F811 (fixtures that are imported)
 """What a character file says of generated pictures: mistakes are one line, and examples of the page work."""
 
 from __future__ import annotations
@@ -11,40 +12,14 @@ import pytest
 import small_project
 import yaml
 from fake_generators import KEY, of_prompt
+from generated_project import MARA, by_shot, folder, generated, keys  # noqa: F401 (folder is a fixture)
 from PIL import Image
 from small_project import edit
 
-from charloom.config.character import Character
 from charloom.config.generation import GENERATORS, is_local
 from charloom.config.project import load
 from charloom.core.errors import UserError
-from charloom.core.store import Store
 from charloom.dataset import sources
-from charloom.workflow import generating, likeness, picture_slices
-
-MARA = "config/characters/mara.yaml"
-
-
-def generated(folder: Path, source: str = "gemini", **images: Any) -> Character:
-    """Mara with generated pictures."""
-    edit(folder / MARA, images={"source": source, "count": 3, **images})
-    return load(folder).characters["mara"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return small_project.make(tmp_path)
-
-
-def by_shot(character: Character) -> dict[str, dict[str, Any]]:
-    return dict(json.loads(picture_slices.shots(character)))
-
-
-def keys(character: Character, reference: Path) -> dict[str, str]:
-    batch = generating.Batch(by_shot(character), reference, Store("work/store"), likeness.Nobody)
-    return {name: batch.orders(name)[0].key for name in character.shot_names}
-
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "the key itself": (

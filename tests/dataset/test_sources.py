@@ -1,17 +1,16 @@
+# ruff: noqa: F811 (fixtures that are imported)
 """Pictures from APIs: what goes over the wire, what comes back, and what becomes of answers that are none."""
 
 from __future__ import annotations
 
 import io
-import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_generators import FALSE_REFUSAL, KEY, Asked, Fake, Gemini, OpenAI, encoded, of_prompt, png, running
-from generator_shop import SERVERS, Shop
+from generator_shop import SERVERS, Shop, fake, no_certificates, shop, source  # noqa: F401 (fixtures)
 from PIL import Image
 
 from charloom.core.errors import UserError
@@ -20,30 +19,6 @@ from charloom.dataset.sources import web
 from charloom.dataset.sources.orders import KIND, Order
 from charloom.dataset.sources.purchases import RUN, Purchases
 from charloom.dataset.sources.session import Patience, Session
-
-
-@pytest.fixture(autouse=True)
-def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading them takes each client a tenth of a second, and no server here has one."""
-    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *arguments, **more: None)
-
-
-@pytest.fixture(params=SERVERS)
-def source(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def fake(source: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.delenv(RUN, raising=False)
-    with running(SERVERS[source], Fake()) as one:
-        yield one
-
-
-@pytest.fixture
-def shop(tmp_path: Path, source: str, fake: Fake) -> Shop:
-    return Shop(tmp_path, source, fake)
 
 
 def test_the_prompt_goes_out_with_the_reference_and_the_picture_is_kept_as_it_came(shop: Shop, fake: Fake) -> None:

@@ -1,45 +1,20 @@
+# ruff: noqa: F811 (fixtures that are imported)
 """Pictures from APIs: keys stay secret, budgets hold, and nothing is bought twice or forgotten."""
 
 from __future__ import annotations
 
 import json
-import ssl
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_generators import KEY, Fake, running
-from generator_shop import SERVERS, Shop
+from fake_generators import KEY, Fake
+from generator_shop import SERVERS, Shop, fake, no_certificates, shop, source  # noqa: F401 (fixtures)
 
 from charloom.core.errors import UserError
 from charloom.dataset.sources.orders import Order
-from charloom.dataset.sources.purchases import RUN, Budget
-
-
-@pytest.fixture(autouse=True)
-def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading them takes each client a tenth of a second, and no server here has one."""
-    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *arguments, **more: None)
-
-
-@pytest.fixture(params=SERVERS)
-def source(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def fake(source: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.delenv(RUN, raising=False)
-    with running(SERVERS[source], Fake()) as one:
-        yield one
-
-
-@pytest.fixture
-def shop(tmp_path: Path, source: str, fake: Fake) -> Shop:
-    return Shop(tmp_path, source, fake)
+from charloom.dataset.sources.purchases import Budget
 
 
 def test_a_key_that_is_not_accepted_ends_the_run_at_once(shop: Shop, fake: Fake) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: F811 (fixtures that are imported)
 """Which attempt at a generated picture counts, what a change of the character file asks for anew, what it all costs."""
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import small_project
 import yaml
 from cli_helpers import call, said
 from fake_generators import KEY, Fake, Gemini, encoded, png, running
+from generated_project import MARA, by_shot, folder, generated, keys  # noqa: F401 (folder is a fixture)
 from small_project import edit
 
 from charloom.config import portable
@@ -28,14 +30,7 @@ from charloom.dataset.sources.purchases import Purchases
 from charloom.paperdoll import attributes, draw
 from charloom.workflow import generating, likeness, picture_slices
 
-MARA = "config/characters/mara.yaml"
 PROBE = small_project.ROOT / "resources/bases/paperdoll/probe.safetensors"
-
-
-def generated(folder: Path, source: str = "gemini", **images: Any) -> Character:
-    """Mara with generated pictures."""
-    edit(folder / MARA, images={"source": source, "count": 3, **images})
-    return load(folder).characters["mara"]
 
 
 def doll(identity: dict[str, str], shot: Any, character: Character, size: int = 256) -> bytes:
@@ -47,21 +42,6 @@ def doll(identity: dict[str, str], shot: Any, character: Character, size: int = 
 
 HER = small_project.CHARACTER["doll"]
 SOMEBODY = {**HER, "skin": "fair", "hair_color": "blonde", "hair_style": "long straight", "eye_color": "blue"}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return small_project.make(tmp_path)
-
-
-def by_shot(character: Character) -> dict[str, dict[str, Any]]:
-    return dict(json.loads(picture_slices.shots(character)))
-
-
-def keys(character: Character, reference: Path) -> dict[str, str]:
-    batch = generating.Batch(by_shot(character), reference, Store("work/store"), likeness.Nobody)
-    return {name: batch.orders(name)[0].key for name in character.shot_names}
 
 
 CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
