@@ -65,11 +65,8 @@ def update(folder: Path, examples: bool = False) -> Outcome:
         raise UserError(f"{folder}: has no config/config.yaml; lay it out with  charloom init {folder}")
     if (folder / "rules").is_dir():
         raise UserError(f"{folder}: is a clone of the project; update it with  git pull")
-    try:
-        known = files.read_json(folder / RECORD)
-    except (OSError, ValueError):
-        known = None  # lost: whatever differs counts as the user's
-    return _write(folder, known if isinstance(known, dict) else {}, examples)
+    # Where the record is lost, whatever differs counts as the user's.
+    return _write(folder, files.read_mapping(folder / RECORD), examples)
 
 
 def _write(folder: Path, known: dict[str, str], examples: bool) -> Outcome:

@@ -55,7 +55,7 @@ def problems(character: Character) -> list[str]:
         return []
     if not Path(folder).is_dir():
         return [f"images.masks: there is no folder {folder}; correct it, or write auto"]
-    if character.whole and Path(folder).resolve().is_relative_to(Path(character.folder).resolve()):
+    if character.whole and character.folder and Path(folder).resolve().is_relative_to(Path(character.folder).resolve()):
         return [f"images.masks: {folder} lies in images.path, whose every picture is trained on; move it beside it"]
     lost = [name for name in character.shot_names if mask_file(character, name) is None]
     if lost:

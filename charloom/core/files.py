@@ -79,3 +79,12 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty while there is none that can be read."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

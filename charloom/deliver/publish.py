@@ -6,7 +6,6 @@ One commit carries all files, so that a broken upload leaves the repository as i
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from charloom.base import hub
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core.errors import UserError, reason
+from charloom.core.files import read_mapping
 from charloom.core.layout import Results
 from charloom.deliver import bundle, model_card
 from charloom.deliver.model_card import Shown
@@ -53,7 +53,7 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
     for path in (results.final, results.validation):
         if not path.is_file():
             raise UserError(f"{path}: is not made yet; run  snakemake --cores 2 {results.final.as_posix()}")
-    step = _json(results.validation).get("step")
+    step = read_mapping(results.validation).get("step")
     files: dict[str, bytes | Path] = {f"{character.id}.safetensors": results.final}
     shown = []
     for prompt in character.sample_prompts:
@@ -82,7 +82,7 @@ def _about(character: Character, base: Base, results: Results, repo: str) -> dic
         "license": base.license,
         "miniature": base.miniature,
         "repo": repo,
-        "strength": _json(results.strengths).get("strength"),
+        "strength": read_mapping(results.strengths).get("strength"),
         **{key: sample[key] for key in ("steps", "guidance", "width", "height")},
     }
 
@@ -180,11 +180,3 @@ def _without_token(text: str) -> str:
 def _size(content: bytes | Path) -> str:
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

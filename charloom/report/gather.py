@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.dataset import captions
@@ -146,15 +147,15 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         prompts=prompts,
         # The base alone is drawn for comparison, also where it is not scored.
         samples={s: _samples(results, s, prompts) for s in sorted({0, *settings.get("steps", ())})},
-        strengths=_json(Results(results).strengths),
+        strengths=files.read_mapping(Results(results).strengths),
         versions=versions(),
-        scores={s: d for s in settings.get("steps", ()) if (d := _json(Results(results).scores(s)))},
+        scores={s: d for s in settings.get("steps", ()) if (d := files.read_mapping(Results(results).scores(s)))},
         loss=_loss(records),
         holdout=_holdout(records),
         unmoved=next((r["adapter"]["problem"] for r in records if "problem" in _adapter(r, step)), ""),
         gpu_bytes=max((int(r["gpu_memory"]) for r in records if "gpu_memory" in r), default=0),
         folder=results,
-        lint=_json(results / "lint.json"),
+        lint=files.read_mapping(results / "lint.json"),
         recipe=settings.get("recipe_settings", {}),
         costs=_costs(results / "benchmarks"),
         file_bytes=file.stat().st_size if file.is_file() else 0,
@@ -189,14 +190,6 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
             return file.metadata() or {}, {name: file.get_slice(name).get_shape() for name in file.keys()}
     except (OSError, SafetensorError):
         return {}, {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _image(results: Path, shot: Mapping[str, str]) -> TrainingImage:

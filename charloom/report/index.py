@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from charloom.core import numbers
+from charloom.core import files, numbers
 from charloom.core.layout import Results
 from charloom.report import pictures
 from charloom.report.templating import render
@@ -33,7 +32,7 @@ def index(folder: Path, characters: Sequence[Mapping[str, Any]]) -> str:
 
 def _card(root: Path, one: Mapping[str, Any]) -> dict[str, Any]:
     made = Results(root)
-    choice = _choice(made.validation)
+    choice = files.read_mapping(made.validation)
     step = choice.get("step")
     verdict = next((v for v in choice.get("verdicts", ()) if v.get("step") == step), {})
     scores = verdict.get("scores") or {}
@@ -56,11 +55,3 @@ def _card(root: Path, one: Mapping[str, Any]) -> dict[str, Any]:
             if path.is_file()
         ],
     }
-
-
-def _choice(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -6,7 +6,6 @@ works before the first checkpoint and after a crash.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from charloom.config import inventory, project
 from charloom.config.character import Character
+from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, step_name, step_of
 from charloom.watch import logs, machine
@@ -94,8 +94,8 @@ class Watcher:
             lines = broken.get(name) or [problem or f"there is no character {name} any more"]
             return {"kind": "one", "name": name, "title": name, "problem": lines[0]}
         made = Results(self.results / name)
-        choice = read_json(made.validation)
-        scores = {step: read_json(made.scores(step)) for step in [0, *character.saved_steps]}
+        choice = files.read_mapping(made.validation)
+        scores = {step: files.read_mapping(made.scores(step)) for step in [0, *character.saved_steps]}
         steps, training = sampled(made), self._training(name, made, character)
         drawn = just_drawn(made, max(steps, default=-1))
         metrics = self._metrics_of(name, made)
@@ -139,7 +139,7 @@ class Watcher:
     def _training(self, name: str, made: Results, character: Character) -> dict[str, Any]:
         """How far training is: ``state``, ``step``, ``steps``, ``loss``, ``seconds_per_step``, ``eta``, ``problem``."""
         steps = character.recipe["train"]["steps"]
-        found = read_json(made.progress)
+        found = files.read_mapping(made.progress)
         metrics = self._metrics_of(name, made)
         if not found:
             return _from_metrics(metrics, steps, made)
@@ -172,15 +172,6 @@ class Watcher:
         return f"/files/{path.relative_to(self.results).as_posix()}?{path.stat().st_mtime_ns:x}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty while there is none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def sampled(made: Results) -> list[int]:
     """Steps with at least one preview."""
     steps = []
@@ -201,7 +192,7 @@ def fresh(made: Results, prompt: str) -> Path:
 
 def just_drawn(made: Results, newest: int) -> int | None:
     """The step whose previews the trainer itself has drawn, if it is later than ``newest``, the last sampled one."""
-    step = read_json(made.newest_previews / "step.json").get("step")
+    step = files.read_mapping(made.newest_previews / "step.json").get("step")
     return step if isinstance(step, int) and step > newest else None
 
 

@@ -6,10 +6,8 @@ The recipe numbers (:mod:`charloom.core.versions`) of the last finished call are
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from charloom.core import files
-from charloom.core.errors import UserError
 from charloom.core.versions import RECIPES
 from charloom.train.keys import RECIPE
 
@@ -53,12 +51,7 @@ def current() -> dict[str, int]:
 
 def lines(record: Path = RECORD) -> list[str]:
     """What is made again because charloom was updated since the last finished call; empty if nothing is."""
-    try:
-        before: dict[str, Any] = files.read_json(record)
-    except (OSError, ValueError, UserError):
-        return []  # nothing was made here yet
-    if not isinstance(before, dict):
-        return []
+    before = files.read_mapping(record)  # empty if nothing was made here yet
     changed = [name for name, number in current().items() if before.get(name, number) != number]
     if not changed:
         return []
@@ -68,10 +61,5 @@ def lines(record: Path = RECORD) -> list[str]:
 
 def remember(record: Path = RECORD) -> None:
     """Keep this version's numbers: everything that was asked for is made by them."""
-    numbers = current()
-    try:
-        if files.read_json(record) == numbers:
-            return
-    except (OSError, ValueError, UserError):
-        pass
-    files.write_json(record, numbers)
+    if files.read_mapping(record) != (numbers := current()):
+        files.write_json(record, numbers)
