@@ -37,7 +37,7 @@ def main() -> None:
             log(f"left out for now: {why}")
 
     key = describing.key(file_digest(image), settings, describing.model_of(settings, store))
-    lock = f"caption-image-{arguments.results.name}"
+    lock = f"caption-image-{arguments.results.root.name}"
     jobs.serve(store, describing.KIND, key, ".json", arguments.output, lock, make)
     log.quietly(f"{image.name}: {describing.text_of(arguments.output)}")
 
