@@ -39,7 +39,8 @@ def main() -> None:
         raise UserError(f"{arguments.input}: no images in it (.png, .jpg, .webp)")
     if arguments.output.is_file():
         raise UserError(f"{arguments.output}: is a file; name a folder for the crops of a folder")
-    problems, stems = [], {}
+    problems: list[str] = []
+    stems: dict[str, str] = {}
     for image in found:
         twin = stems.setdefault(image.stem, image.name)
         if twin != image.name:

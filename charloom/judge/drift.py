@@ -74,10 +74,14 @@ def warnings(rows: Sequence[Mapping[str, Any]], step: int, limits: Limits) -> tu
             "Turn on recipe.train.preservation.differential, or add a regularisation set of other people.",
             "Or take an earlier checkpoint, or a strength of 0.8.",
         ]
-    at, gained = _nearest(rows, step, STEPS)
-    if gained and (gain := fmean(gained.values())) > limits.steps_gain:
+    needed = []
+    for metric, what in ((STEPS, "identity"), (STEPS_OBEDIENCE, "obedience")):
+        at, gained = _nearest(rows, step, metric)
+        if gained and (gain := fmean(gained.values())) > limits.steps_gain:
+            needed.append(f"{gain:.2f} more {what}")
+    if needed:
         found.append(
-            f"Turbo needs more sampler steps than before: many bring {gain:.2f} more identity than the usual ones "
+            f"Turbo needs more sampler steps than before: many bring {' and '.join(needed)} than the usual ones "
             f"at step {at}."
         )
         advice.append("Train with the training adapter (recipe.training_adapter), or take an earlier checkpoint.")

