@@ -86,6 +86,8 @@ class Character:
     datasets: tuple[DataSet, ...] = ()
     ship: int | None = None
     """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
+    excluded: tuple[Shot, ...] = ()
+    """Shots that ``images.exclude`` leaves out; nothing is made of them."""
     blank: frozenset[str] = frozenset()
     """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
     is_style: bool = False
@@ -137,8 +139,9 @@ class Character:
     def unused_files(self, root: Path = Path(".")) -> list[inventory.Unused]:
         """The user's files beside images and captions that nothing reads, and why."""
         written = root / "config" / "captions" / self.id
-        used = [text for shot in self.shots if (text := inventory.text_of(written / shot.name))]
-        found = inventory.of_captions(written, used, self.shot_names)
+        shots = [*self.shots, *self.excluded]
+        used = [text for shot in shots if (text := inventory.text_of(written / shot.name))]
+        found = inventory.of_captions(written, used, [shot.name for shot in shots])
         return found + image_folder.unused(self) + [entry for part in self.datasets for entry in part.unused()]
 
     def without_words(self) -> list[str]:

@@ -32,6 +32,8 @@ class DataSet:
     holdout: bool = False
     crop: Mapping[str, int] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
+    excluded: Mapping[str, Path] = field(default_factory=dict)
+    """Pictures that ``images.exclude`` leaves out."""
 
     @property
     def items(self) -> list[str]:
@@ -40,7 +42,7 @@ class DataSet:
 
     def caption_file(self, image: str) -> Path | None:
         """The image's own caption, if it has one."""
-        return self.texts.get(self.files[image].stem)
+        return self.texts.get((self.files.get(image) or self.excluded[image]).stem)
 
     @cached_property
     def texts(self) -> dict[str, Path]:
@@ -49,9 +51,10 @@ class DataSet:
 
     def unused(self) -> list[inventory.Unused]:
         """Files in the folder that nothing reads."""
-        texts = [text for image in self.files if (text := self.caption_file(image))]
-        names = {path.stem: f"{path.stem}.txt" for path in self.files.values()}
-        return inventory.of_pictures(self.folder, [*self.files.values(), *texts], names)
+        there = {**self.files, **self.excluded}
+        texts = [text for image in there if (text := self.caption_file(image))]
+        names = {path.stem: f"{path.stem}.txt" for path in there.values()}
+        return inventory.of_pictures(self.folder, [*there.values(), *texts], names)
 
 
 def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:

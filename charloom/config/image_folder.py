@@ -119,8 +119,9 @@ def unused(character: Character) -> list[inventory.Unused]:
     """Files in the folder of the images that nothing reads."""
     if character.source != "folder" or not character.folder:
         return []
-    used = [path for shot in character.shots if (path := of_shot(character, shot))]
-    used += [path for shot in character.shots if (path := caption_file(character.folder, shot))]
+    shots = [*character.shots, *character.excluded]
+    used = [path for shot in shots if (path := of_shot(character, shot))]
+    used += [path for shot in shots if (path := caption_file(character.folder, shot))]
     if character.whole:
         return inventory.of_tree(character.folder, used)
     # The text of the reference is often beside it, and does no harm.

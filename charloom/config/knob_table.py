@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from charloom.config import generation, knobs, schema
+from charloom.config import excluding, generation, knobs, schema
 from charloom.core import files
 
 FILE = schema.SCHEMAS.parents[1] / "docs" / "knobs.md"
@@ -47,6 +47,8 @@ def page() -> str:
     parts = [_HEAD, "## Recipe", _table(rows)]
     parts += ["## Extra data sets", "Entries of `datasets:` in a character's file.", _table(of_sets)]
     images = schema.load_schema("character")["properties"]["images"]["properties"]
+    parts += ["## Pictures to leave out", "Key of `images:`, whatever the source."]
+    parts += [_table([_row(f"images.{excluding.KEY}", _default(images[excluding.KEY]), images[excluding.KEY])])]
     parts += ["## Generated pictures", "Keys of `images:` for [generators](sources.md)."]
     parts += [_table([_row(f"images.{key}", _default(images[key]), images[key]) for key in _FOR_ALL])]
     for name in generation.GENERATORS:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from charloom.config import gallery, generation, knobs, schema
+from charloom.config import excluding, gallery, generation, knobs, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 
@@ -43,6 +43,9 @@ def character_file(character: Character) -> str:
     images = dict(written["images"])
     # The captions are there already, whoever wrote them; masks are not.
     masked = images.pop("masks", None)
+    images.pop(excluding.KEY, None)  # what is left out does not travel
+    if "count" in images:
+        images["count"] = len(character.shots)
     words = {key: value for key, value in (written.pop("captions", None) or {}).items() if key not in _CAPTIONER}
     crop = dict(character.crop)
     if character.generation:

@@ -7,7 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, gallery, generation, inventory, kinds, knobs, plans, previews, schema, yaml
+from charloom.config import (
+    datasets,
+    excluding,
+    gallery,
+    generation,
+    inventory,
+    kinds,
+    knobs,
+    plans,
+    previews,
+    schema,
+    yaml,
+)
 from charloom.config.character import Character, SamplePrompt
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -46,6 +58,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     if problems:
         raise UserError.several(problems + more)
     sets, wrong = datasets.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
+    every = [shot.name for shot in shots]
+    kept, excluded, parts, lost = excluding.apart(images, shots, sets)
     checkpoint = data.get("checkpoint", "auto")
     line = f"{{trigger}}{' style' if kind == 'style' else f', {spoken.a_noun}'}"
     lines = data.get("identity_line", {"full": line, "eyes_hidden": line})
@@ -62,8 +76,9 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         doll=data.get("doll", {}),
         source=images["source"],
         folder=folder,
-        count=images.get("count", 30 if isinstance(data.get("shots"), list) else len(shots)),
-        shots=tuple(shots),
+        count=images.get("count", 30 if isinstance(data.get("shots"), list) else len(shots)) - len(excluded),
+        shots=kept,
+        excluded=excluded,
         sample_prompts=tuple(prompts(asked, data["trigger"], recipe["sample"], spoken)),
         base=base,
         crop=cropped({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
@@ -75,16 +90,16 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         whole=whole,
         balance=balance,
         ship=data.get("ship"),
-        datasets=tuple(sets),
+        datasets=parts,
         gallery=gallery.read(data.get("gallery"), data["trigger"], recipe["sample"], context["gallery"](base)),
         generation=generation.read(images),
         written=data,
     )
-    texts = {shot.name: character.caption_file(shot, context["root"]) for shot in shots}
+    texts = {shot.name: character.caption_file(shot, context["root"]) for shot in kept}
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and datasets.is_blank(text)}
-    silent = {shot.name for shot in shots if not texts[shot.name] and character.missing(shot)}
+    silent = {shot.name for shot in kept if not texts[shot.name] and character.missing(shot)}
     character = replace(character, blank=frozenset(blank) | silent)
-    wrong += generation.mistakes(images, character.shot_names)
+    wrong += lost + generation.mistakes(images, every)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     scenes = gallery.mistakes(data.get("gallery"), character.gallery, character.trigger, context["root"])
@@ -210,7 +225,7 @@ def _stray_captions(character: Character, root: Path) -> list[str]:
     if not folder.is_dir():
         return []
     texts = (path for path in folder.iterdir() if path.suffix.lower() == ".txt" and not inventory.foreign(path.name))
-    known = set(character.shot_names)
+    known = {*character.shot_names, *(shot.name for shot in character.excluded)}
     stray = sorted(
         path.name
         for path in texts

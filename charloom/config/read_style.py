@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, image_folder, read_character, schema, yaml
+from charloom.config import datasets, excluding, image_folder, read_character, schema, yaml
 from charloom.config.character import Character, Shot
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -27,7 +27,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     images, trigger = data["images"], data.get("trigger", "")
     folder = os.path.expanduser(images["path"]) if "path" in images else None
     sets, wrong = datasets.read(data.get("datasets", ()), trigger, recipe["data"]["default_caption"])
-    shots = _shots(path.stem, images, folder)
+    shots, excluded, parts, lost = excluding.apart(images, _shots(path.stem, images, folder), sets)
     checkpoint, cut = data.get("checkpoint", "auto"), {**context["crop"], **data.get("crop", {})}
     style = Character(
         is_style=True,
@@ -46,6 +46,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         folder=folder,
         count=len(shots),
         shots=shots,
+        excluded=excluded,
         sample_prompts=tuple(read_character.prompts(data["sample_prompts"], trigger, recipe["sample"])),
         base=base,
         # As of a folder's own pictures: drawn ones carry no watermark here.
@@ -53,14 +54,14 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         recipe=recipe,
         checkpoint=data.get("ship", checkpoint) if checkpoint == "auto" else checkpoint,
         ship=data.get("ship"),
-        datasets=tuple(sets),
+        datasets=parts,
         written=data,
     )
     texts = {shot.name: style.caption_file(shot, context["root"]) for shot in shots}
     blank = {name for name, text in texts.items() if text and datasets.is_blank(text)}
     silent = {name for name, text in texts.items() if not text and style.source == "folder"}
     style = replace(style, blank=frozenset(blank | silent))
-    problems = more + [f"{label}: {line}" for line in [*wrong, *_mistakes(style, data)]]
+    problems = more + [f"{label}: {line}" for line in [*wrong, *lost, *_mistakes(style, data)]]
     if context["ready"] == path.stem:
         problems += context["image_problems"](style)
     if problems:

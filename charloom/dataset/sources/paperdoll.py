@@ -126,7 +126,7 @@ def subject(character: Character, shot: Shot) -> tuple[attributes.Identity, attr
     """
     rng = random.Random(f"{character.people} {shot.name}")
     who, scene_ = attributes.random_identity(rng), attributes.random_scene(rng)
-    deal, card = divmod(character.shot_names.index(shot.name), len(attributes.BACKGROUND))
+    deal, card = divmod(int(shot.name) - 1, len(attributes.BACKGROUND))
     places = random.Random(f"{character.people} places {deal}").sample(
         attributes.BACKGROUND, len(attributes.BACKGROUND)
     )
