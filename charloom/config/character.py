@@ -88,6 +88,8 @@ class Character:
     """The last step that is trained, if it is not the recipe's; schedules of the learning rate stay the recipe's."""
     excluded: tuple[Shot, ...] = ()
     """Shots that ``images.exclude`` leaves out; nothing is made of them."""
+    planned: tuple[str, ...] = ()
+    """Names of all shots in the order of the plan, those that are left out too."""
     blank: frozenset[str] = frozenset()
     """Shots that get the default caption: their hand-written one is empty, or none can be composed."""
     is_style: bool = False

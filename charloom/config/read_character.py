@@ -50,15 +50,15 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     if whole:
         shots, problems = plans.every_picture(folder), []
     else:
-        planned = data.get("shots", kinds.plan(kind))
-        shots, balance, problems = plans.read(planned, kind, spoken, document, label, context["root"])
+        asked_for = data.get("shots", kinds.plan(kind))
+        shots, balance, problems = plans.read(asked_for, kind, spoken, document, label, context["root"])
     base = data.get("base", context["base"])
     recipe, more = recipe_for(base, data.get("recipe", {}), label)
     _preserve(recipe, data.get("recipe", {}), spoken, kind)
     if problems:
         raise UserError.several(problems + more)
     sets, wrong = datasets.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
-    every = [shot.name for shot in shots]
+    planned = tuple(shot.name for shot in shots)
     kept, excluded, parts, lost = excluding.apart(images, shots, sets)
     checkpoint = data.get("checkpoint", "auto")
     line = f"{{trigger}}{' style' if kind == 'style' else f', {spoken.a_noun}'}"
@@ -79,6 +79,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         count=images.get("count", 30 if isinstance(data.get("shots"), list) else len(shots)) - len(excluded),
         shots=kept,
         excluded=excluded,
+        planned=planned,
         sample_prompts=tuple(prompts(asked, data["trigger"], recipe["sample"], spoken)),
         base=base,
         crop=cropped({**context["crop"], **data.get("crop", {})}, images["source"], recipe["data"]["resolutions"]),
@@ -99,7 +100,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and datasets.is_blank(text)}
     silent = {shot.name for shot in kept if not texts[shot.name] and character.missing(shot)}
     character = replace(character, blank=frozenset(blank) | silent)
-    wrong += lost + generation.mistakes(images, every)
+    wrong += lost + generation.mistakes(images, planned)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     scenes = gallery.mistakes(data.get("gallery"), character.gallery, character.trigger, context["root"])

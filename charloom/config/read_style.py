@@ -27,7 +27,8 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     images, trigger = data["images"], data.get("trigger", "")
     folder = os.path.expanduser(images["path"]) if "path" in images else None
     sets, wrong = datasets.read(data.get("datasets", ()), trigger, recipe["data"]["default_caption"])
-    shots, excluded, parts, lost = excluding.apart(images, _shots(path.stem, images, folder), sets)
+    every = _shots(path.stem, images, folder)
+    shots, excluded, parts, lost = excluding.apart(images, every, sets)
     checkpoint, cut = data.get("checkpoint", "auto"), {**context["crop"], **data.get("crop", {})}
     style = Character(
         is_style=True,
@@ -47,6 +48,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
         count=len(shots),
         shots=shots,
         excluded=excluded,
+        planned=tuple(shot.name for shot in every),
         sample_prompts=tuple(read_character.prompts(data["sample_prompts"], trigger, recipe["sample"])),
         base=base,
         # As of a folder's own pictures: drawn ones carry no watermark here.

@@ -206,6 +206,10 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
         lambda p: edit(p / CHARACTER, recipe={"sample": {"disable": True}}),
         {"choose_checkpoint": 1, **REPORTED},
     ),
+    "a picture left out": (
+        lambda p: edit(p / CHARACTER, images={"source": "paperdoll", "count": 3, "exclude": ["medium-01"]}),
+        {"write_prompts": 1, "lint_dataset": 1, "write_manifest": 1, **AFTER_DATA},
+    ),
     "files touched": (lambda p: [os.utime(path) for path in p.rglob("*") if path.is_file()], {}),
     "a comment in YAML": (lambda p: replace(p, CHARACTER, "name: Mara", "# a comment\nname: Mara"), {}),
     "keys in another order": (lambda p: edit(p / CONFIG, base="mini", device="auto"), {}),
