@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,16 @@ def _culprit(error: Exception, temporary: Path, target: Path) -> Path:
     """The file that an error is about: reading the source of a copy may be forbidden too."""
     about = error.filename if isinstance(error, PermissionError) else None
     return target if about is None or Path(os.fsdecode(about)) == temporary else Path(os.fsdecode(about))
+
+
+def aside(path: Path, folder: Path) -> Path:
+    """Move a file into a folder of the same disk, under its name and the time; returns where it is now."""
+    folder.mkdir(exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    names = (f"{stamp}{f'-{number}' if number else ''}-{path.name}" for number in itertools.count())
+    target = next(folder / name for name in names if not os.path.lexists(folder / name))
+    os.replace(path, target)
+    return target
 
 
 def flush(path: Path) -> None:

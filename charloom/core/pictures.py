@@ -47,6 +47,19 @@ OTHER_ENDINGS = (
     ".nef", ".arw", ".orf", ".rw2", ".raf", ".pdf", ".ai", ".mp4", ".mov", ".webm", ".mkv", ".avi",
 )  # fmt: skip
 """Extensions of pictures (and of what is taken for one) that are not supported, unless :func:`endings` has them."""
+_USUAL = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "DIB": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "AVIF": ".avif",
+    "HEIF": ".heic",
+}
+"""Extension by Pillow's name of the format."""
 _KINDS = (
     (rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", "HEIC"),
     (rb"....ftyp(avif|avis)", "AVIF"),
@@ -123,6 +136,19 @@ def is_plain(path: str | Path) -> bool:
             if kind == b"IEND":
                 return not file.read(1)
     return False
+
+
+def ending(path: str | Path) -> str:
+    """The usual extension of the format that a picture has, whatever the file is called.
+
+    Raises:
+        UserError: as :func:`read`, as far as the head of the file shows it.
+    """
+    try:
+        with _pillow().open(path, formats=_formats()) as opened:
+            return _USUAL[str(opened.format)]
+    except Exception as error:
+        raise UserError(f"{path}: {_why(path, error)}; {_remedy(path, error, REPLACE)}") from None
 
 
 def opacity(path: str | Path) -> Image | None:

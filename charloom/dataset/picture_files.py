@@ -1,0 +1,175 @@
+"""The user's pictures as files: where each belongs, and a new one put there. What it replaces goes into the trash.
+
+For pages. The trash is a folder ``.trash`` beside the pictures, which nothing else reads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from charloom.config import image_folder, inventory
+from charloom.config.character import Character, Shot
+from charloom.core import files, pictures
+from charloom.core.contents import signature
+from charloom.core.errors import UserError
+
+TRASH = ".trash"
+
+
+class Changed(UserError):
+    """Somebody else has put another picture there meanwhile."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(f"{path}: has changed since you saw it; look at it again, then replace it")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the picture of a shot belongs: ``folder`` (of all pictures), ``stem`` in ``home``, and what is there."""
+
+    folder: Path
+    home: Path
+    stem: str
+    there: Path | None
+    name: str = ""
+    """The one file name that is read, where the character file gives it."""
+
+
+def reason(character: Character, name: str) -> str:
+    """Why no picture can be put in place of another by hand; empty if one can."""
+    if character.part_of(name)[0] or character.source == "folder":
+        return "" if character.part_of(name)[0] or character.folder else "images.path is missing"
+    how = "are drawn" if character.source == "paperdoll" else f"come from {character.source}"
+    return f"the pictures {how}; to use your own, set images: {{source: folder, path: ...}}"
+
+
+def place(character: Character, name: str) -> Place:
+    """Where the picture ``name`` belongs: a shot, ``<set>/<image>``, those that are left out too, or the reference.
+
+    Raises:
+        UserError: there is no such picture, or its file is none of the user's.
+    """
+    if why := reason(character, name):
+        raise UserError(f"{name}: {why}")
+    part, image = character.part_of(name)
+    if part:
+        there = part.files.get(image) or part.excluded.get(image)
+        if there is None:
+            raise UserError(f"there is no picture {name}")
+        return Place(Path(part.folder), there.parent, there.stem, there if there.is_file() else None)
+    folder = Path(character.folder or "")
+    shot = _shot(character, name)
+    there = image_folder.of_shot(character, shot)
+    if not shot.file:
+        return Place(folder, folder, shot.name, there)
+    own = folder / shot.file
+    listed = not (character.whole or character.is_style)  # else the shot is called after the file, not the other way
+    return Place(folder, own.parent, own.stem, there, own.name if listed else "")
+
+
+def _shot(character: Character, name: str) -> Shot:
+    shots = {shot.name: shot for shot in (*character.shots, *character.excluded)}
+    if name in shots:
+        return shots[name]
+    if name == image_folder.REFERENCE and not character.whole:
+        return Shot(name)
+    raise UserError(f"there is no picture {name}")
+
+
+def version(path: Path | None) -> str:
+    """What tells one state of a picture's file from another, without reading it; empty if there is none."""
+    try:
+        return "-".join(f"{value:x}" for value in signature(path)) if path else ""
+    except OSError:
+        return ""
+
+
+def put(character: Character, name: str, source: Path, *, expected: str | None = None) -> tuple[Path, Path | None]:
+    """Copy the picture ``source`` to where that of ``name`` is read from; returns its file, and the former one's.
+
+    With ``expected``, the :func:`version` that was seen, nothing replaces a newer one.
+
+    Raises:
+        Changed: the file has changed since.
+        UserError: ``source`` is no picture, or nothing can be put there.
+    """
+    where = place(character, name)
+    if expected is not None and version(where.there) != expected:
+        raise Changed(where.there or where.home / where.stem)
+    usual = checked(source)
+    target = where.home / (where.name or f"{where.stem}{usual}")
+    if where.name and Path(where.name).suffix.lower() not in _same(usual):
+        raise UserError(
+            f"{name}: the character file reads {where.name}, and this picture is {usual[1:].upper()}; "
+            "save it in that format, or correct the shot's file"
+        )
+    return _land(source, target, where)
+
+
+def add(character: Character, file: str, source: Path) -> Path:
+    """Copy the picture ``source`` into a folder whose every picture is used, under a name like ``file``.
+
+    Raises:
+        UserError: it is no picture, or the character does not use every picture of a folder.
+    """
+    if not adds(character):
+        raise UserError("only a folder whose every picture is used takes more; drop the picture onto a shot")
+    usual, folder = checked(source), Path(character.folder or "")
+    plain = re.sub(r"[^\w()\- ]+", "-", Path(file.replace("\\", "/")).stem).strip("-. ~#")[:80] or "picture"
+    taken = {path.stem.lower() for path in folder.iterdir()} if folder.is_dir() else set()
+    stem, number = plain, 1
+    while stem.lower() in taken or stem.lower() == image_folder.REFERENCE:
+        number += 1
+        stem = f"{plain}-{number}"
+    return _land(source, folder / f"{stem}{usual}", Place(folder, folder, stem, None))[0]
+
+
+def adds(character: Character) -> bool:
+    """Whether every picture of the character's folder is used, so that another can be added."""
+    return character.source == "folder" and bool(character.folder) and (character.whole or character.is_style)
+
+
+def checked(source: Path) -> str:
+    """The extension for a file that is a picture through and through.
+
+    Raises:
+        UserError: it is none, or one that cannot be trained on.
+    """
+    try:
+        usual = pictures.ending(source)
+        pictures.read(source)
+    except UserError as error:
+        raise UserError(str(error).replace(f"{source}: ", "the file ", 1)) from None
+    return usual
+
+
+def _same(usual: str) -> tuple[str, ...]:
+    alike = ((".jpg", ".jpeg", ".jfif"), (".tif", ".tiff"), (".heic", ".heif", ".hif"))
+    return next((group for group in alike if usual in group), (usual,))
+
+
+def _land(source: Path, target: Path, where: Place) -> tuple[Path, Path | None]:
+    if not where.folder.is_dir() and where.home == where.folder:
+        where.folder.mkdir(parents=True)
+    if not target.parent.resolve().is_relative_to(where.folder.resolve()):
+        raise UserError(f"{target}: lies outside of {where.folder}; correct the shot's file")
+    former = None
+    try:
+        with files.whole(target) as temporary:
+            shutil.copyfile(source, temporary)
+            # Every picture of this name: one of a better ending would be taken in place of the new one.
+            for path in _of_stem(where.home, where.stem, target):
+                gone = files.aside(path, path.parent / TRASH)
+                former = gone if where.there and path.name == where.there.name else former or gone
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); look at the folder's permissions") from None
+    return target, former
+
+
+def _of_stem(home: Path, stem: str, target: Path) -> list[Path]:
+    same = [path for path in home.iterdir() if path.stem == stem and inventory.is_picture(path)]
+    return [*same, *([target] if os.path.lexists(target) and target not in same else [])]
