@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from charloom.config import inventory
@@ -75,15 +76,24 @@ class Inspection:
 
 
 def inspect(
-    character: Character, base: Base, root: Path, store: Store, detectors: Sequence[str] | None = None
+    character: Character,
+    base: Base,
+    root: Path,
+    store: Store,
+    detectors: Sequence[str] | None = None,
+    stop: Event | None = None,
 ) -> Inspection:
-    """Check a character whose file has no mistakes. ``detectors`` are those installed unless given."""
+    """Check a character whose file has no mistakes. ``detectors`` are those installed unless given.
+
+    Raises:
+        Stopped: ``stop`` was set meanwhile.
+    """
     settings = json.loads(slices.lint(character, base))
     detectors = lint_slices.detectors(settings) if detectors is None else tuple(detectors)
     if settings.get("captioned"):
         raw = proposing.raw_texts(character, root, store)
         settings |= {"_raw": raw, "_waiting": [name for name in caption_slices.waiting(character, root) if name in raw]}
-    items, unread, missing = lint_files.items(character, root, store, detectors)
+    items, unread, missing = lint_files.items(character, root, store, detectors, stop)
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
     texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Event
 
 from charloom.config import image_folder
 from charloom.config.character import Character
@@ -21,10 +22,11 @@ from charloom.workflow import looking, slices
 
 
 def items(
-    character: Character, root: Path, store: Store, detectors: Sequence[str] = ()
+    character: Character, root: Path, store: Store, detectors: Sequence[str] = (), stop: Event | None = None
 ) -> tuple[list[Item], list[Finding], int]:
     """Every image of the character with its caption, findings about unreadable files, and the number of images that
-    are not drawn yet. ``detectors`` are those of :data:`charloom.workflow.looking.DETECTORS` to use."""
+    are not drawn yet. ``detectors`` are those of :data:`charloom.workflow.looking.DETECTORS` to use; ``stop`` as for
+    :func:`charloom.workflow.looking.gathered`."""
     named = slices.user_files(character)
     made, found, missing, wanted = [], [], 0, {}
     for name in character.image_names:
@@ -49,7 +51,8 @@ def items(
         {
             name: lambda name=name, path=path, cut=cut: looking.kept_facts(path, store, cut, detectors, tokens[name])
             for name, (path, cut) in wanted.items()
-        }
+        },
+        stop=stop,
     )
     out = []
     for item in made:

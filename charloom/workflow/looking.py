@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 
 from charloom.core import files, pictures
 from charloom.core.canonical import digest, file_digest
-from charloom.core.errors import UserError
+from charloom.core.errors import Stopped, UserError
 from charloom.core.store import Store
 from charloom.core.versions import RECIPES
 from charloom.dataset import crop, lint
@@ -87,10 +88,16 @@ def _pixels(picture: pictures.Picture, longest: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0) -> dict[str, Any]:
-    """Results by name, computed in parallel; a :class:`UserError` takes the place of its result."""
+def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0, stop: Event | None = None) -> dict[str, Any]:
+    """Results by name, computed in parallel; a :class:`UserError` takes the place of its result.
+
+    Raises:
+        Stopped: ``stop`` was set meanwhile. What had been computed by then is kept, if ``work`` keeps it.
+    """
 
     def one(call: Callable[[], Any]) -> Any:
+        if stop is not None and stop.is_set():
+            raise Stopped("the program ends")
         try:
             return call()
         except UserError as error:

@@ -31,12 +31,18 @@ class Review:
     undescribed: list[str]
     """Pictures without a caption of the user's that the captioner has not described yet."""
 
+    @property
+    def captioner(self) -> str:
+        """The model that has described the pictures; empty if none is named."""
+        found = captioning.of(self.character).captioner
+        return found.model if found else ""
+
     def record(self) -> dict[str, Any]:
         """As plain values (:func:`charloom.dataset.proposals.record`)."""
         settings = caption_slices.clean_settings(self.character, self.character.image_names[0])
         settings |= {"trigger": self.character.trigger}
         made = proposals.record(self.proposals, self.captions, self.raw, settings, len(self.undescribed))
-        return {"character": self.character.id, "captioner": _model(self.character), **made}
+        return {"character": self.character.id, "captioner": self.captioner, **made}
 
 
 def review(character: Character, root: Path, store: Store) -> Review:
@@ -85,11 +91,6 @@ def accept(review: Review, names: list[str], root: Path, *, keep: bool = False) 
         proposal = review.proposals[name]
         if names == ["all"] and not keep and not proposal.good:
             continue
-        text, by = (proposal.current, "you") if keep else (proposal.text, _model(review.character))
+        text, by = (proposal.current, "you") if keep else (proposal.text, review.captioner)
         written.append(caption_files.save(review.character, name, text, by=by, root=root))
     return written
-
-
-def _model(character: Character) -> str:
-    found = captioning.of(character).captioner
-    return found.model if found else ""

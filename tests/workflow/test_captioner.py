@@ -10,13 +10,13 @@ from typing import Any
 import judge_models
 import pytest
 import small_project
+from captioned import say
 from small_project import edit, picture
 from typer.testing import CliRunner
 
 from charloom.cli.main import app
 from charloom.config.project import load
 from charloom.core.layout import Results
-from charloom.core.store import Store
 from charloom.dataset import caption_files
 from charloom.workflow import caption_slices, describing, lint_files, slices
 
@@ -39,20 +39,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         picture(Path(f"pics/{name}.png"), (140, 130), seed)
     edit(MARA, images={"source": "folder", "path": "pics", "count": 3}, captions={"captioner": "owner/model"})
     return tmp_path
-
-
-def say(texts: dict[str, str]) -> None:
-    """Store texts as if the captioner had said them about the made pictures."""
-    character = load().characters["mara"]
-    settings = json.loads(caption_slices.captioner(character))
-    store = Store("work/store")
-    for name, text in texts.items():
-        image = MADE.image(name)
-        image.parent.mkdir(parents=True, exist_ok=True)
-        image.write_bytes(Path(f"pics/{name}.png").read_bytes())
-        key = describing.key(describing.file_digest(image), settings, describing.model_of(settings, store))
-        with store.put(describing.KIND, key, ".json") as entry:
-            entry.write_text(json.dumps({"text": text}))
 
 
 def charloom(*arguments: str, code: int = 0) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from charloom.cli.main import app
 from charloom.config import notices
 from charloom.config.project import load
+from charloom.core.errors import Stopped
 from charloom.report import gather
 from charloom.report import page as html
 from charloom.workflow import looking, slices
@@ -301,3 +303,16 @@ def test_a_damaged_entry_is_made_again(project: Path) -> None:
         entry.chmod(0o644)
         entry.write_text('{"size": [')
     assert said(lint()) == []
+
+
+def test_a_check_that_is_stopped_ends_with_the_picture_that_it_is_at() -> None:
+    stop, seen = threading.Event(), []
+
+    def look() -> None:
+        seen.append(1)
+        stop.set()
+
+    with pytest.raises(Stopped):
+        looking.gathered({str(number): look for number in range(1000)}, threads=2, stop=stop)
+    assert len(seen) <= 2
+    assert looking.gathered({"a": lambda: 1}, stop=threading.Event()) == {"a": 1}
