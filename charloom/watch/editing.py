@@ -1,0 +1,119 @@
+"""Changing one value of a character's file. Every other byte of the file stays: comments, order, line ends."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from charloom.core import files
+from charloom.core.errors import UserError
+
+
+def digest(data: bytes) -> str:
+    """What tells two versions of a file apart."""
+    return sha256(data).hexdigest()
+
+
+def rewrite(path: Path, edit: Callable[[bytes, str], bytes], seen: str | None = None) -> str:
+    """Replace the file by what ``edit`` makes of its bytes (and name); returns the digest of what was written.
+
+    ``seen`` is the :func:`digest` of the file that the user decided on, where that matters.
+
+    Raises:
+        UserError: the file is missing, has changed meanwhile, or cannot be edited safely. It is untouched then.
+    """
+    path = path.resolve()  # a link stays a link
+    data = _read(path)
+    changed = UserError(f"{path.name} has changed meanwhile and was not touched; look again, then choose")
+    if seen is not None and digest(data) != seen:
+        raise changed
+    new = edit(data, path.name)
+    if new == data:
+        return digest(data)
+    if _read(path) != data:
+        raise changed
+    with files.whole(path, mode=path.stat().st_mode & 0o777) as temporary:
+        temporary.write_bytes(new)
+    return digest(new)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path.name}: cannot be read ({error.strerror})") from None
+
+
+def edited(
+    data: bytes,
+    name: str,
+    by_hand: str,
+    change: Callable[[Any], None],
+    ways: Callable[[str, Any], Iterable[str]],
+) -> bytes:
+    """The file's bytes after a change.
+
+    ``change`` says what the document shall mean, ``ways`` gives texts that may be what is wanted, the best first; after
+    them the whole document is written anew. ruamel.yaml says afterwards whether a text means what it should.
+    ``by_hand`` is what the user would have to write.
+
+    Raises:
+        UserError: the file is no YAML mapping, or its text cannot be edited so that nothing else changes.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: is not UTF-8; {by_hand} by hand") from None
+    before = parsed(text, name)
+    wanted = copy.deepcopy(before)
+    change(wanted)
+    # The line ends of the file are kept: Python would write others on Windows.
+    for new in [*ways(text, before), _dumped(wanted)]:
+        if parsed(new, name, broken_is_none=True) == wanted:
+            return new.encode("utf-8")
+    raise UserError(f"{name}: cannot be edited without changing more; {by_hand} by hand")
+
+
+def newline_of(text: str) -> str:
+    """How the lines of a file end."""
+    return "\r\n" if "\r\n" in text else "\n"
+
+
+def _yaml() -> Any:
+    try:
+        from ruamel.yaml import YAML
+    except ImportError:
+        raise UserError("choosing needs ruamel.yaml: pip install 'charloom[watch]'") from None
+    yaml = YAML(typ="rt", pure=True)
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    return yaml
+
+
+def parsed(text: str, name: str, *, broken_is_none: bool = False) -> Any:
+    """The document with places and comments.
+
+    Raises:
+        UserError: it is no YAML mapping, unless ``broken_is_none``.
+    """
+    yaml = _yaml()
+    try:
+        found = yaml.load(text)
+    except Exception as error:  # ruamel.yaml's own errors have no common ancestor but this
+        if broken_is_none:
+            return None
+        raise UserError(f"{name}: is no valid YAML ({str(error).splitlines()[0]}); mend it first") from None
+    if not isinstance(found, Mapping) and not broken_is_none:
+        raise UserError(f"{name}: is no character file")
+    return found
+
+
+def _dumped(document: Any) -> str:
+    """The whole document written by ruamel.yaml, which keeps comments but not every line break."""
+    out = io.StringIO()
+    _yaml().dump(document, out)
+    return out.getvalue()
