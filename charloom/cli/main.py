@@ -172,7 +172,7 @@ def watch(
     name: Annotated[str | None, typer.Argument(help="a character; all of them if none is given")] = None,
     port: Annotated[int | None, typer.Option(help="port on 127.0.0.1; a free one if not given")] = None,
 ) -> None:
-    """Show a run live in the browser: progress, curves, previews; choose a checkpoint with a click."""
+    """Show a run live in the browser, choose a checkpoint with a click; and work on the data set, on its board."""
     from charloom.watch import serve
 
     root = workflow_folder()

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from charloom.core.errors import UserError
 from charloom.report.templating import render
 from charloom.watch import choosing, guard
+from charloom.watch.board_routes import BoardRoutes
 from charloom.watch.state import Watcher
 
 PAUSE = 1.0
@@ -47,8 +48,9 @@ class Server:
         self.token = token or secrets.token_urlsafe(32)
         self.pause = pause
         self.closing = asyncio.Event()
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
         self._known: dict[str, tuple[float, str]] = {}
+        self.board = BoardRoutes(self)
 
     def app(self) -> Any:
         """The ASGI application, guarded as a whole."""
@@ -59,15 +61,24 @@ class Server:
             Route("/state", self.state),
             Route("/files/{path:path}", self.file),
             Route("/choose", self.choose, methods=["POST"]),
+            *self.board.routes(),
         ]
         return Guarded(Starlette(routes=routes), self)
 
+    def close(self) -> None:
+        """End what goes on in the background, so that the program can end."""
+        self.closing.set()
+        self.board.looks.stop.set()
+
     async def page(self, request: Request) -> Response:
-        name = request.path_params.get("name", "")
+        return await self.show("watch.html.j2", request.path_params.get("name", ""))
+
+    async def show(self, template: str, name: str) -> Response:
+        """A page with the token of this session, which may load nothing from elsewhere and run nothing but its own."""
         if name and name not in await self._look(self.watcher.names):
             return PlainTextResponse("there is no such character\n", 404)
         nonce = secrets.token_urlsafe(16)
-        text = render("watch.html.j2", "charloom.watch", name=name, token=self.token, nonce=nonce)
+        text = render(template, "charloom.watch", name=name, token=self.token, nonce=nonce)
         policy = (
             f"default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src 'nonce-{nonce}'; "
             "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -99,7 +110,7 @@ class Server:
     async def _snapshot(self, name: str) -> str:
         """The state as JSON on one line; pages that ask within one look share it."""
         loop = asyncio.get_running_loop()
-        async with self._lock:
+        async with self.lock:
             known = self._known.get(name)
             if known and loop.time() - known[0] < self.pause * 0.9:
                 return known[1]
@@ -111,7 +122,7 @@ class Server:
             return text
 
     async def _look(self, question: Callable[[], Any]) -> Any:
-        async with self._lock:
+        async with self.lock:
             return await run_in_threadpool(question)
 
     async def file(self, request: Request) -> Response:
@@ -131,7 +142,7 @@ class Server:
             name, step, seen = asked["name"], asked["step"], asked["seen"]
         except (ValueError, KeyError, TypeError):
             return JSONResponse({"ok": False, "text": "the request cannot be read"}, 400)
-        async with self._lock:
+        async with self.lock:
             try:
                 text = await run_in_threadpool(self._choose, name, step, seen)
             except UserError as error:

@@ -68,7 +68,7 @@ def serve(root: Path, name: str | None, port: int | None) -> None:
 
     class Uvicorn(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            server.closing.set()  # ends the streams of events, which would outlive the grace period
+            server.close()  # ends the streams of events, which would outlive the grace period
             await super().shutdown(sockets)
 
     Uvicorn(config).run(sockets=[listener])

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import inventory, project
+from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, step_name, step_of
+from charloom.core.store import Store
 from charloom.watch import logs, machine
 from charloom.watch.choosing import digest
 from charloom.watch.metrics import Metrics
@@ -34,6 +36,8 @@ class Watcher:
         self.results = root / "results"
         self.machine = machine.Machine()
         self._metrics: dict[str, Metrics] = {}
+        self.bases: dict[str, Base] = {}
+        self.store = Store(root / "work" / "store")
         self._config: tuple[float, dict[str, Character], dict[str, list[str]], str] = (-CONFIG_PAUSE, {}, {}, "")
 
     def config(self) -> tuple[dict[str, Character], dict[str, list[str]], str]:
@@ -43,6 +47,7 @@ class Watcher:
             try:
                 found = project.read(self.root)
                 people, broken = found.projects, {**found.broken_styles, **found.broken}
+                self.bases, self.store = found.bases, Store(self.root / found.store)
             except UserError as error:  # in the middle of an edit, say; what was known before is still of use
                 problem = str(error).splitlines()[0]
             self._config = (time.monotonic(), people, broken, problem)

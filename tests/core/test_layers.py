@@ -25,7 +25,7 @@ BELOW = {
     "deliver": ("base",),
     "workflow": ("train", "judge", "dataset"),
     "experiments": ("workflow", "report"),
-    "watch": ("report",),
+    "watch": ("workflow", "report"),
     "cli": ("workflow", "interop", "watch", "deliver"),
 }
 """Each package and those it stands on: it may import these and everything below them. There is no way to write a

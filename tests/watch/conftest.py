@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import board_project
 import pytest
 import small_project
 
@@ -32,3 +35,35 @@ def project(tmp_path: Path) -> Path:
     (made / "training/metrics.jsonl").write_text("\n".join(lines) + "\n")
     (made / "logs/train_segment.log").write_text("first\n10 %\r90 %\nlast <i>line</i>\n")
     return root
+
+
+@pytest.fixture
+def data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set to work on, in the current folder."""
+    return board_project.make(tmp_path / "project", monkeypatch)
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Path], str]]:
+    """Serves a project; gives its address."""
+    uvicorn = pytest.importorskip("uvicorn", reason="needs the extra [watch]")
+    from charloom.watch import serve
+    from charloom.watch.app import Server
+
+    running = []
+
+    def start(root: Path) -> str:
+        listener = serve.bound(None)
+        server = Server(root, listener.getsockname()[1], pause=0.05)
+        config = uvicorn.Config(server.app(), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        one = uvicorn.Server(config)
+        thread = threading.Thread(target=one.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((one, thread))
+        return f"http://127.0.0.1:{server.port}"
+
+    yield start
+    for one, thread in running:
+        one.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()  # Ctrl+C ends it, though a page is open

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 import yaml
 from browser import PHONE, opened, sideways
 
 pytest.importorskip("starlette", reason="needs the extra [watch]")
-uvicorn = pytest.importorskip("uvicorn", reason="needs the extra [watch]")
+pytest.importorskip("uvicorn", reason="needs the extra [watch]")
 
 CHARACTER = "config/characters/mara.yaml"
 
 
 @pytest.fixture
-def address(project) -> Iterator[str]:
+def address(project, served) -> str:
     """Where the project is served."""
-    from charloom.watch import serve
-    from charloom.watch.app import Server
-
-    listener = serve.bound(None)
-    server = Server(project, listener.getsockname()[1], pause=0.05)
-    config = uvicorn.Config(server.app(), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.port}"
-    running.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()  # Ctrl+C ends it, though a page is open
+    return served(project)
 
 
 def test_the_page_follows_the_run(chromium, address, project):

@@ -1,20 +1,5 @@
-const live = document.getElementById("live"), name = live.dataset.name, token = live.dataset.token;
-live.remove();
-const main = document.getElementById("main"), stateOf = document.getElementById("state"), said = document.getElementById("said");
 const SVG = "http://www.w3.org/2000/svg";
 
-// Everything from the server becomes text or an attribute, never markup.
-function h(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key === "style") for (const [rule, to] of Object.entries(value)) element.style.setProperty(rule, to);
-    else if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (value === true) element.setAttribute(key, "");
-    else if (value !== false && value != null) element.setAttribute(key, value);
-  }
-  element.append(...children.flat().filter(child => child != null && child !== false));
-  return element;
-}
 function s(tag, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
@@ -214,28 +199,12 @@ function draw(state) {
 
 async function choose(step, button) {
   button.disabled = true;
-  let answer;
-  try {
-    const reply = await fetch("/choose", { method: "POST", headers: { "content-type": "application/json", "x-charloom-token": token },
-      body: JSON.stringify({ name, step, seen: now.seen }) });
-    const text = await reply.text();
-    try { answer = JSON.parse(text); } catch { answer = { ok: false, text }; }
-  } catch { answer = { ok: false, text: "the server does not answer; is charloom watch still running?" }; }
+  const answer = await post("/choose", JSON.stringify({ name, step, seen: now.seen }));
   said.hidden = false;
   said.className = answer.ok ? "said good" : "said";
   said.textContent = answer.text;
   button.disabled = false;
 }
-
-const box = document.querySelector("dialog"), seen = box.querySelector("img");
-function zoom(file, lines) {
-  seen.src = file;
-  seen.alt = lines[0];
-  box.querySelector(".words").textContent = lines.filter(Boolean).join("\n");
-  box.showModal();
-}
-box.querySelector(".close").addEventListener("click", () => box.close());
-box.addEventListener("click", event => { if (event.target === box) box.close(); });
 
 const stream = new EventSource(`/events?name=${encodeURIComponent(name)}`);
 stream.addEventListener("message", event => draw(JSON.parse(event.data)));
