@@ -57,6 +57,11 @@ class LogHandler(LogHandlerBase):
         except Exception:
             self.handleError(record)
 
+    def takes_job(self, job: Any) -> None:
+        """Count a job of a dry run, without the texts of a record (:func:`charloom.workflow.lean.plan_lean`)."""
+        if self._dry is not None:
+            self._dry.add(job)
+
     def _finish(self) -> None:
         if not self._over and self._dry is None:
             self._over = True

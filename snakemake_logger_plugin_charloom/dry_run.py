@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from logging import ERROR, LogRecord
+from typing import Any
 
 from charloom.cli import planning
 
@@ -14,11 +15,17 @@ MANY = 6
 
 
 class DryRun:
-    """Gathers the jobs of a dry run and tells them at its end."""
+    """Counts the jobs of a dry run and tells them at its end."""
 
     def __init__(self) -> None:
-        self._jobs: list[planning.Job] = []
-        self._total = 0
+        self._found: dict[tuple[str, str], planning.Group] = {}
+
+    def add(self, job: Any) -> None:
+        """Count a job of Snakemake's. Its command, which is long, is worded only where it matters."""
+        reason = str(job.dag.reason(job))
+        who = (job.wildcards_dict or {}).get("character", "")
+        command = (job.shellcmd or "") if planning.PARAMS in reason else ""
+        planning.add(self._found, planning.Job(who, job.rule.name, reason, command))
 
     def take(self, record: LogRecord) -> list[Line]:
         """The lines that a record is worth."""
@@ -27,9 +34,7 @@ class DryRun:
         if event == "job_info":
             job = record.__dict__
             who = dict(job["wildcards"] or {}).get("character", "")
-            self._jobs.append(planning.Job(who, job["rule_name"], job["reason"], job["shellcmd"] or ""))
-        elif event == "run_info":
-            self._total = dict(getattr(record, "stats", None) or {}).get("total", 0)
+            planning.add(self._found, planning.Job(who, job["rule_name"], job["reason"], job["shellcmd"] or ""))
         elif text.startswith("Nothing to be done"):
             return [Line(planning.summary([])[0])]
         elif text.startswith("This was a dry-run"):
@@ -40,10 +45,9 @@ class DryRun:
         return []
 
     def _lines(self) -> list[Line]:
-        people = {job.who for job in self._jobs if job.who}
-        jobs = self._jobs
+        people = {who for who, _ in self._found if who}
+        found = list(self._found.values())
         if len(people) > MANY:
-            together = f"{len(people)} characters"
-            jobs = [planning.Job(together if job.who else "", job.rule, job.reason, job.command) for job in jobs]
-        lines = [Line(line) for line in planning.summary(planning.grouped(jobs))]
+            found = planning.together(found, f"{len(people)} characters")
+        lines = [Line(line) for line in planning.summary(found)]
         return [*lines, Line("This was a dry run: nothing was made. Every job with its files: snakemake -n -p")]

@@ -26,10 +26,12 @@ _COMMAND = re.compile(r"^(?:Shell command: *)?run (\w+) .*?(?:(?:2>|--log) \S*?l
 """A script and, by its log (:class:`charloom.core.layout.Results`), the rule: several rules may run one script."""
 _FOLLOWS = "Input files updated by another job"
 _SETTINGS = "its settings changed"
+PARAMS = "Params have changed"
+"""In Snakemake's reason; only then does the command of a job matter, which names the user's file."""
 _CAUSES = (
     ("Missing output files", "not made yet"),
     ("Updated input files", "its input changed"),
-    ("Params have changed", _SETTINGS),
+    (PARAMS, _SETTINGS),
     ("Set of input files has changed", "it reads other files now"),
     ("Code has changed", "its rule changed"),
     ("Software environment", "its environment changed"),
@@ -126,9 +128,27 @@ def grouped(jobs: Iterable[Job]) -> list[Group]:
     """Jobs by rule and character, in the order of the first of each."""
     found: dict[tuple[str, str], Group] = {}
     for job in jobs:
-        group = found.setdefault((job.who, job.rule), Group(job.who, job.rule))
-        _add(group, job.reason, job.command)
+        add(found, job)
     return list(found.values())
+
+
+def add(found: dict[tuple[str, str], Group], job: Job) -> None:
+    """Count a job in its group of ``found``, by character and rule."""
+    group = found.setdefault((job.who, job.rule), Group(job.who, job.rule))
+    _add(group, job.reason, job.command)
+
+
+def together(found: Iterable[Group], who: str) -> list[Group]:
+    """The groups of all characters as those of one, called ``who``; what they share stays apart."""
+    made: dict[tuple[str, str], Group] = {}
+    for group in found:
+        name = who if group.who else ""
+        whole = made.setdefault((name, group.rule), Group(name, group.rule))
+        whole.jobs += group.jobs
+        for cause, jobs in group.causes.items():
+            whole.causes[cause] = whole.causes.get(cause, 0) + jobs
+        whole.files += [file for file in group.files if file not in whole.files]
+    return list(made.values())
 
 
 def _file_in(command: str) -> str:

@@ -1,0 +1,263 @@
+"""The graph of jobs, built with fewer questions and smaller objects; the second half of :mod:`charloom.workflow.lean`.
+
+Which rule makes a file is looked up again for every job that reads it, whether a file name has a flag is asked a
+hundred times per job by way of an abstract class, and the lists, sets and file names of a job are each objects of their
+own where they could be shared. What changes objects that a run would go on with is done in dry runs only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from charloom.workflow import swaps
+
+_NOTHING: frozenset[Any] = frozenset()
+
+
+def apply() -> None:
+    """Apply all of it to this process; may be called again."""
+    _know_producers()
+    _visit_producers_once()
+    _ask_flags_directly()
+    _flag_only_the_flagged()
+    _make_lists_directly()
+    _share_wildcards()
+    _share_inputs()
+    _share_nothing()
+    _share_edges()
+
+
+def _know_producers() -> None:
+    """Remember which rules make a file."""
+    from snakemake.output_index import OutputIndex
+
+    def made(original: Any) -> Any:
+        def match_producers(self: Any, targetfile: str) -> Any:
+            known = self.__dict__.setdefault("known_producers", {})
+            if targetfile not in known:
+                found = frozenset(original(self, targetfile))
+                # One object for all files that the same rules make.
+                known[targetfile] = known.setdefault(found, found)
+            return known[targetfile]
+
+        return match_producers
+
+    swaps.method(OutputIndex, "match_producers", made)
+
+
+def _visit_producers_once() -> None:
+    """Fill Snakemake's own table of known producers, in which it notes only files that nothing makes."""
+    from snakemake.workflow import DAG
+
+    def made(original: Any) -> Any:
+        async def update(self: Any, jobs: Any, file: Any = None, **options: Any) -> Any:
+            producer = await original(self, jobs, file=file, **options)
+            known = options.get("known_producers")
+            if file is not None and known is not None:
+                known[file] = [producer]
+            return producer
+
+        return update
+
+    if {"file", "known_producers"} <= set(inspect.signature(DAG.update).parameters):
+        swaps.method(DAG, "update", made)
+        # Now three calls lie between a job and one that it needs, where there were two.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1500))
+
+
+def _ask_flags_directly() -> None:
+    """Look at the flags of a file's name without asking what an abstract class is."""
+    from snakemake import io
+
+    file_type, text_type = io._IOFile, io.AnnotatedString
+
+    def asking(original: Any) -> Any:
+        def is_flagged(value: Any, flag: str) -> bool:
+            while type(value) is file_type:
+                value = value._file
+            if type(value) is str:
+                return False
+            if type(value) is not text_type:
+                return bool(original(value, flag))
+            flags = value.flags
+            return flag in flags and bool(flags[flag])
+
+        return is_flagged
+
+    def getting(original: Any) -> Any:
+        def get_flag_value(value: Any, flag_type: str) -> Any:
+            while type(value) is file_type:
+                value = value._file
+            return None if type(value) is str else original(value, flag_type)
+
+        return get_flag_value
+
+    swaps.function(io, "is_flagged", asking)
+    swaps.function(io, "get_flag_value", getting)
+
+
+def _flag_only_the_flagged() -> None:
+    """Give a file name a dictionary for its flags when somebody asks for it, not for the flags of a pattern without."""
+    from snakemake import io
+
+    kind, given = io._IOFile, io._IOFile.flags
+
+    def made(original: Any) -> Any:
+        def clone_flags(self: Any, other: Any, *arguments: Any, **options: Any) -> None:
+            if type(self._file) is not str or (type(other._file) is not str and other.flags):
+                original(self, other, *arguments, **options)
+
+        def flags(self: Any) -> Any:
+            if type(self._file) is str:
+                self._file = io.AnnotatedString(self._file)
+            return given.fget(self)
+
+        swaps.put(kind, "flags", property(flags))
+        return clone_flags
+
+    swaps.method(kind, "clone_flags", made)
+
+
+def _make_lists_directly() -> None:
+    """Make the lists of a job (inputs, outputs, wildcards ...) without parts that are the same in all of them."""
+    from snakemake.iocontainers import Namedlist
+
+    shared = {name: value for name, value in Namedlist().__dict__.items() if name != "_names"}
+
+    def made(original: Any) -> Any:
+        def __init__(
+            self: Any, toclone: Any = None, fromdict: Any = None, plainstr: bool = False, *more: Any, **options: Any
+        ) -> None:
+            flagged = plainstr and any(type(getattr(file, "_file", "")) is not str for file in toclone)
+            if flagged or more or options:
+                original(self, toclone, fromdict, plainstr, *more, **options)
+                return
+            list.__init__(self)
+            self._names = {}
+            if toclone is not None:
+                self.extend(map(str, toclone) if plainstr else toclone)
+                if isinstance(toclone, Namedlist):
+                    self._take_names(toclone._get_names())
+            if fromdict is not None:
+                for key, item in fromdict.items():
+                    self.append(item)
+                    self._add_name(key)
+
+        for name, value in shared.items():
+            swaps.put(Namedlist, name, value)
+        return __init__
+
+    if shared.keys() == {"_allowed_overrides", "index", "sort"}:
+        swaps.method(Namedlist, "__init__", made)
+
+
+def _share_wildcards() -> None:
+    """Give all functions of a job the same wildcards, instead of a copy to each."""
+    from snakemake import rules
+
+    def made(original: Any) -> Any:
+        last: tuple[Any, Any] = (None, None)
+
+        def wildcards(fromdict: Any) -> Any:
+            nonlocal last
+            if last[0] is not fromdict:
+                last = (fromdict, original(fromdict=fromdict))
+            return last[1]
+
+        return wildcards
+
+    swaps.method(rules, "Wildcards", made)
+
+
+def _share_inputs() -> None:
+    """In a dry run, let the jobs of a rule that read the same files (a chain of checkpoints) share their names."""
+    from snakemake.rules import Rule
+
+    def made(original: Any) -> Any:
+        def _apply_wildcards(self: Any, *arguments: Any, concretize: Any = None, **options: Any) -> Any:
+            name = getattr(concretize, "__name__", None)
+            if name == "concretize_iofile" and self.workflow.dryrun and not _in_storage(self.workflow):
+                concretize = partial(_once, self.__dict__.setdefault("known_inputs", {}), concretize)
+            return original(self, *arguments, concretize=concretize, **options)
+
+        return _apply_wildcards
+
+    swaps.method(Rule, "_apply_wildcards", made)
+
+
+def _in_storage(workflow: Any) -> bool:
+    return bool(workflow.storage_settings and workflow.storage_settings.default_storage_provider)
+
+
+def _once(known: dict[Any, Any], concretize: Any, item: Any, wildcards: Any, source: Any, incomplete: Any) -> Any:
+    """A file name that an input function has given, the same object for the same text."""
+    if source is None or incomplete or type(item) is not str or "{" in item:
+        return concretize(item, wildcards, source, incomplete)
+    key = (item, id(source))  # flags come from the source, which is an object of the rule's
+    if key not in known:
+        known[key] = concretize(item, wildcards, source, incomplete)
+    return known[key]
+
+
+def _share_nothing() -> None:
+    """In a dry run, let all jobs share one empty set, where each would have five: of temporary outputs and the like."""
+    from snakemake.jobs import Job
+
+    names = ("temp_output", "protected_output", "touch_output", "pipe_or_service_output", "_queue_input")
+
+    def made(original: Any) -> Any:
+        def __init__(self: Any, rule: Any, dag: Any, *arguments: Any, **options: Any) -> None:
+            original(self, rule, dag, *arguments, **options)
+            if dag.workflow.dryrun:
+                for name in names:
+                    if getattr(self, name, None) == _NOTHING:
+                        setattr(self, name, _NOTHING)
+
+        return __init__
+
+    swaps.method(Job, "__init__", made)
+
+
+def _share_edges() -> None:
+    """Keep one set of the files between two jobs, where Snakemake keeps one for each direction."""
+    from snakemake.workflow import DAG
+
+    def made(original: Any) -> Any:
+        def __init__(self: Any, *arguments: Any, **options: Any) -> None:
+            original(self, *arguments, **options)
+            if getattr(self, "depending", None) == {} and hasattr(self, "_dependencies"):
+                self.depending = Readers(self._dependencies)
+
+        return __init__
+
+    swaps.method(DAG, "__init__", made)
+
+
+class Readers(dict[Any, "ReadersOfOne"]):
+    """Which jobs read the files of a job: Snakemake's ``DAG.depending``, with the sets of ``DAG._dependencies``."""
+
+    def __init__(self, dependencies: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self.dependencies = dependencies
+
+    def __missing__(self, job: Any) -> ReadersOfOne:
+        made = self[job] = ReadersOfOne(job, self.dependencies)
+        return made
+
+
+class ReadersOfOne(dict[Any, Any]):
+    """The files that each other job reads of a job."""
+
+    __slots__ = ("dependencies", "job")
+
+    def __init__(self, job: Any, dependencies: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self.job, self.dependencies = job, dependencies
+
+    def __missing__(self, reader: Any) -> Any:
+        made = self[reader] = self.dependencies[reader][self.job]
+        return made
