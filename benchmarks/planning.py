@@ -1,6 +1,8 @@
 """How long ``snakemake -n`` plans for many characters, and in how much memory.
 
     python benchmarks/planning.py 1 10 100 --output benchmarks/results/planning.json
+    python benchmarks/planning.py 10000 --shard 1/100
+    python benchmarks/planning.py --plot docs/scale.svg     # what benchmarks/results/planning.json says
 
 Each number of characters is planned by a process of its own, from nothing, in a temporary folder. The characters are
 copies of one of ``config/characters/`` with triggers of their own, the pictures given by the 30 shots of a plan. CPU
@@ -30,13 +32,18 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("counts", nargs="*", type=int, default=[1, 10, 100], help="numbers of characters")
+    parser.add_argument("--shard", help="plan only this part of them, as 1/100")
     parser.add_argument("--template", default="yuna", help="the character of config/characters/ that is copied")
     parser.add_argument("--repeat", type=int, default=1, help="plan each number so often, and keep the fastest")
     parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--plot", type=Path, help="measure nothing; draw the committed figures to this SVG file")
     arguments = parser.parse_args()
+    if arguments.plot:
+        plot(json.loads((ROOT / "benchmarks/results/planning.json").read_text()), arguments.plot)
+        return
     planned = []
     for count in arguments.counts:
-        runs = [measure(count, arguments.template) for _ in range(arguments.repeat)]
+        runs = [measure(count, arguments.template, arguments.shard) for _ in range(arguments.repeat)]
         planned.append(min(runs, key=lambda run: run["cpu_seconds"]))
         print(json.dumps(planned[-1]), flush=True)
     record = {"machine": machine(), "date": datetime.date.today().isoformat(), "planned": planned}
@@ -59,8 +66,8 @@ def project(folder: Path, count: int, template: str) -> None:
         (characters / f"{template}-{index:04d}.yaml").write_text(own, encoding="utf-8")
 
 
-def measure(count: int, template: str) -> dict[str, Any]:
-    """Plan all files of ``count`` characters.
+def measure(count: int, template: str, shard: str | None = None) -> dict[str, Any]:
+    """Plan all files of ``count`` characters, or of a part of them.
 
     Returns:
         Number of characters, jobs of each and of all, wall and CPU time (s), and the largest resident set (GiB).
@@ -76,6 +83,7 @@ def measure(count: int, template: str) -> dict[str, Any]:
         "-n",
         "--quiet",
         "rules",
+        *(["--config", f"shard={shard}"] if shard else []),
     ]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with tempfile.TemporaryDirectory(prefix="charloom-planning-") as folder:
@@ -98,14 +106,56 @@ def measure(count: int, template: str) -> dict[str, Any]:
     if process.returncode or not total:
         sys.exit(plan[-3000:])
     unit = 1 if sys.platform == "darwin" else 1024
+    planned = count // int(shard.partition("/")[2]) if shard else count
     return {
         "characters": count,
+        **({"shard": shard} if shard else {}),
         "jobs": int(total[1]),
-        "jobs_per_character": round((int(total[1]) - 1) / count, 1),
+        "jobs_per_character": round((int(total[1]) - 1) / planned, 1),
         "wall_seconds": round(seconds, 2),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
         "peak_gib": round(used.ru_maxrss * unit / 2**30, 3),
     }
+
+
+def reckoned(record: dict[str, Any], characters: int) -> tuple[float, float]:
+    """CPU time (s) and memory (GiB) for so many characters, by the line through the two largest plans measured."""
+    last = sorted((one for one in record["planned"] if "shard" not in one), key=lambda one: one["characters"])[-2:]
+    small, large = last
+    beyond = (characters - large["characters"]) / (large["characters"] - small["characters"])
+    seconds, gib = (large[key] + beyond * (large[key] - small[key]) for key in ("cpu_seconds", "peak_gib"))
+    return seconds, gib
+
+
+def plot(record: dict[str, Any], path: Path) -> None:
+    """CPU time and memory by number of characters: measured before and now, and what 10,000 would take."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "charloom", "font.size": 9})
+    figure, axes = pyplot.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained")
+    whole = [one for one in record["planned"] if "shard" not in one]
+    parts = [one for one in record["planned"] if "shard" in one]
+    ends = reckoned(record, 10_000)
+    for axis, key, title, end in zip(
+        axes, ("cpu_seconds", "peak_gib"), ("CPU time of snakemake -n (s)", "memory (GiB)"), ends, strict=True
+    ):
+        for runs, label, colour in ((record["before"]["planned"], "before", "0.6"), (whole, "now", "#1f6f8b")):
+            points = [(one["characters"], one[key]) for one in runs]
+            axis.loglog(*zip(*points, strict=True), "o-", color=colour, label=label, markersize=4)
+        largest = whole[-1]
+        axis.loglog([largest["characters"], 10_000], [largest[key], end], "--", color="#1f6f8b")
+        axis.loglog([10_000], [end], "o", markerfacecolor="white", color="#1f6f8b", markersize=4, label="reckoned")
+        for one in parts:
+            axis.loglog([10_000], [one[key]], "D", color="#c8553d", markersize=5, label=f"shard {one['shard']}")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("characters of 30 pictures")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -218,7 +218,7 @@ def everybody():
             )
             print(f"left out: {name}: {lines[0]}{more}", file=sys.stderr)
     files = [path for name in reported() for path in pages_and_file(name)]
-    return [*files, INDEX]
+    return files if WORKFLOW.shard else [*files, INDEX]
 
 
 def image_of(wildcards):

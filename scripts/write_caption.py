@@ -9,13 +9,15 @@ from typing import Any
 from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
-from charloom.dataset import captions, proposals
+from charloom.dataset import captions
 from charloom.workflow import describing, jobs
 from charloom.workflow.arguments import path
 
 
 def described(output: Path, settings: dict[str, Any], otherwise: str) -> str:
     """The caption that the captioner's text makes, if it passes the check."""
+    from charloom.dataset import proposals  # with numpy, which takes longer to load than a caption to write
+
     # <results>/dataset/<name>.txt, where the name may have a folder.
     root = next(folder for folder in output.parents if folder.name == "dataset")
     name = output.relative_to(root).with_suffix("").as_posix()

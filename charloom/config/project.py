@@ -42,6 +42,8 @@ class Workflow:
 
     gpus: int = 1
     """GPUs that one training may use at once."""
+    shard: str | None = None
+    """Which part of the characters this is, as ``2/10``; None if it is all of them."""
 
     @property
     def projects(self) -> dict[str, Character]:
@@ -141,7 +143,7 @@ def read(
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
     context["gallery"] = lambda name: found.gallery if (found := bases.get(name)) else {}
     people: dict[str, Character] = {}
-    files, broken = _character_files(root, data["characters"], problems)
+    files, broken = _character_files(root, data["characters"], data.get("shard"), problems)
     for path in files:
         label = f"config/characters/{path.name}"
         try:
@@ -171,11 +173,22 @@ def read(
         raise UserError.several(list(dict.fromkeys(problems)))
     store = os.environ.get("CHARLOOM_STORE") or data["store"]
     return Workflow(
-        data["device"], store, people, bases, broken, data.get("notify"), styles, broken_styles, data["gpus"]
+        device=data["device"],
+        store=store,
+        characters=people,
+        bases=bases,
+        broken=broken,
+        notify=data.get("notify"),
+        styles=styles,
+        broken_styles=broken_styles,
+        gpus=data["gpus"],
+        shard=data.get("shard"),
     )
 
 
-def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list[Path], dict[str, list[str]]]:
+def _character_files(
+    root: Path, wanted: Any, shard: str | None, problems: list[str]
+) -> tuple[list[Path], dict[str, list[str]]]:
     """The files of the selected characters, and lines about files with an invalid name."""
     folder = root / "config" / "characters"
     own = sorted(path for path in folder.glob("*.y*ml") if not inventory.foreign(path.name))
@@ -200,6 +213,13 @@ def _character_files(root: Path, wanted: Any, problems: list[str]) -> tuple[list
                 problems.append(f"{line}; {schema.meant(name, list(files))}")
         broken = {name: lines for name, lines in broken.items() if name in wanted}
         names = [name for name in wanted if name in names]
+    if shard:
+        part, parts = map(int, shard.split("/"))
+        if part > (most := min(parts, len(names))):
+            found = f"{len(names)} character{'s' if len(names) > 1 else ''}"
+            problems.append(f"{CONFIG}: shard: {shard} is none of {found}; count from 1/{most} to {most}/{most}")
+        names = sorted(names)[part - 1 :: parts]
+        broken = {name: lines for name, lines in broken.items() if name in names}
     return [files[name] for name in names if name in files and name not in broken], broken
 
 

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
+import copy
 import gc
+import logging
+import re
+import shutil
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from snakemake import common, jobs, rules
+from small_project import TARGET, add_code, make, replace, snakemake
+from snakemake import common, io, jobs, rules
 from snakemake.exceptions import RuleException
-from snakemake.iocontainers import InputFiles, Params, Wildcards
+from snakemake.iocontainers import InputFiles, Namedlist, Params, Wildcards
+from snakemake.logging import DefaultFilter, logger
+from snakemake.settings.enums import Quietness
 
-from charloom.workflow import lean
+from charloom.workflow import lean, lean_graph, swaps
+
+import_module("snakemake.cli")  # as the command does, which is the only order in which its modules import each other
 
 
 @pytest.fixture
 def applied() -> Iterator[None]:
     """Lean planning, undone afterwards: other tests in this process get Snakemake and the collector as they were."""
-    before, threshold = jobs.Job.format_wildcards, gc.get_threshold()
-    functions = common.get_function_params, rules.get_function_params
+    threshold, handlers, level = gc.get_threshold(), list(logger.handlers), logger.level
     lean.plan_lean()
     yield
-    jobs.Job.format_wildcards = before
-    common.get_function_params, rules.get_function_params = functions
+    swaps.undo()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    atexit.unregister(gc.freeze)
     gc.set_threshold(*threshold)
     gc.unfreeze()
 
@@ -95,3 +110,170 @@ def test_parameters_of_functions_and_methods_are_remembered_apart() -> None:
         assert list(common.get_function_params(Source.of)) == ["self", "wildcards", "input"]
         assert list(common.get_function_params(Source().of)) == ["wildcards", "input"]
         assert list(common.get_function_params(lambda wildcards: 0)) == ["wildcards"]
+
+
+def planned(folder: Path) -> list[str]:
+    """The lines of a dry run, with every command and reason; Snakemake visits jobs in any order."""
+    said = snakemake(folder, "-n", "-p", TARGET)
+    assert said.returncode == 0, said.stderr
+    changing = re.compile(r"^\[|^ *(Date|Workflow ID|Command): ")
+    lines = [line for line in (said.stdout + said.stderr).splitlines() if not changing.match(line)]
+    return sorted(" ".join(sorted(line.split())) for line in lines)
+
+
+@pytest.mark.parametrize("state", ["nothing made", "all made", "made otherwise"])
+def test_plans_are_those_of_snakemake(state: str, finished: Path, tmp_path: Path) -> None:
+    if state == "nothing made":
+        folder = add_code(make(tmp_path))
+    else:
+        folder = Path(shutil.copytree(finished, tmp_path / "project"))
+    if state == "made otherwise":
+        replace(folder, "config/config.yaml", "recipe:\n", "recipe:\n  network:\n    rank: 8\n")
+        (folder / "results/mara/dataset/medium-01.png").write_text("another")
+        next((folder / "results/mara/latents").iterdir()).unlink()
+    found = planned(folder)
+    replace(folder, "rules/common.smk", "lean.plan_lean()\n", "")
+    assert found == planned(folder)
+    assert (state == "all made") == any("Nothing" in line for line in found)
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_file_has_the_flags_of_its_pattern_and_those_given_later() -> None:
+    plain, flagged = io.IOFile("a", rule=None), io.IOFile(io.flag("a", "temp"), rule=None)
+    for pattern, temporary in ((plain, False), (flagged, True)):
+        made = io.IOFile("b", rule=None)
+        made.clone_flags(pattern)
+        outer = io.IOFile(made, rule=None)
+        assert (
+            io.is_flagged(made, "temp") is io.is_flagged(outer, "temp") is rules.is_flagged(made, "temp") is temporary
+        )
+        assert io.get_flag_value(made, "temp") is (True if temporary else None)
+        made.flags["ancient"] = True
+        assert io.is_flagged(made, "ancient") and made.is_ancient and not pattern.is_ancient
+        assert (str(made), made == "b", hash(made)) == ("b", True, hash("b"))
+    assert not io.is_flagged("a", "temp") and not io.is_flagged(len, "temp")
+
+
+@pytest.mark.usefixtures("applied")
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((), {}),
+        ((["a", "b"],), {}),
+        ((), {"fromdict": {"character": "mara", "index": 3, "sort": "up"}}),
+        ((InputFiles(fromdict={"image": "a", "lock": "b"}),), {}),
+        ((InputFiles(["a"]),), {"plainstr": True}),
+        (([io.IOFile(io.flag("a", "temp"), rule=None)],), {"plainstr": True}),
+        ((["{a,[0-9]}"],), {"strip_constraints": True}),
+        ((["a"],), {"custom_map": str.upper}),
+    ],
+)
+def test_lists_of_a_job_are_those_of_snakemake(arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    ours = InputFiles(*arguments, **options)
+    swaps.undo()
+    theirs = InputFiles(*arguments, **options)
+    assert (list(ours), ours._names, dict(ours.items())) == (list(theirs), theirs._names, dict(theirs.items()))
+    assert list(map(type, ours)) == list(map(type, theirs))
+    lean.plan_lean()
+    if "index" not in ours._names:
+        for made in (ours, copy.deepcopy(ours)):
+            with pytest.raises(AttributeError, match="index"):
+                made.index("a")
+            assert made.get("index") is None
+
+
+@pytest.mark.usefixtures("applied")
+def test_jobs_of_a_rule_share_the_names_of_what_they_read() -> None:
+    known: dict[Any, Any] = {}
+    source, other, made = io.IOFile(len, rule=None), io.IOFile(len, rule=None), []
+
+    def concretize(item: Any, wildcards: Any, source: Any, incomplete: bool) -> Any:
+        made.append(item)
+        return io.IOFile(item, rule=None)
+
+    once = partial(lean_graph._once, known, concretize)
+    assert once("a", {}, source, False) is once("a", {"step": 2}, source, False)
+    assert once("a", {}, other, False) is not once("a", {}, source, False)
+    assert once("a{step}", {}, source, False) is not once("a{step}", {}, source, False)
+    assert once("a", {}, None, False) is not once("a", {}, None, False)
+    assert once("b", {}, source, True) is not once("b", {}, source, True)
+    assert made == ["a", "a", "a{step}", "a{step}", "a", "a", "b", "b"]
+
+
+def test_who_reads_a_job_and_what_a_job_reads_are_one_set() -> None:
+    dependencies: Any = defaultdict(partial(defaultdict, set))
+    readers = lean_graph.Readers(dependencies)
+    for name in ("a.png", "b.png"):
+        dependencies["train"]["encode"].add(name)
+        readers["encode"]["train"].add(name)
+    dependencies["score"]["encode"].add("c.png")
+    readers["encode"]["score"].add("c.png")
+    assert readers["encode"] == {"train": {"a.png", "b.png"}, "score": {"c.png"}}
+    assert readers["encode"]["train"] is dependencies["train"]["encode"]
+    assert not readers["train"]
+
+
+class Listener(logging.Handler):
+    """Keeps the records that it gets."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__()
+        self.got: list[Any] = []
+        kinds = {Quietness.RULES} if quiet else set()
+        self.addFilter(DefaultFilter(kinds, debug_dag=False, verbose=False, dryrun=True, printshellcmds=True))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.got.append(record.event)
+
+
+class Counter(Listener):
+    """Takes jobs themselves."""
+
+    def takes_job(self, job: Any) -> None:
+        self.got.append(job.jobid)
+
+
+@pytest.mark.usefixtures("applied")
+@pytest.mark.parametrize("listening", [[], [Listener(quiet=True)], [Counter()], [Counter(), Listener()], [Listener()]])
+def test_only_who_listens_is_told_of_a_job(listening: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    told, worded = [], []
+    swaps.undo()
+    monkeypatch.setattr(jobs.Job, "log_info", lambda self: told.append(self.jobid))
+    lean.plan_lean()
+    logger.handlers[:] = listening
+
+    class Rule:
+        is_checkpoint = is_handover = False
+
+    class Job(SimpleNamespace):
+        @property
+        def message(self) -> str:
+            worded.append(self.jobid)
+            return ""
+
+    for number in (1, 2):
+        dag = SimpleNamespace(workflow=SimpleNamespace(dryrun=True))
+        jobs.Job.log_info(Job(rule=Rule, dag=dag, jobid=number, shellcmd=""))
+    counters = [one for one in listening if isinstance(one, Counter)]
+    if any(not one.filters[0].quiet and one not in counters for one in listening):
+        assert told == [1, 2]
+    else:
+        assert told == []
+        assert worded == [1], "the texts of a rule are checked once"
+        assert all(one.got == [1, 2] for one in counters)
+
+
+def test_everything_can_be_undone() -> None:
+    before = {
+        owner: dict(vars(owner)) for owner in (jobs.Job, io._IOFile, Namedlist, rules.Rule, rules, io, common, jobs)
+    }
+    lean.plan_lean()
+    assert any(dict(vars(owner)) != was for owner, was in before.items())
+    lean.plan_lean()
+    swaps.undo()
+    gc.unfreeze()
+    atexit.unregister(gc.freeze)
+    for owner, was in before.items():
+        assert {name for name, value in vars(owner).items() if was.get(name, owner) is not value} <= {
+            "__warningregistry__"
+        }

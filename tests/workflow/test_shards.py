@@ -1,0 +1,71 @@
+"""Parts of many characters, planned one after the other: the same jobs as in one call."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from small_project import ROOT, edit, make, snakemake
+
+from charloom.config.project import load
+from charloom.core.errors import UserError
+
+NAMES = ("ada", "bea", "cleo", "mara", "zoe")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    make(tmp_path)
+    characters = tmp_path / "config/characters"
+    for name in set(NAMES) - {"mara"}:
+        shutil.copy(characters / "mara.yaml", characters / f"{name}.yaml")
+        edit(characters / f"{name}.yaml", trigger=f"x{name}x")
+    return tmp_path
+
+
+def commands(folder: Path, *arguments: str) -> set[str]:
+    """The commands of every job that is planned for ``all``."""
+    done = snakemake(folder, "-n", "-p", "--cores", "1", *arguments, code=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"^Shell command: (run .*)$", done.stdout + done.stderr, flags=re.MULTILINE))
+
+
+def test_shards_make_together_what_one_call_makes(project: Path) -> None:
+    whole = commands(project)
+    parts = [commands(project, "--config", f"shard={part}/2") for part in (1, 2)]
+    shared = {one for one in whole if re.match("run (lock|prepare)_base", one)}
+    page = {one for one in whole if one.startswith("run write_index")}
+    assert len(page) == 1 and len(shared) == 2
+    assert parts[0] | parts[1] == whole - page
+    assert parts[0] & parts[1] == shared
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_every_character_is_in_one_shard(project: Path, parts: int) -> None:
+    found = [list(load(project, {"shard": f"{part}/{parts}"}).characters) for part in range(1, parts + 1)]
+    assert sorted(sum(found, [])) == sorted(NAMES)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_a_shard_reads_no_other_files(project: Path) -> None:
+    (project / "config/characters/bea.yaml").write_text("trigger: [")
+    assert list(load(project, {"shard": "1/5"}).characters) == ["ada"]
+    assert list(load(project, {"shard": "2/2", "characters": ["zoe", "mara", "ada"]}).characters) == ["mara"]
+
+
+@pytest.mark.parametrize(
+    ("shard", "line"),
+    [
+        ("3/2", "config/config.yaml: shard: 3/2 is none of 5 characters; count from 1/2 to 2/2"),
+        ("6/6", "config/config.yaml: shard: 6/6 is none of 5 characters; count from 1/5 to 5/5"),
+        ("0/2", "--config: shard: the text '0/2' is not valid; expected a part of the characters, as 2/10"),
+        (2, "--config: shard: must be a text, and 2 is a number; put it in quotes"),
+    ],
+)
+def test_a_shard_that_is_none_is_said_in_a_line(project: Path, shard: object, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(project, {"shard": shard})
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(line)
