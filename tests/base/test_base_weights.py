@@ -62,7 +62,7 @@ def test_a_config_must_spell_out_what_class_defaults_get_wrong(folder: Path) -> 
             call
         )
     path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
-    assert "not a Z-Image" in line(lambda: basefiles.check_layout(folder))
+    assert "no Z-Image" in line(lambda: basefiles.check_layout(folder))
 
 
 # A single file

@@ -155,7 +155,7 @@ def test_files_of_killed_processes_go(store: Store) -> None:
 
 def test_ages(capsys: pytest.CaptureFixture[str]) -> None:
     assert [commands.seconds(text) for text in ("30d", "12h", "2 w")] == [30 * DAY, DAY / 2, 14 * DAY]
-    with pytest.raises(UserError, match="--older: 'soon' is not valid; expected a number and d, h or w"):
+    with pytest.raises(UserError, match="--older: 'soon' is not valid; give a number and d, h or w"):
         commands.seconds("soon")
 
 
