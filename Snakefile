@@ -80,7 +80,7 @@ onstart:
 
 onsuccess:
     told()
-    updates.remember()
+    updates.remember(made())
 
 
 onerror:
