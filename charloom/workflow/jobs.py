@@ -199,7 +199,8 @@ def torch_device(
         if name == "cpu" and size > BIG:
             raise UserError(
                 f"base {lock['name']} ({size / 1e9:.0f} GB) needs a GPU and torch {torch.__version__} finds none: "
-                "install a build of torch for your GPU, or set device: cpu to run on the CPU anyway"
+                "install torch for your GPU as pytorch.org says, rent one (docs/cluster.md), or set device: cpu and "
+                "wait for days"
             )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
