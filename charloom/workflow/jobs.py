@@ -204,6 +204,8 @@ def torch_device(
             )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps: torch finds none of Apple's GPUs; set device: auto")
     device = torch.device(name)
     if device.type == "cuda" and device.index:
         torch.cuda.set_device(device)
