@@ -19,8 +19,8 @@ FOLDERS = ("charloom", "scripts")
 CAUSES = ("charloom.judge.instruments", "charloom.judge.locking")
 """Modules whose messages are causes: the line that shows one ends in what to install or to name."""
 VERBS = frozenset(
-    """accept add allow buy change check choose close convert correct cut delete describe divide draw edit end free get
-    give go install lay leave look lower make mend move name pip put raise remove rename repeat
+    """accept add allow buy change check choose close convert correct cut delete describe divide draw drop edit end free get
+    give go install lay leave load look lower make mend move name pip put raise remove rename repeat
     replace restore run save say set snakemake start take train try turn unset update use wait widen write""".split()
 )
 """How a remedy begins."""
@@ -39,6 +39,9 @@ FILLED_IN = {
     "images.masks: auto needs mediapipe where pictures are not transparent: {INSTALL}": "pip install --no-deps …",
     "{url}: {…} ({status}, {…}); {remedy}": "check captions.captioner and the environment variable of the key",
     "{…}: there is no proposal; {remedy}": "take one of closeup-01",
+    "{name}: cannot be edited without changing more; {by_hand} by hand": "write checkpoint: 500 into it by hand",
+    "{name}: is not UTF-8; {by_hand} by hand": "write checkpoint: 500 into it by hand",
+    "{name}: {why}": "is no picture that can be read; replace it",
     "{first}: {…}": "the request is not accepted (400: no face); change what it names",
 }
 """Messages whose remedy is filled in, with one that is."""
