@@ -6,7 +6,7 @@
 #   snakemake -n                                            what would be made, and why (shorter: charloom plan)
 from snakemake.utils import min_version
 
-min_version("9.3")
+min_version("9.8")
 
 
 # What `snakemake --report report.zip` says about the whole.
@@ -80,7 +80,7 @@ onstart:
 
 onsuccess:
     told()
-    updates.remember()
+    updates.remember(made())
 
 
 onerror:

@@ -7,7 +7,7 @@ if workflow.is_main_process:
     import snakemake_logger_plugin_charloom
 
     snakemake_logger_plugin_charloom.attach(workflow.output_settings, snakemake_log)
-    for line in updates.lines():
+    for line in updates.lines(updates.asked(WORKFLOW.names, sys.argv)):
         print(line, file=sys.stderr)
 
 
@@ -26,3 +26,12 @@ def told():
     for handler in snakemake_log.handlers:
         if isinstance(handler, notify.Notifier):
             handler.wait()
+
+
+def made():
+    """The rules that this call is about, by character: all of them are made by this version now."""
+    rules = {}
+    for job in workflow.dag.jobs:
+        if name := job.wildcards_dict.get("character"):
+            rules.setdefault(name, set()).add(job.rule.name)
+    return rules

@@ -30,13 +30,13 @@ def main() -> None:
     chosen = arguments.settings or vars(arguments)
     sizes = {key: chosen[key] for key in ("right", "bottom", "minimum")}
     if min(sizes.values()) < 0:
-        raise UserError("--right, --bottom and --minimum must not be negative")
+        raise UserError("--right, --bottom and --minimum must not be negative; give 0 or more")
     if not arguments.input.is_dir():
         crop_file(arguments.input, arguments.output, **sizes)
         return
     found = images(arguments.input)
     if not found:
-        raise UserError(f"{arguments.input}: no images in it (.png, .jpg, .webp)")
+        raise UserError(f"{arguments.input}: no images in it (.png, .jpg, .webp); name the folder that has them")
     if arguments.output.is_file():
         raise UserError(f"{arguments.output}: is a file; name a folder for the crops of a folder")
     problems: list[str] = []

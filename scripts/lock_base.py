@@ -31,8 +31,8 @@ def check_torch(name: str) -> None:
 
     if not (torch.version.cuda or torch.version.hip or torch.backends.mps.is_built()):
         raise UserError(
-            f"base {name} needs a GPU and torch {torch.__version__} is a CPU-only build: install another, or set "
-            "device: cpu to run on the CPU anyway"
+            f"base {name} needs a GPU and torch {torch.__version__} is a CPU-only build: where there is a GPU, install "
+            "torch as pytorch.org says; else rent one (docs/cluster.md), or set device: cpu and wait for days"
         )
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     lines += pool.known_lines(path for path in arguments.lines if path.suffix != ".json")
     table = tables.rows(experiment, lines)
     if not table:
-        raise UserError(f"{arguments.experiment}: none of its arms is among the lines")
+        raise UserError(f"{arguments.experiment}: none of its arms is among the lines; run one first")
     tables.write(table, arguments.table)
     files.write_text(arguments.summary, tables.summary(experiment, table))
     tables.plot(experiment, table, arguments.plot)

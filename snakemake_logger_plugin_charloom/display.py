@@ -84,34 +84,39 @@ class Live(Plain):
         now = time.monotonic()
         if now - self._looked >= LOOK:
             self._looked, self._trainings = now, run.trainings()
-        table = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            table.add_column(no_wrap=True, overflow="ellipsis")  # a terminal of 80 columns holds all of it
-
-        def row(name: str, done: float, total: float, count: str, rest: str) -> None:
-            table.add_row(name, ProgressBar(total=max(total, 1), completed=done, width=20), count, rest)
-
+        rows: list[tuple[str, float, float, str, list[str]]] = []
         left, more = run.left()
         took = words.seconds(now - run.began)
         rest = (
             f"{words.seconds(left)}{' or more' if more else ''} left" if left or not more else "time left unknown yet"
         )
-        row("all", run.done, run.total, f"{run.done}/{run.total} jobs", f"{took}, {rest}")
+        rows.append(("all", run.done, run.total, f"{run.done}/{run.total} jobs", [took, rest]))
         for name, told in self._trainings:
             parts = [f"loss {told.smoothed:.4f}" if told.smoothed is not None else "first step ..."]
-            if told.seconds_per_step:
-                parts.append(words.speed(told.seconds_per_step))
             if told.doing:
                 parts.append(told.doing)
             elif told.eta is not None:
                 parts.append(f"{words.seconds(told.eta)} left")
+            if told.seconds_per_step:
+                parts.append(words.speed(told.seconds_per_step))
             if told.previews_done:
                 parts.append(f"{told.previews_done} previews")
-            row(name, told.step, told.steps, f"step {told.step}/{told.steps}", ", ".join(parts))
+            rows.append((name, told.step, told.steps, f"step {told.step}/{told.steps}", parts))
         stage = run.stages.get(words.PREVIEWS)
         if stage and stage.running:
-            row("previews", stage.done, stage.total, f"{stage.done}/{stage.total}", "")
+            rows.append(("previews", stage.done, stage.total, f"{stage.done}/{stage.total}", []))
         busy = [rule.replace("_", " ") for rule, one in list(run.stages.items()) if one.running]
+        # What does not fit is left out, the least important first: names and numbers are never cut.
+        width = self._console.width
+        bar = 20 if width >= 100 else 10
+        room = width - bar - 3 - max(len(row[0]) for row in rows) - max(len(row[3]) for row in rows)
+        table = Table.grid(padding=(0, 1))
+        for _ in range(4):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        for name, done, total, count, parts in rows:
+            while parts and len(", ".join(parts)) > room:
+                parts = parts[:-1]
+            table.add_row(name, ProgressBar(total=max(total, 1), completed=done, width=bar), count, ", ".join(parts))
         if busy and not self._trainings:
             table.add_row("now", "", "", ", ".join(busy[:2]) + (" ..." if busy[2:] else ""))
         return table

@@ -9,12 +9,42 @@ page against the code, and each message against the rule: what, where, what to d
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "messages.md"
 FOLDERS = ("charloom", "scripts")
+CAUSES = ("charloom.judge.instruments", "charloom.judge.locking")
+"""Modules whose messages are causes: the line that shows one ends in what to install or to name."""
+VERBS = frozenset(
+    """accept add allow buy change check choose close convert correct cut delete describe divide draw drop edit end free get
+    give go install lay leave load look lower make mend move name pip put raise remove rename repeat
+    replace restore run save say set snakemake start take train try turn unset update use wait widen write""".split()
+)
+"""How a remedy begins."""
+FILLED_IN = {
+    "{path}: is not a complete safetensors file ({size} bytes: {error}); {again}": "delete x and download it again",
+    "plan: {name}: training needs {peak} GiB of GPU memory with every block recomputing and in main memory, "
+    "and may use {budget} GiB; {…}": "use a larger GPU: no setting makes it fit",
+    "{label}: line {number}: {remedy}": "a [ or { is opened and never closed; close it",
+    "{path}: {…}; {…}": "make it smaller",
+    "{path}: is wholly transparent; {remedy}": "replace it",
+    "{path}: not a readable safetensors file: {…}": "it is empty; get it again",
+    "{path}: is not a workflow in API format; to make one: {remedy}": "snakemake --cores 2 results/mara/comfyui/…",
+    "{path}: there is no such workflow; to make it: {remedy}": "snakemake --cores 2 results/mara/comfyui/…",
+    "{path}: is not readable as JSON ({error}); to make it anew: {remedy}": "snakemake --cores 2 results/mara/…",
+    "{repo}: {what}{…}": "the hub knows no such owner or repository; correct --repo",
+    "images.masks: auto needs mediapipe where pictures are not transparent: {INSTALL}": "pip install --no-deps …",
+    "{url}: {…} ({status}, {…}); {remedy}": "check captions.captioner and the environment variable of the key",
+    "{…}: there is no proposal; {remedy}": "take one of closeup-01",
+    "{name}: cannot be edited without changing more; {by_hand} by hand": "write checkpoint: 500 into it by hand",
+    "{name}: is not UTF-8; {by_hand} by hand": "write checkpoint: 500 into it by hand",
+    "{name}: {why}": "is no picture that can be read; replace it",
+    "{first}: {…}": "the request is not accepted (400: no face); change what it names",
+}
+"""Messages whose remedy is filled in, with one that is."""
 HEAD = """# Messages
 
 Every message that a mistake can get, by the part of charloom that it comes from. Search this page for the words you
@@ -32,6 +62,14 @@ def messages(root: Path = ROOT) -> Iterator[tuple[str, str]]:
                 if isinstance(node, ast.Call) and _name(node.func) == "UserError" and node.args:
                     if text := _text(node.args[0]):
                         yield module, " ".join(text.split())
+
+
+def remedy(text: str) -> str | None:
+    """The clause of a message that says what to do; None if there is none."""
+    for clause in reversed(re.split(r"[;:,] (?:or |so |else |then )?", text)):
+        if clause.split(" ")[0].lower() in VERBS or clause.startswith(("did you mean", "one of ")):
+            return clause
+    return None
 
 
 def _name(node: ast.expr) -> str:
@@ -52,6 +90,8 @@ def _text(node: ast.expr) -> str:
 
 def _place(part: ast.expr) -> str:
     value = part.value if isinstance(part, ast.FormattedValue) else part
+    if isinstance(value, ast.Call) and _name(value.func) == "meant":
+        return "did you mean …?"
     words = ast.unparse(value)
     return (
         "{"

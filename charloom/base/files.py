@@ -83,7 +83,10 @@ def check_transformer_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     config = _json(path)
     if config.get("_class_name") != TRANSFORMER_CLASS:
-        raise UserError(f"{path}: _class_name is {config.get('_class_name')}, not {TRANSFORMER_CLASS}: not a Z-Image")
+        raise UserError(
+            f"{path}: _class_name is {config.get('_class_name')}, not {TRANSFORMER_CLASS}, so no "
+            "Z-Image; name the folder of a Z-Image"
+        )
     missing = [name for name in TRANSFORMER_FIELDS if name not in config]
     if missing:
         raise UserError(

@@ -76,9 +76,7 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
     for name in COMPONENTS:
         paths = component_files(root, name, bool(single))
         if not paths:
-            raise UserError(
-                f"{root}: the base has no files in {name}/; it must be a whole folder in the diffusers layout"
-            )
+            raise UserError(f"{root}: the base has no files in {name}/; name a whole folder in the diffusers layout")
         digests = {}
         for path in paths:
             key = f"{name}/{path.name}"

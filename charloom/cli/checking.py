@@ -41,15 +41,21 @@ def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> boo
 
 def _say(found: Inspection, base: str) -> None:
     character, record = found.character, lint.as_record(found.findings)
-    named, prompts = "pictures" if character.whole else "shots", len(character.sample_prompts)
-    print(f"{character.label}: {len(character.shots)} {named}, {prompts} sample prompts: no mistakes")
+    shots = _several(len(character.shots), "picture" if character.whole else "shot")
+    print(f"{character.label}: {shots}, {_several(len(character.sample_prompts), 'sample prompt')}: no mistakes")
     for finding in found.findings:
         print(finding)
     if found.missing:
         target = layout.results(character.id).lint.as_posix()
-        print(f"{found.missing} images are not drawn yet; to draw and check them: snakemake --cores 2 {target}")
+        images = "1 image is" if found.missing == 1 else f"{found.missing} images are"
+        print(f"{images} not drawn yet; to draw and check: snakemake --cores 2 {target}")
     if not found.exact:
         print(f"The tokenizer of base {base} is not on this machine: token counts are estimates.")
-    result = f"{record['errors']} errors, {record['warnings']} warnings"
+    result = f"{_several(record['errors'], 'error')}, {_several(record['warnings'], 'warning')}"
     allowed = f", {len(found.allowed)} allowed" if found.allowed else ""
-    print(f"{len(found.items)} captions and {len(found.items) - found.missing} images checked: {result}{allowed}")
+    looked = f"{_several(len(found.items), 'caption')} and {_several(len(found.items) - found.missing, 'image')}"
+    print(f"{looked} checked: {result}{allowed}")
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -32,7 +32,9 @@ def convert(
     if to not in conversion.TARGETS:
         raise UserError(f"--to {to}: give one of {', '.join(conversion.TARGETS)}")
     if fused and to != "kohya":
-        raise UserError("--fused: goes with --to kohya; comfyui always fuses q, k and v, the others never do")
+        raise UserError(
+            "--fused: goes with --to kohya (comfyui always fuses q, k and v, the others never do); leave it out"
+        )
     _there(source)
     made = conversion.convert(source, to, strength=strength, fused=fused, dtype=_dtype(dtype))
     _write(output, made.tensors, made.metadata)
@@ -168,7 +170,7 @@ def _dtype(name: str | None) -> Any:
 
 def _there(source: Path) -> None:
     if not source.is_file():
-        raise UserError(f"{source}: there is no such file")
+        raise UserError(f"{source}: there is no such file; correct the path")
 
 
 def _safetensors(output: Path) -> None:

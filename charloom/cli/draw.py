@@ -49,7 +49,7 @@ def size(text: str) -> tuple[int, int]:
     if any(side % 16 or not SIDES[0] <= side <= SIDES[1] for side in sides):
         near = "x".join(str(min(SIDES[1], max(SIDES[0], round(side / 16) * 16))) for side in sides)
         raise UserError(
-            f"--size {text}: sides must be multiples of 16 from {SIDES[0]} to {SIDES[1]}; nearest is {near}"
+            f"--size {text}: sides must be multiples of 16 from {SIDES[0]} to {SIDES[1]}; take {near}, the nearest"
         )
     return sides
 
@@ -111,7 +111,7 @@ def changed(how: Manner, command: str, loras: Loras) -> Manner:
             return replace(how, styles=() if value == "none" else tuple(loras.style(one) for one in values))
     except ValueError:
         raise UserError(f"/{name} {value}: give a number") from None
-    raise UserError(f"/{name}: no such command\n{HELP}")
+    raise UserError(f"/{name}: no such command; take one of these:\n{HELP}")
 
 
 def shown(how: Manner, table: Table) -> str:
@@ -196,7 +196,9 @@ def draw(
     if sum(one is not None for one in (checkpoint, checkpoints, lora)) > 1:
         raise UserError("--checkpoint, --checkpoints and --lora: give one of them")
     if interactive and checkpoints is not None:
-        raise UserError("--repl: draws with one checkpoint at a time; /checkpoint N there changes it")
+        raise UserError(
+            "--repl: draws with one checkpoint at a time; leave the steps out and change it there by /checkpoint N"
+        )
     texts = [filled(text, character) for text in [*(prompt or ()), *_lines(prompts)]]
     if not texts and not interactive:
         raise UserError('there is no prompt; add one, e.g. "a medium shot photo of {trigger}, city street", or --repl')
@@ -269,7 +271,7 @@ def _lines(path: Path | None) -> list[str]:
     try:
         lines = (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")).splitlines()
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: there is no such file; correct the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
+        raise UserError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from None
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]

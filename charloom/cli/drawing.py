@@ -202,7 +202,7 @@ class Loras:
         there = studio.checkpoints(self.character, self.store, self.lock)
         if step not in there:
             have = ", ".join(map(str, there)) or "none yet"
-            raise UserError(f"{self.character.id} has no checkpoint of step {step}; there are {have}")
+            raise UserError(f"{self.character.id} has no checkpoint of step {step}; take one of {have}")
         return Lora(f"{self.character.id}-{step_name(step)}", there[step], f"step {step}", step_name(step))
 
     def file(self, path: Path, name: str = "") -> Lora:
@@ -230,7 +230,7 @@ class Loras:
             if not math.isfinite(value):
                 raise ValueError
         except ValueError:
-            raise UserError(f"--style {text}: the strength must be a number, e.g. {name}=0.8") from None
+            raise UserError(f"--style {text}: the strength must be a number; write, say, {name}=0.8") from None
         if name.endswith(".safetensors"):
             return self.file(Path(name).expanduser()), value
         known = style_names()

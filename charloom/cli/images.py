@@ -60,7 +60,10 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
     """
     generation = character.generation
     if generation is None:
-        raise UserError(f"{character.label}: images.source is {character.source}, which generates nothing")
+        raise UserError(
+            f"{character.label}: images.source is {character.source}, which generates nothing; "
+            "name a generator (docs/sources.md)"
+        )
     made = Results(root / "results" / character.id)
     reference = made.reference if made.reference.is_file() else None
     missing = list(character.shot_names)

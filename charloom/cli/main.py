@@ -98,7 +98,7 @@ def _say_first(root: Path, name: str) -> None:
     from charloom.config import notices, project
 
     try:
-        workflow = project.load(root)
+        workflow = project.read(root)  # another character's mistakes are not this one's
         character = workflow.projects[name]
     except (UserError, KeyError):
         return  # reported by the check that follows
@@ -278,7 +278,7 @@ def verify(
         there = sorted(path.name for path in file.glob("*.safetensors"))
         raise UserError(f"{file}: is a folder; name a file in it" + (f", e.g. {file / there[0]}" if there else ""))
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file")
+        raise UserError(f"{file}: there is no such file; correct the path")
     from charloom.lora.verify import verify as check
     from charloom.zimage.shapes import module_shapes
 
@@ -288,7 +288,9 @@ def verify(
         try:
             shapes = module_shapes(json.loads(config.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{config}: is no configuration of a Z-Image transformer ({error})") from None
+            raise UserError(
+                f"{config}: is no configuration of a Z-Image transformer ({error}); name its config.json"
+            ) from None
     report = check(file, shapes)
     print(json.dumps(report.record(), indent=2) if as_json else report)
     if not report.ok:

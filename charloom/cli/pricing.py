@@ -116,9 +116,9 @@ def _refuse(name: str, recipe: dict[str, Any], budget: float) -> None:
         f"plan: {name}: training needs {found.peak:.1f} GiB of GPU memory with every block recomputing and in main "
         f"memory, and may use {budget:.1f} GiB; "
         + (
-            f"the smallest change that fits, which changes the result: recipe: {{{', '.join(change)}}}"
+            f"set recipe: {{{', '.join(change)}}}, the smallest change that fits, which changes the result"
             if change
-            else "no setting makes it fit; use a larger GPU"
+            else "use a larger GPU: no setting makes it fit"
         )
     )
 

@@ -53,7 +53,7 @@ def new(
     if like and (images or class_ or look or noun):
         raise UserError("--like: takes everything from the example; leave --images, --class, --noun and --look out")
     if crop and not images:
-        raise UserError("--crop: goes with --images; pictures that charloom draws are cropped anyway")
+        raise UserError("--crop: goes with --images (pictures that charloom draws are cropped anyway); leave it out")
     if path.exists():
         raise UserError(f"{path}: exists already and is not overwritten; choose another name or edit it")
     if trigger and not re.fullmatch(r"[A-Za-z0-9]{2,20}", trigger):
@@ -87,7 +87,7 @@ def _say(path: Path, text: str, notes: list[str], base: Any, count: Any, whole: 
     from charloom.config import triggers
 
     name = path.stem
-    print(f"{path}: written{'; edit it, then:' if not whole else ''}")
+    print(f"{path}: written{'' if whole else '; describe your character in it'}")
     for note in notes:
         print(f"  {note}")
     word = re.search(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE)
@@ -101,7 +101,7 @@ def _say(path: Path, text: str, notes: list[str], base: Any, count: Any, whole: 
     elif word and base:
         print(f"  trigger {word[1]}: not checked, because the tokenizer of {base.name} is not on this machine yet")
     made = layout.results(name)
-    print("next:" if whole else "then:")
+    print("next:")
     print(f"  charloom lint {name}")
     if whole:
         print(f"  snakemake -n {name}{' ' * 41}# what would be made")
@@ -224,7 +224,7 @@ def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
     from charloom.config import schema
 
     if value is not None and value not in allowed:
-        raise UserError(f"{option} {value}: {schema.meant(value, list(allowed))}")
+        raise UserError(f"{option} {value}: is unknown; {schema.meant(value, list(allowed))}")
 
 
 def problems(root: Path, name: str) -> list[str]:

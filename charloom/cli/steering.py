@@ -33,8 +33,8 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
     folder = files_of(root, name).training
     told = progress.read(folder)
     if told is None or not running(told):
-        how = f"; the last one {ending(told)}" if told else ""
-        raise UserError(f"{name}: no training is running{how}")
+        how = f" (the last one {ending(told)})" if told else ""
+        raise UserError(f"{name}: no training is running{how}; start one: snakemake --cores 2 {name}")
     stopping.request(folder)
     say(f"{name}: asked to stop at step {told.step} of {told.steps} ...")
     ends = time.monotonic() + patience
@@ -78,9 +78,9 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     there = saved(root, character)
     if not there:
         first = character.saved_steps[0]
-        raise UserError(f"{name}: there is no checkpoint yet; the first comes at step {first}")
+        raise UserError(f"{name}: there is no checkpoint yet; wait for the first, at step {first}")
     if step is not None and step not in there:
-        raise UserError(f"{name}: there is no checkpoint of step {step}; there are {', '.join(map(str, there))}")
+        raise UserError(f"{name}: there is no checkpoint of step {step}; take one of {', '.join(map(str, there))}")
     chosen = there[-1] if step is None else step
     path = root / character.label
     write_ship(path, character.label, chosen)
@@ -120,7 +120,7 @@ def write_ship(path: Path, label: str, step: int) -> None:
     try:
         part.write_text(new, encoding="utf-8", newline="")
         if dict(yaml.read_yaml(part, label)) != {**before, "ship": step}:
-            raise UserError(f"{label}: write the line 'ship: {step}' into it yourself; it is laid out unusually")
+            raise UserError(f"{label}: is laid out unusually; write the line 'ship: {step}' into it yourself")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

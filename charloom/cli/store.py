@@ -27,7 +27,7 @@ def seconds(text: str) -> float:
         UserError: it is none.
     """
     if not (match := _AGE.fullmatch(text.strip())):
-        raise UserError(f"--older: {text!r} is not valid; expected a number and d, h or w: 30d")
+        raise UserError(f"--older: {text!r} is not valid; give a number and d, h or w: 30d")
     return float(match[1]) * _UNITS[match[2]]
 
 

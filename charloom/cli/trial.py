@@ -72,7 +72,7 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
     # The trainer would otherwise run ahead to the end of the whole run.
     if subprocess.run(command, cwd=root, env={**os.environ, UNTIL: str(steps)}).returncode:
-        raise UserError(f"try: {character.id} did not get to step {steps}; snakemake's lines above say why")
+        raise UserError(f"try: {character.id} did not get to step {steps}; look at snakemake's lines above")
 
 
 def measured(root: Path, character: Character, steps: int) -> Trial:

@@ -6,7 +6,6 @@ are called ``<set>/<image>`` and go through the same rules as the shots of the p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -74,7 +73,7 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
         default = fill(entry.get("default_caption", default_caption), trigger)
         if "default_caption" in entry and (meant := words.misspelt_placeholder(entry["default_caption"])):
             problems.append(f"{where}.default_caption: {meant} is taken literally; write {{trigger}}")
-        folder = os.path.expanduser(entry["path"])
+        folder = inventory.placed(entry["path"])
         made = DataSet(
             name=entry["name"],
             folder=folder,

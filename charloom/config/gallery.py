@@ -115,7 +115,7 @@ def with_styles(character: Character, styles: Mapping[str, Character]) -> Charac
         if (other := styles[name].base) != character.base:
             raise UserError(
                 f"{character.label}: gallery: styles: {name} is made for base {other}, {character.id} for "
-                f"{character.base}; a LoRA fits one base alone"
+                f"{character.base}; take a style of the same base"
             )
     scenes = []
     for scene in character.gallery:

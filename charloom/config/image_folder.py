@@ -107,7 +107,8 @@ def of_shot(character: Character, shot: Shot) -> Path | None:
     folder = character.folder or ""
     if not shot.file:
         return find(folder, shot.name)
-    return path if (path := Path(folder, shot.file)).is_file() else None
+    found = inventory.same(Path(folder, shot.file))
+    return found if found and found.is_file() else None
 
 
 def caption_file(folder: str, shot: Shot) -> Path | None:

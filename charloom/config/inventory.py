@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,30 @@ def text_of(stem: Path) -> Path | None:
     """The caption ``<stem>.txt``, whatever the case of its ending."""
     if not stem.parent.is_dir():
         return None  # one look instead of eight: a dry run asks for every shot
-    spellings = (stem.parent / f"{stem.name}{ending}" for ending in _TEXTS)
-    return next((path for path in spellings if path.is_file()), None)
+    spellings = [stem.parent / f"{stem.name}{ending}" for ending in _TEXTS]
+    plain = next((path for path in spellings if path.is_file()), None)
+    return plain or next((path for path in map(same, spellings) if path and path.is_file()), None)
+
+
+def same(path: Path) -> Path | None:
+    """The file or folder of this path, also where one of the two writes accents as characters of their own, as macOS
+    does; None if there is none."""
+    if path.exists():
+        return path
+    if path.as_posix().isascii() or path.parent == path:
+        return None
+    folder = same(path.parent)
+    if folder is None or not folder.is_dir():
+        return None
+    name = unicodedata.normalize("NFC", path.name)
+    return next((other for other in folder.iterdir() if unicodedata.normalize("NFC", other.name) == name), None)
+
+
+def placed(path: str) -> str:
+    """A folder as the user writes it: ``~`` is the home, accents as they are on the disk."""
+    written = os.path.expanduser(path)
+    found = None if written.isascii() else same(Path(written))
+    return str(found) if found else written
 
 
 def texts(folder: str | Path) -> dict[str, Path]:

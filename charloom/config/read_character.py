@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     kind = data.get("class", "woman" if "identity_line" in data else "person")
     look, noun = data.get("look", "photographic"), words.tidy(data.get("noun", ""))
     spoken = kinds.of(kind, look, noun)
-    folder = os.path.expanduser(images["path"]) if "path" in images else None
+    folder = inventory.placed(images["path"]) if "path" in images else None
     whole = "shots" not in data and images["source"] == "folder"
     balance: dict[str, int] = {}
     if whole:

@@ -6,12 +6,11 @@ optional; without one, the file has its effect on every picture.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, excluding, image_folder, read_character, schema, yaml
+from charloom.config import datasets, excluding, image_folder, inventory, read_character, schema, yaml
 from charloom.config.character import Character, Shot
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -25,7 +24,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     base = data.get("base", context["base"])
     recipe, more = recipe_for(base, data.get("recipe", {}), label)
     images, trigger = data["images"], data.get("trigger", "")
-    folder = os.path.expanduser(images["path"]) if "path" in images else None
+    folder = inventory.placed(images["path"]) if "path" in images else None
     sets, wrong = datasets.read(data.get("datasets", ()), trigger, recipe["data"]["default_caption"])
     every = _shots(path.stem, images, folder)
     shots, excluded, parts, lost = excluding.apart(images, every, sets)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import yaml
@@ -88,9 +89,10 @@ def check_name(name: str) -> str:
         UserError: it has other characters than a-z, 0-9, - and _, or is too long.
     """
     if not _NAME.fullmatch(name):
-        like = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:40]
+        letters = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+        like = re.sub(r"[^a-z0-9_-]+", "-", letters).strip("-_")[:40]
         hint = f"for example {like}" if _NAME.fullmatch(like) else "for example mara"
-        raise UserError(f"'{name}' cannot be a file name of a character: up to 40 of a-z 0-9 - _, {hint}")
+        raise UserError(f"'{name}' cannot be a file name of a character; take up to 40 of a-z 0-9 - _, {hint}")
     return name
 
 

@@ -92,6 +92,10 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
     return value
 
 
+_PATHS = ("file", "init", "judge_weights", "masks", "path", "reference", "transformer_file")
+_ESCAPED = "holds a tab or a line break, because \\ is special between double quotes; use single quotes, or /"
+
+
 def _fits(value: Any, schema: dict[str, Any]) -> bool:
     from jsonschema import Draft202012Validator
 
@@ -114,7 +118,16 @@ def check(
     problems = []
     for error in sorted(Draft202012Validator(schema).iter_errors(data), key=_place):
         problems.extend(_lines(error, schema, label, source))
-    return data, problems
+    return data, problems + [f"{label}: {where}: {_ESCAPED}" for where in _with_control_characters(data)]
+
+
+def _with_control_characters(value: Any, place: tuple[Any, ...] = ()) -> Iterator[str]:
+    """Where paths hold a tab or a line break: between double quotes, that is what YAML makes of ``D:\\new``."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _with_control_characters(item, (*place, key))
+    elif isinstance(value, str) and place and place[-1] in _PATHS and any(letter < " " for letter in value):
+        yield dotted(list(place))
 
 
 def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list[str]:

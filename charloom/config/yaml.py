@@ -73,23 +73,25 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     label = label or str(path)
     try:
         if (size := Path(path).stat().st_size) > LARGEST:
-            raise UserError(f"{label}: has {size:,} bytes, a configuration at most {LARGEST:,}; is it another file?")
+            raise UserError(
+                f"{label}: has {size:,} bytes, a configuration at most {LARGEST:,}; put its contents elsewhere"
+            )
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{label}: there is no such file") from None
+        raise UserError(f"{label}: there is no such file; make it, or correct its name") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{label}: cannot be read as UTF-8 text: {error}") from None
+        raise UserError(f"{label}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
     try:
         data = _load(text, label)
     except RecursionError:
-        raise UserError(f"{label}: is nested too deeply to be a configuration") from None
+        raise UserError(f"{label}: is nested too deeply to be a configuration; take out brackets") from None
     except yaml.MarkedYAMLError as error:
         number, remedy = _remedy(error, text.splitlines())
         raise UserError(f"{label}: line {number}: {remedy}") from None
     except (yaml.YAMLError, ValueError) as error:  # an impossible date raises a plain ValueError
-        raise UserError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{label}: not valid YAML ({' '.join(str(error).split())}); correct that place") from None
     if not isinstance(data, dict | None):
-        raise UserError(f"{label}: must be keys and values, not {describe(data)}")
+        raise UserError(f"{label}: holds {describe(data)}, not keys and values; write 'key: value' lines")
     document = Document(data or {})
     document.text = text
     return document

@@ -67,7 +67,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             # Copies: tensors that share a mapped file may be unaligned, and may vanish with it.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; correct the path") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {_what_it_is(Path(path), error)}") from None
 

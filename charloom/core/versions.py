@@ -34,3 +34,7 @@ RECIPES: dict[str, int] = {
     "bundle": 1,
     "versus": 1,
 }
+
+FACES_IN_PICTURES = 1
+TEXT_IN_PICTURES = 1
+"""The same for what detectors find on the same picture, which is kept apart from the other facts of the check."""

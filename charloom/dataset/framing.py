@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from charloom.config import guesses
@@ -46,19 +47,21 @@ def guess(caption: str, facts: Mapping[str, Any] | None) -> Guess:
 def findings(items: Iterable[Any], settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(level, where, what) about a folder whose every picture is used: how many there are, captions, the balance.
 
-    ``items`` have ``part``, ``caption`` and ``facts``; ``settings["whole"]``, which only such a folder has, is
-    the caption of pictures without one.
+    ``items`` have ``part``, ``picture``, ``caption`` and ``facts``; ``settings["whole"]``, which only such a folder
+    has, is the caption of pictures without one.
     """
     if "whole" not in settings:
         return
-    own = [(item.caption or "", item.facts) for item in items if not item.part]
+    of_the_character = [item for item in items if not item.part]
+    own = [(item.caption or "", item.facts) for item in of_the_character]
     if len(own) < FEWEST:
         few = f"{len(own)} picture{'s are' if len(own) > 1 else ' is'} few"
         yield "warning", "pictures", f"{few}; 15 to 40 different ones make a good character"
-    if without := sum(caption == settings["whole"] for caption, _ in own):
-        have = f"{without} pictures have no caption" if without > 1 else "1 picture has no caption"
+    if without := [item.picture for item in of_the_character if item.caption == settings["whole"]]:
+        have = f"{len(without)} pictures have no caption" if len(without) > 1 else "1 picture has no caption"
+        named = [Path(picture).name for picture in without[:3]] + ["…"] * (len(without) > 3)
         remedy = "write what varies, or it becomes part of the trigger"
-        yield "warning", "captions", f'{have} but "{settings["whole"]}"; {remedy}'
+        yield "warning", "captions", f'{have} but "{settings["whole"]}" ({", ".join(named)}); {remedy}'
     for line in balance([guess(caption, facts) for caption, facts in own]):
         yield "note", "balance", line
 

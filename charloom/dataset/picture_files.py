@@ -59,7 +59,7 @@ def place(character: Character, name: str) -> Place:
     if part:
         there = part.files.get(image) or part.excluded.get(image)
         if there is None:
-            raise UserError(f"there is no picture {name}")
+            raise UserError(f"there is no picture {name}; load the page again")
         return Place(Path(part.folder), there.parent, there.stem, there if there.is_file() else None)
     folder = Path(character.folder or "")
     shot = _shot(character, name)
@@ -77,7 +77,7 @@ def _shot(character: Character, name: str) -> Shot:
         return shots[name]
     if name == image_folder.REFERENCE and not character.whole:
         return Shot(name)
-    raise UserError(f"there is no picture {name}")
+    raise UserError(f"there is no picture {name}; load the page again")
 
 
 def version(path: Path | None) -> str:

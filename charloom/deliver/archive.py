@@ -73,7 +73,7 @@ class Archive:
             UserError: it is missing, damaged, or larger than ``largest``.
         """
         if name not in self.names:
-            raise UserError(f"{self.path}: holds no {name}; it is not a bundle of charloom, or not a whole one")
+            raise UserError(f"{self.path}: holds no {name}; get a whole bundle of charloom")
         if self._file.getinfo(name).file_size > largest:
             raise UserError(f"{self.path}: {name} is larger than such a file can be; get the bundle again")
         return b"".join(self.blocks(name))
@@ -113,7 +113,7 @@ def opened(path: Path) -> Iterator[Archive]:
     try:
         file = zipfile.ZipFile(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: there is no such file; correct the path") from None
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
         raise UserError(f"{path}: is not a whole zip file ({error}); get the bundle again") from None
     with file:
@@ -124,27 +124,35 @@ def opened(path: Path) -> Iterator[Archive]:
 def _check(path: Path, file: zipfile.ZipFile) -> None:
     entries = file.infolist()
     if len(entries) > MEMBERS:
-        raise UserError(f"{path}: holds {len(entries)} files, which no bundle does; it is not unpacked")
+        raise UserError(f"{path}: holds {len(entries)} files, which no bundle does, and is not unpacked; get it again")
     seen: set[str] = set()
     for info in entries:
         name = info.filename
         _check_name(name.removesuffix("/"), path)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UserError(f"{path}: {name!r} is a link or a device, not a file; it is not unpacked")
+            raise UserError(
+                f"{path}: {name!r} is a link or a device, not a file: it is not unpacked; get the bundle again"
+            )
         if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{path}: {name!r} is encrypted or packed in an unusual way; it is not unpacked")
+            raise UserError(
+                f"{path}: {name!r} is encrypted or packed in an unusual way: it is not unpacked; get the bundle again"
+            )
         # Names that differ in case alone are one file on Windows and macOS.
         if name.lower() in seen:
-            raise UserError(f"{path}: holds {name!r} twice; it is not unpacked")
+            raise UserError(f"{path}: holds {name!r} twice, and is not unpacked; get it again")
         seen.add(name.lower())
     size, packed = sum(info.file_size for info in entries), path.stat().st_size
     if size > RATIO * packed + SPARE:
-        raise UserError(f"{path}: {packed:,} bytes would unpack to {size:,}, as of a bomb; it is not unpacked")
+        raise UserError(
+            f"{path}: {packed:,} bytes would unpack to {size:,}, as of a bomb, and is not unpacked; get it again"
+        )
 
 
 def _check_name(name: str, path: Path) -> None:
     parts = PurePosixPath(name).parts
     plain = is_inside(name) and "\\" not in name and PurePosixPath(*parts).as_posix() == name
     if not name or not plain or not name.isprintable() or any(part.startswith(".") for part in parts):
-        raise UserError(f"{path}: {name!r} would leave its folder, or is hidden; it is not unpacked")
+        raise UserError(
+            f"{path}: {name!r} would leave its folder, or is hidden: it is not unpacked; get the bundle again"
+        )

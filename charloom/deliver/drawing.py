@@ -23,7 +23,7 @@ def load(path: Path, remedy: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is not readable as JSON ({error}); to make it anew: {remedy}") from None
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
-        raise UserError(f"{path}: is a workflow for the window; a server needs the API format (*.api.json)")
+        raise UserError(f"{path}: is a workflow for the window; give the one in API format (*.api.json)")
     if (
         not isinstance(data, dict)
         or not data
@@ -79,6 +79,7 @@ def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
                 pictures.read(temporary)
             except UserError:
                 raise UserError(
-                    f"{origin}: sent {len(data)} bytes that are no picture; {path.name} was not written"
+                    f"{origin}: sent {len(data)} bytes that are no picture, and {path.name} was not written; "
+                    "look into its window"
                 ) from None
         yield path

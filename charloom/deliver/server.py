@@ -73,11 +73,11 @@ class Server:
         body = parts.encode() + picture + f"\r\n--{mark}--\r\n".encode()
         status, data = self._ask("/upload/image", body, f"multipart/form-data; boundary={mark}")
         if status != 200:
-            raise UserError(f"{self.url}: does not take a picture (status {status}); is it ComfyUI?")
+            raise UserError(f"{self.url}: takes no picture (status {status}), as ComfyUI does; correct {self.where}")
         answer = self._object(data, "/upload/image")
         stored, folder = answer.get("name"), answer.get("subfolder") or ""
         if not isinstance(stored, str) or not stored or not isinstance(folder, str):
-            raise UserError(f"{self.url}: takes a picture and does not say how it is called; is it ComfyUI?")
+            raise UserError(f"{self.url}: does not say how it calls a picture, as ComfyUI does; correct {self.where}")
         return f"{folder}/{stored}" if folder else stored
 
     def queue(self, workflow: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ class Server:
             raise UserError(self._refusal(workflow, answer, status))
         number = answer.get("prompt_id")
         if not isinstance(number, str) or not number:
-            raise UserError(f"{self.url}: answers without a prompt_id; is it ComfyUI?")
+            raise UserError(f"{self.url}: answers without a prompt_id, unlike ComfyUI; correct {self.where}")
         return number
 
     def wait(self, number: str, timeout: float) -> dict[str, Any]:
@@ -106,13 +106,17 @@ class Server:
         while True:
             status, data = self._ask(f"/history/{urllib.parse.quote(number, safe='')}")
             if status != 200:
-                raise UserError(f"{self.url}: answers /history with status {status}; is it ComfyUI?")
+                raise UserError(
+                    f"{self.url}: answers /history with status {status}, unlike ComfyUI; correct {self.where}"
+                )
             entry = self._object(data, "/history").get(number)
             if isinstance(entry, dict):
                 state = entry.get("status")
                 state = state if isinstance(state, dict) else {}
                 if state.get("status_str") == "error":
-                    raise UserError(f"{self.url}: the workflow failed: {_failure(state.get('messages'))}")
+                    raise UserError(
+                        f"{self.url}: the workflow failed ({_failure(state.get('messages'))}); look into its window"
+                    )
                 if state.get("completed", True):
                     outputs = entry.get("outputs")
                     return outputs if isinstance(outputs, dict) else {}
@@ -141,7 +145,10 @@ class Server:
             query = {key: str(image.get(key, "")) for key in ("filename", "subfolder", "type")}
             status, data = self._ask(f"/view?{urllib.parse.urlencode(query)}")
             if status != 200:
-                raise UserError(f"{self.url}: does not give its picture {image['filename']!r} (status {status})")
+                raise UserError(
+                    f"{self.url}: does not give its picture {image['filename']!r} (status {status}); "
+                    "look into its window"
+                )
             yield data
 
     def _ask(self, path: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes]:
@@ -171,7 +178,9 @@ class Server:
         while block := answer.read1(2**16):
             data += block
             if len(data) > LARGEST:
-                raise UserError(f"{self.url}: answers with more than {LARGEST // 2**20} MB; is it ComfyUI?")
+                raise UserError(
+                    f"{self.url}: answers with more than {LARGEST // 2**20} MB, unlike ComfyUI; correct {self.where}"
+                )
             if time.monotonic() > end:
                 raise TimeoutError
         return bytes(data)
@@ -182,7 +191,7 @@ class Server:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise UserError(f"{self.url}: answers {path} with something that is not JSON; is it ComfyUI?")
+            raise UserError(f"{self.url}: answers {path} with no JSON, unlike ComfyUI; correct {self.where}")
         return value
 
     def _refusal(self, workflow: Mapping[str, Any], answer: Mapping[str, Any], status: int) -> str:

@@ -154,7 +154,9 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
             if not portable.is_inside(s)
         ]
         if outside:
-            raise UserError(f"{archive.path}: {paths[kind]} names {outside[0]!r}, which lies outside of the workflow")
+            raise UserError(
+                f"{archive.path}: {paths[kind]} names {outside[0]!r}, which lies outside of the workflow; get it again"
+            )
     character = values["character"]
     folders = {part["name"]: part["path"] for part in character.get("datasets", ())}
     mine = {part: portable.pictures_of_set(name, part) for part in manifest["sets"]}

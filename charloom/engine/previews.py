@@ -63,6 +63,7 @@ def load_transformer(
     Raises:
         UserError: it does not fit.
     """
+    quantize.check(precision, device)
     model = empty_transformer(root, precision)
     model = model.to(torch.bfloat16) if device.type == "cuda" else model  # still without values: for its size
     try:

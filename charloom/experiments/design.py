@@ -212,7 +212,9 @@ def _tiers(shots: list[Shot], wanted: dict[str, int]) -> list[Shot]:
     """``shots`` with as many of each tier as ``wanted``."""
     left = {tier: wanted.get(tier, 0) for tier in TIERS}
     if sum(wanted.values()) != len(shots) or sum(left.values()) != len(shots):
-        raise UserError(f"data.tiers: {wanted} are not the {len(shots)} shots of the plan in {', '.join(TIERS)}")
+        raise UserError(
+            f"data.tiers: {wanted} are not the {len(shots)} shots of the plan; divide those among {', '.join(TIERS)}"
+        )
     keeps = []
     for shot in shots:
         keeps.append(left[shot.tier] > 0)

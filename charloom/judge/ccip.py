@@ -44,7 +44,9 @@ class Ccip:
         (given,) = self._session.get_inputs()
         self._input = given.name
         if len(given.shape) != 4:
-            raise UserError(f"{path}: is no feature network of CCIP (its input has the shape {given.shape})")
+            raise UserError(
+                f"{path}: is no feature network of CCIP (its input has the shape {given.shape}); name another"
+            )
         self._size = given.shape[2] if isinstance(given.shape[2], int) else 384
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:

@@ -67,8 +67,6 @@ class Faces:
 
 LONGEST = 480
 """Pixels to which the longer edge is reduced before faces are looked for; those of 80 pixels and more are found."""
-FINDER = 1
-"""Raised by hand when :func:`boxes` finds other faces on the same picture."""
 CERTAIN = 0.25
 """Score of the detector below which it often takes a pattern for a face."""
 

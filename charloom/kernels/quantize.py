@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from charloom.core.errors import UserError
 from charloom.kernels.linears import _MULTIPLE, Float8Linear, Int8Linear, NF4Linear, QuantizedLinear
 from charloom.kernels.products import (
     _bitsandbytes,
@@ -57,9 +58,10 @@ def quantize(model: nn.Module, kind: str, device: str | torch.device | None = No
     rest of the model is not moved. float8 gets the best mode of its device.
 
     Raises:
-        UserError: nf4 without bitsandbytes.
+        UserError: nf4 without bitsandbytes, or weights that ``device`` cannot hold.
     """
     device = torch.device(device) if device is not None else None
+    check(kind, device)
     count = 0
     for name, linear in _replaceable(model, kind):
         new = _CLASSES[kind].from_linear(linear, device)
@@ -68,6 +70,16 @@ def quantize(model: nn.Module, kind: str, device: str | torch.device | None = No
         model.set_submodule(name, new)
         count += 1
     return count
+
+
+def check(kind: str, device: str | torch.device | None) -> None:
+    """Whether ``device`` can hold weights of ``kind``.
+
+    Raises:
+        UserError: it is one of Apple's GPUs, which know neither float8 nor the kernels of nf4.
+    """
+    if device is not None and torch.device(device).type == "mps" and kind in ("float8", "nf4"):
+        raise UserError(f"quantization {kind}: Apple's GPUs cannot hold it; set int8 or bf16, or device: cpu")
 
 
 def restructure(model: nn.Module, kind: str) -> None:

@@ -51,7 +51,7 @@ class Merge:
         self._linears = _match(model, self.adapter)
         for module, linear in self._linears.items():
             if _is_quantised(linear):
-                raise UserError(f"{path}: {module} of the base is quantised; merge into full-precision weights")
+                raise UserError(f"{path}: {module} of the base is quantised; use full-precision weights")
         self._squares: dict[str, float] = {}
 
     @torch.no_grad()
@@ -110,7 +110,7 @@ def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
     if missing:
         raise UserError(
             f"{adapter.path}: {len(missing)} of {len(adapter.modules)} modules do not exist in the base, "
-            f"e.g. {missing[0]}: this adapter belongs to another model"
+            f"e.g. {missing[0]}: it belongs to another model; take one made for this base"
         )
     linears = {module: named[module] for module in adapter.modules}
     for module, linear in linears.items():
@@ -120,7 +120,7 @@ def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
         if shape != own:
             raise UserError(
                 f"{adapter.path}: {module} is made for a weight of {shape}, the base has {own}: "
-                f"this adapter belongs to another model"
+                "it belongs to another model; take one made for this base"
             )
     return linears
 
@@ -191,7 +191,10 @@ def load_stack(model: nn.Module, parts: Sequence[Part]) -> LoadedLora:
             continue
         if _is_quantised(linear):
             where = own[0][0].path
-            raise UserError(f"{where}: {module} of the base is quantised in a way that charloom does not know")
+            raise UserError(
+                f"{where}: {module} of the base is quantised in a way that charloom does not know; "
+                "name full-precision weights"
+            )
         exact = linear.weight.dtype == torch.float32
         beside = [not exact and is_plain(adapter.modules[module]) for adapter, _ in own]
         merged = [one for one, is_beside in zip(own, beside, strict=True) if not is_beside]

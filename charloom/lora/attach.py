@@ -90,7 +90,9 @@ def target_modules(model: nn.Module, modules: str | tuple[str, ...]) -> list[str
         if isinstance(module, nn.Linear) and any(re.search(pattern, name) for pattern in patterns)
     ]
     if not names:
-        raise UserError(f"recipe key network.modules: no Linear of the base matches {modules!r}, e.g. use 'default'")
+        raise UserError(
+            f"recipe key network.modules: no Linear of the base matches {modules!r}, ; use 'default', for example"
+        )
     return names
 
 

@@ -57,7 +57,9 @@ def merge(
     for adapter in adapters:
         if others := {kind(parts) for parts in adapter.modules.values()} - {"lora"}:
             what = KINDS[sorted(others)[0]]
-            raise UserError(f"{adapter.path}: is a {what}; plain LoRAs alone can be merged without the base")
+            raise UserError(
+                f"{adapter.path}: is a {what}; give plain LoRAs, which alone can be merged without the base"
+            )
     names = list(dict.fromkeys(name for adapter in adapters for name in adapter.modules))
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -91,7 +93,9 @@ def _side_by_side(adapters: Sequence[AdapterFile], strengths: Sequence[float], n
     shapes = {(len(b), a.shape[1]) for a, b in found}
     if len(shapes) > 1:
         listed = " and ".join(str(shape) for shape in sorted(shapes))
-        raise UserError(f"{name} is made for weights of {listed}: the files belong to different models")
+        raise UserError(
+            f"{name} is made for weights of {listed}: the files belong to different models; give those of one"
+        )
     types = {tensor.dtype for pair in found for tensor in pair}
     dtype = types.pop() if len(types) == 1 else torch.float32
     a, b = (torch.cat([pair[side].to(dtype) for pair in found], dim=side) for side in (0, 1))

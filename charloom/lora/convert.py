@@ -65,7 +65,8 @@ def read(path: Path) -> tuple[AdapterFile, list[str]]:
     contents = layouts.read(tensors)
     if not contents.modules:
         what = layouts.other_model(tensors)
-        raise UserError(f"{path}: is not an adapter for Z-Image" + (f"; it seems to be {what}" if what else ""))
+        seems = f" but seems to be {what}" if what else ""
+        raise UserError(f"{path}: is not an adapter for Z-Image{seems}; give one that is")
     if contents.unknown:
         raise UserError(
             f"{path}: {len(contents.unknown)} of {len(tensors)} keys are not those of an adapter for Z-Image, e.g. "
@@ -77,10 +78,10 @@ def read(path: Path) -> tuple[AdapterFile, list[str]]:
         of = kind(parts)
         magnitudes = parts.get("dora_scale", parts.get("magnitude"))
         if magnitudes is not None and magnitudes.dim() == 2 and len(magnitudes) == 1 < magnitudes.numel():
-            raise UserError(f"{path}: {module} has a magnitude for each column; only those of rows can be converted")
+            raise UserError(f"{path}: {module} has a magnitude for each column; give a DoRA with those of rows")
         if of not in _KINDS:
             raise UserError(
-                f"{path}: {module} is of the kind {KINDS[of]}, which cannot be converted; a LoRA, DoRA or LoKr can"
+                f"{path}: {module} is of the kind {KINDS[of]}, which cannot be converted; give a LoRA, DoRA or LoKr"
             )
         if not is_complete(parts) or not fits(parts):
             raise UserError(f"{path}: {module} is incomplete or its tensors do not fit each other; get the file again")

@@ -79,8 +79,8 @@ def _cast(key: str, value: Tensor, dtype: str) -> Tensor:
     cast = value.to(DTYPES[dtype]).contiguous()
     if not torch.isfinite(cast).all():
         if torch.isfinite(value).all():
-            raise UserError(f"{key} holds {value.abs().max():.3g}, too large for {dtype}: use save.dtype: bf16 or fp32")
-        raise UserError(f"{key} holds NaN or infinity: the adapter is broken, go back to an earlier checkpoint")
+            raise UserError(f"{key} holds {value.abs().max():.3g}, too large for {dtype}; use save.dtype: bf16 or fp32")
+        raise UserError(f"{key} holds NaN or infinity: the adapter is broken; go back to an earlier checkpoint")
     return cast
 
 

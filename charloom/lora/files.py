@@ -160,13 +160,15 @@ def read_adapter(path: Path) -> AdapterFile:
             f"e.g. {unknown[0]}: use a file with keys like diffusion_model.layers.0.attention.to_q.lora_A.weight"
         )
     if not modules:
-        raise UserError(f"{path}: holds no adapter module at all")
+        raise UserError(f"{path}: holds no adapter module at all; get it again")
     for module, parts in modules.items():
         lokr = ("lokr_w1" in parts or {"lokr_w1_a", "lokr_w1_b"} <= set(parts)) and (
             "lokr_w2" in parts or {"lokr_w2_a", "lokr_w2_b"} <= set(parts)
         )
         if not ({"lora_A", "lora_B"} <= set(parts) or lokr):
-            raise UserError(f"{path}: module {module} is incomplete, it only has {', '.join(sorted(parts))}")
+            raise UserError(
+                f"{path}: module {module} is incomplete, it only has {', '.join(sorted(parts))}; get the file again"
+            )
     return AdapterFile(Path(path), _with_names_of_diffusers(modules), metadata)
 
 

@@ -41,7 +41,10 @@ def _thirds(parts: Mapping[str, Tensor], path: Path, module: str) -> list[dict[s
         # Rows of a Kronecker product follow the rows of its first factor.
         cut = next(role for role in ("lokr_w1", "lokr_w1_a") if role in parts)
         if len(parts[cut]) % 3:
-            raise UserError(f"{path}: {module} is a LoKr on q, k and v together that cannot be cut into three exactly")
+            raise UserError(
+                f"{path}: {module} is a LoKr on q, k and v together that cannot be cut into three exactly; "
+                "leave it fused"
+            )
         roles = [cut]
     else:
         height = len(parts["lora_B"])
@@ -92,7 +95,8 @@ def _stacked(three: list[dict[str, Tensor] | None], path: Path, block: str) -> d
     scaled = [parts for parts in there if "dora_scale" in parts]
     if scaled and len(scaled) < 3:
         raise UserError(
-            f"{path}: {block} has magnitudes for {len(scaled)} of q, k and v; a DoRA on all three can be fused"
+            f"{path}: {block} has magnitudes for {len(scaled)} of q, k and v; "
+            "give a DoRA on all three, or leave q, k and v apart"
         )
     first = there[0]
     rows = len(first["lora_B"])

@@ -50,7 +50,9 @@ def start(adapter: Adapter, path: Path) -> Started:
         raise UserError(f"recipe key network.init: needs network.type lora, not {network.type}; set it so")
     file, notes = convert.read(path)
     if others := {kind(parts) for parts in file.modules.values()} - {"lora"}:
-        raise UserError(f"{path}: is a {KINDS[sorted(others)[0]]}; network.init starts from plain LoRAs alone")
+        raise UserError(
+            f"{path}: is a {KINDS[sorted(others)[0]]}; take a plain LoRA, from which alone network.init starts"
+        )
     mine = [name.removesuffix(_A) for name in adapter.parameters if name.endswith(_A)]
     if outside := sorted(set(file.modules) - set(mine)):
         raise UserError(
@@ -66,7 +68,7 @@ def start(adapter: Adapter, path: Path) -> Started:
         if (len(b), a.shape[1]) != (len(high), wide.shape[1]):
             raise UserError(
                 f"{path}: is made for another base: {module} changes weights of {len(b)} x {a.shape[1]} there and of "
-                f"{len(high)} x {wide.shape[1]} here"
+                f"{len(high)} x {wide.shape[1]} here; take one of this base"
             )
         ranks.add(len(a))
         if len(a) > network.rank:

@@ -124,7 +124,7 @@ def checkpoint_grid(cells: Sequence[Cell], *, title: str) -> Image.Image:
         title: heading, for example the character and the step.
     """
     if not cells:
-        raise UserError("a grid needs at least one sample")
+        raise UserError("a grid needs at least one sample; draw one")
     pictures = [open_rgb(cell.picture) for cell in cells]
     columns = min(COLUMNS, len(cells))
     width = min(CELL, max(image.width for image in pictures))
@@ -173,7 +173,7 @@ def comparison_grid(
         cell: greatest width of a picture.
     """
     if not rows or not columns:
-        raise UserError("a comparison needs at least one prompt and one checkpoint")
+        raise UserError("a comparison needs at least one prompt and one checkpoint; name them")
     pictures = [[None if p is None else open_rgb(p) for p in column] for _, column in columns]
     if cell != COMPARISON_CELL:
         cell = min(cell, max((image.width for column in pictures for image in column if image), default=cell))

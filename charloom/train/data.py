@@ -110,7 +110,9 @@ class TrainingData:
             for kind in (False, True)
         )
         if not order:
-            raise UserError(f"{manifest}: no image to train on: every item is a regularisation image or has repeats 0")
+            raise UserError(
+                f"{manifest}: no image to train on: every item is a regularisation image or has repeats 0; add pictures"
+            )
         train = settings.train
         resolutions = [self._own(e, "resolutions") for e in items]
         self.schedule = Schedule(train.seed, order, regularization, resolutions, train.draws_per_step)
@@ -177,7 +179,10 @@ class TrainingData:
         if entry is None:
             guess = self.root / "embeddings" / f"_{kind}.safetensors"
             if not guess.is_file():
-                raise UserError(f"{guess}: the embedding of the caption variant '{kind}' is missing from the data set")
+                raise UserError(
+                    f"{guess}: the embedding of the caption variant '{kind}' is missing from the data set; "
+                    "delete the manifest, it will be rebuilt"
+                )
             entry = {"embeddings": f"embeddings/_{kind}.safetensors"}
         return self._tensors(entry, "embeddings")["embeds"]
 
@@ -212,7 +217,7 @@ class TrainingData:
         tensors = self._tensors(entry, "latents")
         bucket = bucket_of(tensors, resolution)
         if bucket is None:
-            raise UserError(f"{entry['latents']}: no latents of at most {resolution}² pixels: see data.resolutions")
+            raise UserError(f"{entry['latents']}: no latents of at most {resolution}² pixels; raise data.resolutions")
         seed = self.settings.train.seed
         flips = "".join(
             axis
@@ -221,7 +226,10 @@ class TrainingData:
         )
         key = f"{bucket}.flip_{flips}" if flips else bucket
         if key not in tensors:
-            raise UserError(f"{entry['latents']}: has no latents '{key}', which data.flip_{flips[0]} needs")
+            raise UserError(
+                f"{entry['latents']}: has no latents '{key}', which data.flip_{flips[0]} needs; "
+                "delete the file, it will be rebuilt"
+            )
         return key
 
     def _mask(self, entry: Mapping[str, Any], key: str) -> Tensor | None:
@@ -287,9 +295,9 @@ def read_manifest(path: Path, which: str = "items") -> tuple[list[Mapping[str, A
         if which != "items":
             items = list(manifest[which])
     except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest") from None
+        raise UserError(f"{path}: no such manifest; run snakemake, which makes it") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a data set manifest ({error})") from None
+        raise UserError(f"{path}: not a data set manifest ({error}); delete it, it will be rebuilt") from None
     for item in items:
         for key in ("name", "latents", "latents_sha256", "embeddings", "embeddings_sha256"):
             if key not in item:

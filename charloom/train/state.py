@@ -67,8 +67,8 @@ def read(path: Path, run_key: str) -> State:
         raise CorruptState(f"{path}: this training state is damaged")
     if header["run_key"] != run_key:
         raise UserError(
-            f"{path}: this training state belongs to another run (other data, settings, rank or base): "
-            f"its run key is {header['run_key'][:12]}, expected {run_key[:12]}"
+            f"{path}: this training state belongs to another run (other data, settings, rank or base: "
+            f"its run key is {header['run_key'][:12]}, expected {run_key[:12]}); delete it, it will be rebuilt"
         )
     return State(run_key, header["step"], tensors, header["values"])
 
@@ -113,7 +113,7 @@ def check_shapes(state: State, expected: Mapping[str, Tensor]) -> None:
         name = next(iter(sorted(set(have.items()) ^ set(want.items()))))[0]
         raise UserError(
             f"the training state of step {state.step} is for another adapter or base: {name} is "
-            f"{have.get(name, 'missing')} there and {want.get(name, 'missing')} here"
+            f"{have.get(name, 'missing')} there and {want.get(name, 'missing')} here; delete it, it will be rebuilt"
         )
 
 

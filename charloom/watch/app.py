@@ -115,7 +115,14 @@ class Server:
             if known and loop.time() - known[0] < self.pause * 0.9:
                 return known[1]
             if name and name not in await run_in_threadpool(self.watcher.names):
-                return json.dumps({"kind": "one", "name": name, "title": name, "problem": "there is no such character"})
+                return json.dumps(
+                    {
+                        "kind": "one",
+                        "name": name,
+                        "title": name,
+                        "problem": "there is no such character; choose one on the page of all",
+                    }
+                )
             look = (lambda: self.watcher.character(name)) if name else self.watcher.everybody
             text = json.dumps(await run_in_threadpool(look), allow_nan=False, default=str)
             self._known[name] = (loop.time(), text)
@@ -156,10 +163,10 @@ class Server:
         people, _, _ = self.watcher.config()
         character, path = people.get(str(name)), self.watcher.file_of(str(name))
         if character is None or path is None:
-            raise UserError("there is no such character")
+            raise UserError("there is no such character; choose one on the page of all")
         steps = character.saved_steps
         if step != "auto" and (type(step) is not int or step not in steps):
-            raise UserError(f"{step} is no checkpoint of this run; there are {', '.join(map(str, steps))}")
+            raise UserError(f"{step} is no checkpoint of this run; take one of {', '.join(map(str, steps))}")
         if step == "auto" and character.ship:
             raise UserError(f"{path.name} says ship: {character.ship}; take that line out to let the scores choose")
         choosing.choose(path, step, str(seen))

@@ -134,7 +134,7 @@ def tick(character: Character, name: str, on: bool, root: Path) -> None:
         UserError: there is no such picture.
     """
     if name not in dict(board.names(character)) and name != image_folder.REFERENCE:
-        raise UserError(f"there is no picture {name}")
+        raise UserError(f"there is no picture {name}; load the page again")
     before = ticks(character.id, root)
     after = [*(other for other in before if other != name), *([name] if on else [])]
     files.write_json(board.ticks_file(character.id, root), {"done": after})

@@ -129,7 +129,7 @@ class BoardRoutes:
         name, size = request.query_params.get("picture", ""), request.query_params.get("size", "small")
         try:
             if size not in thumbnails.EDGES:
-                raise UserError("there is no such size")
+                raise UserError("there is no such size; take one that the page offers")
             character = await self._character(request)
             path = await run_in_threadpool(self._file, character, name)
         except (Refused, UserError):
@@ -174,7 +174,7 @@ class BoardRoutes:
             name, text, seen = texts(asked, "picture", "proposal", "seen")
             take, look, root = asked.get("take") is True, self.looks.known(character.id), self.server.watcher.root
             if look is None or look.review is None:
-                raise UserError(f"{name}: there is no proposal")
+                raise UserError(f"{name}: there is no proposal; load the page again")
             data_set.settle(character, look.review, known(character, name), text, take=take, seen=seen, root=root)
             return f"{name}: {'the proposal is the caption now' if take else 'the caption stays, as your own'}"
 
@@ -187,9 +187,9 @@ class BoardRoutes:
             (name,), out = texts(asked, "picture"), asked.get("out") is True
             path = self.server.watcher.file_of(character.id)
             if path is None or known(character, name) not in dict(data_set.names(character)):
-                raise UserError(f"there is no picture {name}")
+                raise UserError(f"there is no picture {name}; load the page again")
             if out and character.shot_names == [name]:
-                raise UserError("this is the last picture; there must be one to train on")
+                raise UserError("this is the last picture; leave it, there must be one to train on")
             leaving_out.leave_out(path, [name], out)
             return f"{name}: {'left out, as' if out else 'back; it is no longer left out in'} {path.name}" + (
                 " says now; its file stays" if out else ""
@@ -292,7 +292,7 @@ def known(character: Character, name: str) -> str:
     """
     if name in dict(data_set.names(character)) or (name == "reference" and data_set.sheet(character)[0]):
         return name
-    raise UserError(f"there is no picture {name[:80]!r}")
+    raise UserError(f"there is no picture {name[:80]!r}; load the page again")
 
 
 def texts(asked: dict[str, Any], *keys: str) -> list[str]:

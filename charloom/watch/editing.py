@@ -45,7 +45,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path.name}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path.name}: cannot be read ({error.strerror}); give yourself the right to") from None
 
 
 def edited(
@@ -108,7 +108,7 @@ def parsed(text: str, name: str, *, broken_is_none: bool = False) -> Any:
             return None
         raise UserError(f"{name}: is no valid YAML ({str(error).splitlines()[0]}); mend it first") from None
     if not isinstance(found, Mapping) and not broken_is_none:
-        raise UserError(f"{name}: is no character file")
+        raise UserError(f"{name}: is no character file; correct it with charloom lint")
     return found
 
 

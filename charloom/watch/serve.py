@@ -42,7 +42,7 @@ def bound(port: int | None) -> socket.socket:
                 raise UserError(f"port {port} cannot be used ({error}); choose another with --port") from None
         else:
             return found
-    raise UserError("no port is free on 127.0.0.1")
+    raise UserError("no port is free on 127.0.0.1; choose one with --port")
 
 
 def serve(root: Path, name: str | None, port: int | None) -> None:

@@ -94,5 +94,6 @@ class Local:
                     "pip install 'charloom[caption]'"
                 ) from error
             raise UserError(
-                f"captions.captioner: the processor of {self.folder.name} cannot be loaded ({reason(error)})"
+                f"captions.captioner: the processor of {self.folder.name} cannot be loaded ({reason(error)}); "
+                "take another model"
             ) from error

@@ -136,7 +136,9 @@ def _named(name: str) -> list[Device]:
         return devices
     index = int(name.partition(":")[2])
     if index >= len(devices):
-        raise UserError(f"device {name}: this machine shows {_counted(len(devices))}, counted from cuda:0")
+        raise UserError(
+            f"device {name}: this machine shows {_counted(len(devices))}, counted from cuda:0; name one of them"
+        )
     return devices[index : index + 1]
 
 

@@ -59,7 +59,7 @@ def _identity(path: Path) -> str:
     try:
         return tensors_digest(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: there is no such file; run snakemake again, which makes it") from None
     except (OSError, ValueError):
         from charloom.core.tensors import read_safetensors
 

@@ -199,10 +199,13 @@ def torch_device(
         if name == "cpu" and size > BIG:
             raise UserError(
                 f"base {lock['name']} ({size / 1e9:.0f} GB) needs a GPU and torch {torch.__version__} finds none: "
-                "install a build of torch for your GPU, or set device: cpu to run on the CPU anyway"
+                "install torch for your GPU as pytorch.org says, rent one (docs/cluster.md), or set device: cpu and "
+                "wait for days"
             )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps: torch finds none of Apple's GPUs; set device: auto")
     device = torch.device(name)
     if device.type == "cuda" and device.index:
         torch.cuda.set_device(device)

@@ -20,14 +20,14 @@ from charloom.core import files, pictures
 from charloom.core.canonical import digest, file_digest
 from charloom.core.errors import Stopped, UserError
 from charloom.core.store import Store
-from charloom.core.versions import RECIPES
+from charloom.core.versions import FACES_IN_PICTURES, RECIPES, TEXT_IN_PICTURES
 from charloom.dataset import crop, lint
 from charloom.judge import faces, ocr
 
 KIND = "image-facts"
 DETECTORS: dict[str, tuple[Callable[[], bool], Callable[[np.ndarray], list[dict[str, Any]]], int, int]] = {
-    "faces": (faces.installed, faces.boxes, faces.LONGEST, faces.FINDER),
-    "text": (ocr.installed, ocr.texts, ocr.LONGEST, ocr.VERSION),
+    "faces": (faces.installed, faces.boxes, faces.LONGEST, FACES_IN_PICTURES),
+    "text": (ocr.installed, ocr.texts, ocr.LONGEST, TEXT_IN_PICTURES),
 }
 """By name: whether it is installed, what it sees on RGB pixels, the longer edge that it gets, and its version."""
 

@@ -98,7 +98,8 @@ def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
     twice; quantised Linears use the fastest product that the device supports.
 
     Raises:
-        UserError: the file is damaged or does not fit the base's config; nf4 without bitsandbytes.
+        UserError: the file is damaged or does not fit the base's config; nf4 without bitsandbytes; weights that the
+            device cannot hold.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -112,6 +113,7 @@ def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
         with safe_open(str(prepared), framework="pt", device=str(device)) as file:
             header = file.metadata() or {}
             if kind := header.get(_KIND):
+                quantize.check(kind, device)
                 quantize.restructure(model, kind)
                 fixed = quantize.stored_names(model)
             for name in file.keys():

@@ -84,8 +84,13 @@ def accept(review: Review, names: list[str], root: Path, *, keep: bool = False) 
     """
     wanted = list(review.proposals) if names == ["all"] else names
     if lost := [name for name in wanted if name not in review.proposals]:
-        there = ", ".join(review.proposals) or "none: the captioner has described no picture yet"
-        raise UserError(f"{', '.join(lost)}: there is no proposal; there are {there}")
+        there = ", ".join(review.proposals)
+        remedy = (
+            f"take one of {there}"
+            if there
+            else "describe pictures first: snakemake --cores 2 results/<name>/captions.json"
+        )
+        raise UserError(f"{', '.join(lost)}: there is no proposal; {remedy}")
     written = []
     for name in wanted:
         proposal = review.proposals[name]

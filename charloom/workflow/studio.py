@@ -66,7 +66,7 @@ def checked(path: Path, lock: dict[str, Any], folder: Path) -> tuple[Path, list[
         UserError: no whole safetensors file, not an adapter, made for another model, or broken.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file; correct the path")
     from charloom.core.tensors import write_safetensors
     from charloom.lora.convert import convert
     from charloom.lora.files import read_adapter
@@ -76,7 +76,7 @@ def checked(path: Path, lock: dict[str, Any], folder: Path) -> tuple[Path, list[
     config = Path(lock["root"]) / "transformer" / "config.json"
     report = verify(path, module_shapes(files.read_json(config)) if config.is_file() else None, own=False)
     if not report.ok:
-        raise UserError(f"{path}: {report.problems[0]}")
+        raise UserError(f"{path}: {report.problems[0]}; take another file (charloom verify says more)")
     try:
         read_adapter(path)
         return path, []

@@ -1,17 +1,24 @@
 """What an update of charloom makes again, said before anything runs.
 
-The recipe numbers (:mod:`charloom.core.versions`) of the last finished call are kept in ``work/versions.json``.
+The recipe numbers (:mod:`charloom.core.versions`) with which each character was last finished are kept in
+``work/versions.json``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from charloom.core import files
-from charloom.core.versions import RECIPES
-from charloom.train.keys import RECIPE
+from charloom.core.versions import FACES_IN_PICTURES, RECIPES, TEXT_IN_PICTURES
+from charloom.dataset import cleanup
+from charloom.train.keys import RECIPE, RECIPE_WITH_DROPOUT
+from charloom.workflow.notify import LAST_RULE
 
 RECORD = Path("work/versions.json")
+EVERYBODY = "*"
+"""Of a record that says nothing of single characters, as they were before."""
 
 MADE_AGAIN = {
     "source": "pictures that charloom draws or asks for, and what follows",
@@ -40,26 +47,78 @@ MADE_AGAIN = {
     "comfyui": "ComfyUI workflows",
     "bundle": "bundles",
     "training": "every training, and the previews, scores and files that follow",
+    "training with dropout": "trainings with network.dropout and several samples per step, and what follows",
+    "cleanup": "proposed captions as they are cleaned up",
+    "faces in pictures": "the look for faces in pictures",
+    "text in pictures": "the look for text in pictures",
 }
 """By recipe number, what runs again when it is raised."""
+
+RULES = {
+    "bundle": "make_bundle",
+    "comfyui": "write_comfyui",
+    "gallery": "write_gallery",
+    "index": "write_index",
+    "prompts": "write_prompts",
+    "report": "write_report",
+    "versus": "compare_results",
+}
+"""By recipe number, the rule that makes what it is about, where that is asked for by itself."""
+MOST = 5
+"""How many characters are named in a line."""
 
 
 def current() -> dict[str, int]:
     """The recipe numbers of this version."""
-    return {**RECIPES, "training": RECIPE}
+    further = {
+        "training": RECIPE,
+        "training with dropout": RECIPE_WITH_DROPOUT,
+        "cleanup": cleanup.RECIPE,
+        "faces in pictures": FACES_IN_PICTURES,
+        "text in pictures": TEXT_IN_PICTURES,
+    }
+    return {**RECIPES, **further}
 
 
-def lines(record: Path = RECORD) -> list[str]:
-    """What is made again because charloom was updated since the last finished call; empty if nothing is."""
-    before = files.read_mapping(record)  # empty if nothing was made here yet
-    changed = [name for name, number in current().items() if before.get(name, number) != number]
+def lines(names: Sequence[str], record: Path = RECORD) -> list[str]:
+    """What is made again because charloom was updated since these characters were finished; empty if nothing is."""
+    kept, changed = _read(record), dict[tuple[str, int, int], list[str]]()
+    for name in names:
+        before = kept.get(name, kept.get(EVERYBODY, {}))
+        for recipe, number in current().items():
+            if (old := before.get(recipe, number)) != number:
+                changed.setdefault((recipe, old, number), []).append(name)
     if not changed:
         return []
-    said = ["charloom was updated since the last run. Made again, for characters that had it (CHANGELOG.md says why):"]
-    return said + [f"  {MADE_AGAIN.get(name, name)} ({name} {before[name]} → {current()[name]})" for name in changed]
+    said = ["charloom was updated. Made again for characters that have it (CHANGELOG.md says why):"]
+    for (recipe, old, number), who in changed.items():
+        more = f" and {len(who) - MOST} more" if who[MOST:] else ""
+        what = MADE_AGAIN.get(recipe, recipe)
+        said.append(f"  {', '.join(who[:MOST])}{more}: {what} ({recipe} {old} → {number})")
+    return said
 
 
-def remember(record: Path = RECORD) -> None:
-    """Keep this version's numbers: everything that was asked for is made by them."""
-    if files.read_mapping(record) != (numbers := current()):
-        files.write_json(record, numbers)
+def asked(names: Collection[str], words: Sequence[str]) -> list[str]:
+    """The characters that a command line names; all of them if it names none."""
+    named = [name for name in names if any(word == name or word.startswith(f"results/{name}/") for word in words)]
+    return named or list(names)
+
+
+def remember(done: Mapping[str, Collection[str]], record: Path = RECORD) -> None:
+    """Keep this version's numbers for what is made by them now: for each character, by the ``rules`` of its jobs."""
+    kept = _read(record)
+    known = {name: dict(numbers) for name, numbers in kept.items()}
+    for name, rules in done.items():
+        made = {recipe: number for recipe, number in current().items() if RULES.get(recipe, LAST_RULE) in rules}
+        if made:
+            known[name] = {**known.get(name, known.get(EVERYBODY, {})), **made}
+    if known != kept:
+        files.write_json(record, known)
+
+
+def _read(record: Path) -> dict[str, dict[str, Any]]:
+    """The numbers by character; empty if nothing was made here yet."""
+    kept = files.read_mapping(record)
+    if kept and not any(isinstance(one, dict) for one in kept.values()):
+        return {EVERYBODY: kept}
+    return {name: numbers for name, numbers in kept.items() if isinstance(numbers, dict)}

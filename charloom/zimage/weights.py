@@ -34,7 +34,7 @@ def _part(folder: Path, name: str) -> Path:
     part = Path(folder) / name
     if not part.is_dir():
         raise UserError(
-            f"{folder}: base model has no folder {name}/; expected a diffusers layout as in model_index.json"
+            f"{folder}: base model has no folder {name}/; get the whole folder, as listed in model_index.json"
         )
     return part
 

@@ -27,6 +27,7 @@ from charloom.base import hub, locks
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.core.store import Store
+from charloom.kernels import quantize
 from charloom.workflow import jobs, latents, prepared, slices, texts
 from charloom.zimage import singlefile, weights
 
@@ -62,7 +63,7 @@ def test_a_config_must_spell_out_what_class_defaults_get_wrong(folder: Path) -> 
             call
         )
     path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
-    assert "not a Z-Image" in line(lambda: basefiles.check_layout(folder))
+    assert "no Z-Image" in line(lambda: basefiles.check_layout(folder))
 
 
 # A single file
@@ -218,6 +219,26 @@ def test_auto_leaves_no_big_base_to_the_cpu() -> None:
     assert jobs.torch_device("cpu", 1, lock=lock).type == "cpu"
     small = {"name": "paperdoll", "files": {"a": {"size": 2e7}}}
     assert jobs.torch_device("auto", 1, lock=small).type == "cpu"
+
+
+def test_one_of_apples_gpus_is_taken_for_a_big_base_and_never_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    lock = {"name": "z-image-turbo", "files": {"a": {"size": 32e9}}}
+    assert jobs.torch_device("auto", 1, lock=lock) == torch.device("mps") == jobs.torch_device("mps", 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device mps: torch finds none of Apple's GPUs; set device: auto"):
+        jobs.torch_device("mps", 1)
+
+
+@pytest.mark.parametrize("kind", ["float8", "nf4", "int8", "bf16"])
+def test_what_apples_gpus_cannot_hold_is_said_before_anything_is_loaded(kind: str) -> None:
+    if kind in ("int8", "bf16"):
+        assert quantize.check(kind, torch.device("mps")) is None
+        return
+    with pytest.raises(UserError, match=f"quantization {kind}: Apple's GPUs cannot hold it; set int8 or bf16"):
+        quantize.quantize(torch.nn.Module(), kind, torch.device("mps"))
+    assert quantize.check(kind, "cuda") is quantize.check(kind, "cpu") is quantize.check(kind, None) is None
 
 
 @pytest.mark.skipif(bool(torch.version.cuda or torch.version.hip), reason="a build of torch for GPUs")

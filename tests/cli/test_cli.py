@@ -143,6 +143,7 @@ def test_plan_asks_snakemake(root, monkeypatch):
     assert said(call("plan", "nikka")) == "error: nothing makes nikka; did you mean nika?\n"
     text = said(call("plan", "config/characters/nika.yaml"))
     assert "train segment" in text and "leyla:" not in text
+    assert "train segment" in said(call("plan", "nika", "--profile", "profiles/gpu-16gb"))
     unknown = call("plan", "results/nika/dataset/nobody.txt")
     assert said(unknown).startswith("error: nothing makes results/nika/dataset/nobody.txt; did you mean results/nika")
     assert said(unknown).count("\n") == 1 and unknown.exit_code == 1

@@ -115,21 +115,55 @@ def test_an_installed_wheel_lays_out_a_folder_and_plans_a_run_in_it(tmp_path):
 
 
 def test_every_recipe_number_has_words():
-    assert set(updates.MADE_AGAIN) == {*RECIPES, "training"}
+    assert set(updates.MADE_AGAIN) == set(updates.current()) > set(RECIPES)
+    rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    assert all(f"rule {name}:" in rules for name in updates.RULES.values())
 
 
-def test_an_update_says_what_is_made_again(tmp_path, monkeypatch):
-    record = tmp_path / "versions.json"
-    assert updates.lines(record) == []
-    updates.remember(record)
-    assert updates.lines(record) == []
-    before = json.loads(record.read_text())
-    record.write_text(json.dumps({**before, "choice": before["choice"] - 1}))
-    head, line = updates.lines(record)
-    number = before["choice"]
-    assert "updated" in head and line == f"  the choice of the checkpoint (choice {number - 1} → {number})"
+def test_an_update_says_what_is_made_again_of_whom(tmp_path, monkeypatch):
+    record, whole = tmp_path / "versions.json", {"export_final", "write_report"}
+    assert updates.lines(["leyla", "mara"], record) == []
+    updates.remember({"leyla": whole, "mara": whole, "nika": {"write_prompts"}}, record)
+    assert updates.lines(["leyla", "mara", "nika"], record) == []
+    choice, report = RECIPES["choice"], RECIPES["report"]
+    monkeypatch.setitem(RECIPES, "choice", choice + 1)
+    monkeypatch.setitem(RECIPES, "report", report + 1)
+    monkeypatch.setattr(updates, "RECIPE_WITH_DROPOUT", updates.RECIPE_WITH_DROPOUT + 1)
+    head, *said = updates.lines(["leyla", "mara", "nika"], record)
+    assert (
+        "updated" in head and said[0] == f"  leyla, mara: the choice of the checkpoint (choice {choice} → {choice + 1})"
+    )
+    assert len(said) == 3 and any("network.dropout" in line for line in said)
+    # Leyla's file is made anew, without the report: mara's notice stays, and so does that of leyla's report.
+    updates.remember({"leyla": {"export_final"}}, record)
+    assert updates.lines(["leyla"], record)[1:] == [f"  leyla: reports (report {report} → {report + 1})"]
+    assert len(updates.lines(["mara"], record)) == 4
     record.write_text("{broken")
-    assert updates.lines(record) == []
+    assert updates.lines(["leyla"], record) == []
+
+
+def test_a_finished_call_keeps_the_numbers_of_whom_it_made(finished):
+    kept = json.loads((finished / updates.RECORD).read_text())
+    assert list(kept) == ["mara"]
+    asked_for_itself = {recipe for recipe in updates.RULES if recipe not in kept["mara"]}
+    assert kept["mara"] == {name: one for name, one in updates.current().items() if name not in asked_for_itself}
+    assert "report" in asked_for_itself and {"choice", "training", "training with dropout"} <= set(kept["mara"])
+
+
+def test_a_record_from_before_counts_for_everybody(tmp_path):
+    record = tmp_path / "versions.json"
+    record.write_text(json.dumps({**updates.current(), "grid": 0}))
+    names = [f"m{number}" for number in range(7)]
+    (line,) = updates.lines(names, record)[1:]
+    assert line.startswith("  m0, m1, m2, m3, m4 and 2 more: the grids of previews (grid 0 →")
+    updates.remember({"m0": {"export_final"}}, record)
+    assert updates.lines(["m0"], record) == [] and len(updates.lines(["m1"], record)) == 2
+
+
+def test_only_who_is_asked_for_is_spoken_of():
+    names = ["leyla", "mara"]
+    assert updates.asked(names, ["snakemake", "-n", "results/mara/final.safetensors"]) == ["mara"]
+    assert updates.asked(names, ["snakemake", "leyla", "mara"]) == names == updates.asked(names, ["snakemake", "-n"])
 
 
 # doctor

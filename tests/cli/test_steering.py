@@ -59,12 +59,13 @@ def test_stop_waits_until_the_trainer_has_stopped(root: Path) -> None:
 
 
 def test_stop_says_when_nothing_runs(root: Path) -> None:
-    assert said(call("stop", "mara")) == "error: mara: no training is running\n"
+    assert said(call("stop", "mara")) == "error: mara: no training is running; start one: snakemake --cores 2 mara\n"
     assert said(call("stop", "mira")).startswith("error: there is no config/characters/mira.yaml; did you mean mara")
     trainer().ended(RuntimeError("boom"))
     assert (
         said(call("stop", "mara"))
-        == "error: mara: no training is running; the last one failed at step 60 of 100: boom\n"
+        == "error: mara: no training is running (the last one failed at step 60 of 100: boom); start one: "
+        "snakemake --cores 2 mara\n"
     )
     assert not (results("mara").training / stopping.NAME).exists()
 
@@ -90,10 +91,10 @@ def test_ship_takes_the_newest_checkpoint_and_stops_the_trainer(root: Path) -> N
 
 
 def test_ship_refuses_what_is_not_there(root: Path) -> None:
-    assert said(call("ship", "mara")) == "error: mara: there is no checkpoint yet; the first comes at step 50\n"
+    assert said(call("ship", "mara")) == "error: mara: there is no checkpoint yet; wait for the first, at step 50\n"
     trainer().finished()
     assert said(call("ship", "mara", "--checkpoint", "40")).startswith(
-        "error: mara: there is no checkpoint of step 40; there are 50"
+        "error: mara: there is no checkpoint of step 40; take one of 50"
     )
     assert "ship" not in yaml.safe_load(FILE.read_text())
 
@@ -228,5 +229,5 @@ def test_try_asks_snakemake_for_one_row_and_passes_options_on(root: Path, monkey
             "30",
         ]
     ]
-    assert text == "error: try: mara did not get to step 30; snakemake's lines above say why\n"
+    assert text == "error: try: mara did not get to step 30; look at snakemake's lines above\n"
     assert "the whole run has 100 steps" in said(call("try", "mara"))

@@ -83,7 +83,7 @@ def test_what_a_finished_character_needs_stays(store: Store) -> None:
     text = prune("--older", "30d")
     assert "would be removed; to do so add --yes" in text
     assert {path for path in store.root.rglob("*") if path.is_file()} >= before  # dry without --yes
-    prune("--older", "30d", "--yes")
+    prune("--keep-final", "--older", "30d", "--yes")
     left = names(keeping.entries(store))
     # The shipped checkpoint, the state that more steps go on from, its curve; the record and its pictures.
     assert left == {"checkpoint a 100", "metrics a 100", "state a 100", "finished n 0", "finished-picture n 0"}
@@ -155,7 +155,7 @@ def test_files_of_killed_processes_go(store: Store) -> None:
 
 def test_ages(capsys: pytest.CaptureFixture[str]) -> None:
     assert [commands.seconds(text) for text in ("30d", "12h", "2 w")] == [30 * DAY, DAY / 2, 14 * DAY]
-    with pytest.raises(UserError, match="--older: 'soon' is not valid; expected a number and d, h or w"):
+    with pytest.raises(UserError, match="--older: 'soon' is not valid; give a number and d, h or w"):
         commands.seconds("soon")
 
 

@@ -163,7 +163,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a date that there never was": (
         lambda p: (p / CONFIG).write_text("base: mini\nstore: 2024-13-45\n"),
-        ["config/config.yaml: not valid YAML: month must be in 1..12"],
+        ["config/config.yaml: not valid YAML (month must be in 1..12)"],
     ),
     "a line between two depths": (
         lambda p: (p / CONFIG).write_text("base: mini\nrecipe:\n  train:\n    steps: 3\n   save: {}\n"),

@@ -194,8 +194,8 @@ def test_the_balance_is_guessed_and_nothing_is_demanded(folder: Path) -> None:
         items.append(lint.Item(f"{index}", text, {**facts, **(seen or {})}, f"{index}.txt", f"{index}.png"))
     found = [str(one) for one in lint.lint(items[:6], settings)]
     assert found == [
-        'warning: captions: 1 picture has no caption but "m4ra, a person"; write what varies, or it becomes part of '
-        "the trigger",
+        'warning: captions: 1 picture has no caption but "m4ra, a person" (5.png); write what varies, or it '
+        "becomes part of the trigger",
         "note: balance: guessed for 4 of 6 pictures (3 by their captions and 1 by the size of a face): 2 close-ups, 0 "
         "medium shots, 2 of the whole figure, 1 seen from behind",
         "note: balance: hardly any medium shots, by this guess; the LoRA draws best at distances that it has seen",

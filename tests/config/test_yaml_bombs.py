@@ -24,16 +24,17 @@ def laughs(first: str, one: str) -> str:
         (laughs("a: &a {k: v}", "{name}: &{name} {{<<: [{parts}]}}"), "its aliases"),
         ("a: &a [*a]", "its aliases"),
         ("a: " + "x" * 2**20, "a configuration at most 1,048,576"),
-        ("a: " + "[" * 20_000 + "]" * 20_000, "line 1"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, ("line 1", "is nested too deeply")),
     ],
     ids=["aliases", "merges", "cycle", "large", "deep"],
 )
-def test_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_refused(tmp_path: Path, text: str, said: str | tuple[str, ...]) -> None:
     path, started = tmp_path / "a.yaml", time.monotonic()
     path.write_text(text)
     with pytest.raises(UserError) as error:
         yaml.read_yaml(path)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert any(one in str(error.value) for one in ([said] if isinstance(said, str) else said))
+    assert "\n" not in str(error.value)
     assert time.monotonic() - started < 10
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,8 @@ def test_grey_is_scaled_and_never_clipped(tmp_path: Path, name: str, kind: type,
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LA", "RGBA", "RGB"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    if mode == "YCbCr" and int(version("pillow").split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 cannot read the YCbCr TIFFs that it writes")
     name = "a.tif" if mode in ("CMYK", "YCbCr") else "a.png"
     image = scene().convert(mode)
     image.save(tmp_path / name)

@@ -213,7 +213,7 @@ def test_an_answer_of_ten_gigabytes_is_cut_off(shop: Shop, fake: Fake, monkeypat
 
 def test_a_packed_answer_is_not_unpacked(shop: Shop, fake: Fake) -> None:
     fake.moods = ["packed"]
-    with pytest.raises(UserError, match="is it the right one"):
+    with pytest.raises(UserError, match="correct base_url"):
         shop.get(1)
     assert all(one.headers["accept-encoding"] == "identity" for one in fake.asked)
 

@@ -57,13 +57,13 @@ def test_prompt_and_seed_go_into_the_workflow(mara: Path) -> None:
 
 
 MOODS = {
-    "nonsense": "is it ComfyUI?",
+    "nonsense": "unlike ComfyUI",
     "no http": "does not answer as ComfyUI does",
-    "odd": "is it ComfyUI?",
-    "fails": "the workflow failed: KSampler: CUDA out of memory",
+    "odd": "ComfyUI",
+    "fails": "the workflow failed (KSampler: CUDA out of memory",
     "empty": "ended without a picture",
     "lost": "does not give its picture 'mara_1.png' (status 404)",
-    "no picture": "bytes that are no picture; ",
+    "no picture": "bytes that are no picture, ",
     "slow": "is not done after 0.1 s",
     "stalls": "no answer",
 }

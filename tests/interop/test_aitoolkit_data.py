@@ -299,7 +299,7 @@ def test_the_name_of_the_job_and_variables_are_filled_in(root, monkeypatch):  # 
     ("a: 1", "is not a job of ai-toolkit"),
     ("config: {process: {type: x}}", "is not a job of ai-toolkit"),
     ("config: {process: [x]}", "is not a job of ai-toolkit"),
-    ("job: generate\nconfig: {process: [{type: x}]}", "only job: extension"),
+    ("job: generate\nconfig: {process: [{type: x}]}", "give a job with job: extension"),
     ("config: {name: '!', process: [{type: x}]}", "--name"),
     ("config: [", "opened and never closed"),
 ])  # fmt: skip

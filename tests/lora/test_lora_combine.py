@@ -71,7 +71,7 @@ def test_a_rank_that_is_enough_costs_nothing(pair: list[Path]) -> None:
 
 def test_kinds_and_models_that_cannot_be_added_are_refused(pair: list[Path], tmp_path: Path) -> None:
     lokr = foreign.lokr().write(tmp_path / "lokr.safetensors")
-    with pytest.raises(UserError, match="is a LoKr; plain LoRAs alone"):
+    with pytest.raises(UserError, match="is a LoKr; give plain LoRAs"):
         combine.merge([pair[0], lokr], [1.0, 1.0])
     name = "diffusion_model.layers.0.attention.to_q"
     small = {f"{name}.lora_A.weight": torch.ones(2, 5), f"{name}.lora_B.weight": torch.ones(5, 2)}

@@ -193,6 +193,31 @@ def test_bars_name_step_loss_speed_and_time_left(run: Run, clock: Clock) -> None
     assert len(shown.splitlines()) == 2
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_bars_fit_the_terminal_and_cut_no_name_or_number(run: Run, clock: Clock, width: int) -> None:
+    from rich.console import Console
+
+    take(
+        run,
+        record("run_info", stats={"train_segment": 8, "sample_checkpoint": 340, "total": 301}),
+        job(1, "train_segment"),
+    )
+    writer = progress.Writer(results("mara").training, first=1990, steps=3000, clock=clock)
+    for step in range(1991, 2001):
+        clock.time += 0.8
+        writer.step(step, 0.5, 0.1431)
+    made = display.Live(io.StringIO())
+    made._run, made._console = run, Console(file=io.StringIO(), width=width)
+    made._trainings, made._looked = run.trainings(), float("inf")
+    made._trainings[0][1].previews_done = 40
+    made._console.print(made.bars())
+    shown = made._console.file.getvalue()
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= width
+    wanted = ["0/301 jobs", "mara", "step 2000/3000", "loss 0.1431"]
+    for part in [*wanted, *(["left", "s/it"] if width >= 80 else []), *(["40 previews"] if width >= 120 else [])]:
+        assert part in shown
+
+
 def test_a_stream_without_a_terminal_gets_lines_and_no_codes() -> None:
     stream = io.StringIO()
     made = display.of(stream)

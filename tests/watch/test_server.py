@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
+from cli_helpers import call, said
 
 pytest.importorskip("starlette", reason="needs the extra [watch]")
 pytest.importorskip("httpx", reason="needs httpx")
@@ -137,6 +138,16 @@ def test_events_come_when_something_changes(project):
         events = pool.submit(asyncio.run, collect()).result()
     there = [[one["there"] for one in json.loads(text.removeprefix("data: "))["checkpoints"]] for text in events]
     assert there[0] == [True, False] and there[-1] == [True, True] and len(events) == 2
+
+
+def test_the_command_prints_its_address_and_serves(project, monkeypatch):
+    monkeypatch.chdir(project)
+    served = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: served.extend(sockets))
+    result = call("watch", "mara", "--port", "0")
+    assert result.exit_code == 0 and len(served) == 1, said(result)
+    assert said(result) == f"http://127.0.0.1:{served[0].getsockname()[1]}/c/mara  (stop with Ctrl+C)\n"
+    served[0].close()
 
 
 def test_a_taken_port_and_a_missing_package_are_one_line(project, monkeypatch):

@@ -83,7 +83,7 @@ def test_accepting_writes_the_users_own_caption_and_keeps_history(project: Path)
     assert charloom("captions", "mara", "--keep", "all").startswith("config/captions/mara/fullbody-01.txt")
     assert "seen from behind, standing with arms" in Path("config/captions/mara/fullbody-01.txt").read_text()
     assert caption_slices.described(load().characters["mara"]) == []
-    assert "error: closeup-01: there is no proposal; there are none" in charloom(
+    assert "error: closeup-01: there is no proposal; describe pictures first" in charloom(
         "captions", "mara", "--accept", "closeup-01", code=1
     )
 

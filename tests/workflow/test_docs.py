@@ -122,6 +122,95 @@ def test_snakemake_knows_the_targets(tmp_path: Path, snakemake: argparse.Argumen
     assert targets and result.returncode == 0, result.stderr
 
 
+RUN_BY = {
+    "captions": "workflow/test_captioner.py",  # an API by fake_chat
+    "comfy": "deliver/test_comfyui_server.py",  # ComfyUI by fake_comfyui
+    "convert": "lora/test_lora_convert.py",
+    "doctor": "cli/test_install.py",  # GPUs and the hub by stand-ins
+    "draw": "cli/test_draw.py",
+    "images": "workflow/test_sources_walks.py",  # generators by generator_shop
+    "import-ai-toolkit": "interop/test_aitoolkit.py",
+    "init": "cli/test_install.py",
+    "lint": "workflow/test_lint_files.py",
+    "merge": "lora/test_lora_combine.py",
+    "new": "cli/test_new.py",
+    "plan": "cli/test_cli.py",
+    "publish": "deliver/test_publish.py",  # the hub by fake_hub
+    "ship": "cli/test_steering.py",
+    "stop": "cli/test_steering.py",
+    "store": "cli/test_store_commands.py",
+    "try": "cli/test_steering.py",
+    "unpack": "deliver/test_unpack.py",
+    "verify": "cli/test_cli.py",
+    "watch": "watch/test_server.py",  # without the loop that serves
+}
+"""By command of charloom, the test that runs it, with each option that the pages show."""
+RUN_ELSEWHERE = {
+    "--config": "workflow/test_snakefile.py",
+    "--forcerun": "workflow/test_snakefile.py",
+    "--lint": "workflow/test_snakefile.py",
+    "--profile": "workflow/test_snakefile.py",
+    "--report": "workflow/test_snakemake_report.py",
+    "--sdm": "workflow/test_snakefile.py",
+}
+"""The same for options of Snakemake's that do something."""
+OTHER_PROGRAMS = {
+    "dot": "not run: Graphviz lays out the picture in the documentation",
+    "export": "by the tests of generators, as an environment variable",
+    "git": "not run: the address is the reader's",
+    "hf": "not run: it downloads; the cache that it fills is made by hand in tests/judge",
+    "mypy": ".ci/run",
+    "pip": ".ci/run and cli/test_install.py; builds for CUDA are not installed by a test",
+    "pre-commit": "not run: the checks of .ci/run for each commit",
+    "py": "not run: Windows",
+    "pytest": ".ci/run",
+    "python": "experiments, faults/test_faults.py, hostile/test_hostile.py, dataset/test_dataset.py",
+    "python3": ".ci/run",
+    "ruff": ".ci/run",
+    "sed": "not run: it colours the picture in the documentation",
+    "snakefmt": ".ci/run",
+    "sudo": "not run: it changes the system",
+    "unshare": "hostile/test_hostile.py, without the network cut",
+}
+
+
+def lines_of(page: Path) -> Iterator[str]:
+    """The commands of its shell blocks, without comments, one each."""
+    for kind, block in FENCE.findall(text_of(page)):
+        if kind == "sh":
+            for line in re.sub(r"\s#.*", "", block.replace("|\n", "&& ")).splitlines():
+                yield from filter(None, (part.strip() for part in line.split("&&")))
+
+
+@pages
+def test_every_command_is_run_by_a_test(page: Path) -> None:
+    for name, *arguments in commands(page, "charloom"):
+        text = text_of(ROOT / "tests" / RUN_BY[name])
+        assert re.search(rf'"{name}"', text), f"{RUN_BY[name]} does not run charloom {name}"
+        for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+            assert f'"{option}' in text, f"{RUN_BY[name]} does not try {option}"
+    for arguments in commands(page, "snakemake"):
+        for option in RUN_ELSEWHERE.keys() & set(arguments):
+            assert option in text_of(ROOT / "tests" / RUN_ELSEWHERE[option])
+    programs = {line.split()[0] for line in lines_of(page)} - {"charloom", "snakemake", ".", "cd"}
+    assert programs <= set(OTHER_PROGRAMS)
+
+
+def test_further_options_of_snakemake_are_taken(tmp_path: Path, snakemake: argparse.ArgumentParser) -> None:
+    """Those that change how a run is done, each with all that stands beside it, as a dry run."""
+    calls = {
+        tuple(call) for page in PAGES for call in commands(page, "snakemake") if "rules/experiments" not in str(call)
+    }
+    tried = RUN_ELSEWHERE.keys() | {"--cores"}
+    further = {call for call in calls if {word for word in call if word.startswith("--")} - tried}
+    folder = small_project.make(tmp_path)
+    shutil.copy(ROOT / "config/characters/leyla.yaml", folder / "config/characters")
+    for call in sorted(further):
+        result = small_project.snakemake(folder, "-n", *call, code=ROOT)
+        assert result.returncode == 0, (call, result.stderr)
+    assert {"--resources", "--rulegraph", "--scheduler"} <= {word for call in further for word in call}
+
+
 def test_the_readme_is_short() -> None:
     assert len(text_of(README).splitlines()) <= 120
 

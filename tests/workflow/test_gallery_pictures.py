@@ -139,5 +139,5 @@ def test_a_style_of_another_model_is_named(made: gallery.Gallery, tmp_path: Path
     stem = "diffusion_model.layers.29.attention.to_q"
     tensors = {f"{stem}.lora_A.weight": torch.ones(4, 64), f"{stem}.lora_B.weight": torch.ones(64, 4)}
     write_safetensors(tmp_path / "style.safetensors", tensors, {})
-    with pytest.raises(UserError, match=r"style.safetensors: .*this adapter belongs to another model"):
+    with pytest.raises(UserError, match=r"style.safetensors: .*it belongs to another model"):
         draw(made, wanted(made, (tmp_path / "style.safetensors", 1.0)), Store(tmp_path / "drawn"))

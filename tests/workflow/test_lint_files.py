@@ -53,8 +53,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def lint(name: str = "mara", code: int = 0) -> list[str]:
-    result = CliRunner().invoke(app, ["lint", name])
+def lint(name: str = "mara", *options: str, code: int = 0) -> list[str]:
+    result = CliRunner().invoke(app, ["lint", name, *options])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == code, result.output
     return result.output.splitlines()
@@ -69,6 +69,7 @@ def test_nothing_needs_to_be_made(project: Path) -> None:
     assert said(lint()) == []
     assert not Path("results").exists()
     assert lint()[-1].startswith("5 captions and 5 images checked: 0 errors")
+    assert lint("mara", "--no-ocr") == lint()
 
 
 @pytest.mark.parametrize("place", ["pics/Mara 02", "more/b"])

@@ -123,7 +123,7 @@ def test_the_cluster_profile_knows_every_rule() -> None:
 def test_one_gpu_here_is_no_limit_on_a_cluster(project: Path) -> None:
     """The limit of the default profile, which Snakemake adds to every other one, counts for each host."""
     with open(project / "Snakefile", "a") as file:
-        file.write('\nprint("local:", workflow.resource_scopes.is_local("gpu"), file=sys.stderr)\n')
+        file.write('\nprint("local:", workflow.resource_scopes.get("gpu") == "local", file=sys.stderr)\n')
     assert "local: True" in snakemake(project, "-n", TARGET).stderr
 
 

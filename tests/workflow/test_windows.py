@@ -7,13 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+import types
+import unicodedata
 from pathlib import Path
 
 import pytest
 import small_project
+import yaml
 
+from charloom.config import image_folder, inventory
 from charloom.config.project import load
 from charloom.core.errors import UserError
+from charloom.dataset import sources
 
 RULES = sorted([small_project.ROOT / "Snakefile", *(small_project.ROOT / "rules").glob("*.smk")])
 
@@ -65,6 +70,52 @@ def test_a_file_with_the_line_ends_of_windows_and_a_byte_order_mark_is_the_same(
     before = load(folder).character("mara")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert load(folder).character("mara") == before
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (r"'C:\Bilder\Mara'", r"there is no folder C:\Bilder\Mara"),
+        (r"C:\neu\test", r"there is no folder C:\neu\test"),
+        (r'"C:\Users\Mara"', "line 1: \\ has a meaning of its own between double quotes; use single quotes, or / in"),
+        (
+            r'"C:\neu\test"',
+            "images.path: holds a tab or a line break, because \\ is special between double quotes; use",
+        ),
+    ],
+)
+def test_backslashes_of_a_path_are_taken_or_explained(tmp_path, path, said):
+    folder = small_project.make(tmp_path)
+    character = {key: value for key, value in small_project.CHARACTER.items() if key not in ("images", "doll")}
+    text = yaml.safe_dump(character)
+    (folder / "config/characters/mara.yaml").write_text(f"images: {{source: folder, path: {path}}}\n{text}")
+    with pytest.raises(UserError) as error:
+        load(folder, ready="mara", image_problems=sources.problems)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_written_in_either_way(tmp_path, form):
+    """macOS writes them as characters of their own, and keeps them so on other disks."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    typed, there = (unicodedata.normalize(one, "Mära") for one in (form, other))
+    (tmp_path / there).mkdir()
+    for name in (f"{there} 01.png", f"{there} 01.txt"):
+        (tmp_path / there / name).touch()
+    folder = inventory.placed(str(tmp_path / typed))
+    assert Path(folder) == tmp_path / there
+    shot = types.SimpleNamespace(name="a", file=f"{typed} 01.png")
+    assert image_folder.of_shot(types.SimpleNamespace(folder=folder), shot).is_file()
+    assert image_folder.caption_file(folder, shot).is_file()
+    assert inventory.same(tmp_path / typed / "nobody ä.png") is None
+
+
+def test_names_that_differ_in_case_alone_are_told_apart(tmp_path):
+    """On disks of Windows and macOS they would be one file; ours have small letters."""
+    for name in ("Mara.png", "MARA.PNG", "mara.jpg"):
+        (tmp_path / name).touch()
+    named = image_folder.every(tmp_path)
+    assert len({name.casefold() for name in named}) == len(named) == 3 and all(name == name.lower() for name in named)
 
 
 def test_no_path_is_written_with_backslashes():

@@ -114,7 +114,9 @@ class Diffusers:
             ) from None
         except Exception as error:  # pipelines of any author, with arguments of the user's
             what = f"{type(error).__name__}: {reason(error)}"
-            raise UserError(f"{WHERE}: {type(self.pipeline).__name__} draws nothing ({what})") from error
+            raise UserError(
+                f"{WHERE}: {type(self.pipeline).__name__} draws nothing ({what}); take another model"
+            ) from error
         out = io.BytesIO()
         drawn.convert("RGB").save(out, format="PNG", compress_level=4)
         return out.getvalue()
@@ -142,7 +144,7 @@ def call(settings: dict[str, Any], known: set[str]) -> dict[str, Any]:
     for name, value in settings.get("options", {}).items():
         if name not in known:
             raise UserError(
-                f"{WHERE}.options.{name}: this pipeline has no such argument; it has {', '.join(sorted(known))}"
+                f"{WHERE}.options.{name}: this pipeline has no such argument; take one of {', '.join(sorted(known))}"
             )
         wanted[name] = value
     return wanted
@@ -202,7 +204,10 @@ def _loaded(how: dict[str, Any], dtype: Any) -> Any:
         if "image" not in inspect.signature(pipeline.__call__).parameters:
             pipeline = AutoPipelineForImage2Image.from_pipe(pipeline, torch_dtype=dtype)
     except MemoryError:
-        raise UserError(f"{WHERE}.model: {name} does not fit into main memory") from None
+        raise UserError(f"{WHERE}.model: {name} does not fit into main memory; take a smaller one") from None
     except Exception as error:  # whatever the hub, the network, transformers or a broken file raise
-        raise UserError(f"{WHERE}.model: {name} cannot be loaded ({type(error).__name__}: {reason(error)})") from error
+        raise UserError(
+            f"{WHERE}.model: {name} cannot be loaded ({type(error).__name__}: {reason(error)}); "
+            "take another model, or update diffusers"
+        ) from error
     return pipeline

@@ -101,7 +101,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it says what was spent") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}), and says what was spent; restore it") from None
     lines = []
     for text_line in text.splitlines():
         try:

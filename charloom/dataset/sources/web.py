@@ -106,7 +106,7 @@ def judged(error: BaseException, secret: Secret, where: str, seconds: float) -> 
     chain = [one for one in (error, error.__cause__, error.__context__) if one is not None]
     kinds = {base.__name__ for one in chain for base in type(one).__mro__}
     if "TooLarge" in kinds:
-        return UserError(f"{where}: the server answers with more than {LARGEST // 2**20} MB; is it the right one?")
+        return UserError(f"{where}: the server answers with more than {LARGEST // 2**20} MB; correct base_url")
     if "TooSlow" in kinds or "ReadTimeout" in kinds:
         return Again(f"no whole answer within {seconds:g} s", charged=True)
     if kinds & {"ConnectError", "ConnectTimeout", "UnsupportedProtocol"}:
@@ -123,13 +123,13 @@ def refusal_of(status: int, words: str, secret: Secret, where: str, wait: str | 
     said = secret.hide(words)
     if status in (408, 409, 425, 429) or status >= 500:
         if "insufficient_quota" in words:  # which no waiting mends; a limit per minute is "rate_limit_exceeded"
-            return UserError(f"{secret.variable}: the account has no credit left ({said})")
+            return UserError(f"{secret.variable}: the account has no credit left ({said}); buy some, what came is kept")
         return Again(f"the server answers {status}", _seconds(wait))
     if status in (401, 403):
         return UserError(f"{secret.variable}: is not accepted ({status}: {said}); check the key and what it may do")
     if status == 404:
         return UserError(f"{where}: there is no such model or address ({said}); correct model or base_url")
-    return UserError(f"{where}: the request is not accepted ({status}: {said})")
+    return UserError(f"{where}: the request is not accepted ({status}: {said}); change what it names")
 
 
 def _seconds(header: str | None) -> float | None:

@@ -119,7 +119,7 @@ def load(path: Path) -> tuple[Job, str]:
     if not isinstance(processes, list) or not processes or not isinstance(processes[0], dict):
         raise UserError(f"{path}: is not a job of ai-toolkit: config.process is missing; give a job YAML")
     if data.get("job", "extension") not in ("extension", "train"):
-        raise UserError(f"{path}: job: {data['job']} is not a training; only job: extension can be imported")
+        raise UserError(f"{path}: job: {data['job']} is not a training; give a job with job: extension")
     title = " ".join(str(config.get("name") or path.stem).split())
     outside = {str(key): value for key, value in data.items() if key != "config"}
     outside |= {f"config.{key}": value for key, value in config.items() if key != "process"}
