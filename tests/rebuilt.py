@@ -143,6 +143,7 @@ SECOND = {"prompt": "02"}
 OWN = {
     "validation.drift": rules("choose_checkpoint"),
     "quantization.transformer": rules("sample_checkpoint", "sample_strength"),  # sample.precision: auto follows it
+    "data.mask_weight": (),  # this project has no masks
     "data.flip_x": rules("encode_latents", "lint_dataset"),
     "data.flip_y": rules("encode_latents", "lint_dataset"),
     "sample.every": rules("choose_checkpoint"),
