@@ -275,19 +275,23 @@ def ladder(recipe: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def smallest_change(recipe: Mapping[str, Any], budget: float, model: Model | None = None) -> list[str] | None:
     """The first rung that fits alone, else the fewest from the top together; empty if nothing is needed, None if
-    nothing helps."""
+    nothing helps. Previews are given up where no number format lets them fit."""
     if training(recipe, budget, model).fits:
         return []
+    without = []
+    if not recipe["sample"]["disable"] and drawing(_with(recipe, {"sample": {"precision": "float8"}}), model) > budget:
+        without = ["sample: {disable: true}"]
+        recipe = _with(recipe, {"sample": {"disable": True}})
     rungs = list(ladder(recipe))
     for words, change in rungs:
         if training(_with(recipe, change), budget, model).fits:
-            return [words]
+            return [words, *without]
     whole, taken = recipe, {}
     for words, change in rungs:
         whole = _with(whole, change)
         taken[words.split(":")[0]] = words  # a later rung of the same knob replaces the earlier one
         if training(whole, budget, model).fits:
-            return list(taken.values())
+            return [*taken.values(), *without]
     return None
 
 

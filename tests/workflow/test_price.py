@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import small_project
 from cli_helpers import root  # noqa: F401
+from yaml import safe_load
 
 from charloom.cli import pricing
 from charloom.cli.planning import Group
@@ -148,6 +149,16 @@ def test_a_smaller_number_format_does_not_make_previews_larger() -> None:
     assert price.drawing(yaml.merge(recipe(), change)) == price.drawing(recipe())
     none_drawn = recipe(sample={"disable": True, "precision": "auto"})
     assert all("precision" not in words for words, _ in price.ladder(none_drawn))
+
+
+@pytest.mark.parametrize("budget", [2.0, 4.0, 6.0])
+def test_what_a_refusal_proposes_is_not_refused(budget: float) -> None:
+    given = recipe(train={"batch_size": 4})
+    assert not price.training(given, budget).fits
+    change = safe_load(f"{{{', '.join(price.smallest_change(given, budget) or [])}}}")
+    changed = yaml.merge(given, change)
+    assert price.training(changed, budget).fits
+    assert changed["sample"]["disable"] or price.drawing(changed) <= budget
 
 
 def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
