@@ -90,7 +90,10 @@ def running(folder: Path, environment: dict[str, str], *arguments: str) -> Itera
     try:
         yield run
     finally:
+        # After SIGTERM Snakemake starts nothing more, and waits for what runs.
         run.terminate()
+        if run.poll() is None and "SLURM_CONF" in environment:
+            subprocess.run(["scancel", "--user=root"], env=environment, check=False)
         run.wait(timeout=120)
 
 
