@@ -118,6 +118,7 @@ class Administrator(threading.Thread):
         self.over = threading.Event()
 
     def __enter__(self) -> Self:
+        self.before = {number for number, *_ in self.queue()}  # of other tests
         self.start()
         return self
 
@@ -127,10 +128,15 @@ class Administrator(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(0.2):
-            for line in self.cluster.ask("squeue", "-h", "--states=all", "-o", "%i|%T|%k").splitlines():
-                number, state, what = line.split("|")
-                self.seen[number] = what, state
-                self.act(number, state, what)
+            for number, state, what in self.queue():
+                if number not in self.before:
+                    self.seen[number] = what, state
+                    self.act(number, state, what)
+
+    def queue(self) -> list[list[str]]:
+        """Number, state and comment of every job, past ones included."""
+        said = self.cluster.ask("squeue", "-h", "--states=all", "-o", "%i|%T|%k")
+        return [line.split("|") for line in said.splitlines()]
 
     def act(self, number: str, state: str, what: str) -> None:
         raise NotImplementedError
@@ -177,6 +183,8 @@ def test_a_run_through_sbatch_gives_the_same_bytes(cluster, tmp_path, tiny_base)
     assert administrator.states("judge-mara") == ["COMPLETED"]
     # Slurm without cgroups kills what takes too much memory, and calls the job failed.
     assert administrator.states("train_segment_wildcards_mara") == ["FAILED", "COMPLETED"], administrator.seen
+    # With the preparation of the base that is all that was submitted: no job waits for another one of its stage.
+    assert len(administrator.seen) == 5, administrator.seen
     assert "exceeded memory limit" in (cluster.folder / "slurmd.log").read_text()
     log = (there / f"results/mara/logs/train_segment/{steps:06d}.log").read_text()
     assert "previews are drawn after training" in log
