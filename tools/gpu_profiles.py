@@ -51,10 +51,14 @@ def text(size: int) -> str:
     limit = f", memory: {budget:g}" if size < BF16_TEXTS else ""
     note = "GiB; leaves the rest to the desktop" if limit else "memory: auto, i.e. all that is free"
     more = "" if size < BF16_TEXTS else " or more"
+    need, previews = price.drawing(recipe(size)), ""
+    if need > budget:
+        limit += ", sample: {disable: true}"
+        previews = f"\n# Previews would need {need:.1f} GiB: none are drawn, and the last checkpoint is shipped."
     return f"""# One GPU with {size} GB{more}:  snakemake --profile profiles/gpu-{size}gb --cores 8
 # Written by tools/gpu_profiles.py. Reckoned for the default recipe: {found.peak:.1f} GiB, {how};
 # {step:.2f} s per step on average, were the card as fast as an H100.
-# {said}
+# {said}{previews}
 scheduler: greedy
 scheduler-subsample: 50
 max-checksum-file-size: 2GB

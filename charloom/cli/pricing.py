@@ -18,6 +18,11 @@ from charloom.workflow import price
 
 BESIDE = 1.5
 """GiB of a card that are not for training: the desktop, the driver, cuBLAS workspaces; as profiles/gpu-16gb leaves."""
+CONTEXT = 0.5
+"""GiB of a card that CUDA itself takes."""
+PREVIEWS = ("sample_checkpoint", "sample_strength", "sample_drift")
+DRAWING = (*PREVIEWS, "draw_reference", "draw_picture", "draw_gallery")
+"""Rules that draw with the base."""
 LISTED = 6
 """Stages listed, the longest first."""
 
@@ -79,16 +84,18 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     budget = _budget(recipe)
     if "train_segment" in jobs and budget is not None:
         _refuse(name, recipe, budget)
+    _refuse_drawing(name, recipe, jobs)
     stages = price.stages(jobs, recipe, steps, budget, here)
     out = _times(stages, jobs, [] if all(one.measured for one in stages) else ["on an H100; other cards are slower"])
     need = price.gpu_memory(recipe, budget)
+    previews = f", previews {need['previews']:.1f}" if set(DRAWING) & set(jobs) else ""
     out.append(
-        f"  GPU memory: training {need['train']:.1f} GiB{_how(recipe, budget)}, previews {need['previews']:.1f}, "
-        f"texts {need['texts']:.1f}; main memory {price.main_memory(recipe, budget):.0f} GiB"
+        f"  GPU memory: training {need['train']:.1f} GiB{_how(recipe, budget)}{previews}, texts {need['texts']:.1f}; "
+        f"main memory {price.main_memory(recipe, budget):.0f} GiB"
     )
-    images, previews = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
+    images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
     out.append(
-        f"  disk {price.disk(recipe, images, previews, len(character.saved_steps)):.0f} GB"
+        f"  disk {price.disk(recipe, images, drawn, len(character.saved_steps)):.0f} GB"
         + (
             f"; download {base.download_gb:g} GB at most"
             if base.repo and not (root / WORK.lock(base.name)).exists()
@@ -98,13 +105,42 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     return out
 
 
+def _limits(recipe: dict[str, Any]) -> list[float]:
+    """GiB of GPU memory that the recipe allows, where it does."""
+    given = [float(recipe["memory"])] if recipe["memory"] != "auto" else []
+    return [*given, 9.0] if recipe["low_vram"] else given
+
+
 def _budget(recipe: dict[str, Any]) -> float | None:
-    limits = [float(recipe["memory"])] if recipe["memory"] != "auto" else []
-    if recipe["low_vram"]:
-        limits.append(9.0)
+    """GiB that training may use; None where nothing limits it."""
+    limits = _limits(recipe)
     if (there := card()) is not None:
         limits.append(there - BESIDE)
     return min(limits, default=None)
+
+
+def _refuse_drawing(name: str, recipe: dict[str, Any], jobs: dict[str, int]) -> None:
+    """Previews are drawn by a model that is whole in GPU memory: blocks in main memory are for training alone."""
+    limits = _limits(recipe)
+    if (there := card()) is not None:
+        limits.append(there - CONTEXT)
+    found = [rule for rule in DRAWING if rule in jobs]
+    need, allowed = price.drawing(recipe), min(limits, default=None)
+    if not found or allowed is None or need <= allowed:
+        return
+    lighter = {**recipe, "sample": {**recipe["sample"], "precision": "float8"}}
+    if price.drawing(lighter) <= allowed:
+        remedy = "the smallest change that fits, which changes previews alone: recipe: {sample: {precision: float8}}"
+    elif set(found) <= set(PREVIEWS):
+        remedy = (
+            "the smallest change that fits: recipe: {sample: {disable: true}}, which draws no previews and ships the "
+            "last checkpoint"
+        )
+    else:
+        remedy = "use a larger GPU, or pictures of your own"
+    raise UserError(
+        f"plan: {name}: drawing needs {need:.1f} GiB of GPU memory, and may use {allowed:.1f} GiB; {remedy}"
+    )
 
 
 def _refuse(name: str, recipe: dict[str, Any], budget: float) -> None:
@@ -129,7 +165,7 @@ def _how(recipe: dict[str, Any], budget: float | None) -> str:
         return f" ({found.swapped} of 30 blocks in main memory, which is slower and changes nothing else)"
     if found.recomputing and budget is not None:
         return f" ({found.recomputing} of 30 blocks recompute, which changes nothing but the time)"
-    return ""
+    return " (with all the memory it wants: neither memory: nor a card here limits it)" if budget is None else ""
 
 
 def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]) -> list[str]:

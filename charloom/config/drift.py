@@ -14,11 +14,15 @@ Prompt = dict[str, str]
 
 
 def prompts(character: Character) -> list[Prompt]:
-    """The previews of one checkpoint that tell of drift; none if ``validation.drift`` is none."""
+    """The previews of one checkpoint that tell of drift; none if ``validation.drift`` is none.
+
+    Many sampler steps tell whether a distilled base still is one. With guidance it is none.
+    """
     wanted = character.recipe["validation"]
     if wanted["drift"] == "none" or not character.sampled_steps or character.is_style:
         return []
     word = kinds.with_article(character.recipe["train"]["preservation"]["differential"]["class"])
+    distilled = character.recipe["sample"]["guidance"] == 1
     with_trigger = [p for p in character.sample_prompts if words.count(p.text, character.trigger)]
     return [
         {"name": f"{prompt.name}-{kind}", "kind": kind, "of": prompt.name, "text": text}
@@ -27,6 +31,7 @@ def prompts(character: Character) -> list[Prompt]:
             ("class", words.replace(prompt.text, character.trigger, word)),
             ("steps", prompt.text),
         )
+        if kind == "class" or distilled
     ]
 
 

@@ -148,29 +148,49 @@ def _locked(devices: Sequence[Device], count: int, log: Callable[[str], None]) -
     folder = leases_folder()
     taken: dict[Device, FileLock] = {}
     began = time.monotonic()
+
+    def free(lock: FileLock) -> bool:
+        """Take a lock if nobody holds it."""
+        with contextlib.suppress(Timeout):
+            lock.acquire(blocking=False)
+        return lock.is_locked
+
+    def pause() -> None:
+        """Wait a moment; say once, after a few seconds, what for."""
+        nonlocal began
+        if began and time.monotonic() - began > PATIENCE:
+            log(f"waiting for a free GPU: {_held(folder, [d for d in devices if d not in taken])}")
+            began = 0.0
+        time.sleep(PAUSE)
+
     # One at a time gathers several: two that hold one each and want two would wait forever. Who wants a certain GPU
     # waits for it alone, so that the others go on.
-    gate = FileLock(folder / "gate.lock") if len(devices) > count or count > 1 else contextlib.nullcontext()
-    with gate:
-        while len(taken) < count:
+    gate = FileLock(folder / "gate.lock") if len(devices) > count or count > 1 else None
+    while gate and not free(gate):
+        pause()
+    try:
+        while True:
             for device in devices:
-                if device in taken or len(taken) == count:
-                    continue
                 lock = FileLock(folder / f"{_plain(device.identity)}.lock")
-                with contextlib.suppress(Timeout):
-                    lock.acquire(blocking=False)
+                if device not in taken and len(taken) < count and free(lock):
                     taken[device] = lock
+                    with contextlib.suppress(OSError):
+                        _note(folder, device).write_text(_holder(), encoding="utf-8")
             if len(taken) == count:
                 break
-            if began and time.monotonic() - began > PATIENCE:
-                log(f"waiting for a free GPU: {_held(folder, [d for d in devices if d not in taken])}")
-                began = 0.0
-            time.sleep(PAUSE)
+            pause()
+    finally:
+        if gate:
+            gate.release()
     _leases.update({device.place: lock for device, lock in taken.items()})
-    for device in taken:
-        with contextlib.suppress(OSError):
-            _note(folder, device).write_text(f"{Path(sys.argv[0]).stem}, process {os.getpid()}", encoding="utf-8")
     return list(taken)
+
+
+def _holder() -> str:
+    """What others that wait are told about this process: its script, character, number and since when."""
+    whose = next((found[1] for one in sys.argv[1:] if (found := re.search(r"(?:^|/)results/([^/]+)", one))), "")
+    job = f"{Path(sys.argv[0]).stem}{whose and f' of {whose}'}"
+    return f"{job}, process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')}"
 
 
 def release() -> None:

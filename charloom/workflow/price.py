@@ -39,6 +39,9 @@ RECOMPUTED = 0.42
 """Share by which a step takes longer if every block recomputes (fitted)."""
 LINK = 52e9
 """Bytes per second to the GPU, which blocks in main memory cross twice per step (measured on an H100, PCIe 5)."""
+ROOM, MARGIN, FRAGMENTATION = 1.7, 0.25, 0.92
+"""GiB that a picture of 1024 x 1024 needs beside the transformer, GiB left for others, and the share of what is free
+that may be allocated: as the engine decides before it loads a model to draw with."""
 START, EXCHANGE = 50.0, 2.2
 """Seconds of the trainer before its first step, and around each checkpoint's previews."""
 DRAWN = 0.16
@@ -204,15 +207,25 @@ def _seconds(path: Path) -> float:
 def gpu_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> dict[str, float]:
     """GiB of GPU memory by what is done: training, previews and texts."""
     model = model or Model()
-    drawn = "float8" if recipe["sample"]["precision"] == "float8" else recipe["quantization"]["transformer"]
-    width = 1.0 if recipe["sample"]["precision"] != "bf16" and drawn == "float8" else 2.0
     area = recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20
     text = BYTES[recipe["quantization"]["text_encoder"]] if recipe["quantization"]["text_encoder"] != "none" else 2.0
     return {
         "train": training(recipe, budget, model).peak,
-        "previews": model.total * width / GIB + 2.0 * area,
+        "previews": _drawn_with(recipe, model) + 2.0 * area,
         "texts": model.text_encoder * text / GIB + 1.0,
     }
+
+
+def drawing(recipe: Mapping[str, Any], model: Model | None = None) -> float:
+    """GiB of GPU memory that must be there, or allowed by ``memory``, for the engine to draw pictures at all."""
+    return (_drawn_with(recipe, model or Model()) + ROOM + MARGIN) / FRAGMENTATION
+
+
+def _drawn_with(recipe: Mapping[str, Any], model: Model) -> float:
+    """GiB of the transformer's weights as previews use them."""
+    drawn = recipe["sample"]["precision"]
+    drawn = recipe["quantization"]["transformer"] if drawn == "auto" else drawn
+    return model.total * (1.0 if drawn == "float8" else 2.0) / GIB
 
 
 def main_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> float:
@@ -247,7 +260,11 @@ def ladder(recipe: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     if BYTES[recipe["quantization"]["transformer"]] > 1:
         yield "quantization: {transformer: float8}", {"quantization": {"transformer": "float8"}}
     if BYTES[recipe["quantization"]["transformer"]] > BYTES["nf4"]:
-        yield "quantization: {transformer: nf4}", {"quantization": {"transformer": "nf4"}}
+        words, change = "quantization: {transformer: nf4}", {"quantization": {"transformer": "nf4"}}
+        if recipe["sample"]["precision"] == "auto" and not recipe["sample"]["disable"]:
+            # Which would follow training to bf16, and need more memory than training.
+            words, change["sample"] = f"{words}, sample: {{precision: float8}}", {"precision": "float8"}
+        yield words, change
     rank = recipe["network"]["rank"]
     while (rank := rank // 2) >= 8:
         yield f"network: {{rank: {rank}, alpha: {rank}}}", {"network": {"rank": rank, "alpha": rank}}
@@ -258,19 +275,23 @@ def ladder(recipe: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def smallest_change(recipe: Mapping[str, Any], budget: float, model: Model | None = None) -> list[str] | None:
     """The first rung that fits alone, else the fewest from the top together; empty if nothing is needed, None if
-    nothing helps."""
+    nothing helps. Previews are given up where no number format lets them fit."""
     if training(recipe, budget, model).fits:
         return []
+    without = []
+    if not recipe["sample"]["disable"] and drawing(_with(recipe, {"sample": {"precision": "float8"}}), model) > budget:
+        without = ["sample: {disable: true}"]
+        recipe = _with(recipe, {"sample": {"disable": True}})
     rungs = list(ladder(recipe))
     for words, change in rungs:
         if training(_with(recipe, change), budget, model).fits:
-            return [words]
+            return [words, *without]
     whole, taken = recipe, {}
     for words, change in rungs:
         whole = _with(whole, change)
         taken[words.split(":")[0]] = words  # a later rung of the same knob replaces the earlier one
         if training(whole, budget, model).fits:
-            return list(taken.values())
+            return [*taken.values(), *without]
     return None
 
 

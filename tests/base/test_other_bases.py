@@ -12,6 +12,7 @@ import small_project
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from charloom.base import locks
+from charloom.config import drift
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.core.store import Store
@@ -56,6 +57,13 @@ def test_what_is_not_distilled_is_drawn_with_guidance_and_trained_without_an_ada
     assert "_negative" not in slices.variants(character)
     turbo, _ = of("z-image-turbo")
     assert "_negative" not in slices.texts(turbo)
+
+
+def test_only_a_distilled_base_is_asked_for_many_steps() -> None:
+    """Whether Turbo is still Turbo: 30 steps are what others take anyway."""
+    for base, kinds in (("z-image-turbo", {"class", "steps"}), ("z-image", {"class"}), ("z-image-deturbo", {"class"})):
+        workflow = load(HERE, overrides={"base": base, "recipe": {"validation": {"drift": "all"}}})
+        assert {one["kind"] for one in drift.prompts(workflow.characters["leyla"])} == kinds, base
 
 
 @pytest.mark.parametrize("shift", [3.0, 6.0])

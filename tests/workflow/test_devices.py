@@ -83,8 +83,8 @@ def machine(driver, tmp_path, monkeypatch):
 class Job:
     """A process that leases and then computes until told to end."""
 
-    def __init__(self, name: str = "auto", count: int = 1, **environment: str) -> None:
-        command = [sys.executable, "-c", JOB, name, str(count)]
+    def __init__(self, name: str = "auto", count: int = 1, output: str = "", **environment: str) -> None:
+        command = [sys.executable, "-c", JOB, name, str(count), output]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, env={**os.environ, **environment}, text=True, **pipes)
 
@@ -101,16 +101,24 @@ class Job:
 
 
 def test_every_job_gets_a_gpu_of_its_own_and_the_next_waits(machine):
-    jobs = [Job() for _ in range(3)]
-    assert sorted(place for job in jobs for place in job.places()) == ["0", "1", "2"]
-    fourth = Job()
-    assert not fourth.has_started(devices.PATIENCE + 1.5)
-    jobs[1].end()
-    assert fourth.has_started(20) and fourth.places()
-    said = fourth.end()
-    assert said.count("waiting for a free GPU: GPU 0 is held by -c, process ") == 1
-    for job in (jobs[0], jobs[2]):
+    jobs = [Job(output="results/mara/final.safetensors") for _ in range(3)]
+    held = {job.places()[0]: job.process.pid for job in jobs}
+    assert sorted(held) == ["0", "1", "2"]
+    waiting = [Job(), Job()]
+    began = time.monotonic()
+    for one in waiting:
+        assert not one.has_started(max(0.1, began + devices.PATIENCE + 1.5 - time.monotonic()))
+    for job in jobs:
         job.end()
+    for one in waiting:
+        assert one.has_started(20) and one.places()
+        # Once, whichever of the two came first: who holds which GPU, for whom, and since when.
+        line, *more = [line for line in one.end().splitlines() if "waiting" in line]
+        assert not more and line.startswith("  waiting for a free GPU: GPU 0 is held by -c of mara, process ")
+        for place, number in held.items():
+            assert re.search(
+                rf"GPU {place} is held by -c of mara, process {number}, since \d{{4}}-\d\d-\d\d \d\d:\d\d", line
+            )
 
 
 def test_a_killed_job_leaves_its_gpu_to_the_next(machine):
@@ -207,7 +215,7 @@ def test_characters_do_not_wait_for_each_other(tmp_path, monkeypatch):
     for name, lock in names.items():
         text = (ROOT / "scripts" / f"{name}.py").read_text()
         made = lock if lock.startswith("f") else re.search(rf"^    {lock} = (f.*)$", text, re.MULTILINE)[1]
-        assert re.search(r"\{(whose|arguments\.results\.name|run\[:32\])\}", made), (name, lock)
+        assert re.search(r"\{(whose|arguments\.results(?:\.root)?\.name|run\[:32\])\}", made), (name, lock)
     assert jobs.character_of(Path("results/mara/latents/others/a-1.safetensors"), "latents") == "mara"
     assert jobs.character_of(Path("a.safetensors"), "latents") == "any"
 

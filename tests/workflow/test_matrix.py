@@ -10,11 +10,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import rebuilt
 import small_project
-from rebuilt import STATES, Edit, Graph
+from job_graph import Graph, graph
+from rebuilt import STATES, difference
+from rebuilt_edits import Edit, all_edits
 
-EDITS = {one.name: one for one in rebuilt.all_edits()}
+EDITS = {one.name: one for one in all_edits()}
 SAMPLE = (
     ("files touched", "all made"),
     ("the outfit of a shot", "all made"),
@@ -27,7 +28,7 @@ SAMPLE = (
 
 @pytest.fixture(scope="module")
 def before(finished: Path) -> Graph:
-    found = rebuilt.graph(finished)
+    found = graph(finished)
     assert not found.runs and len(found.jobs) == 51
     assert len(set(found.jobs.values())) == len(found.jobs)  # every job has a name of its own
     return found
@@ -35,7 +36,7 @@ def before(finished: Path) -> Graph:
 
 def check(edit: Edit, state: str, finished: Path, before: Graph, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "project"))
-    more, less, _ = rebuilt.difference(folder, before, edit, state)
+    more, less, _ = difference(folder, before, edit, state)
     assert (more, less) == (set(), set()), f"{edit.name}, {state}: runs needlessly {more}, does not run {less}"
 
 

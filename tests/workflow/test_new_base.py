@@ -82,4 +82,9 @@ def test_a_plan_names_the_base_as_the_cause(project: Path, monkeypatch: pytest.M
     line = next(line for line in text.splitlines() if line.strip().startswith("lock base"))
     assert "path" in line, text
     assert "train segment" in text and "follows from that" in text
-    assert snakemake(project, "-n", TARGET).returncode == 0
+    # The same by Snakemake alone: what is made again, and why.
+    dry = snakemake(project, "-n", TARGET, terminal="")
+    assert dry.returncode == 0, dry.stderr
+    lines = {line.partition("  ")[0]: line for line in map(str.strip, (dry.stdout + dry.stderr).splitlines())}
+    assert "path resources/bases/other → resources/bases/mini" in lines["lock base"]
+    assert lines["train segment"].endswith("follows from that")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import small_project
 from cli_helpers import root  # noqa: F401
+from yaml import safe_load
 
 from charloom.cli import pricing
 from charloom.cli.planning import Group
@@ -99,6 +100,67 @@ def test_what_cannot_fit_is_refused_with_the_smallest_change() -> None:
     pricing._refuse("leyla", recipe(), least + 0.05)
 
 
+def test_what_previews_need_is_what_the_engine_asks_for() -> None:
+    from charloom.engine import memory, previews
+
+    assert previews.ROOM == int(price.ROOM * memory.GIB)
+    assert (memory.MARGIN / memory.GIB, memory.FRAGMENTATION) == (price.MARGIN, price.FRAGMENTATION)
+    weights = price.Model().total
+    for precision, width in (("float8", 1), ("bf16", 2), ("auto", 1)):
+        least = price.drawing(recipe(sample={"precision": precision})) * memory.GIB
+        assert memory.FRAGMENTATION * least - memory.MARGIN == pytest.approx(width * weights + previews.ROOM)
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "remedy"),
+    [
+        ("sample_checkpoint", {"memory": 14.0, "sample": {"precision": "bf16"}}, r"\{sample: \{precision: float8\}\}"),
+        ("sample_strength", {"memory": 14.0, "quantization": {"transformer": "nf4"}}, r"alone: recipe: \{sample"),
+        ("sample_checkpoint", {"memory": 8.0}, r"recipe: \{sample: \{disable: true\}\}"),
+        ("draw_picture", {"memory": 8.0}, "use a larger GPU, or pictures of your own"),
+        ("sample_checkpoint", {"memory": 8.5}, None),
+        ("sample_checkpoint", {"low_vram": True}, None),
+        ("encode_latents", {"memory": 6.0}, None),
+    ],
+)
+def test_drawing_that_cannot_fit_is_refused(
+    rule: str, changes: dict[str, Any], remedy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks in main memory are for training alone: without previews' own check, a run would end after training."""
+    monkeypatch.setattr(pricing, "card", lambda: None)
+    if remedy is None:
+        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1})
+        return
+    with pytest.raises(UserError, match=rf"^plan: leyla: drawing needs \d+\.\d GiB .*{remedy}"):
+        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1})
+
+
+def test_a_card_limits_drawing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "card", lambda: 8.0)
+    with pytest.raises(UserError, match="may use 7.5 GiB"):
+        pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1})
+    monkeypatch.setattr(pricing, "card", lambda: 10.0)
+    pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1})
+
+
+def test_a_smaller_number_format_does_not_make_previews_larger() -> None:
+    words, change = next(one for one in price.ladder(recipe()) if "nf4" in one[0])
+    assert words == "quantization: {transformer: nf4}, sample: {precision: float8}"
+    assert price.drawing(yaml.merge(recipe(), change)) == price.drawing(recipe())
+    none_drawn = recipe(sample={"disable": True, "precision": "auto"})
+    assert all("precision" not in words for words, _ in price.ladder(none_drawn))
+
+
+@pytest.mark.parametrize("budget", [2.0, 4.0, 6.0])
+def test_what_a_refusal_proposes_is_not_refused(budget: float) -> None:
+    given = recipe(train={"batch_size": 4})
+    assert not price.training(given, budget).fits
+    change = safe_load(f"{{{', '.join(price.smallest_change(given, budget) or [])}}}")
+    changed = yaml.merge(given, change)
+    assert price.training(changed, budget).fits
+    assert changed["sample"]["disable"] or price.drawing(changed) <= budget
+
+
 def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(pricing, "card", lambda: None)
     found = [Group("leyla", "train_segment", 12), Group("leyla", "encode_latents", 30), Group("", "lock_base", 1)]
@@ -106,6 +168,9 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     text = "\n".join(pricing.lines(root, "leyla", found, given))
     assert "price: about" in text and "on an H100" in text and "download 33 GB" in text
     assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
+    assert "previews" not in text  # none are planned
+    drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
+    assert "previews 7.7" in drawn
     benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\n100.0\t0:01:40\n")
@@ -123,7 +188,7 @@ def test_profiles_and_options_count() -> None:
     assert given["base"] == "z-image-turbo" and given["recipe"]["memory"] == 14.5
 
 
-def test_profiles_are_what_the_forms_give() -> None:
+def test_profiles_are_what_the_forms_give(monkeypatch: pytest.MonkeyPatch) -> None:
     """If not: python tools/gpu_profiles.py"""
     place = small_project.ROOT / "tools/gpu_profiles.py"
     spec = importlib.util.spec_from_file_location("gpu_profiles", place)
@@ -137,3 +202,8 @@ def test_profiles_are_what_the_forms_give() -> None:
         assert gpu_profiles.path(size).read_text() == gpu_profiles.text(size)
         given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], small_project.ROOT)
         assert given["recipe"].get("memory", size) <= size
+        character = load(small_project.ROOT, overrides={**given, "device": "cuda"}).characters["leyla"]
+        made = {"train_segment": 1} | ({"sample_checkpoint": 1} if character.sampled_steps else {})
+        monkeypatch.setattr(pricing, "card", lambda size=size: size)
+        pricing._refuse("leyla", character.recipe, pricing._budget(character.recipe))
+        pricing._refuse_drawing("leyla", character.recipe, made)
