@@ -29,6 +29,12 @@ def captioner_gpus(wildcards):
     return 1 if found and found.local else 0
 
 
+def captioner_content(wildcards):
+    """A token for the contents of a captioner's folder; one of the Hub is identified by its revision."""
+    found = captioning.of(person(wildcards.character)).captioner
+    return CONTENTS.of_all(found.files) if found and found.files else ""
+
+
 def own_mask(wildcards):
     """The user's mask of a picture, if there is one."""
     return masking.mask_file(person(wildcards.character), wildcards.shot)
@@ -86,9 +92,9 @@ def first_lora(wildcards):
 
 
 def prompt_page(wildcards):
-    """The prompts for an image generator; a style has none."""
-    style = person(wildcards.character).is_style
-    return [] if style else results(wildcards.character).prompt_page
+    """The prompts for an image generator; a style whose pictures are there has none."""
+    sheet = person(wildcards.character).has_sheet
+    return results(wildcards.character).prompt_page if sheet else []
 
 
 def sampled_checkpoint(wildcards):
