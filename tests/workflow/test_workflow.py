@@ -140,9 +140,8 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     "a data set more": (
         further_set,
         {
-            "make_source_image": 2,
-            "crop_watermark": 2,
-            "write_caption": 2,
+            "convert_set_picture": 2,
+            "take_set_caption": 2,
             "lint_dataset": 1,
             "encode_latents": 2,
             "encode_caption": 2,
