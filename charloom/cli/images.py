@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from charloom.cli import planning
 from charloom.cli.trial import CORES
@@ -18,6 +19,7 @@ from charloom.config.generation import GENERATOR, PAID, REFERENCE, Generation
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, Work
 from charloom.core.store import Store
+from charloom.dataset.sources import folder
 from charloom.dataset.sources.orders import KIND
 from charloom.dataset.sources.purchases import FAILED, RUN, STOPPED, Budget, Purchases
 from charloom.workflow import generating, likeness, picture_slices
@@ -64,21 +66,15 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
         raise UserError(f"{character.label}: images.source is {character.source}, which generates nothing")
     made = Results(root / "results" / character.id)
     wanted = picture_slices.wanted(character)
-    reference = made.reference if made.reference.is_file() and not _stale(root, made.reference) else None
-    if reference is None and generation.reference == GENERATOR:
-        # Bought earlier, with the words and attempt of now.
-        bought = store.path(
-            KIND, generating.Batch(wanted, None, store, likeness.Nobody).orders(REFERENCE)[0].key, ".png"
-        )
-        reference = bought if bought.is_file() else None
+    reference, who = _reference(root, made.reference, generation, wanted, store)
     missing = list(character.shot_names)
     if reference:
         content = None
         if generation.source == "diffusers":
             from charloom.dataset.sources.diffusers import folder_of
 
-            if folder := folder_of(generation):
-                content = generating.content_of_model(folder, store, print)
+            if model := folder_of(generation):
+                content = generating.content_of_model(model, store, print)
         # Whether faces are alike is not looked at here: the attempts that are stored are those that were wanted.
         batch = generating.Batch(wanted, reference, store, likeness.Nobody, content)
         known = likeness.records(made, missing)
@@ -89,8 +85,23 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
             if not store.has(KIND, batch.orders(name)[0].key, ".png")
             and known.get(name, {}).get("key") not in keys[name]
         ]
-    who = "" if reference else "file" if generation.file else generation.reference
     return Outlook(character, generation, who, missing, Purchases(Work(root / "work").purchases(character.id)))
+
+
+def _reference(
+    root: Path, made: Path, generation: Generation, wanted: dict[str, dict[str, Any]], store: Store
+) -> tuple[Path | None, str]:
+    """The reference that counts now, as far as it is known before it is made; and who makes it, if it is not there."""
+    if made.is_file() and not _stale(root, made):
+        return made, ""
+    if generation.file:
+        file = Path(generation.file)
+        return (file if folder.is_png(file) else None), "file"  # a PNG is taken as it is
+    if generation.reference == GENERATOR:
+        order = generating.Batch(wanted, None, store, likeness.Nobody).orders(REFERENCE)[0]
+        if (bought := store.path(KIND, order.key, ".png")).is_file():
+            return bought, ""
+    return None, generation.reference
 
 
 def _stale(root: Path, path: Path) -> bool:
