@@ -80,12 +80,12 @@ def test_what_is_taken_without_asking_is_what_the_check_judges(project: Path) ->
 
 
 def test_the_noun_of_the_character_is_nothing_that_pictures_show(project: Path) -> None:
-    say({name: f"A gecko in place {number}." for number, name in enumerate(SAID)})
-    edit(MARA, noun="gecko")
-    assert json.loads(charloom("captions", "mara", "--json"))["statistics"]["unsaid"] == []
-    assert "show gecko" not in charloom("lint", "mara")
-    edit(MARA, noun="lizard")
-    assert "3 of 3 pictures show gecko" in charloom("lint", "mara")
+    for noun, found in {"gecko": set(), "lizard": {"gecko"}}.items():
+        edit(MARA, noun=noun)  # the captioner is asked for it, so it is asked anew
+        say({name: f"A gecko with a hat, place {number}." for number, name in enumerate(SAID)})
+        unsaid = json.loads(charloom("captions", "mara", "--json"))["statistics"]["unsaid"]
+        assert {term["term"] for term in unsaid} & {"gecko", "lizard"} == found and unsaid
+        assert ("3 of 3 pictures show gecko" in charloom("lint", "mara")) == bool(found)
 
 
 def test_accepting_writes_the_users_own_caption_and_keeps_history(project: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_run_describes_each_picture_once_and_takes_what_passes(project: Path) 
     # Other weights behind the same path describe everything anew.
     (model / "generation_config.json").write_text('{"max_length": 99}')
     dry = small_project.snakemake(project, "-n", "results/mara/captions.json", code=small_project.ROOT)
-    assert [line.split()[1] for line in dry.stdout.splitlines() if line.startswith("caption_image ")] == ["3"]
+    assert {line.split()[1] for line in dry.stdout.splitlines() if line.startswith("caption_image ")} == {"3"}
 
 
 def test_the_caption_of_a_run_is_the_captioners_if_it_passes(project: Path) -> None:
