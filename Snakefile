@@ -23,8 +23,7 @@ include: "rules/locks.smk"
 wildcard_constraints:
     character=any_of(WORKFLOW.names),
     base=any_of(BASES),
-    # An image of the plan, or <data set>/<image>.
-    shot="[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?",
+    shot=f"({OF_PLAN}|{OF_SET})",
     text="_[a-z0-9-]+",
     step="[0-9]{6}",
     prompt="[0-9]{2}",
@@ -47,11 +46,13 @@ localrules:
     make_reference,
     make_source_image,
     convert_picture,
+    convert_set_picture,
     generate_reference,
     generate_picture,
     crop_watermark,
     write_caption,
     take_caption,
+    take_set_caption,
     propose_captions,
     make_mask,
     lint_dataset,

@@ -19,6 +19,7 @@ rule caption_image:
         gpu=captioner_gpus,
     params:
         settings=settings(caption_slices.captioner),
+        model=captioner_content,
         siblings=untracked(caption_slices.siblings),
         engine=untracked(slices.engine),
     message:

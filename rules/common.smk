@@ -1,5 +1,5 @@
 # The configuration, checked before any job starts, and the functions from which rules get paths and settings.
-# Import nothing heavy such as torch: every start of snakemake would pay for it.
+# Import nothing heavy such as torch: each start of snakemake pays for it.
 import atexit
 import contextlib
 import io
@@ -184,11 +184,11 @@ def image_problems(name):
 
 
 def pages_and_file(name):
-    """What is made for a character; a style has no sheet of prompts for pictures."""
+    """What is made for a character; a style whose pictures are there has no sheet of prompts for them."""
     made, character = results(name), WORKFLOW.characters.get(name)
-    sheet = [] if name in WORKFLOW.styles else [made.prompt_page]
+    has_sheet = getattr(WORKFLOW.projects.get(name), "has_sheet", True)
     scenes = [made.gallery] if character and character.gallery else []
-    return [made.final, made.report, *sheet, *scenes]
+    return [made.final, made.report, *[made.prompt_page] * has_sheet, *scenes]
 
 
 @cache

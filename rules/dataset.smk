@@ -57,6 +57,8 @@ rule make_source_image:
         RESULTS.log("make_source_image", "{shot}"),
     benchmark:
         RESULTS.benchmark("make_source_image", "{shot}")
+    wildcard_constraints:
+        shot=OF_PLAN,
     priority: 40
     conda:
         "../envs/charloom.yaml"
@@ -81,6 +83,8 @@ rule crop_watermark:
         RESULTS.log("crop_watermark", "{shot}"),
     benchmark:
         RESULTS.benchmark("crop_watermark", "{shot}")
+    wildcard_constraints:
+        shot=OF_PLAN,
     priority: 30
     conda:
         "../envs/charloom.yaml"
@@ -94,9 +98,11 @@ rule crop_watermark:
         "--output {output.image:q} 2> {log:q}"
 
 
-# A picture of a folder whose every picture is used. The first job converts all of them; the others take theirs from the
-# store without starting Python.
+# A picture of the user's folder. The first job converts all of them; the others take theirs from the store without
+# starting Python.
 rule convert_picture:
+    input:
+        source_inputs,
     output:
         image=RESULTS.image("{shot}"),
     log:
@@ -104,18 +110,18 @@ rule convert_picture:
     benchmark:
         RESULTS.benchmark("convert_picture", "{shot}")
     wildcard_constraints:
-        character=any_of(WHOLE_FOLDERS),
-        shot="[a-z0-9][a-z0-9_-]*",
+        character=who(lambda one: one.source == "folder"),
+        shot=OF_PLAN,
     priority: 30
     conda:
         "../envs/charloom.yaml"
     threads: 1
     params:
-        settings=settings(own_files.picture_settings),
+        settings=settings_of(own_files.picture_settings, "shot"),
         file=path_of(own_image),
         content=content_of(own_image),
         stored=stored_picture,
-        siblings=untracked(pictures_of_folder),
+        siblings=siblings_of(own_files.pictures_of),
         cores=lambda wildcards, input: workflow.cores or 1,
     message:
         "{wildcards.character}: picture {wildcards.shot}"
@@ -126,7 +132,14 @@ rule convert_picture:
         "--output {output.image:q} 2> {log:q}"
 
 
-# Its caption, likewise.
+# One of an extra data set, likewise.
+use rule convert_picture as convert_set_picture with:
+    wildcard_constraints:
+        character=who(lambda one: one.datasets),
+        shot=OF_SET,
+
+
+# A caption of a folder whose every picture is used, likewise.
 rule take_caption:
     output:
         caption=RESULTS.caption("{shot}"),
@@ -135,8 +148,8 @@ rule take_caption:
     benchmark:
         RESULTS.benchmark("take_caption", "{shot}")
     wildcard_constraints:
-        character=any_of(TAKEN_OVER),
-        shot="[a-z0-9][a-z0-9_-]*",
+        character=who(lambda one: one.whole and as_written(one)),
+        shot=OF_PLAN,
     priority: 30
     conda:
         "../envs/charloom.yaml"
@@ -146,7 +159,7 @@ rule take_caption:
         file=path_of(own_caption),
         content=content_of(own_caption),
         stored=stored_caption,
-        siblings=untracked(captions_of_folder),
+        siblings=siblings_of(own_files.captions_of),
     message:
         "{wildcards.character}: caption {wildcards.shot}"
     shell:
@@ -155,8 +168,16 @@ rule take_caption:
         "--siblings {params.siblings:q} --output {output.caption:q} 2> {log:q}"
 
 
+# One of an extra data set, likewise.
+use rule take_caption as take_set_caption with:
+    wildcard_constraints:
+        character=who(lambda one: one.datasets and as_written(one)),
+        shot=OF_SET,
+
+
 ruleorder: convert_picture > crop_watermark
 ruleorder: take_caption > write_caption
+ruleorder: take_set_caption > write_caption
 
 
 rule write_caption:

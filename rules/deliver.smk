@@ -34,6 +34,7 @@ rule make_bundle:
         manifest=RESULTS.manifest,
         images=files_of(RESULTS.image("{name}"), lambda c: c.image_names),
         captions=files_of(RESULTS.caption("{name}"), lambda c: c.image_names),
+        masks=files_of(RESULTS.mask("{name}"), mask_slices.masked),
         workflows=rules.write_comfyui.output,
         validation=RESULTS.validation,
         table=RESULTS.score_table,

@@ -1,9 +1,13 @@
 # Functions from which rules get inputs and parameters, beside those of common.smk.
 import json
 
-from charloom.config import captioning, image_folder, masking
+from charloom.config import captioning, masking
 from charloom.workflow import caption_slices, mask_slices, own_files, training
 from snakemake.settings.types import SharedFSUsage
+
+# Names of an image of the plan, and of one of an extra data set.
+OF_PLAN = "[a-z0-9][a-z0-9_-]*"
+OF_SET = f"{OF_PLAN}/{OF_PLAN}"
 
 
 @cache
@@ -25,6 +29,12 @@ def captioner_gpus(wildcards):
     return 1 if found and found.local else 0
 
 
+def captioner_content(wildcards):
+    """A token for the contents of a captioner's folder; one of the Hub is identified by its revision."""
+    found = captioning.of(person(wildcards.character)).captioner
+    return CONTENTS.of_all(found.files) if found and found.files else ""
+
+
 def own_mask(wildcards):
     """The user's mask of a picture, if there is one."""
     return masking.mask_file(person(wildcards.character), wildcards.shot)
@@ -37,29 +47,29 @@ def proposals_of(wildcards):
     return [results(name).proposals] if found else []
 
 
-# Characters whose every picture of a folder is used, without shots in their file.
-WHOLE_FOLDERS = [name for name, one in WORKFLOW.characters.items() if one.whole]
-# Those whose captions are the user's or one for all; a captioner's are written one by one.
-TAKEN_OVER = [
-    name for name in WHOLE_FOLDERS if not captioning.of(WORKFLOW.characters[name]).auto
-]
+def who(fits):
+    """A pattern of the characters and styles that ``fits`` chooses."""
+    return any_of(name for name, one in WORKFLOW.projects.items() if fits(one))
 
 
-def pictures_of_folder(character):
-    """The files of all pictures of a folder, as JSON."""
-    files = (image_folder.of_shot(character, shot) for shot in character.shots)
-    return json.dumps([str(path) for path in files if path])
+def as_written(character):
+    """Whether captions are the user's or one for all; a captioner's are written one by one."""
+    return not captioning.of(character).auto
 
 
-def captions_of_folder(character):
-    """The captions of all pictures of a folder that have one, as JSON."""
-    files = map(character.caption_file, character.shots)
-    return json.dumps([str(path) for path in files if path])
+def siblings_of(files_of):
+    """A params function, untracked: the user's files that are made in one go with that of an image, as JSON."""
+    hint = cache(lambda name, part: value(json.dumps(files_of(person(name), part))))
+    return lambda wildcards, input: hint(
+        wildcards.character, wildcards.shot.rpartition("/")[0]
+    )
 
 
 def stored_picture(wildcards, input):
-    """Where the store has a picture of a whole folder, or will have it."""
-    made = json.loads(own_files.picture_settings(person(wildcards.character)))
+    """Where the store has one of the user's pictures, or will have it."""
+    made = json.loads(
+        own_files.picture_settings(person(wildcards.character), wildcards.shot)
+    )
     content = CONTENTS.of(own_image(wildcards))
     return own_files.PICTURE.entry(CONTENTS.store, content, made).as_posix()
 
@@ -82,9 +92,9 @@ def first_lora(wildcards):
 
 
 def prompt_page(wildcards):
-    """The prompts for an image generator; a style has none."""
-    style = person(wildcards.character).is_style
-    return [] if style else results(wildcards.character).prompt_page
+    """The prompts for an image generator; a style whose pictures are there has none."""
+    sheet = person(wildcards.character).has_sheet
+    return results(wildcards.character).prompt_page if sheet else []
 
 
 def sampled_checkpoint(wildcards):

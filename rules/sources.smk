@@ -81,7 +81,7 @@ rule generate_picture:
         RESULTS.benchmark("generate_picture", "{shot}")
     wildcard_constraints:
         character=generated_by(lambda one: not on_gpu(one)),
-        shot="[a-z0-9][a-z0-9_-]*",
+        shot=OF_PLAN,
     priority: 40
     conda:
         "../envs/charloom.yaml"
@@ -116,7 +116,7 @@ rule draw_picture:
         RESULTS.benchmark("draw_picture", "{shot}")
     wildcard_constraints:
         character=generated_by(on_gpu),
-        shot="[a-z0-9][a-z0-9_-]*",
+        shot=OF_PLAN,
     priority: 40
     conda:
         "../envs/charloom.yaml"

@@ -31,9 +31,10 @@ def main() -> None:
             return jobs.torch_device(arguments.device, arguments.threads, limit)
 
         failed = describing.make(images, settings, store, device, log)
-        for other, why in failed.items():
-            if other == image:
-                raise UserError(why)
+        if image in failed:
+            # All of them at once: Snakemake stops at the first job that fails.
+            raise UserError.several(list(failed.values()))
+        for why in failed.values():
             log(f"left out for now: {why}")
 
     key = describing.key(file_digest(image), settings, describing.model_of(settings, store))

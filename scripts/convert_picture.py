@@ -21,8 +21,9 @@ def main() -> None:
     if arguments.user_file is None:
         raise UserError(f"{arguments.output}: its picture is no longer in the folder; run snakemake again")
     with store.lock("own-pictures"):  # one process makes what its siblings will take
-        key = own_files.make_picture(arguments.user_file, settings, store)
-        own_files.make_pictures(map(Path, arguments.siblings), settings, store, arguments.threads)
+        everyone = dict.fromkeys([arguments.user_file, *map(Path, arguments.siblings)])
+        own_files.make_pictures(everyone, settings, store, arguments.threads)
+        key = own_files.make_picture(arguments.user_file, settings, store)  # or what is wrong with it
     store.fetch(kind.name, key, kind.suffix, arguments.output)
 
 

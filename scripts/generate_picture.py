@@ -8,6 +8,7 @@ from typing import Any
 
 from charloom.core.errors import cli
 from charloom.dataset import sources
+from charloom.dataset.lint import on_likeness
 from charloom.dataset.sources import purchases
 from charloom.dataset.sources.session import Session
 from charloom.workflow import generating, jobs, likeness
@@ -60,8 +61,8 @@ def main() -> None:
         found = batch.settled(name)
     assert isinstance(found, generating.Settled)
     generating.write(found, store, arguments.output, arguments.record)
-    for line in likeness.far({name: generating.record(found, arguments.output)}).values():
-        log(f"{name}: {line}")
+    if hit := on_likeness.hit(name, generating.record(found, arguments.output)):
+        log(f"{name}: {hit.what}; {hit.remedy}")
 
 
 if __name__ == "__main__":

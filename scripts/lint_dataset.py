@@ -19,12 +19,12 @@ def main() -> None:
     if settings.get("captioned"):
         found = files.read_json(results.proposals)
         settings |= {"_raw": found["raw"], "_waiting": [one["name"] for one in found["pictures"]]}
+    settings |= {"_pictures": likeness.records(results, [shot["name"] for shot in settings["shots"]])}
     names, detectors = lint.names(settings), lint_slices.detectors(settings)
     work = {
         name: lambda name=name: looking.kept_facts(results.image(name), store, detectors=detectors) for name in names
     }
     items, unread = lint.made(results, settings, looking.gathered(work, arguments.threads))
-    unread += likeness.findings(results, names)
     # The tokenizer is no input: until it is downloaded, token counts are estimates, which are never errors.
     checked = lint.check(items, settings, tokens.counter(settings.get("base", {})), unread)
     record = lint.as_record(checked.findings, checked.allowed)

@@ -15,12 +15,11 @@ def main() -> None:
     arguments = parser.parse_args()
     settings, results = arguments.settings, arguments.results
     own = settings["own"]
-    raw = describing.recalled({name: results.image(name) for name in own}, settings["captioner"], arguments.store)
-    present = {name: captions.read(results.caption(name)) for name in own}
+    raw = {name: describing.text_of(results.raw_caption(name)) for name in own}
+    present = {name: captions.read(results.caption(name)) for name in settings["names"]}
     made = {
         name: proposals.propose(name, raw[name], present[name], {**settings["shared"], **own[name]})
         for name in settings["waiting"]
-        if name in raw
     }
     shared = {**settings["shared"], "trigger": settings["trigger"]}
     record = proposals.record(made, present, raw, shared)

@@ -19,7 +19,7 @@ def main() -> None:
     settings, store, kind = arguments.settings, arguments.store, own_files.CAPTION
     with store.lock("own-captions"):
         key = own_files.make_caption(arguments.user_file, settings, store)
-        if "trigger" in settings:
+        if "default" not in settings:
             own_files.make_captions(map(Path, arguments.siblings), settings, store)
     store.fetch(kind.name, key, kind.suffix, arguments.output)
 

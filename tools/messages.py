@@ -19,8 +19,8 @@ FOLDERS = ("charloom", "scripts")
 CAUSES = ("charloom.judge.instruments", "charloom.judge.locking")
 """Modules whose messages are causes: the line that shows one ends in what to install or to name."""
 VERBS = frozenset(
-    """accept add allow buy change check choose close convert correct cut delete describe divide draw drop edit end free get
-    give go install lay leave load look lower make mend move name pip put raise remove rename repeat
+    """accept add allow buy change check choose close convert correct cut delete describe divide draw drop edit end free
+    get give go install lay leave load look lower make mend move name pip put raise remove rename repeat
     replace restore run save say set snakemake start take train try turn unset update use wait widen write""".split()
 )
 """How a remedy begins."""

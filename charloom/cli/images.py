@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from charloom.cli import planning
 from charloom.cli.trial import CORES
 from charloom.config.base import Base
 from charloom.config.character import Character
-from charloom.config.generation import PAID, Generation
+from charloom.config.generation import GENERATOR, PAID, REFERENCE, Generation
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, Work
 from charloom.core.store import Store
+from charloom.dataset.sources import folder
 from charloom.dataset.sources.orders import KIND
-from charloom.dataset.sources.purchases import Budget, Purchases
+from charloom.dataset.sources.purchases import FAILED, RUN, STOPPED, Budget, Purchases
 from charloom.workflow import generating, likeness, picture_slices
 
 PACKAGES = {"gemini": "google.genai", "openai": "openai"}
@@ -65,16 +68,16 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
             "name a generator (docs/sources.md)"
         )
     made = Results(root / "results" / character.id)
-    reference = made.reference if made.reference.is_file() else None
+    wanted = picture_slices.wanted(character)
+    reference, who = _reference(root, made.reference, generation, wanted, store)
     missing = list(character.shot_names)
     if reference:
-        wanted = picture_slices.wanted(character)
         content = None
         if generation.source == "diffusers":
             from charloom.dataset.sources.diffusers import folder_of
 
-            if folder := folder_of(generation):
-                content = generating.content_of_model(folder, store, print)
+            if model := folder_of(generation):
+                content = generating.content_of_model(model, store, print)
         # Whether faces are alike is not looked at here: the attempts that are stored are those that were wanted.
         batch = generating.Batch(wanted, reference, store, likeness.Nobody, content)
         known = likeness.records(made, missing)
@@ -85,8 +88,30 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
             if not store.has(KIND, batch.orders(name)[0].key, ".png")
             and known.get(name, {}).get("key") not in keys[name]
         ]
-    who = "" if reference else "file" if generation.file else generation.reference
     return Outlook(character, generation, who, missing, Purchases(Work(root / "work").purchases(character.id)))
+
+
+def _reference(
+    root: Path, made: Path, generation: Generation, wanted: dict[str, dict[str, Any]], store: Store
+) -> tuple[Path | None, str]:
+    """The reference that counts now, as far as it is known before it is made; and who makes it, if it is not there."""
+    if made.is_file() and not _stale(root, made):
+        return made, ""
+    if generation.file:
+        file = Path(generation.file)
+        return (file if folder.is_png(file) else None), "file"  # a PNG is taken as it is
+    if generation.reference == GENERATOR:
+        order = generating.Batch(wanted, None, store, likeness.Nobody).orders(REFERENCE)[0]
+        if (bought := store.path(KIND, order.key, ".png")).is_file():
+            return bought, ""
+    return None, generation.reference
+
+
+def _stale(root: Path, path: Path) -> bool:
+    """Whether Snakemake would make a picture anew; nothing of it is run."""
+    if not (root / "Snakefile").is_file():
+        return False
+    return "Nothing to be done" not in planning.dry_run([path.relative_to(root).as_posix()], root)
 
 
 def lines(found: Outlook, base: Base) -> list[str]:
@@ -164,5 +189,21 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
     given = any(word.split("=")[0] in CORES or word.startswith(("-c", "-j")) for word in options)
     cores = [] if given else ["--cores", str(os.cpu_count() or 1)]
     command = [sys.executable, "-m", "snakemake", *cores, *(path.as_posix() for path in targets), *options]
-    if subprocess.run(command, cwd=root, check=False).returncode:
-        raise UserError(f"images: not all pictures of {found.character.id} are there; what came is kept, run it again")
+    # Both runs are one to what is counted, so that the second asks for nothing that the first was refused.
+    environment = {**os.environ, RUN: f"{os.getpid()}-{os.urandom(4).hex()}"}
+    if not subprocess.run(command, cwd=root, env=environment, check=False).returncode:
+        return
+    lost, name = refused(found, environment[RUN]), found.character.id
+    if lost:
+        # Snakemake has stopped at the first that was refused; the others go to their places all the same.
+        subprocess.run([*command, "--keep-going"], cwd=root, env=environment, check=False)
+    lines = [f"{name}: {shot}: {why}" for shot, why in lost.items()]
+    raise UserError.several([*lines, f"images: not all pictures of {name} are there; what came is kept, run it again"])
+
+
+def refused(found: Outlook, run: str) -> dict[str, str]:
+    """Why single pictures could not be had in a run, by shot; nothing where no picture could be had any more."""
+    of_run = [line for line in Purchases(found.purchases.path).lines if line.get("run") == run]
+    if any(line["what"] == STOPPED for line in of_run):
+        return {}
+    return {str(line.get("picture")): str(line.get("why")) for line in of_run if line["what"] == FAILED}

@@ -40,22 +40,25 @@ def new(
         bool, typer.Option("--crop", help="with --images: cut a generator's watermark off the right and bottom edges")
     ] = False,
 ) -> None:
-    """Create config/characters/NAME.yaml, ready to run. Never overwrites a file; asks nothing that it can guess."""
-    from charloom.config import kinds, scaffold
+    """Create config/characters/NAME.yaml (for a style config/styles/NAME.yaml), ready to run.
+
+    Never overwrites a file; asks nothing that it can guess.
+    """
+    from charloom.config import inventory, kinds, scaffold
     from charloom.core import tokens
 
     root = Path(".")
     if not (root / "config" / "config.yaml").is_file():
         raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
-    path = root / "config" / "characters" / f"{scaffold.check_name(name)}.yaml"
+    places = {folder: root / "config" / folder / f"{scaffold.check_name(name)}.yaml" for folder in inventory.PROJECTS}
     _one_of("--class", class_, kinds.CLASSES)
     _one_of("--look", look, kinds.LOOKS)
     if like and (images or class_ or look or noun):
         raise UserError("--like: takes everything from the example; leave --images, --class, --noun and --look out")
     if crop and not images:
         raise UserError("--crop: goes with --images (pictures that charloom draws are cropped anyway); leave it out")
-    if path.exists():
-        raise UserError(f"{path}: exists already and is not overwritten; choose another name or edit it")
+    if there := next((path for path in places.values() if path.exists()), None):
+        raise UserError(f"{there}: exists already and is not overwritten; choose another name or edit it")
     if trigger and not re.fullmatch(r"[A-Za-z0-9]{2,20}", trigger):
         raise UserError(
             f"--trigger {trigger}: use 2 to 20 letters and digits, for example {scaffold.trigger_for(name)}"
@@ -76,6 +79,7 @@ def new(
         text = scaffold.described_file(name, word, class_ or "woman", look or "photographic", noun or "", further)
     else:
         text = scaffold.character_file(name, trigger or _suggested(root, name, count))
+    path = places["styles" if scaffold.is_style(text) else "characters"]
     scaffold.write_new(path, text)
     _say(path, text, notes, base, count, images is not None)
     for line in problems(root, name):
@@ -185,7 +189,7 @@ def _suggested(root: Path, name: str, count: Any) -> str:
     from charloom.config import inventory, triggers
 
     taken = set()
-    for path in inventory.yaml_files(root / "config" / "characters"):
+    for path in (file for folder in inventory.PROJECTS for file in inventory.yaml_files(root / "config" / folder)):
         text = path.read_text(encoding="utf-8", errors="replace")
         taken |= set(re.findall(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE))
     return triggers.suggest(name, count, taken)

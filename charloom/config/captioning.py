@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charloom.config import addresses
 from charloom.config.character import Character
 from charloom.config.datasets import is_blank
 
@@ -17,6 +18,15 @@ KEY = "OPENAI_API_KEY"
 LONGEST = 160
 """Tokens of a captioner's answer."""
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""Files of a model. No pickles, and no code that lies beside them."""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model in a folder."""
+    return sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
+
 
 _PEOPLE = (
     "Write one caption of at most sixty words for this picture of a {noun}. Name, as far as they can be seen: how near "
@@ -58,6 +68,11 @@ class Captioner:
         path = Path(os.path.expanduser(self.model))
         return None if not self.local or (_REPO.fullmatch(self.model) and not path.is_dir()) else path
 
+    @property
+    def files(self) -> list[Path]:
+        """The files in its folder that decide what it says."""
+        return model_files(self.folder) if self.folder else []
+
     def values(self) -> dict[str, Any]:
         """What its answers depend on, for settings. No key, only the name of its variable."""
         found = {"model": self.model, "prompt": self.prompt, "longest": self.longest}
@@ -95,6 +110,15 @@ def of(character: Character) -> Captioning:
         tuple(given.get("keep_words", ())),
         given.get("most_tokens"),
     )
+
+
+def mistakes(character: Character) -> list[str]:
+    """What a schema cannot check, each as ``key: what is wrong; what to do``. Never repeats what might be a secret."""
+    found = of(character).captioner
+    if found is None or found.local:
+        return []
+    wrong = {"base_url": addresses.mistake(found.base_url), "key": addresses.variable_mistake(found.key)}
+    return [f"captions.captioner.{key}: {what}" for key, what in wrong.items() if what]
 
 
 def kind(character: Character) -> str:

@@ -117,6 +117,11 @@ class Character:
         own = {"class": self.kind, "look": self.look, "noun": self.noun}
         return {key: value for key, value in own.items() if value != usual[key]}
 
+    @property
+    def has_sheet(self) -> bool:
+        """Whether there are prompts for an image generator: of a style only where it has a plan."""
+        return not self.is_style or self.kind == "style"
+
     def missing(self, shot: Shot) -> list[str]:
         """Required phrases that a shot does not have; without them there must be a hand-written caption."""
         needed = {"style": ("tier", "subject"), "creature": ("tier", "view", "background")}

@@ -33,6 +33,8 @@ class DataSet:
     own: Mapping[str, Any] = field(default_factory=dict)
     excluded: Mapping[str, Path] = field(default_factory=dict)
     """Pictures that ``images.exclude`` leaves out."""
+    masks: str = ""
+    """``auto`` or a folder, where the person is to count more than the rest."""
 
     @property
     def items(self) -> list[str]:
@@ -85,6 +87,7 @@ def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: st
             holdout=entry.get("holdout", False),
             crop={**schema.defaults(schema.load_schema("crop")), **NO_CROP, **entry.get("crop", {})},
             own={key: entry[key] for key in ITEM_OVERRIDES if key in entry},
+            masks=entry.get("masks", ""),
         )
         sets.append(made)
     return sets, problems

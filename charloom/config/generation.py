@@ -7,15 +7,13 @@ pipeline on this machine.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from charloom.config import schema
+from charloom.config import addresses, schema
+from charloom.config.addresses import is_local
 
 GENERATORS = ("gemini", "openai", "comfyui", "diffusers")
 """The sources that generate pictures."""
@@ -68,15 +66,6 @@ class Generation:
         return self.source in PAID and not is_local(self.settings.get("base_url", ""))
 
 
-def is_local(address: str) -> bool:
-    """Whether an address is on this machine or in its own network, where nothing is charged for."""
-    try:
-        host = urlsplit(address).hostname or ""
-        return host == "localhost" or host.endswith((".localhost", ".local")) or ip_address(host).is_private
-    except ValueError:
-        return False
-
-
 def read(images: Mapping[str, Any]) -> Generation | None:
     """The generation that ``images`` of a checked character file asks for; None if nothing is generated."""
     source = images["source"]
@@ -112,18 +101,13 @@ def mistakes(images: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
     lines = []
     where = f"images.{found.source}"
     name = found.settings.get("key_from")
-    if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
-        lines.append(f"{where}.key_from: must be the name of an environment variable in capitals, never the key itself")
-    for key in ("base_url", "server"):
-        address = str(found.settings.get(key) or "http://127.0.0.1")
-        if "@" in address.split("://")[-1].split("/")[0]:
-            lines.append(f"{where}.{key}: holds a password; take it out, and give the key by the environment")
-        elif key == "base_url" and not re.match(r"https?://[^/\s]", address):
-            lines.append(f"{where}.{key}: is no address; write one that begins with https://")
-        elif key == "base_url" and address.startswith("http://") and not is_local(address):
-            lines.append(
-                f"{where}.{key}: would send the key unencrypted; use https://, or a server in your own network"
-            )
+    if name is not None and (wrong := addresses.variable_mistake(name)):
+        lines.append(f"{where}.key_from: {wrong}")
+    address = found.settings.get("base_url")
+    if address and (wrong := addresses.mistake(address)):
+        lines.append(f"{where}.base_url: {wrong}")
+    if addresses.holds_secret(found.settings.get("server") or ""):
+        lines.append(f"{where}.server: holds a password; take it out, for it would end up in logs")
     if found.reference == GENERATOR and found.source not in PAID:
         lines.append(f"images.reference: {found.source} needs a picture to begin with; use z-image, or name a file")
     if found.file and not Path(found.file).is_file():

@@ -51,6 +51,7 @@ _PRONOUNS = {
     "style": ("they", "them", "their"),
 }
 CLASSES = tuple(_PRONOUNS)
+"""The last is a style, which has a file of its own (``config/styles/``)."""
 WITH_FACE = ("woman", "man", "person")
 """Classes whose data sets need every emotion, profiles and clothes."""
 
@@ -94,6 +95,8 @@ def with_article(noun: str) -> str:
 
 
 def _tiers(class_: str, picture: str) -> dict[str, str]:
-    near = f"a close-up {picture}" if class_ in ("object", "style") else f"a close-up portrait {picture}"
-    far = f"a full view {picture}" if class_ in ("object", "style") else f"a full body {picture}"
+    if class_ == "style":  # how it is drawn is for the trigger to say
+        return {"close-up": "a close-up", "medium": "a medium shot", "full-body": "a full view"}
+    near = f"a close-up {picture}" if class_ == "object" else f"a close-up portrait {picture}"
+    far = f"a full view {picture}" if class_ == "object" else f"a full body {picture}"
     return {"close-up": near, "medium": f"a medium shot {picture}", "full-body": far}

@@ -1,4 +1,4 @@
-"""Where the masks of pictures come from: ``images.masks`` of a character file. Opens no picture."""
+"""Where the masks of pictures come from: ``masks`` of ``images`` and of extra data sets. Opens no picture."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from typing import Any
 
 from charloom.config import image_folder
 from charloom.config.character import Character
+from charloom.config.datasets import DataSet
 
 AUTO = "auto"
 WEIGHT = 0.1
 """Weight of the loss outside the person, where the recipe names none."""
 
 
-def source(character: Character) -> str:
-    """``auto``, a folder of masks, or nothing."""
-    given: str = (character.written.get("images") or {}).get("masks", "")
+def source(character: Character, part: DataSet | None = None) -> str:
+    """``auto``, a folder of masks, or nothing: of the shots, or of an extra data set."""
+    given: str = part.masks if part else (character.written.get("images") or {}).get("masks", "")
     return given if given in ("", AUTO) else os.path.expanduser(given)
 
 
 def masked(character: Character) -> list[str]:
-    """The pictures with a mask: the shots, if masks are asked for."""
-    return character.shot_names if source(character) else []
+    """The images with a mask: the shots and the extra data sets for which masks are asked for."""
+    shots = character.shot_names if source(character) else []
+    return [*shots, *(item for part in character.datasets if part.masks and not part.holdout for item in part.items)]
 
 
 def mask_file(character: Character, name: str) -> Path | None:
-    """The user's mask of a shot: named like its picture, in folders too, or like the shot, in the folder of masks."""
-    folder = source(character)
+    """The user's mask of an image: named like its picture, in folders too, or like the shot, in the folder of masks."""
+    part, image = character.part_of(name)
+    folder = source(character, part)
     if folder in ("", AUTO):
         return None
+    if part:
+        return image_folder.find(folder, part.files[image].stem)
     shot = character.shot(name)
     stems = dict.fromkeys([Path(shot.file).with_suffix("") if shot.file else Path(name), Path(name)])
     places = [(Path(folder) / stem.parent, stem.name) for stem in stems if not stem.is_absolute()]
@@ -50,17 +55,29 @@ def weights(character: Character) -> dict[str, Any]:
 
 def problems(character: Character) -> list[str]:
     """Masks that are not there, each as ``key: what is wrong; what to do``."""
-    folder = source(character)
-    if folder in ("", AUTO):
-        return []
+    lines = []
+    folder, trained = source(character), Path(character.folder or "")
+    if folder not in ("", AUTO):
+        inside = character.whole and character.folder and Path(folder).resolve().is_relative_to(trained.resolve())
+        lines += _folder_problems(character, "images", folder, character.shot_names, bool(inside))
+    for number, part in enumerate(character.datasets, 1):
+        if part.masks and part.holdout:
+            lines.append(f"datasets[{number}].masks: what is held out is compared as whole pictures; take it out")
+        elif (folder := source(character, part)) not in ("", AUTO):
+            inside = Path(folder).resolve() == Path(part.folder).resolve()
+            lines += _folder_problems(character, f"datasets[{number}]", folder, part.items, inside)
+    return lines
+
+
+def _folder_problems(character: Character, key: str, folder: str, names: list[str], inside: bool) -> list[str]:
     if not Path(folder).is_dir():
-        return [f"images.masks: there is no folder {folder}; correct it, or write auto"]
-    if character.whole and character.folder and Path(folder).resolve().is_relative_to(Path(character.folder).resolve()):
-        return [f"images.masks: {folder} lies in images.path, whose every picture is trained on; move it beside it"]
-    lost = [name for name in character.shot_names if mask_file(character, name) is None]
+        return [f"{key}.masks: there is no folder {folder}; correct it, or write auto"]
+    if inside:
+        return [f"{key}.masks: {folder} lies in {key}.path, whose every picture is trained on; move it beside it"]
+    lost = [name for name in names if mask_file(character, name) is None]
     if lost:
         some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-        return [f"images.masks: {folder} has no mask for {some}; draw one (white on the person, black elsewhere)"]
+        return [f"{key}.masks: {folder} has no mask for {some}; draw one (white on the person, black elsewhere)"]
     return []
 
 
@@ -68,8 +85,9 @@ def settings(character: Character, name: str) -> dict[str, Any]:
     """What a mask depends on, beside the picture and the user's mask."""
     part, _ = character.part_of(name)
     data = {**character.recipe["data"], **(part.own if part else {})}
+    crop = part.crop if part else character.crop
     return {
-        "source": AUTO if source(character) == AUTO else "file",
-        "crop": {side: character.crop[side] for side in ("right", "bottom")},
+        "source": AUTO if source(character, part) == AUTO else "file",
+        "crop": {side: crop[side] for side in ("right", "bottom")},
         "resolutions": sorted(data["resolutions"]),
     }

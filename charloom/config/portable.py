@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from charloom.config import excluding, gallery, generation, knobs, schema
+from charloom.config import excluding, gallery, generation, knobs, masking, schema
 from charloom.config.base import Base
 from charloom.config.character import Character
 
@@ -29,10 +29,17 @@ def pictures_of_set(character: str, part: str) -> str:
     return f"resources/datasets/{character}/{part}"
 
 
+def masks_of(character: str, part: str = "") -> str:
+    """Where another machine has the masks of a character's shots, or of an extra data set."""
+    return f"resources/masks/{character}" + (f"/{part}" if part else "")
+
+
 def elsewhere(character: Character, base: Base) -> dict[str, str]:
     """What another machine has in place of the user's folders outside of the workflow."""
     mine = {base.path: f"resources/bases/{base.name}", character.folder: pictures_of(character.id)}
     mine |= {part.folder: pictures_of_set(character.id, part.name) for part in character.datasets}
+    mine |= {masking.source(character): masks_of(character.id)}
+    mine |= {masking.source(character, part): masks_of(character.id, part.name) for part in character.datasets}
     return {str(path): name for path, name in mine.items() if path and not is_inside(str(path))}
 
 
@@ -41,8 +48,8 @@ def character_file(character: Character) -> str:
     written = {**_by_default(character), **character.written}
     cut = {"right": 0, "bottom": 0}
     images = dict(written["images"])
-    # The captions are there already, whoever wrote them; masks are not.
-    masked = images.pop("masks", None)
+    # Captions and masks are there already, whoever made them.
+    images |= {"masks": masks_of(character.id)} if "masks" in images else {}
     images.pop(excluding.KEY, None)  # what is left out does not travel
     if "count" in images:
         images["count"] = len(character.shots)
@@ -70,11 +77,15 @@ def character_file(character: Character) -> str:
         images.setdefault("count", len(character.shots))
     if character.datasets:
         written["datasets"] = [
-            {**entry, "path": pictures_of_set(character.id, part.name), "crop": {**part.crop, **cut}}
+            {
+                **entry,
+                "path": pictures_of_set(character.id, part.name),
+                "crop": {**part.crop, **cut},
+                **({"masks": masks_of(character.id, part.name)} if part.masks else {}),
+            }
             for entry, part in zip(written["datasets"], character.datasets, strict=True)
         ]
-    what = f"{character.name}, with everything that pictures and LoRA were made with"
-    return _text("character", f"{what}, except its masks (images.masks)" if masked else what, written)
+    return _text("character", f"{character.name}, with everything that pictures and LoRA were made with", written)
 
 
 _CAPTIONER = ("captioner", "accept", "most_tokens")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import (
+    captioning,
     datasets,
     excluding,
     gallery,
@@ -35,12 +36,22 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     document = yaml.read_yaml(path, label)
     if document.get("kind") == "style":
         raise UserError(f"{label}: kind: is a style; move the file to config/styles/{path.name}")
+    if document.get("class") == "style":
+        where = f"move this one to config/styles/{path.name}, with kind: style in place of class: style"
+        raise UserError(f"{label}: class: a style has a file of its own; {where}")
+    return of_document(document, path, label, context, recipe_for)
+
+
+def of_document(
+    document: yaml.Document, path: Path, label: str, context: dict[str, Any], recipe_for: Any, *, style: bool = False
+) -> Character:
+    """The character, or the style with a plan, that the content of a file describes; arguments and errors as above."""
     data, problems = schema.check(document, "character", label)
     if problems:
         raise UserError.several(problems)
     images = data["images"]
     # What a file without a class says of a woman it has always said; one that says nothing speaks of a person.
-    kind = data.get("class", "woman" if "identity_line" in data else "person")
+    kind = "style" if style else data.get("class", "woman" if "identity_line" in data else "person")
     look, noun = data.get("look", "photographic"), words.tidy(data.get("noun", ""))
     spoken = kinds.of(kind, look, noun)
     folder = inventory.placed(images["path"]) if "path" in images else None
@@ -64,6 +75,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     lines = data.get("identity_line", {"full": line, "eyes_hidden": line})
     asked = data.get("sample_prompts") or previews.prompts(kind, look)
     character = Character(
+        is_style=style,
         id=path.stem,
         label=label,
         name=data.get("name", words.title(path.stem)),
@@ -99,7 +111,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     blank = {name: text.as_posix() for name, text in sorted(texts.items()) if text and datasets.is_blank(text)}
     silent = {shot.name for shot in kept if not texts[shot.name] and character.missing(shot)}
     character = replace(character, blank=frozenset(blank) | silent)
-    wrong += lost + generation.mistakes(images, planned)
+    wrong += lost + generation.mistakes(images, planned) + captioning.mistakes(character)
     problems = more + [f"{label}: {line}" for line in [*wrong, *_literal(data, character), *_mistakes(character)]]
     problems += _stray_captions(character, context["root"])
     scenes = gallery.mistakes(data.get("gallery"), character.gallery, character.trigger, context["root"])

@@ -1,7 +1,8 @@
 """A style file, read and checked. What it makes is a :class:`Character` with ``is_style``: all rules serve both.
 
-A style has pictures of many subjects and no identity: no appearance, no identity line, no plan of shots. Its trigger is
-optional; without one, the file has its effect on every picture.
+A style has pictures of many subjects and no identity. Usually they are there already; then its trigger is optional, and
+without one the file has its effect on every picture. Where they are still to be made, a plan of shots says what is on
+each and ``appearance`` how it is drawn: such a file has the keys of a character.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charloom.config import datasets, excluding, image_folder, inventory, read_character, schema, yaml
+from charloom.config import (
+    captioning,
+    datasets,
+    excluding,
+    generation,
+    image_folder,
+    inventory,
+    read_character,
+    schema,
+    yaml,
+)
 from charloom.config.character import Character, Shot
 from charloom.core import words
 from charloom.core.errors import UserError
@@ -18,7 +29,12 @@ from charloom.core.errors import UserError
 
 def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Character:
     """The style in ``path``; arguments and errors as of :func:`charloom.config.read_character.read`."""
-    data, problems = schema.check(yaml.read_yaml(path, label), "style", label)
+    document = yaml.read_yaml(path, label)
+    if _planned(document):
+        if "class" in document:
+            raise UserError(f"{label}: class: a style has none; take it out")
+        return read_character.of_document(document, path, label, context, recipe_for, style=True)
+    data, problems = schema.check(document, "style", label)
     if problems:
         raise UserError.several(problems)
     base = data.get("base", context["base"])
@@ -70,6 +86,12 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     return style
 
 
+def _planned(document: yaml.Document) -> bool:
+    """Whether a style's pictures are made by a plan of shots."""
+    images = document.get("images")
+    return "shots" in document or (isinstance(images, dict) and images.get("source") in generation.GENERATORS)
+
+
 def _shots(style: str, images: dict[str, Any], folder: str | None) -> tuple[Shot, ...]:
     """One shot for every picture of the folder, or for every picture to draw."""
     if images["source"] == "folder":
@@ -101,5 +123,5 @@ def _mistakes(style: Character, data: dict[str, Any]) -> list[str]:
         found.append(f"{key}: needs a trigger to replace by the class; set trigger, or turn it off")
     if style.source == "folder" and style.technique:
         found.append("images.look: pictures of a folder are taken as they are; remove it, or set source: paperdoll")
-    found += read_character.steps_mistakes(style)
+    found += captioning.mistakes(style) + read_character.steps_mistakes(style)
     return found

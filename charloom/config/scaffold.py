@@ -123,6 +123,13 @@ def described_file(name: str, trigger: str, class_: str, look: str, noun: str = 
     spoken = kinds.of(class_, look, noun)
     what = _CONCEPTS.get(class_, _CONCEPTS["person"])
     concept = what[0].format(a_noun=spoken.a_noun, picture=spoken.picture)
+    style = class_ == "style"
+    line = "kind: style" if style else f"class: {class_}"
+    about = (
+        "prompts and captions say what is shown; how it is drawn is for the trigger"
+        if style
+        else "woman, man, person, creature or object: words, prompts and plan follow it"
+    )
     lines = [f"look: {look}"] if look != "photographic" else []
     lines += [f"noun: {_text(noun)}"] if noun else []
     return DESCRIBED.format(
@@ -131,8 +138,8 @@ def described_file(name: str, trigger: str, class_: str, look: str, noun: str = 
         name=_text(words.title(name)),
         trigger=_text(trigger),
         pad=_pad(f"trigger: {_text(trigger)}"),
-        class_=class_,
-        class_pad=_pad(f"class: {class_}"),
+        what=f"{line}{_pad(line)}# {about}",
+        folder=f"resources/{'styles' if style else 'characters'}/{name}",
         further="".join(f"{line}\n" for line in lines),
         concept=concept[0].upper() + concept[1:],
         appearance=what[1].format(a_noun=spoken.a_noun),
@@ -151,24 +158,38 @@ def folder_file(name: str, trigger: str, images: str, said: dict[str, str], comm
         comments: a comment by key, such as what a value was guessed from; ``images`` says what is in the folder.
     """
     keys = {"name": words.title(name), "trigger": trigger, **said}
-    lines = [EDITOR_LINE, f"# {keys['name']}, {comments['images']}. Every key: config/schemas/character.schema.yaml"]
+    style = said.get("class") == "style"
+    below = "" if style else " and in the folders below"
+    schema = f"config/schemas/{'style' if style else 'character'}.schema.yaml"
+    editor_line = EDITOR_LINE.replace("character.schema", "style.schema") if style else EDITOR_LINE
+    lines = [editor_line, f"# {keys['name']}, {comments['images']}. Every key: {schema}"]
+    if style:
+        keys = {"kind": "style", **{key: value for key, value in keys.items() if key not in ("class", "look", "noun")}}
     for key, value in keys.items():
         line = f"{key}: {_text(value) if key in ('name', 'trigger', 'noun') else value}"
         lines.append(f"{line}{_pad(line)}# {comments[key]}" if key in comments else line)
     lines += [
-        f"images:{_pad('images:')}# every picture in it and in the folders below; captions are the .txt beside them",
+        f"images:{_pad('images:')}# every picture in it{below}; captions are the .txt beside them",
         "  source: folder",
         f"  path: {json.dumps(images, ensure_ascii=False)}",
     ]
+    if style:
+        lines += ["# Previews of every checkpoint: subjects that the pictures do not hold.", "sample_prompts:"]
+        lines.append(prompt_lines(previews.prompts("style", said.get("look", "photographic"))))
     return "\n".join(lines) + "\n"
 
 
 def like(text: str, name: str, trigger: str) -> str:
     """An example file with another name and trigger, and a folder of its own for its pictures."""
-    old = re.search(r"^path: *|path: *resources/characters/([a-z0-9_-]+)", text, re.MULTILINE)
+    old = re.search(r"path: *(resources/(?:characters|styles)/)[a-z0-9_-]+", text)
     text = re.sub(r"^name: .*$", f"name: {_text(words.title(name))}", text, count=1, flags=re.MULTILINE)
     text = re.sub(r"^trigger: *\S+", f"trigger: {_text(trigger)}", text, count=1, flags=re.MULTILINE)
-    return text.replace(f"resources/characters/{old[1]}", f"resources/characters/{name}") if old and old[1] else text
+    return text.replace(old[0], f"path: {old[1]}{name}") if old else text
+
+
+def is_style(text: str) -> bool:
+    """Whether the text of a file is that of a style."""
+    return re.search(r"^kind: *style\b", text, re.MULTILINE) is not None
 
 
 def _text(value: str) -> str:
@@ -213,7 +234,7 @@ DESCRIBED = """\
 # {name}. Every key: config/schemas/character.schema.yaml; worked examples: config/examples/
 name: {name}
 trigger: {trigger}{pad}# a word that no model knows, 4 to 6 letters and digits; it will mean this character
-class: {class_}{class_pad}# woman, man, person, creature, object or style: words, prompts and plan follow it
+{what}
 {further}
 concept:
   # Text to image, once: the neutral reference. What is in it leaks into everything.
@@ -226,7 +247,7 @@ appearance: >-
 
 # results/{id}/prompts.html says what to tell a generator for each picture, and is made before there is any. Put what it
 # draws into this folder, named like the prompts.
-images: {{source: folder, path: resources/characters/{id}}}
+images: {{source: folder, path: {folder}}}
 shots: {plan}
 {base}
 # Previews of every checkpoint; ask for what the pictures do not hold.

@@ -50,6 +50,10 @@ class _Folder:
         return (self.root / folder / f"{name}{suffix}").as_posix()
 
 
+WHOLE_MASK = "png"
+"""In a file of masks, the mask at the size of its picture: the bytes of a PNG (uint8), which bundles take along."""
+
+
 class Results(_Folder):
     """The files of one character; ``root`` is ``results/<character>``. Images are named ``<shot>`` or
     ``<data set>/<image>``, prompts ``01``, ``02``, …"""

@@ -14,7 +14,7 @@ RECIPES: dict[str, int] = {
     "crop": 3,
     "lint": 3,
     "describe": 1,
-    "masks": 1,
+    "masks": 2,
     "prompts": 1,
     "latents": 1,
     "embeddings": 2,

@@ -37,7 +37,7 @@ def scene_phrases(shot: Shot) -> list[str]:
 
 def caption(character: Character, shot: Shot) -> str:
     """The caption of an image by the grammar; of a style's, what the source knows that it has drawn."""
-    if character.is_style:
+    if character.is_style and character.kind != "style":
         unsaid = shot.name in character.blank
         return character.default_caption if unsaid else sources.get(character.source).caption(character, shot)
     line = character.identity_full if eyes_visible(shot) else character.identity_hidden

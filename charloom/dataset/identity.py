@@ -91,6 +91,11 @@ def words_of(kind: str, more: Iterable[str] = (), keep: Iterable[str] = (), stri
     return sorted((word for word in found if word not in kept), key=lambda word: (-len(word), word))
 
 
+def called(kind: str, noun: str = "") -> tuple[str, ...]:
+    """What captioners call the character: by its class, and by the user's own noun for it."""
+    return (*NOUNS.get(kind, ()), *([noun] if noun else []))
+
+
 @cache
 def subject(kind: str, noun: str = "") -> re.Pattern[str]:
     """What finds the character in a captioner's text: ``a young woman``, ``the man``; ``noun`` is the user's own."""

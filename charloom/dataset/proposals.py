@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from charloom.core import words
-from charloom.dataset import cleanup, tags
+from charloom.dataset import cleanup, identity, tags
 from charloom.dataset.cleanup import Cleaned
-from charloom.dataset.identity import NOUNS, words_of
 from charloom.dataset.lint import RULES, Item
 from charloom.dataset.lint.registry import Data
 
@@ -98,8 +97,10 @@ def record(
     ``captions`` are the present ones of all pictures and ``raw`` what the captioner has said, by picture; ``settings``
     are those that all pictures share; ``missing`` pictures are not described yet.
     """
-    known = words_of(settings.get("class", "woman"), settings.get("identity_words", ()), settings.get("keep_words", ()))
-    known += NOUNS.get(settings.get("class", "woman"), ())
+    known = identity.words_of(
+        settings.get("class", "woman"), settings.get("identity_words", ()), settings.get("keep_words", ())
+    )
+    known = [*known, *identity.called(settings.get("class", "woman"), settings.get("noun", ""))]
     trigger = str(settings.get("trigger", ""))
     return {
         "pictures": [proposal.record() for proposal in proposals.values()],

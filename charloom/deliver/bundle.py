@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
-from charloom.core.layout import Results
+from charloom.core.layout import WHOLE_MASK, Results
 from charloom.deliver import crop_script, model_card
 from charloom.deliver.comfyui import WORKFLOWS
 
@@ -32,8 +32,8 @@ def members(
     ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
     (texts of the files of character and base); ``elsewhere``, the user's folders outside of the workflow and what
     another machine has in their place; ``items``, names of all images; ``captions``, shots whose caption was
-    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; ``gallery``, scenes
-    where there are any; and ``recipes``.
+    written by hand; ``masks``, images with a mask, and ``gallery``, scenes, where there are any; ``sets``, names of
+    extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
     """
     name = about["id"]
@@ -58,6 +58,8 @@ def members(
         out[f"comfyui/{workflow}.api.json"] = results.comfyui_api(workflow)
     for item in about["items"]:
         out[f"dataset/{item}.png"], out[f"dataset/{item}.txt"] = results.image(item), results.caption(item)
+    for item in about.get("masks", ()):
+        out[f"masks/{item}.png"] = _mask(results.mask(item))
     # A picture of a scene that was removed may still be there.
     scenes = {f"{scene['name']}.png" for scene in about.get("gallery", ())}
     for extra in extras:
@@ -72,7 +74,7 @@ def members(
     out["README.md"] = _readme(about, out)
     check_private(out)
     files = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
-    told = {key: about[key] for key in ("base", "captions", "recipes", "sets", "source")}
+    told = {key: about[key] for key in ("base", "captions", "masks", "recipes", "sets", "source") if key in about}
     out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": files})
     return out
 
@@ -84,6 +86,14 @@ def _report(results: Results, about: Mapping[str, Any]) -> bytes:
         for written in {path, html.escape(path), str(Markup.escape(path))}:
             text = text.replace(written, about["elsewhere"][path])
     return text.replace('href="final.safetensors"', f'href="{about["id"]}.safetensors"').encode()
+
+
+def _mask(path: Path) -> bytes:
+    """A mask at the size of its picture, as a PNG."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="numpy") as file:
+        return bytes(file.get_tensor(WHOLE_MASK).tobytes())
 
 
 def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +182,7 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
         "into the window",
         "what it can do": "`report.html`",
         "pictures and captions that it learnt from": "`dataset/`",
+        **({"where they count most": "`masks/`, white on the person"} if about.get("masks") else {}),
         "prompts that made them": "`prompts.html`; `crop.py` cuts off a generator's watermark",
         "what it was made from, by digest": "`provenance.json`",
     }

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from charloom.config import addresses
 from charloom.core.errors import UserError
 
 PATIENCE = 30.0
@@ -44,6 +45,8 @@ class Server:
     def __init__(self, url: str, where: str = "--server", patience: str = "--timeout") -> None:
         self.where, self.patience = where, patience
         url = url if "://" in url else f"http://{url}"
+        if addresses.holds_secret(url):
+            raise UserError(f"{where}: holds a password or a key, which would end up in logs; take it out")
         try:
             parts = urllib.parse.urlsplit(url)
             valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0

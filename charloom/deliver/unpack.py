@@ -25,7 +25,7 @@ _NAME = re.compile(schema.load_schema("name")["pattern"])
 _TOP = re.compile(
     r"[a-z0-9][a-z0-9_-]*\.safetensors|(README\.md|LICENSE\.txt|crop\.py|manifest\.json|provenance\.json|report\.html|"
     r"comparison\.png|prompts\.(html|txt)|validation\.json|scores\.csv|strengths\.json|sample-prompts\.txt)|"
-    r"dataset/([a-z0-9][a-z0-9_-]*/)?[a-z0-9][a-z0-9_-]*\.(png|txt)|(gallery|comfyui)/.+|config/(characters|bases)/[a-z0-9][a-z0-9._-]*\.yaml"
+    r"(dataset|masks)/([a-z0-9][a-z0-9_-]*/)?[a-z0-9][a-z0-9_-]*\.(png|txt)|(gallery|comfyui)/.+|config/(characters|bases)/[a-z0-9][a-z0-9._-]*\.yaml"
 )
 # What decides the bytes of a base; the rest of its file is advice.
 _IDENTITY = ("repo", "revision", "adapters", "transformer_file")
@@ -116,7 +116,14 @@ def _manifest(archive: Archive) -> dict[str, Any]:
         *_texts(manifest.get("sets")),
         *_texts(manifest.get("captions")),
     ]
+    masks = manifest.get("masks", [])
     well_formed = isinstance(listed, dict) and all(isinstance(n, str) and _NAME.fullmatch(n) for n in names)
+    well_formed = (
+        well_formed
+        and isinstance(masks, list)
+        and all(isinstance(name, str) for name in masks)
+        and {f"masks/{name}.png" for name in masks} == {name for name in listed if name.startswith("masks/")}
+    )
     if not well_formed or manifest.get("source") not in ("folder", "paperdoll"):
         raise UserError(f"{where}: is damaged; get the bundle again")
     foreign = sorted(set(archive.names) - set(listed) - {bundle.MANIFEST})
@@ -160,11 +167,15 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
     character = values["character"]
     folders = {part["name"]: part["path"] for part in character.get("datasets", ())}
     mine = {part: portable.pictures_of_set(name, part) for part in manifest["sets"]}
+    shown = {name.rpartition("/")[0] for name in manifest.get("masks", ())}
+    masks = {"": character["images"].get("masks")}
+    masks |= {part["name"]: part.get("masks") for part in character.get("datasets", ())}
     pictures = character["images"].get("path")
     wanted = portable.pictures_of(name) if manifest["source"] == "folder" else None
     if (
         folders != mine
         or pictures != wanted
+        or any(given != (portable.masks_of(name, part) if part in shown else None) for part, given in masks.items())
         or character["images"]["source"] != manifest["source"]
         or character["base"] != base
     ):
@@ -220,6 +231,8 @@ def _pictures(manifest: Mapping[str, Any]) -> dict[str, str]:
     for member in manifest["files"]:
         folder, _, rest = member.partition("/")
         part, _, image = rest.rpartition("/")
+        if folder == "masks":
+            out[f"{portable.masks_of(name, part)}/{image}"] = member
         if folder != "dataset":
             continue
         if part in manifest["sets"]:

@@ -37,14 +37,11 @@ def siblings(character: Character) -> str:
 
 
 def cleaning_all(character: Character) -> str:
-    """The same for every picture: what they share once, then what is a picture's own."""
-    names = character.image_names if captioning.of(character).captioner else []
-    every = {name: clean_settings(character, name) for name in names}
+    """The same for every picture that is described: what they share once, then what is a picture's own."""
+    every = {name: clean_settings(character, name) for name in described(character)}
     shared = {key: value for key, value in next(iter(every.values()), {}).items() if key not in _OWN}
     own = {name: {key: values[key] for key in _OWN if key in values} for name, values in every.items()}
     waiting = [] if captioning.of(character).auto else described(character)
-    found = captioning.of(character).captioner
-    said = {**found.values(), "recipe": RECIPES["describe"]} if found else {}
     return canonical_json(
         {
             "character": character.id,
@@ -52,7 +49,7 @@ def cleaning_all(character: Character) -> str:
             "shared": shared,
             "own": own,
             "waiting": waiting,
-            "captioner": said,
+            "names": character.image_names if captioning.of(character).captioner else [],
         }
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from charloom.config import portable
+from charloom.config import masking, portable
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core import layout
@@ -103,7 +103,8 @@ def comfyui(character: Character, base: Base) -> str:
 def bundle(character: Character, base: Base) -> str:
     """For the bundle: what stands in no file of the results."""
     described = set(caption_slices.taken(character))
-    numbers = ("source", "folder", "crop", "latents", "embeddings", "base", "sample", "final")
+    numbers = ["source", "folder", "crop", "latents", "embeddings", "base", "sample", "final"]
+    numbers += ["masks"] if masking.masked(character) else []
     return canonical_json(
         {
             "id": character.id,
@@ -119,6 +120,7 @@ def bundle(character: Character, base: Base) -> str:
             "items": character.image_names,
             "captions": [s.name for s in character.shots if character.caption_file(s) or s.name in described],
             "sets": [part.name for part in character.datasets],
+            **({"masks": masked} if (masked := masking.masked(character)) else {}),
             "prompts": slices.prompts(character),
             **({"gallery": gallery_slices.listed(character)} if character.gallery else {}),
             "recipes": {**{name: RECIPES[name] for name in numbers}, "train": RECIPE},

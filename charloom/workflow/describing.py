@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from charloom.base import hub
+from charloom.config.captioning import PATTERNS, model_files
 from charloom.core import files, words
 from charloom.core.canonical import digest, file_digest
 from charloom.core.contents import remembered
@@ -19,8 +20,6 @@ from charloom.core.errors import UserError
 from charloom.core.store import Store
 
 KIND = "raw-caption"
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""Files of a model on the Hub. No pickles, and no code that lies beside them."""
 
 
 class Asked(Protocol):
@@ -48,7 +47,7 @@ def model_of(settings: Mapping[str, Any], store: Store) -> str:
     folder = folder_of(settings)
     if folder is None:
         return digest({"repo": settings["model"], "revision": settings["revision"]})
-    found = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
+    found = model_files(folder)
     if not any(path.suffix == ".safetensors" for path in found):
         raise UserError(f"{folder}: holds no model (config.json and *.safetensors); correct captions.captioner")
     return digest({path.name: remembered(path, store) for path in found})

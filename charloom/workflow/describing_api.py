@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import ipaddress
 import json
 import os
 import time
@@ -16,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from charloom.config.addresses import is_local
 from charloom.core import pictures, words
 from charloom.core.errors import UserError
 
@@ -26,6 +25,8 @@ EDGE = 1024
 AT_ONCE = 4
 """Requests that are under way at a time."""
 TRIES = 5
+REFUSALS = ("moderation", "content_policy", "content_filter", "safety")
+"""Signs that an answer 403 is about the picture and not about the key."""
 PATIENCE = 60.0
 """Seconds without a byte of an answer."""
 LONGEST = 180.0
@@ -63,7 +64,7 @@ class Api:
         self.model, self.longest = settings["model"], settings["longest"]
         self._log, self._sleep = log, sleep
         self._key = os.environ.get(settings["key"], "").strip()
-        local = _is_local(urlsplit(self.url).hostname or "")
+        local = is_local(self.url)
         if not self._key and not local:
             raise UserError(f"{settings['key']}: is not set; put the key of the API into this environment variable")
         if self._key and not (self._key.isascii() and self._key.isprintable() and " " not in self._key):
@@ -99,7 +100,10 @@ class Api:
                 pool.shutdown(cancel_futures=True)
 
     def _one(self, path: Path, prompt: str) -> str:
-        body = self._request(path, prompt)
+        try:
+            body = self._request(path, prompt)
+        except UserError as error:
+            raise _Refused(str(error)) from None
         for attempt in range(1, TRIES + 1):
             try:
                 return self._asked(body, path)
@@ -146,7 +150,8 @@ class Api:
             raise _Later(
                 f"the server says {status} ({self._said(data)})", _seconds(response.headers.get("retry-after"))
             )
-        if status in (401, 403, 404) or 300 <= status < 400:
+        refused = status == 403 and any(sign in data[:LARGEST].decode("utf-8", "replace").lower() for sign in REFUSALS)
+        if (status in (401, 403, 404) and not refused) or 300 <= status < 400:
             what = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model or address"}
             remedy = "check captions.captioner and the environment variable of the key"
             raise UserError(
@@ -184,13 +189,6 @@ class Api:
 
 class _Refused(Exception):
     """This picture gets no text; others may."""
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _seconds(value: str | None) -> float:

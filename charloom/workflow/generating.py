@@ -46,6 +46,7 @@ class Batch:
         self._sha = file_digest(reference) if reference else None
         self._open, self._checker = checker, None
         self._content = {"content": content} if content else {}
+        self._given_up: set[str] = set()
 
     def orders(self, name: str) -> list[Order]:
         """The attempts at one picture, first the one that counts if nothing is wrong with it."""
@@ -58,12 +59,15 @@ class Batch:
     def settled(self, name: str) -> Settled | Order:
         """The picture of a shot, or the attempt that has to be got first.
 
-        The first attempt that is not far from the reference; if all are, the one most like it.
+        The first attempt that is not far from the reference; if all are, or a further one cannot be had, the one most
+        like it.
         """
         tried = []
         for order in self.orders(name):
             path = self.store.path(KIND, order.key, ".png")
             if not path.is_file():
+                if tried and name in self._given_up:
+                    break
                 return order
             likeness = self._likeness(path) if "identity" in self.wanted[name] else None
             if likeness is None or not likeness.far:
@@ -74,10 +78,11 @@ class Batch:
     def get(self, first: str, buy: Callable[[list[Order]], dict[str, str]], log: Callable[[str], None]) -> None:
         """Get what is missing of every picture, ``first`` before the others, until each is settled.
 
-        ``buy`` gets orders and returns why by the name of each that could not be had.
+        ``buy`` gets orders and returns why by the name of each that could not be had. Those that could not are named
+        at the end, after all others are there.
 
         Raises:
-            UserError: ``first`` could not be had.
+            UserError: ``first`` could not be had; with a line for each.
         """
         failed: dict[str, str] = {}
         names = [first, *(name for name in self.wanted if name != first)]
@@ -86,7 +91,11 @@ class Batch:
             if again:
                 log(f"far from the reference: {', '.join(again)}; asking again")
             try:
-                failed |= buy(missing)
+                refused = buy(missing)
+                self._given_up |= set(refused)
+                failed |= {name: why for name, why in refused.items() if isinstance(self.settled(name), Order)}
+                for name in refused.keys() - failed.keys():
+                    log(f"{name}: no further attempt ({refused[name]}); the nearest of those before is taken")
             except UserError as error:
                 if isinstance(self.settled(first), Order):
                     raise
@@ -94,8 +103,11 @@ class Batch:
                 break
         if why := getattr(self._checker, "why", ""):
             log(why)
+        lines = [f"{name}: {failed[name]}" for name in names if name in failed]
         if first in failed:
-            raise UserError(f"{first}: {failed[first]}")
+            raise UserError.several(lines)
+        for line in lines:
+            log(f"left out: {line}")
 
     def _likeness(self, path: Path) -> Likeness | None:
         if self._checker is None:

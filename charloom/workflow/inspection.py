@@ -93,12 +93,13 @@ def inspect(
     if settings.get("captioned"):
         raw = proposing.raw_texts(character, root, store)
         settings |= {"_raw": raw, "_waiting": [name for name in caption_slices.waiting(character, root) if name in raw]}
-    items, unread, missing = lint_files.items(character, root, store, detectors, stop)
+    results = layout.Results(root / layout.results(character.id).root)
+    settings |= {"_pictures": likeness.records(results, character.shot_names)}
+    items, unread, missing = lint_files.items(character, root, store, detectors, settings.get("_raw", {}), stop)
     count = tokens.counter(base.source())
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
     texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}
     further = [*unread, *lint.prompts(texts, count)]
-    further += likeness.findings(layout.Results(root / layout.results(character.id).root), character.shot_names)
     for folder in (*inventory.PROJECTS, "bases", "plans"):
         for unused in inventory.of_config(root / "config" / folder):
             what, _, remedy = unused.what.partition("; ")

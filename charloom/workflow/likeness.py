@@ -15,7 +15,6 @@ from charloom.core import files
 from charloom.core.canonical import file_digest
 from charloom.core.layout import Results
 from charloom.core.store import Store
-from charloom.dataset.lint import Finding
 from charloom.judge.memory import Look, Memory
 
 FACES = ("dlib", "ccip")
@@ -121,20 +120,6 @@ def _picture(path: Path) -> Any:
     return backend.later(path, "", file_digest(path))
 
 
-def far(records: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """What is to be said of pictures, by their name, from their records (``source/<shot>.json``)."""
-    lines = {}
-    for name, record in records.items():
-        seen = record.get("identity") or {}
-        if seen.get("far"):
-            lines[name] = (
-                f"shows somebody else than the reference, by {seen['instrument']} ({seen['similarity']:.2f} where "
-                f"{seen['limit']:.2f} is the least); look at it, and ask again with images.retry, or with "
-                f"images.attempts.{name}: {record['attempt'] + 1}"
-            )
-    return lines
-
-
 def records(results: Results, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The records of generated pictures that are what was recorded, by name."""
     found = {}
@@ -146,8 +131,3 @@ def records(results: Results, names: Sequence[str]) -> dict[str, dict[str, Any]]
         except (OSError, ValueError):
             continue
     return found
-
-
-def findings(results: Results, names: Sequence[str]) -> list[Finding]:
-    """A warning for each generated picture that shows somebody else."""
-    return [Finding("warning", name, line) for name, line in far(records(results, names)).items()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 
 from charloom.config import image_folder
 from charloom.config.character import Character
@@ -16,17 +17,23 @@ from charloom.core import layout
 from charloom.core.contents import LARGE, Contents
 from charloom.core.errors import UserError
 from charloom.core.store import Store
-from charloom.dataset import captions, lint
+from charloom.dataset import captions, lint, proposals
 from charloom.dataset.lint import Finding, Item
-from charloom.workflow import looking, slices
+from charloom.workflow import caption_slices, looking, slices
 
 
 def items(
-    character: Character, root: Path, store: Store, detectors: Sequence[str] = (), stop: Event | None = None
+    character: Character,
+    root: Path,
+    store: Store,
+    detectors: Sequence[str] = (),
+    raw: Mapping[str, str] = MappingProxyType({}),
+    stop: Event | None = None,
 ) -> tuple[list[Item], list[Finding], int]:
     """Every image of the character with its caption, findings about unreadable files, and the number of images that
-    are not drawn yet. ``detectors`` are those of :data:`charloom.workflow.looking.DETECTORS` to use; ``stop`` as for
-    :func:`charloom.workflow.looking.gathered`."""
+    are not drawn yet. ``detectors`` are those of :data:`charloom.workflow.looking.DETECTORS` to use; ``raw`` is what
+    the captioner has said, by picture; ``stop`` as for :func:`charloom.workflow.looking.gathered`.
+    """
     named = slices.user_files(character)
     made, found, missing, wanted = [], [], 0, {}
     for name in character.image_names:
@@ -39,7 +46,7 @@ def items(
             missing += 1
         said = None
         try:
-            said = caption(character, name, root)
+            said = caption(character, name, root, raw)
         except UserError as error:
             found.append(lint.unread(text, error, name))
         made.append(Item(name, said, None, text, shown))
@@ -75,8 +82,9 @@ def picture(character: Character, name: str, root: Path) -> tuple[Path, Mapping[
     return root / layout.results(character.id).image(image), None
 
 
-def caption(character: Character, name: str, root: Path) -> str:
-    """The caption that a picture has now: the user's, else the composed or the default one.
+def caption(character: Character, name: str, root: Path, raw: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The caption that a picture has now: the user's; else the one made of the captioner's text (in ``raw``), where
+    that is taken without asking and passes the check; else the composed or the default one.
 
     Raises:
         UserError: its file is not UTF-8 text.
@@ -87,7 +95,8 @@ def caption(character: Character, name: str, root: Path) -> str:
     text = captions.read(path) if path else ""
     if text:
         return captions.completed(text, character.trigger) if character.whole and not part else text
-    if part:
-        return part.default_caption
     plain = path or character.whole or name in character.blank
-    return character.default_caption if plain else captions.caption(character, shot)
+    usual = part.default_caption if part else character.default_caption if plain else captions.caption(character, shot)
+    automatic = caption_slices.automatic(character, name) if name in raw else {}
+    made = proposals.propose(name, raw[name], usual, automatic["captioner"]) if automatic else None
+    return made.text if made and made.good else usual

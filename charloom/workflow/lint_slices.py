@@ -12,12 +12,12 @@ def own(character: Character) -> dict[str, Any]:
     """An unusual learning rate; class; levels and allowances; words of captions; shares of the plan; held-out sets."""
     written = character.written
     words = {key: written.get("captions", {})[key] for key in WORDS if key in written.get("captions", {})}
-    # The class style, unlike a file of config/styles, has a plan and says how it is drawn; like a thing, it is nobody.
-    kind = "object" if (kind := captioning.kind(character)) == "style" else kind
+    kind = captioning.kind(character)
     train = character.recipe["train"]
     found = {
         "rate": knobs.odd_rate(train["optimizer"], train["lr"]),
         "class": kind if kind != "woman" and not character.is_style else None,
+        "noun": character.noun,
         "lint": written.get("lint"),
         "captions": words,
         "balance": kinds.shares(character.balance),

@@ -6,13 +6,14 @@ is the mean over the 8 x 8 pixels that one latent pixel stands for.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from charloom.config import masking
-from charloom.core import pictures
+from charloom.core import layout, pictures
 from charloom.core.canonical import digest, file_digest
 from charloom.core.errors import UserError
 from charloom.core.store import Store
@@ -20,6 +21,7 @@ from charloom.dataset.buckets import buckets, cover_box
 from charloom.judge import person
 
 KIND = "mask"
+WHOLE = layout.WHOLE_MASK
 CELL = 8
 """Pixels per latent pixel, in each direction."""
 
@@ -31,8 +33,8 @@ def key(image: Path, own: Path | None, mask: Path | None, settings: dict[str, An
 
 
 def make(image: Path, own: Path | None, mask: Path | None, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Masks of a picture as ``"<W>x<H>"`` (of the bucket, in pixels) to (H/8, W/8) in fp32, 1 on the person; and where
-    they come from.
+    """The masks of a picture as ``"<W>x<H>"`` (of the bucket, in pixels) to (H/8, W/8) in fp32, 1 on the person; and
+    where they come from.
 
     Args:
         image: the picture that is trained on, cropped.
@@ -43,8 +45,11 @@ def make(image: Path, own: Path | None, mask: Path | None, settings: dict[str, A
         UserError: a file cannot be read or does not fit; nothing tells where the person is.
     """
     grey, origin = _whole(image, own, mask, settings)
-    size = pictures.read(image, pictures.MADE_HERE).image.size
-    return {f"{w}x{h}": _at(grey, size, (w, h)) for w, h in buckets(*size, settings["resolutions"])}, origin
+    return _at_all(grey, settings), origin
+
+
+def _at_all(grey: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    return {f"{w}x{h}": _at(grey, grey.size, (w, h)) for w, h in buckets(*grey.size, settings["resolutions"])}
 
 
 def _whole(image: Path, own: Path | None, mask: Path | None, settings: dict[str, Any]) -> tuple[Any, str]:
@@ -94,10 +99,19 @@ def _at(grey: Any, size: tuple[int, int], bucket: tuple[int, int]) -> Any:
 
 
 def stored(image: Path, own: Path | None, mask: Path | None, settings: dict[str, Any], store: Store, name: str) -> str:
-    """Put a mask into the store; returns where it comes from. Arguments of :func:`make`, and the key."""
+    """Put a mask into the store; returns where it comes from. Arguments of :func:`make`, and the key.
+
+    Beside the tensors of :func:`make` the file has :data:`WHOLE`. Nothing in it says where the mask came from, so that
+    a bundle, which has masks as files, makes the same bytes.
+    """
+    import torch
+
     from charloom.core.tensors import write_safetensors
 
-    tensors, origin = make(image, own, mask, settings)
+    grey, origin = _whole(image, own, mask, settings)
+    buffer = io.BytesIO()
+    grey.save(buffer, "PNG")
+    packed = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
     with store.put(KIND, name, ".safetensors") as path:
-        write_safetensors(path, tensors, {"from": origin})
+        write_safetensors(path, {**_at_all(grey, settings), WHOLE: packed}, {})
     return origin

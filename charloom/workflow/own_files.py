@@ -1,4 +1,4 @@
-"""Pictures and captions of a whole folder as the files that are trained on: made once, by one process for all of them.
+"""The user's own pictures and captions as the files that are trained on: made once, by one process for all of a folder.
 
 They are kept in the store by what the user's file holds, so that a job whose file is there needs no Python: the rule's
 shell command takes it (``stored`` in common.smk). A picture that can be trained on as it is is copied byte for byte.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom.config import image_folder
 from charloom.core import files, pictures
 from charloom.core.canonical import canonical_json, digest, file_digest
 from charloom.core.errors import UserError
@@ -51,9 +52,24 @@ PICTURE = Kind("own-picture", ".png")
 CAPTION = Kind("caption", ".txt")
 
 
-def picture_settings(character: Character) -> str:
-    """The slice for any picture of the folder: its crop."""
-    return canonical_json({"crop": character.crop, "recipe": [RECIPES["folder"], RECIPES["crop"]]})
+def picture_settings(character: Character, name: str) -> str:
+    """The slice for a picture: the crop of its folder."""
+    part, _ = character.part_of(name)
+    cut = dict(part.crop) if part else character.crop
+    return canonical_json({"crop": cut, "recipe": [RECIPES["folder"], RECIPES["crop"]]})
+
+
+def pictures_of(character: Character, part: str) -> list[str]:
+    """The user's pictures that are converted in one go: those of an extra set, or of the folder (an empty name)."""
+    files = [path for one in character.datasets if one.name == part for path in one.files.values()]
+    found = files if part else [path for shot in character.shots if (path := image_folder.of_shot(character, shot))]
+    return [str(path) for path in found]
+
+
+def captions_of(character: Character, part: str) -> list[str]:
+    """Their captions, of those that have one."""
+    texts = [one.caption_file(image) for one in character.datasets if one.name == part for image in one.files]
+    return [str(path) for path in (texts if part else map(character.caption_file, character.shots)) if path]
 
 
 def make_picture(path: Path, settings: Mapping[str, Any], store: Store) -> str:
@@ -84,7 +100,7 @@ def make_picture(path: Path, settings: Mapping[str, Any], store: Store) -> str:
 def make_caption(path: Path | None, settings: Mapping[str, Any], store: Store) -> str:
     """Put one of the user's captions into the store as it is trained on, unless it is there; returns its key.
 
-    ``settings`` has ``trigger``, or ``default``, the caption of a picture that has none.
+    ``settings`` has ``trigger``, with which the caption is completed, or ``default``, that of a picture without any.
 
     Raises:
         UserError: the file cannot be read, or is no UTF-8 text.
@@ -92,7 +108,8 @@ def make_caption(path: Path | None, settings: Mapping[str, Any], store: Store) -
     key = CAPTION.key_of(path, settings)
     if not store.has(CAPTION.name, key, CAPTION.suffix):
         text = captions.read(path) if path else ""
-        text = captions.completed(text, settings["trigger"]) if "trigger" in settings else text or settings["default"]
+        text = captions.completed(text, settings["trigger"]) if "trigger" in settings else text
+        text = text or settings.get("default", "")
         if not text:
             raise UserError(f"{path}: is empty; write a caption, or delete the file")
         with store.put(CAPTION.name, key, CAPTION.suffix) as target:

@@ -50,6 +50,7 @@ CHECKPOINT = 8.7
 """Seconds per checkpoint for links, grid and scores without instruments."""
 PER_JOB = {
     "make_reference": 0.3, "make_source_image": 0.33, "crop_watermark": 0.6, "write_caption": 0.12, "lint_dataset": 3.0,
+    "convert_picture": 0.3, "convert_set_picture": 0.3, "take_caption": 0.03, "take_set_caption": 0.03,
     "encode_latents": 0.78, "encode_caption": 0.03, "encode_text": 0.03, "encode_class_caption": 0.03, "lock_base": 9.0,
     "prepare_base": 30.0, "write_manifest": 0.2, "write_prompts": 0.2, "draw_grid": 1.6, "sample_checkpoint": 0.2,
     "score_checkpoint": 5.5, "sample_strength": 0.95, "score_strengths": 4.8, "study_references": 2.7,

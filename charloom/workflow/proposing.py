@@ -53,7 +53,7 @@ def review(character: Character, root: Path, store: Store) -> Review:
     """
     made = layout.results(character.id)
     raw = raw_texts(character, root, store)
-    present = {name: lint_files.caption(character, name, root) for name in character.image_names}
+    present = {name: lint_files.caption(character, name, root, raw) for name in character.image_names}
     described = captioning.described(character, root)
     waiting = [] if captioning.of(character).auto else described
     found = {

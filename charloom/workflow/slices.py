@@ -39,16 +39,13 @@ def prompt_sheet(character: Character) -> str:
 
 def source_image(character: Character, shot_name: str | None) -> str:
     """For one image of the source; None is the neutral reference."""
-    if shot_name and character.part_of(shot_name)[0]:
-        return canonical_json({"source": "folder", **sources.get("folder").settings(character, None)})
     shot = character.shot(shot_name) if shot_name else None
     return canonical_json({"source": character.source, **sources.get(character.source).settings(character, shot)})
 
 
 def crop(character: Character, name: str) -> str:
-    """For the crop of the watermark."""
-    part, _ = character.part_of(name)
-    return canonical_json({**(part.crop if part else character.crop), "recipe": RECIPES["crop"]})
+    """For the crop of the watermark, of any shot; pictures of the user's own are converted and cropped in one go."""
+    return canonical_json({**character.crop, "recipe": RECIPES["crop"]})
 
 
 def caption(character: Character, shot_name: str) -> str:

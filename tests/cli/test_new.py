@@ -100,26 +100,27 @@ def test_a_file_that_is_there_stays(root: Path) -> None:
 @pytest.mark.parametrize("name", ["fox", "marco", "mira", "gouache"])
 def test_an_example_becomes_a_character_of_ones_own(root: Path, name: str) -> None:
     result = call("new", "pixie", "--like", name)
-    assert result.exit_code == 0 and "to do: config/characters/pixie.yaml: images.path: there is no folder" in said(
-        result
-    )
-    found = written("pixie")
+    place = "styles" if name == "gouache" else "characters"
+    to_do = f"to do: config/{place}/pixie.yaml: images.path: there is no folder resources/{place}/pixie"
+    assert result.exit_code == 0 and to_do in said(result)
+    found = yaml.safe_load(Path(f"config/{place}/pixie.yaml").read_text())
     assert (found["name"], found["trigger"]) == ("Pixie", "p1xie")
-    assert found["images"]["path"] == "resources/characters/pixie"
+    assert found["images"]["path"] == f"resources/{place}/pixie"
     original = yaml.safe_load((ROOT / f"config/examples/{name}.yaml").read_text(encoding="utf-8"))
-    same = ("class", "look", "noun", "appearance", "shots", "concept")
+    same = ("kind", "class", "look", "noun", "appearance", "shots", "concept")
     assert [found.get(key) for key in same] == [original.get(key) for key in same]
     # The other characters are not disturbed by one whose pictures are still to come.
-    assert set(project.load(root).characters) >= {"leyla", "pixie"}
+    assert set(project.load(root).projects) >= {"leyla", "pixie"}
 
 
 @pytest.mark.parametrize("kind", ["man", "person", "creature", "object", "style"])
 def test_a_class_without_pictures_gets_a_file_to_edit(root: Path, kind: str) -> None:
     result = call("new", "ada", "--class", kind, "--look", "drawn")
     assert result.exit_code == 0, said(result)
-    one = project.load(root).characters["ada"]
+    one = project.load(root).projects["ada"]
+    assert one.is_style == (kind == "style")
     assert (one.kind, one.look, one.base) == (kind, "drawn", "z-image-turbo") and one.appearance and one.concept
-    assert "doll" not in written("ada") and len(one.shots) == {"creature": 24, "object": 24}.get(kind, 30)
+    assert len(one.shots) == {"creature": 24, "object": 24}.get(kind, 30)
     assert "make it and put" in said(result)
 
 

@@ -31,6 +31,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"gemini": {"base_url": f"https://me:{KEY}@host"}},
         "images.gemini.base_url: holds a password",
     ),
+    "a key in an address": (
+        {"openai": {"base_url": f"https://host/v1?key={KEY}"}, "source": "openai"},
+        "images.openai.base_url: holds a password or a key",
+    ),
+    "a password of ComfyUI": (
+        {"source": "comfyui", "comfyui": {"server": f"http://me:{KEY}@127.0.0.1:8188"}},
+        "images.comfyui.server: holds a password",
+    ),
     "a key in the clear": (
         {"gemini": {"base_url": "http://example.org"}},
         "images.gemini.base_url: would send the key unencrypted",

@@ -18,7 +18,7 @@ from charloom.config.project import load, read
 from charloom.core.errors import UserError
 from charloom.dataset import captions, lint, sources
 from charloom.dataset.lint import Item
-from charloom.workflow import delivery, slices
+from charloom.workflow import caption_slices, delivery, slices
 
 INK = "config/styles/ink.yaml"
 STYLE: dict[str, Any] = {
@@ -50,6 +50,55 @@ def drawn_in(folder: Path, **changes: Any) -> Path:
     edit(folder / INK, images={"source": "folder", "path": "pictures"}, trigger="1nk",
          sample_prompts=["a house, {trigger}", "a house"], **changes)  # fmt: skip
     return folder
+
+
+def test_a_style_of_pictures_that_are_still_to_be_drawn_has_a_plan(project: Path) -> None:
+    """Prompts for a generator, captions without a word on how it is drawn, and for the rest it is a style like any."""
+    shots = [
+        {"name": "closeup-01", "tier": "close-up", "subject": "an old fisherman", "background": "harbour"},
+        {"name": "medium-01", "tier": "medium", "subject": "a bowl of ramen"},
+    ]
+    planned = {
+        "kind": "style", "name": "Wash", "trigger": "w4sh", "look": "painted", "appearance": "wet washes",
+        "images": {"source": "folder", "path": "pictures", "count": 2}, "shots": shots,
+        "sample_prompts": ["a lighthouse on a cliff, {trigger} style", "a lighthouse on a cliff"],
+    }  # fmt: skip
+    write_yaml(project / "config/styles/wash.yaml", planned)
+    (project / "pictures").mkdir()
+    for name in ("closeup-01", "medium-01"):
+        picture(project / f"pictures/{name}.png", (96, 80), seed=len(name))
+    workflow = load(project)
+    style = workflow.styles["wash"]
+    assert style.is_style and style.has_sheet and not workflow.styles["ink"].has_sheet
+    said = [captions.caption(style, shot) for shot in style.shots]
+    assert said == [
+        "w4sh style, a close-up of an old fisherman, harbour",
+        "w4sh style, a medium shot of a bowl of ramen",
+    ]
+    settings = json.loads(slices.lint(style))
+    assert settings["kind"] == "style" and "class" not in settings
+    assert style.strengths == [] and style.judged_by("auto") == "look"
+    dry = snakemake(project, "-n", "wash", code=small_project.ROOT)
+    rows = {line.split()[0] for line in dry.stdout.splitlines() if len(line.split()) == 2}
+    assert dry.returncode == 0 and {"write_prompts", "convert_picture", "train_segment"} <= rows, dry.stderr
+    # A character file says nothing of styles.
+    character = {key: value for key, value in planned.items() if key != "kind"}
+    write_yaml(project / "config/characters/wush.yaml", {**character, "class": "style"})
+    (line,) = read(project).broken["wush"]
+    assert "class: a style has a file of its own; move this one to config/styles/wush.yaml, with kind: style" in line
+
+
+def test_a_style_may_have_a_captioner_and_levels_of_its_own(project: Path) -> None:
+    drawn_in(project, recipe={"data": {"default_caption": "a drawing"}}, lint={"levels": {"few": "ignore"}})
+    edit(project / INK, captions={"captioner": {"model": "x", "base_url": "https://me:secret@host/v1"}})
+    with pytest.raises(UserError, match="ink.yaml: captions.captioner.base_url: holds a password") as caught:
+        load(project)
+    assert "secret" not in str(caught.value)
+    edit(project / INK, captions={"captioner": {"model": "x", "base_url": "https://host/v1"}, "accept": "auto"})
+    style = load(project).styles["ink"]
+    assert caption_slices.described(style) == caption_slices.taken(style) == ["cup"]
+    assert "how it is drawn" in json.loads(caption_slices.captioner(style))["prompt"]
+    assert json.loads(slices.lint(style))["lint"] == {"levels": {"few": "ignore"}}
 
 
 def test_a_style_stands_beside_the_characters_and_is_made_only_when_asked_for(project: Path) -> None:

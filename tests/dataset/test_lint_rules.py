@@ -88,6 +88,7 @@ def marked(corner: str, seed: int) -> Image.Image:
 
 TURNED = image(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 TONED = image(1).point(lambda level: 40 + level * 0.7)
+SEEN = {"instrument": "dlib", "similarity": 0.4, "limit": 0.9, "far": True}
 RAW = {name: f"a woman with a silver watch, {name}" for name in ("a", "b", "c")}
 
 CASES: dict[str, tuple[Any, Any]] = {
@@ -165,6 +166,10 @@ CASES: dict[str, tuple[Any, Any]] = {
     "faces": (
         ([item("a", faces=[FACE, FACE])], {}),
         ([item("a", faces=[FACE, SMALL]), item("s/b", faces=[FACE, FACE])], {"sets": [part("s", regularization=True)]}),
+    ),
+    "likeness": (
+        ([item("a")], {"_pictures": {"a": {"attempt": 1, "identity": SEEN}}}),
+        ([item("a")], {"_pictures": {"a": {"identity": {**SEEN, "far": False}}, "b": {"identity": None}}}),
     ),
     "no-face": ((faces(1), {"shots": CLOSE}), (faces(1), {"shots": CLOSE, "class": "creature"})),
     "flips": (([], {"flips": [True, False]}), ([], {})),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import stat
@@ -13,11 +14,15 @@ from pathlib import Path
 import bundles
 import pytest
 import small_project
+import torch
 from cli_helpers import call, said
+from PIL import Image
 from small_project import edit, with_sets
 
-from charloom.config import portable, project
+from charloom.config import masking, portable, project
 from charloom.core import files
+from charloom.core.layout import WHOLE_MASK
+from charloom.core.tensors import write_safetensors
 from charloom.dataset import sources
 
 
@@ -82,6 +87,38 @@ def test_pictures_and_captions_come_back_where_the_character_looks_for_them(
     assert character.caption_file(shot).read_text() == "a photo of m4ra, medium-01\n"
     assert list(character.datasets[0].files) == ["a-1", "a-2"]
     assert character.datasets[0].caption_file("a-2").read_text() == "a photo of m4ra, others/a-2\n"
+
+
+def test_masks_come_back_where_the_character_looks_for_them(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = small_project.make(tmp_path / "origin")
+    with_sets(origin)
+    character = origin / "config/characters/mara.yaml"
+    edit(character, images={"source": "paperdoll", "count": 3, "masks": "auto"})
+    (entry,) = project.load(origin).characters["mara"].written["datasets"]
+    edit(character, datasets=[{**entry, "masks": "auto"}])
+    monkeypatch.chdir(origin)
+    made = bundles.pretend(origin)
+    mara = project.load(origin).characters["mara"]
+    for number, name in enumerate(masking.masked(mara)):
+        grey = io.BytesIO()
+        Image.new("L", (80, 96), number).save(grey, "PNG")
+        whole = torch.frombuffer(bytearray(grey.getvalue()), dtype=torch.uint8)
+        made.mask(name).parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(made.mask(name), {WHOLE_MASK: whole, "64x64": torch.ones(8, 8)}, {})
+    path, words = bundles.bundle(origin)
+    assert path.is_file(), words
+    monkeypatch.chdir(clone)
+    result = call("unpack", str(path))
+    assert result.exit_code == 0, said(result)
+    there = project.load(clone, ready="mara", image_problems=sources.problems).characters["mara"]
+    assert masking.masked(there) == masking.masked(mara) == there.image_names
+    found = [masking.mask_file(there, name) for name in there.image_names]
+    levels = [Image.open(file).getpixel((0, 0)) for file in found if file]
+    assert levels == list(range(len(there.image_names)))
+    with zipfile.ZipFile(path) as archive:
+        assert b"masks/" in archive.read("README.md")
 
 
 def test_a_hand_written_caption_of_a_drawn_picture_comes_back(

@@ -272,7 +272,7 @@ def test_keys_of_the_form_and_unknown_ones(tmp_path):
     assert (recipe["low_vram"], recipe["quantization"]["text_encoder"]) == (True, "int8")
     assert recipe["training_adapter"] == "v2"
     assert "regular expressions" in found.ignored["network.network_kwargs"]
-    assert found.ignored["datasets.mask_path"] == "masks are not supported"
+    assert found.ignored["datasets.mask_path"] == "set images.masks, or masks of the extra set, to that folder"
 
 
 def test_what_a_job_leaves_open_is_said(tmp_path):

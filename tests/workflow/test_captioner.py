@@ -67,6 +67,27 @@ def test_proposals_are_shown_and_wait(project: Path) -> None:
     assert "note: captions: 3 texts of the captioner wait" in charloom("lint", "mara")
 
 
+def test_what_is_taken_without_asking_is_what_the_check_judges(project: Path) -> None:
+    say({**SAID, "medium-01": "A man and his dog in a garden, he smiles at the camera."})
+    edit(MARA, captions={"captioner": "owner/model", "accept": "auto"})
+    pictures = {one["name"]: one["caption"] for one in json.loads(charloom("lint", "mara", "--json"))["pictures"]}
+    assert pictures["closeup-01"] == "m4ra, close-up portrait, wearing a red scarf, a watch"
+    assert pictures["medium-01"].startswith("a medium shot photo of m4ra")  # what is refused is not taken
+    Path("config/captions/mara").mkdir(parents=True)
+    Path("config/captions/mara/closeup-01.txt").write_text("m4ra, by hand")
+    pictures = {one["name"]: one["caption"] for one in json.loads(charloom("lint", "mara", "--json"))["pictures"]}
+    assert pictures["closeup-01"] == "m4ra, by hand"
+
+
+def test_the_noun_of_the_character_is_nothing_that_pictures_show(project: Path) -> None:
+    for noun, found in {"gecko": set(), "lizard": {"gecko"}}.items():
+        edit(MARA, noun=noun)  # the captioner is asked for it, so it is asked anew
+        say({name: f"A gecko with a hat, place {number}." for number, name in enumerate(SAID)})
+        unsaid = json.loads(charloom("captions", "mara", "--json"))["statistics"]["unsaid"]
+        assert {term["term"] for term in unsaid} & {"gecko", "lizard"} == found and unsaid
+        assert ("3 of 3 pictures show gecko" in charloom("lint", "mara")) == bool(found)
+
+
 def test_accepting_writes_the_users_own_caption_and_keeps_history(project: Path) -> None:
     say(SAID)
     assert charloom("captions", "mara", "--accept", "closeup-01", "medium-01").splitlines() == [
@@ -161,7 +182,10 @@ def test_a_run_describes_each_picture_once_and_takes_what_passes(project: Path) 
     assert len(list(Path("work/store/raw-caption").glob("*/*.json"))) == 4
     assert {path: path.stat().st_mtime_ns for path in entries} == times
     assert set(json.loads(MADE.proposals.read_text())["raw"]) == set(SAID)
-    assert model.is_dir()
+    # Other weights behind the same path describe everything anew.
+    (model / "generation_config.json").write_text('{"max_length": 99}')
+    dry = small_project.snakemake(project, "-n", "results/mara/captions.json", code=small_project.ROOT)
+    assert {line.split()[1] for line in dry.stdout.splitlines() if line.startswith("caption_image ")} == {"3"}
 
 
 def test_the_caption_of_a_run_is_the_captioners_if_it_passes(project: Path) -> None:
@@ -187,8 +211,17 @@ def test_a_wrong_captioner_is_one_line(project: Path) -> None:
     }.items():
         edit(MARA, captions={"captioner": captioner})
         assert f"error: {said}" in charloom("captions", "mara", code=1)
-    edit(MARA, captions={"captioner": {"model": "x", "base_url": "ftp://x"}})
-    assert "captions.captioner" in charloom("captions", "mara", code=1)
+    key = "sk-0123456789abcdef"
+    for own, said in {
+        ("ftp://x", "KEY"): "base_url: is no address; write one that begins with https://",
+        (f"https://me:{key}@host/v1", "KEY"): "base_url: holds a password or a key; take it out",
+        (f"https://host/v1?api_key={key}", "KEY"): "base_url: holds a password or a key; take it out",
+        ("http://example.org/v1", "KEY"): "base_url: would send the key unencrypted; use https://",
+        ("https://host/v1", key): "key: must be the name of an environment variable in capitals, never the key itself",
+    }.items():
+        edit(MARA, captions={"captioner": {"model": "x", "base_url": own[0], "key": own[1]}})
+        text = charloom("captions", "mara", code=1)
+        assert f"captions.captioner.{said}" in text and key not in text
     assert os.environ.get("OPENAI_API_KEY") is None
 
 
@@ -202,7 +235,7 @@ def test_a_bundle_takes_the_captions_along_and_not_the_captioner(project: Path) 
     assert about["captions"] == list(SAID)
     packed = about["character"]
     assert "keep_words" in packed and "owner/model" not in packed and "accept" not in packed
-    assert "masks: auto" not in packed and "except its masks" in packed
+    assert "masks: resources/masks/mara" in packed and about["masks"] == list(SAID)
 
 
 def test_the_price_of_what_is_left_is_said(project: Path) -> None:

@@ -92,16 +92,22 @@ def test_what_one_picture_is_refused_another_gets(images: list[Path], tmp_path: 
         return {
             1: (200, {"choices": [{"message": {"content": None, "refusal": "a public figure"}}]}, {}),
             3: (400, {"error": "bad picture"}, {}),
+            4: (403, {"error": {"code": "content_policy_violation", "message": "not this one"}}, {}),
         }.get(number, (200, said("somebody"), {}))
 
     with serving(answer) as chat:
         given = settings(chat.url)
         failed = made(images, given, store)
-        assert len(failed) == 2 and len(texts(images, given, store)) == 4
+        assert len(failed) == 3 and len(texts(images, given, store)) == 3
         said_ = " | ".join(sorted(failed.values()))
         assert "does not describe it (a public figure)" in said_ and "refused (400, bad picture)" in said_
         chat.answer = lambda number, body: (200, said("somebody"), {})
-        assert made(images, given, store) == {} and len(chat.bodies) == 8
+        assert made(images, given, store) == {} and len(chat.bodies) == 9
+        # Neither does one that cannot be read keep the others from being asked about.
+        images[0].write_bytes(b"no picture")
+        picture(images[1], (80, 80), 77)
+        (why,) = made(images[:2], given, store).values()
+        assert "p0.png: is no picture that can be read" in why and len(chat.bodies) == 10
 
 
 def test_what_no_picture_could_mend_stops_at_once(

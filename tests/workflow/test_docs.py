@@ -228,7 +228,7 @@ def test_the_readme_has_both_commands_and_ci_runs_the_tests_as_it_says() -> None
 def test_the_picture_of_the_rules_shows_all_of_them() -> None:
     shown = set(re.findall(r">(\w+)</text>", text_of(ROOT / "docs/dag.svg")))
     text = "\n".join(text_of(path) for path in ROOT.glob("rules/*.smk"))
-    rules = set(re.findall(r"^rule (\w+):", text, re.M))
+    rules = set(re.findall(r"^rule (\w+):", text, re.M))  # without `use rule`, which draws nothing of its own
     # Not Leyla's: those of differential preservation, of all characters, of the judge auto, of validation.drift, of
     # whole folders, and what only somebody asks for.
     elsewhere = {"encode_class_caption", "write_index", "lock_judge", "study_references", "sample_drift", "score_drift"}

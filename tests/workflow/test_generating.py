@@ -24,6 +24,7 @@ from charloom.config.project import load
 from charloom.core import layout
 from charloom.core.errors import UserError
 from charloom.core.store import Store
+from charloom.dataset import lint
 from charloom.dataset.sources import paperdoll
 from charloom.dataset.sources.orders import KIND
 from charloom.dataset.sources.purchases import Purchases
@@ -150,13 +151,21 @@ def test_without_retry_a_stranger_is_named(folder: Path) -> None:
     made = layout.Results(folder / "results/mara")
     for name, settled in found.items():
         generating.write(settled, desk.store, made.source(name), made.source_record(name))
-    (finding,) = likeness.findings(made, desk.character.shot_names)
-    assert finding.level == "warning" and finding.where == "closeup-01"
+
+    def findings(**own: Any) -> list[lint.Finding]:
+        records = likeness.records(made, desk.character.shot_names)
+        checked = lint.check([], {"trigger": "m4ra", "_pictures": records, "lint": own}).findings
+        return [one for one in checked if one.rule in ("likeness", "allow")]
+
+    (finding,) = findings()
+    assert finding.level == "warning" and finding.where == "closeup-01" and finding.pictures == ("closeup-01",)
+    assert findings(levels={"likeness": "error"})[0].level == "error"
+    assert findings(allow=[{"rule": "likeness", "where": "closeup-*"}]) == []
     assert "shows somebody else than the reference, by paperdoll" in finding.what
-    assert "images.attempts.closeup-01: 1" in finding.what
+    assert "images.attempts.closeup-01: 1" in finding.remedy
     # What the user has replaced since is no longer what was judged.
     small_project.picture(made.source("closeup-01"), (64, 64))
-    assert likeness.findings(made, desk.character.shot_names) == []
+    assert findings() == []
 
 
 def test_if_all_are_strangers_the_nearest_is_taken(folder: Path) -> None:
@@ -201,6 +210,62 @@ def test_one_that_cannot_be_had_stops_only_its_own_job(folder: Path) -> None:
     assert isinstance(batch.settled("fullbody-01"), generating.Settled)
     with pytest.raises(UserError, match="^medium-01: is refused"):
         batch.get("medium-01", buy, desk.said.append)
+
+
+def test_a_further_attempt_that_is_refused_leaves_the_one_before(folder: Path) -> None:
+    """A stranger is on the first picture, and the second is refused: the check goes on with the others."""
+    desk = Desk(folder, generated(folder, retry=2), {"closeup-01": "s", "medium-01": "sh"})
+    batch = desk.batch()
+
+    def buy(orders: list[Any]) -> dict[str, str]:
+        lost = [order for order in orders if order.name == "closeup-01" and order.attempt]
+        desk.buy([order for order in orders if order not in lost])
+        return {order.name: "is refused" for order in lost}
+
+    batch.get("closeup-01", buy, desk.said.append)
+    found = {name: batch.settled(name) for name in desk.character.shot_names}
+    attempts = {name: one.order.attempt for name, one in found.items() if isinstance(one, generating.Settled)}
+    assert attempts == {"closeup-01": 0, "medium-01": 1, "fullbody-01": 0} and found["closeup-01"].likeness.far
+    assert "closeup-01: no further attempt (is refused); the nearest of those before is taken" in desk.said
+
+
+def test_all_that_are_refused_are_named_together(folder: Path) -> None:
+    desk = Desk(folder, generated(folder), {})
+
+    def buy(orders: list[Any]) -> dict[str, str]:
+        desk.buy([order for order in orders if order.name == "medium-01"])
+        return {order.name: "is refused" for order in orders if order.name != "medium-01"}
+
+    with pytest.raises(UserError) as caught:
+        desk.batch().get("closeup-01", buy, desk.said.append)
+    assert str(caught.value).splitlines() == ["closeup-01: is refused", "fullbody-01: is refused"]
+    assert desk.bought == ["medium-01 0"]
+    desk.batch().get("medium-01", buy, desk.said.append)
+    assert desk.said[-2:] == ["left out: closeup-01: is refused", "left out: fullbody-01: is refused"]
+
+
+def test_images_gets_all_others_and_names_the_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("PYTHONPATH", str(small_project.ROOT))
+    small_project.add_code(folder)
+    small_project.picture(folder / "her.png", (64, 64))
+    with running(Gemini, Fake(["well", *["refused"] * 4])) as fake:
+        own = {"price": 0.5, "size": "1K", "base_url": fake.url}
+        generated(folder, gemini=own, reference="her.png", identity="none")
+        command = [sys.executable, "-m", "charloom.cli.main", "images", "mara", "--", "--cores", "1"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and len(fake.asked) == 6, done.stdout + done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-2:]
+        lost = lines[0].split(": ")[2]  # Snakemake begins with any of them, and the second answer is a refusal
+        assert lines[0].startswith(f"error: mara: {lost}: is refused (") and "not all pictures of mara" in lines[1]
+        made = layout.Results(folder / "results/mara")
+        there = [name for name in ("closeup-01", "medium-01", "fullbody-01") if made.source(name).is_file()]
+        assert len(there) == 2 and lost not in there
+        # Another reference, and nothing that is there counts any more.
+        assert "2 are there, 1 to get" in said(call("images", "mara", "--dry-run"))
+        small_project.picture(folder / "her.png", (64, 64), seed=3)
+        stale = said(call("images", "mara", "--dry-run"))
+        assert "0 are there, 3 to get" in stale and "reference: her.png" in stale and "cost: 3 x 0.5 = 1.50" in stale
 
 
 def test_the_job_by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +332,16 @@ def test_a_dry_run_says_number_and_cost_and_buys_nothing(folder: Path, monkeypat
     assert "1 are there, 2 to get" in text and "cost: 2 x 0.04 = 0.08; with retry: 2 at most 6 pictures, 0.24" in text
     assert "spent so far: 1 pictures, 0.04" in text and "budget: is enough for 1 more" in text
     assert "reference:" not in text
+    # One that was bought with other words is not the one of now; the one of now may have been bought already.
+    made.reference.unlink()
+    edit(folder / MARA, concept={"prompt": "photo of a tall woman"})
+    assert "0 are there, 3 to get" in said(call("images", "mara", "--dry-run"))
+    mara = load(folder).characters["mara"]
+    own = generating.Batch(picture_slices.wanted(mara), None, Store("work/store"), likeness.Nobody)
+    with Store("work/store").put(KIND, own.orders("reference")[0].key, ".png") as path:
+        path.write_bytes(png())
+    text = said(call("images", "mara", "--dry-run"))
+    assert "3 to get" in text and "reference:" not in text and "cost: 3 x 0.04" in text
 
 
 def test_a_dry_run_where_nothing_is_paid_or_generated(folder: Path) -> None:

@@ -16,6 +16,7 @@ from charloom.config import masking
 from charloom.config.project import load
 from charloom.core import pictures
 from charloom.core.errors import UserError
+from charloom.core.store import Store
 from charloom.core.tensors import read_safetensors
 from charloom.dataset import manifest
 from charloom.dataset.crop import crop_file
@@ -157,7 +158,56 @@ def test_the_workflow_makes_a_mask_for_each_shot(project: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert len(list(Path("store/mask").rglob("*.safetensors"))) == 1
     made = read_safetensors(Path("results/mara/masks/m.st"))[0]
-    assert set(made) == {"128x112"} or set(made) == {f"{w}x{h}" for w, h in latents.resized(Path(image), [128])}
+    assert set(made) == {"png", *(f"{w}x{h}" for w, h in latents.resized(Path(image), [128]))}
+
+
+def test_an_extra_set_has_masks_of_its_own(project: Path) -> None:
+    sets = ("others", "held")
+    for number, part in enumerate(sets):
+        Path(part).mkdir()
+        Path(f"{part}/One.png").write_bytes(picture(project / "x.png", (150, 140), number).read_bytes())
+        Path(f"{part}/One.txt").write_text("m4ra in a garden")
+    Path("set-masks").mkdir()
+    own = [{"name": part, "path": part} for part in sets]
+    own[0] |= {"masks": "set-masks", "crop": {"right": 10, "bottom": 4}, "resolutions": [64]}
+    edit(MARA, datasets=own, images={"source": "folder", "path": "pics", "count": 3})
+    (line,) = masking.problems(load().characters["mara"])
+    assert line.startswith("datasets[1].masks: set-masks has no mask for others/one; draw one")
+    box(Path("set-masks/One.png"), (150, 140), (0, 0, 75, 140))
+    mara = load().characters["mara"]
+    assert masking.problems(mara) == [] and mask_slices.masked(mara) == ["others/one"]
+    assert masking.mask_file(mara, "others/one") == Path("set-masks/One.png")
+    given = json.loads(mask_slices.mask(mara, "others/one"))
+    assert (given["source"], given["crop"], given["resolutions"]) == ("file", {"right": 10, "bottom": 4}, [64])
+    assert json.loads(slices.manifest(mara))["masks"] == {"others/one": 0.1}
+    planned = small_project.planned(small_project.add_code(project))
+    assert planned["make_mask"] == 1 and planned["convert_set_picture"] == 2
+    # What is held out is compared whole; masks among the pictures would be trained on.
+    for changed, said in {
+        "held": "datasets[2].masks: what is held out is compared as whole pictures; take it out",
+        "others": "datasets[1].masks: others lies in datasets[1].path, whose every picture is trained on; move it",
+    }.items():
+        mine = [{**part, "masks": part["name"]} if part["name"] == changed else part for part in own]
+        edit(MARA, datasets=[mine[0], {**mine[1], "holdout": True}])
+        assert any(line.startswith(said) for line in masking.problems(load().characters["mara"]))
+
+
+def test_a_bundle_makes_the_same_masks(project: Path, tmp_path: Path) -> None:
+    """Wherever the first came from: a file of another size, or transparency."""
+    own = Image.open(picture(tmp_path / "own.png", (160, 140), 1)).convert("RGBA")
+    own.putalpha(Image.open(box(tmp_path / "clear.png", (160, 140), (20, 0, 90, 100))))
+    own.save(tmp_path / "own.png")
+    crop_file(tmp_path / "own.png", tmp_path / "cut.png", right=40, bottom=20, minimum=64)
+    store = Store(tmp_path / "store")
+    for number, (mask, given) in enumerate([(box(tmp_path / "m.png", (80, 70), (9, 9, 50, 60)), FILE), (None, AUTO)]):
+        settings = {**given, "crop": {"right": 40, "bottom": 20}}
+        masks.stored(tmp_path / "cut.png", tmp_path / "own.png", mask, settings, store, f"first{number}")
+        first = store.path(masks.KIND, f"first{number}", ".safetensors")
+        packed = tmp_path / "packed.png"
+        packed.write_bytes(bytes(read_safetensors(first)[0][masks.WHOLE].numpy().tobytes()))
+        # There, the picture is the cropped one.
+        masks.stored(tmp_path / "cut.png", tmp_path / "cut.png", packed, FILE, store, f"again{number}")
+        assert store.path(masks.KIND, f"again{number}", ".safetensors").read_bytes() == first.read_bytes()
 
 
 def test_the_manifest_names_masks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_names_may_be_what_a_file_system_allows(made: Path) -> None:
-    found = {path.read_bytes() for path in (made / "results/mara/source/more").glob("*.png")}
+    found = {path.read_bytes() for path in (made / "results/mara/dataset/more").glob("*.png")}
     assert found == {os.fsencode(name) for name in names()}
-    assert (made / "results/mara/source/closeup-01.png").read_bytes() == b"close{up}.png"
+    assert (made / "results/mara/dataset/closeup-01.png").read_bytes() == b"close{up}.png"
     assert (made / "results/mara/dataset/medium-01.txt").read_text() == "m4ra, by hand"
     assert not list(made.rglob("hacked"))
 
@@ -106,7 +106,8 @@ def first_jobs(folder: Path) -> dict[str, int]:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Traceback" not in result.stderr and "Logging error" not in result.stderr
     table = result.stdout + result.stderr
-    read_files = ("make_reference", "make_source_image", "write_caption", "lock_base")
+    read_files = ("make_reference", "lock_base", "write_caption")
+    read_files += ("convert_picture", "convert_set_picture", "take_set_caption")
     rows = dict(re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE))
     if rows and "train_segment" not in rows:
         assert set(rows) <= {"score_checkpoint", *CHOSEN, "total"}
@@ -135,14 +136,15 @@ def test_what_a_file_holds_decides_and_not_its_date(made: Path, tmp_path: Path) 
     put(project / "resources/judge{0}.bin", b"other", -20)
     assert first_jobs(project) == {"score_checkpoint": 2}
     put(project / PICTURES / "fullbody-01.png", b"other", -20)
-    assert first_jobs(project) == {"make_source_image": 1}
+    assert first_jobs(project) == {"convert_picture": 1}
     put(project / "se{t}s/'1'/-dash.png", b"other", 5)
-    assert first_jobs(project) == {"make_source_image": 2}
+    assert first_jobs(project) == {"convert_picture": 1, "convert_set_picture": 1}
     put(project / PICTURES / "medium-01.txt", b"m4ra, by another hand", -20)
-    assert first_jobs(project) == {"make_source_image": 2, "write_caption": 1}
+    pictures = {"convert_picture": 1, "convert_set_picture": 1}
+    assert first_jobs(project) == {**pictures, "write_caption": 1}
     put(project / PICTURES / "reference.png", b"reference", 0)
     put(project / "se{t}s/'1'/b{2}.txt", b"m4ra", 0)
-    expected = {"make_reference": 1, "make_source_image": 2, "write_caption": 2}
+    expected = {"make_reference": 1, **pictures, "write_caption": 1, "take_set_caption": 1}
     assert first_jobs(project) == expected
     put(project / "resources/ba{s}e/adapter.safetensors", b"{  }", -20)
     (project / PICTURES / "medium-01.txt").unlink()
@@ -150,7 +152,8 @@ def test_what_a_file_holds_decides_and_not_its_date(made: Path, tmp_path: Path) 
     # The same bytes as before by another name are what they were.
     put(project / PICTURES / "fullbody-01.png", b"fullbody-01.png", 3)
     (project / PICTURES / "fullbody-01.png").rename(project / PICTURES / "fullbody-01.webp")
-    assert first_jobs(project) == {**expected, "make_source_image": 1, "lock_base": 1}
+    del expected["convert_picture"]
+    assert first_jobs(project) == {**expected, "lock_base": 1}
 
 
 def test_only_what_may_have_changed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +263,43 @@ def test_rules_hand_over_no_list_of_files() -> None:
     handed = set(re.findall(r"{input\.(\w+)", text))
     assert {"images", "captions", "scores", "checkpoints"} <= lists and handed
     assert not handed & lists and "{input:" not in text and "{input}" not in text
+
+
+def test_one_process_makes_what_its_siblings_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = small_project.make(tmp_path)
+    (folder / "pics").mkdir()
+    (folder / "more").mkdir()
+    small_project.picture(folder / "pics/closeup-01.png", (140, 130), 0)
+    for number in range(12):
+        small_project.picture(folder / f"more/{number}.jpg", (130, 140), number + 1)
+        (folder / f"more/{number}.txt").write_text(f"m4ra in place {number}")
+    shots = small_project.CHARACTER["shots"][:1]
+    sets = [{"name": "more", "path": "more"}]
+    edit(folder / CHARACTER, images={"source": "folder", "path": "pics", "count": 1}, shots=shots, datasets=sets)
+    edit(folder / CHARACTER, crop={"right": 8, "bottom": 4, "minimum": 64})
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\necho "$1" >> starts\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("CHARLOOM_PYTHON", str(python))
+    names = ["closeup-01", *(f"more/{number}" for number in range(12))]
+    made = [f"results/mara/dataset/{name}{ending}" for name in names for ending in (".png", ".txt")]
+
+    def starts() -> dict[str, int]:
+        (folder / "starts").write_text("")
+        done = snakemake(folder, "--cores", "1", *made, code=small_project.ROOT)
+        assert done.returncode == 0, done.stderr[-3000:]
+        scripts = [Path(line).stem for line in (folder / "starts").read_text().splitlines()]
+        return {name: scripts.count(name) for name in sorted(set(scripts))}
+
+    assert starts() == {"convert_picture": 2, "take_caption": 1, "write_caption": 1}  # the folder, and the set
+    assert not (folder / "results/mara/source").exists()
+    for name, size in {"closeup-01": (132, 126), "more/7": (130, 140)}.items():
+        with Image.open(folder / f"results/mara/dataset/{name}.png") as image:
+            assert image.size == size
+    assert (folder / "results/mara/dataset/more/7.txt").read_text() == "m4ra in place 7\n"
+    small_project.picture(folder / "more/7.jpg", (150, 140), 99)
+    (folder / "more/8.txt").write_text("m4ra elsewhere")
+    assert starts() == {"convert_picture": 1, "take_caption": 1}
 
 
 def test_a_large_set_is_checked(tmp_path: Path) -> None:

@@ -117,7 +117,10 @@ def test_the_cluster_profile_knows_every_rule() -> None:
     on_gpu = {name for name, asked in profile["set-resources"].items() if asked.get("gpu")}
     assert rules_with("gpu=1") | {"prepare_base"} == on_gpu
     assert rules_with("threads: HEAVY_THREADS") == set(profile["set-threads"]) >= set(profile["set-resources"])
-    assert rules_with("shell:") == local | set(profile["set-threads"])
+    text = "".join(path.read_text() for path in (small_project.ROOT / "rules").glob("*.smk"))
+    others = dict(re.findall(r"^use rule (\w+) as (\w+) with:", text, flags=re.MULTILINE))  # they run as what they use
+    assert others and set(others.values()) <= local and set(others) <= local
+    assert rules_with("shell:") | set(others.values()) == local | set(profile["set-threads"])
 
 
 def test_one_gpu_here_is_no_limit_on_a_cluster(project: Path) -> None:

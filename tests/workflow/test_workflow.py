@@ -140,9 +140,8 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     "a data set more": (
         further_set,
         {
-            "make_source_image": 2,
-            "crop_watermark": 2,
-            "write_caption": 2,
+            "convert_set_picture": 2,
+            "take_set_caption": 2,
             "lint_dataset": 1,
             "encode_latents": 2,
             "encode_caption": 2,
@@ -247,11 +246,11 @@ def test_an_edit_of_a_further_set_costs_only_what_depends_on_it(project: Path, m
         ),
         (
             lambda: further_set(project, default_caption="nobody"),
-            {"write_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1},
+            {"take_set_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1},
         ),
         (
             lambda: (further_set(project), (project / "others/a-1.txt").write_text("a photo of another woman")),
-            {"write_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1},
+            {"take_set_caption": 1, "lint_dataset": 1, "encode_caption": 1, "write_manifest": 1},
         ),
     ]
     for change, expected in changes:

@@ -12,7 +12,7 @@ from charloom.core import tokens
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.dataset import captions
-from charloom.dataset.lint import on_captions, on_pictures, on_plan  # noqa: F401 (they register their rules)
+from charloom.dataset.lint import on_captions, on_likeness, on_pictures, on_plan  # noqa: F401 (they register rules)
 from charloom.dataset.lint.findings import Finding, Item, in_order
 from charloom.dataset.lint.registry import RULES, Data
 

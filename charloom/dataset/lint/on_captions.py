@@ -156,7 +156,7 @@ def unsaid(data: Data) -> Iterator[Hit]:
         return
     own = data.settings.get("captions", {})
     known = identity.words_of(data.kind, own.get("identity_words", ()), own.get("keep_words", ()))
-    known += identity.NOUNS.get(data.kind, ())
+    known = [*known, *identity.called(data.kind, data.settings.get("noun", ""))]
     said = {name: item.caption for name, item in shown.items()}
     for term in tags.unsaid({name: raw[name] for name in shown}, said, [*known, data.trigger]):
         what = f"{len(term.pictures)} of {len(shown)} pictures show {term.text}, and no caption says so"
