@@ -28,6 +28,8 @@ FILLED_IN = {
     "{path}: is not a complete safetensors file ({size} bytes: {error}); {again}": "delete x and download it again",
     "plan: {name}: training needs {peak} GiB of GPU memory with every block recomputing and in main memory, "
     "and may use {budget} GiB; {…}": "use a larger GPU: no setting makes it fit",
+    "plan: {name}: drawing needs {need} GiB of GPU memory, and may use {allowed} GiB; {remedy}": "use a larger GPU",
+    "{where}: {…}{more}": "names a base that is not there; name one of config/bases",
     "{label}: line {number}: {remedy}": "a [ or { is opened and never closed; close it",
     "{path}: {…}; {…}": "make it smaller",
     "{path}: is wholly transparent; {remedy}": "replace it",

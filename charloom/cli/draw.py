@@ -21,6 +21,7 @@ from charloom.config import project
 from charloom.config.character import Character
 from charloom.core import words
 from charloom.core.errors import UserError
+from charloom.core.files import expanded
 from charloom.core.layout import results
 from charloom.core.store import Store
 
@@ -213,13 +214,13 @@ def draw(
     store, say = Store(workflow.store), _say
     lock = studios.lock_of(base)
     with ExitStack() as stack:
-        loras = Loras(character, store, lock, Path(stack.enter_context(tempfile.TemporaryDirectory())), say)
+        loras = Loras(workflow, character, store, lock, Path(stack.enter_context(tempfile.TemporaryDirectory())), say)
         if checkpoints is not None:
             columns = [loras.checkpoint(step) for step in numbers(checkpoints, "--checkpoints")]
         elif checkpoint is not None:
             columns = [loras.checkpoint(checkpoint)]
         else:
-            columns = [loras.file(lora.expanduser()) if lora else loras.newest()]
+            columns = [loras.file(expanded(lora)) if lora else loras.newest()]
         how = Manner(
             width,
             height,

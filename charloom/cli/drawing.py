@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charloom.config import schema
+from charloom.config import gallery
 from charloom.config.character import Character
+from charloom.config.project import Workflow
+from charloom.core import files
 from charloom.core.errors import UserError, disk_problem
 from charloom.core.layout import results, step_name
 from charloom.core.store import Store
@@ -23,12 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA by what its pictures call it, None for the base alone; ``label`` in a grid, ``mark`` in names of files."""
+    """A LoRA by what its pictures call it, None for the base alone; ``label`` in a grid, ``mark`` in names of files.
+
+    ``trigger`` is the word of a style, if it has one.
+    """
 
     name: str
     path: Path | None
     label: str = ""
     mark: str = ""
+    trigger: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class Table:
     def draw(self, prompts: Sequence[str], how: Manner) -> list[Drawn]:
         """Draw every prompt with every LoRA and save each picture as it is done."""
         asked = []
-        for text, seed in self._seeds(prompts, how):
+        triggers = [one.trigger for one, _ in how.styles]
+        for text, seed in self._seeds([gallery.with_triggers(text, triggers) for text in prompts], how):
             for column, lora in enumerate(self.loras):
                 own = ((lora, how.strength),) if lora.path else ()
                 asked.append((text, seed, column, own + how.styles))
@@ -165,8 +172,11 @@ def reserve(folder: Path, mark: str) -> Path:
 class Loras:
     """The LoRAs of a character and others, found and checked; foreign layouts are converted into ``folder``."""
 
-    def __init__(self, character: Character, store: Store, lock: dict[str, Any], folder: Path, say: Callable) -> None:
-        self.character, self.store, self.lock, self.folder, self.say = character, store, lock, folder, say
+    def __init__(
+        self, workflow: Workflow, character: Character, store: Store, lock: dict[str, Any], folder: Path, say: Callable
+    ) -> None:
+        self.workflow, self.character, self.store, self.lock = workflow, character, store, lock
+        self.folder, self.say = folder, say
 
     def newest(self) -> Lora:
         """The finished file, or else the newest checkpoint, which is said.
@@ -205,24 +215,24 @@ class Loras:
             raise UserError(f"{self.character.id} has no checkpoint of step {step}; take one of {have}")
         return Lora(f"{self.character.id}-{step_name(step)}", there[step], f"step {step}", step_name(step))
 
-    def file(self, path: Path, name: str = "") -> Lora:
+    def file(self, path: Path, name: str = "", trigger: str = "") -> Lora:
         """A file, checked against the base.
 
         Raises:
             UserError: it does not fit the base, or is no LoRA at all.
         """
-        from charloom.workflow import studio
+        from charloom.workflow import usable
 
-        usable, notes = studio.checked(path, self.lock, self.folder)
+        path_, notes = usable.checked(path, self.lock, self.folder)
         for note in notes:
             self.say(f"note: {note}")
-        return Lora(name or path.stem, usable)
+        return Lora(name or path.stem, path_, trigger=trigger)
 
     def style(self, text: str) -> tuple[Lora, float]:
         """``ink``, ``ink=0.8`` or ``file.safetensors=0.8``: a LoRA on top and its strength.
 
         Raises:
-            UserError: there is no such style, or it is not finished.
+            UserError: there is no such style, it is made for another base, or it is not finished.
         """
         name, _, strength = text.rpartition("=") if "=" in text else (text, "", "1")
         try:
@@ -232,16 +242,10 @@ class Loras:
         except ValueError:
             raise UserError(f"--style {text}: the strength must be a number; write, say, {name}=0.8") from None
         if name.endswith(".safetensors"):
-            return self.file(Path(name).expanduser()), value
-        known = style_names()
-        if name not in known:
-            raise UserError(f"--style {name}: there is no such style; {schema.meant(name, known)}")
+            return self.file(files.expanded(name)), value
+        known = self.workflow
+        style = gallery.style_of(name, self.character, known.styles, known.broken_styles, f"--style {name}")
         made = results(name)
         if not made.final.is_file():
             raise UserError(f"{name} is not finished; to train it: snakemake --cores 2 {made.final.as_posix()}")
-        return self.file(made.final, name), value
-
-
-def style_names() -> list[str]:
-    """The styles of this workflow."""
-    return sorted(path.stem for path in Path("config/styles").glob("*.yaml"))
+        return self.file(made.final, name, style.trigger), value

@@ -11,6 +11,7 @@ import typer
 
 from charloom.core import layout
 from charloom.core.errors import UserError
+from charloom.core.files import expanded
 
 FEW = 5
 """Fewer pictures than this are hardly a character."""
@@ -125,7 +126,7 @@ def _of_folder(
     from charloom.config import guesses, image_folder, inventory, scaffold
     from charloom.dataset import captions
 
-    folder = images.expanduser()
+    folder = expanded(images)
     if not folder.is_dir():
         raise UserError(
             f"--images {images}: {'is no folder' if folder.exists() else 'there is no such folder'}; correct it"

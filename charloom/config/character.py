@@ -12,6 +12,7 @@ from charloom.config.datasets import DataSet
 from charloom.config.gallery import Scene
 from charloom.config.generation import Generation
 from charloom.core import words
+from charloom.core.files import expanded
 
 SHOT_KEYS = ("name", "tier", "view", "pose", "expression", "outfit", "accessories", "background")
 
@@ -181,7 +182,7 @@ class Character:
     def init(self) -> Path | None:
         """``recipe.network.init``: the LoRA that training starts from, if not from nothing."""
         given = self.recipe["network"].get("init")
-        return Path(given).expanduser() if given else None
+        return expanded(given) if given else None
 
     @property
     def shot_names(self) -> list[str]:

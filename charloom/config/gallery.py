@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charloom.config import schema
-from charloom.core import words
+from charloom.core import files, words
 from charloom.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,34 +95,55 @@ def mistakes(data: Any, scenes: Sequence[Scene], trigger: str, root: Path) -> li
                 found.append(f"{key}: styles: give either style (a name) or file (a path)")
             elif style.file and not style.file.endswith(".safetensors"):
                 found.append(f"{key}: styles: {style.file} is no .safetensors file; get it as one, others may run code")
-            elif style.file and not (root / Path(style.file).expanduser()).is_file():
+            elif style.file and not (root / files.expanded(style.file)).is_file():
                 found.append(f"{key}: styles: there is no file {style.file}; correct the path")
     return list(dict.fromkeys(found))
 
 
-def with_styles(character: Character, styles: Mapping[str, Character]) -> Character:
+def with_styles(
+    character: Character, styles: Mapping[str, Character], broken: Mapping[str, Sequence[str]] | None = None
+) -> Character:
     """``character`` with the triggers of its styles in the prompts that do not have them.
 
+    ``broken`` has a line per mistake of the styles that cannot be read.
+
     Raises:
-        UserError: there is no such style, or it is made for another base.
+        UserError: as :func:`style_of`.
     """
-    for name in names(character.gallery):
-        if name not in styles:
-            raise UserError(
-                f"{character.label}: gallery: styles: there is no config/styles/{name}.yaml; "
-                f"{schema.meant(name, list(styles))}"
-            )
-        if (other := styles[name].base) != character.base:
-            raise UserError(
-                f"{character.label}: gallery: styles: {name} is made for base {other}, {character.id} for "
-                f"{character.base}; take a style of the same base"
-            )
+    where = f"{character.label}: gallery: styles"
+    found = {name: style_of(name, character, styles, broken or {}, where) for name in names(character.gallery)}
     scenes = []
     for scene in character.gallery:
-        triggers = [styles[one.style].trigger for one in scene.styles if one.style]
-        missing = [word for word in dict.fromkeys(triggers) if word and not words.count(scene.text, word)]
-        scenes.append(replace(scene, text=", ".join([*missing, scene.text])) if missing else scene)
+        text = with_triggers(scene.text, (found[one.style].trigger for one in scene.styles if one.style))
+        scenes.append(replace(scene, text=text))
     return replace(character, gallery=tuple(scenes))
+
+
+def style_of(
+    name: str, character: Character, styles: Mapping[str, Character], broken: Mapping[str, Sequence[str]], where: str
+) -> Character:
+    """The style called ``name``, for pictures of ``character``; ``where`` is what asks for it.
+
+    Raises:
+        UserError: there is no such style, its file has mistakes, or it is made for another base.
+    """
+    if name in broken:
+        more = f" ({len(broken[name]) - 1} more: charloom lint {name})" if broken[name][1:] else ""
+        raise UserError(f"{where}: {broken[name][0]}{more}")
+    if name not in styles:
+        raise UserError(f"{where}: there is no config/styles/{name}.yaml; {schema.meant(name, list(styles))}")
+    if (other := styles[name].base) != character.base:
+        raise UserError(
+            f"{where}: {name} is made for base {other}, {character.id} for {character.base}; "
+            "take a style of the same base"
+        )
+    return styles[name]
+
+
+def with_triggers(text: str, triggers: Iterable[str]) -> str:
+    """A prompt with those of the styles' triggers in front that it does not have."""
+    missing = [word for word in dict.fromkeys(triggers) if word and not words.count(text, word)]
+    return ", ".join([*missing, text])
 
 
 def names(scenes: Sequence[Scene]) -> Iterator[str]:

@@ -7,6 +7,7 @@ says nothing there and a lot about its owner.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -34,12 +35,18 @@ def masks_of(character: str, part: str = "") -> str:
     return f"resources/masks/{character}" + (f"/{part}" if part else "")
 
 
+def start_of(character: str) -> str:
+    """Where another machine has the LoRA that training starts from (``network.init``)."""
+    return f"resources/loras/{character}-start.safetensors"
+
+
 def elsewhere(character: Character, base: Base) -> dict[str, str]:
     """What another machine has in place of the user's folders outside of the workflow."""
     mine = {base.path: f"resources/bases/{base.name}", character.folder: pictures_of(character.id)}
     mine |= {part.folder: pictures_of_set(character.id, part.name) for part in character.datasets}
     mine |= {masking.source(character): masks_of(character.id)}
     mine |= {masking.source(character, part): masks_of(character.id, part.name) for part in character.datasets}
+    mine[character.recipe["network"].get("init")] = start_of(character.id)
     return {str(path): name for path, name in mine.items() if path and not is_inside(str(path))}
 
 
@@ -65,7 +72,7 @@ def character_file(character: Character) -> str:
         "shots": [{key: value for key, value in shot.phrases().items() if value} for shot in character.shots],
         "base": character.base,
         "crop": crop,
-        "recipe": knobs.told(character.recipe),
+        "recipe": _recipe(character),
         "checkpoint": character.checkpoint,
         **({"captions": words} if words else {}),
     }
@@ -88,6 +95,24 @@ def character_file(character: Character) -> str:
     return _text("character", f"{character.name}, with everything that pictures and LoRA were made with", written)
 
 
+def names_more(written: dict[str, Any]) -> Iterator[str]:
+    """Keys of a character file that :func:`character_file` never writes: they name files, servers and models, and the
+    keys of these."""
+    images, gallery_ = written["images"], written.get("gallery", {})
+    yield from (key for key in images if key in generation.KEYS)
+    yield from (key for key in written.get("captions") or {} if key in _CAPTIONER)
+    entries = [gallery_, *gallery_.get("prompts", ())] if isinstance(gallery_, dict) else gallery_
+    yield from ("styles" for entry in entries if isinstance(entry, dict) and "styles" in entry)
+
+
+def _recipe(character: Character) -> dict[str, Any]:
+    """The whole recipe, with the LoRA that training starts from where the bundle puts it."""
+    told = knobs.told(character.recipe)
+    if character.init:
+        told["network"] = {**told["network"], "init": start_of(character.id)}
+    return told
+
+
 _CAPTIONER = ("captioner", "accept", "most_tokens")
 
 
@@ -104,6 +129,10 @@ def base_file(base: Base) -> str:
     values = {
         key: value for key, value in vars(base).items() if key not in ("name", "label") and value not in (None, {}, "")
     }
+    if network := values.get("recipe", {}).get("network"):
+        # Where its trainings start from is in the character's file.
+        network = {key: value for key, value in network.items() if key != "init"}
+        values["recipe"] = {**values["recipe"], "network": network}
     values["adapters"] = {name: _local(one, base.name) for name, one in base.adapters.items()}
     if base.judge_models:
         values["judge_models"] = {
@@ -114,6 +143,27 @@ def base_file(base: Base) -> str:
         if isinstance(values.get(key), str) and not is_inside(values[key]):
             values[key] = f"resources/bases/{base.name}" + (f"/{Path(values[key]).name}" if folder else "")
     return _text("base", f"The base {base.name}", values)
+
+
+def weights_of(written: Mapping[str, Any]) -> list[str]:
+    """The local files and folders that a base's file names."""
+    models = [one.get("path") for one in written.get("judge_models", {}).values()]
+    named = [written.get(key) for key in ("path", "transformer_file", "judge_weights")]
+    return [one for one in [*named, *written.get("adapters", {}).values(), *models] if isinstance(one, str)]
+
+
+def left_behind(character: Character, base: Base) -> list[str]:
+    """What the files of character and base name and a bundle does not carry, in words."""
+    local = not base.miniature and weights_of(vars(base))
+    entry = (character.written.get("captions") or {}).get("captioner")
+    styles = dict.fromkeys(one.label for scene in character.gallery for one in scene.styles)
+    found = {
+        f"the weights of {base.name} and its judge (files of whoever made this)": bool(local),
+        "the captioner": bool(entry),
+        "what generated the pictures": character.generation is not None,
+        f"the styles of the gallery ({', '.join(styles)})": bool(styles),
+    }
+    return [what for what, there in found.items() if there]
 
 
 def _local(adapter: Any, base: str) -> Any:

@@ -17,6 +17,7 @@ from charloom.config import gallery, inventory, knobs, read_character, read_styl
 from charloom.config.base import Base, read_base
 from charloom.config.character import Character
 from charloom.core.errors import UserError
+from charloom.core.files import expanded
 
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
@@ -164,7 +165,7 @@ def read(
     for name, line in _same_triggers({**people, **styles}).items():
         (broken_styles if styles.pop(name, None) else broken)[name] = [line]
         people.pop(name, None)
-    for name, line in _with_styles(people, styles).items():
+    for name, line in _with_styles(people, styles, broken_styles).items():
         del people[name]
         broken[name] = [line]
     if overrides and isinstance(named := overrides.get("characters"), list):
@@ -232,7 +233,7 @@ def _no_start(root: Path, init: str | None) -> str | None:
     """What is wrong with the file that training shall start from."""
     if init is None:
         return None
-    path = root / Path(init).expanduser()
+    path = root / expanded(init)
     if path.suffix != ".safetensors":
         return f"{init} is no .safetensors file, and no other kind of LoRA is read; convert it first"
     if not path.is_file():
@@ -266,12 +267,14 @@ def _recipe_mistakes(root: Path, recipe: dict[str, Any], base: Base, label: str)
     return lines
 
 
-def _with_styles(people: dict[str, Character], styles: dict[str, Character]) -> dict[str, str]:
+def _with_styles(
+    people: dict[str, Character], styles: dict[str, Character], broken: dict[str, list[str]]
+) -> dict[str, str]:
     """Fill the triggers of styles into the galleries; a line per character that asks for a wrong style, by its id."""
     lines = {}
     for name in people:
         try:
-            people[name] = gallery.with_styles(people[name], styles)
+            people[name] = gallery.with_styles(people[name], styles, broken)
         except UserError as error:
             lines[name] = str(error)
     return lines

@@ -37,8 +37,10 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     if document.get("kind") == "style":
         raise UserError(f"{label}: kind: is a style; move the file to config/styles/{path.name}")
     if document.get("class") == "style":
-        where = f"move this one to config/styles/{path.name}, with kind: style in place of class: style"
-        raise UserError(f"{label}: class: a style has a file of its own; {where}")
+        raise UserError(
+            f"{label}: class: a style has a file of its own; "
+            f"move this one to config/styles/{path.name}, with kind: style in place of class: style"
+        )
     return of_document(document, path, label, context, recipe_for)
 
 

@@ -19,6 +19,7 @@ _DISK = {
     errno.ENOSPC: "the disk is full; free some space and run again, everything finished is kept",
     errno.EDQUOT: "your share of the disk is used up; free some space and run again, everything finished is kept",
     errno.EFBIG: "files may not grow that large here; raise the limit (ulimit -f), or use another disk",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EROFS: "the disk is read-only; use a folder that can be written to",
     errno.EACCES: "permission denied; change the owner or the permissions of the file and its folder",
     errno.EPERM: "permission denied; change the owner or the permissions of the file and its folder",

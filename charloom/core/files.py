@@ -18,6 +18,11 @@ from typing import Any
 from charloom.core.errors import UserError, disk_problem
 
 
+def expanded(path: str | Path) -> Path:
+    """``path`` with the home folder in place of ``~``; as it stands if there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes ``target`` when the block ends without an error.
@@ -33,7 +38,7 @@ def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> 
     # is never taken for a picture or a caption.
     temporary = target.with_name(f".{target.name[:40]}.{os.urandom(4).hex()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder_of(target)
         yield temporary
         if sync:
             flush(temporary)
@@ -49,6 +54,19 @@ def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> 
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def folder_of(target: Path) -> None:
+    """Make the folder of ``target``.
+
+    Raises:
+        UserError: there is a file in its place, or in that of one above it.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(path for path in target.parents if path.exists() or path.is_symlink())
+        raise UserError(f"{target}: cannot be written, for {file} is no folder; choose another place") from None
 
 
 def _culprit(error: Exception, temporary: Path, target: Path) -> Path:

@@ -32,8 +32,9 @@ def members(
     ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
     (texts of the files of character and base); ``elsewhere``, the user's folders outside of the workflow and what
     another machine has in their place; ``items``, names of all images; ``captions``, shots whose caption was
-    written by hand; ``masks``, images with a mask, and ``gallery``, scenes, where there are any; ``sets``, names of
-    extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``.
+    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``. Where
+    there are any: ``masks``, images with a mask; ``gallery``, scenes; ``start``, the LoRA that training started from;
+    ``left_behind``, what is not in the bundle, in words.
     ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
     """
     name = about["id"]
@@ -53,6 +54,8 @@ def members(
         f"config/characters/{name}.yaml": about["character"].encode(),
         f"config/bases/{about['base']}.yaml": about["config"].encode(),
     }
+    if "start" in about:
+        out[start_name(name)] = Path(about["start"])
     for workflow in WORKFLOWS:
         out[f"comfyui/{workflow}.json"] = results.comfyui(workflow)
         out[f"comfyui/{workflow}.api.json"] = results.comfyui_api(workflow)
@@ -75,8 +78,14 @@ def members(
     check_private(out)
     files = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
     told = {key: about[key] for key in ("base", "captions", "masks", "recipes", "sets", "source") if key in about}
+    told |= {"start": start_name(name)} if "start" in about else {}
     out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": files})
     return out
+
+
+def start_name(character: str) -> str:
+    """The LoRA that training started from, in the bundle."""
+    return f"{character}-start.safetensors"
 
 
 def _report(results: Results, about: Mapping[str, Any]) -> bytes:
@@ -98,10 +107,7 @@ def _mask(path: Path) -> bytes:
 
 def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
     """What the LoRA was made from, by digest; no path of this machine."""
-    from safetensors import safe_open
-
-    with safe_open(str(results.final), framework="numpy") as file:  # the header alone, without torch
-        header = file.metadata()
+    header = _header(results.final)
     adapters = lock.get("adapters", {})
     kept = ("repo", "file", "revision", "sha256")
     base = {key: lock[key] for key in ("name", "repo", "revision", "components") if key in lock}
@@ -109,6 +115,14 @@ def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, An
     base["files"] = {name: one["sha256"] for name, one in lock.get("files", {}).items()}
     lora = {"file": f"{about['id']}.safetensors", "sha256": file_digest(results.final)}
     return {"lora": lora, "base": base, "training": json.loads(header["charloom.provenance"])}
+
+
+def _header(path: Path) -> dict[str, str]:
+    """What a LoRA says of itself, read without torch."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="numpy") as file:
+        return dict(file.metadata() or {})
 
 
 def check_private(contents: Mapping[str, Any]) -> None:
@@ -121,9 +135,13 @@ def check_private(contents: Mapping[str, Any]) -> None:
         what: _sign(folder) for what, folder in (("home", Path.home()), ("project", Path.cwd())) if folder.parts[1:]
     }
     for name, content in contents.items():
-        if not name.endswith(_TEXT):
+        if name.endswith(".safetensors"):
+            # A LoRA that training started from may come from anywhere.
+            name, text = f"{name}: its header", json.dumps(_header(content), ensure_ascii=False)
+        elif name.endswith(_TEXT):
+            text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
+        else:
             continue
-        text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
         for what, sign in signs.items():
             if found := sign.search(text):
                 raise UserError(f"{name}: holds the path of your {what} folder, {found[0]}; remove it and try again")
@@ -168,11 +186,21 @@ def _licence(about: Mapping[str, Any]) -> bytes:
     return f"""{about["id"]}.safetensors was trained on {about["base"]}, which its authors publish
 {of_base}; its terms hold for what is derived from it.
 
-Pictures, captions, prompts and the LoRA belong to whoever made {about["name"]}. This bundle gives
+{_started(about)}Pictures, captions, prompts and the LoRA belong to whoever made {about["name"]}. This bundle gives
 no licence for them: ask, or write yours here.
 
 crop.py and the workflows in comfyui/ were written by charloom, under the Apache License 2.0.
 """.encode()
+
+
+def _started(about: Mapping[str, Any]) -> str:
+    """The paragraph about a LoRA of somebody's that is in the bundle."""
+    if "start" not in about:
+        return ""
+    return f"""{start_name(about["id"])} is what the training started from; the terms of whoever made it
+hold for it, and may hold for what was trained from it.
+
+"""
 
 
 def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
@@ -188,6 +216,8 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
     }
     if about["miniature"]:
         rows["draw with ComfyUI"] = "not this one: it fits charloom's miniature alone, which ComfyUI cannot load"
+    if (started := start_name(name)) in contents:
+        rows["the LoRA that its training started from"] = f"`{started}`, by its own authors"
     if "strengths.json" in contents:
         rows["what it does at which strength"] = "`strengths.json`"
     if "gallery/index.html" in contents:
@@ -212,4 +242,9 @@ snakemake --cores 2 results/{name}/final.safetensors
 ```
 
 On a CPU, with the same versions of torch and Pillow and the same checkpoint chosen, the same bytes come out.
-""".encode()
+{_left_behind(about)}""".encode()
+
+
+def _left_behind(about: Mapping[str, Any]) -> str:
+    lost = about.get("left_behind")
+    return f"Not in here: {'; '.join(lost)}.\n" if lost else ""

@@ -48,15 +48,16 @@ def chunks(name: str, settings: Mapping[str, Any], loras: Sequence[Used], about:
         settings["seed"],
         used,
     )
-    out = {"parameters": parameters(settings, loras, about["base"], about["shift"])}
+    away = about.get("negative", "") if settings["guidance"] > 1 else ""
+    out = {"parameters": parameters(settings, loras, about["base"], about["shift"], away)}
     if not about["miniature"]:  # which ComfyUI cannot load
         graph = comfyui.picture(name, drawing, about)
         out |= {"prompt": json.dumps(graph.as_api()), "workflow": json.dumps(graph.as_ui())}
     return out
 
 
-def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str, shift: float) -> str:
-    """The text of ``parameters``: prompt, LoRAs as ``<lora:name:strength>``, and the settings in a line."""
+def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str, shift: float, negative: str = "") -> str:
+    """The text of ``parameters``: prompt with ``<lora:name:strength>``, negative prompt, the settings in a line."""
     words = " ".join([settings["text"], *(f"<lora:{one.name}:{one.strength:g}>" for one in loras)])
     values = {
         "Steps": settings["steps"],
@@ -72,7 +73,7 @@ def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str, sh
         values["Lora hashes"] = ", ".join(f"{one.name}: {one.hash}" for one in loras)
     values["Version"] = VERSION
     line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in values.items())
-    return f"{words}\n{line}"
+    return "\n".join([words, *([f"Negative prompt: {negative}"] if negative else []), line])
 
 
 def _quoted(value: str) -> str:

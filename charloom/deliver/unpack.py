@@ -24,7 +24,7 @@ from charloom.deliver.archive import Archive, opened
 _NAME = re.compile(schema.load_schema("name")["pattern"])
 _TOP = re.compile(
     r"[a-z0-9][a-z0-9_-]*\.safetensors|(README\.md|LICENSE\.txt|crop\.py|manifest\.json|provenance\.json|report\.html|"
-    r"comparison\.png|prompts\.(html|txt)|validation\.json|scores\.csv|strengths\.json|sample-prompts\.txt)|"
+    r"comparison\.png|prompts\.(html|txt)|validation\.json|scores\.csv|strengths\.json|(sample|gallery)-prompts\.txt)|"
     r"(dataset|masks)/([a-z0-9][a-z0-9_-]*/)?[a-z0-9][a-z0-9_-]*\.(png|txt)|(gallery|comfyui)/.+|config/(characters|bases)/[a-z0-9][a-z0-9._-]*\.yaml"
 )
 # What decides the bytes of a base; the rest of its file is advice.
@@ -67,6 +67,8 @@ def unpack(path: Path, root: Path, recipes: Mapping[str, int] = RECIPES) -> Unpa
         if other:
             notes.append(f"this charloom makes other bytes than the bundle's in: {', '.join(sorted(other))}")
         wanted: dict[str, str | bytes] = {**texts, **_pictures(manifest)}
+        if (started := manifest.get("start")) and f"config/characters/{name}.yaml" in texts:
+            wanted[portable.start_of(name)] = started
         todo = {}
         for target, content in wanted.items():
             digest = (
@@ -124,6 +126,8 @@ def _manifest(archive: Archive) -> dict[str, Any]:
         and all(isinstance(name, str) for name in masks)
         and {f"masks/{name}.png" for name in masks} == {name for name in listed if name.startswith("masks/")}
     )
+    if well_formed and (started := manifest.get("start")) is not None:
+        well_formed = started == bundle.start_name(manifest["character"]) and started in listed
     if not well_formed or manifest.get("source") not in ("folder", "paperdoll"):
         raise UserError(f"{where}: is damaged; get the bundle again")
     foreign = sorted(set(archive.names) - set(listed) - {bundle.MANIFEST})
@@ -171,17 +175,22 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
     masks = {"": character["images"].get("masks")}
     masks |= {part["name"]: part.get("masks") for part in character.get("datasets", ())}
     pictures = character["images"].get("path")
+    started = manifest.get("start")
+    init = character.get("recipe", {}).get("network", {}).get("init")
     wanted = portable.pictures_of(name) if manifest["source"] == "folder" else None
     if (
         folders != mine
         or pictures != wanted
         or any(given != (portable.masks_of(name, part) if part in shown else None) for part, given in masks.items())
         or character["images"]["source"] != manifest["source"]
-        or character["base"] != base
+        or character.get("base") != base
+        or init != (portable.start_of(name) if started else None)
+        or any(portable.names_more(character))
     ):
         raise UserError(f"{archive.path}: {paths['character']} does not fit the rest of the bundle; get it again")
     out, notes = {}, []
-    if not _says_the_same(root, name, texts["character"]):
+    digest = manifest["files"][started]["sha256"] if started else ""
+    if not _says_the_same(root, name, texts["character"], digest):
         out[paths["character"]] = texts["character"]
     if (root / paths["base"]).is_file():
         own, theirs = yaml.read_yaml(root / paths["base"], paths["base"]), values["base"]
@@ -196,9 +205,9 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
             )
     else:
         out[paths["base"]] = texts["base"]
-        folder = values["base"].get("path")
-        if folder and not (root / folder).is_dir():
-            notes.append(f"the base's weights are not in the bundle; put them into {folder}")
+        lost = [path for path in portable.weights_of(values["base"]) if not (root / path).exists()]
+        if lost:
+            notes.append(f"weights are not in the bundle; put them where the base expects them: {', '.join(lost)}")
     return out, notes
 
 
@@ -216,13 +225,18 @@ def _check_plain(text: bytes, where: str) -> None:
                 raise UserError(f"{where} refers to parts of itself or is nested too deeply; get the bundle again")
 
 
-def _says_the_same(root: Path, name: str, text: bytes) -> bool:
-    """Whether the workflow has the character already, with comments and defaults of its own, but to the same effect."""
+def _says_the_same(root: Path, name: str, text: bytes, start: str) -> bool:
+    """Whether the workflow has the character already, with comments and defaults of its own, but to the same effect.
+
+    ``start`` is the digest of the LoRA that training starts from, empty if it starts from nothing.
+    """
     try:
         there = project.read(root).characters.get(name)
     except UserError:
         return False  # reported by the next command
-    return there is not None and portable.character_file(there).encode() == text
+    if there is None or portable.character_file(there).encode() != text:
+        return False
+    return not start or (there.init is not None and file_digest(root / there.init) == start)
 
 
 def _pictures(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -117,6 +117,8 @@ def bundle(character: Character, base: Base) -> str:
             "character": portable.character_file(character),
             "config": portable.base_file(base),
             "elsewhere": portable.elsewhere(character, base),
+            **({"start": character.init.as_posix()} if character.init else {}),
+            **({"left_behind": lost} if (lost := portable.left_behind(character, base)) else {}),
             "items": character.image_names,
             "captions": [s.name for s in character.shots if character.caption_file(s) or s.name in described],
             "sets": [part.name for part in character.datasets],

@@ -59,7 +59,7 @@ def folder_of(settings: Mapping[str, Any]) -> Path | None:
     Raises:
         UserError: it is meant as a folder and is not there.
     """
-    path = Path(settings["model"]).expanduser()
+    path = files.expanded(settings["model"])
     if path.is_dir():
         return path
     if settings["model"].count("/") == 1 and not settings["model"].startswith((".", "~", "/")):

@@ -6,6 +6,7 @@ A picture depends on the tensors of its LoRAs, not on their headers, and not on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
 from charloom.workflow.samples import KIND, Painter, Wanted, precision_of
+from charloom.workflow.usable import checked
 
 LoraFile = tuple[Path, float]
 
@@ -77,20 +79,35 @@ def make(
 ) -> None:
     """Draw those of ``wanted`` that are not stored, one after the other; each is stored as soon as it is done.
 
+    Styles may be files of any trainer.
+
     Raises:
         UserError: as :class:`charloom.workflow.samples.Painter`, or a LoRA does not fit the base.
     """
+    import tempfile
     import time
 
     missing = [one for one in wanted if not store.has(KIND, one.key, ".png")]
     if not missing:
         return
-    # One precision: it is the recipe's.
-    precision = precision_of(missing[0].settings)
-    painter = Painter(gallery.lock, store, device, log, options, precision)
-    started = time.monotonic()
-    for members, pixels in painter.paint(missing, at_once=1):
-        painter.keep(members[0], pixels[0])
-        size = "{width}x{height}, {steps} steps".format(**members[0].settings)
-        log(f"{members[0].prompt}: {size}, {time.monotonic() - started:.1f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        applied = _usable(missing, gallery.lock, Path(folder), log)
+        # One precision: it is the recipe's.
+        precision = precision_of(missing[0].settings)
+        painter = Painter(gallery.lock, store, device, log, options, precision)
         started = time.monotonic()
+        for members, pixels in painter.paint(applied, at_once=1):
+            painter.keep(members[0], pixels[0])
+            size = "{width}x{height}, {steps} steps".format(**members[0].settings)
+            log(f"{members[0].prompt}: {size}, {time.monotonic() - started:.1f} s")
+            started = time.monotonic()
+
+
+def _usable(wanted: Sequence[Wanted], lock: dict[str, Any], folder: Path, log: Callable[[str], None]) -> list[Wanted]:
+    """``wanted`` with styles that fit the base, converted into ``folder`` where they have to be."""
+    found = {}
+    for path in dict.fromkeys(path for one in wanted for path, _ in one.styles):
+        found[path], notes = checked(path, lock, folder)
+        for note in notes:
+            log(f"note: {note}")
+    return [replace(one, styles=tuple((found[path], strength) for path, strength in one.styles)) for one in wanted]

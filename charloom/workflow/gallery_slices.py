@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from charloom.config.base import Base
@@ -10,6 +9,7 @@ from charloom.config.character import Character
 from charloom.config.gallery import Scene, names
 from charloom.core import layout
 from charloom.core.canonical import canonical_json
+from charloom.core.files import expanded
 from charloom.core.versions import RECIPES
 from charloom.workflow import slices
 
@@ -40,7 +40,9 @@ def scene(character: Character, base: Base, scene_name: str) -> str:
 def about(character: Character, base: Base) -> dict[str, Any]:
     """What a picture says of its character and base."""
     who = {key: getattr(character, key) for key in ("id", "name", "trigger")}
-    return {**who, "base": base.name, **base.comfyui, "miniature": base.miniature}
+    told = {**who, "base": base.name, **base.comfyui, "miniature": base.miniature}
+    told |= {"label": base.name} if base.architecture else {}
+    return told | ({"negative": away} if (away := character.negative_prompt) else {})
 
 
 def other_scenes(character: Character) -> str:
@@ -58,7 +60,7 @@ def _loras(one: Scene) -> list[list[Any]]:
 
 
 def _path(file: str) -> str:
-    return str(Path(file).expanduser())
+    return str(expanded(file))
 
 
 def styles(character: Character) -> list[str]:

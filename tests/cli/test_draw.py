@@ -137,6 +137,33 @@ def test_styles_and_files_of_other_programs(here: Path, tmp_path: Path) -> None:
     assert np.abs(pixels(here / "1-3.png") - pixels(here / "1.png")).max() > 3
 
 
+def test_a_style_of_the_workflow_brings_its_trigger_and_must_fit_the_base(here: Path) -> None:
+    style = {"kind": "style", "name": "Ink", "trigger": "1nk", "images": {"source": "paperdoll", "look": "ink"},
+             "sample_prompts": ["a cat, {trigger}"]}  # fmt: skip
+    path = Path("config/styles/ink.yaml")
+    try:
+        small_project.write_yaml(path, style)
+        assert "ink is not finished; to train it: snakemake" in refused(PROMPT, "--style", "ink")
+        results("ink").root.mkdir(parents=True)
+        shutil.copy(results("mara").checkpoint(50), results("ink").final)
+        run(PROMPT, "a 1nk drawing of {trigger}", "--seed", "1", "--style", "ink=0.5")
+        for name, text in (
+            ("1.png", "1nk, a medium shot photo of m4ra, kitchen"),
+            ("1-2.png", "a 1nk drawing of m4ra"),
+        ):
+            with Image.open(here / name) as image:
+                assert image.info["parameters"].startswith(f"{text} <lora:mara-step-000100:1> <lora:ink:0.5>")
+        shutil.copy("config/bases/mini.yaml", "config/bases/other.yaml")
+        edit(path, base="other")
+        assert "--style ink: ink is made for base other, mara for mini" in refused(PROMPT, "--style", "ink")
+        edit(path, sample_prompts=[])
+        assert "--style ink: config/styles/ink.yaml: sample_prompts" in refused(PROMPT, "--style", "ink")
+    finally:
+        shutil.rmtree("config/styles")
+        shutil.rmtree(results("ink").root, ignore_errors=True)
+        Path("config/bases/other.yaml").unlink(missing_ok=True)
+
+
 def test_lines_are_drawn_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["/seed 9", PROMPT, "/strength 0.5", "/size 64x80", "/steps 1", "/show", "a [trigger]", "/sede 3",
              "/count x", "/checkpoint 70", "/checkpoint 50", "/seed next", PROMPT, "/quit", PROMPT]  # fmt: skip
@@ -175,7 +202,9 @@ def test_prompts_of_a_file(here: Path) -> None:
         ([PROMPT, "--checkpoints", "50,x"], "--checkpoints 50,x: give steps with commas between them"),
         ([PROMPT, "--checkpoint", "50", "--checkpoints", "50"], "give one of them"),
         ([PROMPT, "--lora", "no.safetensors"], "no.safetensors: there is no such file"),
-        ([PROMPT, "--style", "inkk"], "--style inkk: there is no such style"),
+        ([PROMPT, "--lora", "~nosuchuser/x.safetensors"], "~nosuchuser/x.safetensors: there is no such file"),
+        ([PROMPT, "--style", "~nosuchuser/x.safetensors"], "~nosuchuser/x.safetensors: there is no such file"),
+        ([PROMPT, "--style", "inkk"], "--style inkk: there is no config/styles/inkk.yaml"),
         ([PROMPT, "--style", "ink=x"], "--style ink=x: the strength must be a number"),
         ([PROMPT, "--prompts", "no.txt"], "no.txt: there is no such file"),
     ],

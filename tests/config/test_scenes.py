@@ -57,6 +57,7 @@ def test_an_entry_wins_over_the_gallery_and_that_over_the_base(root: Path) -> No
         ({"prompts": []}, "gallery.prompts: must have at least 1 entries"),
         ([{"prompt": "{trigger}", "styles": ["sepia"]}], "gallery: styles: there is no config/styles/sepia.yaml"),
         ([{"prompt": "{trigger}", "styles": [{"file": "no.safetensors"}]}], "there is no file no.safetensors"),
+        ([{"prompt": "{trigger}", "styles": [{"file": "~nosuchuser/x.safetensors"}]}], "no file ~nosuchuser/x"),
         ([{"prompt": "{trigger}", "styles": [{"file": "ink.ckpt"}]}], "ink.ckpt is no .safetensors file"),
         ([{"prompt": "{trigger}", "styles": [{"strength": 1}]}], "give either style (a name) or file (a path)"),
     ],
@@ -82,6 +83,31 @@ def test_a_style_brings_its_trigger_and_must_fit_the_base(root: Path) -> None:
         gallery.with_styles(mara, {"ink": replace(style, base="other")})
     with pytest.raises(UserError, match=r"there is no config/styles/ink.yaml; did you mean inky\?"):
         gallery.with_styles(mara, {"inky": style})
+
+
+def test_a_style_with_mistakes_is_not_called_missing(root: Path) -> None:
+    small_project.write_yaml(root / "config/styles/ink.yaml", {"kind": "style", "name": "Ink"})
+    with pytest.raises(UserError) as caught:
+        scenes(root, [{"prompt": "{trigger}", "styles": ["ink"]}])
+    (line,) = [line for line in str(caught.value).splitlines() if line.startswith(MARA)]
+    assert line.startswith(f"{MARA}: gallery: styles: config/styles/ink.yaml: images: is missing; ")
+    assert line.endswith("(1 more: charloom lint ink)")
+
+
+def test_a_picture_tells_what_its_base_needs(root: Path) -> None:
+    scenes(root, ["{trigger} at sea"])
+    before = load(root)
+    usual = gallery_slices.about(before.characters["mara"], before.bases["mini"])
+    assert not {"label", "negative"} & set(usual)
+    sample = {**small_project.BASE["recipe"]["sample"], "guidance": 4, "negative": "blurry"}
+    edit(
+        root / "config/bases/mini.yaml",
+        architecture="z-image/lora",
+        recipe={**small_project.BASE["recipe"], "sample": sample},
+    )
+    after = load(root)
+    told = gallery_slices.about(after.characters["mara"], after.bases["mini"])
+    assert told == {**usual, "label": "mini", "negative": "blurry"}
 
 
 def test_it_reaches_what_it_should_and_nothing_else(root: Path) -> None:

@@ -48,14 +48,26 @@ def test_names_as_long_as_a_disk_takes_leave_room(tmp_path: Path) -> None:
     assert target.read_text() == "x"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG]
+)
 def test_a_disk_that_takes_no_more_is_one_line_with_the_name(tmp_path: Path, number: int) -> None:
-    with pytest.raises(UserError, match=r"a\.txt: (the disk|your share|files may|permission)") as caught:
+    with pytest.raises(UserError, match=r"a\.txt: (the disk|your share|files may|permission|the name)") as caught:
         with files.whole(tmp_path / "a.txt"):
             raise OSError(number, os.strerror(number))
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="thing"), Store(tmp_path).put("thing", "aa"):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lora.safetensors").write_text("x")
+    for target in (tmp_path / "lora.safetensors/a.txt", tmp_path / "lora.safetensors/b/a.txt"):
+        with pytest.raises(UserError) as caught, files.whole(target):
+            raise AssertionError
+        assert str(caught.value) == (
+            f"{target}: cannot be written, for {tmp_path / 'lora.safetensors'} is no folder; choose another place"
+        )
 
 
 def test_libraries_that_keep_no_number_are_understood_as_well() -> None:

@@ -70,6 +70,21 @@ def test_comfyui_gets_the_workflow_that_draws_it() -> None:
     assert set(infotext.chunks("7", SETTINGS, LORAS, {**ABOUT, "miniature": True})) == {"parameters"}
 
 
+def test_a_base_with_guidance_is_named_and_its_negative_prompt_told() -> None:
+    about = {**ABOUT, "label": "z-image", "model": "z_image_bf16.safetensors", "negative": "blurry, cropped"}
+    made = infotext.chunks("7", {**SETTINGS, "guidance": 4.0}, LORAS, about)
+    assert made["parameters"].split("\n")[1:] == [
+        "Negative prompt: blurry, cropped",
+        infotext.parameters({**SETTINGS, "guidance": 4.0}, LORAS, "z-image-turbo", 3.0).split("\n")[1],
+    ]
+    nodes = json.loads(made["prompt"])
+    (sampler,) = (one["inputs"] for one in nodes.values() if one["class_type"] == "KSampler")
+    assert nodes[sampler["negative"][0]]["inputs"]["text"] == "blurry, cropped" and sampler["cfg"] == 4.0
+    titles = {one["class_type"]: one["_meta"]["title"] for one in nodes.values()}
+    assert titles["UNETLoader"] == "z-image" and "ConditioningZeroOut" not in titles
+    assert "Negative prompt" not in infotext.chunks("7", SETTINGS, LORAS, about)["parameters"]  # nothing leads away
+
+
 def test_it_is_in_the_file_and_the_pixels_are_the_same(tmp_path: Path) -> None:
     image = Image.effect_noise((64, 48), 90).convert("RGB")
     image.save(tmp_path / "stored.png")

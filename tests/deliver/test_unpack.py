@@ -121,6 +121,46 @@ def test_masks_come_back_where_the_character_looks_for_them(
         assert b"masks/" in archive.read("README.md")
 
 
+def test_a_bundle_with_all_that_there_may_be_is_taken(clone: Path, tmp_path: Path, monkeypatch) -> None:
+    """A gallery with a style, a sweep of strengths, a LoRA to start from that lies elsewhere."""
+    origin = small_project.make(tmp_path / "origin")
+    start = tmp_path / "first.safetensors"
+    write_safetensors(start, {"x": torch.ones(2)}, {"format": "pt"})
+    (origin / "ink.safetensors").touch()
+    edit(
+        origin / "config/characters/mara.yaml",
+        gallery=[{"prompt": "{trigger} at sea", "styles": [{"file": "ink.safetensors"}]}],
+        recipe={"network": {"init": str(start)}},
+    )
+    monkeypatch.chdir(origin)
+    made = bundles.pretend(origin)
+    for path in (made.strengths, made.gallery, made.scene("01")):
+        files.write_text(path, "{}")
+    path, words = bundles.bundle(origin, *(str(one.relative_to(origin)) for one in (made.strengths, made.gallery)))
+    assert path.is_file(), words
+    again = call("unpack", str(path))  # where it was made: the character says the same, wherever its LoRA lies
+    assert again.exit_code == 0 and "0 new files" in said(again)
+    monkeypatch.chdir(clone)
+    result = call("unpack", str(path))
+    assert result.exit_code == 0, said(result)
+    character = project.load(clone).characters["mara"]
+    assert character.init == Path("resources/loras/mara-start.safetensors")
+    assert character.init.read_bytes() == start.read_bytes() and not character.gallery[0].styles
+    write_safetensors(start, {"x": torch.zeros(2)}, {"format": "pt"})  # another one by the same name
+    monkeypatch.chdir(origin)
+    assert "exists already with other contents" in said(call("unpack", str(path)))
+
+
+def test_a_home_in_the_header_of_the_first_lora_stays_here(tmp_path: Path, monkeypatch) -> None:
+    origin = small_project.make(tmp_path / "origin")
+    monkeypatch.chdir(origin)
+    write_safetensors(origin / "first.safetensors", {"x": torch.ones(2)}, {"made in": f"{origin}/notes"})
+    edit(origin / "config/characters/mara.yaml", recipe={"network": {"init": "first.safetensors"}})
+    bundles.pretend(origin)
+    path, words = bundles.bundle(origin)
+    assert not path.exists() and "mara-start.safetensors: its header: holds the path of your project folder" in words
+
+
 def test_a_hand_written_caption_of_a_drawn_picture_comes_back(
     clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +286,15 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
         character(b"name: Mara", b"name: !!python/object:os.system {}"),
         "config/characters/mara.yaml",
     ),
+    "a captioner": (
+        character(b"trigger:", b"captions: {captioner: {model: x, base_url: 'http://evil/v1'}}\ntrigger:"),
+        "does not fit the rest",
+    ),
+    "a LoRA to start from that is not there": (
+        character(b"  network:\n", b"  network:\n    init: x.safetensors\n"),
+        "does not fit the rest",
+    ),
+    "no base at all": (character(b"base: mini\n", b""), "does not fit the rest"),
     "an unknown key": (character(b"trigger:", b"shell: rm\ntrigger:"), "shell"),
     "a name with a slash": (table(character="../../x"), "is damaged"),
     "sets above": (table(sets=[".."]), "is damaged"),

@@ -180,14 +180,68 @@ def test_a_bundle_trains_to_the_same_file_in_a_fresh_clone(
     made = snakemake(copy, "--cores", "2", "results/mara/bundle.zip", code=small_project.ROOT)
     assert made.returncode == 0, made.stderr[-4000:]
     assert "loading torch" not in made.stdout + made.stderr
-    clone = small_project.make(tmp_path / "clone")
+    clone = fresh_clone(tmp_path / "clone", tiny_base)
+    monkeypatch.chdir(clone)
+    unpacked = call("unpack", str(bundle))
+    assert unpacked.exit_code == 0, said(unpacked)
+    build(clone)
+    assert (clone / TARGET).read_bytes() == (copy / TARGET).read_bytes()
+
+
+def fresh_clone(folder: Path, tiny_base: Path) -> Path:
+    """A workflow without Mara and her base's file."""
+    clone = small_project.make(folder)
     shutil.rmtree(clone / small_project.BASE["path"])
     shutil.copytree(tiny_base, clone / small_project.BASE["path"])
     for name in ("characters/mara.yaml", "bases/mini.yaml"):
         (clone / "config" / name).unlink()
+    return clone
+
+
+def test_a_bundle_has_all_that_a_character_file_names_from_elsewhere(
+    copy: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own pictures, further sets, captions, a LoRA to start from, all outside of the folder; and a shared plan."""
+    outside = tmp_path / "elsewhere"
+    for name in ("mine", "others", "unseen"):
+        (outside / name).mkdir(parents=True)
+    for index, shot in enumerate(("closeup-01", "medium-01", "fullbody-01")):
+        small_project.picture(outside / f"mine/{shot}.png", (150, 140), seed=index)
+    (outside / "mine/medium-01.txt").write_text("m4ra as I see her\n")
+    (copy / "config/captions/mara").mkdir(parents=True)
+    (copy / "config/captions/mara/closeup-01.txt").write_text("m4ra, near\n")
+    for index, name in enumerate(("others/a-1", "unseen/b-1")):
+        small_project.picture(outside / f"{name}.png", (120, 96), seed=8 + index)
+        (outside / f"{name}.txt").write_text("a photo of a woman\n")
+    start, ink = outside / "first run.safetensors", outside / "ink.safetensors"
+    for path in (start, ink):
+        shutil.copy(copy / "results/mara/checkpoints/step-000004.safetensors", path)
+    write_yaml(copy / "config/plans/three.yaml", {"shots": small_project.CHARACTER["shots"]})
+    edit(
+        copy / "config/characters/mara.yaml",
+        images={"source": "folder", "path": str(outside / "mine")},
+        shots="three",
+        crop={"right": 20, "bottom": 10, "minimum": 64},
+        datasets=[
+            {"name": "others", "path": str(outside / "others"), "regularization": True, "crop": {"right": 5}},
+            {"name": "unseen", "path": str(outside / "unseen"), "holdout": True},
+        ],
+        recipe={"network": {"init": str(start)}, "train": {"steps": 2}, "sample": {"strengths": []}},
+        gallery=[{"prompt": "{trigger} at sea", "width": 64, "height": 64, "steps": 1, "styles": [{"file": str(ink)}]}],
+    )
+    made = snakemake(copy, "--cores", "2", "results/mara/bundle.zip", code=small_project.ROOT)
+    assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-4000:]
+    with zipfile.ZipFile(copy / "results/mara/bundle.zip") as file:
+        assert file.read("mara-start.safetensors") == start.read_bytes()
+        texts = [file.read(name) for name in file.namelist() if not name.endswith((".png", ".safetensors"))]
+        assert "the styles of the gallery (ink)" in file.read("README.md").decode()
+    assert not [text for text in texts if str(tmp_path).encode() in text or b"elsewhere" in text]
+    clone = fresh_clone(tmp_path / "clone", tiny_base)
+    outside.rename(tmp_path / "gone")
     monkeypatch.chdir(clone)
-    unpacked = call("unpack", str(bundle))
+    unpacked = call("unpack", str(copy / "results/mara/bundle.zip"))
     assert unpacked.exit_code == 0, said(unpacked)
+    assert load(clone).characters["mara"].init == Path("resources/loras/mara-start.safetensors")
     build(clone)
     assert (clone / TARGET).read_bytes() == (copy / TARGET).read_bytes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ import pytest
 import torch
 from lora_helpers import trained
 from PIL import Image
+from short_memory import failing
 from tiny_models import CAPTION_WIDTH
 
 from charloom.base import locks
+from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.core.tensors import read_safetensors, write_safetensors
 from charloom.engine.options import EngineOptions
 from charloom.lora import export
+from charloom.lora.convert import convert
 from charloom.lora.network import Network
 from charloom.workflow import gallery
 from charloom.workflow.samples import KIND, Painter, Wanted
+from charloom.zimage import weights
 
 CPU = torch.device("cpu")
 HOW = {"width": 80, "height": 48, "steps": 2, "guidance": 1.0, "scale": 1.0, "recipe": 1}
@@ -99,6 +104,42 @@ def test_styles_in_any_order_are_the_same_picture(made: gallery.Gallery, tmp_pat
     assert np.abs(pixels(stores[0], some[0]).astype(int) - pixels(stores[2], wanted(made)[0])).max() > 8
 
 
+def test_a_style_of_another_trainer_is_the_same_picture(made: gallery.Gallery, tmp_path: Path) -> None:
+    own = ship(tmp_path / "own.safetensors", 2)
+    theirs = convert(own, "kohya")
+    write_safetensors(tmp_path / "theirs.safetensors", theirs.tensors, theirs.metadata)
+    drawn = []
+    for name in ("own", "theirs"):
+        store, (first, *_) = Store(tmp_path / f"store-{name}"), wanted(made, (tmp_path / f"{name}.safetensors", 0.5))
+        draw(made, [first], store)
+        drawn.append(pixels(store, first).astype(int))
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 240), (336, 176), (1920, 1088)])
+def test_sides_are_any_multiples_of_16_and_short_memory_means_tiles(
+    made: gallery.Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+) -> None:
+    load = weights.load_vae
+
+    def tight(*arguments: Any) -> Any:
+        vae = load(*arguments)
+        vae.decoder.forward = failing(vae.decoder.forward, lambda z: z.shape[-1] * z.shape[-2] <= 64 * 64, [])
+        return vae
+
+    monkeypatch.setattr(weights, "load_vae", tight)
+    # Room for as many places as Z-Image has; the tiny base has 64.
+    base = Path(shutil.copytree(made.lock["root"], tmp_path / "wide"))
+    config = files.read_json(base / "transformer/config.json")
+    files.write_json(base / "transformer/config.json", {**config, "axes_lens": [1536, 512, 512]})
+    made.lock = locks.lock({"name": "wide", "path": str(base), "adapters": {}}, Store(tmp_path / "store"))
+    one = made.wanted("gallery-01", {**HOW, "seed": 1, "steps": 1, "width": width, "height": height})
+    said = draw(made, [one], Store(tmp_path / "drawn"))
+    assert pixels(Store(tmp_path / "drawn"), one).shape == (height, width, 3)
+    assert f"gallery-01: {width}x{height}, 1 steps" in said[-1]
+    assert (len(said) == 2) == (width == 1920) and (width < 1920 or "in tiles of 512" in said[0])
+
+
 def test_the_tensors_count_and_the_header_does_not(made: gallery.Gallery, tmp_path: Path) -> None:
     before = [one.key for one in wanted(made)]
     tensors, header = read_safetensors(made.lora)
@@ -139,5 +180,5 @@ def test_a_style_of_another_model_is_named(made: gallery.Gallery, tmp_path: Path
     stem = "diffusion_model.layers.29.attention.to_q"
     tensors = {f"{stem}.lora_A.weight": torch.ones(4, 64), f"{stem}.lora_B.weight": torch.ones(64, 4)}
     write_safetensors(tmp_path / "style.safetensors", tensors, {})
-    with pytest.raises(UserError, match=r"style.safetensors: .*it belongs to another model"):
+    with pytest.raises(UserError, match=r"style.safetensors: .*the base has no module layers.29.attention.to_q"):
         draw(made, wanted(made, (tmp_path / "style.safetensors", 1.0)), Store(tmp_path / "drawn"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charloom.core import files
 from charloom.core.canonical import digest
 from charloom.core.errors import UserError
 from charloom.dataset.sources import generated
@@ -112,7 +112,7 @@ def _workflow(name: str) -> dict[str, Any]:
         text = resources.files("charloom.dataset.sources").joinpath("workflows", f"{name}.json").read_text("utf-8")
         loaded: dict[str, Any] = json.loads(text)
         return loaded
-    path = Path(name).expanduser()
+    path = files.expanded(name)
     if not path.is_file() and path.suffix != ".json":
         raise UserError(f"there is no {name}; write {' or '.join(SHIPPED)}, or a file in API format (.json)")
     loaded = drawing.load(path, "save it in ComfyUI's window with Export (API)")

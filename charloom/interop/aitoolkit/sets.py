@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import image_folder, inventory
-from charloom.core import words
+from charloom.core import files, words
 from charloom.core.words import swapped, tidy
 from charloom.dataset import captions
 from charloom.interop.aitoolkit.job import Job
@@ -127,11 +127,11 @@ def place(job: Job, prefix: str, start: Path) -> str:
     if not folder:
         return ""
     for spelled in dict.fromkeys((folder, folder.replace("\\", "/"))):
-        given = Path(spelled).expanduser()
+        given = files.expanded(spelled)
         for path in (given, start.parent / given):
             if path.is_dir():
                 return path.as_posix()
-    return Path(folder).expanduser().as_posix()
+    return files.expanded(folder).as_posix()
 
 
 def suffix(job: Job, prefix: str) -> str:
