@@ -237,7 +237,7 @@ def test_every_rule_has_words() -> None:
     import re
 
     text = "".join(path.read_text() for path in (small_project.ROOT / "rules").glob("*.smk"))
-    rules = set(re.findall(r"^rule (\w+):", text, flags=re.MULTILINE))
+    rules = set(re.findall(r"^(?:use rule \w+ as|rule) (\w+)(?: with)?:", text, flags=re.MULTILINE))
     assert rules == set(words.STAGES)
     assert words.LIGHT | set(words.SHOWN) | set(words.TOLD) <= rules
 
