@@ -28,6 +28,8 @@ FILLED_IN = {
     "{path}: is not a complete safetensors file ({size} bytes: {error}); {again}": "delete x and download it again",
     "plan: {name}: training needs {peak} GiB of GPU memory with every block recomputing and in main memory, "
     "and may use {budget} GiB; {…}": "use a larger GPU: no setting makes it fit",
+    "plan: {name}: drawing needs {need} GiB of GPU memory, and may use {allowed} GiB; {remedy}": "lower sample.width",
+    "{label}: class: a style has a file of its own; {where}": "move it to config/styles/ink.yaml",
     "{label}: line {number}: {remedy}": "a [ or { is opened and never closed; close it",
     "{path}: {…}; {…}": "make it smaller",
     "{path}: is wholly transparent; {remedy}": "replace it",
@@ -42,7 +44,6 @@ FILLED_IN = {
     "{name}: cannot be edited without changing more; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: is not UTF-8; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: {why}": "is no picture that can be read; replace it",
-    "{first}: {…}": "the request is not accepted (400: no face); change what it names",
 }
 """Messages whose remedy is filled in, with one that is."""
 HEAD = """# Messages
