@@ -44,7 +44,6 @@ FILLED_IN = {
     "{name}: cannot be edited without changing more; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: is not UTF-8; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: {why}": "is no picture that can be read; replace it",
-    "{first}: {…}": "the request is not accepted (400: no face); change what it names",
 }
 """Messages whose remedy is filled in, with one that is."""
 HEAD = """# Messages

@@ -130,7 +130,7 @@ def _refuse_drawing(name: str, recipe: dict[str, Any], jobs: dict[str, int]) -> 
         return
     lighter = {**recipe, "sample": {**recipe["sample"], "precision": "float8"}}
     if price.drawing(lighter) <= allowed:
-        remedy = "the smallest change that fits, which changes previews alone: recipe: {sample: {precision: float8}}"
+        remedy = "set recipe: {sample: {precision: float8}}, the smallest change that fits; it changes previews alone"
     elif set(found) <= set(PREVIEWS):
         remedy = (
             "the smallest change that fits: recipe: {sample: {disable: true}}, which draws no previews and ships the "

@@ -147,7 +147,7 @@ def test_a_finished_call_keeps_the_numbers_of_whom_it_made(finished):
     assert list(kept) == ["mara"]
     asked_for_itself = {recipe for recipe in updates.RULES if recipe not in kept["mara"]}
     assert kept["mara"] == {name: one for name, one in updates.current().items() if name not in asked_for_itself}
-    assert "report" in asked_for_itself and {"choice", "training", "training with dropout"} <= set(kept["mara"])
+    assert "gallery" in asked_for_itself and {"choice", "training", "training with dropout"} <= set(kept["mara"])
 
 
 def test_a_record_from_before_counts_for_everybody(tmp_path):
