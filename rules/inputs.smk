@@ -2,7 +2,7 @@
 import json
 
 from charloom.config import captioning, image_folder, masking
-from charloom.workflow import caption_slices, mask_slices, own_files, training
+from charloom.workflow import caption_slices, mask_slices, training
 from snakemake.settings.types import SharedFSUsage
 
 

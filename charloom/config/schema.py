@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import yaml
@@ -22,6 +22,7 @@ SCHEMAS = home() / "config" / "schemas"
 # PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NUMBERS = ("number", "integer")
+_WRITTEN = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @cache
@@ -149,13 +150,19 @@ def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list
 
 def _written(text: str, path: list[Any]) -> str:
     """The scalar at ``path`` of a YAML file, as it is written there."""
-    node = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (yields only texts, lists and groups)
+    node = _as_written(text)
     for part in path:
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
             return ""  # the path is not in the file itself
     return node if isinstance(node, str) else ""
+
+
+@lru_cache(maxsize=8)
+def _as_written(text: str) -> Any:
+    """A YAML file with its scalars as texts; read once, however many mistakes are in it."""
+    return yaml.load(text, Loader=_WRITTEN)  # noqa: S506 (yields only texts, lists and groups)
 
 
 def _place(error: Any) -> list[str]:

@@ -70,3 +70,14 @@ def read(path: Path) -> str:
         return tidy(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+
+
+def made(path: Path) -> str:
+    """The caption in a file of the workflow's own.
+
+    Raises:
+        UserError: the file is not whole.
+    """
+    if not path.read_bytes().endswith(b"\n"):
+        raise UserError(f"{path}: is cut off; delete it and run again, which makes it anew")
+    return read(path)
