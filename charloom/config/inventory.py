@@ -246,6 +246,11 @@ def _grouped(folder: Path, why: Callable[[Path], str | None], most: int = _LOOKE
     for path in _files(folder, below=True, most=most):
         if reason := why(path):
             reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
+    for where, folders, _ in os.walk(folder):
+        for path in (Path(where, name) for name in sorted(folders) if not foreign(name)):
+            if path.is_symlink():
+                reason = "links to folders are not followed; put the files themselves here"
+                reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
     made = []
     for (reason, _), names in reasons.items():
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
