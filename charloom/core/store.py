@@ -93,28 +93,35 @@ class Store:
             if _NAME.fullmatch(who):
                 (self.root / USES).mkdir(parents=True, exist_ok=True)
                 with open(self.root / USES / f"{who}.txt", "a", encoding="utf-8") as file:
-                    line = f"{entry.parts[-3]}/{entry.name}\t{output.absolute()}\n"
-                    file.write(line)  # one write: lines of two processes stay whole
+                    # One write: lines of two processes stay whole.
+                    file.write(f"{entry.parts[-3]}/{entry.name}\t{self._place(output)}\n")
+
+    def _place(self, output: Path) -> str:
+        """A path as it is noted: from the store, so that a folder with both may be moved."""
+        try:
+            return os.path.relpath(output, self.root)
+        except ValueError:  # another drive of Windows
+            return str(output.absolute())
 
     def fetched(self, who: str) -> dict[Path, str]:
         """The SHA-256 of what was last fetched for a character, by its absolute path, as far as it is known."""
         found = {}
-        for entry, path in self.uses(who):
+        for entry, place in self.uses(who):
             with contextlib.suppress(OSError, ValueError):
-                found[path] = _sum(entry).read_text(encoding="ascii")
+                found[Path(os.path.normpath(self.root.absolute() / place))] = _sum(entry).read_text(encoding="ascii")
         return found
 
-    def uses(self, who: str) -> list[tuple[Path, Path]]:
-        """What was fetched for a character, oldest first: entries, which may be gone, and whereto."""
+    def uses(self, who: str) -> list[tuple[Path, str]]:
+        """What was fetched for a character, oldest first: entries, which may be gone, and whereto, from the store."""
         try:
             lines = (self.root / USES / f"{who}.txt").read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return []
         found = []
         for line in lines:
-            name, _, path = line.partition("\t")
+            name, _, place = line.partition("\t")
             kind, _, name = name.partition("/")
-            found.append((self.root / kind / name[:2] / name, Path(path)))
+            found.append((self.root / kind / name[:2] / name, place))
         return found
 
     @contextlib.contextmanager

@@ -185,12 +185,16 @@ def test_links_out_of_a_folder(tmp_path: Path) -> None:
     (place / "c.png").symlink_to(outside / "deep/x.png")
     (place / "c.txt").symlink_to("b.txt")
     (place / "d.png").symlink_to(outside / "deep")
+    (place / "e.png").symlink_to("nowhere")
     made = one_set(place)
     with pytest.raises(UserError, match="a.txt: is a link that leads out of its folder; put the text itself there"):
         captions.read(made.caption_file("a"))
     assert captions.read(made.caption_file("c")) == "b.txt"
     told = {unused.where: unused.what for unused in made.unused()}
-    assert told == {f"{place}/d.png": "links to folders are not followed; put the files themselves here"}
+    lost = {f"{place}/e.png": "a link that leads to no file; delete it, or mend it"}
+    assert told == {**lost, f"{place}/d.png": "links to folders are not followed; put the files themselves here"}
+    whole = {one.where: one.what for one in inventory.of_tree(place, made.files.values())}
+    assert whole.items() >= told.items()
     assert sorted(made.files) == ["a", "b", "c"]
     small_project.make(tmp_path)
     edit(tmp_path / "config/characters/mara.yaml", datasets=[{"name": "s", "path": str(place)}])

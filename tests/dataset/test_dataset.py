@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -207,7 +208,7 @@ def test_the_manifest_names_contents(mara: Character, tmp_path: Path) -> None:
     assert len({item["embeddings_sha256"] for item in made["items"]}) == 3
 
 
-def test_the_manifest_blesses_no_damaged_file(mara: Character, tmp_path: Path) -> None:
+def test_the_manifest_blesses_no_damaged_file(mara: Character, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it holds is what training is checked against."""
     results, store = Path("results/mara"), Store("store")
     settings = json.loads(slices.manifest(mara))
@@ -228,6 +229,14 @@ def test_the_manifest_blesses_no_damaged_file(mara: Character, tmp_path: Path) -
         with pytest.raises(UserError, match=f"{path}: is damaged, it is not what was stored; delete it and run again"):
             manifest.manifest(results, settings, store.fetched("mara"))
         path.write_bytes(before)
+    # So it is when the folder was moved.
+    moved = tmp_path.with_name("moved")
+    shutil.copytree(tmp_path, moved)
+    monkeypatch.chdir(moved)
+    assert manifest.manifest(results, settings, store.fetched("mara")) == whole
+    (results / "latents/medium-01.safetensors").write_text("other")
+    with pytest.raises(UserError, match="is damaged"):
+        manifest.manifest(results, settings, store.fetched("mara"))
     # What the store no longer has cannot be compared.
     store.remove(store.path("latents", "a" * 64, "medium-01.bin"))
     (results / "latents/medium-01.safetensors").write_text("other")
