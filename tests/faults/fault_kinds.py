@@ -7,6 +7,7 @@ of bytes are the same for all (:func:`undergo`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import random
@@ -300,7 +301,17 @@ def gpu_lost(project: Project, chance: random.Random) -> str:
     return _device(project, chance, "GPU lost")
 
 
+TWICE = ("kill_job", "disk_full")
+"""Kinds that come twice in a round, so that 320 faults have each rule's job meet them."""
+
 NAMED = re.compile(r"\b((?:results|work)/[^\s:;,'\"()]+)")
+
+
+def plan(kinds: list[str], count: int, seed: int) -> list[tuple[str, int]]:
+    """Kinds and their seeds, in turn."""
+    turn = [name for name in kinds for _ in range(1 + (name in TWICE))]
+    nexts = {name: itertools.count(seed) for name in kinds}
+    return [(name, next(nexts[name])) for name in itertools.islice(itertools.cycle(turn), count)]
 
 
 def place_of(templates: list[Template], name: str, seed: int) -> tuple[Template, str]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,13 @@ class Project:
                 time.sleep(0.1)
         shutil.rmtree(self.place, ignore_errors=True)
 
-    def start(self, fault: dict[str, Any] | None = None, *arguments: str, count: bool = False) -> tuple[Any, Path]:
+    def start(
+        self,
+        fault: dict[str, Any] | None = None,
+        *arguments: str,
+        count: bool = False,
+        temporary: Path | None = None,
+    ) -> tuple[Any, Path]:
         environment = {
             **os.environ,
             "PYTHONPATH": str(small_project.ROOT),
@@ -165,6 +172,7 @@ class Project:
             "FAULTS_NOTES": str(self.notes),
             "FAULT": json.dumps(fault or {}),
             **({"FAULTS_COUNT": "1"} if count else {}),
+            **({"TMPDIR": str(temporary)} if temporary else {}),
         }
         output = self.place / f"output-{time.monotonic_ns()}"
         words = [
@@ -186,8 +194,8 @@ class Project:
         connection.close()
         return Run(int(answer or b"-9"), output.read_text(errors="replace"))
 
-    def run(self, fault: dict[str, Any] | None = None, *arguments: str, count: bool = False) -> Run:
-        return self.wait(self.start(fault, *arguments, count=count))
+    def run(self, fault: dict[str, Any] | None = None, *arguments: str, seconds: float = 600, **more: Any) -> Run:
+        return self.wait(self.start(fault, *arguments, **more), seconds)
 
     def pids(self, only: str | None = None) -> list[int]:
         """Processes started for this project, by the rule whose job they are or ``snakemake``."""
@@ -237,11 +245,24 @@ class Project:
         before = self.template.users
         found += [f"{name} of the user's changed" for name in before | after if before.get(name) != after.get(name)]
         found += [f"{name} was written" for name in {*os.listdir(self.folder)} - OURS - {*USERS}]
-        for path in self.folder.rglob("*"):
-            if path.is_file() and SECRET.encode() in path.read_bytes():
-                found.append(f"{path.relative_to(self.folder)} holds a key of the environment")
+        found += [f"{name} holds a key of the environment" for name in secrets_in(self.folder)]
         litter = [path for part in ("results", "work") for path in (self.folder / part).rglob(".*.tmp")]
         return found + ([] if len(litter) < 40 else [f"{len(litter)} temporary files are left"])
+
+
+def secrets_in(folder: Path) -> list[str]:
+    """Files that hold a key of the environment, also inside of bundles."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        texts = [path.read_bytes()]
+        if texts[0].startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                texts += [archive.read(name) for name in archive.namelist()]
+        if any(SECRET.encode() in text for text in texts):
+            found.append(str(path.relative_to(folder)))
+    return found
 
 
 def _state(pid: int) -> str:

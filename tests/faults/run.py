@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
-import itertools
 import json
 import platform
 import sys
@@ -24,12 +23,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from fault_kinds import KINDS, Outcome, undergo  # noqa: E402
+from fault_kinds import KINDS, Outcome, plan, undergo  # noqa: E402
 from fault_project import PROJECTS, build_template  # noqa: E402
 from fault_server import Server  # noqa: E402
-
-TWICE = ("kill_job", "disk_full")
-"""Kinds that come twice in a round, so that 320 faults have each rule's job meet them."""
 
 
 def table(outcomes: list[dict]) -> dict[str, dict[str, int]]:
@@ -39,13 +35,6 @@ def table(outcomes: list[dict]) -> dict[str, dict[str, int]]:
         row = rows.setdefault(one["kind"], Counter())
         row.update({"faults": 1, ("failed" if one["problems"] else one["how"] if one["met"] else "not met"): 1})
     return {name: dict(row) for name, row in sorted(rows.items())}
-
-
-def plan(kinds: list[str], count: int, seed: int) -> list[tuple[str, int]]:
-    """Kinds and their seeds, in turn."""
-    turn = [name for name in kinds for _ in range(1 + (name in TWICE))]
-    nexts = {name: itertools.count(seed) for name in kinds}
-    return [(name, next(nexts[name])) for name in itertools.islice(itertools.cycle(turn), count)]
 
 
 def main() -> None:

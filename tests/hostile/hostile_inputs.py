@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hostile_links
 import hostile_servers
 import numpy as np
 import yaml
@@ -382,36 +383,9 @@ def by_surface(bundle: bytes, folder: Path) -> dict[str, list[tuple[str, bytes]]
         "import": job,
         "bundle": list(bundles(bundle)),
         "picture": list(pictures()),
-        "link": list(links()),
+        "link": list(hostile_links.links()),
         "server": list(hostile_servers.answers(TEXTS)),
     }
-
-
-def links() -> Iterator[tuple[str, bytes]]:
-    """Links out of a project, wherever files of a data set are."""
-    masks = {"images": {"masks": "masks"}}
-    for about in (
-        {"link": "pics/a.txt", "to": "key.txt"},
-        {"link": "pics/a.TXT", "to": "key.txt"},
-        {"link": "set/a.txt", "to": "key.txt"},
-        {"link": "config/captions/mara/a.txt", "to": "key.txt"},
-        {"link": "pics/b.png", "to": "picture.png"},
-        {"link": "set/b.png", "to": "picture.png"},
-        {"link": "pics/b.png", "to": "key.txt"},
-        {"link": "pics/in", "to": "deep"},
-        {"link": "pics/in.png", "to": "deep"},
-        {"link": "set/in", "to": "deep"},
-        {"link": "masks/a.png", "to": "key.txt", "named": False, **masks},
-        {"link": "masks/in", "to": "deep", "named": False, **masks},
-        {"link": "pics/a.txt", "to": "nothing"},
-        {"link": "pics/b.png", "to": "../project/pics/b.png"},
-        {"link": "pics/in", "to": "../project/pics"},
-        {"link": "pics/b.png", "to": "../../../../../../dev/zero"},
-        {"link": "pics/a.txt", "to": "../../../../../../dev/stdin"},
-        {"link": "pics/a.txt", "to": "../../../../../../etc/passwd"},
-        {"link": "pics/in", "to": "../../../../../../"},
-    ):
-        yield f"{about['link']} to {about['to']}", json.dumps(about).encode()
 
 
 def _writable() -> list[Any]:
