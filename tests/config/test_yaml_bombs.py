@@ -56,3 +56,17 @@ def test_a_thousand_mistakes_are_found_at_once(tmp_path: Path) -> None:
         load(tmp_path)
     assert str(error.value).count("must be a text, and") >= 1000
     assert time.process_time() - started < 10  # 37 s once
+
+
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), float("inf"), float("nan")], ids=["huge", "minus", "inf", "nan"]
+)
+def test_a_number_without_an_end_is_refused(tmp_path: Path, number: float) -> None:
+    """Training on it would only show after hours."""
+    small_project.make(tmp_path)
+    recipe = {"train": {"lr": number}, "data": {"weight": number}}
+    small_project.edit(tmp_path / "config/characters/mara.yaml", recipe=recipe)
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    assert "mara.yaml: recipe.data.weight: must be a" in str(error.value)
+    assert "mara.yaml: recipe.train.lr: must be " in str(error.value)

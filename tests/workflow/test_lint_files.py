@@ -304,6 +304,10 @@ def test_a_damaged_entry_is_made_again(project: Path) -> None:
         entry.chmod(0o644)
         entry.write_text('{"size": [')
     assert said(lint()) == []
+    for entry in Path("work/store/image-facts").rglob("*.json"):
+        entry.chmod(0o644)
+        entry.write_text(entry.read_text().replace('"size":[', '"size":[1'))  # which can still be read
+    assert said(lint()) == [] and list(Path("work/store/image-facts").rglob("*.damaged"))
 
 
 def test_a_check_that_is_stopped_ends_with_the_picture_that_it_is_at() -> None:
