@@ -54,17 +54,15 @@ def batch(folder: Path, characters: int) -> Path:
     return folder
 
 
-def watched(project: Project, samples: list[tuple[float, int, int]], done: threading.Event) -> None:
-    """Note time, memory of Snakemake and number of finished characters twice a second."""
-    started = time.monotonic()
+def watched(project: Project, samples: list[tuple[int, int]], done: threading.Event) -> None:
+    """Note the number of jobs so far and the memory of Snakemake, in bytes, twice a second."""
     while not done.wait(0.5):
         for pid in project.pids("snakemake"):
             try:
                 memory = psutil.Process(pid).memory_info().rss
             except psutil.Error:
                 continue
-            finished = len(list(project.folder.glob("results/*/final.safetensors")))
-            samples.append((time.monotonic() - started, memory, finished))
+            samples.append((len(project.pids()), memory))
 
 
 def soak(place: Path, server: Server, characters: int = 50, cores: int = 3) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def soak(place: Path, server: Server, characters: int = 50, cores: int = 3) -> d
     batch(project.folder, characters)
     project.notes.mkdir()
     (place / "tmp").mkdir()
-    samples: list[tuple[float, int, int]] = []
+    samples: list[tuple[int, int]] = []
     done = threading.Event()
     watcher = threading.Thread(target=watched, args=(project, samples, done))
     watcher.start()
@@ -92,8 +90,8 @@ def soak(place: Path, server: Server, characters: int = 50, cores: int = 3) -> d
     folder = project.folder
 
     def memory(share: float) -> float:
-        """MiB of Snakemake when this share of the characters was finished."""
-        return next(m for _, m, finished in samples if finished >= share * characters) / 2**20
+        """MiB of Snakemake when this share of the jobs had been started."""
+        return next(memory for jobs, memory in samples if jobs >= share * samples[-1][0]) / 2**20
 
     def sizes(pattern: str) -> list[int]:
         return [path.stat().st_size for path in folder.glob(pattern) if path.is_file()]
@@ -105,7 +103,7 @@ def soak(place: Path, server: Server, characters: int = 50, cores: int = 3) -> d
         "characters": characters,
         "jobs": len(project.pids()) - 1,
         "seconds": round(seconds),
-        "memory of Snakemake, MiB": {f"{share:.0%}": round(memory(share)) for share in (0.02, 0.25, 0.5, 0.75, 0.98)},
+        "memory of Snakemake, MiB": {f"{share:.0%}": round(memory(share)) for share in (0.25, 0.5, 0.75, 0.99)},
         "processes left": len(alive),
         "locks left": len(list(folder.glob(".snakemake/locks/*"))) + len(list(folder.glob(".snakemake/incomplete/*"))),
         "temporary files left": len([*folder.rglob(".*.tmp"), *folder.rglob("*.tmp")])

@@ -10,6 +10,7 @@ import pytest
 from fault_kinds import KINDS, TWICE, place_of, plan, undergo
 from fault_project import SECRET, Project, Template, build_template
 from fault_server import Server
+from soak import soak
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, mounts and /proc of Linux")
 
@@ -71,3 +72,13 @@ def test_a_key_in_a_bundle_is_seen(template: Template, tmp_path) -> None:
         with zipfile.ZipFile(project.folder / "results/mara/bundle.zip", "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("a.txt", f"{'x' * 1000}{SECRET}")
         assert project.problems() == ["results/mara/bundle.zip holds a key of the environment"]
+
+
+@pytest.mark.slow
+def test_nothing_grows_or_stays_behind(template: Template, tmp_path) -> None:
+    found = soak(tmp_path / "soak", template.server)
+    memory = found["memory of Snakemake, MiB"]
+    assert memory["99%"] < 1.1 * memory["25%"]
+    assert [found[name] for name in ("processes left", "locks left", "temporary files left")] == [0, 0, 0]
+    logs = found["logs of a character, kB"]
+    assert logs["most"] < 2 * logs["least"] < 40 and found["log of Snakemake for a character, kB"] < 40

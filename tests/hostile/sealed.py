@@ -70,7 +70,7 @@ def run(place: Path, traced: bool) -> dict[str, object]:
     users = digests(begun / "project", *USERS)
     own = place / "own"
     environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "HF_"))},
+        **{key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "HF_", "TORCH"))},
         **dict.fromkeys(SECRETS, SECRET),
         "PLACE": str(place),
         "HOME": str(own / "home"),
@@ -108,9 +108,14 @@ def run(place: Path, traced: bool) -> dict[str, object]:
         "lora": (project / TARGET).stat().st_size,
         "traced": traced,
         "connections": connects,
-        "tried to write elsewhere": tried(trace, (str(own), "/dev/null", "/dev/shm", "/proc/self")) if traced else {},
+        "tried to write elsewhere": tried(trace, (str(own), "/dev/null", "/dev/tty", "/dev/shm", "/proc/self"))
+        if traced
+        else {},
         "left in HOME": sorted(str(path.relative_to(made / "home")) for path in (made / "home").rglob("*")),
-        "left in TMPDIR": sorted(path.name for path in (made / "tmp").iterdir()),
+        # torch makes an empty folder for the kernels that nobody compiles here.
+        "left in TMPDIR": sorted(
+            path.name for path in (made / "tmp").iterdir() if path.is_file() or any(path.rglob("*"))
+        ),
         "beside the folders of a run": sorted({*os.listdir(project)} - OURS - {*USERS}),
         "changed of the user's": sorted(
             name for name, digest in digests(project, *USERS).items() | users.items() if users.get(name) != digest
