@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from charloom.config.character import Character
 
 STORED = (
-    'stored() { type find ln touch cat sync mv rm > /dev/null || return 1; '
+    "stored() { type find ln touch cat sync mv rm > /dev/null || return 1; "
     'rm -f "$2.tmp"; [ -f "$1" ] && [ -f "$1.sha256" ] && '
     'if [ -n "$(find "$1" -size +8191)" ] && ln "$1" "$2.tmp"; then touch "$2.tmp"; '
     'else cat "$1" > "$2.tmp" && sync "$2.tmp"; fi && '
