@@ -13,7 +13,7 @@ from shlex import quote
 from snakemake.io import strip_wildcard_constraints
 
 from charloom.workflow import arguments, delivery, judge_slices
-from charloom.workflow import gallery_slices, lean, slices, targets
+from charloom.workflow import gallery_slices, lean, own_files, slices, targets
 from charloom.base import locks
 from charloom.config import drift, knobs, notices
 from charloom.dataset import sources
@@ -67,7 +67,7 @@ atexit.register(CONTENTS.save)
 RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.projects.values()}
 TRAINING = 1 if any(RUN_AHEAD) else 8
 
-# Defines `run NAME …`, which calls a script. A prefix is not part of a rule's recorded text, so that neither another
+# Defines `run NAME …`, which calls a script, and `stored ENTRY OUTPUT`. A prefix is not part of a rule's recorded text, so that neither another
 # interpreter nor another location of the store makes anything run again.
 START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
 if CONDA:
@@ -82,9 +82,7 @@ EXPORTS = {
 PREFIX = (
     f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "
     f'run() {{ name="$1"; shift; {START}/"$name".py "$@"; }}; '
-    # What the store has, put at its place as charloom.core.store does it, but without starting Python.
-    'stored() { [ -f "$1" ] && if [ -n "$(find "$1" -size +8191)" ] && ln -f "$1" "$2.tmp" 2>/dev/null; then :; '
-    'else cat "$1" > "$2.tmp"; fi && mv -f "$2.tmp" "$2"; }; '
+    f"{own_files.STORED}"
 )
 shell.prefix(PREFIX.replace("{", "{{").replace("}", "}}"))
 

@@ -2,7 +2,7 @@
 import json
 
 from charloom.config import captioning, masking
-from charloom.workflow import caption_slices, mask_slices, own_files, training
+from charloom.workflow import caption_slices, mask_slices, training
 from snakemake.settings.types import SharedFSUsage
 
 # Names of an image of the plan, and of one of an extra data set.

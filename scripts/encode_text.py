@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, "embeddings")
     lock, settings, store = arguments.lock, arguments.settings, arguments.store
-    text = captions.read(arguments.file) if arguments.file else arguments.text
+    text = captions.made(arguments.file) if arguments.file else arguments.text
     if arguments.as_class:
         text = swapped(text, arguments.swap)
 

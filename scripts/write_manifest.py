@@ -14,7 +14,8 @@ def main() -> None:
     parser = jobs.parser(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="folder of the character's results")
     arguments = parser.parse_args()
-    files.write_json(arguments.output, manifest.manifest(arguments.results, arguments.settings))
+    stored = arguments.store.fetched(arguments.results.name)
+    files.write_json(arguments.output, manifest.manifest(arguments.results, arguments.settings, stored))
 
 
 if __name__ == "__main__":

@@ -128,6 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, b'{"candidates": 7, "data": "x')
         elif mood == "odd":
             self.answer(200, {"candidates": [], "data": []})
+        elif mood == "shape":
+            self.answer(200, dict.fromkeys(("candidates", "data"), 1))
         elif mood == "stalls":
             time.sleep(0.6)
         elif mood == "drips":

@@ -64,7 +64,7 @@ def show(root: Path) -> list[str]:
             span = age(ages[0]) if age(ages[0]) == age(ages[-1]) else f"{age(ages[0])} to {age(ages[-1])}"
             lines.append(f"  {kind:22} {len(members):7}  {size(sum(e.size for e in members)):>9}  {span} ago")
     if stale := keeping.left_behind(store):
-        lines.append(f"{len(stale)} files of killed processes; store prune removes them")
+        lines.append(f"{len(stale)} damaged files and leftovers of killed processes; store prune removes them")
     return lines
 
 
@@ -87,6 +87,8 @@ def prune(root: Path, keep_final: bool, older: str, yes: bool) -> list[str]:
         for kind, members in sorted(kinds.items())
     ]
     if not gone and not stale:
+        if yes:
+            keeping.forget(store)
         return [f"Nothing to remove: no entry is older than {older} and not needed."]
     if not yes:
         total = size(sum(entry.size for entry in gone))
@@ -94,7 +96,8 @@ def prune(root: Path, keep_final: bool, older: str, yes: bool) -> list[str]:
     said: list[str] = []
     count, freed = keeping.remove(store, gone, said.append)
     for path in stale:
-        path.unlink(missing_ok=True)
+        store.remove(path)
+    keeping.forget(store)
     return [*lines, *said, f"{count} entries removed, {size(freed)} freed"]
 
 

@@ -244,8 +244,14 @@ def _files(folder: Path, below: bool = False, most: int = _LOOKED_AT) -> list[Pa
 def _grouped(folder: Path, why: Callable[[Path], str | None], most: int = _LOOKED_AT) -> list[Unused]:
     reasons: dict[tuple[str, Path], list[str]] = {}
     for path in _files(folder, below=True, most=most):
-        if reason := why(path):
+        lost = path.is_symlink() and not path.is_file()
+        if reason := "a link that leads to no file; delete it, or mend it" if lost else why(path):
             reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
+    for where, folders, _ in os.walk(folder):
+        for path in (Path(where, name) for name in sorted(folders) if not foreign(name)):
+            if path.is_symlink():
+                reason = "links to folders are not followed; put the files themselves here"
+                reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
     made = []
     for (reason, _), names in reasons.items():
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

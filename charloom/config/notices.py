@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charloom.config import image_folder
+
 if TYPE_CHECKING:
     from charloom.config.base import Base
     from charloom.config.character import Character
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 def notices(character: Character, base: Base, has_gpu: bool) -> list[str]:
     """Lines about the character's base, the most serious first."""
-    return of_base(character, base) + of_machine(character, base, has_gpu)
+    return of_base(character, base) + of_machine(character, base, has_gpu) + of_links(character)
 
 
 def of_base(character: Character, base: Base) -> list[str]:
@@ -41,6 +43,22 @@ def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
         f"base {base.name} wants a GPU, and none was found on this machine: training on the CPU takes days"
         f"{download}. Use a machine with a GPU of 16 GB or more"
     ]
+
+
+def of_links(character: Character) -> list[str]:
+    """Pictures that lie elsewhere: whoever made the folder decides what is trained on, and what is in the bundle."""
+    files = [image_folder.of_shot(character, shot) for shot in character.shots] if character.source == "folder" else []
+    files += [path for part in character.datasets for path in part.files.values()]
+    away = [path for path in files if path and path.is_symlink() and _leads_out(path)]
+    if not away:
+        return []
+    more = f" and {len(away) - 3} more" if len(away) > 3 else ""
+    some = ", ".join(f"{path} to {path.resolve()}" for path in away[:3])
+    return [f"links lead out of the folder of pictures: {some}{more}; what they lead to is trained on"]
+
+
+def _leads_out(path: Path) -> bool:
+    return not path.resolve().is_relative_to(path.parent.resolve())
 
 
 def own_pictures(character: Character) -> bool:

@@ -7,9 +7,10 @@ Reads the schemas in ``config/schemas/``, fills in their defaults and turns ever
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import yaml
@@ -22,6 +23,7 @@ SCHEMAS = home() / "config" / "schemas"
 # PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NUMBERS = ("number", "integer")
+_WRITTEN = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @cache
@@ -83,7 +85,10 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
         if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             value = float(value)
         if kind == "number" and isinstance(value, int):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:  # hundreds of digits
+                return math.inf if value > 0 else -math.inf
         if kind == "integer" and isinstance(value, float) and value.is_integer():
             return int(value)
     if isinstance(value, str) and (kind == "boolean" or "anyOf" in schema) and not _fits(value, schema):
@@ -118,7 +123,9 @@ def check(
     problems = []
     for error in sorted(Draft202012Validator(schema).iter_errors(data), key=_place):
         problems.extend(_lines(error, schema, label, source))
-    return data, problems + [f"{label}: {where}: {_ESCAPED}" for where in _with_control_characters(data)]
+    problems += [f"{label}: {where}: {_ESCAPED}" for where in _with_control_characters(data)]
+    problems += [f"{label}: {dotted(path)}: must be a finite number, not {value}" for path, value in _endless(data)]
+    return data, problems
 
 
 def _with_control_characters(value: Any, place: tuple[Any, ...] = ()) -> Iterator[str]:
@@ -128,6 +135,15 @@ def _with_control_characters(value: Any, place: tuple[Any, ...] = ()) -> Iterato
             yield from _with_control_characters(item, (*place, key))
     elif isinstance(value, str) and place and place[-1] in _PATHS and any(letter < " " for letter in value):
         yield dotted(list(place))
+
+
+def _endless(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
+    """Infinite numbers, and what is none (``.nan``), each with its path."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _endless(item, (*path, key))
 
 
 def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list[str]:
@@ -149,13 +165,19 @@ def _unquoted(error: Any, label: str, source: tuple[str, Sequence[str]]) -> list
 
 def _written(text: str, path: list[Any]) -> str:
     """The scalar at ``path`` of a YAML file, as it is written there."""
-    node = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (yields only texts, lists and groups)
+    node = _as_written(text)
     for part in path:
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
             return ""  # the path is not in the file itself
     return node if isinstance(node, str) else ""
+
+
+@lru_cache(maxsize=8)
+def _as_written(text: str) -> Any:
+    """A YAML file with its scalars as texts; read once, however many mistakes are in it."""
+    return yaml.load(text, Loader=_WRITTEN)  # noqa: S506 (yields only texts, lists and groups)
 
 
 def _place(error: Any) -> list[str]:

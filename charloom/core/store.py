@@ -23,6 +23,9 @@ from charloom.core.canonical import file_digest
 LINK_FROM_BYTES = 4 * 2**20
 """Entries from this size on are hard-linked into place; smaller ones are copied, so that editing them is harmless."""
 
+DAMAGED = ".damaged"
+"""Added to the name of an entry that is no longer what was stored, before it is made again."""
+
 SUM = ".sha256"
 """Added to the name of an entry for the file with its digest. Entries of older versions have none and are trusted."""
 
@@ -69,6 +72,7 @@ class Store:
         try:
             if not _intact(entry):
                 return False
+            self._note(entry, output)
             with files.whole(output, sync=False) as temporary:
                 if entry.stat().st_size < LINK_FROM_BYTES or not _link(entry, temporary):
                     shutil.copyfile(entry, temporary)
@@ -78,11 +82,10 @@ class Store:
                 os.utime(temporary)
         except FileNotFoundError:
             return False  # the store was emptied by another process: a miss
-        self._note(entry, output)
         return True
 
     def _note(self, entry: Path, output: Path) -> None:
-        """Keep for whom an entry was fetched, and that it was used now: hints, worth no failure."""
+        """Keep for whom and whereto an entry is fetched, and that it was used now: hints, worth no failure."""
         with contextlib.suppress(OSError):
             os.utime(entry)
             parts = output.parts
@@ -90,7 +93,36 @@ class Store:
             if _NAME.fullmatch(who):
                 (self.root / USES).mkdir(parents=True, exist_ok=True)
                 with open(self.root / USES / f"{who}.txt", "a", encoding="utf-8") as file:
-                    file.write(f"{entry.parts[-3]}/{entry.name}\n")  # one write: lines of two processes stay whole
+                    # One write: lines of two processes stay whole.
+                    file.write(f"{entry.parts[-3]}/{entry.name}\t{self._place(output)}\n")
+
+    def _place(self, output: Path) -> str:
+        """A path as it is noted: from the store, so that a folder with both may be moved."""
+        try:
+            return os.path.relpath(output, self.root)
+        except ValueError:  # another drive of Windows
+            return str(output.absolute())
+
+    def fetched(self, who: str) -> dict[Path, str]:
+        """The SHA-256 of what was last fetched for a character, by its absolute path, as far as it is known."""
+        found = {}
+        for entry, place in self.uses(who):
+            with contextlib.suppress(OSError, ValueError):
+                found[Path(os.path.normpath(self.root.absolute() / place))] = _sum(entry).read_text(encoding="ascii")
+        return found
+
+    def uses(self, who: str) -> list[tuple[Path, str]]:
+        """What was fetched for a character, oldest first: entries, which may be gone, and whereto, from the store."""
+        try:
+            lines = (self.root / USES / f"{who}.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return []
+        found = []
+        for line in lines:
+            name, _, place = line.partition("\t")
+            kind, _, name = name.partition("/")
+            found.append((self.root / kind / name[:2] / name, place))
+        return found
 
     @contextlib.contextmanager
     def put(self, kind: str, key: str, suffix: str = "", *, sync: bool = True) -> Iterator[Path]:
@@ -151,7 +183,7 @@ def _intact(entry: Path) -> bool:
     if len(known) != 64 or file_digest(entry) == known:
         return True
     with contextlib.suppress(OSError):
-        entry.replace(entry.with_name(entry.name + ".damaged"))
+        entry.replace(entry.with_name(entry.name + DAMAGED))
         _sum(entry).unlink(missing_ok=True)
     log.warning("%s: the stored result is damaged (its SHA-256 is another); made again", entry)
     return False

@@ -64,9 +64,23 @@ def read(path: Path) -> str:
     The one way to read a caption, be it the user's or a copy of the workflow's.
 
     Raises:
-        UserError: the file is not UTF-8 text.
+        UserError: the file is not UTF-8 text, or a link that leads out of its folder: what it leads to (a key, say)
+            would be trained on, and be in the bundle.
     """
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        raise UserError(f"{path}: is a link that leads out of its folder; put the text itself there")
     try:
         return tidy(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+
+
+def made(path: Path) -> str:
+    """The caption in a file of the workflow's own.
+
+    Raises:
+        UserError: the file is not whole.
+    """
+    if not path.read_bytes().endswith(b"\n"):
+        raise UserError(f"{path}: is cut off; delete it and run again, which makes it anew")
+    return read(path)

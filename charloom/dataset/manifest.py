@@ -5,16 +5,24 @@ It holds digests of contents, so that training depends on the data and not on wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from charloom.core.canonical import file_digest
+from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.dataset import captions
 
 
-def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def manifest(
+    results: Path, settings: dict[str, Any], stored: Mapping[Path, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """The manifest of the character whose files are in the folder ``results``.
+
+    ``stored`` has the SHA-256 of what the store has given, by absolute path: a file that is another is damaged, and
+    must not become what training is checked against.
 
     Returns:
         ``items``: for each image ``name``, ``image`` (sha256), ``caption``, ``latents`` and ``embeddings`` (paths),
@@ -23,8 +31,21 @@ def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
         caption with the class word for the trigger); ``mask`` with ``mask_sha256`` and ``mask_weight``.
         ``holdout``, if there are any: items that training must not use.
         ``variants``: embeddings that belong to no image, by name (``empty``, ``trigger``).
+
+    Raises:
+        UserError: a file is damaged.
     """
     files = Results(results)
+
+    def named(key: str, path: Path) -> dict[str, str]:
+        """Path and digest of a file under ``key``."""
+        found = file_digest(path)
+        if stored.get(path.absolute(), found) != found:
+            raise UserError(
+                f"{path}: is damaged, it is not what was stored; delete it and run again, which restores it"
+            )
+        return {key: path.as_posix(), f"{key}_sha256": found}
+
     items: list[dict[str, Any]] = []
     held_out: list[dict[str, Any]] = []
     for part in settings["sets"]:
@@ -34,24 +55,18 @@ def manifest(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
                 {
                     "name": name,
                     "image": file_digest(files.image(name)),
-                    "caption": captions.read(files.caption(name)),
-                    **_named("latents", files.latents(name)),
-                    **_named("embeddings", files.embedding(name)),
-                    **(_named("class_embeddings", files.class_embedding(name)) if name in settings["class"] else {}),
-                    **(_masked(files.mask(name), settings["masks"][name]) if name in settings.get("masks", {}) else {}),
+                    "caption": captions.made(files.caption(name)),
+                    **named("latents", files.latents(name)),
+                    **named("embeddings", files.embedding(name)),
+                    **(named("class_embeddings", files.class_embedding(name)) if name in settings["class"] else {}),
+                    **(
+                        named("mask", files.mask(name)) | {"mask_weight": settings["masks"][name]}
+                        if name in settings.get("masks", {})
+                        else {}
+                    ),
                     **shares,
                     **part.get("own", {}),
                 }
             )
-    variants = {name.removeprefix("_"): _named("embeddings", files.embedding(name)) for name in settings["variants"]}
+    variants = {name.removeprefix("_"): named("embeddings", files.embedding(name)) for name in settings["variants"]}
     return {"items": items, **({"holdout": held_out} if held_out else {}), "variants": variants}
-
-
-def _masked(path: Path, weight: float) -> dict[str, Any]:
-    """The mask of an image, and the weight of the loss outside of it."""
-    return {**_named("mask", path), "mask_weight": weight}
-
-
-def _named(key: str, path: Path) -> dict[str, str]:
-    """Path and digest of a file under ``key``."""
-    return {key: path.as_posix(), f"{key}_sha256": file_digest(path)}

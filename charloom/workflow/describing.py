@@ -125,9 +125,9 @@ def recalled(images: Mapping[str, Path], settings: Mapping[str, Any], store: Sto
     model, found = model_of(settings, store), {}
     for name, image in images.items():
         if image.is_file():
-            path = store.path(KIND, key(file_digest(image), settings, model), ".json")
-            if path.is_file():
-                found[name] = text_of(path)
+            entry = key(file_digest(image), settings, model)
+            if store.has(KIND, entry, ".json"):
+                found[name] = text_of(store.path(KIND, entry, ".json"))
     return found
 
 

@@ -162,7 +162,7 @@ class Api:
         try:
             choice = json.loads(data)["choices"][0]
             text = choice["message"].get("content")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Later("the server's answer is not one of a chat") from None
         if isinstance(text, list):  # some servers answer in parts
             text = " ".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
@@ -171,14 +171,14 @@ class Api:
             raise _Refused(
                 f"{path.name}: the model does not describe it ({self._hidden(refusal)}); write its caption yourself"
             )
-        return words.tidy(text)
+        return words.tidy("".join(sign for sign in text if sign.isprintable() or sign.isspace()))
 
     def _said(self, data: bytes) -> str:
         """The server's own words about an error, on one line."""
         try:
             error = json.loads(data)["error"]
             return self._hidden(error["message"] if isinstance(error, dict) else error)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return self._hidden(data[:200].decode("utf-8", "replace")) or "no words"
 
     def _hidden(self, text: object) -> str:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.core.store import LOCKS, SUM, USES, Store
+from charloom.core import files
+from charloom.core.store import DAMAGED, LOCKS, SUM, USES, Store
 from charloom.dataset.sources import orders
 from charloom.train.keys import CHECKPOINT, METRICS, checkpoint_key
 from charloom.workflow import describing, history
@@ -60,24 +61,25 @@ def entries(store: Store) -> list[Entry]:
     found = []
     for path in sorted(store.root.glob("*/*/*")):
         kind = path.relative_to(store.root).parts[0]
-        if kind in (LOCKS, USES) or path.name.endswith(SUM) or not path.is_file():
+        if kind in (LOCKS, USES) or path.name.endswith((SUM, DAMAGED)) or not path.is_file():
             continue
         with contextlib.suppress(OSError):  # removed meanwhile
             facts = path.stat()
             match = _TRAINED.fullmatch(path.name) if kind in TRAINED else None
             run, step = (match["run"], int(match["step"])) if match else (None, 0)
-            who = owners.get(f"{kind}/{path.name}") or NOBODY
+            who = owners.get(path) or NOBODY
             found.append(Entry(kind, path, facts.st_size, facts.st_mtime, facts.st_nlink - 1, who, run, step))
     return _of_runs(found, {one.run: str(one.facts["character"]) for one in history.records(store) if one.run})
 
 
-def _owners(store: Store) -> dict[str, str]:
-    """Characters by ``kind/name`` of the entries that were fetched for them; the last one counts."""
-    owners = {}
-    for path in sorted((store.root / USES).glob("*.txt")):
-        with contextlib.suppress(OSError, UnicodeError):
-            owners.update(dict.fromkeys(path.read_text(encoding="utf-8").splitlines(), path.stem))
-    return owners
+def _owners(store: Store) -> dict[Path, str]:
+    """Characters by the entries that were fetched for them; the last one counts."""
+    return {entry: who for who in _listed(store) for entry, _ in store.uses(who)}
+
+
+def _listed(store: Store) -> list[str]:
+    """Characters for whom something was fetched."""
+    return sorted(path.stem for path in (store.root / USES).glob("*.txt"))
 
 
 def _of_runs(found: list[Entry], known: Mapping[str, str]) -> list[Entry]:
@@ -192,11 +194,28 @@ def _held(store: Store, run: str | None) -> Iterator[bool]:
 
 
 def left_behind(store: Store, now: float | None = None) -> list[Path]:
-    """Temporary files of processes that were killed."""
+    """Temporary files of processes that were killed, damaged entries, digests of entries that are gone."""
     now = time.time() if now is None else now
     found = []
-    for path in store.root.glob("*/*/.*.tmp"):
+    for path in (*store.root.glob("*/*/.*.tmp"), *store.root.glob(f"*/*/*{DAMAGED}"), *store.root.glob(f"*/*/*{SUM}")):
+        if path.name.endswith(SUM) and path.with_name(path.name.removesuffix(SUM)).exists():
+            continue
         with contextlib.suppress(OSError):
             if now - path.stat().st_mtime > LEFT_BEHIND:
                 found.append(path)
     return found
+
+
+def forget(store: Store) -> None:
+    """Take lines about entries that are gone, and all but the last one about a place, out of the lists of what was
+    fetched for whom. A line that is added meanwhile may get lost: they are hints."""
+    for who in _listed(store):
+        lines = {
+            place: f"{entry.parts[-3]}/{entry.name}\t{place}\n" for entry, place in store.uses(who) if entry.is_file()
+        }
+        path = store.root / USES / f"{who}.txt"
+        with contextlib.suppress(OSError):
+            if lines:
+                files.write_text(path, "".join(lines.values()))
+            else:
+                path.unlink()

@@ -71,9 +71,11 @@ def kept_facts(
 def _kept(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
     name = digest(dict(key))
     try:
-        return files.read_json(store.path(kind, name, ".json"))
-    except (FileNotFoundError, ValueError):  # not there, or damaged when the power failed: made again
-        made = make()
+        if store.has(kind, name, ".json"):
+            return files.read_json(store.path(kind, name, ".json"))
+    except (FileNotFoundError, ValueError):  # removed meanwhile, or of an older version and damaged: made again
+        pass
+    made = make()
     with store.put(kind, name, ".json", sync=False) as entry:
         entry.write_text(json.dumps(made, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
     return made

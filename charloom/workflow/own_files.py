@@ -24,6 +24,18 @@ from charloom.dataset import captions, crop
 if TYPE_CHECKING:
     from charloom.config.character import Character
 
+STORED = (
+    "stored() { type find ln touch cat sync mv rm > /dev/null || return 1; "
+    'rm -f "$2.tmp"; [ -f "$1" ] && [ -f "$1.sha256" ] && '
+    'if [ -n "$(find "$1" -size +8191)" ] && ln "$1" "$2.tmp"; then touch "$2.tmp"; '
+    'else cat "$1" > "$2.tmp" && sync "$2.tmp"; fi && '
+    'has="$({ sha256sum || shasum -a 256; } < "$2.tmp")" && [ "${has%% *}" = "$(cat "$1.sha256")" ] && '
+    'mv -f "$2.tmp" "$2" || { rm -f "$2.tmp"; return 1; }; } 2>/dev/null; '
+)
+"""Bash: ``stored ENTRY OUTPUT`` puts an entry of the store at its place as :meth:`Store.fetch` does, without starting
+Python. It fails if there is no such entry, if it is damaged or has no digest, or if a tool is missing; then the script
+of the rule is called."""
+
 NONE = "none"
 """In place of the digest of a caption that is not there."""
 

@@ -153,6 +153,42 @@ def test_files_of_killed_processes_go(store: Store) -> None:
     assert not stale.exists()
 
 
+def test_damaged_entries_and_orphaned_digests_go(store: Store) -> None:
+    entry = store.path("sample", "e" * 64, ".png")
+    entry.chmod(0o644)
+    entry.write_text("y")
+    assert not store.has("sample", "e" * 64, ".png")
+    damaged, orphan = entry.with_name(entry.name + ".damaged"), entry.with_name("f" * 64 + ".png.sha256")
+    orphan.write_text("0" * 64)
+    assert damaged.exists() and all(one.path != damaged for one in keeping.entries(store))
+    prune("--yes")
+    assert orphan.exists()  # somebody may be writing its entry
+    os.utime(damaged, (0, 0))
+    os.utime(orphan, (0, 0))
+    before = set(store.root.rglob("*.sha256"))
+    assert "2 damaged files and leftovers" in said(call("store"))
+    prune("--yes")
+    assert not damaged.exists() and not orphan.exists()
+    assert {path for path in before if path.with_suffix("").exists()} == set(store.root.rglob("*.sha256"))
+
+
+def test_what_is_known_of_entries_that_are_gone_is_forgotten(store: Store) -> None:
+    put(store, "latents", "9" * 64)
+    for _ in range(3):
+        store.fetch("latents", "9" * 64, ".safetensors", Path("results/mara/latents/young.safetensors"))
+    uses = store.root / "uses/mara.txt"
+    assert len(uses.read_text().splitlines()) > 3
+    prune("--yes")  # the other latents are old
+    assert [line.split("\t")[0] for line in uses.read_text().splitlines()] == [
+        f"checkpoint/{checkpoint_key(RUN, 100)}.safetensors",
+        f"latents/{'9' * 64}.safetensors",
+    ]
+    for entry in keeping.entries(store):
+        store.remove(entry.path)
+    prune("--yes")
+    assert not uses.exists()
+
+
 def test_ages(capsys: pytest.CaptureFixture[str]) -> None:
     assert [commands.seconds(text) for text in ("30d", "12h", "2 w")] == [30 * DAY, DAY / 2, 14 * DAY]
     with pytest.raises(UserError, match="--older: 'soon' is not valid; give a number and d, h or w"):

@@ -11,12 +11,12 @@ import small_project
 from PIL import Image
 from small_project import edit
 
-from charloom.config import datasets, inventory
+from charloom.config import datasets, inventory, notices
 from charloom.config.character import Character
 from charloom.config.project import load
 from charloom.core import pictures
 from charloom.core.errors import UserError
-from charloom.dataset import sources
+from charloom.dataset import captions, sources
 from charloom.dataset.sources import folder
 
 FOREIGN = [".DS_Store", "._a.png", "._a.txt", "Thumbs.db", "desktop.ini", ".hidden.png", "@eaDir/a.png", ".git/config"]
@@ -174,3 +174,33 @@ def test_listing_opens_no_picture_and_imports_none(tmp_path: Path) -> None:
     fill(tmp_path, ["a.png", "b.jxl"])
     assert inventory.unread_format(tmp_path, "b") == tmp_path / "b.jxl"
     assert inventory.unread_format(tmp_path, "a") is None
+
+
+def test_links_out_of_a_folder(tmp_path: Path) -> None:
+    """Whoever hands a data set on could point at the files of whoever trains on it."""
+    outside, place = tmp_path / "outside", tmp_path / "set"
+    fill(outside, ["key.txt", "deep/x.png", "deep/x.txt"])
+    fill(place, ["a.png", "b.png", "b.txt"])
+    (place / "a.txt").symlink_to(outside / "key.txt")
+    (place / "c.png").symlink_to(outside / "deep/x.png")
+    (place / "c.txt").symlink_to("b.txt")
+    (place / "d.png").symlink_to(outside / "deep")
+    (place / "e.png").symlink_to("nowhere")
+    made = one_set(place)
+    with pytest.raises(UserError, match="a.txt: is a link that leads out of its folder; put the text itself there"):
+        captions.read(made.caption_file("a"))
+    assert captions.read(made.caption_file("c")) == "b.txt"
+    told = {unused.where: unused.what for unused in made.unused()}
+    lost = {f"{place}/e.png": "a link that leads to no file; delete it, or mend it"}
+    assert told == {**lost, f"{place}/d.png": "links to folders are not followed; put the files themselves here"}
+    whole = {one.where: one.what for one in inventory.of_tree(place, made.files.values())}
+    assert whole.items() >= told.items()
+    assert sorted(made.files) == ["a", "b", "c"]
+    small_project.make(tmp_path)
+    edit(tmp_path / "config/characters/mara.yaml", datasets=[{"name": "s", "path": str(place)}])
+    person = load(tmp_path).characters["mara"]
+    (line,) = notices.of_links(person)
+    assert (
+        line.startswith(f"links lead out of the folder of pictures: {place}/c.png to ")
+        and str(outside / "deep/x.png") in line
+    )

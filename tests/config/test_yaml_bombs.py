@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+import small_project
 
 from charloom.config import yaml
+from charloom.config.project import load
 from charloom.core.errors import UserError
 
 
@@ -42,3 +44,29 @@ def test_aliases_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: [*a, *a]}\n")
     assert yaml.read_yaml(path) == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": [{"x": 1}, {"x": 1}]}}
+
+
+def test_a_thousand_mistakes_are_found_at_once(tmp_path: Path) -> None:
+    """The file is read as it is written once, not once for each of them."""
+    small_project.make(tmp_path)
+    path = tmp_path / "config/characters/mara.yaml"
+    small_project.edit(path, doll={str(number): number for number in range(1000)})
+    started = time.process_time()
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    assert str(error.value).count("must be a text, and") >= 1000
+    assert time.process_time() - started < 10  # 37 s once
+
+
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), float("inf"), float("nan")], ids=["huge", "minus", "inf", "nan"]
+)
+def test_a_number_without_an_end_is_refused(tmp_path: Path, number: float) -> None:
+    """Training on it would only show after hours."""
+    small_project.make(tmp_path)
+    recipe = {"train": {"lr": number}, "data": {"weight": number}}
+    small_project.edit(tmp_path / "config/characters/mara.yaml", recipe=recipe)
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    assert "mara.yaml: recipe.data.weight: must be a" in str(error.value)
+    assert "mara.yaml: recipe.train.lr: must be " in str(error.value)

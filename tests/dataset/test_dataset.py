@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zlib
 from pathlib import Path
 
@@ -209,6 +210,45 @@ def test_the_manifest_names_contents(mara: Character, tmp_path: Path) -> None:
     assert len({item["embeddings_sha256"] for item in made["items"]}) == 3
 
 
+def test_the_manifest_blesses_no_damaged_file(mara: Character, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds is what training is checked against."""
+    results, store = Path("results/mara"), Store("store")
+    settings = json.loads(slices.manifest(mara))
+    for name in (*mara.shot_names, "_empty", "_trigger"):
+        for folder in ("latents", "embeddings"):
+            with store.put(folder, "a" * 64, f"{name}.bin") as path:
+                path.write_text(f"{name} in {folder}")
+            store.fetch(folder, "a" * 64, f"{name}.bin", results / folder / f"{name}.safetensors")
+        (results / "dataset").mkdir(exist_ok=True)
+        (results / "dataset" / f"{name}.txt").write_text(f"{name}\n")
+        (results / "dataset" / f"{name}.png").write_text(name)
+    whole = manifest.manifest(results, settings, store.fetched("mara"))
+    assert whole == manifest.manifest(results, settings)
+    for file in ("latents/medium-01", "embeddings/_empty"):
+        path = results / f"{file}.safetensors"
+        before = path.read_bytes()
+        path.write_bytes(before[:-1] + b"?")
+        with pytest.raises(UserError, match=f"{path}: is damaged, it is not what was stored; delete it and run again"):
+            manifest.manifest(results, settings, store.fetched("mara"))
+        path.write_bytes(before)
+    # So it is when the folder was moved.
+    moved = tmp_path.with_name("moved")
+    shutil.copytree(tmp_path, moved)
+    monkeypatch.chdir(moved)
+    assert manifest.manifest(results, settings, store.fetched("mara")) == whole
+    (results / "latents/medium-01.safetensors").write_text("other")
+    with pytest.raises(UserError, match="is damaged"):
+        manifest.manifest(results, settings, store.fetched("mara"))
+    # What the store no longer has cannot be compared.
+    store.remove(store.path("latents", "a" * 64, "medium-01.bin"))
+    (results / "latents/medium-01.safetensors").write_text("other")
+    assert manifest.manifest(results, settings, store.fetched("mara")) != whole
+    caption = results / "dataset/medium-01.txt"
+    caption.write_text("mediu")
+    with pytest.raises(UserError, match=f"{caption}: is cut off; delete it and run again"):
+        manifest.manifest(results, settings)
+
+
 def test_the_manifest_of_several_sets_and_class_captions(mara: Character, tmp_path: Path) -> None:
     recipe = {"train": {"preservation": {"differential": {"enabled": True}}}}
     small_project.edit(tmp_path / "config/characters/mara.yaml", recipe=recipe)
@@ -219,7 +259,7 @@ def test_the_manifest_of_several_sets_and_class_captions(mara: Character, tmp_pa
     files += [f"embeddings/{n}.class.safetensors" for n in mara.shot_names]
     for name in (*files, "embeddings/_empty.safetensors", "embeddings/_trigger.safetensors"):
         (results / name).parent.mkdir(parents=True, exist_ok=True)
-        (results / name).write_text(name)
+        (results / name).write_text(f"{name}\n")
     slice_ = json.loads(slices.manifest(person))
     made = manifest.manifest(Path("results/mara"), slice_)["items"]
     assert [item["name"] for item in made] == person.image_names

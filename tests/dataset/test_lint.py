@@ -35,7 +35,7 @@ def checked(folder: Path, count: int = 6, **settings: object) -> list[str]:
         if not (folder / f"s{index}.png").exists():
             picture(folder / f"s{index}.png", (600, 600), seed=index)
         if not (folder / f"s{index}.txt").exists():
-            (folder / f"s{index}.txt").write_text(f"a photo of m4ra, pose {index}")
+            (folder / f"s{index}.txt").write_text(f"a photo of m4ra, pose {index}\n")
     settings = {**SETTINGS, "shots": shots, **settings}
     for name in lint.names(settings)[count:]:
         if not (folder / f"{name}.png").exists():
@@ -76,7 +76,7 @@ def test_a_good_data_set_has_no_findings(dataset: Path) -> None:
     ],
 )
 def test_captions_are_checked(dataset: Path, caption: str, finding: str | None) -> None:
-    (dataset / "s0.txt").write_text(caption)
+    (dataset / "s0.txt").write_text(f"{caption}\n")
     found = checked(dataset)
     assert len(found) == (finding is not None)
     assert all(line.startswith(finding) for line in found)
@@ -155,7 +155,7 @@ def test_the_lint_script_keeps_its_facts_and_stops_on_errors(dataset: Path) -> N
     assert len(list((dataset / "store/image-facts").glob("*/*.json"))) == 2
     assert json.loads((dataset / "lint.json").read_text())["errors"] == 0
     (dataset / "lint.json").unlink()
-    (dataset / "s0.txt").write_text("nobody")
+    (dataset / "s0.txt").write_text("nobody\n")
     failed = run_script("lint_dataset", *arguments, cwd=dataset)
     assert failed.returncode == 1 and not (dataset / "lint.json").exists()
     assert "error: mara: s0.txt: the trigger m4ra is missing" in failed.stderr
@@ -165,7 +165,7 @@ def test_the_lint_script_keeps_its_facts_and_stops_on_errors(dataset: Path) -> N
 def test_captions_of_further_sets_are_checked(dataset: Path) -> None:
     (dataset / "s").mkdir()
     for name, text in (("a", "a photo of m4ra"), ("b", "a photo of somebody"), ("c", "word " * 600)):
-        (dataset / f"s/{name}.txt").write_text(text)
+        (dataset / f"s/{name}.txt").write_text(f"{text}\n")
 
     def found(regularization: bool, flips: list[bool]) -> list[str]:
         part = {"name": "s", "items": ["s/a", "s/b", "s/c"], "regularization": regularization, "flips": flips}

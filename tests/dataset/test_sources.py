@@ -173,6 +173,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a page": ("page", "answer"),
     "garbage": ("garbage", "answer"),
     "nothing": ("odd", "without a picture"),
+    "another shape": ("shape", "answer"),
 }
 
 

@@ -58,6 +58,7 @@ def before(fault: dict[str, Any]) -> None:
         used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
         size = used + fault["room"]
         subprocess.run(["mount", "-o", f"remount,size={size}", fault["mount"]], check=True)
+        note("met", str(size))
 
 
 def register(request: dict[str, Any], child: int) -> None:
@@ -74,6 +75,7 @@ def watch(child: int, fault: dict[str, Any]) -> int:
             if pid:
                 return status
             time.sleep(0.002)
+        note("met", str(child))
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
@@ -85,13 +87,19 @@ def install(request: dict[str, Any]) -> None:
         _count(arguments)
     kind = fault.get("kind")
     if kind == "kill" and "event" in fault:
-        _at_event(fault["event"], lambda: os.kill(os.getpid(), signal.SIGKILL))
+        _at_event(fault["event"], _die)
     elif kind in ("out of memory", "GPU lost"):
         _fail_products(kind, fault["call"])
     elif kind == "clock set back":
+        note("met", str(os.getpid()))
         _set_clock_back(fault["by"])
     if fault.get("synced"):
         _note_synced()
+
+
+def _die() -> None:
+    note("met", str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _at_event(number: int, act: Any) -> None:
@@ -133,6 +141,8 @@ def _fail_products(kind: str, number: int) -> None:
 
     def called() -> None:
         left[0] -= 1
+        if left[0] == 0:
+            note("met", str(os.getpid()))
         if kind == "out of memory" and left[0] == 0:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if kind == "GPU lost" and left[0] <= 0:  # and never comes back

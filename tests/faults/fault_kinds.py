@@ -7,6 +7,8 @@ of bytes are the same for all (:func:`undergo`).
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import random
 import re
@@ -21,7 +23,10 @@ from fault_project import Project, Run, Template, outputs
 from small_project import TARGET
 
 KINDS: dict[str, Callable[[Project, random.Random], str]] = {}
-HEAVY = ("prepare_base", "encode_latents", "encode_caption", "sample_checkpoint", "sample_strength", "train_segment")
+ABOUT: dict[str, str] = {}
+"""Kinds that are about a job, by the rules in question: ``rules`` or ``computing`` of a template."""
+INSIDE = ("kill_job", "out_of_memory", "gpu_lost", "clock_set_back", "disk_full")
+"""Kinds that a job notes when it meets them."""
 LEFT = ("logs", "benchmarks")
 """Folders of files that nobody reads back."""
 
@@ -36,6 +41,9 @@ class Outcome:
     how: str = ""
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    project: str = ""
+    met: bool = True
+    """Whether the job lived to see the fault."""
 
 
 def kind(function: Callable[[Project, random.Random], str]) -> Callable[[Project, random.Random], str]:
@@ -43,21 +51,26 @@ def kind(function: Callable[[Project, random.Random], str]) -> Callable[[Project
     return function
 
 
-def job_of(template: Template, chance: random.Random, rules: tuple[str, ...] = ()) -> dict:
-    """A random job, each rule as likely as another; the first of its rule makes what its siblings fetch."""
-    rule = chance.choice([rule for rule in template.rules if not rules or rule in rules])
-    return max((job for job in template.jobs if job["rule"] == rule), key=lambda job: job["events"])
+def about(what: str) -> Callable[[Callable[[Project, random.Random], str]], Callable[[Project, random.Random], str]]:
+    """The kind is about a job of :attr:`Project.rule`: every rule in turn, seed by seed."""
+
+    def mark(function: Callable[[Project, random.Random], str]) -> Callable[[Project, random.Random], str]:
+        ABOUT[function.__name__] = what
+        return kind(function)
+
+    return mark
 
 
-def undo(project: Project, chance: random.Random, job: dict) -> None:
-    """Make sure that the rule runs: its files are gone, and mostly what is stored of them."""
-    project.undo({job["rule"]}, store=job["rule"] in HEAVY or chance.random() < 0.7)
+def undo(project: Project, chance: random.Random) -> dict:
+    """Make sure that the rule runs: its files are gone, and mostly what is stored of them; its job."""
+    rule = project.rule
+    project.undo({rule}, store=rule in project.template.computing or chance.random() < 0.7)
+    return project.template.job(rule)
 
 
-@kind
+@about("rules")
 def kill_job(project: Project, chance: random.Random) -> str:
-    job = job_of(project.template, chance)
-    undo(project, chance, job)
+    job = undo(project, chance)
     if chance.random() < 0.7:
         moment = {"event": chance.randint(1, job["events"])}
     else:
@@ -67,8 +80,7 @@ def kill_job(project: Project, chance: random.Random) -> str:
 
 
 def _killed(project: Project, chance: random.Random, everything: bool) -> str:
-    job = job_of(project.template, chance)
-    undo(project, chance, job)
+    job = undo(project, chance)
     started = project.start()
     if chance.random() < 0.4:
         delay = chance.uniform(0, 3)
@@ -92,12 +104,12 @@ def _killed(project: Project, chance: random.Random, everything: bool) -> str:
     return f"{job['rule']} after {delay:.2f} s ({run.code})"
 
 
-@kind
+@about("rules")
 def kill_snakemake(project: Project, chance: random.Random) -> str:
     return _killed(project, chance, everything=False)
 
 
-@kind
+@about("rules")
 def kill_everything(project: Project, chance: random.Random) -> str:
     return _killed(project, chance, everything=True)
 
@@ -112,11 +124,10 @@ def made_files(project: Project) -> list[Path]:
     ]
 
 
-@kind
+@about("rules")
 def power_cut(project: Project, chance: random.Random) -> str:
     """Everything stops; of what was written since and not synced, a random part is there, under the right name."""
-    job = job_of(project.template, chance)
-    undo(project, chance, job)
+    job = undo(project, chance)
     since = time.time_ns() - 10**6
     started = project.start({"kind": "none", "everywhere": True, "synced": True})
     time.sleep(delay := chance.uniform(0.3, 4))
@@ -159,31 +170,38 @@ def _damage(project: Project, chance: random.Random, path: Path, truncate: bool)
     return f"{name} {'cut at' if truncate else 'bit flipped at'} {where} of {state.st_size}{', date kept' * kept}"
 
 
-def _readers(project: Project, chance: random.Random, name: str) -> None:
-    """Something that may read the file has to be made again, and the file to ship at the end of it."""
-    job = job_of(project.template, chance, tuple(r for r in project.template.rules if r not in ("lock_base",)))
-    for output in {*outputs(job), TARGET} - {name}:
-        (project.folder / output).unlink(missing_ok=True)
+def _read_again(project: Project, chance: random.Random, path: Path) -> None:
+    """Something that reads the file has to be made again, mostly without the store, and what is shipped at the end."""
+    name = str(path.relative_to(project.folder))
+    outputs_of = {output: job["rule"] for job in project.template.jobs for output in outputs(job)}
+    readers = {outputs_of.get(output) for output, read in project.template.inputs.items() if name in read}
+    readers -= {None, outputs_of.get(name)}
+    if readers:
+        project.undo({chance.choice(sorted(readers))}, store=chance.random() < 0.7, but={name})
+
+
+def _choice(project: Project, chance: random.Random, found: list[Path]) -> Path:
+    """A file, each folder of them in turn."""
+    folders = sorted({path.parent if "store" not in path.parts else path.parents[1] for path in found})
+    folder = folders[project.seed % len(folders)]
+    return chance.choice([path for path in found if folder in path.parents])
 
 
 @kind
 def truncated_file(project: Project, chance: random.Random) -> str:
-    path = chance.choice([p for p in made_files(project) if "store" not in p.parts])
-    name = str(path.relative_to(project.folder))
+    path = _choice(project, chance, [p for p in made_files(project) if "store" not in p.parts])
     detail = _damage(project, chance, path, truncate=True)
-    _readers(project, chance, name)
+    _read_again(project, chance, path)
     return detail
 
 
 @kind
 def flipped_result(project: Project, chance: random.Random) -> str:
-    """Latents, embeddings, checkpoints, the prepared base."""
-    path = chance.choice([p for p in made_files(project) if "store" not in p.parts and p.suffix == ".safetensors"])
-    name = str(path.relative_to(project.folder))
+    """Latents, embeddings, checkpoints, masks, the prepared base."""
+    files = [p for p in made_files(project) if "store" not in p.parts and p.suffix == ".safetensors"]
+    path = _choice(project, chance, [p for p in files if p != project.folder / TARGET])
     detail = _damage(project, chance, path, truncate=False)
-    if name.startswith(("results/mara/latents", "results/mara/embeddings", "work/bases")):
-        project.undo({"train_segment"}, store=True)
-    _readers(project, chance, name)
+    _read_again(project, chance, path)
     return detail
 
 
@@ -191,9 +209,9 @@ def flipped_result(project: Project, chance: random.Random) -> str:
 def flipped_store(project: Project, chance: random.Random) -> str:
     """Up to three entries of the store damaged, and everything under results/ has to come out of it."""
     entries = [p for p in made_files(project) if "store" in p.parts and not p.name.endswith(".sha256")]
-    details = [
-        _damage(project, chance, path, chance.random() < 0.3) for path in chance.sample(entries, chance.randint(1, 3))
-    ]
+    first = _choice(project, chance, entries)
+    others = chance.sample([path for path in entries if path != first], chance.randint(0, 2))
+    details = [_damage(project, chance, path, chance.random() < 0.3) for path in (first, *others)]
     rules = {job["rule"] for job in project.template.jobs if job["stored"]}
     chosen = {rule for rule in sorted(rules) if chance.random() < 0.6} | {"export_final", "sample_checkpoint"}
     project.undo(chosen, store=False)
@@ -213,12 +231,11 @@ def flipped_state(project: Project, chance: random.Random) -> str:
     return detail
 
 
-@kind
+@about("rules")
 def disk_full(project: Project, chance: random.Random) -> str:
     if not project.mounted:
         raise NotImplementedError("needs to mount a tmpfs")
-    job = job_of(project.template, chance)
-    undo(project, chance, job)
+    job = undo(project, chance)
     room = chance.choice([0, 4096, 8192, 16384, 65536, 2**18])
     fault = {"kind": "disk full", "rule": job["rule"], "room": room, "mount": str(project.place / "disk")}
     run = project.run(fault)
@@ -227,12 +244,11 @@ def disk_full(project: Project, chance: random.Random) -> str:
     return f"{job['rule']} with {room} bytes left: ended with {run.code}, {said if run.code else 'enough'}"
 
 
-@kind
+@about("rules")
 def read_only(project: Project, chance: random.Random) -> str:
     if not project.mounted:
         raise NotImplementedError("needs to mount")
-    job = job_of(project.template, chance)
-    undo(project, chance, job)
+    job = undo(project, chance)
     part = chance.choice(["results", "work"])
     folder = project.folder / part
     subprocess.run(["mount", "--bind", folder, folder], check=True)
@@ -246,19 +262,19 @@ def read_only(project: Project, chance: random.Random) -> str:
     return f"{part} while {job['rule']}: ended with {run.code}: {said[0].strip()[:120] if said else '-'}"
 
 
-@kind
+@about("rules")
 def clock_set_back(project: Project, chance: random.Random) -> str:
-    job = job_of(project.template, chance)
-    undo(project, chance, job)
+    job = undo(project, chance)
     by = chance.choice([2, 3600, 86400, 10 * 365 * 86400])
-    run = project.run({"kind": "clock set back", "rule": job["rule"], "by": by})
-    return f"{job['rule']} by {by} s: ended with {run.code}"
+    run = project.run(
+        {"kind": "clock set back", "rule": job["rule"], "by": by, "everywhere": (everywhere := chance.random() < 0.5)}
+    )
+    return f"{job['rule']} by {by} s{', and Snakemake' * everywhere}: ended with {run.code}"
 
 
-@kind
+@about("rules")
 def two_snakemakes(project: Project, chance: random.Random) -> str:
-    job = job_of(project.template, chance)
-    undo(project, chance, job)
+    job = undo(project, chance)
     one = project.start()
     time.sleep(delay := chance.choice([0, 0.05, chance.uniform(0, 3)]))
     other = project.start()
@@ -269,35 +285,63 @@ def two_snakemakes(project: Project, chance: random.Random) -> str:
 
 
 def _device(project: Project, chance: random.Random, what: str) -> str:
-    job = job_of(project.template, chance, HEAVY)
-    undo(project, chance, job)
+    job = undo(project, chance)
     number = chance.randint(1, max(1, job["calls"]))
     run = project.run({"kind": what, "rule": job["rule"], "call": number})
     return f"{job['rule']}, product {number} of {job['calls']}: ended with {run.code}"
 
 
-@kind
+@about("computing")
 def out_of_memory(project: Project, chance: random.Random) -> str:
     return _device(project, chance, "out of memory")
 
 
-@kind
+@about("computing")
 def gpu_lost(project: Project, chance: random.Random) -> str:
     return _device(project, chance, "GPU lost")
 
 
+TWICE = ("kill_job", "disk_full")
+"""Kinds that come twice in a round, so that 320 faults have each rule's job meet them."""
+
 NAMED = re.compile(r"\b((?:results|work)/[^\s:;,'\"()]+)")
 
 
-def undergo(template: Template, place: Path, name: str, seed: int) -> Outcome:
+def plan(kinds: list[str], count: int, seed: int) -> list[tuple[str, int]]:
+    """Kinds and their seeds, in turn."""
+    turn = [name for name in kinds for _ in range(1 + (name in TWICE))]
+    nexts = {name: itertools.count(seed) for name in kinds}
+    return [(name, next(nexts[name])) for name in itertools.islice(itertools.cycle(turn), count)]
+
+
+def place_of(templates: list[Template], name: str, seed: int) -> tuple[Template, str]:
+    """The project and the rule that a fault is about: all rules of all projects in turn, or the projects in turn."""
+    if name not in ABOUT:
+        return templates[seed % 3 % len(templates)], ""  # the first project is the faster one
+    known: dict[str, Template] = {}
+    for template in templates:
+        for rule in getattr(template, ABOUT[name]):
+            known.setdefault(rule, template)
+    rules = sorted(known)
+    # A stride, so that a few seeds are spread over all rules.
+    stride = next(n for n in (7, 11, 13, 1) if math.gcd(n, len(rules)) == 1)
+    rule = rules[seed * stride % len(rules)]
+    return known[rule], rule
+
+
+def undergo(templates: list[Template], place: Path, name: str, seed: int) -> Outcome:
     """One fault and the plain call after it. What that names as damaged is deleted, as it says, before the next one."""
     outcome, started = Outcome(name, seed), time.monotonic()
     chance = random.Random(f"{name} {seed}")
-    with Project(template, place) as project:
+    template, rule = place_of(templates, name, seed)
+    outcome.project = template.name
+    with Project(template, place, rule, seed) as project:
         try:
             outcome.detail = KINDS[name](project, chance)
         except AssertionError as error:
             outcome.problems.append(str(error))
+        if name in INSIDE:
+            outcome.met = (project.notes / "met").exists()
         run = project.run()
         outcome.how = "finished"
         for _ in range(3):

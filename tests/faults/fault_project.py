@@ -12,12 +12,14 @@ import signal
 import socket
 import subprocess
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import small_project
 from fault_server import Server
+from PIL import Image
 from small_project import CHARACTER, TARGET, edit, write_yaml
 from tiny_models import build_base
 
@@ -33,24 +35,45 @@ SECRET = "marker-5e1f2b7c"
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "GEMINI_API_KEY", "FAL_KEY", "AWS_SECRET_ACCESS_KEY")
 OURS = {"results", "work", "logs", ".snakemake"}
 """What a run may write to."""
-USERS = ("config", "resources")
+USERS = ("config", "resources", "pics", "masks")
 """Folders that belong to the user: nothing in them may ever change."""
+PAGES = tuple(f"results/mara/{name}" for name in ("bundle.zip", "compare.html", "gallery/index.html"))
+PROJECTS: dict[str, tuple[str, ...]] = {"plan": (TARGET,), "folder": ("mara", *PAGES, "results/index.html")}
+"""What is asked for: the LoRA of a plan of shots, and everything there is of a whole folder of pictures with masks."""
 
 
-def prepare(folder: Path) -> Path:
-    """The configuration, a tiny base, two shots, a prompt, three checkpoints."""
+def prepare(folder: Path, name: str) -> Path:
+    """The configuration, a tiny base, two small pictures, a prompt, three checkpoints."""
     small_project.make(folder)
     shutil.rmtree(folder / small_project.BASE["path"])
     build_base(folder / small_project.BASE["path"])
     base = {**small_project.BASE, "adapters": {}, "run_ahead": 2}
     write_yaml(folder / "config/bases/mini.yaml", {**base, "recipe": {**base["recipe"], "training_adapter": "none"}})
-    edit(folder / "config/config.yaml", recipe=RECIPE, device="cpu")
-    edit(
-        folder / "config/characters/mara.yaml",
-        images={"source": "paperdoll", "count": 2},
-        shots=CHARACTER["shots"][:2],
-        sample_prompts=CHARACTER["sample_prompts"][:1],
-    )
+    recipe: dict[str, Any] = RECIPE
+    mara = folder / "config/characters/mara.yaml"
+    images: dict[str, Any] = {"source": "folder", "path": "pics"}
+    if name == "folder":
+        preservation = {"differential": {"enabled": True}}
+        recipe = {**recipe, "train": {**recipe["train"], "preservation": preservation}, "validation": {"drift": "last"}}
+        write_yaml(
+            mara,
+            {
+                **{key: CHARACTER[key] for key in ("name", "trigger", "concept", "appearance", "identity_line")},
+                "images": {**images, "masks": "masks"},
+                "gallery": {"prompts": ["{trigger} on a beach"], "width": 64, "height": 64, "steps": 1},
+            },
+        )
+    else:
+        edit(mara, images={**images, "count": 2}, shots=CHARACTER["shots"][:2], crop={"minimum": 64, "right": 8})
+    edit(mara, sample_prompts=CHARACTER["sample_prompts"][:1])
+    edit(folder / "config/config.yaml", recipe=recipe, device="cpu")
+    (folder / "pics").mkdir()
+    for number, shot in enumerate(CHARACTER["shots"][:2]):
+        small_project.picture(folder / f"pics/{shot['name']}.png", (96, 80), number)
+        if name == "folder":
+            (folder / f"pics/{shot['name']}.txt").write_text(f"m4ra, number {number}\n")
+            (folder / "masks").mkdir(exist_ok=True)
+            Image.new("L", (96, 80), 255 - number).save(folder / f"masks/{shot['name']}.png")
     return folder
 
 
@@ -71,6 +94,7 @@ class Run:
 class Template:
     """A finished project with everything that was noted while it was made."""
 
+    name: str
     folder: Path
     server: Server
     jobs: list[dict[str, Any]]
@@ -82,6 +106,15 @@ class Template:
     def rules(self) -> list[str]:
         return sorted({job["rule"] for job in self.jobs})
 
+    def job(self, rule: str) -> dict[str, Any]:
+        """The job of a rule that does most: the first of its rule makes what its siblings fetch."""
+        return max((job for job in self.jobs if job["rule"] == rule), key=lambda job: job["events"])
+
+    @property
+    def computing(self) -> list[str]:
+        """Rules whose jobs would use a GPU."""
+        return [rule for rule in self.rules if self.job(rule)["calls"]]
+
 
 @dataclass
 class Project:
@@ -89,6 +122,9 @@ class Project:
 
     template: Template
     place: Path
+    rule: str = ""
+    """The one that the fault is about, where it is about one."""
+    seed: int = 0
     mounted: bool = False
     damaged: dict[Path, bytes] = field(default_factory=dict)
 
@@ -119,7 +155,13 @@ class Project:
                 time.sleep(0.1)
         shutil.rmtree(self.place, ignore_errors=True)
 
-    def start(self, fault: dict[str, Any] | None = None, *arguments: str, count: bool = False) -> tuple[Any, Path]:
+    def start(
+        self,
+        fault: dict[str, Any] | None = None,
+        *arguments: str,
+        count: bool = False,
+        temporary: Path | None = None,
+    ) -> tuple[Any, Path]:
         environment = {
             **os.environ,
             "PYTHONPATH": str(small_project.ROOT),
@@ -130,9 +172,16 @@ class Project:
             "FAULTS_NOTES": str(self.notes),
             "FAULT": json.dumps(fault or {}),
             **({"FAULTS_COUNT": "1"} if count else {}),
+            **({"TMPDIR": str(temporary)} if temporary else {}),
         }
         output = self.place / f"output-{time.monotonic_ns()}"
-        words = ["-s", str(small_project.ROOT / "Snakefile"), "--cores", "1", *(arguments or (TARGET,))]
+        words = [
+            "-s",
+            str(small_project.ROOT / "Snakefile"),
+            "--cores",
+            "1",
+            *(arguments or PROJECTS[self.template.name]),
+        ]
         return self.template.server.start(self.folder, words, environment, output), output
 
     def wait(self, started: tuple[socket.socket, Path], seconds: float = 600) -> Run:
@@ -145,8 +194,8 @@ class Project:
         connection.close()
         return Run(int(answer or b"-9"), output.read_text(errors="replace"))
 
-    def run(self, fault: dict[str, Any] | None = None, *arguments: str, count: bool = False) -> Run:
-        return self.wait(self.start(fault, *arguments, count=count))
+    def run(self, fault: dict[str, Any] | None = None, *arguments: str, seconds: float = 600, **more: Any) -> Run:
+        return self.wait(self.start(fault, *arguments, **more), seconds)
 
     def pids(self, only: str | None = None) -> list[int]:
         """Processes started for this project, by the rule whose job they are or ``snakemake``."""
@@ -172,7 +221,7 @@ class Project:
         ):
             time.sleep(0.02)
 
-    def undo(self, rules: set[str], store: bool) -> None:
+    def undo(self, rules: set[str], store: bool, but: set[str] = frozenset()) -> None:
         """Take away what the jobs of ``rules`` made and all that is made from it, and with ``store`` what is stored of
         the former. Snakemake makes no file that nothing asks for."""
         gone: set[str] = set()
@@ -181,7 +230,7 @@ class Project:
                 gone |= {*outputs(job), *(job["stored"] if store else ())}
         while more := {name for name, read in self.template.inputs.items() if gone & read} - gone:
             gone |= more
-        for name in gone:
+        for name in gone - but:
             (self.folder / name).unlink(missing_ok=True)
 
     def problems(self) -> list[str]:
@@ -196,11 +245,24 @@ class Project:
         before = self.template.users
         found += [f"{name} of the user's changed" for name in before | after if before.get(name) != after.get(name)]
         found += [f"{name} was written" for name in {*os.listdir(self.folder)} - OURS - {*USERS}]
-        for path in self.folder.rglob("*"):
-            if path.is_file() and SECRET.encode() in path.read_bytes():
-                found.append(f"{path.relative_to(self.folder)} holds a key of the environment")
+        found += [f"{name} holds a key of the environment" for name in secrets_in(self.folder)]
         litter = [path for part in ("results", "work") for path in (self.folder / part).rglob(".*.tmp")]
         return found + ([] if len(litter) < 40 else [f"{len(litter)} temporary files are left"])
+
+
+def secrets_in(folder: Path) -> list[str]:
+    """Files that hold a key of the environment, also inside of bundles."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        texts = [path.read_bytes()]
+        if texts[0].startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                texts += [archive.read(name) for name in archive.namelist()]
+        if any(SECRET.encode() in text for text in texts):
+            found.append(str(path.relative_to(folder)))
+    return found
 
 
 def _state(pid: int) -> str:
@@ -214,11 +276,11 @@ def outputs(job: dict[str, Any]) -> list[str]:
     return [name for name in job["made"] if not name.startswith("work/store")]
 
 
-def build_template(place: Path, server: Server) -> Template:
+def build_template(place: Path, server: Server, name: str = "plan") -> Template:
     """Make the project once, undisturbed, noting each job's system calls, products, files and duration."""
-    folder = prepare(place / "template")
-    template = Template(folder, server, [], "", digests(folder, *USERS))
-    one = Project(template, place / "first")
+    folder = prepare(place / f"template-{name}", name)
+    template = Template(name, folder, server, [], "", digests(folder, *USERS))
+    one = Project(template, place / f"first-{name}")
     (one.place / "disk").mkdir(parents=True)
     one.notes.mkdir()
     shutil.copytree(folder, one.folder)
@@ -241,5 +303,5 @@ def build_template(place: Path, server: Server) -> Template:
 
 def _summary(project: Project) -> list[list[str]]:
     """Snakemake's account of every file: name, date, rule, log, inputs, command."""
-    text = project.run(None, TARGET, "--detailed-summary").text
+    text = project.run(None, *PROJECTS[project.template.name], "--detailed-summary").text
     return [line.split("\t") for line in text.splitlines() if line.count("\t") > 5][1:]

@@ -1,6 +1,6 @@
 """Faults by the hundred on the miniature workflow, each followed by a plain call that must put everything right.
 
-    python tests/faults/run.py --count 300 --output benchmarks/results/faults.json
+    python tests/faults/run.py --count 320 --output benchmarks/results/faults.json
 
 Seeded (fault 17 is the same one tomorrow) and resumable: faults in ``--output`` are not tried again. ``--kinds`` names
 some of them, ``--workers`` runs several side by side. Disks that fill up and read-only folders need root.
@@ -9,6 +9,8 @@ some of them, ``--workers`` runs several side by side. Disks that fill up and re
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import platform
 import sys
@@ -21,23 +23,23 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from fault_kinds import KINDS, Outcome, undergo  # noqa: E402
-from fault_project import build_template  # noqa: E402
+from fault_kinds import KINDS, Outcome, plan, undergo  # noqa: E402
+from fault_project import PROJECTS, build_template  # noqa: E402
 from fault_server import Server  # noqa: E402
 
 
 def table(outcomes: list[dict]) -> dict[str, dict[str, int]]:
-    """Counts by kind: how many, how they ended."""
+    """Counts by kind: how many, how they ended; those that the job did not live to see count as neither."""
     rows: dict[str, Counter[str]] = {}
     for one in outcomes:
         row = rows.setdefault(one["kind"], Counter())
-        row.update({"faults": 1, ("failed" if one["problems"] else one["how"]): 1})
+        row.update({"faults": 1, ("failed" if one["problems"] else one["how"] if one["met"] else "not met"): 1})
     return {name: dict(row) for name, row in sorted(rows.items())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300, help="faults in all")
+    parser.add_argument("--count", type=int, default=320, help="faults in all")
     parser.add_argument("--seed", type=int, default=0, help="of the first fault")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
@@ -45,19 +47,15 @@ def main() -> None:
     arguments = parser.parse_args()
     known = json.loads(arguments.output.read_text())["outcomes"] if arguments.output.is_file() else []
     done = {(one["kind"], one["seed"]) for one in known}
-    plan = [
-        (arguments.kinds[index % len(arguments.kinds)], arguments.seed + index // len(arguments.kinds))
-        for index in range(arguments.count)
-    ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.workers) as pool:
         server = Server(Path(folder))
         try:
-            template = build_template(Path(folder), server)
+            templates = [build_template(Path(folder), server, name) for name in PROJECTS]
 
             def one(which: tuple[str, int]) -> None:
                 name, seed = which
                 try:
-                    outcome = undergo(template, Path(folder, f"{name}-{seed}"), name, seed)
+                    outcome = undergo(templates, Path(folder, f"{name}-{seed}"), name, seed)
                 except Exception:
                     outcome = Outcome(name, seed, how="harness", problems=[traceback.format_exc()])
                 known.append(asdict(outcome))
@@ -66,7 +64,8 @@ def main() -> None:
                     print(f"  PROBLEM {problem}", flush=True)
                 _write(arguments.output, known)
 
-            list(pool.map(one, [which for which in plan if which not in done]))
+            wanted = plan(arguments.kinds, arguments.count, arguments.seed)
+            list(pool.map(one, [which for which in wanted if which not in done]))
         finally:
             server.close()
     failed = [one for one in known if one["problems"]]
@@ -77,8 +76,14 @@ def main() -> None:
 
 def _write(path: Path, outcomes: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
-    value = {"machine": machine, "table": table(outcomes), "outcomes": outcomes}
+    versions = {name: importlib.metadata.version(name) for name in ("snakemake", "torch", "diffusers", "safetensors")}
+    value = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.system()}, {platform.machine()}",
+        "versions": {"python": platform.python_version(), **versions},
+        "table": table(outcomes),
+        "outcomes": sorted(outcomes, key=lambda one: (one["kind"], one["seed"])),
+    }
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 

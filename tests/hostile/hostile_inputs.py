@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hostile_links
+import hostile_servers
 import numpy as np
 import yaml
 from PIL import Image
@@ -381,6 +383,8 @@ def by_surface(bundle: bytes, folder: Path) -> dict[str, list[tuple[str, bytes]]
         "import": job,
         "bundle": list(bundles(bundle)),
         "picture": list(pictures()),
+        "link": list(hostile_links.links()),
+        "server": list(hostile_servers.answers(TEXTS)),
     }
 
 

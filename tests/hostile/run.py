@@ -23,6 +23,7 @@ sys.path[:0] = [
 
 import bundles  # noqa: E402
 import hostile_inputs as inputs  # noqa: E402
+import hostile_servers  # noqa: E402
 import hostile_surfaces as surfaces  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -46,6 +47,9 @@ def valid_files(folder: Path) -> dict[str, bytes]:
         "import": inputs.as_yaml(inputs.JOB),
         "bundle": bundle,
         "picture": next(inputs.pictures())[1],
+        "server": hostile_servers.reply(
+            {"choices": [{"message": {"content": "a photo"}}], "data": [], "prompt_id": "1"}
+        ),
     }
 
 
@@ -96,12 +100,9 @@ def main() -> None:
         for name in arguments.surfaces:
             found = []
             for label, data in fixed[name]:
-                started = time.monotonic()
                 if problem := surfaces.attempt(name, data, watch):
                     found.append(f"{label}: {problem}")
-                if (took := time.monotonic() - started) > 20:
-                    found.append(f"{label}: took {took:.0f} s")
-            tried, wrong = hypotheses(name, arguments.seconds, valid, watch)
+            tried, wrong = hypotheses(name, arguments.seconds, valid, watch) if name in valid else (0, [])
             for problem in (*found, *wrong):
                 print(f"{name}: {problem}\n", flush=True)
             faults += len(found) + len(wrong)

@@ -166,3 +166,15 @@ def test_a_model_on_this_machine_says_the_same_each_time(images: list[Path], tmp
     images[0].write_bytes(b"no picture")
     (why,) = made(images[:1], moved, Store(tmp_path / "one")).values()
     assert "p0.png: is no picture that can be read" in why
+
+
+@pytest.mark.parametrize("answer", [b"[" * 100_000, b'{"choices": 1}', b'{"choices": [{"message": []}]}'])
+def test_an_answer_of_another_shape_is_asked_for_again(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setenv("CHARLOOM_TEST_KEY", KEY)
+    store = Store(tmp_path / "store")
+    with serving(lambda number, body: (200, answer if number == 0 else said("a \x1b[2Jwoman"), {})) as chat:
+        assert made(images[:1], settings(chat.url), store) == {}
+        assert len(chat.bodies) == 2
+        assert list(texts(images[:1], settings(chat.url), store).values()) == ["a [2Jwoman"]

@@ -164,8 +164,8 @@ def test_the_rule_names_the_same_files(project: Path) -> None:
     person, dataset = load().characters["mara"], Path("results/mara/dataset")
     for index, name in enumerate(person.image_names):
         noise(dataset / f"{name}.png", index)
-        (dataset / f"{name}.txt").write_text(f"a photo of m4ra {name}")
-    (dataset / "medium-01.txt").write_text("nobody")
+        (dataset / f"{name}.txt").write_text(f"a photo of m4ra {name}\n")
+    (dataset / "medium-01.txt").write_text("nobody\n")
     (dataset / "more/b.png").write_bytes(b"nothing")
     settings = slices.lint(person, load().bases["mini"])
     command = [sys.executable, str(small_project.ROOT / "scripts/lint_dataset.py"), "--results", str(dataset.parent)]
@@ -304,6 +304,10 @@ def test_a_damaged_entry_is_made_again(project: Path) -> None:
         entry.chmod(0o644)
         entry.write_text('{"size": [')
     assert said(lint()) == []
+    for entry in Path("work/store/image-facts").rglob("*.json"):
+        entry.chmod(0o644)
+        entry.write_text(entry.read_text().replace('"size":[', '"size":[1'))  # which can still be read
+    assert said(lint()) == [] and list(Path("work/store/image-facts").rglob("*.damaged"))
 
 
 def test_a_check_that_is_stopped_ends_with_the_picture_that_it_is_at() -> None:

@@ -221,7 +221,7 @@ def test_the_manifest_names_masks(project: Path, monkeypatch: pytest.MonkeyPatch
     for path in (files.image("medium-01"), files.latents("medium-01"), files.mask("medium-01"),
                  files.embedding("medium-01"), files.caption("medium-01")):  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(path.name)
+        path.write_text(f"{path.name}\n")
     (item,) = manifest.manifest(Path("results/mara"), settings)["items"]
     assert item["mask"] == "results/mara/masks/medium-01.safetensors" and item["mask_weight"] == 0.2
     assert len(item["mask_sha256"]) == 64

@@ -98,7 +98,7 @@ def made(
         if isinstance(fact, UserError):
             found.append(unread(picture, fact, name))
             fact = None
-        items.append(Item(name, captions.read(results.caption(name)), fact, text, picture))
+        items.append(Item(name, captions.made(results.caption(name)), fact, text, picture))
     return items, found
 
 

@@ -115,6 +115,9 @@ def judged(error: BaseException, secret: Secret, where: str, seconds: float) -> 
         return Again("the answer was cut off", charged=True)
     if kinds & {"JSONDecodeError", "ValidationError", "UnicodeDecodeError", "APIResponseValidationError"}:
         return Wrong("an answer came that is not the API's")
+    if kinds & {"TypeError", "AttributeError", "LookupError", "ValueError", "RecursionError"}:
+        # The clients trust the shape of what comes.
+        return Wrong(f"an answer came that is not the API's ({type(error).__name__}: {secret.hide(error, 80)})")
     return RuntimeError(f"{type(error).__name__}: {secret.hide(error, 500)}")
 
 
