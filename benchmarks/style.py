@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 CALIBRATION, TEST = 100, 60
-SEEDS = (7001, 8001)
+SEEDS = (7001, 8001, 9001, 10001)
 STRENGTHS = (1.0, 0.8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from charloom.paperdoll.draw import draw
 from charloom.paperdoll.looks import LOOKS
 from charloom.workflow.scores import Judgement
 
+ROOT = Path(__file__).resolve().parents[2]
 SCENERY = [place for place in attributes.BACKGROUND if "studio" not in place]
 
 
@@ -91,6 +93,26 @@ def test_cells_are_shares_and_know_colour_from_grey() -> None:
     tinted = grey.copy()
     tinted[..., 2] //= 2
     assert np.abs(cells(tinted) - shares).sum() > 0.5
+
+
+def test_the_measured_style_is_read_and_leaves_the_character_who_she_is() -> None:
+    """benchmarks/results/style.json, by benchmarks/style.py; and the page about styles says the same."""
+    made = json.loads((ROOT / "benchmarks/results/style.json").read_text())
+    assert min(made["reader"]["right"]["at the places of the prompts"].values()) >= 0.95
+    plain, *styled = made["rows"]
+    assert plain["style_strength"] == 0 and [row["style_strength"] for row in styled] == [1.0, 0.8]
+    page = (ROOT / "docs/styles.md").read_text()
+    for row in styled:
+        assert row["pictures"] >= 40
+        assert row["style_read_in"] >= 0.95, row
+        assert row["style_strength"] > 0.8 or row["identity_falls_by"] < 0.05, row
+        cells = [
+            f"{row['style_strength']:g}",
+            f"{row['identity']:.3f} ({-row['identity_falls_by']:+.1%})",
+            f"{row['style_read_in']:.1%}",
+            f"{row['obedience']:.2f}",
+        ]
+        assert f"| {' | '.join(cells)} |" in page
 
 
 def scored(step: int, *values: float, detail: float = 1.0) -> list[dict]:
