@@ -5,7 +5,8 @@ collector walks through all of them again and again though none is garbage; ``in
 per file for the same few functions; each message and command is formatted with several copies of all the names of the
 workflow, whether somebody reads it or not; and what :mod:`charloom.workflow.lean_graph` says of files and lists. Plans
 stay the same, line by line (``tests/workflow/test_lean.py``). A version of Snakemake that lacks one of these functions
-just keeps its own speed. ``benchmarks/planning.py`` measures what it gives.
+just keeps its own speed, and so does one of another major release, or any with ``CHARLOOM_PLAN=plain``.
+``benchmarks/planning.py`` measures what it gives.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import os
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from charloom.workflow import swaps
+
+RELEASE = "9"
+"""The major release of Snakemake that this was written for and is tested with."""
 
 COLLECT_AFTER = 500_000
 """New objects after which the collector looks for garbage; 700 by Python's default."""
@@ -31,6 +36,10 @@ TAKES_JOB = "takes_job"
 
 def plan_lean() -> None:
     """Apply all of it to this process; may be called again."""
+    import snakemake
+
+    if os.environ.get("CHARLOOM_PLAN") == "plain" or snakemake.__version__.partition(".")[0] != RELEASE:
+        return
     from charloom.workflow import lean_graph
 
     gc.set_threshold(COLLECT_AFTER, 50, 1000)

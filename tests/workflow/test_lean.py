@@ -43,6 +43,17 @@ def applied() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.parametrize("plain", ["asked for", "another release"])
+def test_snakemake_can_be_left_as_it_is(monkeypatch: pytest.MonkeyPatch, plain: str) -> None:
+    if plain == "asked for":
+        monkeypatch.setenv("CHARLOOM_PLAN", "plain")
+    else:
+        monkeypatch.setattr("snakemake.__version__", "10.0.1")
+    before = jobs.Job.format_wildcards, common.get_function_params, gc.get_threshold()
+    lean.plan_lean()
+    assert (jobs.Job.format_wildcards, common.get_function_params, gc.get_threshold()) == before
+
+
 def job(dry: bool = True, **own: Any) -> SimpleNamespace:
     """What :meth:`Job.format_wildcards` uses of a job."""
     workflow = SimpleNamespace(globals={"COLOUR": "red", "threads": "hidden by the job's"}, dryrun=dry)
