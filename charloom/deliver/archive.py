@@ -88,7 +88,7 @@ class Archive:
             with self._file.open(name) as source:
                 while block := source.read(_BLOCK):
                     yield block
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
+        except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OverflowError, OSError) as error:
             raise UserError(f"{self.path}: {name} is damaged ({error}); get the bundle again") from None
         except Exception as error:
             if type(error).__module__ == "zlib":

@@ -47,11 +47,13 @@ def plan_lean() -> None:
     # Nor is a plan, in which the exit would look for it.
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
-    _know_signatures()
-    _format_without_copies()
-    _tell_only_who_listens()
-    _skip_what_a_dry_run_does_not_use()
-    lean_graph.apply()
+    swaps.each(
+        _know_signatures,
+        _format_without_copies,
+        _tell_only_who_listens,
+        _skip_what_a_dry_run_does_not_use,
+        *lean_graph.ALL,
+    )
 
 
 def _know_signatures() -> None:

@@ -18,19 +18,6 @@ from charloom.workflow import swaps
 _NOTHING: frozenset[Any] = frozenset()
 
 
-def apply() -> None:
-    """Apply all of it to this process; may be called again."""
-    _know_producers()
-    _visit_producers_once()
-    _ask_flags_directly()
-    _flag_only_the_flagged()
-    _make_lists_directly()
-    _share_wildcards()
-    _share_inputs()
-    _share_nothing()
-    _share_edges()
-
-
 def _know_producers() -> None:
     """Remember which rules make a file."""
     from snakemake.output_index import OutputIndex
@@ -261,3 +248,17 @@ class ReadersOfOne(dict[Any, Any]):
     def __missing__(self, reader: Any) -> Any:
         made = self[reader] = self.dependencies[reader][self.job]
         return made
+
+
+ALL = (
+    _know_producers,
+    _visit_producers_once,
+    _ask_flags_directly,
+    _flag_only_the_flagged,
+    _make_lists_directly,
+    _share_wildcards,
+    _share_inputs,
+    _share_nothing,
+    _share_edges,
+)
+"""In the order in which they are applied."""

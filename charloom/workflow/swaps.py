@@ -6,6 +6,7 @@ asked for. What a version of Snakemake does not have is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,13 @@ def function(module: Any, name: str, made: Callable[[Any], Any]) -> None:
     for key, other in list(sys.modules.items()):
         if key.partition(".")[0] == "snakemake" and getattr(other, name, None) is original:
             put(other, name, replacement)
+
+
+def each(*changes: Callable[[], None]) -> None:
+    """Make every change whose modules and names this release of Snakemake has."""
+    for change in changes:
+        with contextlib.suppress(ImportError, AttributeError):
+            change()
 
 
 def undo() -> None:

@@ -193,8 +193,8 @@ def test_notes_survive_a_png_of_ours(tmp_path: Path) -> None:
     pictures.save_png(made, tmp_path / "a.png")
     assert pictures.read(tmp_path / "a.png").notes == tuple(pictures.NOTES)
     pictures.save_png(pictures.Picture(scene()), tmp_path / "b.png")
-    scene().save(tmp_path / "c.png", compress_level=4)
-    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+    plain = Image.open(tmp_path / "b.png")
+    assert plain.tobytes() == scene().tobytes() and plain.info == {}
 
 
 # colour profiles

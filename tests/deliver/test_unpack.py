@@ -352,6 +352,17 @@ def test_a_size_that_lies_is_not_believed(bundle: Path, clone: Path, tmp_path: P
     assert info.file_size > 2 and result.exit_code == 1 and "report.html" in said(result)
 
 
+def test_members_before_the_beginning_of_the_file_are_one_line(bundle: Path, clone: Path, tmp_path: Path) -> None:
+    data = bytearray(bundle.read_bytes())
+    offset = data.rindex(b"PK\x05\x06") + 16  # of the central directory, in the last record
+    there = int.from_bytes(data[offset : offset + 4], "little")
+    # Readers take the difference for bytes put in front, here a negative number of them: every member moves.
+    data[offset : offset + 4] = (there + len(data) // 2).to_bytes(4, "little")
+    (tmp_path / "moved.zip").write_bytes(data)
+    result = call("unpack", str(tmp_path / "moved.zip"))
+    assert result.exit_code == 1 and "get the bundle again" in said(result) and "Traceback" not in said(result)
+
+
 def test_a_changed_or_missing_member_is_noticed(bundle: Path, clone: Path, tmp_path: Path) -> None:
     changed = rewritten(bundle, tmp_path / "1.zip", put("dataset/medium-01.txt", b"m4ra smokes"), honest=False)
     assert "dataset/medium-01.txt is not what manifest.json says" in said(call("unpack", str(changed)))
