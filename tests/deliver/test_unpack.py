@@ -357,7 +357,7 @@ def test_members_before_the_beginning_of_the_file_are_one_line(bundle: Path, clo
     offset = data.rindex(b"PK\x05\x06") + 16  # of the central directory, in the last record
     there = int.from_bytes(data[offset : offset + 4], "little")
     # Readers take the difference for bytes put in front, here a negative number of them: every member moves.
-    data[offset : offset + 4] = (there + len(data) // 2).to_bytes(4, "little")
+    data[offset : offset + 4] = (there + len(data)).to_bytes(4, "little")
     (tmp_path / "moved.zip").write_bytes(data)
     result = call("unpack", str(tmp_path / "moved.zip"))
     assert result.exit_code == 1 and "get the bundle again" in said(result) and "Traceback" not in said(result)
