@@ -75,7 +75,7 @@ def test_what_is_told_is_not_guessed(root: Path) -> None:
         (["--images", "nowhere"], "error: --images nowhere: there is no such folder"),
         (["--images", "config/config.yaml"], "error: --images config/config.yaml: is no folder"),
         (["--images", "config"], "error: --images config: there is no picture in it"),
-        (["--class", "womn"], "error: --class womn: did you mean woman?"),
+        (["--class", "womn"], "error: --class womn: is unknown; did you mean woman?"),
         (["--look", "photo"], "error: --look photo: "),
         (["--like", "foxx"], "error: --like foxx: there is no config/examples/foxx.yaml; did you mean fox?"),
         (["--like", "fox", "--class", "man"], "error: --like: takes everything from the example"),

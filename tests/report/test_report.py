@@ -233,7 +233,7 @@ def test_of_a_large_data_set_some_pictures_of_everywhere_are_shown(number: int, 
     [
         ({}, "a medium shot photo of {trigger}, smiling, city street"),
         ({"class": "creature", "look": "drawn", "noun": "fox"}, "a medium shot drawing of {trigger}, city street"),
-        ({"class": "style", "look": "painted"}, "a medium shot painting of a city street, in {trigger} style"),
+        ({"class": "style", "look": "painted"}, "a medium shot of a city street, in {trigger} style"),
     ],
 )
 def test_python_to_copy_speaks_of_the_class(spoken_of: dict[str, str], words: str) -> None:

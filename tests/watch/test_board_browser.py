@@ -45,6 +45,11 @@ def data(path) -> str:
     return base64.b64encode(Path(path).read_bytes()).decode()
 
 
+def at(page, name: str) -> None:
+    """The card ``name`` has the focus, or gets it once an answer is there."""
+    page.wait_for_function(f"() => document.activeElement.dataset.name === {name!r}")
+
+
 def test_by_keyboard_alone(chromium, board):
     say(SAID)
     with opened(chromium, board) as page:
@@ -53,14 +58,14 @@ def test_by_keyboard_alone(chromium, board):
         keys.press("j")  # the first card, which is the reference
         keys.press("j")
         keys.press("ArrowRight")
-        assert page.evaluate("document.activeElement.dataset.name") == "medium-01"
+        at(page, "medium-01")
         keys.press("e")
         keys.press("Control+a")
         keys.type("m4ra <i>in</i> a car, jkxa?")
         keys.press("Enter")
         page.wait_for_selector('[data-name="medium-01"] .caption:has-text("<i>in</i> a car")')  # words stay words
         assert MEDIUM.read_text() == "m4ra <i>in</i> a car, jkxa?\n"
-        assert page.evaluate("document.activeElement.dataset.name") == "medium-01"
+        at(page, "medium-01")
         keys.press("Enter")
         keys.type(" and")
         keys.press("Escape")
@@ -70,8 +75,7 @@ def test_by_keyboard_alone(chromium, board):
         keys.press("a")
         page.wait_for_selector('[data-name="closeup-01"] .caption:has-text("red scarf")')
         page.wait_for_selector(".proposal", state="detached")
-        point = "document.activeElement.dataset.name"
-        assert page.evaluate(point) == "fullbody-01"  # the next with something to do
+        at(page, "fullbody-01")  # the next with something to do
         keys.press("t")
         page.wait_for_selector('[data-name="fullbody-01"] input:checked')
         keys.press("x")
@@ -79,7 +83,8 @@ def test_by_keyboard_alone(chromium, board):
         assert yaml.safe_load(CHARACTER.read_text())["images"]["exclude"] == ["fullbody-01"]
         keys.press("x")
         page.wait_for_selector('[data-name="fullbody-01"]:not(.excluded)')
-        assert "exclude" not in CHARACTER.read_text() and page.evaluate(point) == "fullbody-01"
+        assert "exclude" not in CHARACTER.read_text()
+        at(page, "fullbody-01")
         keys.press("?")
         assert page.locator("#help").is_visible()
         keys.press("Escape")
@@ -95,7 +100,7 @@ def test_by_keyboard_alone(chromium, board):
         keys.press("ArrowRight")
         assert page.locator("dialog[open] .words").text_content().startswith("medium-01")
         keys.press("Escape")
-        assert page.evaluate(point) == "medium-01"
+        at(page, "medium-01")
 
 
 def test_a_conflict_shows_both_texts_and_loses_neither(chromium, board):

@@ -197,7 +197,9 @@ def test_a_small_job_runs_beside_others(machine):
 
 def test_asking_for_what_is_not_there_is_one_line(machine, monkeypatch):
     monkeypatch.setenv(devices.VISIBLE, "0,1")
-    with pytest.raises(UserError, match=r"^device cuda:2: this machine shows 2 GPUs, counted from cuda:0$"):
+    with pytest.raises(
+        UserError, match=r"^device cuda:2: this machine shows 2 GPUs, counted from cuda:0; name one of them$"
+    ):
         devices.lease("cuda:2")
     with pytest.raises(UserError, match=r"^gpus: 3, but device cuda is 2 GPUs; set gpus: 2$"):
         devices.lease("cuda", 3)

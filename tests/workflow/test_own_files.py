@@ -317,13 +317,13 @@ def test_a_large_set_is_checked(tmp_path: Path) -> None:
     for shot in small_project.CHARACTER["shots"]:
         pixels = generator.integers(0, 255, (128, 128, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(data / f"{shot['name']}.png")
-        (data / f"{shot['name']}.txt").write_text(f"a photo of m4ra, {shot['outfit']}")
+        (data / f"{shot['name']}.txt").write_text(f"a photo of m4ra, {shot['outfit']}\n")
     picture = data / f"{small_project.CHARACTER['shots'][0]['name']}.png"
     for number in range(600):
         name = f"a-picture-with-a-long-name-of-{number:06d}"
         (folder / f"many/{name}.png").touch()
         (data / f"many/{name}.png").write_bytes(picture.read_bytes())
-        (data / f"many/{name}.txt").write_text("m4ra")
+        (data / f"many/{name}.txt").write_text("m4ra\n")
     done = snakemake(folder, "--cores", "1", "-p", "results/mara/lint.json", code=small_project.ROOT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     findings = json.loads((folder / "results/mara/lint.json").read_text())["findings"]

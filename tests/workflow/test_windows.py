@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 import unicodedata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def test_every_rule_runs_with_bash_alone_on_the_path_in_a_folder_with_an_odd_nam
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "bash").symlink_to(shutil.which("bash"))
+    if find_spec("snakemake_executor_plugin_slurm"):  # asks for Slurm's commands with it as soon as it is imported
+        (tools / "which").symlink_to(shutil.which("which"))
     environment = {
         "PATH": str(tools),
         "HOME": str(tmp_path),

@@ -6,6 +6,7 @@ Keys have dotted names: ``train.lr``; ``datasets.x`` in the character's own data
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +73,10 @@ class Job:
         if value is None:
             return default
         try:
-            return convert(value) if convert else value
+            made = convert(value) if convert else value
+            if isinstance(made, float) and not math.isfinite(made):
+                raise ValueError
+            return made
         except (TypeError, ValueError, OverflowError):
             self.refuse(key, f"{_short(value)} is not valid; left out")
             return default
