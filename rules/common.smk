@@ -67,8 +67,8 @@ atexit.register(CONTENTS.save)
 RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.projects.values()}
 TRAINING = 1 if any(RUN_AHEAD) else 8
 
-# Defines `run NAME …`, which calls a script, and `stored ENTRY OUTPUT`. A prefix is not part of a rule's recorded text, so that neither another
-# interpreter nor another location of the store makes anything run again.
+# Defines `run NAME …`, which calls a script, and `stored ENTRY OUTPUT`. A prefix is not part of a rule's recorded text, so
+# that neither another interpreter nor another location of the store makes anything run again.
 START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
 if CONDA:
     # The environment holds what charloom needs, not charloom itself: that is in the clone, or where it is installed.

@@ -181,3 +181,10 @@ def bundle_settings(character, base):
             ]
         )
     return delivery.bundle(character, base)
+
+
+def on_index():
+    """The characters that the page of all characters is about; a part of them would take the others off it."""
+    if WORKFLOW.shard:
+        stop([f"{INDEX}: is about all characters; make it without shard"])
+    return reported()

@@ -64,9 +64,9 @@ rule write_report:
 
 rule write_index:
     input:
-        reports=lambda wildcards: [results(name).report for name in reported()],
+        reports=lambda wildcards: [results(name).report for name in on_index()],
         galleries=lambda wildcards: [
-            results(name).gallery for name in reported() if person(name).gallery
+            results(name).gallery for name in on_index() if person(name).gallery
         ],
     output:
         page=report(
@@ -84,7 +84,7 @@ rule write_index:
     threads: 1
     params:
         settings=lambda wildcards: value(
-            delivery.index(person(name) for name in reported())
+            delivery.index(person(name) for name in on_index())
         ),
     message:
         "page of all characters"

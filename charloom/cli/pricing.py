@@ -21,8 +21,13 @@ BESIDE = 1.5
 CONTEXT = 0.5
 """GiB of a card that CUDA itself takes."""
 PREVIEWS = ("sample_checkpoint", "sample_strength", "sample_drift")
-DRAWING = (*PREVIEWS, "draw_reference", "draw_picture", "draw_gallery")
-"""Rules that draw with the base."""
+DRAWING = (*PREVIEWS, "draw_reference", "draw_gallery")
+"""Rules that draw with the base; pictures of a pipeline of the user's are none."""
+_FOLLOWS = {
+    "draw_gallery": ", the gallery",
+    "draw_reference": ", the reference and all pictures that are generated after it",
+}
+_NO_PREVIEWS = "recipe: {sample: {disable: true}}"
 LISTED = 6
 """Stages listed, the longest first."""
 
@@ -128,14 +133,16 @@ def _refuse_drawing(name: str, recipe: dict[str, Any], jobs: dict[str, int]) -> 
     need, allowed = price.drawing(recipe), min(limits, default=None)
     if not found or allowed is None or need <= allowed:
         return
+    others = set(found) - set(PREVIEWS)
     lighter = {**recipe, "sample": {**recipe["sample"], "precision": "float8"}}
     if price.drawing(lighter) <= allowed:
-        remedy = "set recipe: {sample: {precision: float8}}, the smallest change that fits; it changes previews alone"
-    elif set(found) <= set(PREVIEWS):
-        remedy = (
-            "the smallest change that fits: recipe: {sample: {disable: true}}, which draws no previews and ships the "
-            "last checkpoint"
-        )
+        what = "previews alone" if not others else "previews" + "".join(_FOLLOWS[rule] for rule in sorted(others))
+        remedy = f"set recipe: {{sample: {{precision: float8}}}}, the smallest change that fits; it changes {what}"
+    elif not others:
+        remedy = f"the smallest change that fits: {_NO_PREVIEWS}, which draws no previews and ships the last checkpoint"
+    elif others == {"draw_gallery"}:
+        also = "" if set(found) == others else f", and set {_NO_PREVIEWS}"
+        remedy = f"take gallery: out of the character file, which is the smallest change that fits{also}"
     else:
         remedy = "use a larger GPU, or pictures of your own"
     raise UserError(

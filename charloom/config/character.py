@@ -123,6 +123,11 @@ class Character:
         """Whether there are prompts for an image generator: of a style only where it has a plan."""
         return not self.is_style or self.kind == "style"
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether every picture of the folder is used, rather than those of listed shots."""
+        return self.whole or (self.is_style and self.kind != "style")
+
     def missing(self, shot: Shot) -> list[str]:
         """Required phrases that a shot does not have; without them there must be a hand-written caption."""
         needed = {"style": ("tier", "subject"), "creature": ("tier", "view", "background")}

@@ -67,8 +67,8 @@ def place(character: Character, name: str) -> Place:
     if not shot.file:
         return Place(folder, folder, shot.name, there)
     own = folder / shot.file
-    listed = not (character.whole or character.is_style)  # else the shot is called after the file, not the other way
-    return Place(folder, own.parent, own.stem, there, own.name if listed else "")
+    # Where all are taken, the shot is called after the file, not the other way round.
+    return Place(folder, own.parent, own.stem, there, "" if character.takes_all else own.name)
 
 
 def _shot(character: Character, name: str) -> Shot:
@@ -130,7 +130,7 @@ def add(character: Character, file: str, source: Path) -> Path:
 
 def adds(character: Character) -> bool:
     """Whether every picture of the character's folder is used, so that another can be added."""
-    return character.source == "folder" and bool(character.folder) and (character.whole or character.is_style)
+    return character.source == "folder" and bool(character.folder) and character.takes_all
 
 
 def checked(source: Path) -> str:

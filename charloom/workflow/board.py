@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import datasets, image_folder
-from charloom.config.character import Character
+from charloom.config.character import Character, Shot
 from charloom.core import layout
 from charloom.core.errors import UserError
 from charloom.dataset import caption_files, picture_files, prompts
@@ -56,8 +56,16 @@ def kept(character: Character, name: str) -> Character:
         whole = replace(part, files={**part.files, image: part.excluded[image]}, excluded={})
         return replace(character, datasets=tuple(whole if one is part else one for one in character.datasets))
     if any(shot.name == name for shot in character.excluded):
-        return replace(character, shots=(*character.shots, *character.excluded), excluded=())
+        shots = (*character.shots, *character.excluded)
+        # Nobody has looked for the words of those that are left out.
+        wordless = {shot.name for shot in character.excluded if _is_wordless(character, shot)}
+        return replace(character, shots=shots, excluded=(), blank=character.blank | wordless)
     return character
+
+
+def _is_wordless(character: Character, shot: Shot) -> bool:
+    """Whether nothing can be said of a shot without a caption of the user's."""
+    return character.source == "folder" if character.takes_all else bool(character.missing(shot))
 
 
 def file_of(character: Character, name: str, root: Path) -> Path | None:
@@ -121,7 +129,7 @@ def settle(
 
 def sheet(character: Character) -> tuple[str, dict[str, str]]:
     """The prompt of the reference (may be empty), and those of the shots by name: none where no shot is described."""
-    if character.whole or character.is_style or not character.appearance:
+    if character.whole or not character.has_sheet or not character.appearance:
         return "", {}
     found = prompts.sheet(json.loads(slices.prompt_sheet(character)))
     by_hand = character.source == "folder"

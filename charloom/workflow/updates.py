@@ -58,7 +58,6 @@ RULES = {
     "bundle": "make_bundle",
     "comfyui": "write_comfyui",
     "gallery": "write_gallery",
-    "index": "write_index",
     "prompts": "write_prompts",
     "report": "write_report",
     "versus": "compare_results",
@@ -84,7 +83,7 @@ def lines(names: Sequence[str], record: Path = RECORD) -> list[str]:
     """What is made again because charloom was updated since these characters were finished; empty if nothing is."""
     kept, changed = _read(record), dict[tuple[str, int, int], list[str]]()
     for name in names:
-        before = kept.get(name, kept.get(EVERYBODY, {}))
+        before = _of(name, kept)
         for recipe, number in current().items():
             if (old := before.get(recipe, number)) != number:
                 changed.setdefault((recipe, old, number), []).append(name)
@@ -111,9 +110,15 @@ def remember(done: Mapping[str, Collection[str]], record: Path = RECORD) -> None
     for name, rules in done.items():
         made = {recipe: number for recipe, number in current().items() if RULES.get(recipe, LAST_RULE) in rules}
         if made:
-            known[name] = {**known.get(name, known.get(EVERYBODY, {})), **made}
+            known[name] = {**_of(name, known), **made}
     if known != kept:
         files.write_json(record, known)
+
+
+def _of(name: str, kept: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of a character; of a record for all, without what may never have been made of this one."""
+    everybody = kept.get(EVERYBODY, {})
+    return kept.get(name, {recipe: number for recipe, number in everybody.items() if recipe not in RULES})
 
 
 def _read(record: Path) -> dict[str, dict[str, Any]]:

@@ -16,9 +16,9 @@ from small_project import edit, picture, snakemake, write_yaml
 
 from charloom.config.project import load, read
 from charloom.core.errors import UserError
-from charloom.dataset import captions, lint, sources
+from charloom.dataset import captions, lint, picture_files, sources
 from charloom.dataset.lint import Item
-from charloom.workflow import caption_slices, delivery, slices
+from charloom.workflow import board, caption_slices, delivery, slices
 
 INK = "config/styles/ink.yaml"
 STYLE: dict[str, Any] = {
@@ -50,6 +50,29 @@ def drawn_in(folder: Path, **changes: Any) -> Path:
     edit(folder / INK, images={"source": "folder", "path": "pictures"}, trigger="1nk",
          sample_prompts=["a house, {trigger}", "a house"], **changes)  # fmt: skip
     return folder
+
+
+def test_a_picture_that_is_left_out_of_a_style_has_words_and_can_be_taken_back(project: Path) -> None:
+    drawn_in(project)
+    edit(project / INK, images={"source": "folder", "path": "pictures", "exclude": ["cup", "hill"]})
+    ink = load(project).styles["ink"]
+    assert board.words_of(board.kept(ink, "cup"), "cup", project).problem == ""
+    assert board.words_of(board.kept(ink, "hill"), "hill", project).text == "a hill, 1nk"
+
+
+def test_a_picture_of_a_planned_style_lands_under_the_name_that_its_shot_names(project: Path) -> None:
+    """Its folder holds the pictures of a plan, as a character's does, not whatever there is."""
+    (project / "pictures").mkdir()
+    boat = {"name": "boat", "tier": "medium", "subject": "a boat", "file": "x.png"}
+    shots = [boat, {"name": "cup", "tier": "medium", "subject": "a cup"}]
+    images = {"source": "folder", "path": "pictures", "count": 2}
+    edit(project / INK, images=images, trigger="1nk", shots=shots, appearance="in ink", sample_prompts=["a {trigger}"])
+    ink = load(project).styles["ink"]
+    assert not picture_files.adds(ink) and picture_files.place(ink, "boat").there is None
+    assert len(sources.problems(ink)) == 2 and "x.png" in sources.problems(ink)[0]
+    assert board.sheet(ink)[1].keys() == {"boat", "cup"}
+    picture(project / "pictures/x.png", (96, 80), seed=1)
+    assert picture_files.place(ink, "boat").there == Path("pictures/x.png")
 
 
 def test_a_style_of_pictures_that_are_still_to_be_drawn_has_a_plan(project: Path) -> None:

@@ -117,7 +117,14 @@ def test_what_previews_need_is_what_the_engine_asks_for() -> None:
         ("sample_checkpoint", {"memory": 14.0, "sample": {"precision": "bf16"}}, r"\{sample: \{precision: float8\}\}"),
         ("sample_strength", {"memory": 14.0, "quantization": {"transformer": "nf4"}}, r"it changes previews alone$"),
         ("sample_checkpoint", {"memory": 8.0}, r"recipe: \{sample: \{disable: true\}\}"),
-        ("draw_picture", {"memory": 8.0}, "use a larger GPU, or pictures of your own"),
+        ("draw_reference", {"memory": 8.0}, "use a larger GPU, or pictures of your own"),
+        (
+            "draw_reference",
+            {"memory": 14.0, "sample": {"precision": "bf16"}},
+            "the reference and all pictures that are",
+        ),
+        ("draw_gallery", {"memory": 8.0}, "take gallery: out of the character file"),
+        ("draw_picture", {"memory": 8.0}, None),  # a pipeline of the user's
         ("sample_checkpoint", {"memory": 8.5}, None),
         ("sample_checkpoint", {"low_vram": True}, None),
         ("encode_latents", {"memory": 6.0}, None),

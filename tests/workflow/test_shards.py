@@ -42,6 +42,11 @@ def test_shards_make_together_what_one_call_makes(project: Path) -> None:
     assert parts[0] & parts[1] == shared
 
 
+def test_the_page_of_all_characters_is_not_replaced_by_one_of_a_part(project: Path) -> None:
+    done = snakemake(project, "-n", "--config", "shard=1/2", "--", "results/index.html", code=ROOT)
+    assert done.returncode and "is about all characters; make it without shard" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
 def test_every_character_is_in_one_shard(project: Path, parts: int) -> None:
     found = [list(load(project, {"shard": f"{part}/{parts}"}).characters) for part in range(1, parts + 1)]

@@ -42,7 +42,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    made = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        made = Cluster(tmp_path_factory.mktemp("slurm"))
+    except (RuntimeError, OSError) as error:  # a container without cgroups, a host name that Slurm does not take
+        if os.environ.get("CHARLOOM_SLURM"):  # where it has to run
+            raise
+        pytest.skip(f"not run: Slurm does not start here: {error}")
     yield made
     made.stop()
 

@@ -24,7 +24,7 @@ def problems(character: Character) -> list[str]:
         return ["images.path: is missing; name the folder with your images"]
     if not Path(character.folder).is_dir():
         return [f"images.path: there is no folder {character.folder}; {_remedy(character)}"]
-    if character.whole or character.is_style:
+    if character.takes_all:
         return _empty(character) if not character.shots else []
     there = [path.stem for path in images(character.folder)]
     lines, owners = [], {}
