@@ -138,6 +138,36 @@ def test_an_edit_elsewhere_is_told_while_one_is_writing(chromium, board):
         assert not MEDIUM.exists()  # nothing was changed
 
 
+def test_what_is_typed_while_a_caption_is_saved_is_not_taken_and_lost(chromium, board):
+    with opened(chromium, board) as page:
+        checked(page)
+        held = []
+        page.route("**/caption", lambda route: held.append(route))
+        card(page, "medium-01").locator(".caption").click()
+        page.locator("textarea").fill("m4ra, mine")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".editor.busy")
+        page.keyboard.type(" and more")
+        assert page.locator("textarea").input_value() == "m4ra, mine"
+        held[0].continue_()
+        page.wait_for_selector('[data-name="medium-01"] .caption:has-text("m4ra, mine")')
+
+
+def test_the_pictures_stay_while_the_character_file_is_broken(chromium, board):
+    with opened(chromium, board) as page:
+        checked(page)
+        before = CHARACTER.read_text()
+        CHARACTER.write_text("images: [")
+        page.wait_for_selector("#state:has-text('not known')", timeout=10_000)
+        page.keyboard.press("j")
+        page.keyboard.press("/")
+        page.keyboard.type("once")
+        assert page.locator(".pic:visible").count() == 1
+        CHARACTER.write_text(before)
+        page.keyboard.press("Escape")
+        checked(page)
+
+
 def test_pictures_are_dropped(chromium, board, tmp_path):
     new = data(small_project.picture(tmp_path / "any name.png", (96, 80), 9))
     former = Path("pics/medium-01.png").read_bytes()

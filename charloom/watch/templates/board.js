@@ -25,7 +25,7 @@ function tell(answer, undo) {
 }
 
 function draw(news) {
-  state = news;
+  state = { ...state, ...news }; // a character file that cannot be read brings no pictures: the former ones stay
   document.getElementById("title").textContent = `${news.title}: data set`;
   if (!news.pictures) {
     stateOf.textContent = "not known"; stateOf.className = "pill bad";

@@ -52,10 +52,10 @@ async function save(onward = false) {
   if (!editing || editing.saving) return;
   const one = editing, text = one.field.value;
   if (text.trim() === one.before.trim() && one.conflict.hidden) { finish(true); if (onward) step(1); return; }
-  one.saving = true;
+  one.saving = one.field.readOnly = true; // what was typed until the answer is there would be lost
   one.element.classList.add("busy");
   const answer = await post(`${home}/caption`, JSON.stringify({ picture: one.name, text, seen: one.seen }));
-  one.saving = false;
+  one.saving = one.field.readOnly = false;
   one.element.classList.remove("busy");
   if (answer.ok) {
     if (editing === one) finish(true);
@@ -68,7 +68,7 @@ async function save(onward = false) {
 // Both texts: what is being written here, and what somebody else has written meanwhile.
 function clash(one, theirs, seen) {
   const mine = () => { one.seen = seen; save(); };
-  const take = () => { one.seen = seen; one.before = one.field.value = theirs; one.conflict.hidden = true; grow(one.field); one.field.focus(); };
+  const take = () => { if (one.saving) return; one.seen = seen; one.before = one.field.value = theirs; one.conflict.hidden = true; grow(one.field); one.field.focus(); };
   one.conflict.replaceChildren(h("p", {}, h("b", {}, "Somebody has changed this caption meanwhile. "), "It says now:"),
     h("p", { class: "theirs" }, theirs || "nothing"), h("div", { class: "acts" },
       act("Save mine over it", "", "The other text stays among the earlier ones", mine), act("Take theirs", "", "Go on with the other text", take)));
@@ -83,7 +83,7 @@ async function showEarlier() {
   let found = [];
   try { found = await (await fetch(`${home}/history?picture=${encodeURIComponent(one.name)}`)).json(); } catch { /* none */ }
   one.earlier.replaceChildren(...(found.length ? found.map(line => h("button", { type: "button", class: "line",
-    title: `until ${line.time.replace("T", " ")}, changed by ${line.by}`, onclick: () => { one.field.value = line.text; grow(one.field); one.field.focus(); } },
+    title: `until ${line.time.replace("T", " ")}, changed by ${line.by}`, onclick: () => { if (one.saving) return; one.field.value = line.text; grow(one.field); one.field.focus(); } },
   line.text)) : [h("p", { class: "note" }, "It was never changed here.")]));
   one.earlier.hidden = false;
 }
