@@ -43,7 +43,13 @@ def _ways(text: str, before: Any, checkpoint: int | str) -> list[str]:
     if KEY not in before:
         newline = editing.newline_of(text)
         rest = text if text.endswith(("\n", "\r")) or not text else text + newline
-        return [f"{rest}{KEY}: {checkpoint}{newline}"]
+        head, brace, tail = text.rpartition("}")  # of a mapping in braces
+        return [f"{rest}{KEY}: {checkpoint}{newline}", f"{head}, {KEY}: {checkpoint}{brace}{tail}"]
+    if before[KEY] is None:
+        row, column = before.lc.key(KEY)
+        lines = text.splitlines(keepends=True)
+        head, colon, tail = lines[row][column:].partition(":")
+        return ["".join([*lines[:row], f"{lines[row][:column]}{head}{colon} {checkpoint}{tail}", *lines[row + 1 :]])]
     row, column = before.lc.value(KEY)
     lines = text.splitlines(keepends=True)
     line, old = lines[row] if row < len(lines) else "", before[KEY]

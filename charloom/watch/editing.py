@@ -57,8 +57,9 @@ def edited(
 ) -> bytes:
     """The file's bytes after a change.
 
-    ``change`` says what the document shall mean, ``ways`` gives texts that may be what is wanted, the best first; after
-    them the whole document is written anew. ruamel.yaml says afterwards whether a text means what it should.
+    ``change`` says what the document shall mean, ``ways`` gives texts that may be what is wanted, the best first. After
+    them the whole document is written anew, which is taken only if it changes a single line. ruamel.yaml says
+    afterwards whether a text means what it should.
     ``by_hand`` is what the user would have to write.
 
     Raises:
@@ -72,10 +73,23 @@ def edited(
     wanted = copy.deepcopy(before)
     change(wanted)
     # The line ends of the file are kept: Python would write others on Windows.
-    for new in [*ways(text, before), _dumped(wanted)]:
+    for new in ways(text, before):
         if parsed(new, name, broken_is_none=True) == wanted:
             return new.encode("utf-8")
+    new = _dumped(wanted).replace("\r\n", "\n").replace("\n", newline_of(text))
+    if parsed(new, name, broken_is_none=True) == wanted and _one_line(text, new):
+        return new.encode("utf-8")
     raise UserError(f"{name}: cannot be edited without changing more; {by_hand} by hand")
+
+
+def _one_line(old: str, new: str) -> bool:
+    """Whether one line of ``old`` at most is another in ``new``, or one is added, and no comment is lost."""
+    before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
+    while before and after and before[0] == after[0]:
+        del before[0], after[0]
+    while before and after and before[-1] == after[-1]:
+        del before[-1], after[-1]
+    return len(before) <= 1 and len(after) <= 1 and not any("#" in line for line in before)
 
 
 def newline_of(text: str) -> str:

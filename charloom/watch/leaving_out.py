@@ -54,18 +54,8 @@ def _ways(text: str, before: Any, wanted: Sequence[str]) -> Iterator[str]:
     lines = re.split(r"(?<=\n)", text)
     written = f"{KEY}: {_flow(wanted)}"
     if KEY not in images:
-        if "source" not in images:
-            return
-        row, column = images.lc.value("source")
-        line, value = lines[row], str(images["source"])
-        end = column + len(value)
-        if line[column:end] == value:
-            indent = " " * images.lc.key("source")[1]
-            # On a line of its own, after the source; or, in {...}, behind it.
-            end_of_line = editing.newline_of(text)
-            above = line if line.endswith("\n") else line + end_of_line
-            yield "".join([*lines[:row], above, f"{indent}{written}{end_of_line}", *lines[row + 1 :]])
-            yield "".join([*lines[:row], f"{line[:end]}, {written}{line[end:]}", *lines[row + 1 :]])
+        for key in sorted(images, key=lambda key: key != "source"):
+            yield from _behind(lines, images, key, written, editing.newline_of(text))
         return
     row, column = images.lc.key(KEY)
     rest = "".join(lines[row:])
@@ -78,7 +68,23 @@ def _ways(text: str, before: Any, wanted: Sequence[str]) -> Iterator[str]:
             yield "".join(lines[:row]) + re.sub(r",\s*$", "", head) + tail + rest[found.end() :]
         yield "".join(lines[:row]) + found[1] + _flow(wanted) + found[2] + rest[found.end() :]
         return
-    yield from _block(lines, row, images[KEY], wanted)
+    if isinstance(images[KEY], list):
+        yield from _block(lines, row, images[KEY], wanted)
+
+
+def _behind(lines: list[str], images: Any, key: Any, written: str, end_of_line: str) -> Iterator[str]:
+    """The new key on a line of its own after ``key`` and its value; or, in {...}, behind them."""
+    row, column = images.lc.value(key)
+    if row >= len(lines):
+        return
+    line, value = lines[row], str(images[key])
+    indent = " " * images.lc.key(key)[1]
+    above = line if line.endswith("\n") else line + end_of_line
+    yield "".join([*lines[:row], above, f"{indent}{written}{end_of_line}", *lines[row + 1 :]])
+    for spelt in (value, f'"{value}"', f"'{value}'"):
+        if line[column:].startswith(spelt):
+            end = column + len(spelt)
+            yield "".join([*lines[:row], f"{line[:end]}, {written}{line[end:]}", *lines[row + 1 :]])
 
 
 def _block(lines: list[str], row: int, items: Any, wanted: Sequence[str]) -> Iterator[str]:

@@ -33,6 +33,8 @@ def test_of_a_shipped_file_one_line_changes(path):
         ("name: A\r\ncheckpoint: 'auto'\r\nx: 1\r\n", "name: A\r\ncheckpoint: 250\r\nx: 1\r\n"),
         ("checkpoint:   100\nname: A\n", "checkpoint:   250\nname: A\n"),
         ("name: A\ntext: |\n  checkpoint: auto\n", "name: A\ntext: |\n  checkpoint: auto\ncheckpoint: 250\n"),
+        ("{name:   A}\r\n# end\r\n", "{name:   A, checkpoint: 250}\r\n# end\r\n"),
+        ("name:   A\ncheckpoint:  # why\n\n# end\n", "name:   A\ncheckpoint: 250  # why\n\n# end\n"),
         ("shots:\n- checkpoint: auto\n", "shots:\n- checkpoint: auto\ncheckpoint: 250\n"),
     ],
 )  # fmt: skip
@@ -43,6 +45,8 @@ def test_everything_else_stays_to_the_byte(before, after):
 @pytest.mark.parametrize("before", ["{name: A, checkpoint: auto}", "{name: A}", "name: A\n...\n", "checkpoint:\n"])
 def test_unusual_files_mean_the_right_thing(before):
     assert yaml.safe_load(edited(before.encode(), 250, "a.yaml"))["checkpoint"] == 250
+    windows = edited(before.replace("\n", "\r\n").encode(), 250, "a.yaml")
+    assert windows.count(b"\n") == windows.count(b"\r\n") or "\n" not in before
 
 
 @pytest.mark.parametrize("before", [b"name: [", b"- a\n", b"\xff", b"just words"])
@@ -50,6 +54,11 @@ def test_what_is_no_character_file_is_refused_in_one_line(before):
     with pytest.raises(UserError, match="a.yaml") as caught:
         edited(before, 250, "a.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_what_would_be_written_anew_is_refused():
+    with pytest.raises(UserError, match="cannot be edited without changing more"):
+        edited(b"name:   A\n...\n# why\n", 250, "a.yaml")
 
 
 def test_a_file_that_has_changed_is_not_touched(tmp_path):

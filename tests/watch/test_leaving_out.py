@@ -44,11 +44,29 @@ ITEMS = "images:\n  source: folder\n  exclude:\n    - a  # blurred\n    - b\n  p
         (ITEMS, ["b"], True, ITEMS),
         ("images:\n  source: folder\n  exclude:\n  - a", ["b"], True,
          "images:\n  source: folder\n  exclude:\n  - a\n  - b\n"),
+        ('# x\nimages:\n    source:   "folder"  # y\n    path: x\nname:   A\n', ["a"], True,
+         '# x\nimages:\n    source:   "folder"  # y\n    exclude: [a]\n    path: x\nname:   A\n'),
+        ("images: { source: 'folder',  path: x }\nname:   A\n", ["a"], True,
+         "images: { source: 'folder', exclude: [a],  path: x }\nname:   A\n"),
+        ("images:\n  path:   x # y\n\nname:   A\n", ["a"], True,
+         "images:\n  path:   x # y\n  exclude: [a]\n\nname:   A\n"),
         ("images:\n  source: paperdoll", ["a"], True, "images:\n  source: paperdoll\n  exclude: [a]\n"),
     ],
 )  # fmt: skip
 def test_everything_else_stays_to_the_byte(before, names, out, after):
     assert edited(before.encode(), names, out, "a.yaml").decode() == after
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "images:\n  source: folder\n  exclude: [a, # first\n    b]\n",
+        "name:   A\nimages:\n  source: folder\n  exclude: a\n",
+    ],
+)
+def test_what_would_lose_a_comment_or_be_written_anew_is_refused(before):
+    with pytest.raises(UserError, match="cannot be edited without changing more; write exclude under its images by"):
+        edited(before.encode(), ["c"], True, "a.yaml")
 
 
 @pytest.mark.parametrize("before", [b"name: A\n", b"images: [", b"images: x\n", b"\xff", b"- a\n"])
