@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,13 @@ def save(
 
     Raises:
         Changed: the file has changed since.
-        UserError: the text has no words, or the file cannot be written.
+        UserError: the text has no words or is no text, or the file cannot be written.
     """
     text, path = words.tidy(text), place(character, name, root)
     if not text:
         raise UserError(f"{path}: a caption without words; delete the file to have one composed")
+    if half := re.search("[\ud800-\udfff]", text):
+        raise UserError(f"{path}: the caption has half a character (U+{ord(half[0]):04X}); delete it, then save")
     if expected is not None and version(path) != expected:
         raise Changed(path, captions.read(path) if path.is_file() else "")
     before = captions.read(path) if path.is_file() else None

@@ -5,9 +5,11 @@ For pages. The trash is a folder ``.trash`` beside the pictures, which nothing e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +99,8 @@ def put(character: Character, name: str, source: Path, *, expected: str | None =
         Changed: the file has changed since.
         UserError: ``source`` is no picture, or nothing can be put there.
     """
-    where = place(character, name)
+    with _told(character.folder or name):
+        where = place(character, name)
     if expected is not None and version(where.there) != expected:
         raise Changed(where.there or where.home / where.stem)
     usual = checked(source)
@@ -120,7 +123,8 @@ def add(character: Character, file: str, source: Path) -> Path:
         raise UserError("only a folder whose every picture is used takes more; drop the picture onto a shot")
     usual, folder = checked(source), Path(character.folder or "")
     plain = re.sub(r"[^\w()\- ]+", "-", Path(file.replace("\\", "/")).stem).strip("-. ~#")[:80] or "picture"
-    taken = {path.stem.lower() for path in folder.iterdir()} if folder.is_dir() else set()
+    with _told(folder):
+        taken = {path.stem.lower() for path in folder.iterdir()} if folder.is_dir() else set()
     stem, number = plain, 1
     while stem.lower() in taken or stem.lower() == image_folder.REFERENCE:
         number += 1
@@ -152,24 +156,45 @@ def _same(usual: str) -> tuple[str, ...]:
     return next((group for group in alike if usual in group), (usual,))
 
 
-def _land(source: Path, target: Path, where: Place) -> tuple[Path, Path | None]:
-    if not where.folder.is_dir() and where.home == where.folder:
-        where.folder.mkdir(parents=True)
-    if not target.parent.resolve().is_relative_to(where.folder.resolve()):
-        raise UserError(f"{target}: lies outside of {where.folder}; correct the shot's file")
-    former = None
+@contextlib.contextmanager
+def _told(path: Path | str) -> Iterator[None]:
+    """What the system refuses, as a line for the user."""
     try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); look at the folder's permissions") from None
+
+
+def _land(source: Path, target: Path, where: Place) -> tuple[Path, Path | None]:
+    former = None
+    with _told(target):
+        if not where.folder.is_dir() and where.home == where.folder:
+            where.folder.mkdir(parents=True)
+        if not target.parent.resolve().is_relative_to(where.folder.resolve()):
+            raise UserError(f"{target}: lies outside of {where.folder}; correct the shot's file")
         with files.whole(target) as temporary:
             shutil.copyfile(source, temporary)
             # Every picture of this name: one of a better ending would be taken in place of the new one.
-            for path in _of_stem(where.home, where.stem, target):
-                gone = files.aside(path, path.parent / TRASH)
-                former = gone if where.there and path.name == where.there.name else former or gone
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); look at the folder's permissions") from None
+            for path in _of_stem(where, target):
+                if os.path.lexists(path):  # not if it was another spelling of one that is gone
+                    gone = files.aside(path, path.parent / TRASH)
+                    former = former or gone
     return target, former
 
 
-def _of_stem(home: Path, stem: str, target: Path) -> list[Path]:
-    same = [path for path in home.iterdir() if path.stem == stem and inventory.is_picture(path)]
-    return [*same, *([target] if os.path.lexists(target) and target not in same else [])]
+def _of_stem(where: Place, target: Path) -> list[Path]:
+    """The files that the new picture replaces, the one that is read at present first.
+
+    On some systems a name stands for a file that is spelt otherwise (``IMG.png`` for ``img.png``), so the system is
+    asked; where it tells them apart, the other is another picture.
+    """
+    same = [path for path in where.home.iterdir() if inventory.is_picture(path) and _called(path, where.stem)]
+    return list(dict.fromkeys([*([where.there] if where.there else []), *same, target]))
+
+
+def _called(path: Path, stem: str) -> bool:
+    if path.stem == stem:
+        return True
+    with contextlib.suppress(OSError):
+        return path.with_name(stem + path.suffix).samefile(path)
+    return False

@@ -35,6 +35,8 @@ UPLOAD = 128 * 2**20
 """Bytes of a picture that is dropped, at most."""
 FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
 """For thumbnails, whose address changes with the picture."""
+NEVER = {"cache-control": "no-store"}
+"""For what stands in place of a picture that cannot be read: the next time it may be."""
 IDLE = 5
 """The board is looked at again after so many times as long as a look takes, so that huge folders cost little."""
 SILENCE = 15.0
@@ -138,7 +140,8 @@ class BoardRoutes:
             return PlainTextResponse("there is no such picture\n", 404)
         async with self._shrinking:
             data, kind = await run_in_threadpool(thumbnails.thumbnail, path, size, self.server.watcher.store)
-        return Response(data, media_type=kind, headers={**FOREVER, "content-security-policy": "default-src 'none'"})
+        kept = NEVER if data == thumbnails.NONE else FOREVER
+        return Response(data, media_type=kind, headers={**kept, "content-security-policy": "default-src 'none'"})
 
     def _file(self, character: Character, name: str) -> Path | None:
         known(character, name)
@@ -315,7 +318,7 @@ async def _asked(request: Request) -> dict[str, Any]:
             raise Refused(413, "the request is too long")
     try:
         asked = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for brackets in brackets in brackets
         asked = None
     if not isinstance(asked, dict):
         raise Refused(400, "the request cannot be read")

@@ -6,6 +6,7 @@ file may hold reaches a browser.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from charloom.core.canonical import digest
@@ -15,6 +16,8 @@ from charloom.core.store import Store
 from charloom.report import pictures
 
 KIND = "thumbnail"
+RECIPE = 1
+"""Counts up when a thumbnail is made otherwise, so that no former one is shown."""
 EDGES = {"small": 384, "large": 1400}
 """Longest edge in pixels by the name of the size."""
 NONE = (
@@ -27,13 +30,16 @@ NONE = (
 def thumbnail(picture: Path, size: str, store: Store) -> tuple[bytes, str]:
     """The picture's copy of a size of :data:`EDGES`, and its media type."""
     try:
-        key = digest({"path": str(picture.resolve()), "file": signature(picture), "edge": EDGES[size]})
+        key = digest(
+            {"path": str(picture.resolve()), "file": signature(picture), "edge": EDGES[size], "recipe": RECIPE}
+        )
         entry = store.path(KIND, key, ".webp")
         if entry.is_file():
             return entry.read_bytes(), "image/webp"
         data = pictures.encode(picture, EDGES[size])
     except (OSError, ValueError, UserError):
         return NONE, "image/svg+xml"
-    with store.put(KIND, key, ".webp", sync=False) as target:
+    # On a full disk it is made anew each time.
+    with contextlib.suppress(OSError, UserError), store.put(KIND, key, ".webp", sync=False) as target:
         target.write_bytes(data)
     return data, "image/webp"

@@ -107,6 +107,34 @@ def test_a_shot_with_a_file_of_its_own_keeps_the_name_that_the_character_file_re
     assert picture_files.put(character, "medium-01", Path("../new.jpg"))[0] == Path("pics/IMG 7.jpg")
 
 
+def test_the_former_picture_goes_though_its_accents_are_written_otherwise_and_another_one_stays():
+    shots = [{**shot, **({"file": "IMG \u00e9.png"} if shot["name"] == "medium-01" else {})}
+             for shot in small_project.CHARACTER["shots"]]  # fmt: skip
+    character = mara(images={"count": 3}, shots=shots)
+    small_project.picture(Path("pics/IMG e\u0301.png"), (64, 64))
+    before = Path("pics/IMG e\u0301.png").read_bytes()
+    small_project.picture(Path("pics/img e\u0301.png"), (64, 64))
+    _, former = picture_files.put(character, "medium-01", new())
+    assert former.read_bytes() == before
+    if os.path.normcase("A") == "A" and not Path("PICS").exists():  # here they are two pictures
+        assert Path("pics/img e\u0301.png").is_file()
+
+
+def test_a_name_that_stands_for_a_file_spelt_otherwise_replaces_it(monkeypatch):
+    character = mara(images={"count": 3})
+    small_project.picture(Path("pics/Medium-01.png"), (64, 64))
+    before = Path("pics/Medium-01.png").read_bytes()
+    monkeypatch.setattr(picture_files.image_folder, "of_shot", lambda *_: Path("pics/Medium-01.png"))
+    _, former = picture_files.put(character, "medium-01", new())
+    assert former.read_bytes() == before and not Path("pics/Medium-01.png").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place where nobody makes folders")
+def test_a_folder_that_cannot_be_made_is_one_line():
+    with pytest.raises(UserError, match=r"/proc/nope.*; look at the folder's permissions"):
+        picture_files.put(mara(images={"path": "/proc/nope", "count": 3}), "medium-01", new())
+
+
 def test_a_folder_that_is_a_way_out_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     small_project.picture(Path("pics/a.png"), (64, 64))

@@ -154,7 +154,17 @@ def test_a_request_that_cannot_be_read_is_one_line(page, asked):
     assert page.ask("caption", 400, **asked)["text"] == "the request cannot be read"
     reply = page.client.post("/board/mara/caption", content=b"x" * 70_000, headers=page.headers)
     assert reply.status_code == 413
+    reply = page.client.post("/board/mara/caption", content=b"[" * 60_000, headers=page.headers)
+    assert reply.status_code == 400 and reply.json()["text"] == "the request cannot be read"
     assert page.client.post("/board/nobody/caption", json=asked, headers=page.headers).status_code in (400, 409)
+
+
+def test_half_a_character_is_refused_before_anything_is_written(page):
+    before, seen = everything(), page.picture("medium-01")["seen"]
+    asked = b'{"picture": "medium-01", "text": "m4ra \\ud800", "seen": "%s"}' % seen.encode()
+    reply = page.client.post("/board/mara/caption", content=asked, headers=page.headers)
+    assert reply.status_code == 409 and "half a character (U+D800)" in reply.json()["text"]
+    assert everything() == before
 
 
 def test_a_caption_becomes_the_users_own_with_its_history(page):
@@ -308,17 +318,24 @@ def test_a_bomb_is_refused(page):
     assert "million pixels" in page.drop(out.getvalue(), 400, picture="fullbody-01", version="")["text"]
 
 
-def test_thumbnails_are_small_kept_and_new_when_the_picture_is(page):
+def test_thumbnails_are_small_kept_and_new_when_the_picture_is(page, monkeypatch):
     small_project.picture(Path("pics/medium-01.png"), (1600, 1200), 3)
     address = page.picture("medium-01")["picture"]
     reply = page.client.get(address)
     assert max(Image.open(io.BytesIO(reply.content)).size) == 384 and "immutable" in reply.headers["cache-control"]
     (kept,) = Path("work/store/thumbnail").rglob("*.webp")
     assert kept.read_bytes() == reply.content == page.client.get(address).content
+    small_project.picture(Path("pics/medium-01.png"), (1600, 1200), 4)
+    page.server.board.forget()
+    address = page.picture("medium-01")["picture"]
+    with monkeypatch.context() as full:
+        full.setattr(page.server.watcher.store, "put", lambda *_, **how: (_ for _ in ()).throw(OSError(28, "full")))
+        assert page.client.get(address).headers["content-type"] == "image/webp"
     Path("pics/medium-01.png").write_bytes(b"broken")
     page.server.board.forget()
     reply = page.client.get(page.picture("medium-01")["picture"])
     assert reply.status_code == 200 and reply.headers["content-type"].startswith("image/svg")
+    assert reply.headers["cache-control"] == "no-store"
     assert any(one["level"] == "error" for one in page.picture("medium-01")["findings"])
 
 
