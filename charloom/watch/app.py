@@ -147,7 +147,7 @@ class Server:
         try:
             asked = json.loads(body)
             name, step, seen = asked["name"], asked["step"], asked["seen"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return JSONResponse({"ok": False, "text": "the request cannot be read"}, 400)
         async with self.lock:
             try:
