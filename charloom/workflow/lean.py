@@ -5,7 +5,7 @@ collector walks through all of them again and again though none is garbage; ``in
 per file for the same few functions; each message and command is formatted with several copies of all the names of the
 workflow, whether somebody reads it or not; and what :mod:`charloom.workflow.lean_graph` says of files and lists. Plans
 stay the same, line by line (``tests/workflow/test_lean.py``). A version of Snakemake that lacks one of these functions
-just keeps its own speed, and so does one of another major release, or any with ``CHARLOOM_PLAN=plain``.
+just keeps its own speed, and so does one that was not tried, or any with ``CHARLOOM_PLAN=plain``.
 ``benchmarks/planning.py`` measures what it gives.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 
 from charloom.workflow import swaps
 
-RELEASE = "9"
-"""The major release of Snakemake that this was written for and is tested with."""
+OLDEST, BELOW = (9, 27), (10, 0)
+"""The releases of Snakemake that this is for; 9.8 has other arguments in some places."""
 
 COLLECT_AFTER = 500_000
 """New objects after which the collector looks for garbage; 700 by Python's default."""
@@ -36,9 +36,7 @@ TAKES_JOB = "takes_job"
 
 def plan_lean() -> None:
     """Apply all of it to this process; may be called again."""
-    import snakemake
-
-    if os.environ.get("CHARLOOM_PLAN") == "plain" or snakemake.__version__.partition(".")[0] != RELEASE:
+    if os.environ.get("CHARLOOM_PLAN") == "plain" or not OLDEST <= _release() < BELOW:
         return
     from charloom.workflow import lean_graph
 
@@ -54,6 +52,12 @@ def plan_lean() -> None:
         _skip_what_a_dry_run_does_not_use,
         *lean_graph.ALL,
     )
+
+
+def _release() -> tuple[int, ...]:
+    import snakemake
+
+    return tuple(int(part) for part in snakemake.__version__.split(".")[:2] if part.isdigit())
 
 
 def _know_signatures() -> None:
