@@ -10,6 +10,7 @@ from typing import Any
 from charloom.config import plans
 from charloom.config.character import Shot
 from charloom.config.datasets import DataSet
+from charloom.core.files import expanded
 
 KEY = "exclude"
 
@@ -43,7 +44,7 @@ def _problems(
             # A folder that is not there is a mistake of its own.
             if image not in by_set[where].files and Path(by_set[where].folder).is_dir():
                 found.append(f"images.{KEY}: {name}: the set has no such picture; correct it, or take it out")
-        elif name not in known and (shots or Path(images.get("path", "")).expanduser().is_dir()):
+        elif name not in known and (shots or expanded(images.get("path", "")).is_dir()):
             found.append(f"images.{KEY}: {plans.no_shot(name, list(known))}")
     if shots and not kept:
         found.append(f"images.{KEY}: leaves no picture to train on; take one back")

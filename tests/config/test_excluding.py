@@ -9,6 +9,7 @@ import yaml
 from charloom.config import portable
 from charloom.config.project import load, read
 from charloom.core.errors import UserError
+from charloom.dataset import sources
 from charloom.workflow import slices
 
 FILE = "config/characters/mara.yaml"
@@ -88,3 +89,10 @@ def test_what_travels_is_whole_without_it(root, tmp_path):
     (root / FILE).write_text(text)
     again = read(root).characters["mara"]
     assert again.shot_names == ["closeup-01", "fullbody-01"] and "exclude" not in text
+
+
+def test_a_home_of_nobody_is_a_folder_that_is_not_there(root):
+    images = {"source": "folder", "path": "~no-such-user/pics", "exclude": ["one"]}
+    small_project.write_yaml(root / FILE, {"trigger": "m4ra", "images": images})
+    with pytest.raises(UserError, match="images.path: there is no folder ~no-such-user/pics"):
+        load(root, ready="mara", image_problems=sources.problems)
