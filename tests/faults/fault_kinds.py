@@ -340,6 +340,8 @@ def undergo(templates: list[Template], place: Path, name: str, seed: int) -> Out
             outcome.detail = KINDS[name](project, chance)
         except AssertionError as error:
             outcome.problems.append(str(error))
+        # Where it was tried is nobody's business in a table that is kept.
+        outcome.detail = outcome.detail.replace(f"{project.folder}/", "")
         if name in INSIDE:
             outcome.met = (project.notes / "met").exists()
         run = project.run()
