@@ -133,7 +133,7 @@ def tick(character: Character, name: str, on: bool, root: Path) -> None:
     Raises:
         UserError: there is no such picture.
     """
-    if name not in dict(board.names(character)) and name != image_folder.REFERENCE:
+    if not board.has(character, name) and name != image_folder.REFERENCE:
         raise UserError(f"there is no picture {name}; load the page again")
     before = ticks(character.id, root)
     after = [*(other for other in before if other != name), *([name] if on else [])]

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,7 @@ class BoardRoutes:
         def leave(character: Character, asked: dict[str, Any]) -> str:
             (name,), out = texts(asked, "picture"), asked.get("out") is True
             path = self.server.watcher.file_of(character.id)
-            if path is None or known(character, name) not in dict(data_set.names(character)):
+            if path is None or not data_set.has(character, known(character, name)):
                 raise UserError(f"there is no picture {name}; load the page again")
             if out and character.shot_names == [name]:
                 raise UserError("this is the last picture; leave it, there must be one to train on")
@@ -222,24 +222,18 @@ class BoardRoutes:
     async def put(self, request: Request) -> Response:
         """The body is a picture: for the shot ``picture`` (of which ``version`` was seen), or another one of the
         folder, called like ``file``."""
-        asked = request.query_params
-        try:
+
+        async def work() -> str:
             with tempfile.TemporaryDirectory(prefix="charloom-") as folder:
                 source = Path(folder, "picture")
                 await _received(request, source)
                 async with self._checking:  # a large picture takes much memory
                     await run_in_threadpool(picture_files.checked, source)
                     async with self.server.lock:
-                        text = await run_in_threadpool(self._put, request.path_params["name"], asked, source)
-        except picture_files.Changed as error:
-            return Refused(409, str(error)).reply
-        except UserError as error:
-            return Refused(400, str(error)).reply
-        except Refused as refused:
-            return refused.reply
-        finally:
-            self.forget()
-        return JSONResponse({"ok": True, "text": text})
+                        name, asked = request.path_params["name"], request.query_params
+                        return await run_in_threadpool(self._put, name, asked, source)
+
+        return await self._answer(work(), mistake=400)
 
     def _put(self, name: str, asked: Any, source: Path) -> str:
         character = self._now(name)
@@ -251,15 +245,25 @@ class BoardRoutes:
 
     async def _changed(self, request: Request, change: Callable[[Character, dict[str, Any]], str]) -> Response:
         """The answer to a request that changes something; nobody else does meanwhile."""
-        try:
+
+        async def work() -> str:
             asked = await _asked(request)
             async with self.server.lock:
-                text = await run_in_threadpool(lambda: change(self._now(request.path_params["name"]), asked))
+                return await run_in_threadpool(lambda: change(self._now(request.path_params["name"]), asked))
+
+        return await self._answer(work())
+
+    async def _answer(self, work: Awaitable[str], mistake: int = 409) -> Response:
+        """What ``work`` says it has done, or why not; ``mistake`` is the status of a user's mistake."""
+        try:
+            text = await work
         except data_set.Outdated as error:
             words = error.words
             return Refused(409, str(error), current=words.text, seen=words.version).reply
-        except UserError as error:
+        except picture_files.Changed as error:
             return Refused(409, str(error)).reply
+        except UserError as error:
+            return Refused(mistake, str(error)).reply
         except Refused as refused:
             return refused.reply
         finally:
@@ -293,7 +297,7 @@ def known(character: Character, name: str) -> str:
     Raises:
         UserError: it has none.
     """
-    if name in dict(data_set.names(character)) or (name == "reference" and data_set.sheet(character)[0]):
+    if data_set.has(character, name) or (name == "reference" and data_set.sheet(character)[0]):
         return name
     raise UserError(f"there is no picture {name[:80]!r}; load the page again")
 

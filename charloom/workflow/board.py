@@ -49,6 +49,12 @@ def names(character: Character) -> Iterator[tuple[str, bool]]:
             yield f"{part.name}/{image}", image in part.excluded
 
 
+def has(character: Character, name: str) -> bool:
+    """Whether :func:`names` has the picture ``name``; looks at no other."""
+    part, image = character.part_of(name)
+    return image in part.files or image in part.excluded if part else name in character.planned
+
+
 def kept(character: Character, name: str) -> Character:
     """The character as it was if the picture ``name`` were not left out; itself if it is not."""
     part, image = character.part_of(name)
@@ -70,7 +76,7 @@ def _is_wordless(character: Character, shot: Shot) -> bool:
 
 def file_of(character: Character, name: str, root: Path) -> Path | None:
     """The picture's file, the user's where there is one; None while there is none. Left out or not."""
-    if name == image_folder.REFERENCE and name not in dict(names(character)):
+    if name == image_folder.REFERENCE and not has(character, name):
         return None if picture_files.reason(character, name) else picture_files.place(character, name).there
     path, _ = lint_files.picture(kept(character, name), name, root)
     return path if path.is_file() else None
