@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from charloom.watch import editing
-from charloom.watch.editing import digest
-
-__all__ = ["choose", "digest", "edited"]
 
 KEY = "checkpoint"
 

@@ -19,7 +19,7 @@ from charloom.core.errors import UserError
 from charloom.core.layout import Results, step_name, step_of
 from charloom.core.store import Store
 from charloom.watch import logs, machine
-from charloom.watch.choosing import digest
+from charloom.watch.editing import digest
 from charloom.watch.metrics import Metrics
 
 SILENT = 90.0

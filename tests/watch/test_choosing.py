@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from charloom.core.errors import UserError
-from charloom.watch.choosing import choose, digest, edited
+from charloom.watch.choosing import choose, edited
+from charloom.watch.editing import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient  # noqa: E402
 from charloom.core.errors import UserError
 from charloom.watch import serve
 from charloom.watch.app import Server
-from charloom.watch.choosing import digest
+from charloom.watch.editing import digest
 
 CHARACTER = "config/characters/mara.yaml"
 ORIGIN = "http://127.0.0.1:8642"
