@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small model")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--engine", type=json.loads, default={}, help="engine options, JSON")
+    parser.add_argument("--alone", type=float, help="steps/s of one character by itself, if measured here before")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "several_gpus.json")
     arguments = parser.parse_args()
     there = len(devices.visible()) if arguments.device == "cuda" else (os.cpu_count() or 1)
@@ -106,7 +107,7 @@ class Bench:
 
     def many(self) -> None:
         """Several characters at once."""
-        base = self.speed("many", "1 character", [self.run(1, 1)])
+        base = self.arguments.alone or self.speed("many", "1 character", [self.run(1, 1)])
         for count in self.counts:
             if count > 1:
                 self.speed("many", f"{count} characters", [self.run(1, 1) for _ in range(count)], base)

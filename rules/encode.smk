@@ -1,6 +1,6 @@
 # Images to latents, texts to embeddings. The first job whose result is not in the store loads the model and encodes
 # everything its sibling jobs will ask for; those then only link their file from the store. Images and captions have a
-# higher priority, so that all of them exist by then.
+# higher priority, so that all of them exist by then. The process that encodes captions goes on with the images.
 
 
 rule encode_latents:
@@ -49,14 +49,15 @@ rule encode_caption:
     params:
         settings=settings(slices.text_encoder),
         siblings=untracked(slices.other_texts),
+        latents=untracked(lambda c: slices.latents(c, c.image_names[0])),
         engine=untracked(slices.engine),
         swap=untracked(slices.swap),
     message:
         "{wildcards.character}: embedding of caption {wildcards.shot}"
     shell:
         "run encode_text --file {input.caption:q} --lock {input.lock:q} "
-        "--siblings {params.siblings:q} --swap {params.swap:q} --settings {params.settings:q} "
-        "--engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"
+        "--siblings {params.siblings:q} --latents {params.latents:q} --swap {params.swap:q} "
+        "--settings {params.settings:q} --engine {params.engine:q} --threads {threads} --output {output.embedding:q} --log {log:q}"
 
 
 # The caption with the class word in place of the trigger, for differential output preservation.

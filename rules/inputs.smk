@@ -103,6 +103,35 @@ def sampled_checkpoint(wildcards):
     return results(wildcards.character).checkpoint(step) if step else []
 
 
+@cache
+def first_untrained(name):
+    """The first step of a character whose checkpoint is still to be trained; 0 if there is none."""
+    made = results(name)
+    missing = (
+        step for step in person(name).saved_steps if not made.checkpoint(step).is_file()
+    )
+    return next(missing, 0)
+
+
+def drawn_before(wildcards):
+    """Whether the trainer will have drawn a preview, so that its job only links it. If it has not, that job draws.
+
+    Never what the base alone draws, which waits for no training, nor on a cluster, where there might be no GPU for it.
+    """
+    first = first_untrained(wildcards.character)
+    return bool(first) and int(wildcards.step) >= first and workflow.local_exec
+
+
+def drawing_threads(wildcards):
+    """Cores for a preview; linking it takes one, so that many are linked at a time."""
+    return 1 if drawn_before(wildcards) else HEAVY_THREADS
+
+
+def drawing_gpus(wildcards):
+    """GPUs for a preview."""
+    return 0 if drawn_before(wildcards) else 1
+
+
 def negative_embedding(wildcards):
     """The embedding that guidance leads away from: of the negative prompt, or of the empty one."""
     name = "_negative" if person(wildcards.character).negative_prompt else "_empty"

@@ -1,4 +1,5 @@
-# Previews: every checkpoint draws every sample prompt. One process draws all that are missing.
+# Previews: every checkpoint draws every sample prompt. One process draws all that are missing. Where the trainer draws
+# them on its way, a job here only links what is stored, and many of them run side by side.
 
 
 rule sample_checkpoint:
@@ -16,9 +17,9 @@ rule sample_checkpoint:
     priority: 4
     conda:
         "../envs/charloom.yaml"
-    threads: HEAVY_THREADS
+    threads: drawing_threads
     resources:
-        gpu=1,
+        gpu=drawing_gpus,
     params:
         settings=settings_of(slices.sample, "prompt"),
         siblings=untracked(slices.other_samples),

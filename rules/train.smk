@@ -41,7 +41,7 @@ rule train_segment:
     params:
         settings=settings(training_slice),
         init=path_of(first_lora),
-        siblings=untracked(slices.other_samples),
+        siblings=untracked(training.drawn_on_the_way),
         engine=untracked(slices.engine),
     message:
         "{wildcards.character}: train to step {wildcards.step}"

@@ -1,17 +1,20 @@
-"""Encode a caption or prompt; if it is not stored, encode all texts of the character."""
+"""Encode a caption or prompt; if it is not stored, encode all texts of the character, and with --latents its images."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from charloom.core import files
-from charloom.core.errors import cli
+from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
+from charloom.core.store import Store
 from charloom.core.words import swapped
 from charloom.dataset import captions
 from charloom.engine.options import EngineOptions
-from charloom.workflow import jobs, texts
+from charloom.workflow import jobs, latents, texts
 from charloom.workflow.arguments import value
 
 
@@ -25,6 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--as-class", action="store_true", help="encode --file with the class word in place of the trigger"
     )
+    parser.add_argument("--latents", type=value, help="settings of latents, JSON: encode the images on a miss too")
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
     arguments = parser.parse_args()
@@ -46,11 +50,27 @@ def main() -> None:
         if not fits(lambda: texts.make(wanted, lock, settings, store, device, log=log)):
             log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
             texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), log=log)
+            return
+        if arguments.latents:
+            images_too(results, lock, arguments.latents, store, device, log)
 
     key = texts.key(text, lock, settings)
     whose = jobs.character_of(arguments.output, "embeddings")
     jobs.serve(store, texts.KIND, key, ".safetensors", arguments.output, f"encode-text-{whose}", make)
     log.quietly(f"{key}: {text}")
+
+
+def images_too(
+    results: Results, lock: dict[str, Any], settings: dict[str, Any], store: Store, device: Any, log: jobs.Log
+) -> None:
+    """Encode what ``encode_latents`` would: a process of its own would load torch once more.
+
+    What goes wrong is said by that rule, for which it is left.
+    """
+    images = sorted(results.dataset.glob("*.png"))
+    log.quietly(f"encoding up to {len(images)} images on {device}")
+    with contextlib.suppress(UserError, TimeoutError), store.lock(f"encode-latents-{results.root.name}", wait=False):
+        fits(lambda: latents.make(images, lock, settings, store, device))
 
 
 def fits(work: Callable[[], object]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from charloom.base import locks
 from charloom.core import files
@@ -63,13 +64,15 @@ def main() -> None:
         from charloom.train import ranks
         from charloom.train.loop import TrainJob, train
         from charloom.workflow import prepared, samples
+        from charloom.workflow.while_training import WhileTraining
 
+        log.quietly(f"torch loaded, on {device}")
         siblings = arguments.siblings
         if arguments.step % arguments.every and arguments.step != arguments.last:
             # A step that is asked for by hand, or by `charloom try`, and is none of the run's own.
             siblings = {**siblings, "steps": [*siblings["steps"], arguments.step]}
         options = EngineOptions.from_values(arguments.engine)
-        drawing = samples.WhileTraining(
+        drawing = WhileTraining(
             samples.Previews(results.root, arguments.lock, store),
             siblings,
             store,
@@ -78,11 +81,17 @@ def main() -> None:
             options,
             results.newest_previews,
         )
+
+        def load_model(dtype: Any, device: Any) -> Any:
+            model = prepared.load(arguments.lock, arguments.transformer, dtype, device)
+            log.quietly("base loaded")
+            return model
+
         job = TrainJob(
             settings=settings,
             run_key=run,
             manifest=arguments.manifest,
-            load_model=lambda dtype, device: prepared.load(arguments.lock, arguments.transformer, dtype, device),
+            load_model=load_model,
             log_dir=meeting.unread_folder() if silent else results.training,
             title=slice_["header"]["title"],
             trigger=slice_["header"]["trigger"],

@@ -154,15 +154,19 @@ class Store:
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock ``name`` among all processes that use this store; released if the holder dies."""
+    def lock(self, name: str, wait: bool = True) -> Iterator[None]:
+        """Hold the lock ``name`` among all processes that use this store; released if the holder dies.
+
+        Raises:
+            TimeoutError: somebody else holds it, and ``wait`` is False.
+        """
         from filelock import FileLock  # imported late: cache hits never need it
 
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a lock")
         folder = self.root / LOCKS
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
+        with FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0):
             yield
 
 

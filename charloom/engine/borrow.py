@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -38,14 +38,14 @@ class Borrowed:
 
     Args:
         model: the plain transformer on the meta device, in the number format of the trained one.
-        weights: names and tensors for it.
+        plain: its weights, from :func:`in_main_memory`.
         trained: the model in training, with adapters and perhaps fused Linears.
 
     Raises:
         CannotBorrow: another number format, or not enough main memory for both.
     """
 
-    def __init__(self, model: nn.Module, weights: Iterable[tuple[str, Tensor]], trained: nn.Module) -> None:
+    def __init__(self, model: nn.Module, plain: HostCopy, trained: nn.Module) -> None:
         self.model, self._trained = model.requires_grad_(False), trained
         self._places = {name: place_in(trained, name) for name in model.state_dict()}
         quantised = quantize.stored_names(model)
@@ -61,15 +61,12 @@ class Borrowed:
         # Swapped blocks share their place on the GPU.
         if len({place.data_ptr() for place in self._places.values()}) < len(self._places):
             raise CannotBorrow("some of the trained model's weights live in main memory")
-        size = sum(place.nbytes for place in self._places.values())
-        if 2 * size + SPARE > _available():
-            raise CannotBorrow(f"it needs {2 * size / memory.GIB:.0f} GiB of main memory")
-        self._own = _HostCopy(self._places)
-        self._plain = _HostCopy(self._places)
+        self._own, self._plain = HostCopy(self._places), plain
         for name, place in self._places.items():
             self._own[name].copy_(place)
-        for name, tensor in weights:
-            self._plain[name].copy_(tensor)
+        if device.type == "cuda":
+            self._own.pin()
+            self._plain.pin()
         model.load_state_dict(self._places, assign=True)
 
     @contextlib.contextmanager
@@ -92,31 +89,54 @@ class Borrowed:
                 raise Lost(f"the trained model's weights could not be put back ({error}); run again to go on") from None
 
     @torch.no_grad()
-    def _copy(self, values: _HostCopy) -> None:
+    def _copy(self, values: HostCopy) -> None:
         for name, place in self._places.items():
             place.copy_(values[name], non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
 
-class _HostCopy(dict[str, Tensor]):
-    """Room in main memory for tensors like ``places``, pinned where the driver allows."""
+def in_main_memory(
+    model: nn.Module, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype = torch.bfloat16
+) -> HostCopy:
+    """The ``weights`` of ``model`` (on the meta device), those that are not quantised in ``dtype``.
 
-    def __init__(self, places: dict[str, Tensor]) -> None:
+    Touches no GPU, so that it may be done while a training runs.
+
+    Raises:
+        CannotBorrow: not enough main memory for them and the trained model's.
+    """
+    quantised = quantize.stored_names(model)
+    room = {n: t if n in quantised else t.to(dtype) for n, t in model.state_dict().items()}
+    values = HostCopy(room, spare=SPARE + sum(tensor.nbytes for tensor in room.values()))
+    for name, tensor in weights:
+        values[name].copy_(tensor)
+    return values
+
+
+class HostCopy(dict[str, Tensor]):
+    """Room in main memory for tensors like ``places``.
+
+    Raises:
+        CannotBorrow: less than ``spare`` bytes would be left.
+    """
+
+    def __init__(self, places: Mapping[str, Tensor], spare: int = SPARE) -> None:
+        super().__init__()
         starts, end = {}, 0
         for name, place in places.items():
             starts[name] = end
             end += -(-place.nbytes // 256) * 256
-        # Not pin_memory=True, which rounds up to a power of two.
+        if end + spare > _available():
+            raise CannotBorrow(f"it needs {2 * end / memory.GIB:.0f} GiB of main memory")
         self._buffer = _large_pages(end)
-        if any(place.is_cuda for place in places.values()):
-            self._pin(end)
         for name, place in places.items():
             part = self._buffer[starts[name] : starts[name] + place.nbytes]
             self[name] = part.view(place.dtype).view(place.shape)
 
-    def _pin(self, size: int) -> None:
-        address = self._buffer.data_ptr()
+    def pin(self) -> None:
+        """Pin it where the driver allows. Not pin_memory, which rounds up to a power of two."""
+        address, size = self._buffer.data_ptr(), self._buffer.nbytes
         if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
             # Before the memory is freed: whoever got it next would be copied from the wrong place.
             weakref.finalize(self, _unpin, address).atexit = False

@@ -47,10 +47,13 @@ def empty_transformer(root: Path, precision: str) -> nn.Module:
 
 
 def stream(
-    model: nn.Module, root: Path, single_file: Path | None, device: torch.device
+    model: nn.Module, root: Path, single_file: Path | None, device: torch.device, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors for ``model`` from :func:`empty_transformer`: bf16 on a GPU, else fp32, quantised if it is."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    """Names and tensors for ``model`` from :func:`empty_transformer`, quantised if it is.
+
+    By default in bf16 on a GPU, else in fp32.
+    """
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     for name, tensor in weights.stream(root, dtype, device, single_file):
         yield from quantize.stored(model, name, tensor).items()
 

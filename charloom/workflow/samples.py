@@ -1,12 +1,11 @@
 """Previews: the images that a checkpoint draws for the sample prompts.
 
-Drawn by the trainer as each checkpoint is saved (:class:`WhileTraining`), and by ``sample_checkpoint`` where one is
-missing: a prompt that was changed later, a machine without the memory for both.
+Drawn by the trainer as each checkpoint is saved (:mod:`charloom.workflow.while_training`), and by
+``sample_checkpoint`` where one is missing: a prompt that was changed later, a machine without the memory for both.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from charloom.base import locks
-from charloom.core import files
 from charloom.core.canonical import digest, file_digest
 from charloom.core.contents import remembered, signature
-from charloom.core.errors import UserError, reason
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
@@ -241,96 +238,3 @@ def make(
 def precision_of(settings: dict[str, Any]) -> str:
     """The number format of the transformer's weights that a preview is drawn with."""
     return settings.get("precision", "bf16")
-
-
-class WhileTraining:
-    """Draws each checkpoint's previews in the process that trains, as a callback of :func:`charloom.train.loop.train`.
-
-    What cannot be drawn here is left to ``sample_checkpoint``, with one log line; training goes on in any case.
-
-    Args:
-        previews: the character's previews.
-        siblings: what is wanted: ``steps`` and ``prompts`` (name to settings).
-        newest: folder that shows the newest checkpoint's previews.
-    """
-
-    def __init__(
-        self,
-        previews: Previews,
-        siblings: dict[str, Any],
-        store: Store,
-        device: Any,
-        log: Callable[[str], None],
-        options: EngineOptions,
-        newest: Path,
-    ) -> None:
-        self.previews, self.siblings, self.store = previews, siblings, store
-        self.device, self.log, self.options, self.newest = device, log, options, newest
-        self._painter: Painter | None = None
-        self._borrowed: Any = None
-        self._waiting: list[Wanted] = []
-        self._off = not siblings["prompts"]
-
-    def __call__(self, step: int, checkpoint: Path | None, engine: Any) -> None:
-        """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base."""
-        if self._off or step not in self.siblings["steps"]:
-            return
-        try:
-            wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
-            missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
-            if checkpoint is None and engine.cuda:
-                # Together with the first checkpoint's: preparing to draw takes as long as many a step.
-                self._waiting = missing
-                return
-            if missing := self._waiting + missing:
-                self._waiting = []
-                self._draw(missing, engine)
-            for one in wanted:
-                self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
-        except Exception as error:
-            # A preview is never worth a training run.
-            self._off = True
-            self._release()
-            self.log(f"previews are drawn after training: {reason(error)}")
-        with contextlib.suppress(OSError, UserError):
-            files.write_json(self.newest / "step.json", {"step": None if self._off else step})
-
-    def _release(self) -> None:
-        """Keep nothing on the GPU: the engine moves the weights, or nothing is drawn any more."""
-        self._painter = self._borrowed = None
-
-    def _draw(self, missing: list[Wanted], engine: Any) -> None:
-        from charloom.engine.previews import room_for
-
-        precision = precision_of(missing[0].settings)
-        engine.make_room(max(room_for(one.settings["width"], one.settings["height"]) for one in missing))
-        if self._painter is None:
-            self._painter = self._new_painter(precision, engine)
-        if self._borrowed is None:
-            self._painter.draw(missing)
-            return
-        self._painter.vae.to(self.device)
-        with self._borrowed.in_place():
-            self._painter.draw(missing)
-        self._painter.adapters.remove()
-        self._painter.vae.to("cpu")
-
-    def _new_painter(self, precision: str, engine: Any) -> Painter:
-        import torch
-
-        from charloom.engine import borrow
-        from charloom.engine import previews as previewing
-
-        lock, model = self.previews.lock, None
-        if engine.cuda:
-            if engine.swap:
-                raise borrow.CannotBorrow("some blocks live in main memory")
-            if engine.model.all_x_embedder["2-1"].weight.dtype != torch.bfloat16:
-                raise borrow.CannotBorrow("training computes in fp32, previews in bf16")
-            root, single = locks.locate(lock, "transformer", self.store), locks.single_file(lock, self.store)
-            model = previewing.empty_transformer(root, precision)
-            weights = previewing.stream(model, root, single, self.device)
-            self._borrowed = borrow.Borrowed(model, weights, engine.model)
-            engine.before_restart = self._release
-            previewing.ready(model, self.device, self.options)
-        return Painter(lock, self.store, self.device, self.log, self.options, precision, model)

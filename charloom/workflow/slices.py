@@ -326,8 +326,13 @@ def strength(character: Character, prompt_name: str) -> str:
 
 def other_strengths(character: Character) -> str:
     """Every such picture, to be drawn in one go: strengths, and settings by prompt."""
+    return canonical_json(sweep(character))
+
+
+def sweep(character: Character) -> dict[str, Any]:
+    """The same as plain values."""
     wanted = {prompt.name: _preview(character, prompt.name) for prompt in character.strength_prompts}
-    return canonical_json({"strengths": character.strengths, "prompts": wanted})
+    return {"strengths": character.strengths, "prompts": wanted}
 
 
 def strengths(character: Character, base: Base) -> str:
@@ -383,5 +388,10 @@ def other_samples(character: Character) -> str:
 
     Step 0, the base alone, is drawn with the others: the report shows it even where it is not scored.
     """
+    return canonical_json(all_samples(character))
+
+
+def all_samples(character: Character) -> dict[str, Any]:
+    """The same as plain values."""
     steps = sorted({0, *character.sampled_steps}) if character.sampled_steps else []
-    return canonical_json({"steps": steps, "prompts": samples(character)})
+    return {"steps": steps, "prompts": samples(character)}

@@ -20,15 +20,27 @@ def chosen_step(validation: Mapping[str, Any], checkpoint: str | int) -> int:
     return int(validation["step"] if checkpoint == "auto" else checkpoint)
 
 
-def wanted(previews: Previews, step: int, prompt: str, settings: Mapping[str, Any], strength: float) -> Wanted | None:
-    """The preview of ``prompt`` at ``strength``; at the prompt's own it is the checkpoint's preview, and stored."""
-    return previews.wanted(step, prompt, {**settings, "scale": float(strength)})
+def wanted(
+    previews: Previews,
+    step: int,
+    prompt: str,
+    settings: Mapping[str, Any],
+    strength: float,
+    checkpoint: Path | None = None,
+) -> Wanted | None:
+    """The preview of ``prompt`` at ``strength``; at the prompt's own it is the checkpoint's preview, and stored.
+
+    ``checkpoint`` is where that of ``step`` is, if not among the results yet.
+    """
+    return previews.wanted(step, prompt, {**settings, "scale": float(strength)}, checkpoint)
 
 
-def all_wanted(previews: Previews, step: int, siblings: Mapping[str, Any]) -> list[Wanted]:
+def all_wanted(
+    previews: Previews, step: int, siblings: Mapping[str, Any], checkpoint: Path | None = None
+) -> list[Wanted]:
     """Every picture of the sweep that can be drawn now; ``siblings``: ``strengths``, and ``prompts`` by name."""
     found = [
-        wanted(previews, step, name, settings, strength)
+        wanted(previews, step, name, settings, strength, checkpoint)
         for strength in siblings["strengths"]
         for name, settings in siblings["prompts"].items()
     ]

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from charloom.base.locks import SHIFT
+from charloom.config.character import Character
 from charloom.core import files
 from charloom.core.canonical import canonical_json, file_digest
 from charloom.train.keys import CHECKPOINT, checkpoint_key, manifest_digest, run_key
 from charloom.train.settings import TrainSettings
+from charloom.workflow import slices
 
 KIND = CHECKPOINT
 
@@ -32,6 +34,14 @@ def settings_of(slice_: dict[str, Any], *, every: int, last: int, shift: float =
 def started_from(slice_: str, content: str) -> str:
     """The rule's slice with a token for the LoRA that training starts from; unchanged if it starts from nothing."""
     return canonical_json({**json.loads(slice_), "init": content}) if content else slice_
+
+
+def drawn_on_the_way(character: Character) -> str:
+    """What the trainer draws: every preview, and the strength sweep of the step that is likely to be chosen."""
+    step = max(character.candidates or character.saved_steps)
+    step = step if character.checkpoint == "auto" else character.checkpoint
+    sweep = {"sweep": {"step": step, **slices.sweep(character)}} if character.strengths else {}
+    return canonical_json({**slices.all_samples(character), **sweep})
 
 
 def key(

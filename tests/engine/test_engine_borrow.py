@@ -8,7 +8,7 @@ from tiny_models import CAPTION_WIDTH, build_transformer
 
 from charloom.engine import compile as compiling
 from charloom.engine import fuse
-from charloom.engine.borrow import Borrowed, CannotBorrow
+from charloom.engine.borrow import Borrowed, CannotBorrow, HostCopy, in_main_memory
 from charloom.engine.swap import Swap
 from charloom.kernels import quantize
 from charloom.lora.attach import attach
@@ -56,11 +56,15 @@ def seen(model: torch.nn.Module) -> torch.Tensor:
         return forward(model, x, torch.tensor([0.4]), caps, torch.zeros(1, 32, 1, dtype=torch.bool))
 
 
+def plain(kind: str, alone: torch.nn.Module) -> HostCopy:
+    return in_main_memory(empty(kind), alone.state_dict().items(), torch.float32)
+
+
 @pytest.mark.parametrize("kind", ["none", "float8"])
 def test_both_compute_as_if_alone(kind: str) -> None:
     trained, alone = trained_of(kind), model_of(2, kind)
     before = seen(trained)
-    borrowed = Borrowed(empty(kind), alone.state_dict().items(), trained)
+    borrowed = Borrowed(empty(kind), plain(kind, alone), trained)
     if kind == "float8":
         quantize.set_mode(borrowed.model, "emulate")
     prepare(borrowed.model)
@@ -74,7 +78,7 @@ def test_both_compute_as_if_alone(kind: str) -> None:
 def test_the_trained_weights_come_back_after_an_error() -> None:
     trained, alone = trained_of("none"), model_of(2, "none")
     before = seen(trained)
-    borrowed = Borrowed(empty("none"), alone.state_dict().items(), trained)
+    borrowed = Borrowed(empty("none"), plain("none", alone), trained)
     with pytest.raises(RuntimeError, match="while drawing"), borrowed.in_place():
         raise RuntimeError("while drawing")
     assert torch.equal(seen(trained), before)
@@ -82,7 +86,7 @@ def test_the_trained_weights_come_back_after_an_error() -> None:
 
 def test_weights_that_have_moved_are_left_alone() -> None:
     trained, alone = trained_of("none"), model_of(2, "none")
-    borrowed = Borrowed(empty("none"), alone.state_dict().items(), trained)
+    borrowed = Borrowed(empty("none"), plain("none", alone), trained)
     moved = trained.layers[0].attention_norm1.weight
     moved.data = moved.data.clone()
     before = seen(trained)
@@ -95,15 +99,15 @@ def test_blocks_that_share_a_place_lend_nothing() -> None:
     trained, alone = trained_of("none"), model_of(2, "none")
     Swap(list(trained.layers), torch.device("cpu"), slots=1)
     with pytest.raises(CannotBorrow, match="live in main memory"):
-        Borrowed(empty("none"), alone.state_dict().items(), trained)
+        Borrowed(empty("none"), plain("none", alone), trained)
 
 
 def test_another_number_format_cannot_borrow() -> None:
     with pytest.raises(CannotBorrow, match="differ from those in training"):
-        Borrowed(empty("none"), model_of(2, "none").state_dict().items(), trained_of("int8"))
+        Borrowed(empty("none"), plain("none", model_of(2, "none")), trained_of("int8"))
 
 
 def test_without_main_memory_nothing_is_borrowed(monkeypatch) -> None:
     monkeypatch.setattr("charloom.engine.borrow.SPARE", 2**60)
     with pytest.raises(CannotBorrow, match="GiB of main memory"):
-        Borrowed(empty("none"), model_of(2, "none").state_dict().items(), trained_of("none"))
+        plain("none", model_of(2, "none"))

@@ -8,8 +8,9 @@ import importlib.util
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from charloom.base import locks
 from charloom.base.hub import silent
 from charloom.config import schema
 from charloom.config.project import load
+from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.core.tensors import write_safetensors
@@ -32,7 +34,8 @@ from charloom.engine import memory
 from charloom.engine import previews as engine
 from charloom.engine.options import EngineOptions
 from charloom.lora.adapter import load_stack
-from charloom.workflow import samples, slices, texts
+from charloom.workflow import latents, samples, slices, strengths, texts
+from charloom.workflow.while_training import WhileTraining
 from charloom.zimage import sampler, weights
 from charloom.zimage.forward import forward, prepare
 
@@ -141,7 +144,7 @@ def test_the_trainer_draws_what_the_rule_would_draw(previews, tmp_path) -> None:
     checkpoint = tmp_path / "checkpoint-in-the-store.safetensors"
     write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
     newest = tmp_path / "newest"
-    draw = samples.WhileTraining(previews, siblings, stores["trainer"], CPU, lines.append, EngineOptions(), newest)
+    draw = WhileTraining(previews, siblings, stores["trainer"], CPU, lines.append, EngineOptions(), newest)
     for step, path in ((0, None), (1, checkpoint), (2, checkpoint)):
         draw(step, path, Idle())
     (tmp_path / "results/checkpoints/step-000002.safetensors").write_bytes(checkpoint.read_bytes())
@@ -153,12 +156,32 @@ def test_the_trainer_draws_what_the_rule_would_draw(previews, tmp_path) -> None:
     assert [(newest / f"{n:02d}.png").read_bytes() for n in (1, 2, 3)] == [path.read_bytes() for path in files[0][3:]]
 
 
+@pytest.mark.parametrize(("seconds", "drawn"), [(5.0, True), (5.1, False)])
+def test_a_short_sweep_of_the_likely_step_is_drawn_with_its_previews(
+    previews, tmp_path, monkeypatch, seconds, drawn
+) -> None:
+    plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 2, "guidance": 1.0, "recipe": 1, "seed": 1}
+    sweep = {"step": 2, "strengths": [0.6, 0.8, 1.0], "prompts": {"01": plan, "02": {**plan, "scale": 0.8}}}
+    siblings = {"steps": [1, 2], "prompts": {"01": plan, "02": plan}, "sweep": sweep}
+    checkpoint, store, newest = tmp_path / "checkpoint.safetensors", Store(tmp_path / "trainer"), tmp_path / "newest"
+    write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
+    draw = WhileTraining(previews, siblings, store, CPU, silent, EngineOptions(), newest)
+    draw(1, checkpoint, Idle())
+    monkeypatch.setattr(draw, "_each", seconds)
+    draw(2, checkpoint, Idle())
+    wanted = strengths.all_wanted(previews, 2, sweep, checkpoint)
+    assert len({one.key for one in wanted}) == 6
+    there = [one for one in wanted if store.has(samples.KIND, one.key, ".png")]
+    # Two of the six are the previews: four take 20 seconds.
+    assert len(there) == (6 if drawn else 2)
+
+
 def test_a_preview_that_fails_costs_no_training(previews, tmp_path) -> None:
     plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 2, "guidance": 1.0, "recipe": 1, "seed": 1}
     broken, lines = tmp_path / "broken.safetensors", []
     broken.write_bytes(b"not a checkpoint")
     siblings, store = {"steps": [1, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer")
-    draw = samples.WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
+    draw = WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
     draw(1, broken, Idle())
     draw(2, broken, Idle())
     assert len(lines) == 1 and "previews are drawn after training" in lines[0]
@@ -252,10 +275,29 @@ def test_the_recipe_speaks_of_every_option_and_has_its_defaults(tmp_path, monkey
     assert schema.defaults(schema.load_schema("recipe"))["memory"] == "auto"
 
 
-def test_a_text_encoder_too_big_for_the_gpu_is_run_on_the_cpu(previews, tmp_path, tiny_base, monkeypatch) -> None:
+@pytest.fixture
+def encode_text(previews, tmp_path, monkeypatch) -> Callable[..., tuple[Path, Path]]:
+    """Runs the script ``encode_text`` in this process; returns what it wrote and its log."""
     spec = importlib.util.spec_from_file_location("encode_text", small_project.ROOT / "scripts/encode_text.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    lock = tmp_path / "lock.json"
+    lock.write_text(json.dumps(previews.lock))
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+
+    def run(*more: str) -> tuple[Path, Path]:
+        output, log = tmp_path / "results/embeddings/x.safetensors", tmp_path / "log.txt"
+        settings = json.dumps({"quantization": "none", "recipe": 1})
+        line = ["--lock", lock, "--settings", settings, "--output", output, "--log", log]
+        line += ["--store", tmp_path / "other", "--device", "cpu", "--threads", "1", "--engine", '{"memory": 6}']
+        monkeypatch.setattr(sys, "argv", ["encode_text.py", *map(str, line), *more])
+        script.main()
+        return output, log
+
+    return run
+
+
+def test_a_text_encoder_too_big_for_the_gpu_is_run_on_the_cpu(encode_text, monkeypatch) -> None:
     devices: list[torch.device] = []
     make = texts.make
 
@@ -266,17 +308,22 @@ def test_a_text_encoder_too_big_for_the_gpu_is_run_on_the_cpu(previews, tmp_path
         return make(*arguments, **more)
 
     monkeypatch.setattr(texts, "make", once)
-    lock = tmp_path / "lock.json"
-    lock.write_text(json.dumps(previews.lock))
-    output, log = tmp_path / "results/embeddings/_x.safetensors", tmp_path / "log.txt"
-    settings = json.dumps({"quantization": "none", "recipe": 1})
-    line = ["--text", '"a woman"', "--lock", lock, "--settings", settings, "--output", output, "--log", log]
-    line += ["--store", tmp_path / "other", "--device", "cpu", "--threads", "1", "--engine", '{"memory": 6}']
-    monkeypatch.setattr(sys, "argv", ["encode_text.py", *map(str, line)])
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
-    script.main()
+    output, log = encode_text("--text", '"a woman"')
     assert output.is_file() and devices == [CPU, CPU]
     assert "does not fit into the GPU memory: encoding on the CPU" in log.read_text()
+
+
+def test_captions_take_the_images_along(previews, encode_text, tmp_path) -> None:
+    caption, settings = tmp_path / "results/dataset/x.txt", {"resolutions": [64], "flips": [], "recipe": 1}
+    caption.parent.mkdir()
+    caption.write_text("a woman\n")
+    for name in ("x", "y"):
+        small_project.picture(caption.with_name(f"{name}.png"), (64, 64), seed=len(name))
+    caption.with_name("z.png").write_bytes(b"no picture")
+    encode_text("--file", str(caption), "--latents", json.dumps(settings))
+    keys = [latents.key(file_digest(caption.with_name(f"{n}.png")), previews.lock, settings) for n in ("x", "y", "z")]
+    there = [Store(tmp_path / "other").has(latents.KIND, key, ".safetensors") for key in keys]
+    assert there == [True, True, False]
 
 
 # On a GPU

@@ -60,6 +60,27 @@ def test_previews_come_before_the_next_start_of_the_trainer(
     assert first < second < drawn < judged if run_ahead == 0 else first < drawn < judged < second
 
 
+def test_previews_that_the_trainer_draws_are_linked_many_at_a_time(tmp_path: Path) -> None:
+    folder = small_project.make(tmp_path)
+
+    def cores() -> dict[str, str]:
+        made = snakemake(folder, "-n", "-p", "--cores", "4", TARGET, code=small_project.ROOT)
+        found = re.findall(r"run sample_checkpoint .* --step (\d+) .* --threads (\d+)", made.stdout + made.stderr)
+        assert found, made.stderr
+        return dict(found)
+
+    def trained(step: int) -> None:
+        path = folder / f"results/mara/checkpoints/step-{step:06d}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    assert cores() == {"000000": "4", "000050": "1", "000100": "1"}
+    trained(50)
+    assert cores() == {"000000": "4", "000050": "4", "000100": "1"}
+    trained(100)
+    assert set(cores().values()) == {"4"}
+
+
 CONDA = """#!/bin/sh
 # Stands in for conda: an environment is a folder with a python that tells where it looks for modules.
 for last; do :; done
@@ -111,12 +132,17 @@ def test_the_cluster_profile_knows_every_rule() -> None:
     profile = yaml.safe_load((small_project.ROOT / "profiles/slurm/config.yaml").read_text())
     snakefile = (small_project.ROOT / "Snakefile").read_text()
     local = set(re.findall(r"\w+", re.search(r"^localrules:\n((?: .*\n)+)", snakefile, flags=re.MULTILINE)[1]))
-    assert len(rules_with("gpu=1")) == 11
+    gpu, many_cores = rules_with("gpu=1") | rules_with("gpu=drawing_gpus"), rules_with("threads: HEAVY_THREADS")
+    assert len(gpu) == 11
     # Preparing the base takes no share of a GPU here, but needs one there.
     assert rules_with("gpu=training_gpus") == {"train_segment"}
     on_gpu = {name for name, asked in profile["set-resources"].items() if asked.get("gpu")}
-    assert rules_with("gpu=1") | {"prepare_base"} == on_gpu
-    assert rules_with("threads: HEAVY_THREADS") == set(profile["set-threads"]) >= set(profile["set-resources"])
+    assert gpu | {"prepare_base"} == on_gpu
+    assert (
+        many_cores | rules_with("threads: drawing_threads")
+        == set(profile["set-threads"])
+        >= set(profile["set-resources"])
+    )
     text = "".join(path.read_text() for path in (small_project.ROOT / "rules").glob("*.smk"))
     others = dict(re.findall(r"^use rule (\w+) as (\w+) with:", text, flags=re.MULTILINE))  # they run as what they use
     assert others and set(others.values()) <= local and set(others) <= local

@@ -1,0 +1,178 @@
+"""Previews drawn by the process that trains, as each checkpoint is saved.
+
+Nothing is started or compiled for them a second time. What is drawn, and under which key it is stored, is up to
+:mod:`charloom.workflow.samples`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from charloom.base import locks
+from charloom.core import files
+from charloom.core.errors import UserError, reason
+from charloom.core.store import Store
+from charloom.engine.options import EngineOptions
+from charloom.workflow import strengths
+from charloom.workflow.samples import KIND, Painter, Previews, Wanted, precision_of
+
+START = 20.0
+"""Seconds that ``sample_strength`` needs on a GPU before its first picture. A sweep that takes no longer is drawn while
+the model is here, though another checkpoint may turn out to be the one to ship."""
+
+
+class WhileTraining:
+    """Draws each checkpoint's previews, as a callback of :func:`charloom.train.loop.train`.
+
+    What cannot be drawn here is left to ``sample_checkpoint``, with one log line; training goes on in any case.
+
+    Args:
+        previews: the character's previews.
+        siblings: what is wanted: ``steps`` and ``prompts`` (name to settings); perhaps a ``sweep`` of strengths
+            (``step``, ``strengths``, ``prompts``) of the checkpoint that is likely to be chosen.
+        newest: folder that shows the newest checkpoint's previews.
+    """
+
+    def __init__(
+        self,
+        previews: Previews,
+        siblings: dict[str, Any],
+        store: Store,
+        device: Any,
+        log: Callable[[str], None],
+        options: EngineOptions,
+        newest: Path,
+    ) -> None:
+        self.previews, self.siblings, self.store = previews, siblings, store
+        self.device, self.log, self.options, self.newest = device, log, options, newest
+        self._painter: Painter | None = None
+        self._borrowed: Any = None
+        self._plain: Future[Any] | None = None
+        self._waiting: list[Wanted] = []
+        self._each = float("inf")
+        self._off = not siblings["prompts"]
+
+    def __call__(self, step: int, checkpoint: Path | None, engine: Any) -> None:
+        """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base."""
+        if self._off or step not in self.siblings["steps"]:
+            return
+        try:
+            wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
+            missing = self._missing(wanted)
+            if checkpoint is None and engine.cuda:
+                # Together with the first checkpoint's: preparing to draw takes as long as many a step.
+                self._waiting = missing
+                self._read_ahead(engine)
+                return
+            missing = self._waiting + missing + self._sweep(step, checkpoint)
+            self._waiting = []
+            if missing:
+                self._draw(missing, engine)
+            for one in wanted:
+                self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
+        except Exception as error:
+            # A preview is never worth a training run.
+            self._off = True
+            self._release()
+            self.log(f"previews are drawn after training: {reason(error)}")
+        with contextlib.suppress(OSError, UserError):
+            files.write_json(self.newest / "step.json", {"step": None if self._off else step})
+
+    def _missing(self, wanted: list[Wanted]) -> list[Wanted]:
+        return [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
+
+    def _sweep(self, step: int, checkpoint: Path | None) -> list[Wanted]:
+        """The pictures of the strength sweep, if this is its checkpoint and they are drawn soon enough."""
+        sweep = self.siblings.get("sweep")
+        if not sweep or step != sweep["step"]:
+            return []
+        previews = set(self.siblings["prompts"]) & set(sweep["prompts"])
+        wanted = self._missing(strengths.all_wanted(self.previews, step, sweep, checkpoint))
+        # At its own strength a prompt's picture is its preview.
+        wanted = [
+            one
+            for one in wanted
+            if one.prompt not in previews
+            or one.settings["scale"] != float(self.siblings["prompts"][one.prompt]["scale"])
+        ]
+        return wanted if len(wanted) * self._each <= START else []
+
+    def _release(self) -> None:
+        """Keep nothing on the GPU: the engine moves the weights, or nothing is drawn any more."""
+        self._painter = self._borrowed = None
+
+    def _draw(self, missing: list[Wanted], engine: Any) -> None:
+        from charloom.engine.previews import room_for
+
+        precision = precision_of(missing[0].settings)
+        engine.make_room(max(room_for(one.settings["width"], one.settings["height"]) for one in missing))
+        if self._painter is None:
+            self._painter = self._new_painter(precision, engine)
+        if self._borrowed is None:
+            self._paint(missing)
+            return
+        self._painter.vae.to(self.device)
+        with self._borrowed.in_place():
+            self._paint(missing)
+        self._painter.adapters.remove()
+        self._painter.vae.to("cpu")
+
+    def _paint(self, missing: list[Wanted]) -> None:
+        began = time.monotonic()
+        self._painter.draw(missing)
+        self._each = (time.monotonic() - began) / len(missing)
+
+    def _new_painter(self, precision: str, engine: Any) -> Painter:
+        from charloom.engine import borrow
+        from charloom.engine import previews as previewing
+
+        lock, model = self.previews.lock, None
+        if engine.cuda:
+            refuse(engine)
+            model, plain = self._plain.result() if self._plain else self._read(precision)
+            self._plain = None
+            self._borrowed = borrow.Borrowed(model, plain, engine.model)
+            engine.before_restart = self._release
+            previewing.ready(model, self.device, self.options)
+        return Painter(lock, self.store, self.device, self.log, self.options, precision, model)
+
+    def _read_ahead(self, engine: Any) -> None:
+        """Read the plain weights beside the first steps, which leave the CPU idle."""
+        from charloom.engine import borrow
+
+        with contextlib.suppress(borrow.CannotBorrow):  # it is said when something is to be drawn
+            refuse(engine)
+            pool = ThreadPoolExecutor(1)
+            self._plain = pool.submit(self._read, precision_of(next(iter(self.siblings["prompts"].values()))))
+            pool.shutdown(wait=False)
+
+    def _read(self, precision: str) -> tuple[Any, Any]:
+        """The plain model without weights, and its weights in main memory."""
+        import torch
+
+        from charloom.engine import borrow
+        from charloom.engine import previews as previewing
+
+        lock = self.previews.lock
+        root, single = locks.locate(lock, "transformer", self.store), locks.single_file(lock, self.store)
+        model = previewing.empty_transformer(root, precision)
+        # Never by the GPU, on which the trainer may be recording.
+        weights = previewing.stream(model, root, single, torch.device("cpu"), torch.bfloat16)
+        return model, borrow.in_main_memory(model, weights)
+
+
+def refuse(engine: Any) -> None:
+    """Raises CannotBorrow where the trained model has no room for plain weights."""
+    import torch
+
+    from charloom.engine import borrow
+
+    if engine.swap:
+        raise borrow.CannotBorrow("some blocks live in main memory")
+    if engine.model.all_x_embedder["2-1"].weight.dtype != torch.bfloat16:
+        raise borrow.CannotBorrow("training computes in fp32, previews in bf16")
