@@ -47,7 +47,7 @@ def make(configs: Path, output: Path) -> None:
     with torch.device("meta"):
         encoder = Qwen3Model(Qwen3Config(**encoder_config))
     fill(encoder).embed_tokens.weight.data.mul_(0.05)
-    encoder.save_pretrained(output / "text_encoder")
+    encoder.save_pretrained(output / "text_encoder", max_shard_size="4GB")
     del encoder
     shutil.copy(configs / "text_encoder" / "config.json", output / "text_encoder" / "config.json")
     with torch.device("meta"):

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import itertools
 import json
 import os
 import platform
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -31,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CHARACTER = "leyla"
 LARGE = 2048
 """Side of the pictures in pixels, with the 150 that the crop takes away."""
+PREVIEWS = 10
+"""Pictures per checkpoint; those of a strength are fewer."""
 GUIDE = {"steps": 3000, "checkpoints": 12, "previews": 120}
 
 
@@ -138,23 +142,25 @@ def training(work: Path, started: float) -> dict[str, Any]:
 
 
 def reckoned(result: dict[str, Any]) -> dict[str, Any]:
-    """The guide's run from the parts of this one."""
-    first = result["first_progress_line_s"] or 0
-    drawn = {row["step"]: row["seconds"] for row in result["previews"] if row["step"]}
-    pictures = sum(row["seconds"] for row in result["previews"] if row["at_s"] > first)
-    checkpoints = result["steps"] // result["save_every"]
-    stepping = result["trainer_s"] - first - pictures
-    rest = result["wall_s"] - result["trainer_s"]
+    """The guide's run from the parts of this one: what it adds are checkpoints, each with its steps and previews.
+
+    From the end of one checkpoint's previews to the end of the next's, the first left out, which prepares to draw. The
+    other jobs of a checkpoint count as if they ran one after the other.
+    """
+    ends = {row["step"]: row["at_s"] for row in result["previews"] if row["step"] and row["count"] == PREVIEWS}
+    steps = sorted(ends)[1:]
+    apart = [(ends[step] - ends[before]) / (step - before) for before, step in itertools.pairwise(steps)]
+    if not apart:
+        return {"how": "not reckoned: fewer than three checkpoints"}
+    interval = statistics.fmean(apart) * GUIDE["steps"] / GUIDE["checkpoints"]
     each = rest_per_checkpoint(result)
-    more = GUIDE["checkpoints"] - checkpoints
-    seconds = result["wall_s"] + stepping / result["steps"] * (GUIDE["steps"] - result["steps"])
-    seconds += more * (sum(drawn.values()) / max(1, len(drawn)) + each)
+    more = GUIDE["checkpoints"] - result["steps"] // result["save_every"]
     return {
-        "how": "wall_s + steps that are missing x seconds per step + checkpoints that are missing x (previews + jobs)",
-        "seconds": round(seconds, 1),
-        "seconds_per_step": round(stepping / result["steps"], 4),
+        "how": "wall_s + checkpoints that are missing x (interval of 250 steps with ten previews + other jobs)",
+        "seconds": round(result["wall_s"] + more * (interval + each), 1),
+        "interval_s": round(interval, 2),
         "jobs_per_checkpoint_s": round(each, 2),
-        "outside_the_trainer_s": round(rest, 1),
+        "outside_the_trainer_s": round(result["wall_s"] - result["trainer_s"], 1),
     }
 
 

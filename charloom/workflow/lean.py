@@ -38,7 +38,7 @@ def plan_lean() -> None:
     """Apply all of it to this process; may be called again."""
     if os.environ.get("CHARLOOM_PLAN") == "plain" or not OLDEST <= _release() < BELOW:
         return
-    from charloom.workflow import lean_files, lean_graph
+    from charloom.workflow import lean_graph, lean_running
 
     gc.set_threshold(COLLECT_AFTER, 50, 1000)
     gc.freeze()  # modules and rules: never garbage
@@ -51,7 +51,7 @@ def plan_lean() -> None:
         _tell_only_who_listens,
         _skip_what_a_dry_run_does_not_use,
         *lean_graph.ALL,
-        lean_files.hash_once,
+        *lean_running.ALL,
     )
 
 
