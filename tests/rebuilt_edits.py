@@ -237,6 +237,11 @@ OTHERS: tuple[Edit, ...] = (
         (*DATA, *rules("train_segment", "write_report")),
     ),
     Edit(
+        "a picture left out",
+        lambda p: edit(p / CHARACTER, images={**small_project.CHARACTER["images"], "exclude": ["fullbody-01"]}),
+        (*DATA, *rules("train_segment", "write_report")),
+    ),
+    Edit(
         "a picture added",
         lambda p: shot(p, lambda shots: shots.append({**shots[0], "name": "closeup-02", "expression": "laughing"})),
         (*DATA, *rules("train_segment", "write_report")),
