@@ -54,7 +54,7 @@ class WhileTraining:
         self._borrowed: Any = None
         self._plain: Future[Any] | None = None
         self._waiting: list[Wanted] = []
-        self._each = float("inf")
+        self._each = float("inf")  # seconds for a picture, once some were drawn
         self._off = not siblings["prompts"]
 
     def __call__(self, step: int, checkpoint: Path | None, engine: Any) -> None:
@@ -69,7 +69,7 @@ class WhileTraining:
                 self._waiting = missing
                 self._read_ahead(engine)
                 return
-            missing = self._waiting + missing + self._sweep(step, checkpoint)
+            missing = self._waiting + missing + self._sweep(step, checkpoint, wanted)
             self._waiting = []
             if missing:
                 self._draw(missing, engine)
@@ -86,20 +86,14 @@ class WhileTraining:
     def _missing(self, wanted: list[Wanted]) -> list[Wanted]:
         return [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
 
-    def _sweep(self, step: int, checkpoint: Path | None) -> list[Wanted]:
-        """The pictures of the strength sweep, if this is its checkpoint and they are drawn soon enough."""
+    def _sweep(self, step: int, checkpoint: Path | None, previews: list[Wanted]) -> list[Wanted]:
+        """The pictures of the strength sweep beside ``previews``, if this is its checkpoint and they take not long."""
         sweep = self.siblings.get("sweep")
         if not sweep or step != sweep["step"]:
             return []
-        previews = set(self.siblings["prompts"]) & set(sweep["prompts"])
+        drawn = {one.key for one in previews}  # at its own strength a prompt's picture is its preview
         wanted = self._missing(strengths.all_wanted(self.previews, step, sweep, checkpoint))
-        # At its own strength a prompt's picture is its preview.
-        wanted = [
-            one
-            for one in wanted
-            if one.prompt not in previews
-            or one.settings["scale"] != float(self.siblings["prompts"][one.prompt]["scale"])
-        ]
+        wanted = [one for one in wanted if one.key not in drawn]
         return wanted if len(wanted) * self._each <= START else []
 
     def _release(self) -> None:
@@ -113,18 +107,15 @@ class WhileTraining:
         engine.make_room(max(room_for(one.settings["width"], one.settings["height"]) for one in missing))
         if self._painter is None:
             self._painter = self._new_painter(precision, engine)
+        painter, began = self._painter, time.monotonic()
         if self._borrowed is None:
-            self._paint(missing)
-            return
-        self._painter.vae.to(self.device)
-        with self._borrowed.in_place():
-            self._paint(missing)
-        self._painter.adapters.remove()
-        self._painter.vae.to("cpu")
-
-    def _paint(self, missing: list[Wanted]) -> None:
-        began = time.monotonic()
-        self._painter.draw(missing)
+            painter.draw(missing)
+        else:
+            painter.vae.to(self.device)
+            with self._borrowed.in_place():
+                painter.draw(missing)
+            painter.adapters.remove()
+            painter.vae.to("cpu")
         self._each = (time.monotonic() - began) / len(missing)
 
     def _new_painter(self, precision: str, engine: Any) -> Painter:
@@ -134,7 +125,7 @@ class WhileTraining:
         lock, model = self.previews.lock, None
         if engine.cuda:
             refuse(engine)
-            model, plain = self._plain.result() if self._plain else self._read(precision)
+            model, plain = self._plain.result() if self._plain else self._read(precision, self.device)
             self._plain = None
             self._borrowed = borrow.Borrowed(model, plain, engine.model)
             engine.before_restart = self._release
@@ -143,16 +134,19 @@ class WhileTraining:
 
     def _read_ahead(self, engine: Any) -> None:
         """Read the plain weights beside the first steps, which leave the CPU idle."""
+        import torch
+
         from charloom.engine import borrow
 
         with contextlib.suppress(borrow.CannotBorrow):  # it is said when something is to be drawn
             refuse(engine)
-            pool = ThreadPoolExecutor(1)
-            self._plain = pool.submit(self._read, precision_of(next(iter(self.siblings["prompts"].values()))))
+            precision, pool = precision_of(next(iter(self.siblings["prompts"].values()))), ThreadPoolExecutor(1)
+            # Not by the GPU, on which the trainer may be recording.
+            self._plain = pool.submit(self._read, precision, torch.device("cpu"))
             pool.shutdown(wait=False)
 
-    def _read(self, precision: str) -> tuple[Any, Any]:
-        """The plain model without weights, and its weights in main memory."""
+    def _read(self, precision: str, device: Any) -> tuple[Any, Any]:
+        """The plain model without weights, and its weights in main memory, quantised by ``device``."""
         import torch
 
         from charloom.engine import borrow
@@ -161,8 +155,7 @@ class WhileTraining:
         lock = self.previews.lock
         root, single = locks.locate(lock, "transformer", self.store), locks.single_file(lock, self.store)
         model = previewing.empty_transformer(root, precision)
-        # Never by the GPU, on which the trainer may be recording.
-        weights = previewing.stream(model, root, single, torch.device("cpu"), torch.bfloat16)
+        weights = previewing.stream(model, root, single, device, torch.bfloat16)
         return model, borrow.in_main_memory(model, weights)
 
 

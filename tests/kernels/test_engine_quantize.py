@@ -176,6 +176,17 @@ def test_nf4_without_bitsandbytes_is_a_mistake_in_one_line(no_bitsandbytes):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_card_quantises_to_the_bytes_of_the_cpu() -> None:
+    """The trainer reads the previews' weights on the CPU, ``sample_checkpoint`` on the card."""
+    wide = (vary(3840, 10240) * 0.02).bfloat16()
+    wide[0] = 0
+    here, there = q.KINDS["float8"].pack(wide), q.KINDS["float8"].pack(wide.cuda())
+    for ours, theirs in zip(here, there, strict=True):
+        assert torch.equal(ours.view(torch.uint8), theirs.cpu().view(torch.uint8))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("rows", [1, 7, 96, 1120])
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("sizes", [[], [10240], [3840, 3840, 3840], [10240, 10240]], ids=len)
