@@ -15,6 +15,7 @@ from torch import nn
 from charloom.core.errors import UserError
 from charloom.kernels import products
 from charloom.kernels import quantize as q
+from charloom.kernels.linears import Float8Linear
 
 WEIGHT_ERROR = {"float8": 0.03, "int8": 0.01, "nf4": 0.1}
 """Largest relative error (Frobenius) of normally distributed weights."""
@@ -180,7 +181,7 @@ def test_a_card_quantises_to_the_bytes_of_the_cpu() -> None:
     """The trainer reads the previews' weights on the CPU, ``sample_checkpoint`` on the card."""
     wide = (vary(3840, 10240) * 0.02).bfloat16()
     wide[0] = 0
-    here, there = q.KINDS["float8"].pack(wide), q.KINDS["float8"].pack(wide.cuda())
+    here, there = Float8Linear.pack(wide), Float8Linear.pack(wide.cuda())
     for ours, theirs in zip(here, there, strict=True):
         assert torch.equal(ours.view(torch.uint8), theirs.cpu().view(torch.uint8))
 
