@@ -71,7 +71,7 @@ def of_document(
         raise UserError.several(problems + more)
     sets, wrong = datasets.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
     planned = tuple(shot.name for shot in shots)
-    kept, excluded, parts, lost = excluding.apart(images, shots, sets)
+    kept, excluded, parts, lost = excluding.apart(images, shots, sets, takes_all=whole)
     checkpoint = data.get("checkpoint", "auto")
     line = f"{{trigger}}{' style' if kind == 'style' else f', {spoken.a_noun}'}"
     lines = data.get("identity_line", {"full": line, "eyes_hidden": line})
