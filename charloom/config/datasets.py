@@ -55,7 +55,8 @@ class DataSet:
         there = {**self.files, **self.excluded}
         texts = [text for image in there if (text := self.caption_file(image))]
         names = {path.stem: f"{path.stem}.txt" for path in there.values()}
-        return inventory.of_pictures(self.folder, [*there.values(), *texts], names)
+        without = [Path(inventory.placed(self.masks)).resolve()] if self.masks not in ("", image_folder.AUTO) else []
+        return inventory.of_pictures(self.folder, [*there.values(), *texts], names, without)
 
 
 def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
