@@ -23,10 +23,6 @@ AUTO = "auto"
 """Value of ``masks`` that names no folder."""
 
 
-# Snakemake takes a name that ends in twenty times the same for a rule that feeds on itself.
-_NAME = re.compile(schema.load_schema("name")["pattern"])
-
-
 def images(folder: str | Path) -> list[Path]:
     """The images in ``folder`` by name, whatever the case of their endings; none where there is no folder."""
     found = Path(folder).iterdir() if Path(folder).is_dir() else ()
@@ -47,13 +43,13 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
     best = pictures.endings()
     ranked = sorted(files, key=lambda path: best.index(path.suffix.lower()), reverse=True)
     stems = {path.stem: path for path in ranked}
-    made = {stem: stem for stem in stems if _NAME.fullmatch(stem)}
+    made = {stem: stem for stem in stems if schema.is_name(stem)}
     times: Counter[str] = Counter()
     for stem in sorted(set(stems) - set(made)):
         like = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:34] or "image"
         like = re.sub(r"(.+?)\1{9,}$", r"\1", like)
         name = like
-        while name in made:
+        while name in made or not schema.is_name(name):
             times[like] += 1
             name = f"{like}-{times[like] + 1}"
         made[name] = stem
@@ -91,11 +87,9 @@ def every(folder: str | Path, without: Collection[Path] = ()) -> dict[str, Path]
         slug = slugs[path]
         # A name that has lost more than its marks would otherwise change as soon as there is a second one like it.
         lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(name)) or _once(slug) != slug
-        alone = times[slug] == 1 and not lost and _NAME.fullmatch(slug)
+        plain = not lost and schema.is_name(slug) and (times[slug] == 1 or slug == name)
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
-        named[
-            slug if alone or (slug == name and not lost) else f"{_once(slug)[:33].rstrip('-_') or 'picture'}-{digest}"
-        ] = path
+        named[slug if plain else f"{_once(slug)[:33].rstrip('-_') or 'picture'}-{digest}"] = path
     return named
 
 

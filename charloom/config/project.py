@@ -7,7 +7,6 @@ Independent of Snakemake, images and models.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from charloom.core.files import expanded
 
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
-_NAME = re.compile(schema.load_schema("name")["pattern"])
-_RESERVED = ("con", "nul", "aux", "prn", "experiments")
+_RESERVED = ("experiments",)
+"""What else is in ``results/``."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Workflow:
     def names(self) -> list[str]:
         """Names by which characters and styles can be requested; a file with an invalid name has none."""
         there = [*self.characters, *self.broken, *self.styles, *self.broken_styles]
-        return [name for name in dict.fromkeys(there) if _NAME.fullmatch(name)]
+        return [name for name in dict.fromkeys(there) if schema.is_name(name)]
 
     def gpus_for(self, character: Character) -> int:
         """GPUs that the character's training uses: no more than a step has samples."""
@@ -224,8 +223,13 @@ def _character_files(
     return [files[name] for name in names if name in files and name not in broken], broken
 
 
+def is_free(name: str) -> bool:
+    """Whether a character or style can be called so."""
+    return schema.is_name(name) and name not in _RESERVED
+
+
 def _check_name(path: Path, label: str) -> None:
-    if not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
+    if not is_free(path.stem):
         raise UserError(f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _")
 
 

@@ -33,6 +33,16 @@ def load_schema(name: str) -> dict[str, Any]:
     return resolved
 
 
+def is_name(text: str) -> bool:
+    """Whether characters, shots, sets and bases can be called so: it becomes part of paths, on any system."""
+    return _name().fullmatch(text) is not None
+
+
+@cache
+def _name() -> re.Pattern[str]:
+    return re.compile(load_schema("name")["pattern"])
+
+
 def _resolve(node: Any) -> Any:
     if isinstance(node, list):
         return [_resolve(item) for item in node]
