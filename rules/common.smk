@@ -392,7 +392,5 @@ def wrong_targets():
     except (Exception, SystemExit):
         return []  # not started by the snakemake command
     return [
-        targets.complaint(word, WORKFLOW.names, products)
-        for word in asked
-        if word in words
+        targets.complaint(word, WORKFLOW, products) for word in asked if word in words
     ]
