@@ -24,6 +24,8 @@ QUIET = "CHARLOOM_JOBS_QUIET"
 """Environment variable: a job with a log file writes to it alone. Set by whoever shows the logs' lines to the user."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables by which libgomp, torch's OpenMP on Linux, decides how idle threads wait."""
+SPINS = "10000"
+"""How long idle threads spin on a quiet machine: as fast as without an end, and bearable if it gets busy later."""
 BUSY = 0.25
 """Share of the wanted cores that other processes must use before idle threads sleep instead of spin."""
 JSON = "JSON or @FILE"
@@ -108,8 +110,8 @@ def choose_waiting(threads: int, cores_used: Callable[[], float] | None = None) 
 
     Between two parallel regions libgomp's threads spin. On a quiet machine that is fastest; beside other busy processes
     they spin away the time that the others wait for, and training crawls (``benchmarks/busy_laptop.py``). How threads
-    wait is settled when libgomp is loaded, so the machine is looked at once, for half a second. A choice of the user's
-    is kept.
+    wait is settled when libgomp is loaded, so the machine is looked at once, for half a second; for one that gets busy
+    later, spinning has an end (:data:`SPINS`). A choice of the user's is kept.
 
     Args:
         threads: cores that the job wants.
@@ -119,6 +121,8 @@ def choose_waiting(threads: int, cores_used: Callable[[], float] | None = None) 
         return
     if (cores_used or _cores_used)() >= BUSY * threads:
         os.environ["OMP_WAIT_POLICY"] = "passive"
+    else:
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _cores_used() -> float:

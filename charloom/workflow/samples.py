@@ -18,7 +18,7 @@ from charloom.base import locks
 from charloom.core import files
 from charloom.core.canonical import digest, file_digest
 from charloom.core.contents import remembered, signature
-from charloom.core.errors import UserError, reason
+from charloom.core.errors import Stopped, UserError, reason
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
@@ -144,16 +144,16 @@ class Painter:
         self.adapters = engine.Adapters(model, options, self.predict)
         self._batches: dict[tuple[int, int], int] = {}
 
-    def draw(self, wanted: list[Wanted]) -> None:
+    def draw(self, wanted: list[Wanted], asked: Callable[[], bool] | None = None) -> None:
         """Draw those of ``wanted`` that are not stored.
 
         Raises:
-            UserError: as :meth:`paint`.
+            UserError, Stopped: as :meth:`paint`.
         """
         # In the order of the prompts: on the CPU, pictures of a batch may depend on each other in the last bit.
         missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
         started = time.monotonic()
-        for members, pixels in self.paint(sorted(missing, key=lambda one: (one.step, one.prompt))):
+        for members, pixels in self.paint(sorted(missing, key=lambda one: (one.step, one.prompt)), asked=asked):
             with ThreadPoolExecutor(SAVING) as pool:
                 list(pool.map(self.keep, members, pixels))
             step, size = members[0].step, "{width}x{height}".format(**members[0].settings)
@@ -171,17 +171,25 @@ class Painter:
         with self.store.put(KIND, one.key, ".png") as path:
             Image.fromarray(picture).save(path, format="PNG", compress_level=6, pnginfo=words)
 
-    def paint(self, wanted: Sequence[Wanted], at_once: int | None = None) -> Iterator[tuple[list[Wanted], Any]]:
+    def paint(
+        self, wanted: Sequence[Wanted], at_once: int | None = None, asked: Callable[[], bool] | None = None
+    ) -> Iterator[tuple[list[Wanted], Any]]:
         """Draw all of ``wanted``; yields those that are done, and their pixels (n, height, width, 3) uint8.
 
         By default all that share their LoRAs and settings come together; with ``at_once`` at most so many do.
 
         Raises:
             UserError: not even one picture fits into GPU memory, or a LoRA does not fit the base.
+            Stopped: ``asked()`` before a step of the sampler; what was being drawn is dropped.
         """
         from charloom.core.tensors import read_safetensors
         from charloom.engine import previews as engine
         from charloom.zimage import sampler
+
+        def predict(*inputs: Any) -> Any:
+            if asked and asked():
+                raise Stopped("in the middle of a picture")
+            return self.predict(*inputs)
 
         groups: dict[tuple[Any, ...], list[Wanted]] = {}
         for one in wanted:
@@ -210,7 +218,7 @@ class Painter:
                         negative=read_safetensors(negative)[0]["embeds"] if negative else None,
                         shift=self.shift,
                         batch_size=self._batches.get(size, engine.batch_size(self.device)),
-                        predict=self.predict,
+                        predict=predict,
                         log=self.log,
                         on_halved=halved,
                     )
@@ -271,9 +279,12 @@ class WhileTraining:
         self._waiting: list[Wanted] = []
         self._off = not siblings["prompts"]
 
-    def __call__(self, step: int, checkpoint: Path | None, engine: Any) -> None:
-        """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base."""
-        if self._off or step not in self.siblings["steps"]:
+    def __call__(self, step: int, checkpoint: Path | None, engine: Any, asked: Callable[[], bool]) -> None:
+        """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base.
+
+        Once ``asked()``, somebody wants the training to end, and the rest is left too.
+        """
+        if asked() or self._off or step not in self.siblings["steps"]:
             return
         try:
             wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
@@ -284,9 +295,12 @@ class WhileTraining:
                 return
             if missing := self._waiting + missing:
                 self._waiting = []
-                self._draw(missing, engine)
+                self._draw(missing, engine, asked)
             for one in wanted:
                 self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
+        except Stopped:
+            self.log(f"stopped while drawing; the other previews of step {step} come with the next run")
+            return
         except Exception as error:
             # A preview is never worth a training run.
             self._off = True
@@ -299,7 +313,7 @@ class WhileTraining:
         """Keep nothing on the GPU: the engine moves the weights, or nothing is drawn any more."""
         self._painter = self._borrowed = None
 
-    def _draw(self, missing: list[Wanted], engine: Any) -> None:
+    def _draw(self, missing: list[Wanted], engine: Any, asked: Callable[[], bool]) -> None:
         from charloom.engine.previews import room_for
 
         precision = precision_of(missing[0].settings)
@@ -307,11 +321,11 @@ class WhileTraining:
         if self._painter is None:
             self._painter = self._new_painter(precision, engine)
         if self._borrowed is None:
-            self._painter.draw(missing)
+            self._painter.draw(missing, asked)
             return
         self._painter.vae.to(self.device)
         with self._borrowed.in_place():
-            self._painter.draw(missing)
+            self._painter.draw(missing, asked)
         self._painter.adapters.remove()
         self._painter.vae.to("cpu")
 

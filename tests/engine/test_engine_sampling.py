@@ -143,7 +143,7 @@ def test_the_trainer_draws_what_the_rule_would_draw(previews, tmp_path) -> None:
     newest = tmp_path / "newest"
     draw = samples.WhileTraining(previews, siblings, stores["trainer"], CPU, lines.append, EngineOptions(), newest)
     for step, path in ((0, None), (1, checkpoint), (2, checkpoint)):
-        draw(step, path, Idle())
+        draw(step, path, Idle(), lambda: False)
     (tmp_path / "results/checkpoints/step-000002.safetensors").write_bytes(checkpoint.read_bytes())
     wanted = previews.all(siblings)
     samples.make(previews, wanted[::-1], stores["rule"], CPU, silent, EngineOptions())
@@ -159,9 +159,26 @@ def test_a_preview_that_fails_costs_no_training(previews, tmp_path) -> None:
     broken.write_bytes(b"not a checkpoint")
     siblings, store = {"steps": [1, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer")
     draw = samples.WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
-    draw(1, broken, Idle())
-    draw(2, broken, Idle())
+    draw(1, broken, Idle(), lambda: False)
+    draw(2, broken, Idle(), lambda: False)
     assert len(lines) == 1 and "previews are drawn after training" in lines[0]
+
+
+def test_a_stop_leaves_the_picture_and_training_draws_nothing_more(previews, tmp_path) -> None:
+    plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 4, "guidance": 1.0, "recipe": 1, "seed": 1}
+    siblings, store, lines = {"steps": [0, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer"), []
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
+    draw = samples.WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
+    looks = itertools.count()
+    draw(0, None, Idle(), lambda: next(looks) == 3)
+    assert next(looks) == 4, "asked at every step of the sampler, and no more after the answer"
+    draw(2, checkpoint, Idle(), lambda: True)
+    assert not list(store.root.glob("sample/**/*.png")) and lines == [
+        "stopped while drawing; the other previews of step 0 come with the next run"
+    ]
+    draw(2, checkpoint, Idle(), lambda: False)
+    assert len(list(store.root.glob("sample/**/*.png"))) == 1, "drawing is not off"
 
 
 def lora_of(
