@@ -12,16 +12,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charloom.config import excluding, image_folder
+from charloom.config import excluding, image_folder, packages
 
 if TYPE_CHECKING:
     from charloom.config.base import Base
     from charloom.config.character import Character
 
 
-def notices(character: Character, base: Base, has_gpu: bool) -> list[str]:
-    """Lines about the character's base, the most serious first."""
-    return of_base(character, base) + of_machine(character, base, has_gpu) + of_links(character) + of_gone(character)
+def notices(character: Character, base: Base, has_gpu: bool, jobs_here: bool = True) -> list[str]:
+    """Lines about the character and its base, the most serious first; ``jobs_here``: jobs have this environment."""
+    lines = of_base(character, base) + of_machine(character, base, has_gpu)
+    lines += of_packages(character, has_gpu) if jobs_here else []
+    return lines + of_links(character) + of_gone(character)
 
 
 def of_base(character: Character, base: Base) -> list[str]:
@@ -43,6 +45,12 @@ def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
         f"base {base.name} wants a GPU, and none was found on this machine: training on the CPU takes days"
         f"{download}. Use a machine with a GPU of 16 GB or more"
     ]
+
+
+def of_packages(character: Character, has_gpu: bool) -> list[str]:
+    """What training needs and is not installed."""
+    cuda = has_gpu and platform.system() != "Darwin"
+    return [one.line for one in packages.missing(character.recipe, cuda)]
 
 
 def of_links(character: Character) -> list[str]:

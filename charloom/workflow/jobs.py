@@ -183,7 +183,8 @@ def torch_device(
     to the CPU.
 
     Raises:
-        UserError: there is no such device, or none that could run the base in reasonable time.
+        UserError: there is no such device, or none that could run the base in reasonable time; or a package is missing
+            that the character's training will need, so that this is not found after minutes of encoding.
     """
     wanted = min(max(1, threads), os.cpu_count() or 1)
     if places := _leased(name, alone):
@@ -194,6 +195,7 @@ def torch_device(
     import torch
 
     from charloom.base import locks
+    from charloom.config import packages
     from charloom.core.errors import UserError
 
     torch.set_num_threads(max(1, threads))
@@ -210,6 +212,8 @@ def torch_device(
         raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("device mps: torch finds none of Apple's GPUs; set device: auto")
+    if lines := packages.of_job(os.environ.get(packages.VARIABLE, ""), sys.argv, name.startswith("cuda")):
+        raise UserError.several(lines)
     device = torch.device(name)
     if device.type == "cuda" and device.index:
         torch.cuda.set_device(device)
