@@ -99,8 +99,9 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         f"main memory {price.main_memory(recipe, budget):.0f} GiB"
     )
     images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
+    disk = price.disk(recipe, images, drawn, len(character.saved_steps))
     out.append(
-        f"  disk {price.disk(recipe, images, drawn, len(character.saved_steps)):.0f} GB"
+        f"  disk {disk:.0f} GB{_short(disk, root / workflow.store)}"
         + (
             f"; download {base.download_gb:g} GB at most"
             if base.repo and not (root / WORK.lock(base.name)).exists()
@@ -108,6 +109,13 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         )
     )
     return out
+
+
+def _short(needed: float, store: Path) -> str:
+    """Whether ``needed`` GB do not fit where the store is, in words."""
+    there = next(path for path in (store, *store.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    return f", but the disk of {there} has {free:.0f} GB free: free some space first" if free < needed else ""
 
 
 def _limits(recipe: dict[str, Any]) -> list[float]:

@@ -115,7 +115,8 @@ def is_blank(path: Path) -> bool:
 
 def _folder_mistakes(made: DataSet) -> list[str]:
     if not Path(made.folder).is_dir():
-        return [f"there is no folder {made.folder}; correct it, or remove the data set"]
+        remedy = inventory.meant(made.folder, "correct it, or remove the data set")
+        return [f"there is no folder {made.folder}; {remedy}"]
     if not made.files:
         lost = [entry for entry in made.unused() if not entry.where.lower().endswith(".txt")]
         there = "; ".join(f"{entry.where}: {entry.what}" for entry in lost[:3])

@@ -6,6 +6,7 @@ leave behind are ignored. Lists folders; opens no file.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import os
 import unicodedata
@@ -72,6 +73,17 @@ def placed(path: str) -> str:
     written = os.path.expanduser(path)
     found = None if written.isascii() else same(Path(written))
     return str(found) if found else written
+
+
+def meant(path: str | Path, otherwise: str) -> str:
+    """The remedy for a folder that is not there: the one that is spelt like it in a single part, or ``otherwise``."""
+    part = Path(path)
+    while not part.parent.is_dir() and part.parent != part:
+        part = part.parent
+    there = [other.name for other in part.parent.iterdir() if other.is_dir()] if part.parent.is_dir() else []
+    close = difflib.get_close_matches(part.name, there, n=1)
+    found = part.with_name(close[0]) / Path(path).relative_to(part) if close else None
+    return f"did you mean {found.as_posix()}?" if found and found.is_dir() else otherwise
 
 
 def texts(folder: str | Path) -> dict[str, Path]:

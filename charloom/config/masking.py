@@ -67,7 +67,7 @@ def problems(character: Character) -> list[str]:
 
 def _folder_problems(character: Character, key: str, folder: str, names: list[str]) -> list[str]:
     if not Path(folder).is_dir():
-        return [f"{key}.masks: there is no folder {folder}; correct it, or write auto"]
+        return [f"{key}.masks: there is no folder {folder}; {inventory.meant(folder, 'correct it, or write auto')}"]
     trained = {f"datasets[{number}].path": part.folder for number, part in enumerate(character.datasets, 1)}
     trained |= {"images.path": character.folder} if character.folder else {}
     for other, path in trained.items():

@@ -237,6 +237,8 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
         ]
     if rule == "type":
         kind = error.validator_value
+        if value is None:
+            return [f"{where}: is empty; expected {meaning or KINDS[kind]}, or take the key out"]
         return [f"{where}: must be {KINDS[kind]}, not {describe(value)}{_misread(kind, value)}"]
     if rule == "enum":
         return [
