@@ -82,7 +82,9 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     recipe, base = character.recipe, workflow.bases[character.base]
     steps = character.saved_steps[-1] if "train_segment" in jobs else 0
     people = {one.id: one.saved_steps[-1] for one in workflow.characters.values() if one.base == character.base}
-    here = price.measured_here(root, character.base, people)
+    known = (root / WORK.lock(base.name)).exists()
+    # Before a base was ever used here, records of characters that now use it are of another base.
+    here = price.measured_here(root, character.base, people) if known else {}
     if base.miniature:
         stages = [one for one in price.stages(jobs, recipe, steps, None, here) if one.measured]
         return _times(stages, jobs, []) if stages else []
@@ -102,11 +104,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     disk = price.disk(recipe, images, drawn, len(character.saved_steps))
     out.append(
         f"  disk {disk:.0f} GB{_short(disk, root / workflow.store)}"
-        + (
-            f"; download {base.download_gb:g} GB at most"
-            if base.repo and not (root / WORK.lock(base.name)).exists()
-            else ""
-        )
+        + (f"; download {base.download_gb:g} GB at most" if base.repo and not known else "")
     )
     return out
 

@@ -18,6 +18,7 @@ from charloom.cli.planning import Group
 from charloom.config import yaml
 from charloom.config.project import load
 from charloom.core.errors import UserError
+from charloom.core.layout import WORK
 from charloom.workflow import price
 
 RECORDED = small_project.ROOT / "benchmarks/results"
@@ -184,6 +185,10 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\n100.0\t0:01:40\n")
+    before = pricing.lines(root, "leyla", found, given)
+    assert "*" not in "\n".join(before)  # measured with the miniature, for the base was never here
+    (root / WORK.lock("z-image-turbo")).parent.mkdir(parents=True)
+    (root / WORK.lock("z-image-turbo")).touch()
     assert "encode latents 50 min 00 s*" in "\n".join(pricing.lines(root, "leyla", found, given))
     given["recipe"] = {"memory": 0.5}
     with pytest.raises(UserError, match="may use 0.5 GiB"):
