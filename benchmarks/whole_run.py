@@ -148,11 +148,11 @@ def reckoned(result: dict[str, Any]) -> dict[str, Any]:
     other jobs of a checkpoint count as if they ran one after the other.
     """
     ends = {row["step"]: row["at_s"] for row in result["previews"] if row["step"] and row["count"] == PREVIEWS}
-    steps = sorted(ends)[1:]
-    apart = [(ends[step] - ends[before]) / (step - before) for before, step in itertools.pairwise(steps)]
-    if not apart:
-        return {"how": "not reckoned: fewer than three checkpoints"}
-    interval = statistics.fmean(apart) * GUIDE["steps"] / GUIDE["checkpoints"]
+    steps, every = sorted(ends)[1:], GUIDE["steps"] // GUIDE["checkpoints"]
+    apart = [ends[step] - ends[before] for before, step in itertools.pairwise(steps)]
+    if not apart or result["save_every"] != every:
+        return {"how": f"not reckoned: that takes three checkpoints, one every {every} steps"}
+    interval = statistics.fmean(apart)
     each = rest_per_checkpoint(result)
     more = GUIDE["checkpoints"] - result["steps"] // result["save_every"]
     return {

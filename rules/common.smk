@@ -15,7 +15,7 @@ from snakemake.io import strip_wildcard_constraints
 from charloom.workflow import arguments, delivery, judge_slices
 from charloom.workflow import gallery_slices, lean, own_files, slices, targets
 from charloom.base import locks
-from charloom.config import drift, knobs, notices
+from charloom.config import drift, knobs, notices, packages
 from charloom.dataset import sources
 from charloom.config.project import read
 from charloom.core.contents import Contents
@@ -31,6 +31,7 @@ CONDA = "CONDA" in {
     method.name for method in workflow.deployment_settings.deployment_method
 }
 PYTHON = os.environ.get("CHARLOOM_PYTHON", "python" if CONDA else sys.executable)
+OWN_PYTHON = PYTHON == sys.executable
 SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"
 
 
@@ -79,6 +80,8 @@ EXPORTS = {
     "CHARLOOM_GPUS": str(WORKFLOW.gpus),
     "CHARLOOM_ATTEMPT": arguments.attempt(sys.argv),
 }
+if OWN_PYTHON and (lost := packages.told(WORKFLOW.projects.values(), HAS_GPU)):
+    EXPORTS[packages.VARIABLE] = lost
 PREFIX = (
     f"export {' '.join(f'{name}={quote(value)}' for name, value in EXPORTS.items())}; "
     f'run() {{ name="$1"; shift; {START}/"$name".py "$@"; }}; '
@@ -100,7 +103,8 @@ def person(name):
     except UserError as error:
         stop(str(error).splitlines())
     if workflow.is_main_process:
-        for line in notices.notices(character, BASES[character.base], HAS_GPU):
+        base = BASES[character.base]
+        for line in notices.notices(character, base, HAS_GPU, OWN_PYTHON):
             print(f"note: {name}: {line}", file=sys.stderr)
     return character
 
@@ -392,7 +396,5 @@ def wrong_targets():
     except (Exception, SystemExit):
         return []  # not started by the snakemake command
     return [
-        targets.complaint(word, WORKFLOW.names, products)
-        for word in asked
-        if word in words
+        targets.complaint(word, WORKFLOW, products) for word in asked if word in words
     ]

@@ -99,13 +99,14 @@ def prompt_page(wildcards):
 
 def sampled_checkpoint(wildcards):
     """The checkpoint to sample; step 0 is the base alone."""
+    first_untrained(wildcards.character)  # now, before any is made
     step = int(wildcards.step)
     return results(wildcards.character).checkpoint(step) if step else []
 
 
 @cache
 def first_untrained(name):
-    """The first step of a character whose checkpoint is still to be trained; 0 if there is none."""
+    """The first step of a character whose checkpoint was not there when the plan was made; 0 if all were."""
     made = results(name)
     missing = (
         step for step in person(name).saved_steps if not made.checkpoint(step).is_file()
@@ -116,10 +117,17 @@ def first_untrained(name):
 def drawn_before(wildcards):
     """Whether the trainer will have drawn a preview, so that its job only links it. If it has not, that job draws.
 
-    Never what the base alone draws, which waits for no training, nor on a cluster, where there might be no GPU for it.
+    Never what the base alone draws, which waits for no training, nor where a job may be sent to a machine without a GPU.
     """
-    first = first_untrained(wildcards.character)
-    return bool(first) and int(wildcards.step) >= first and workflow.local_exec
+    name = wildcards.character
+    first = first_untrained(name)
+    here = workflow.local_exec and not workflow.remote_exec and not IN_STORAGE
+    return (
+        here
+        and bool(first)
+        and int(wildcards.step) >= first
+        and training.draws(person(name))
+    )
 
 
 def drawing_threads(wildcards):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from charloom.core import files
-from charloom.core.errors import UserError, cli
+from charloom.core.errors import cli, reason
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.core.words import swapped
@@ -65,12 +64,15 @@ def images_too(
 ) -> None:
     """Encode what ``encode_latents`` would: a process of its own would load torch once more.
 
-    What goes wrong is said by that rule, for which it is left.
+    What fails here is left to that rule, which reports it.
     """
     images = sorted(results.dataset.glob("*.png"))
     log.quietly(f"encoding up to {len(images)} images on {device}")
-    with contextlib.suppress(UserError, TimeoutError), store.lock(f"encode-latents-{results.root.name}", wait=False):
-        fits(lambda: latents.make(images, lock, settings, store, device))
+    try:
+        with store.lock(f"encode-latents-{results.root.name}", wait=False):
+            latents.make(images, lock, settings, store, device)
+    except Exception as error:  # the texts are encoded, whatever it is
+        log.quietly(f"images are left to encode_latents: {reason(error)}")
 
 
 def fits(work: Callable[[], object]) -> bool:

@@ -15,13 +15,10 @@ from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.engine.options import EngineOptions
-from charloom.train import meeting, progress
+from charloom.train import meeting, progress, stopping
 from charloom.train.keys import METRICS
 from charloom.workflow import devices, jobs, launch, training
 from charloom.workflow.arguments import path, value
-
-APART = "CHARLOOM_PREVIEWS_APART"
-"""Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
 
 
 def main() -> None:
@@ -98,7 +95,7 @@ def main() -> None:
             device=str(device),
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
             engine=options,
-            on_checkpoint=None if silent or os.environ.get(APART) else drawing,
+            on_checkpoint=None if silent or os.environ.get(training.APART) else drawing,
             init=arguments.init,
             provenance={
                 "base": arguments.lock["name"],
@@ -128,9 +125,11 @@ def main() -> None:
             raise
 
     def make_noticed() -> None:
+        attempt = int(os.environ.get("CHARLOOM_ATTEMPT", "1"))
+        stopping.begin(results.training, attempt)
         with progress.noticed(results.training) as killed:
-            if killed and int(os.environ.get("CHARLOOM_ATTEMPT", "1")) > 1:
-                os.environ[APART] = "1"
+            if killed and attempt > 1:
+                os.environ[training.APART] = "1"
                 log("the last start was killed without a word: to save memory, previews are drawn after training")
             (make_together if count > 1 else make)()
 

@@ -94,7 +94,8 @@ NOISE = re.compile(
     "Trying to restart job|Removing output files of failed job|Shutting down, this might|Job \\d+ has been submitted|"
     "Exiting because a job execution failed|At least one job did not complete|This was a dry-run|Workflow has started|"
     "Using workflow specific profile|Terminating processes on user request|Removing temporary output|"
-    "Failed to set marker file|Job stats|Reasons:|Storing output in storage|Touching output"
+    "Failed to set marker file|Some jobs were triggered by provenance|Rules with provenance triggered|"
+    "Job stats|Reasons:|Storing output in storage|Touching output"
 )
 """How Snakemake's own lines begin that the display makes superfluous; all of them are in the full log."""
 

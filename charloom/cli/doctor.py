@@ -21,6 +21,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from charloom.config import notices
 from charloom.core.errors import reason
 
 GIB = 2**30
@@ -238,7 +239,9 @@ def _extras() -> Iterator[Finding]:
         try:
             yield Finding(package, f"{importlib.metadata.version(package)}, for {purpose}")
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(package, f"not installed, for {purpose}", OK, f"if wanted: pip install 'charloom[{extra}]'")
+            needed = package == "bitsandbytes" and sys.platform != "darwin" and notices.has_gpu()
+            remedy = f"{'with Z-Image-Turbo on this GPU' if needed else 'if wanted'}: pip install 'charloom[{extra}]'"
+            yield Finding(package, f"not installed, for {purpose}", NOTE if needed else OK, remedy)
 
 
 def _hub() -> Iterator[Finding]:

@@ -16,13 +16,13 @@ from typing import Annotated
 import typer
 
 from charloom.base import locks
-from charloom.cli.drawing import Loras, Manner, Table
+from charloom.cli.drawing import Loras, Manner, Table, untrained
 from charloom.config import project
 from charloom.config.character import Character
 from charloom.core import words
 from charloom.core.errors import UserError
 from charloom.core.files import expanded
-from charloom.core.layout import results
+from charloom.core.layout import WORK, results
 from charloom.core.store import Store
 
 SIDES = 64, 4096
@@ -212,6 +212,9 @@ def draw(
     # It warns of what nothing here uses.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     store, say = Store(workflow.store), _say
+    made = [WORK.lock(base.name), results(name).final, *results(name).checkpoints()]
+    if (checkpoint, checkpoints, lora) == (None, None, None) and not any(path.is_file() for path in made):
+        raise untrained(character)
     lock = studios.lock_of(base)
     with ExitStack() as stack:
         loras = Loras(workflow, character, store, lock, Path(stack.enter_context(tempfile.TemporaryDirectory())), say)

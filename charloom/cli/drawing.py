@@ -37,6 +37,12 @@ class Lora:
     trigger: str = ""
 
 
+def untrained(character: Character) -> UserError:
+    """That there is nothing yet to draw a character with."""
+    final = results(character.id).final.as_posix()
+    return UserError(f"{character.id} has no checkpoint yet; to train: snakemake --cores 2 {final}")
+
+
 @dataclass(frozen=True)
 class Manner:
     """How pictures are drawn; ``seed`` None takes the next one without a file."""
@@ -191,9 +197,7 @@ class Loras:
             return self.file(made.final, self.character.id)
         there = studio.checkpoints(self.character, self.store, self.lock)
         if not there:
-            raise UserError(
-                f"{self.character.id} has no checkpoint yet; to train: snakemake --cores 2 {made.final.as_posix()}"
-            )
+            raise untrained(self.character)
         step = max(there)
         last = self.character.saved_steps[-1]
         self.say(f"note: {self.character.id} is not finished; step {step} of {last} draws")

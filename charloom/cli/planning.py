@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from charloom.cli import changes
+from charloom.config import inventory
 from charloom.core.errors import UserError
 from charloom.workflow import arguments
 
@@ -88,6 +89,9 @@ def _complaint(output: str) -> str:
     for index, line in enumerate(lines):
         if match := re.search(r"No rule to produce (\S+)", line):
             return f"plan: nothing makes {match[1]}; name a character, or a file made for one"
+        if match := re.search(r"profile directory given \(([^)]+)\)", line):
+            remedy = inventory.meant(match[1], "profiles are folders of profiles/")
+            return f"plan: --profile {match[1]}: there is no such folder; {remedy}"
         if "Missing input files" in line:
             return f"plan: {' '.join(lines[index : index + 4])}"
     # The last line of a usage message or a traceback says what is wrong.

@@ -82,7 +82,9 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     recipe, base = character.recipe, workflow.bases[character.base]
     steps = character.saved_steps[-1] if "train_segment" in jobs else 0
     people = {one.id: one.saved_steps[-1] for one in workflow.characters.values() if one.base == character.base}
-    here = price.measured_here(root, character.base, people)
+    known = (root / WORK.lock(base.name)).exists()
+    # Before a base was ever used here, records of characters that now use it are of another base.
+    here = price.measured_here(root, character.base, people) if known else {}
     if base.miniature:
         stages = [one for one in price.stages(jobs, recipe, steps, None, here) if one.measured]
         return _times(stages, jobs, []) if stages else []
@@ -99,15 +101,19 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         f"main memory {price.main_memory(recipe, budget):.0f} GiB"
     )
     images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
+    disk = price.disk(recipe, images, drawn, len(character.saved_steps))
     out.append(
-        f"  disk {price.disk(recipe, images, drawn, len(character.saved_steps)):.0f} GB"
-        + (
-            f"; download {base.download_gb:g} GB at most"
-            if base.repo and not (root / WORK.lock(base.name)).exists()
-            else ""
-        )
+        f"  disk {disk:.0f} GB{_short(disk, root / workflow.store)}"
+        + (f"; download {base.download_gb:g} GB at most" if base.repo and not known else "")
     )
     return out
+
+
+def _short(needed: float, store: Path) -> str:
+    """Whether ``needed`` GB do not fit where the store is, in words."""
+    there = next(path for path in (store, *store.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    return f", but the disk of {there} has {free:.0f} GB free: free some space first" if free < needed else ""
 
 
 def _limits(recipe: dict[str, Any]) -> list[float]:

@@ -129,7 +129,8 @@ def _of_folder(
     folder = expanded(images)
     if not folder.is_dir():
         raise UserError(
-            f"--images {images}: {'is no folder' if folder.exists() else 'there is no such folder'}; correct it"
+            f"--images {images}: {'is no folder' if folder.exists() else 'there is no such folder'}; "
+            f"{inventory.meant(folder, 'correct it')}"
         )
     pictures = list(image_folder.every(folder).values())
     if not pictures:

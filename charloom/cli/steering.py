@@ -15,7 +15,7 @@ from charloom.core.layout import Results, results, step_of
 from charloom.train import progress, stopping
 
 PATIENCE = 120.0
-"""Seconds to wait for a trainer to stop: its step, its previews, and writing the state."""
+"""Seconds to wait for a trainer to stop: its step, a step of its sampler, and writing the state."""
 SHIP = re.compile(r"^ship:[ \t]*[^#\r\n]*?(?=[ \t]*(#.*)?\r?$)", re.MULTILINE)
 
 
@@ -42,7 +42,8 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
         time.sleep(0.1)
         told = progress.read(folder) or told
     if running(told):
-        say(f"{name}: still in its step; it stops as soon as that is done")
+        doing = "drawing" if told.doing else "in its step"
+        say(f"{name}: still {doing}, at step {told.step}; it stops as soon as that is done")
     else:
         say(f"{name}: {ending(told)}")
 

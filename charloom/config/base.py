@@ -58,12 +58,14 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
         return None, [str(error)]
     if problems:
         return None, problems
+    data = _placed(data)
     if ("path" in data) == ("repo" in data):
         problems.append(f"{label}: give either path (a folder) or repo and revision (on the Hub)")
     elif "repo" in data and "revision" not in data:
         problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot change")
     elif "path" in data and not (root / data["path"]).is_dir():
-        problems.append(f"{label}: path: there is no folder {data['path']}; correct it, or use repo and revision")
+        remedy = inventory.meant(root / data["path"], "correct it, or use repo and revision")
+        problems.append(f"{label}: path: there is no folder {data['path']}; {remedy}")
     elif "path" in data and not (root / data["path"] / "model_index.json").is_file():
         problems.append(f"{label}: path: {data['path']} has no model_index.json; name a folder in the diffusers layout")
     adapters = data.get("adapters", {})
@@ -111,3 +113,17 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
         ),
         [],
     )
+
+
+def _placed(data: dict[str, Any]) -> dict[str, Any]:
+    """The file's content with the home folder in place of ``~``."""
+    out = dict(data)
+    for key, one in data.items():
+        if isinstance(one, dict) and key in ("adapters", "judge_models"):
+            out[key] = {
+                name: _placed(other) if isinstance(other, dict) else inventory.placed(other)
+                for name, other in one.items()
+            }
+        elif isinstance(one, str) and key in ("path", "transformer_file", "judge_weights"):
+            out[key] = inventory.placed(one)
+    return out

@@ -55,7 +55,8 @@ class DataSet:
         there = {**self.files, **self.excluded}
         texts = [text for image in there if (text := self.caption_file(image))]
         names = {path.stem: f"{path.stem}.txt" for path in there.values()}
-        return inventory.of_pictures(self.folder, [*there.values(), *texts], names)
+        without = [Path(inventory.placed(self.masks)).resolve()] if self.masks not in ("", image_folder.AUTO) else []
+        return inventory.of_pictures(self.folder, [*there.values(), *texts], names, without)
 
 
 def read(entries: Sequence[Mapping[str, Any]], trigger: str, default_caption: str) -> tuple[list[DataSet], list[str]]:
@@ -114,7 +115,8 @@ def is_blank(path: Path) -> bool:
 
 def _folder_mistakes(made: DataSet) -> list[str]:
     if not Path(made.folder).is_dir():
-        return [f"there is no folder {made.folder}; correct it, or remove the data set"]
+        remedy = inventory.meant(made.folder, "correct it, or remove the data set")
+        return [f"there is no folder {made.folder}; {remedy}"]
     if not made.files:
         lost = [entry for entry in made.unused() if not entry.where.lower().endswith(".txt")]
         there = "; ".join(f"{entry.where}: {entry.what}" for entry in lost[:3])

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from charloom.config import plans
-from charloom.config.character import Shot
+from charloom.config.character import Character, Shot
 from charloom.config.datasets import DataSet
-from charloom.core.files import expanded
 
 KEY = "exclude"
 
 
 def apart(
-    images: dict[str, Any], shots: Sequence[Shot], sets: Sequence[DataSet]
+    images: dict[str, Any], shots: Sequence[Shot], sets: Sequence[DataSet], *, takes_all: bool
 ) -> tuple[tuple[Shot, ...], tuple[Shot, ...], tuple[DataSet, ...], list[str]]:
-    """The shots that stay, those that do not, the extra sets without theirs, and ``key: what is wrong; what to do``."""
+    """The shots that stay, those that do not, the extra sets without theirs, and ``key: what is wrong; what to do``.
+
+    With ``takes_all`` the shots are the pictures of a folder: a name without one is of a picture that is gone
+    (:func:`gone`).
+    """
     names = dict.fromkeys(images.get(KEY, ()))
     kept = tuple(shot for shot in shots if shot.name not in names)
     excluded = tuple(shot for shot in shots if shot.name in names)
@@ -27,25 +30,30 @@ def apart(
         out = {image: path for image, path in part.files.items() if f"{part.name}/{image}" in names}
         left = {image: path for image, path in part.files.items() if image not in out}
         parts.append(replace(part, files=left, excluded=out) if out else part)
-    return kept, excluded, tuple(parts), _problems(images, names, shots, sets, kept)
-
-
-def _problems(
-    images: dict[str, Any], names: dict[str, None], shots: Sequence[Shot], sets: Sequence[DataSet], kept: Sequence[Shot]
-) -> list[str]:
-    found = []
-    known = {shot.name: shot for shot in shots}
-    by_set = {part.name: part for part in sets}
-    for name in names:
-        where, _, image = name.rpartition("/")
-        if where and where not in by_set:
-            found.append(f"images.{KEY}: {name}: there is no extra data set called {where}; correct it, or take it out")
-        elif where:
-            # A folder that is not there is a mistake of its own.
-            if image not in by_set[where].files and Path(by_set[where].folder).is_dir():
-                found.append(f"images.{KEY}: {name}: the set has no such picture; correct it, or take it out")
-        elif name not in known and (shots or expanded(images.get("path", "")).is_dir()):
-            found.append(f"images.{KEY}: {plans.no_shot(name, list(known))}")
+    problems = _problems(names, None if takes_all else shots, sets)
     if shots and not kept:
-        found.append(f"images.{KEY}: leaves no picture to train on; take one back")
+        problems.append(f"images.{KEY}: leaves no picture to train on; take one back")
+    return kept, excluded, tuple(parts), problems
+
+
+def gone(character: Character) -> list[str]:
+    """What ``images.exclude`` names and no file is called any more; a folder that is not there is another mistake."""
+    there = {*character.planned}
+    for part in character.datasets:
+        there |= {f"{part.name}/{image}" for image in (*part.files, *part.excluded)}
+    names = dict.fromkeys(character.written.get("images", {}).get(KEY, ()))
+    folders = {part.name: part.folder for part in character.datasets} | {"": character.folder or ""}
+    return [name for name in names if name not in there and Path(folders[name.rpartition("/")[0]]).is_dir()]
+
+
+def _problems(names: dict[str, None], shots: Sequence[Shot] | None, sets: Sequence[DataSet]) -> list[str]:
+    """``shots`` are those of a plan, if there is one."""
+    found = []
+    known = {part.name for part in sets}
+    for name in names:
+        where = name.rpartition("/")[0]
+        if where and where not in known:
+            found.append(f"images.{KEY}: {name}: there is no extra data set called {where}; correct it, or take it out")
+        elif not where and shots is not None and name not in (planned := [shot.name for shot in shots]):
+            found.append(f"images.{KEY}: {plans.no_shot(name, planned)}")
     return found

@@ -7,9 +7,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charloom.config import inventory, schema
 from charloom.core import pictures
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 
 REFERENCE = "reference"
-
-
-# Snakemake takes a name that ends in twenty times the same for a rule that feeds on itself.
-_NAME = re.compile(schema.load_schema("name")["pattern"])
+AUTO = "auto"
+"""Value of ``masks`` that names no folder."""
 
 
 def images(folder: str | Path) -> list[Path]:
@@ -45,13 +43,13 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
     best = pictures.endings()
     ranked = sorted(files, key=lambda path: best.index(path.suffix.lower()), reverse=True)
     stems = {path.stem: path for path in ranked}
-    made = {stem: stem for stem in stems if _NAME.fullmatch(stem)}
+    made = {stem: stem for stem in stems if schema.is_name(stem)}
     times: Counter[str] = Counter()
     for stem in sorted(set(stems) - set(made)):
         like = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:34] or "image"
         like = re.sub(r"(.+?)\1{9,}$", r"\1", like)
         name = like
-        while name in made:
+        while name in made or not schema.is_name(name):
             times[like] += 1
             name = f"{like}-{times[like] + 1}"
         made[name] = stem
@@ -59,8 +57,17 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
     return {by_stem[stem]: stems[stem] for stem in dict.fromkeys(path.stem for path in files)}
 
 
-def every(folder: str | Path) -> dict[str, Path]:
+def with_a_use(written: Mapping[str, Any]) -> frozenset[Path]:
+    """The folders that a character file names for masks and for extra data sets: theirs are no pictures of another."""
+    images, sets = written.get("images", {}), written.get("datasets", ())
+    named = [images.get("masks"), *(entry.get(key) for entry in sets for key in ("path", "masks"))]
+    return frozenset(Path(inventory.placed(path)).resolve() for path in named if path not in (None, "", AUTO))
+
+
+def every(folder: str | Path, without: Collection[Path] = ()) -> dict[str, Path]:
     """Every picture in ``folder`` and in the folders below it, by names that can stand in paths of the workflow.
+
+    Folders ``without``, which are resolved, are not looked into.
 
     A name is made of the picture's own path and does not depend on the other pictures, unless two would get the same
     one: then they are told apart by a digest of their paths, as are those of other letters than Latin ones. Of files of
@@ -68,7 +75,7 @@ def every(folder: str | Path) -> dict[str, Path]:
     """
     best = {ending: rank for rank, ending in enumerate(pictures.endings())}
     chosen: dict[Path, Path] = {}
-    for path in sorted(filter(inventory.is_picture, inventory.tree(folder)), key=lambda path: path.as_posix()):
+    for path in sorted(filter(inventory.is_picture, inventory.tree(folder, without)), key=lambda path: path.as_posix()):
         other = chosen.setdefault(path.with_suffix(""), path)
         if best[path.suffix.lower()] < best[other.suffix.lower()]:
             chosen[path.with_suffix("")] = path
@@ -80,11 +87,9 @@ def every(folder: str | Path) -> dict[str, Path]:
         slug = slugs[path]
         # A name that has lost more than its marks would otherwise change as soon as there is a second one like it.
         lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(name)) or _once(slug) != slug
-        alone = times[slug] == 1 and not lost and _NAME.fullmatch(slug)
+        plain = not lost and schema.is_name(slug) and (times[slug] == 1 or slug == name)
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
-        named[
-            slug if alone or (slug == name and not lost) else f"{_once(slug)[:33].rstrip('-_') or 'picture'}-{digest}"
-        ] = path
+        named[slug if plain else f"{_once(slug)[:33].rstrip('-_') or 'picture'}-{digest}"] = path
     return named
 
 
@@ -123,8 +128,9 @@ def unused(character: Character) -> list[inventory.Unused]:
     shots = [*character.shots, *character.excluded]
     used = [path for shot in shots if (path := of_shot(character, shot))]
     used += [path for shot in shots if (path := caption_file(character.folder, shot))]
+    without = with_a_use(character.written)
     if character.whole:
-        return inventory.of_tree(character.folder, used)
+        return inventory.of_tree(character.folder, used, without)
     # The text of the reference is often beside it, and does no harm.
     used += [path for path in (find(character.folder, REFERENCE), Path(character.folder, f"{REFERENCE}.txt")) if path]
-    return inventory.of_pictures(character.folder, used, {path.stem: f"{path.stem}.txt" for path in used})
+    return inventory.of_pictures(character.folder, used, {path.stem: f"{path.stem}.txt" for path in used}, without)

@@ -6,10 +6,11 @@ leave behind are ignored. Lists folders; opens no file.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def placed(path: str) -> str:
     return str(found) if found else written
 
 
+def meant(path: str | Path, otherwise: str) -> str:
+    """The remedy for a folder that is not there: the one that is spelt like it in a single part, or ``otherwise``."""
+    part = Path(path)
+    while not part.parent.is_dir() and part.parent != part:
+        part = part.parent
+    there = [other.name for other in part.parent.iterdir() if other.is_dir()] if part.parent.is_dir() else []
+    close = difflib.get_close_matches(part.name, there, n=1)
+    found = part.with_name(close[0]) / Path(path).relative_to(part) if close else None
+    return f"did you mean {found.as_posix()}?" if found and found.is_dir() else otherwise
+
+
 def texts(folder: str | Path) -> dict[str, Path]:
     """The captions of a folder by their stems, as :func:`text_of` finds each."""
     found = [path for path in _files(Path(folder)) if path.suffix in _TEXTS and path.is_file()]
@@ -99,13 +111,16 @@ def unread(folder: str | Path) -> list[Unused]:
     ]
 
 
-def of_pictures(folder: str | Path, used: Iterable[Path], texts: Mapping[str, str]) -> list[Unused]:
+def of_pictures(
+    folder: str | Path, used: Iterable[Path], texts: Mapping[str, str], without: Collection[Path] = ()
+) -> list[Unused]:
     """What is in a folder of pictures and is not used.
 
     Args:
         folder: the folder; what is in folders below it is never used.
         used: pictures and captions that are.
         texts: by the stem of a picture that is used, the name of its caption that is used (or would be).
+        without: folders below that serve something else, resolved.
     """
     folder, used = Path(folder), list(used)
     taken = {_key(path): path for path in used}
@@ -127,16 +142,19 @@ def of_pictures(folder: str | Path, used: Iterable[Path], texts: Mapping[str, st
             return f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}"
         return _why_no_text(path, stems, texts)
 
-    return _grouped(folder, why)
+    return _grouped(folder, why, without=without)
 
 
-def tree(folder: str | Path) -> list[Path]:
-    """The user's files in a folder and in all below it."""
-    return _files(Path(folder), below=True, most=MOST)
+def tree(folder: str | Path, without: Collection[Path] = ()) -> list[Path]:
+    """The user's files in a folder and in all below it but those ``without``, which are resolved."""
+    return _files(Path(folder), below=True, most=MOST, without=without)
 
 
-def of_tree(folder: str | Path, used: Iterable[Path]) -> list[Unused]:
-    """What is in a folder, or below, whose every picture is used, and is not; ``used`` are pictures and captions."""
+def of_tree(folder: str | Path, used: Iterable[Path], without: Collection[Path] = ()) -> list[Unused]:
+    """What is in a folder, or below, whose every picture is used, and is not; ``used`` are pictures and captions.
+
+    ``without`` as for :func:`tree`.
+    """
     used = list(used)
     taken = {_key(path): path for path in used}
     stems: dict[Path, dict[str, Path]] = {}
@@ -153,7 +171,7 @@ def of_tree(folder: str | Path, used: Iterable[Path]) -> list[Unused]:
             return f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}"
         return _why_no_text(path, beside, {name: f"{name}.txt" for name in beside if name == path.stem})
 
-    return _grouped(Path(folder), why, MOST)
+    return _grouped(Path(folder), why, MOST, without)
 
 
 def of_captions(folder: str | Path, used: Iterable[Path], names: Sequence[str]) -> list[Unused]:
@@ -230,25 +248,32 @@ def _heif(path: Path) -> str:
     return ", or pip install pillow-heif" if path.suffix.lower() in (".heic", ".heif", ".hif") else ""
 
 
-def _files(folder: Path, below: bool = False, most: int = _LOOKED_AT) -> list[Path]:
+def _files(folder: Path, below: bool = False, most: int = _LOOKED_AT, without: Collection[Path] = ()) -> list[Path]:
     """The user's files in a folder, by name, broken links included."""
     found: list[Path] = []
     for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if below and not foreign(name))
+        folders[:] = sorted(_own(where, folders, without)) if below else []
         found += [Path(where, name) for name in sorted(names) if not foreign(name)]
         if len(found) > most:
             break
     return found
 
 
-def _grouped(folder: Path, why: Callable[[Path], str | None], most: int = _LOOKED_AT) -> list[Unused]:
+def _own(where: str, folders: Iterable[str], without: Collection[Path]) -> list[str]:
+    return [name for name in folders if not foreign(name) and not (without and Path(where, name).resolve() in without)]
+
+
+def _grouped(
+    folder: Path, why: Callable[[Path], str | None], most: int = _LOOKED_AT, without: Collection[Path] = ()
+) -> list[Unused]:
     reasons: dict[tuple[str, Path], list[str]] = {}
-    for path in _files(folder, below=True, most=most):
+    for path in _files(folder, below=True, most=most, without=without):
         lost = path.is_symlink() and not path.is_file()
         if reason := "a link that leads to no file; delete it, or mend it" if lost else why(path):
             reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
     for where, folders, _ in os.walk(folder):
-        for path in (Path(where, name) for name in sorted(folders) if not foreign(name)):
+        folders[:] = _own(where, folders, without)
+        for path in (Path(where, name) for name in sorted(folders)):
             if path.is_symlink():
                 reason = "links to folders are not followed; put the files themselves here"
                 reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())

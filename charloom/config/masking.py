@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from charloom.config import image_folder
+from charloom.config import image_folder, inventory
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet
 
-AUTO = "auto"
+AUTO = image_folder.AUTO
 WEIGHT = 0.1
 """Weight of the loss outside the person, where the recipe names none."""
 
@@ -18,7 +17,7 @@ WEIGHT = 0.1
 def source(character: Character, part: DataSet | None = None) -> str:
     """``auto``, a folder of masks, or nothing: of the shots, or of an extra data set."""
     given: str = part.masks if part else (character.written.get("images") or {}).get("masks", "")
-    return given if given in ("", AUTO) else os.path.expanduser(given)
+    return given if given in ("", AUTO) else inventory.placed(given)
 
 
 def masked(character: Character) -> list[str]:
@@ -56,24 +55,24 @@ def weights(character: Character) -> dict[str, Any]:
 def problems(character: Character) -> list[str]:
     """Masks that are not there, each as ``key: what is wrong; what to do``."""
     lines = []
-    folder, trained = source(character), Path(character.folder or "")
-    if folder not in ("", AUTO):
-        inside = character.whole and character.folder and Path(folder).resolve().is_relative_to(trained.resolve())
-        lines += _folder_problems(character, "images", folder, character.shot_names, bool(inside))
+    if (folder := source(character)) not in ("", AUTO):
+        lines += _folder_problems(character, "images", folder, character.shot_names)
     for number, part in enumerate(character.datasets, 1):
         if part.masks and part.holdout:
             lines.append(f"datasets[{number}].masks: what is held out is compared as whole pictures; take it out")
         elif (folder := source(character, part)) not in ("", AUTO):
-            inside = Path(folder).resolve() == Path(part.folder).resolve()
-            lines += _folder_problems(character, f"datasets[{number}]", folder, part.items, inside)
+            lines += _folder_problems(character, f"datasets[{number}]", folder, part.items)
     return lines
 
 
-def _folder_problems(character: Character, key: str, folder: str, names: list[str], inside: bool) -> list[str]:
+def _folder_problems(character: Character, key: str, folder: str, names: list[str]) -> list[str]:
     if not Path(folder).is_dir():
-        return [f"{key}.masks: there is no folder {folder}; correct it, or write auto"]
-    if inside:
-        return [f"{key}.masks: {folder} lies in {key}.path, whose every picture is trained on; move it beside it"]
+        return [f"{key}.masks: there is no folder {folder}; {inventory.meant(folder, 'correct it, or write auto')}"]
+    trained = {f"datasets[{number}].path": part.folder for number, part in enumerate(character.datasets, 1)}
+    trained |= {"images.path": character.folder} if character.folder else {}
+    for other, path in trained.items():
+        if Path(path).resolve() == Path(folder).resolve():
+            return [f"{key}.masks: {folder} is {other}, whose pictures are trained on; put masks into their own folder"]
     lost = [name for name in names if mask_file(character, name) is None]
     if lost:
         some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")

@@ -12,16 +12,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charloom.config import image_folder
+from charloom.config import excluding, image_folder, packages
 
 if TYPE_CHECKING:
     from charloom.config.base import Base
     from charloom.config.character import Character
 
 
-def notices(character: Character, base: Base, has_gpu: bool) -> list[str]:
-    """Lines about the character's base, the most serious first."""
-    return of_base(character, base) + of_machine(character, base, has_gpu) + of_links(character)
+def notices(character: Character, base: Base, has_gpu: bool, jobs_here: bool = True) -> list[str]:
+    """Lines about the character and its base, the most serious first; ``jobs_here``: jobs have this environment."""
+    lines = of_base(character, base) + of_machine(character, base, has_gpu)
+    lines += of_packages(character, has_gpu) if jobs_here else []
+    return lines + of_links(character) + of_gone(character)
 
 
 def of_base(character: Character, base: Base) -> list[str]:
@@ -45,6 +47,12 @@ def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
     ]
 
 
+def of_packages(character: Character, has_gpu: bool) -> list[str]:
+    """What training needs and is not installed."""
+    cuda = has_gpu and platform.system() != "Darwin"
+    return [one.line for one in packages.missing(character.recipe, cuda)]
+
+
 def of_links(character: Character) -> list[str]:
     """Pictures that lie elsewhere: whoever made the folder decides what is trained on, and what is in the bundle."""
     files = [image_folder.of_shot(character, shot) for shot in character.shots] if character.source == "folder" else []
@@ -55,6 +63,16 @@ def of_links(character: Character) -> list[str]:
     more = f" and {len(away) - 3} more" if len(away) > 3 else ""
     some = ", ".join(f"{path} to {path.resolve()}" for path in away[:3])
     return [f"links lead out of the folder of pictures: {some}{more}; what they lead to is trained on"]
+
+
+def of_gone(character: Character) -> list[str]:
+    """Names of pictures to leave out that no file has any more. What a mistyped one means would be trained on."""
+    names = excluding.gone(character)
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    some = ", ".join(names[:3]) + more
+    return [f"images.exclude: no picture is called {some}; take out what was deleted, correct what is mistyped"]
 
 
 def _leads_out(path: Path) -> bool:

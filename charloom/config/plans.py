@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ _SHOWN = 40
 """Names that one line lists."""
 
 
-def every_picture(folder: str | None) -> list[Shot]:
-    """A shot for every picture of the folder and of those below it; what it shows is not asked."""
+def every_picture(folder: str | None, without: Collection[Path]) -> list[Shot]:
+    """A shot for every picture of the folder and of those below it but ``without``; what it shows is not asked."""
     if not folder or not Path(folder).is_dir():
         return []
-    return [Shot(name, file=path.relative_to(folder).as_posix()) for name, path in image_folder.every(folder).items()]
+    found = image_folder.every(folder, without)
+    return [Shot(name, file=path.relative_to(folder).as_posix()) for name, path in found.items()]
 
 
 def read(

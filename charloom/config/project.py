@@ -7,7 +7,6 @@ Independent of Snakemake, images and models.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from charloom.core.files import expanded
 
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
-_NAME = re.compile(schema.load_schema("name")["pattern"])
-_RESERVED = ("con", "nul", "aux", "prn", "experiments")
+_RESERVED = ("experiments",)
+"""What else is in ``results/``."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Workflow:
     """GPUs that one training may use at once."""
     shard: str | None = None
     """Which part of the characters this is, as ``2/10``; None if it is all of them."""
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    """The shards that the other characters are in, by name."""
 
     @property
     def projects(self) -> dict[str, Character]:
@@ -55,7 +56,7 @@ class Workflow:
     def names(self) -> list[str]:
         """Names by which characters and styles can be requested; a file with an invalid name has none."""
         there = [*self.characters, *self.broken, *self.styles, *self.broken_styles]
-        return [name for name in dict.fromkeys(there) if _NAME.fullmatch(name)]
+        return [name for name in dict.fromkeys(there) if schema.is_name(name)]
 
     def gpus_for(self, character: Character) -> int:
         """GPUs that the character's training uses: no more than a step has samples."""
@@ -70,9 +71,16 @@ class Workflow:
         broken = {**self.broken_styles, **self.broken}
         if name in broken:
             raise UserError.several(broken[name])
+        if name in self.elsewhere:
+            raise UserError(self.in_other_shard(name))
         if name not in self.projects:
             raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, self.names)}")
         return self.projects[name]
+
+    def in_other_shard(self, name: str) -> str:
+        """A line about a character of another shard."""
+        there = self.elsewhere[name]
+        return f"{name} belongs to shard {there}, and this is {self.shard}; set shard={there}, or leave it out"
 
 
 def load(
@@ -144,7 +152,7 @@ def read(
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
     context["gallery"] = lambda name: found.gallery if (found := bases.get(name)) else {}
     people: dict[str, Character] = {}
-    files, broken = _character_files(root, data["characters"], data.get("shard"), problems)
+    files, broken, elsewhere = _character_files(root, data["characters"], data.get("shard"), problems)
     for path in files:
         label = f"config/characters/{path.name}"
         try:
@@ -184,13 +192,14 @@ def read(
         broken_styles=broken_styles,
         gpus=data["gpus"],
         shard=data.get("shard"),
+        elsewhere=elsewhere,
     )
 
 
 def _character_files(
     root: Path, wanted: Any, shard: str | None, problems: list[str]
-) -> tuple[list[Path], dict[str, list[str]]]:
-    """The files of the selected characters, and lines about files with an invalid name."""
+) -> tuple[list[Path], dict[str, list[str]], dict[str, str]]:
+    """The files of the selected characters, lines about files with an invalid name, and the shards of the others."""
     folder = root / "config" / "characters"
     own = sorted(path for path in folder.glob("*.y*ml") if not inventory.foreign(path.name))
     files = {path.stem: path for path in own if path.suffix == ".yaml"}
@@ -214,18 +223,26 @@ def _character_files(
                 problems.append(f"{line}; {schema.meant(name, list(files))}")
         broken = {name: lines for name, lines in broken.items() if name in wanted}
         names = [name for name in wanted if name in names]
+    elsewhere: dict[str, str] = {}
     if shard:
         part, parts = map(int, shard.split("/"))
         if part > (most := min(parts, len(names))):
             found = f"{len(names)} character{'s' if len(names) > 1 else ''}"
             problems.append(f"{CONFIG}: shard: {shard} is none of {found}; count from 1/{most} to {most}/{most}")
+        elsewhere = {name: f"{index % parts + 1}/{parts}" for index, name in enumerate(sorted(names))}
         names = sorted(names)[part - 1 :: parts]
+        elsewhere = {name: there for name, there in elsewhere.items() if there != shard}
         broken = {name: lines for name, lines in broken.items() if name in names}
-    return [files[name] for name in names if name in files and name not in broken], broken
+    return [files[name] for name in names if name in files and name not in broken], broken, elsewhere
+
+
+def is_free(name: str) -> bool:
+    """Whether a character or style can be called so."""
+    return schema.is_name(name) and name not in _RESERVED
 
 
 def _check_name(path: Path, label: str) -> None:
-    if not _NAME.fullmatch(path.stem) or path.stem in _RESERVED:
+    if not is_free(path.stem):
         raise UserError(f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _")
 
 

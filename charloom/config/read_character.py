@@ -12,6 +12,7 @@ from charloom.config import (
     excluding,
     gallery,
     generation,
+    image_folder,
     inventory,
     kinds,
     knobs,
@@ -60,7 +61,7 @@ def of_document(
     whole = "shots" not in data and images["source"] == "folder"
     balance: dict[str, int] = {}
     if whole:
-        shots, problems = plans.every_picture(folder), []
+        shots, problems = plans.every_picture(folder, image_folder.with_a_use(data)), []
     else:
         asked_for = data.get("shots", kinds.plan(kind))
         shots, balance, problems = plans.read(asked_for, kind, spoken, document, label, context["root"])
@@ -71,7 +72,7 @@ def of_document(
         raise UserError.several(problems + more)
     sets, wrong = datasets.read(data.get("datasets", ()), data["trigger"], recipe["data"]["default_caption"])
     planned = tuple(shot.name for shot in shots)
-    kept, excluded, parts, lost = excluding.apart(images, shots, sets)
+    kept, excluded, parts, lost = excluding.apart(images, shots, sets, takes_all=whole)
     checkpoint = data.get("checkpoint", "auto")
     line = f"{{trigger}}{' style' if kind == 'style' else f', {spoken.a_noun}'}"
     lines = data.get("identity_line", {"full": line, "eyes_hidden": line})

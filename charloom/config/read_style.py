@@ -43,7 +43,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     folder = inventory.placed(images["path"]) if "path" in images else None
     sets, wrong = datasets.read(data.get("datasets", ()), trigger, recipe["data"]["default_caption"])
     every = _shots(path.stem, images, folder)
-    shots, excluded, parts, lost = excluding.apart(images, every, sets)
+    shots, excluded, parts, lost = excluding.apart(images, every, sets, takes_all=images["source"] == "folder")
     checkpoint, cut = data.get("checkpoint", "auto"), {**context["crop"], **data.get("crop", {})}
     style = Character(
         is_style=True,

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from charloom.config import kinds, previews, schema, triggers
+from charloom.config import kinds, previews, project, triggers
 from charloom.core import words
 from charloom.core.errors import UserError
 from charloom.core.tokens import Counter
-
-_NAME = re.compile(schema.load_schema("name")["pattern"])
 
 EDITOR_LINE = "# yaml-language-server: $schema=../schemas/character.schema.yaml"
 """First line of a character file: editors with a YAML language server complete and check the keys by it."""
@@ -88,10 +86,10 @@ def check_name(name: str) -> str:
     Raises:
         UserError: it has other characters than a-z, 0-9, - and _, or is too long.
     """
-    if not _NAME.fullmatch(name):
+    if not project.is_free(name):
         letters = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
         like = re.sub(r"[^a-z0-9_-]+", "-", letters).strip("-_")[:40]
-        hint = f"for example {like}" if _NAME.fullmatch(like) else "for example mara"
+        hint = f"for example {like}" if project.is_free(like) else "for example mara"
         raise UserError(f"'{name}' cannot be a file name of a character; take up to 40 of a-z 0-9 - _, {hint}")
     return name
 

@@ -33,6 +33,16 @@ def load_schema(name: str) -> dict[str, Any]:
     return resolved
 
 
+def is_name(text: str) -> bool:
+    """Whether characters, shots, sets and bases can be called so: it becomes part of paths, on any system."""
+    return _name().fullmatch(text) is not None
+
+
+@cache
+def _name() -> re.Pattern[str]:
+    return re.compile(load_schema("name")["pattern"])
+
+
 def _resolve(node: Any) -> Any:
     if isinstance(node, list):
         return [_resolve(item) for item in node]
@@ -227,6 +237,8 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
         ]
     if rule == "type":
         kind = error.validator_value
+        if value is None:
+            return [f"{where}: is empty; expected {meaning or KINDS[kind]}, or take the key out"]
         return [f"{where}: must be {KINDS[kind]}, not {describe(value)}{_misread(kind, value)}"]
     if rule == "enum":
         return [

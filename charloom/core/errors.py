@@ -16,7 +16,8 @@ STOPPED = "stopped: "
 """How the last line of a job begins that was stopped on request."""
 
 _DISK = {
-    errno.ENOSPC: "the disk is full; free some space and run again, everything finished is kept",
+    errno.ENOSPC: "the disk is full; free some space (charloom store says what takes it) and run again, "
+    "everything finished is kept",
     errno.EDQUOT: "your share of the disk is used up; free some space and run again, everything finished is kept",
     errno.EFBIG: "files may not grow that large here; raise the limit (ulimit -f), or use another disk",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",

@@ -10,12 +10,21 @@ import errno
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from charloom.core.errors import UserError, disk_problem
+
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*([.:].*)?", re.IGNORECASE | re.DOTALL)
+
+
+def on_any_system(name: str) -> bool:
+    """Whether every system can have a file of this name: Windows keeps ``nul.png`` and ``COM1`` for devices, and drops
+    dots and spaces at the end."""
+    return not (_DEVICE.fullmatch(name) or name.endswith((".", " ")) or re.search(r'[\x00-\x1f<>:"/\\|?*]', name))
 
 
 def expanded(path: str | Path) -> Path:

@@ -122,11 +122,11 @@ def add(character: Character, file: str, source: Path) -> Path:
     if not adds(character):
         raise UserError("only a folder whose every picture is used takes more; drop the picture onto a shot")
     usual, folder = checked(source), Path(character.folder or "")
-    plain = re.sub(r"[^\w()\- ]+", "-", Path(file.replace("\\", "/")).stem).strip("-. ~#")[:80] or "picture"
+    plain = re.sub(r"[^\w()\- ]+", "-", Path(file.replace("\\", "/")).stem).strip("-. ~#")[:80].rstrip() or "picture"
     with _told(folder):
         taken = {path.stem.lower() for path in folder.iterdir()} if folder.is_dir() else set()
     stem, number = plain, 1
-    while stem.lower() in taken or stem.lower() == image_folder.REFERENCE:
+    while stem.lower() in taken or stem.lower() == image_folder.REFERENCE or not files.on_any_system(stem):
         number += 1
         stem = f"{plain}-{number}"
     return _land(source, folder / f"{stem}{usual}", Place(folder, folder, stem, None))[0]

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from charloom.config.portable import is_inside
 from charloom.core.epoch import moment
 from charloom.core.errors import UserError
+from charloom.core.files import on_any_system
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 LATEST = 2107
@@ -152,7 +153,9 @@ def _check(path: Path, file: zipfile.ZipFile) -> None:
 def _check_name(name: str, path: Path) -> None:
     parts = PurePosixPath(name).parts
     plain = is_inside(name) and "\\" not in name and PurePosixPath(*parts).as_posix() == name
-    if not name or not plain or not name.isprintable() or any(part.startswith(".") for part in parts):
+    odd = any(part.startswith(".") or not on_any_system(part) for part in parts)
+    if not name or not plain or not name.isprintable() or odd:
         raise UserError(
-            f"{path}: {name!r} would leave its folder, or is hidden: it is not unpacked; get the bundle again"
+            f"{path}: {name!r} would leave its folder, is hidden, or cannot be a file on Windows: "
+            "it is not unpacked; get the bundle again"
         )

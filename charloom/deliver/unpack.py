@@ -21,7 +21,6 @@ from charloom.core.versions import RECIPES
 from charloom.deliver import bundle
 from charloom.deliver.archive import Archive, opened
 
-_NAME = re.compile(schema.load_schema("name")["pattern"])
 _TOP = re.compile(
     r"[a-z0-9][a-z0-9_-]*\.safetensors|(README\.md|LICENSE\.txt|crop\.py|manifest\.json|provenance\.json|report\.html|"
     r"comparison\.png|prompts\.(html|txt)|validation\.json|scores\.csv|strengths\.json|(sample|gallery)-prompts\.txt)|"
@@ -119,7 +118,7 @@ def _manifest(archive: Archive) -> dict[str, Any]:
         *_texts(manifest.get("captions")),
     ]
     masks = manifest.get("masks", [])
-    well_formed = isinstance(listed, dict) and all(isinstance(n, str) and _NAME.fullmatch(n) for n in names)
+    well_formed = isinstance(listed, dict) and all(isinstance(n, str) and schema.is_name(n) for n in names)
     well_formed = (
         well_formed
         and isinstance(masks, list)

@@ -62,11 +62,11 @@ class Borrowed:
         if len({place.data_ptr() for place in self._places.values()}) < len(self._places):
             raise CannotBorrow("some of the trained model's weights live in main memory")
         self._own, self._plain = HostCopy(self._places), plain
-        for name, place in self._places.items():
-            self._own[name].copy_(place)
         if device.type == "cuda":
             self._own.pin()
             self._plain.pin()
+        for name, place in self._places.items():
+            self._own[name].copy_(place)
         model.load_state_dict(self._places, assign=True)
 
     @contextlib.contextmanager
@@ -101,7 +101,7 @@ def in_main_memory(
 ) -> HostCopy:
     """The ``weights`` of ``model`` (on the meta device), those that are not quantised in ``dtype``.
 
-    Touches no GPU, so that it may be done while a training runs.
+    Touches no GPU unless ``weights`` are on one, so that it may be done while a training runs.
 
     Raises:
         CannotBorrow: not enough main memory for them and the trained model's.
@@ -159,12 +159,15 @@ def _unpin(address: int) -> None:
     torch.cuda.cudart().cudaHostUnregister(address)
 
 
-def _available() -> int:
+def _available(group: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes of main memory that this process may still take, in a container too."""
     free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        used = int((group / "memory.current").read_text())
+        # Files that were read count as used until somebody wants the memory.
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= int(stat["active_file"]) + int(stat["inactive_file"])
+        free = min(free, int((group / "memory.max").read_text()) - used)
     return free
 
 

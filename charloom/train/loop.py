@@ -72,9 +72,9 @@ class TrainJob:
     ``load_model(dtype, device)`` returns the prepared base (training adapter merged in). ``provenance`` are JSON values
     for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images, ``init`` a
     LoRA to start from; it becomes the checkpoint of step 0.
-    ``on_checkpoint(step, path, engine)`` is called when a checkpoint and the state behind it are stored, and with step
-    0 and no path before a run's first step. ``ranks`` are the processes that share the run; those after the first write
-    their records to a ``log_dir`` that nobody reads.
+    ``on_checkpoint(step, path, engine, asked)`` is called when a checkpoint and the state behind it are stored, and
+    with step 0 and no path before a run's first; once ``asked()`` it returns soon. ``ranks`` are the processes that
+    share the run; those after the first write their records to a ``log_dir`` that nobody reads.
     """
 
     settings: TrainSettings
@@ -90,7 +90,7 @@ class TrainJob:
     init: Path | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     make_engine: Callable[..., Engine] = build_engine
-    on_checkpoint: Callable[[int, Path | None, Engine], None] | None = None
+    on_checkpoint: Callable[[int, Path | None, Engine, Callable[[], bool]], None] | None = None
     ranks: Ranks = ALONE
 
 
@@ -217,7 +217,7 @@ def train(
     def draw(step: int, path: Path | None) -> None:
         if job.on_checkpoint:
             progress.drawing()
-            job.on_checkpoint(step, path, engine)
+            job.on_checkpoint(step, path, engine, stop.asked)
             progress.drawn(job.log_dir / "newest")
 
     asked = False

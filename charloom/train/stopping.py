@@ -1,6 +1,7 @@
 """Ending a training on request: after the current step, with everything saved.
 
 The request is a file in the run's ``training`` folder (``charloom stop``), or a signal (Ctrl-C, a cluster's SIGTERM).
+After an answer the file stays, so that a cluster that tries the job again does not train on; the next run drops it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from charloom.core.errors import Stopped
+
 NAME = "stop"
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 
@@ -22,6 +25,23 @@ def request(folder: Path) -> None:
     (folder / NAME).touch()
 
 
+def begin(folder: Path, attempt: int) -> None:
+    """Before a job trains: drop a request of an earlier run, heed one that an earlier attempt at the job has answered.
+
+    Raises:
+        Stopped: this run was asked to stop.
+    """
+    if attempt == 1:
+        _forget(folder)
+    elif (folder / NAME).exists():
+        raise Stopped("on request, not tried again; all is saved: run snakemake again to go on")
+
+
+def _forget(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        (folder / NAME).unlink(missing_ok=True)
+
+
 class Stop:
     """Whether training should end. From construction to :meth:`close`, signals ask for it instead of killing.
 
@@ -29,10 +49,10 @@ class Stop:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = Path(folder) / NAME
-        self._asked = False
+        self._folder = Path(folder)
+        self._asked = self._answered = False
         self._before: dict[int, Any] = {}
-        self._forget()
+        _forget(self._folder)
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 # Whoever started us with a signal ignored (nohup) means it.
@@ -47,15 +67,13 @@ class Stop:
 
     def asked(self) -> bool:
         """Whether somebody has asked; cheap enough for every step."""
-        return self._asked or self._file.exists()
+        self._answered = self._answered or (self._folder / NAME).exists()
+        return self._asked or self._answered
 
     def close(self) -> None:
-        """The request has been answered: forget it, and leave signals to others again."""
-        self._forget()
+        """Leave signals to others again, and drop a request that came too late to be answered."""
+        if not self._answered:
+            _forget(self._folder)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-    def _forget(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.unlink(missing_ok=True)

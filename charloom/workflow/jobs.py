@@ -24,6 +24,8 @@ QUIET = "CHARLOOM_JOBS_QUIET"
 """Environment variable: a job with a log file writes to it alone. Set by whoever shows the logs' lines to the user."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables by which libgomp, torch's OpenMP on Linux, decides how idle threads wait."""
+SPINS = "10000"
+"""How long idle threads spin on a quiet machine: as fast as without an end, and bearable if it gets busy later."""
 BUSY = 0.25
 """Share of the wanted cores that other processes must use before idle threads sleep instead of spin."""
 JSON = "JSON or @FILE"
@@ -108,8 +110,8 @@ def choose_waiting(threads: int, cores_used: Callable[[], float] | None = None) 
 
     Between two parallel regions libgomp's threads spin. On a quiet machine that is fastest; beside other busy processes
     they spin away the time that the others wait for, and training crawls (``benchmarks/busy_laptop.py``). How threads
-    wait is settled when libgomp is loaded, so the machine is looked at once, for half a second. A choice of the user's
-    is kept.
+    wait is settled when libgomp is loaded, so the machine is looked at once, for half a second; for one that gets busy
+    later, spinning has an end (:data:`SPINS`). A choice of the user's is kept.
 
     Args:
         threads: cores that the job wants.
@@ -119,6 +121,8 @@ def choose_waiting(threads: int, cores_used: Callable[[], float] | None = None) 
         return
     if (cores_used or _cores_used)() >= BUSY * threads:
         os.environ["OMP_WAIT_POLICY"] = "passive"
+    else:
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _cores_used() -> float:
@@ -179,7 +183,8 @@ def torch_device(
     to the CPU.
 
     Raises:
-        UserError: there is no such device, or none that could run the base in reasonable time.
+        UserError: there is no such device, or none that could run the base in reasonable time; or a package is missing
+            that the character's training will need, so that this is not found after minutes of encoding.
     """
     wanted = min(max(1, threads), os.cpu_count() or 1)
     if places := _leased(name, alone):
@@ -190,6 +195,7 @@ def torch_device(
     import torch
 
     from charloom.base import locks
+    from charloom.config import packages
     from charloom.core.errors import UserError
 
     torch.set_num_threads(max(1, threads))
@@ -206,6 +212,8 @@ def torch_device(
         raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("device mps: torch finds none of Apple's GPUs; set device: auto")
+    if lines := packages.of_job(os.environ.get(packages.VARIABLE, ""), sys.argv, name.startswith("cuda")):
+        raise UserError.several(lines)
     device = torch.device(name)
     if device.type == "cuda" and device.index:
         torch.cuda.set_device(device)

@@ -47,15 +47,22 @@ def consider_every_rule() -> None:
     """Let the jobs that are considered be of all rules."""
     from snakemake.scheduling import job_scheduler
 
-    def made(original: Any) -> Any:
+    def starting(original: Any) -> Any:
+        def __init__(self: Any, *arguments: Any, **named: Any) -> None:
+            original(self, *arguments, **named)
+            self.subsample = None  # it is done below
+
+        return __init__
+
+    def choosing(original: Any) -> Any:
         def job_selector(self: Any, jobs: Collection[Any]) -> Any:
             most = self.workflow.scheduling_settings.subsample
-            self.subsample = None  # from now on it is done here
             return original(self, some_of_each_rule(jobs, most) if most and len(jobs) > most else jobs)
 
         return job_selector
 
-    swaps.method(job_scheduler.JobScheduler, "job_selector", made)
+    swaps.method(job_scheduler.JobScheduler, "job_selector", choosing)
+    swaps.method(job_scheduler.JobScheduler, "__init__", starting)
 
 
 def some_of_each_rule(jobs: Collection[Any], most: int) -> set[Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from charloom.base import locks
 from charloom.core.canonical import digest, file_digest
 from charloom.core.contents import remembered, signature
+from charloom.core.errors import Stopped
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
@@ -141,16 +142,16 @@ class Painter:
         self.adapters = engine.Adapters(model, options, self.predict)
         self._batches: dict[tuple[int, int], int] = {}
 
-    def draw(self, wanted: list[Wanted]) -> None:
+    def draw(self, wanted: list[Wanted], asked: Callable[[], bool] | None = None) -> None:
         """Draw those of ``wanted`` that are not stored.
 
         Raises:
-            UserError: as :meth:`paint`.
+            UserError, Stopped: as :meth:`paint`.
         """
         # In the order of the prompts: on the CPU, pictures of a batch may depend on each other in the last bit.
         missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
         started = time.monotonic()
-        for members, pixels in self.paint(sorted(missing, key=lambda one: (one.step, one.prompt))):
+        for members, pixels in self.paint(sorted(missing, key=lambda one: (one.step, one.prompt)), asked=asked):
             with ThreadPoolExecutor(SAVING) as pool:
                 list(pool.map(self.keep, members, pixels))
             step, size = members[0].step, "{width}x{height}".format(**members[0].settings)
@@ -168,17 +169,25 @@ class Painter:
         with self.store.put(KIND, one.key, ".png") as path:
             Image.fromarray(picture).save(path, format="PNG", compress_level=6, pnginfo=words)
 
-    def paint(self, wanted: Sequence[Wanted], at_once: int | None = None) -> Iterator[tuple[list[Wanted], Any]]:
+    def paint(
+        self, wanted: Sequence[Wanted], at_once: int | None = None, asked: Callable[[], bool] | None = None
+    ) -> Iterator[tuple[list[Wanted], Any]]:
         """Draw all of ``wanted``; yields those that are done, and their pixels (n, height, width, 3) uint8.
 
         By default all that share their LoRAs and settings come together; with ``at_once`` at most so many do.
 
         Raises:
             UserError: not even one picture fits into GPU memory, or a LoRA does not fit the base.
+            Stopped: ``asked()`` before a step of the sampler; what was being drawn is dropped.
         """
         from charloom.core.tensors import read_safetensors
         from charloom.engine import previews as engine
         from charloom.zimage import sampler
+
+        def predict(*inputs: Any) -> Any:
+            if asked and asked():
+                raise Stopped("in the middle of a picture")
+            return self.predict(*inputs)
 
         groups: dict[tuple[Any, ...], list[Wanted]] = {}
         for one in wanted:
@@ -207,7 +216,7 @@ class Painter:
                         negative=read_safetensors(negative)[0]["embeds"] if negative else None,
                         shift=self.shift,
                         batch_size=self._batches.get(size, engine.batch_size(self.device)),
-                        predict=self.predict,
+                        predict=predict,
                         log=self.log,
                         on_halved=halved,
                     )

@@ -53,7 +53,8 @@ def lock_of(base: Base) -> dict[str, Any]:
     """
     path = WORK.lock(base.name)
     if not path.is_file():
-        raise UserError(f"{path}: is missing; to make it: snakemake --cores 2 {path.as_posix()}")
+        size = f", with a download of {base.download_gb:g} GB" if base.repo and base.download_gb else ""
+        raise UserError(f"{path}: is missing; to make it{size}: snakemake --cores 2 {path.as_posix()}")
     found: dict[str, Any] = files.read_json(path)
     return found
 

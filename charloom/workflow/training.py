@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from charloom.core import files
 from charloom.core.canonical import canonical_json, file_digest
 from charloom.train.keys import CHECKPOINT, checkpoint_key, manifest_digest, run_key
 from charloom.train.settings import TrainSettings
-from charloom.workflow import slices
+from charloom.workflow import devices
 
 KIND = CHECKPOINT
+APART = "CHARLOOM_PREVIEWS_APART"
+"""Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
+SWAPS_BELOW = 9.0
+"""GiB of GPU memory below which blocks of the default recipe live in main memory, so that the trainer cannot draw."""
 
 
 def settings_of(slice_: dict[str, Any], *, every: int, last: int, shift: float = SHIFT) -> TrainSettings:
@@ -36,8 +41,18 @@ def started_from(slice_: str, content: str) -> str:
     return canonical_json({**json.loads(slice_), "init": content}) if content else slice_
 
 
+def draws(character: Character) -> bool:
+    """Whether the trainer is expected to draw previews on its way; if it cannot, it leaves them."""
+    if os.environ.get(APART) or os.environ.get(devices.SHARE):
+        return False
+    memory = character.recipe["memory"]
+    return not character.recipe["layer_offloading"] and (memory == "auto" or memory >= SWAPS_BELOW)
+
+
 def drawn_on_the_way(character: Character) -> str:
     """What the trainer draws: every preview, and the strength sweep of the step that is likely to be chosen."""
+    from charloom.workflow import slices  # imported late: a job that links a checkpoint never needs it
+
     step = max(character.candidates or character.saved_steps)
     step = step if character.checkpoint == "auto" else character.checkpoint
     sweep = {"sweep": {"step": step, **slices.sweep(character)}} if character.strengths else {}

@@ -15,7 +15,7 @@ from typing import Any
 
 from charloom.base import locks
 from charloom.core import files
-from charloom.core.errors import UserError, reason
+from charloom.core.errors import Stopped, UserError, reason
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
 from charloom.workflow import strengths
@@ -57,9 +57,12 @@ class WhileTraining:
         self._each = float("inf")  # seconds for a picture, once some were drawn
         self._off = not siblings["prompts"]
 
-    def __call__(self, step: int, checkpoint: Path | None, engine: Any) -> None:
-        """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base."""
-        if self._off or step not in self.siblings["steps"]:
+    def __call__(self, step: int, checkpoint: Path | None, engine: Any, asked: Callable[[], bool]) -> None:
+        """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base.
+
+        Once ``asked()``, somebody wants the training to end, and the rest is left too.
+        """
+        if asked() or self._off or step not in self.siblings["steps"]:
             return
         try:
             wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
@@ -69,12 +72,15 @@ class WhileTraining:
                 self._waiting = missing
                 self._read_ahead(engine)
                 return
-            missing = self._waiting + missing + self._sweep(step, checkpoint, wanted)
-            self._waiting = []
-            if missing:
-                self._draw(missing, engine)
+            missing, self._waiting = self._waiting + missing, []
+            # The sweep by itself: on the CPU, pictures of a batch may depend on each other in the last bit.
+            if parts := [part for part in (missing, self._sweep(step, checkpoint, wanted)) if part]:
+                self._draw(parts, engine, asked)
             for one in wanted:
                 self.store.fetch(KIND, one.key, ".png", self.newest / f"{one.prompt}.png")
+        except Stopped:
+            self.log(f"stopped while drawing; the other previews of step {step} come with the next run")
+            return
         except Exception as error:
             # A preview is never worth a training run.
             self._off = True
@@ -87,7 +93,10 @@ class WhileTraining:
         return [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
 
     def _sweep(self, step: int, checkpoint: Path | None, previews: list[Wanted]) -> list[Wanted]:
-        """The pictures of the strength sweep beside ``previews``, if this is its checkpoint and they take not long."""
+        """The pictures of the strength sweep beside ``previews``, if this is its checkpoint and they do not take long.
+
+        How long they take is known from those that this process has drawn; before any, they are left.
+        """
         sweep = self.siblings.get("sweep")
         if not sweep or step != sweep["step"]:
             return []
@@ -97,26 +106,26 @@ class WhileTraining:
         return wanted if len(wanted) * self._each <= START else []
 
     def _release(self) -> None:
-        """Keep nothing on the GPU: the engine moves the weights, or nothing is drawn any more."""
-        self._painter = self._borrowed = None
+        """Keep nothing: the engine moves the weights, or nothing is drawn any more."""
+        self._painter = self._borrowed = self._plain = None
 
-    def _draw(self, missing: list[Wanted], engine: Any) -> None:
+    def _draw(self, parts: list[list[Wanted]], engine: Any, asked: Callable[[], bool]) -> None:
         from charloom.engine.previews import room_for
 
-        precision = precision_of(missing[0].settings)
-        engine.make_room(max(room_for(one.settings["width"], one.settings["height"]) for one in missing))
+        every = [one for part in parts for one in part]
+        precision = precision_of(every[0].settings)
+        engine.make_room(max(room_for(one.settings["width"], one.settings["height"]) for one in every))
         if self._painter is None:
             self._painter = self._new_painter(precision, engine)
         painter, began = self._painter, time.monotonic()
-        if self._borrowed is None:
-            painter.draw(missing)
-        else:
-            painter.vae.to(self.device)
-            with self._borrowed.in_place():
-                painter.draw(missing)
+        painter.vae.to(self.device)
+        with self._borrowed.in_place() if self._borrowed else contextlib.nullcontext():
+            for part in parts:
+                painter.draw(part, asked)
+        if self._borrowed:
             painter.adapters.remove()
             painter.vae.to("cpu")
-        self._each = (time.monotonic() - began) / len(missing)
+        self._each = (time.monotonic() - began) / len(every)
 
     def _new_painter(self, precision: str, engine: Any) -> Painter:
         from charloom.engine import borrow
@@ -140,6 +149,7 @@ class WhileTraining:
 
         with contextlib.suppress(borrow.CannotBorrow):  # it is said when something is to be drawn
             refuse(engine)
+            engine.before_restart = self._release
             precision, pool = precision_of(next(iter(self.siblings["prompts"].values()))), ThreadPoolExecutor(1)
             # Not by the GPU, on which the trainer may be recording.
             self._plain = pool.submit(self._read, precision, torch.device("cpu"))

@@ -147,6 +147,8 @@ def test_plan_asks_snakemake(root, monkeypatch):
     unknown = call("plan", "results/nika/dataset/nobody.txt")
     assert said(unknown).startswith("error: nothing makes results/nika/dataset/nobody.txt; did you mean results/nika")
     assert said(unknown).count("\n") == 1 and unknown.exit_code == 1
+    profile = call("plan", "nika", "--profile", "profiles/gpu-16g")
+    assert said(profile).endswith("there is no such folder; did you mean profiles/gpu-16gb?\n")
     quiet = call("plan", "nika", "--quiet")
     assert said(quiet).startswith("error: plan: snakemake listed no jobs") and quiet.exit_code == 1
 

@@ -249,11 +249,12 @@ def test_without_a_lock_or_a_checkpoint_the_command_that_makes_it_is_told(here: 
     made.rename(tmp_path / "checkpoints")
     try:
         assert "mara has no checkpoint yet; to train: snakemake" in refused(PROMPT)
+        lock = Path("work/bases/mini.lock.json")
+        text = lock.read_text()
+        lock.unlink()
+        assert "mara has no checkpoint yet; to train: snakemake" in refused(PROMPT)
     finally:
         (tmp_path / "checkpoints").rename(made)
-    lock = Path("work/bases/mini.lock.json")
-    text = lock.read_text()
-    lock.unlink()
     try:
         assert "mini.lock.json: is missing; to make it: snakemake" in refused(PROMPT)
     finally:

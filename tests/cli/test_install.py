@@ -196,6 +196,20 @@ def test_a_gpu_gets_its_profile(monkeypatch, tmp_path, size, verdict, words):
     assert one.verdict == verdict and words in str(one)
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_what_the_default_recipe_needs_on_a_gpu_is_a_note(monkeypatch, tmp_path, gpu):
+    def version(package, real=doctor.importlib.metadata.version):
+        if package == "bitsandbytes":
+            raise doctor.importlib.metadata.PackageNotFoundError
+        return real(package)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor.notices, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    one = findings(monkeypatch, tmp_path)["bitsandbytes"]
+    assert one.verdict == (doctor.NOTE if gpu else doctor.OK) and "pip install 'charloom[cuda]'" in one.remedy
+
+
 def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)

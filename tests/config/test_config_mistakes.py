@@ -49,6 +49,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         recipe(train={"steps": "many"}),
         ["config/config.yaml: recipe.train.steps: must be a whole number, not the text 'many'"],
     ),
+    "nothing": (
+        recipe(train={"steps": None}),
+        ["config/config.yaml: recipe.train.steps: is empty; expected number of optimiser updates, or take the key"],
+    ),
     "unknown value": (
         recipe(train={"optimizer": "adamw9bit"}),
         ["config/config.yaml: recipe.train.optimizer: the text 'adamw9bit' is not known; did you mean adamw8bit? "],

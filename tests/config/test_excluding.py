@@ -6,7 +6,7 @@ import pytest
 import small_project
 import yaml
 
-from charloom.config import portable
+from charloom.config import notices, portable
 from charloom.config.project import load, read
 from charloom.core.errors import UserError
 from charloom.dataset import sources
@@ -54,6 +54,31 @@ def test_pictures_of_extra_sets_and_whole_folders_are_left_out_by_the_same_names
     assert load(root).characters["mara"].shot_names == ["one", "two"]
     whole = left_out(root, "two").characters["mara"]
     assert whole.shot_names == ["one"] and whole.unused_files(root) == [] and whole.count == 1
+
+
+def test_a_picture_that_is_left_out_may_be_deleted(root, monkeypatch):
+    monkeypatch.chdir(root)
+    small_project.with_sets(root)
+    (root / "pics").mkdir()
+    for name in ("one", "two", "three"):
+        small_project.picture(root / f"pics/{name}.png", (64, 64))
+    images = {"source": "folder", "path": "pics", "exclude": ["two"]}
+    style = {"name": "Ink", "images": images, "sample_prompts": ["a boat"]}
+    small_project.write_yaml(root / "config/styles/ink.yaml", style)
+    sets = yaml.safe_load((root / FILE).read_text())["datasets"]
+    small_project.write_yaml(root / FILE, {"trigger": "m4ra", "images": images, "datasets": sets})
+    both = left_out(root, "two", "others/a-2")
+    assert not [line for one in both.projects.values() for line in notices.of_gone(one)]
+    (root / "pics/two.png").unlink()
+    (root / "others/a-2.png").unlink()
+    after = load(root, ready="mara", image_problems=sources.problems)
+    assert after.characters["mara"].image_names == ["one", "three", "others/a-1"]
+    lines = [notices.of_gone(one) for one in after.projects.values()]
+    end = "; take out what was deleted, correct what is mistyped"
+    assert lines == [
+        [f"images.exclude: no picture is called two, others/a-2{end}"],
+        [f"images.exclude: no picture is called two{end}"],
+    ]
 
 
 def test_a_drawn_style_keeps_its_other_pictures(root):

@@ -151,6 +151,32 @@ def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Path(person.folder) == place == Path(person.datasets[0].folder) and len(person.datasets[0].files) == 3
 
 
+def test_a_base_may_begin_at_home_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_project.make(tmp_path / "project")
+    (tmp_path / "project/resources/bases/mini").rename(tmp_path / "mini")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    edit(tmp_path / "project/config/bases/mini.yaml", path="~/mini", adapters={})
+    edit(tmp_path / "project/config/characters/mara.yaml", recipe={"training_adapter": "none"})
+    assert Path(load(tmp_path / "project").bases["mini"].path) == tmp_path / "mini"
+
+
+@pytest.mark.parametrize(
+    ("written", "remedy"),
+    [
+        ("resources/charcters/mara", "did you mean resources/characters/mara?"),
+        ("resources/characters/marra/", "did you mean resources/characters/mara?"),
+        ("resources/charcters/mira", "otherwise"),  # two parts are wrong
+        ("nowhere/at/all", "otherwise"),
+    ],
+)
+def test_a_misspelt_folder_gets_the_nearest(tmp_path: Path, monkeypatch, written: str, remedy: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("resources/characters/mara").mkdir(parents=True)
+    assert inventory.meant(written, "otherwise") == remedy
+    assert inventory.meant(tmp_path / "resources/characters/mira", "x").endswith("resources/characters/mara?")
+
+
 def test_the_crop_of_a_folder_overwrites_nothing_and_names_what_it_cannot_read(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "b.JPG"):
         Image.new("RGB", (40, 40)).save(tmp_path / name)

@@ -9,7 +9,9 @@ import pytest
 import small_project
 from PIL import Image
 
+from charloom.config import schema
 from charloom.config.project import load
+from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.dataset import picture_files
 from charloom.dataset.picture_files import TRASH, Changed
@@ -161,6 +163,13 @@ def test_a_whole_folder_takes_more_under_safe_names_and_keeps_those_of_what_is_r
     path, _ = picture_files.put(character, name, Path("../new.webp"))
     assert path == Path("pics/One & two.webp")
     assert whole().shot_names == character.shot_names
+
+
+@pytest.mark.parametrize("name", ["nul.png", "COM1.jpeg", "con.tar.png", "lpt¹.png", "a. .png", f"{'x' * 79} y.png"])
+def test_what_windows_keeps_for_itself_is_no_name(name):
+    path = picture_files.add(whole(), name, new())
+    assert files.on_any_system(path.name) and files.on_any_system(path.stem), path.name
+    assert all(schema.is_name(shot) for shot in whole().shot_names)
 
 
 def test_pictures_that_are_drawn_or_bought_are_not_replaced():

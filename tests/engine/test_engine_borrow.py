@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_models import CAPTION_WIDTH, build_transformer
 
+from charloom.engine import borrow, fuse
 from charloom.engine import compile as compiling
-from charloom.engine import fuse
 from charloom.engine.borrow import Borrowed, CannotBorrow, HostCopy, in_main_memory
 from charloom.engine.swap import Swap
 from charloom.kernels import quantize
@@ -111,3 +113,14 @@ def test_without_main_memory_nothing_is_borrowed(monkeypatch) -> None:
     monkeypatch.setattr("charloom.engine.borrow.SPARE", 2**60)
     with pytest.raises(CannotBorrow, match="GiB of main memory"):
         plain("none", model_of(2, "none"))
+
+
+def test_files_that_were_read_leave_a_container_its_memory(tmp_path, monkeypatch) -> None:
+    gib = 2**30
+    monkeypatch.setattr(borrow.psutil, "virtual_memory", lambda: SimpleNamespace(available=9 * gib))
+    (tmp_path / "memory.max").write_text(f"{4 * gib}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * gib}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {gib}\nactive_file {gib}\ninactive_file {gib // 2}\n")
+    assert borrow._available(tmp_path) == 2.5 * gib
+    (tmp_path / "memory.max").write_text("max\n")
+    assert borrow._available(tmp_path) == 9 * gib

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -146,7 +147,7 @@ def test_the_trainer_draws_what_the_rule_would_draw(previews, tmp_path) -> None:
     newest = tmp_path / "newest"
     draw = WhileTraining(previews, siblings, stores["trainer"], CPU, lines.append, EngineOptions(), newest)
     for step, path in ((0, None), (1, checkpoint), (2, checkpoint)):
-        draw(step, path, Idle())
+        draw(step, path, Idle(), lambda: False)
     (tmp_path / "results/checkpoints/step-000002.safetensors").write_bytes(checkpoint.read_bytes())
     wanted = previews.all(siblings)
     samples.make(previews, wanted[::-1], stores["rule"], CPU, silent, EngineOptions())
@@ -166,9 +167,9 @@ def test_a_short_sweep_of_the_likely_step_is_drawn_with_its_previews(
     checkpoint, store, newest = tmp_path / "checkpoint.safetensors", Store(tmp_path / "trainer"), tmp_path / "newest"
     write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
     draw = WhileTraining(previews, siblings, store, CPU, silent, EngineOptions(), newest)
-    draw(1, checkpoint, Idle())
+    draw(1, checkpoint, Idle(), lambda: False)
     monkeypatch.setattr(draw, "_each", seconds)
-    draw(2, checkpoint, Idle())
+    draw(2, checkpoint, Idle(), lambda: False)
     wanted = strengths.all_wanted(previews, 2, sweep, checkpoint)
     assert len({one.key for one in wanted}) == 6
     there = [one for one in wanted if store.has(samples.KIND, one.key, ".png")]
@@ -182,9 +183,26 @@ def test_a_preview_that_fails_costs_no_training(previews, tmp_path) -> None:
     broken.write_bytes(b"not a checkpoint")
     siblings, store = {"steps": [1, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer")
     draw = WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
-    draw(1, broken, Idle())
-    draw(2, broken, Idle())
+    draw(1, broken, Idle(), lambda: False)
+    draw(2, broken, Idle(), lambda: False)
     assert len(lines) == 1 and "previews are drawn after training" in lines[0]
+
+
+def test_a_stop_leaves_the_picture_and_training_draws_nothing_more(previews, tmp_path) -> None:
+    plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 4, "guidance": 1.0, "recipe": 1, "seed": 1}
+    siblings, store, lines = {"steps": [0, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer"), []
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
+    draw = WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
+    looks = itertools.count()
+    draw(0, None, Idle(), lambda: next(looks) == 3)
+    assert next(looks) == 4, "asked at every step of the sampler, and no more after the answer"
+    draw(2, checkpoint, Idle(), lambda: True)
+    assert not list(store.root.glob("sample/**/*.png")) and lines == [
+        "stopped while drawing; the other previews of step 0 come with the next run"
+    ]
+    draw(2, checkpoint, Idle(), lambda: False)
+    assert len(list(store.root.glob("sample/**/*.png"))) == 1, "drawing is not off"
 
 
 def lora_of(
@@ -320,6 +338,13 @@ def test_captions_take_the_images_along(previews, encode_text, tmp_path) -> None
     for name in ("x", "y"):
         small_project.picture(caption.with_name(f"{name}.png"), (64, 64), seed=len(name))
     caption.with_name("z.png").write_bytes(b"no picture")
+    caption.with_name("gone.png").symlink_to(tmp_path / "nowhere.png")
+    with Store(tmp_path / "other").lock("encode-latents-results"):
+        encode_text("--file", str(caption), "--latents", json.dumps(settings))
+    assert not list((tmp_path / "other").glob(f"{latents.KIND}/**/*.safetensors")), "somebody else is at it"
+    caption.with_name("gone.png").unlink()
+    (tmp_path / "results/embeddings/x.safetensors").unlink()
+    shutil.rmtree(tmp_path / "other")
     encode_text("--file", str(caption), "--latents", json.dumps(settings))
     keys = [latents.key(file_digest(caption.with_name(f"{n}.png")), previews.lock, settings) for n in ("x", "y", "z")]
     there = [Store(tmp_path / "other").has(latents.KIND, key, ".safetensors") for key in keys]

@@ -68,7 +68,7 @@ def test_the_first_update_is_what_the_formulas_say(make_dataset, tmp_path):
 def test_whoever_draws_gets_every_checkpoint_once(make_dataset, tmp_path):
     seen = []
 
-    def note(step, path, engine):
+    def note(step, path, engine, asked):
         assert path is None or path.is_file()
         seen.append(step)
 

@@ -62,7 +62,6 @@ def test_stopped_by_file_goes_on_from_there_to_the_same_bytes(job, tmp_path, ask
             train(job, store, 12, quiet)
     at = states.newest(store, job.run_key, 12).step
     assert at in (step, step + 1)
-    assert not (job.log_dir / stopping.NAME).exists(), "answered, so the next call goes on"
     told = progress.read(job.log_dir)
     assert (told.state, told.step) == (progress.STOPPED, at)
     train(job, store, 12, quiet)
@@ -70,6 +69,21 @@ def test_stopped_by_file_goes_on_from_there_to_the_same_bytes(job, tmp_path, ask
     assert without_speed((job.log_dir / "metrics.jsonl").read_text()) == without_speed(lines)
     told = progress.read(job.log_dir)
     assert (told.state, told.first, told.saved) == (progress.FINISHED, at, 12)
+
+
+@pytest.mark.parametrize("how", ["file", "signal"])
+def test_whoever_draws_previews_is_told(job, tmp_path, how):
+    told = []
+
+    def draw(step, path, engine, asked):
+        if step == 6:
+            told.append(asked())
+            stopping.request(job.log_dir) if how == "file" else signal.raise_signal(signal.SIGTERM)
+            told.append(asked())
+
+    with pytest.raises(Stopped, match="after step 6 of 12"):
+        train(replace(job, on_checkpoint=draw), Store(tmp_path / "store"), 12, quiet)
+    assert told == [False, True]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -94,6 +108,18 @@ def test_a_second_ctrl_c_ends_at_once_but_a_sigterm_after_it_does_not(tmp_path):
             signal.raise_signal(signal.SIGINT)
     finally:
         stop.close()
+
+
+def test_another_attempt_of_a_cluster_does_not_train_on(job, tmp_path, asked_at):
+    """Profiles for clusters try a failed job again, and to Snakemake one that was stopped has failed."""
+    stopping.begin(job.log_dir, 1)
+    asked_at(3, lambda: stopping.request(job.log_dir))
+    with pytest.raises(Stopped):
+        train(job, Store(tmp_path / "store"), 12, quiet)
+    with pytest.raises(Stopped, match="not tried again"):
+        stopping.begin(job.log_dir, 2)
+    stopping.begin(job.log_dir, 1)
+    stopping.begin(job.log_dir, 2)  # the first attempt of the next run has died otherwise
 
 
 def test_an_old_request_stops_nobody(job, tmp_path):

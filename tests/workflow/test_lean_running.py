@@ -72,9 +72,8 @@ def test_missing_and_large_files_have_no_digest(tmp_path: Path, read: list[str])
 class Scheduler:
     """What :meth:`JobScheduler.job_selector` uses of itself to choose by priority among the jobs that it is given."""
 
-    subsample = 50
-
     def __init__(self) -> None:
+        self.subsample: int | None = 50
         self.workflow = SimpleNamespace(scheduling_settings=SimpleNamespace(subsample=50))
         self.considered: list[int] = []
 
@@ -100,10 +99,11 @@ def ready(rule: str, count: int, priority: int = 1) -> list[Job]:
 def test_a_job_that_everything_waits_for_is_considered_among_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_scheduler, "JobScheduler", Scheduler)
     lean_running.consider_every_rule()
-    scheduler = Scheduler()
+    scheduler = job_scheduler.JobScheduler()
+    assert scheduler.subsample is None, "Snakemake would choose the first jobs at random"
     jobs = ready("latents", 3000, 5) + ready("caption", 400, 4) + ready("prepare_base", 1, 10)
     assert [job.rule.name for job in scheduler.job_selector(jobs)] == ["prepare_base"]
-    assert scheduler.considered == [50] and scheduler.subsample is None
+    assert scheduler.considered == [50]
     few = jobs[:50]
     assert scheduler.job_selector(few)[0] in few and scheduler.considered == [50, 50]
     swaps.undo()

@@ -147,6 +147,34 @@ def test_missing_masks_are_named(project: Path) -> None:
     assert line == "images.masks: there is no folder nowhere; correct it, or write auto"
 
 
+@pytest.mark.parametrize("plan", [True, False])
+def test_the_folder_of_pictures_is_none_of_masks(project: Path, plan: bool) -> None:
+    """Neither of a plan, where a picture would be its own mask, nor where every picture is used."""
+    images = {"source": "folder", "path": "pics", "masks": "./masks/../pics"}
+    if plan:
+        edit(MARA, images={**images, "count": 3})
+    else:
+        small_project.write_yaml(MARA, {"trigger": "m4ra", "images": images})
+    (line,) = masking.problems(load().characters["mara"])
+    assert line.startswith("images.masks: ./masks/../pics is images.path, whose pictures are trained on; put masks")
+
+
+def test_masks_and_extra_sets_in_a_whole_folder_are_not_its_pictures(project: Path) -> None:
+    Path("masks").rename("pics/masks")
+    for folder in ("pics/beach", "pics/beach/masks", "pics/day-2"):
+        Path(folder).mkdir()
+        picture(Path(folder, "One.png"), (150, 140), 1)
+    sets = [{"name": "beach", "path": "pics/beach", "masks": "pics/beach/masks", "default_caption": "a beach"}]
+    images = {"source": "folder", "path": "pics", "masks": "pics/masks"}
+    picture(Path("pics/masks/day-2-one.png"), (150, 140), 1)
+    small_project.write_yaml(MARA, {"trigger": "m4ra", "images": images, "datasets": sets})
+    mara = load().characters["mara"]
+    assert mara.image_names == ["closeup-01", "day-2-one", "fullbody-01", "medium-01", "beach/one"]
+    assert masking.problems(mara) == [] and mara.unused_files() == []
+    assert masking.mask_file(mara, "day-2-one") == Path("pics/masks/day-2-one.png")
+    assert masking.mask_file(mara, "beach/one") == Path("pics/beach/masks/One.png")
+
+
 def test_the_workflow_makes_a_mask_for_each_shot(project: Path) -> None:
     assert small_project.planned(small_project.add_code(project))["make_mask"] == 3
     character = load().characters["mara"]
@@ -185,7 +213,7 @@ def test_an_extra_set_has_masks_of_its_own(project: Path) -> None:
     # What is held out is compared whole; masks among the pictures would be trained on.
     for changed, said in {
         "held": "datasets[2].masks: what is held out is compared as whole pictures; take it out",
-        "others": "datasets[1].masks: others lies in datasets[1].path, whose every picture is trained on; move it",
+        "others": "datasets[1].masks: others is datasets[1].path, whose pictures are trained on; put masks into",
     }.items():
         mine = [{**part, "masks": part["name"]} if part["name"] == changed else part for part in own]
         edit(MARA, datasets=[mine[0], {**mine[1], "holdout": True}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from charloom.cli.planning import Group
 from charloom.config import yaml
 from charloom.config.project import load
 from charloom.core.errors import UserError
+from charloom.core.layout import WORK
 from charloom.workflow import price
 
 RECORDED = small_project.ROOT / "benchmarks/results"
@@ -178,9 +180,15 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "previews" not in text  # none are planned
     drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
     assert "previews 7.7" in drawn
+    monkeypatch.setattr(pricing.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
+    assert "has 1 GB free: free some space first" in "\n".join(pricing.lines(root, "leyla", found, given))
     benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\n100.0\t0:01:40\n")
+    before = pricing.lines(root, "leyla", found, given)
+    assert "*" not in "\n".join(before)  # measured with the miniature, for the base was never here
+    (root / WORK.lock("z-image-turbo")).parent.mkdir(parents=True)
+    (root / WORK.lock("z-image-turbo")).touch()
     assert "encode latents 50 min 00 s*" in "\n".join(pricing.lines(root, "leyla", found, given))
     given["recipe"] = {"memory": 0.5}
     with pytest.raises(UserError, match="may use 0.5 GiB"):

@@ -60,6 +60,18 @@ def test_a_shard_reads_no_other_files(project: Path) -> None:
     assert list(load(project, {"shard": "2/2", "characters": ["zoe", "mara", "ada"]}).characters) == ["mara"]
 
 
+@pytest.mark.parametrize("target", ["mara", "results/mara/final.safetensors", "results/zoe/final.safetensors"])
+def test_a_target_of_another_shard_is_told_where_it_belongs(project: Path, target: str) -> None:
+    done = snakemake(project, "-n", "--config", "shard=2/3", "--", target, code=ROOT)
+    if "zoe" in target:
+        assert done.returncode == 0, done.stderr
+        return
+    line = f"error: nothing makes {target} here: mara belongs to shard 1/3, and this is 2/3; set shard=1/3, or leave"
+    assert done.returncode and line in done.stdout + done.stderr
+    with pytest.raises(UserError, match="^mara belongs to shard 1/3"):
+        load(project, {"shard": "2/3"}).character("mara")
+
+
 @pytest.mark.parametrize(
     ("shard", "line"),
     [

@@ -22,6 +22,7 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_sleep_only_where_others_want_the_cores(cores_used: float, policy: str | None) -> None:
     jobs.choose_waiting(2, lambda: cores_used)
     assert os.environ.get("OMP_WAIT_POLICY") == policy
+    assert os.environ.get("GOMP_SPINCOUNT") == (None if policy else jobs.SPINS)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux ties a process to cores")

@@ -16,7 +16,7 @@ import pytest
 import small_project
 import yaml
 
-from charloom.config import image_folder, inventory
+from charloom.config import image_folder, inventory, scaffold, schema
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.dataset import sources
@@ -65,6 +65,21 @@ def test_names_that_windows_keeps_for_itself_are_refused(tmp_path, name):
     os.rename(folder / "config/characters/mara.yaml", folder / f"config/characters/{name}.yaml")
     with pytest.raises(UserError, match=name):
         load(folder)
+
+
+@pytest.mark.parametrize("stem", ["nul", "con", "com1", "long-name-" * 4 + "of-a-picture"])
+def test_a_picture_called_like_a_device_gets_another_name(tmp_path, stem):
+    """In a folder that is used as a whole, in one of a style or a set, and in an ai-toolkit job's."""
+    for name in (f"{stem}.png", "com1.tar.png"):
+        (tmp_path / name).touch()
+    for found in (image_folder.every(tmp_path), image_folder.names(image_folder.images(tmp_path))):
+        assert len(found) == 2 and all(map(schema.is_name, found)), found
+
+
+@pytest.mark.parametrize("name", ["nul", "experiments"])
+def test_a_new_character_is_not_called_like_a_device_or_another_folder_of_results(name):
+    with pytest.raises(UserError, match=f"'{name}' cannot be a file name of a character"):
+        scaffold.check_name(name)
 
 
 def test_a_file_with_the_line_ends_of_windows_and_a_byte_order_mark_is_the_same(tmp_path):

@@ -23,7 +23,8 @@ def problems(character: Character) -> list[str]:
     if not character.folder:
         return ["images.path: is missing; name the folder with your images"]
     if not Path(character.folder).is_dir():
-        return [f"images.path: there is no folder {character.folder}; {_remedy(character)}"]
+        remedy = inventory.meant(character.folder, _remedy(character))
+        return [f"images.path: there is no folder {character.folder}; {remedy}"]
     if character.takes_all:
         return _empty(character) if not character.shots else []
     there = [path.stem for path in images(character.folder)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from charloom.config import image_folder, inventory
+from charloom.config import image_folder, inventory, schema
 from charloom.core import files, words
 from charloom.core.words import swapped, tidy
 from charloom.dataset import captions
@@ -70,7 +70,7 @@ def _entry(job: Job, knobs: Knobs, index: int, start: Path, taken: list[str], tr
     folder = place(job, prefix, start)
     name = re.sub(r"[^a-z0-9_-]+", "-", Path(folder or "more").name.lower()).strip("-_")[:34] or "more"
     entry: dict[str, Any] = {
-        "name": f"{name}-{index + 1}" if name in taken else name,
+        "name": f"{name}-{index + 1}" if name in taken or not schema.is_name(name) else name,
         "path": folder or f"resources/{name}",
     }
     if job.take(f"{prefix}.is_reg", bool, False):
