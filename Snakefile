@@ -6,7 +6,7 @@
 #   snakemake -n                                            what would be made, and why (shorter: charloom plan)
 from snakemake.utils import min_version
 
-min_version("9.8")
+min_version("9.11.7")
 
 
 # What `snakemake --report report.zip` says about the whole.

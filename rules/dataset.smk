@@ -122,7 +122,7 @@ rule convert_picture:
         content=content_of(own_image),
         stored=stored_picture,
         siblings=siblings_of(own_files.pictures_of),
-        cores=lambda wildcards, input: workflow.cores or 1,
+        cores=lambda wildcards, input: workflow.resource_settings.cores or 1,
     message:
         "{wildcards.character}: picture {wildcards.shot}"
     shell:

@@ -22,6 +22,10 @@ from charloom.core.home import home
 
 
 include: str(home() / "Snakefile")
+
+
+# Snakemake takes no default target from an included file.
+workflow.default_target = "all"
 """
 RECORD = Path("config/.shipped.json")
 """Digests of the files as they were written, by which the user's changes are told."""

@@ -22,7 +22,7 @@ from typing import Any
 from charloom.workflow import swaps
 
 OLDEST, BELOW = (9, 27), (10, 0)
-"""The releases of Snakemake that this is for; 9.8 has other arguments in some places."""
+"""The releases of Snakemake that this is for; those before have other arguments in some places."""
 
 COLLECT_AFTER = 500_000
 """New objects after which the collector looks for garbage; 700 by Python's default."""

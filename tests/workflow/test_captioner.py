@@ -56,7 +56,7 @@ def test_proposals_are_shown_and_wait(project: Path) -> None:
     lines = charloom("captions", "mara").splitlines()
     at = lines.index("closeup-01")
     assert lines[at + 1].startswith("  [-a-] {+m4ra,+} close-up [-portrait photo of m4ra, a woman")
-    assert lines[at + 1].endswith("{+red scarf, a watch+} ")
+    assert lines[at + 1].rstrip().endswith("{+red scarf, a watch+}")
     assert lines[at + 2] == "  left out: full lips, curly black hair"
     assert lines[-1].startswith("3 wait: charloom captions mara --accept all")
     # Until somebody accepts one, the composed captions stand.

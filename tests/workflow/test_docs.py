@@ -161,6 +161,7 @@ OTHER_PROGRAMS = {
     "hf": "not run: it downloads; the cache that it fills is made by hand in tests/judge",
     "mypy": ".ci/run",
     "pip": ".ci/run and cli/test_install.py; builds for CUDA are not installed by a test",
+    "pip-audit": "not run: it asks a service on the internet",
     "pre-commit": "not run: the checks of .ci/run for each commit",
     "py": "not run: Windows",
     "pytest": ".ci/run",
