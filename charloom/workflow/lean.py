@@ -38,7 +38,7 @@ def plan_lean() -> None:
     """Apply all of it to this process; may be called again."""
     if os.environ.get("CHARLOOM_PLAN") == "plain" or not OLDEST <= _release() < BELOW:
         return
-    from charloom.workflow import lean_graph
+    from charloom.workflow import lean_graph, lean_memory
 
     gc.set_threshold(COLLECT_AFTER, 50, 1000)
     gc.freeze()  # modules and rules: never garbage
@@ -51,6 +51,7 @@ def plan_lean() -> None:
         _tell_only_who_listens,
         _skip_what_a_dry_run_does_not_use,
         *lean_graph.ALL,
+        *lean_memory.ALL,
     )
 
 
@@ -196,7 +197,8 @@ def _skip_what_a_dry_run_does_not_use() -> None:
 
     def checking(original: Any) -> Any:
         def is_valid(self: Any) -> None:
-            _ = self.benchmark, self.log  # Snakemake would make both, and throw them away
+            if not self.dag.workflow.dryrun:  # for which they were made when the job was found
+                _ = self.benchmark, self.log
 
         return is_valid
 
