@@ -3,10 +3,10 @@
 Some costs of a plan grow with the number of jobs and have nothing to do with the jobs themselves. Python's garbage
 collector walks through all of them again and again though none is garbage; ``inspect.signature`` is asked several times
 per file for the same few functions; each message and command is formatted with several copies of all the names of the
-workflow, whether somebody reads it or not; and what :mod:`charloom.workflow.lean_graph` says of files and lists. Plans
-stay the same, line by line (``tests/workflow/test_lean.py``). A version of Snakemake that lacks one of these functions
-just keeps its own speed, and so does one that was not tried, or any with ``CHARLOOM_PLAN=plain``.
-``benchmarks/planning.py`` measures what it gives.
+workflow, whether somebody reads it or not; and what :mod:`charloom.workflow.lean_graph` says of files and lists, and
+:mod:`charloom.workflow.lean_memory` of memory. Plans stay the same, line by line (``tests/workflow/test_lean.py``). A
+version of Snakemake that lacks one of these functions just keeps its own speed, and so does one that was not tried, or
+any with ``CHARLOOM_PLAN=plain``. ``benchmarks/planning.py`` measures what it gives.
 """
 
 from __future__ import annotations
