@@ -31,6 +31,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.inputs import Inputs
 from charloom.train.loop import TrainJob, build_engine, resolve, train
 from charloom.train.settings import TrainSettings
+from charloom.workflow import jobs
 from charloom.zimage import weights
 
 BASE = Path(__file__).resolve().parents[1] / "resources" / "bases" / "paperdoll"
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file to append the lines to")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    jobs.keep_memory()
     for resolutions in [[r] for r in arguments.resolutions] + [arguments.resolutions] * arguments.mixed:
         line = json.dumps(measure(resolutions, arguments))
         print(line, flush=True)

@@ -3,10 +3,10 @@
 Some costs of a plan grow with the number of jobs and have nothing to do with the jobs themselves. Python's garbage
 collector walks through all of them again and again though none is garbage; ``inspect.signature`` is asked several times
 per file for the same few functions; each message and command is formatted with several copies of all the names of the
-workflow, whether somebody reads it or not; and what :mod:`charloom.workflow.lean_graph` says of files and lists. Plans
-stay the same, line by line (``tests/workflow/test_lean.py``). A version of Snakemake that lacks one of these functions
-just keeps its own speed, and so does one that was not tried, or any with ``CHARLOOM_PLAN=plain``.
-``benchmarks/planning.py`` measures what it gives.
+workflow, whether somebody reads it or not; and what :mod:`charloom.workflow.lean_graph` says of files and lists, and
+:mod:`charloom.workflow.lean_memory` of memory. Plans stay the same, line by line (``tests/workflow/test_lean.py``). A
+version of Snakemake that lacks one of these functions just keeps its own speed, and so does one that was not tried, or
+any with ``CHARLOOM_PLAN=plain``. ``benchmarks/planning.py`` measures what it gives.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def plan_lean() -> None:
     """Apply all of it to this process; may be called again."""
     if os.environ.get("CHARLOOM_PLAN") == "plain" or not OLDEST <= _release() < BELOW:
         return
-    from charloom.workflow import lean_graph, lean_running
+    from charloom.workflow import lean_graph, lean_memory, lean_running
 
     gc.set_threshold(COLLECT_AFTER, 50, 1000)
     gc.freeze()  # modules and rules: never garbage
@@ -51,6 +51,7 @@ def plan_lean() -> None:
         _tell_only_who_listens,
         _skip_what_a_dry_run_does_not_use,
         *lean_graph.ALL,
+        *lean_memory.ALL,
         *lean_running.ALL,
     )
 
@@ -197,7 +198,8 @@ def _skip_what_a_dry_run_does_not_use() -> None:
 
     def checking(original: Any) -> Any:
         def is_valid(self: Any) -> None:
-            _ = self.benchmark, self.log  # Snakemake would make both, and throw them away
+            if not self.dag.workflow.dryrun:  # for which they were made when the job was found
+                _ = self.benchmark, self.log
 
         return is_valid
 

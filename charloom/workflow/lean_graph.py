@@ -11,11 +11,10 @@ import inspect
 import sys
 from collections.abc import Mapping
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
-from charloom.workflow import swaps
-
-_NOTHING: frozenset[Any] = frozenset()
+from charloom.workflow import lean_memory, swaps
 
 
 def _know_producers() -> None:
@@ -43,6 +42,9 @@ def _visit_producers_once() -> None:
     def made(original: Any) -> Any:
         async def update(self: Any, jobs: Any, file: Any = None, **options: Any) -> Any:
             producer = await original(self, jobs, file=file, **options)
+            if self.workflow.dryrun:
+                for job in jobs if file is None else (producer,):
+                    lean_memory.share_files(self, job)
             known = options.get("known_producers")
             if file is not None and known is not None:
                 known[file] = [producer]
@@ -99,14 +101,31 @@ def _flag_only_the_flagged() -> None:
                 original(self, other, *arguments, **options)
 
         def flags(self: Any) -> Any:
-            if type(self._file) is str:
-                self._file = io.AnnotatedString(self._file)
-            return given.fget(self)
+            return _NoFlags(self, io.AnnotatedString) if type(self._file) is str else given.fget(self)
 
         swaps.put(kind, "flags", property(flags))
         return clone_flags
 
     swaps.method(kind, "clone_flags", made)
+
+
+class _NoFlags(dict[str, Any]):
+    """The flags of a file name that has none yet; with the first they become its own."""
+
+    def __init__(self, file: Any, annotated: Any) -> None:
+        super().__init__()
+        self.file, self.annotated = file, annotated
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        if type(self.file._file) is str:
+            self.file._file = self.annotated(self.file._file)
+            self.file._file.flags = self
+
+    def update(self, *flags: Any, **more: Any) -> None:
+        """As of any dictionary, which would not ask :meth:`__setitem__`."""
+        for name, value in dict(*flags, **more).items():
+            self[name] = value
 
 
 def _make_lists_directly() -> None:
@@ -181,32 +200,24 @@ def _in_storage(workflow: Any) -> bool:
 
 
 def _once(known: dict[Any, Any], concretize: Any, item: Any, wildcards: Any, source: Any, incomplete: Any) -> Any:
-    """A file name that an input function has given, the same object for the same text."""
-    if source is None or incomplete or type(item) is not str or "{" in item:
+    """The name of an input, the same object for the same text from the same place in the rule: a function, or ``item``.
+
+    Its flags come from there, so that jobs may share it.
+    """
+    if isinstance(item, PurePath):
+        item = item.as_posix()
+    if incomplete or (source is not None and (type(item) is not str or "{" in item)):
         return concretize(item, wildcards, source, incomplete)
-    key = (item, id(source))  # flags come from the source, which is an object of the rule's
+    if source is None:
+        made = concretize(item, wildcards, source, incomplete)
+        return known.setdefault((str(made), id(item)), made)
+    key = (item, id(source))
     if key not in known:
-        known[key] = concretize(item, wildcards, source, incomplete)
+        made = concretize(item, wildcards, source, incomplete)
+        # Snakemake wraps such a name in another one.
+        inner = made._file
+        known[key] = inner if type(inner) is type(made) and inner.rule is made.rule and inner == made else made
     return known[key]
-
-
-def _share_nothing() -> None:
-    """In a dry run, let all jobs share one empty set, where each would have five: of temporary outputs and the like."""
-    from snakemake.jobs import Job
-
-    names = ("temp_output", "protected_output", "touch_output", "pipe_or_service_output", "_queue_input")
-
-    def made(original: Any) -> Any:
-        def __init__(self: Any, rule: Any, dag: Any, *arguments: Any, **options: Any) -> None:
-            original(self, rule, dag, *arguments, **options)
-            if dag.workflow.dryrun:
-                for name in names:
-                    if getattr(self, name, None) == _NOTHING:
-                        setattr(self, name, _NOTHING)
-
-        return __init__
-
-    swaps.method(Job, "__init__", made)
 
 
 def _share_edges() -> None:
@@ -258,7 +269,6 @@ ALL = (
     _make_lists_directly,
     _share_wildcards,
     _share_inputs,
-    _share_nothing,
     _share_edges,
 )
 """In the order in which they are applied."""

@@ -41,6 +41,16 @@ def function(module: Any, name: str, made: Callable[[Any], Any]) -> None:
             put(other, name, replacement)
 
 
+def getter(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
+    """Replace how an attribute of a class is read by what ``made`` makes of the function that reads it."""
+    given = owner.__dict__[name]
+    reads = getattr(given, "fget", None) or given.__get__
+    if not hasattr(reads, "original"):
+        replacement = made(reads)
+        replacement.original = reads
+        put(owner, name, property(replacement, getattr(given, "fset", None) or given.__set__))
+
+
 def each(*changes: Callable[[], None]) -> None:
     """Make every change whose modules and names this release of Snakemake has."""
     for change in changes:

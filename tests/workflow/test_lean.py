@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import copy
 import gc
@@ -23,7 +24,8 @@ from snakemake.exceptions import RuleException
 from snakemake.logging import DefaultFilter, logger
 from snakemake.settings.enums import Quietness
 
-from charloom.workflow import lean, lean_graph, swaps
+from charloom.core.errors import UserError
+from charloom.workflow import lean, lean_graph, lean_memory, swaps
 
 if not lean.OLDEST <= lean._release() < lean.BELOW:
     pytest.skip("this release of Snakemake plans as it is", allow_module_level=True)
@@ -210,9 +212,12 @@ def test_jobs_of_a_rule_share_the_names_of_what_they_read() -> None:
     assert once("a", {}, source, False) is once("a", {"step": 2}, source, False)
     assert once("a", {}, other, False) is not once("a", {}, source, False)
     assert once("a{step}", {}, source, False) is not once("a{step}", {}, source, False)
-    assert once("a", {}, None, False) is not once("a", {}, None, False)
+    assert once(Path("a"), {}, source, False) is once("a", {}, source, False)
     assert once("b", {}, source, True) is not once("b", {}, source, True)
-    assert made == ["a", "a", "a{step}", "a{step}", "a", "a", "b", "b"]
+    assert made == ["a", "a", "a{step}", "a{step}", "b", "b"]
+    pattern, same = io.IOFile("a", rule=None), io.IOFile("a", rule=None)
+    assert once(pattern, {}, None, False) is once(pattern, {}, None, False)
+    assert once(pattern, {}, None, False) is not once(same, {}, None, False)
 
 
 def test_who_reads_a_job_and_what_a_job_reads_are_one_set() -> None:
@@ -226,6 +231,66 @@ def test_who_reads_a_job_and_what_a_job_reads_are_one_set() -> None:
     assert readers["encode"] == {"train": {"a.png", "b.png"}, "score": {"c.png"}}
     assert readers["encode"]["train"] is dependencies["train"]["encode"]
     assert not readers["train"]
+
+
+@pytest.mark.parametrize(("files", "one"), [(("a.png", "a.png"), True), (("a.png", "b.png"), False)])
+def test_jobs_that_read_the_same_files_of_a_job_share_one_set(files: tuple[str, str], one: bool) -> None:
+    dependencies: Any = defaultdict(partial(defaultdict, set))
+    dag = SimpleNamespace(_dependencies=dependencies, depending=lean_graph.Readers(dependencies))
+    for reader, file in zip(("train", "score"), files, strict=True):
+        dependencies[reader]["encode"].add(file)
+        dag.depending["encode"][reader].add(file)
+        lean_memory.share_files(dag, reader)
+    sets = [dependencies[reader]["encode"] for reader in ("train", "score")]
+    assert sets == [{file} for file in files]
+    assert (sets[0] is sets[1]) is one
+    assert all(dag.depending["encode"][reader] is dependencies[reader]["encode"] for reader in ("train", "score"))
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_file_has_no_flags_until_the_first_is_given() -> None:
+    made = io.IOFile("a", rule=None)
+    assert made.flags == {} and type(made._file) is str
+    flags = made.flags
+    flags.update(ancient=True)
+    flags["temp"] = True
+    assert made.flags == {"ancient": True, "temp": True} and made.is_ancient and made == "a"
+
+
+def test_tasks_that_wait_for_nothing_are_done_when_they_are_made() -> None:
+    done: list[str] = []
+
+    async def look(name: str, wait: bool) -> str:
+        if wait:
+            await asyncio.sleep(0)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.sleep(9), 0.001)
+        done.append(name)
+        return name
+
+    async def looked() -> list[str]:
+        async with lean_memory.Eager() as group:
+            tasks = [group.create_task(look(name, name == "first")) for name in ("first", "second")]
+            assert done == ["second"]
+        return [task.result() for task in tasks]
+
+    assert asyncio.run(looked()) == ["first", "second"] and done == ["second", "first"]
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_task_that_fails_ends_the_group(wait: bool) -> None:
+    async def fail() -> None:
+        if wait:
+            await asyncio.sleep(0)
+        raise UserError("no")
+
+    async def failed() -> None:
+        async with lean_memory.Eager() as group:
+            group.create_task(fail())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(failed())
+    assert [str(one) for one in caught.value.exceptions] == ["no"]
 
 
 class Listener(logging.Handler):
