@@ -19,7 +19,6 @@ from rerun_counts import AFTER_DATA
 from small_project import TARGET, edit, planned, replace, snakemake
 
 from charloom.cli import planning
-from charloom.workflow import training
 
 CHARACTER = "config/characters/mara.yaml"
 CONFIG = "config/config.yaml"
@@ -59,59 +58,6 @@ def test_previews_come_before_the_next_start_of_the_trainer(
         for what in ("train to step 000050", "step 000050 draws", "scores of step 000050", "train to step 000100")
     )
     assert first < second < drawn < judged if run_ahead == 0 else first < drawn < judged < second
-
-
-def test_previews_that_the_trainer_draws_are_linked_many_at_a_time(tmp_path: Path) -> None:
-    folder = small_project.make(tmp_path)
-
-    def cores() -> dict[str, str]:
-        made = snakemake(folder, "-n", "-p", "--cores", "4", TARGET, code=small_project.ROOT)
-        found = re.findall(r"run sample_checkpoint .* --step (\d+) .* --threads (\d+)", made.stdout + made.stderr)
-        assert found, made.stderr
-        return dict(found)
-
-    def trained(step: int) -> None:
-        path = folder / f"results/mara/checkpoints/step-{step:06d}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    assert cores() == {"000000": "4", "000050": "1", "000100": "1"}
-    trained(50)
-    assert cores() == {"000000": "4", "000050": "4", "000100": "1"}
-    trained(100)
-    assert set(cores().values()) == {"4"}
-
-
-def test_they_are_also_once_the_first_checkpoint_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Snakemake asks for threads when a job may start; what matters is what the plan found."""
-    monkeypatch.setenv("CHARLOOM_PYTHON", str(small_project.pretender(project)))
-    for path in [*project.glob("results/mara/checkpoints/*"), *project.glob("results/mara/samples/step-0*0/*.png")]:
-        if "000000" not in path.as_posix():
-            path.unlink()
-    made = snakemake(project, "-p", "--cores", "4", TARGET)
-    assert made.returncode == 0, made.stderr
-    found = re.findall(r"run sample_checkpoint .* --step (\d+) .* --threads (\d+)", made.stdout + made.stderr)
-    assert set(found) == {("000050", "1"), ("000100", "1")}
-
-
-@pytest.mark.parametrize(
-    ("recipe", "environment", "expected"),
-    [
-        ({}, {}, True),
-        ({"memory": 9.0}, {}, True),
-        ({"memory": 8.5}, {}, False),
-        ({"layer_offloading": True}, {}, False),
-        ({}, {"CHARLOOM_PREVIEWS_APART": "1"}, False),
-        ({}, {"CHARLOOM_SHARE_GPU": "1"}, False),
-    ],
-)
-def test_when_the_trainer_is_expected_to_draw(
-    monkeypatch: pytest.MonkeyPatch, recipe: dict[str, object], environment: dict[str, str], expected: bool
-) -> None:
-    for name, text in environment.items():
-        monkeypatch.setenv(name, text)
-    one = SimpleNamespace(recipe={"memory": "auto", "layer_offloading": False, **recipe})
-    assert training.draws(one) is expected
 
 
 CONDA = """#!/bin/sh
