@@ -52,15 +52,16 @@ def main() -> None:
         return sources.get(source).open({**how, **more})
 
     found = batch.settled(name)
-    if not isinstance(found, generating.Settled):
+    if not generating.write(found, store, arguments.output, arguments.record):
         # One process at a time asks for a character's pictures, and counts what they cost.
         with store.lock(f"pictures-{arguments.purchases.stem}"):
             counted = purchases.Purchases(arguments.purchases)
             session = Session(store, counted, log, artist, purchases.Budget(**how["budget"]))
             batch.get(name, session.get, log)
         found = batch.settled(name)
+        if not generating.write(found, store, arguments.output, arguments.record):
+            raise RuntimeError(f"nothing was stored for {name}")
     assert isinstance(found, generating.Settled)
-    generating.write(found, store, arguments.output, arguments.record)
     if hit := on_likeness.hit(name, generating.record(found, arguments.output)):
         log(f"{name}: {hit.what}; {hit.remedy}")
 

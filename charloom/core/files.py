@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,17 @@ def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> 
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def need_room(folder: Path, size: int) -> None:
+    """Make sure that ``size`` more bytes fit on the disk of a folder, before something is paid for that must be kept.
+
+    Raises:
+        UserError: they do not.
+    """
+    there = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
+    if shutil.disk_usage(there).free < size:
+        raise UserError(f"{folder}: {disk_problem(OSError(errno.ENOSPC, ''))}")
 
 
 def folder_of(target: Path) -> None:

@@ -20,6 +20,8 @@ from charloom.core.errors import UserError
 from charloom.core.store import Store
 
 KIND = "raw-caption"
+ROOM = 2**24
+"""Bytes that must be free before a captioner is asked: an API charges for what cannot be kept, too."""
 
 
 class Asked(Protocol):
@@ -104,6 +106,7 @@ def make(
     if not missing:
         return {}
     ask, failed, done = open_captioner(settings, store, device, log), {}, 0
+    files.need_room(store.root, ROOM)
     log(f"describing {len(missing)} pictures with {settings['model']}")
     for image, text in ask(missing, settings["prompt"]):
         if isinstance(text, UserError):

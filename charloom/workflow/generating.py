@@ -65,7 +65,7 @@ class Batch:
         tried = []
         for order in self.orders(name):
             path = self.store.path(KIND, order.key, ".png")
-            if not path.is_file():
+            if not self.store.has(KIND, order.key, ".png"):
                 if tried and name in self._given_up:
                     break
                 return order
@@ -136,9 +136,10 @@ def content_of_model(folder: Path, store: Store, log: Callable[[str], None]) -> 
     return digest({p.relative_to(folder).as_posix(): remembered(p, store, tell=log) for p in files_of(folder)})
 
 
-def write(settled: Settled, store: Store, output: Path, path: Path | None) -> None:
-    """Put a picture and its record where they belong."""
-    if not store.fetch(KIND, settled.order.key, ".png", output):
-        raise RuntimeError(f"nothing was stored as {KIND} {settled.order.key}")
+def write(settled: Settled | Order, store: Store, output: Path, path: Path | None) -> bool:
+    """Put a picture and its record where they belong; False if it has to be got, also because it is damaged."""
+    if not isinstance(settled, Settled) or not store.fetch(KIND, settled.order.key, ".png", output):
+        return False
     if path:
         files.write_json(path, record(settled, output))
+    return True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -94,6 +95,21 @@ def test_what_was_lost_counts_too(shop: Shop, fake: Fake) -> None:
     with pytest.raises(UserError, match="images.budget: is spent"):
         shop.get(1)
     assert shop.counted() == ["lost", "bought"] and len(fake.asked) == 2
+
+
+def test_nothing_is_asked_for_that_could_not_be_kept(shop: Shop, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(shop.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    with pytest.raises(UserError, match="store: the disk is full; free some space"):
+        shop.get(1)
+    assert not fake.asked
+
+
+def test_nothing_is_asked_for_after_a_reference_that_is_cut_off(shop: Shop, fake: Fake) -> None:
+    shop.reference.write_bytes(shop.reference.read_bytes()[:-60])
+    with pytest.raises(UserError, match=r"reference.png: .*; delete it, so that it is made anew"):
+        shop.get(1)
+    assert not fake.asked
 
 
 def test_two_processes_do_not_buy_the_same(shop: Shop, fake: Fake) -> None:

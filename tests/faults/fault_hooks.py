@@ -28,7 +28,12 @@ def rule_of(arguments: list[str]) -> str:
         if flag == "--log":
             parts = Path(value).with_suffix("").parts
             return parts[parts.index("logs") + 1]
-    return Path(arguments[0]).stem
+    rule, outputs = Path(arguments[0]).stem, [value for value in arguments if value.startswith("results/")]
+    if rule == "make_source_image" and any(value.endswith("/reference.png") for value in outputs):
+        return "make_reference"
+    if rule in ("convert_picture", "take_caption") and any(value.count("/") > 3 for value in outputs):
+        return rule.replace("_", "_set_")
+    return rule
 
 
 def note(name: str, line: str) -> None:

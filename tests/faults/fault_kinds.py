@@ -19,14 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fault_project import Project, Run, Template, outputs
+from fault_project import ASKED, Project, Run, Template, outputs
 from small_project import TARGET
 
 KINDS: dict[str, Callable[[Project, random.Random], str]] = {}
 ABOUT: dict[str, str] = {}
-"""Kinds that are about a job, by the rules in question: ``rules`` or ``computing`` of a template."""
+"""Kinds that are about a job, by the rules in question: ``rules``, ``computing`` or ``asking`` of a template."""
 INSIDE = ("kill_job", "out_of_memory", "gpu_lost", "clock_set_back", "disk_full")
 """Kinds that a job notes when it meets them."""
+IN_FLIGHT = ("kill_job", "kill_snakemake", "kill_everything", "power_cut", "kill_in_flight", "server_fails")
+"""Kinds that may keep an answer from being stored."""
 LEFT = ("logs", "benchmarks")
 """Folders of files that nobody reads back."""
 
@@ -304,6 +306,9 @@ def gpu_lost(project: Project, chance: random.Random) -> str:
 TWICE = ("kill_job", "disk_full")
 """Kinds that come twice in a round, so that 320 faults have each rule's job meet them."""
 
+OTHERS = 1000
+"""The first seed of faults of the project that asks others; those of the two before it stay what they were."""
+
 NAMED = re.compile(r"\b((?:results|work)/[^\s:;,'\"()]+)")
 
 
@@ -316,6 +321,7 @@ def plan(kinds: list[str], count: int, seed: int) -> list[tuple[str, int]]:
 
 def place_of(templates: list[Template], name: str, seed: int) -> tuple[Template, str]:
     """The project and the rule that a fault is about: all rules of all projects in turn, or the projects in turn."""
+    templates = [one for one in templates if (one.name == ASKED) == (seed >= OTHERS)]
     if name not in ABOUT:
         return templates[seed % 3 % len(templates)], ""  # the first project is the faster one
     known: dict[str, Template] = {}
@@ -342,6 +348,7 @@ def undergo(templates: list[Template], place: Path, name: str, seed: int) -> Out
             outcome.problems.append(str(error))
         # Where it was tried is nobody's business in a table that is kept.
         outcome.detail = outcome.detail.replace(f"{project.folder}/", "")
+        project.in_flight = name in IN_FLIGHT
         if name in INSIDE:
             outcome.met = (project.notes / "met").exists()
         run = project.run()
@@ -362,8 +369,10 @@ def undergo(templates: list[Template], place: Path, name: str, seed: int) -> Out
         left = [path for path, data in project.damaged.items() if path.is_file() and path.read_bytes() == data]
         if left and outcome.how == "finished":
             outcome.how = "finished, the damaged file is still there"
-            if project.folder / TARGET in left:  # the one that nothing reads
-                outcome.problems.remove("final.safetensors has other bytes")
+            # What is asked for is read by nothing.
+            names = {name for path in left for name in (path.name, str(path.relative_to(project.folder)))}
+            unread = {f"{name} has other bytes" for name in names}
+            outcome.problems = [problem for problem in outcome.problems if problem not in unread]
     outcome.seconds = round(time.monotonic() - started, 1)
     return outcome
 

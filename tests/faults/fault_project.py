@@ -12,16 +12,21 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asked_project
+import fault_shop
 import small_project
 from fault_server import Server
 from PIL import Image
 from small_project import CHARACTER, TARGET, edit, write_yaml
 from tiny_models import build_base
+
+from charloom.workflow.describing_api import AT_ONCE
 
 RECIPE = {
     "network": {"rank": 2, "alpha": 2},
@@ -40,15 +45,20 @@ USERS = ("config", "resources", "pics", "masks")
 PAGES = tuple(f"results/mara/{name}" for name in ("bundle.zip", "compare.html", "gallery/index.html"))
 PROJECTS: dict[str, tuple[str, ...]] = {"plan": (TARGET,), "folder": ("mara", *PAGES, "results/index.html")}
 """What is asked for: the LoRA of a plan of shots, and everything there is of a whole folder of pictures with masks."""
+ASKED = "asked"
+PROJECTS[ASKED] = asked_project.TARGETS
 
 
-def prepare(folder: Path, name: str) -> Path:
+def prepare(folder: Path, name: str, url: str = "") -> Path:
     """The configuration, a tiny base, two small pictures, a prompt, three checkpoints."""
     small_project.make(folder)
     shutil.rmtree(folder / small_project.BASE["path"])
     build_base(folder / small_project.BASE["path"])
     base = {**small_project.BASE, "adapters": {}, "run_ahead": 2}
-    write_yaml(folder / "config/bases/mini.yaml", {**base, "recipe": {**base["recipe"], "training_adapter": "none"}})
+    base["recipe"] = {**base["recipe"], "training_adapter": "none"}
+    if name == ASKED:
+        return asked_project.prepare(folder, base, url)
+    write_yaml(folder / "config/bases/mini.yaml", base)
     recipe: dict[str, Any] = RECIPE
     mara = folder / "config/characters/mara.yaml"
     images: dict[str, Any] = {"source": "folder", "path": "pics"}
@@ -104,7 +114,14 @@ class Template:
 
     @property
     def rules(self) -> list[str]:
-        return sorted({job["rule"] for job in self.jobs})
+        """Those that faults are about."""
+        found = {job["rule"] for job in self.jobs}
+        return sorted(found & set(asked_project.RULES) if self.name == ASKED else found)
+
+    @property
+    def asking(self) -> list[str]:
+        """Rules whose jobs ask a server."""
+        return [rule for rule in self.rules if rule in asked_project.ASKING]
 
     def job(self, rule: str) -> dict[str, Any]:
         """The job of a rule that does most: the first of its rule makes what its siblings fetch."""
@@ -127,6 +144,12 @@ class Project:
     seed: int = 0
     mounted: bool = False
     damaged: dict[Path, bytes] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    """Files that were taken away."""
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """What servers know the project by."""
+    in_flight: bool = False
+    """Whether something may have been asked for, and stopped before it was kept."""
 
     @property
     def folder(self) -> Path:
@@ -168,7 +191,7 @@ class Project:
             "PYTHONDONTWRITEBYTECODE": "1",
             "CHARLOOM_TERMINAL": "plain",
             "XDG_CACHE_HOME": str(self.place / "cache"),
-            **dict.fromkeys(SECRETS, SECRET),
+            **dict.fromkeys(SECRETS, f"{SECRET}-{self.key}"),
             "FAULTS_NOTES": str(self.notes),
             "FAULT": json.dumps(fault or {}),
             **({"FAULTS_COUNT": "1"} if count else {}),
@@ -230,6 +253,7 @@ class Project:
                 gone |= {*outputs(job), *(job["stored"] if store else ())}
         while more := {name for name, read in self.template.inputs.items() if gone & read} - gone:
             gone |= more
+        self.gone |= gone - but
         for name in gone - but:
             (self.folder / name).unlink(missing_ok=True)
 
@@ -241,13 +265,34 @@ class Project:
             found.append("no final.safetensors")
         elif hashlib.sha256(final.read_bytes()).hexdigest() != self.template.final:
             found.append("final.safetensors has other bytes")
+        others = asked_project.TARGETS[1:] if self.template.name == ASKED else ()
+        for name in others:
+            path = self.folder / name
+            if not path.is_file() or path.read_bytes() != (self.template.folder / name).read_bytes():
+                found.append(f"{name} has other bytes")
         after = digests(self.folder, *USERS)
         before = self.template.users
         found += [f"{name} of the user's changed" for name in before | after if before.get(name) != after.get(name)]
         found += [f"{name} was written" for name in {*os.listdir(self.folder)} - OURS - {*USERS}]
         found += [f"{name} holds a key of the environment" for name in secrets_in(self.folder)]
         litter = [path for part in ("results", "work") for path in (self.folder / part).rglob(".*.tmp")]
-        return found + ([] if len(litter) < 40 else [f"{len(litter)} temporary files are left"])
+        found += [] if len(litter) < 40 else [f"{len(litter)} temporary files are left"]
+        return found + self._paid_twice()
+
+    def asked(self, kind: str) -> list[str]:
+        """What was asked of servers, by :mod:`fault_shop`'s kind."""
+        return fault_shop.asked(self.template.server.shop, self.key, kind)
+
+    def _paid_twice(self) -> list[str]:
+        """What was asked for although it is stored, beside what was in flight: one picture, or several captions."""
+        lost = self.gone | {str(path.relative_to(self.folder)) for path in self.damaged}
+        found = []
+        for kind, at_once in ((fault_shop.PICTURE, 1), (fault_shop.CAPTION, AT_ONCE)):
+            entries = {Path(name).name.partition(".")[0] for name in lost if name.startswith(f"work/store/{kind}/")}
+            may = len(entries) + (at_once if self.in_flight else 0)
+            if len(asked := self.asked(kind)) > may:
+                found.append(f"{kind}: asked for {len(asked)} times, {may} allowed: {asked}")
+        return found
 
 
 def secrets_in(folder: Path) -> list[str]:
@@ -278,7 +323,7 @@ def outputs(job: dict[str, Any]) -> list[str]:
 
 def build_template(place: Path, server: Server, name: str = "plan") -> Template:
     """Make the project once, undisturbed, noting each job's system calls, products, files and duration."""
-    folder = prepare(place / f"template-{name}", name)
+    folder = prepare(place / f"template-{name}", name, server.url)
     template = Template(name, folder, server, [], "", digests(folder, *USERS))
     one = Project(template, place / f"first-{name}")
     (one.place / "disk").mkdir(parents=True)
@@ -287,6 +332,9 @@ def build_template(place: Path, server: Server, name: str = "plan") -> Template:
     made = one.run(count=True)
     if made.code:
         raise RuntimeError(made.text[-6000:])
+    for kind in (fault_shop.PICTURE, fault_shop.CAPTION):
+        if len(asked := one.asked(kind)) != len({*asked}):
+            raise RuntimeError(f"{kind}: something was asked for twice: {asked}")
     if SECRET in made.text:
         raise RuntimeError("the terminal shows a key of the environment")
     shutil.rmtree(folder)

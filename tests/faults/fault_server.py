@@ -42,6 +42,7 @@ PRELOADED = (
     *("charloom.workflow.prepared", "charloom.workflow.latents", "charloom.train.loop", "charloom.zimage.weights"),
     *("charloom.report.page", "charloom.report.grid", "charloom.report.curves", "charloom.lora.finished"),
 )
+ASKING = ("google.genai", "httpx", "diffusers.pipelines.z_image.pipeline_z_image", "transformers.models.dinov2")
 
 CLIENT = """#!{python} -SEs
 # Stands in for the interpreter of the jobs: has the server run the script.
@@ -71,8 +72,9 @@ def client(folder: Path) -> Path:
 class Server:
     """The serving process, and what is asked of it from here."""
 
-    def __init__(self, folder: Path) -> None:
-        self.socket = folder / "socket"
+    def __init__(self, folder: Path, asked: bool = False) -> None:
+        """``asked``: with the servers that a run may ask."""
+        self.socket, self.shop = folder / "socket", folder / "shop"
         self.python = client(folder)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CHARLOOM_TERMINAL": "plain"}
         with open(folder / "server.log", "w") as log:
@@ -82,7 +84,7 @@ class Server:
                 if not subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode
                 else []
             )
-            command = [*cut, sys.executable, __file__, str(self.socket)]
+            command = [*cut, sys.executable, __file__, str(self.socket), *([str(self.shop)] if asked else [])]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + 300
         while not self.socket.exists():
@@ -90,8 +92,13 @@ class Server:
                 raise RuntimeError((folder / "server.log").read_text())
             time.sleep(0.05)
 
+    @property
+    def url(self) -> str:
+        """Where a generator and a captioner answer."""
+        return (self.shop / "url").read_text() if self.shop.exists() else ""
+
     def close(self) -> None:
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: with the shop, without the jobs
         self.process.wait()
 
     def start(self, folder: Path, arguments: list[str], environment: dict[str, str], output: Path) -> socket.socket:
@@ -192,8 +199,21 @@ def run(request: dict[str, Any]) -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def open_shop(folder: Path) -> None:
+    """Start the servers that a run may ask, in the same network as the jobs."""
+    folder.mkdir()
+    subprocess.Popen([sys.executable, str(Path(__file__).with_name("fault_shop.py")), str(folder)])
+    until = time.monotonic() + 60
+    while not (folder / "url").exists():
+        if time.monotonic() > until:
+            raise RuntimeError("the shop does not open")
+        time.sleep(0.02)
+
+
 if __name__ == "__main__":
-    for name in PRELOADED:
+    if sys.argv[2:]:
+        open_shop(Path(sys.argv[2]))
+    for name in (*PRELOADED, *(ASKING if sys.argv[2:] else ())):
         try:
             import_module(name)
         except ImportError as error:

@@ -1,6 +1,6 @@
 """Faults by the hundred on the miniature workflow, each followed by a plain call that must put everything right.
 
-    python tests/faults/run.py --count 320 --output benchmarks/results/faults.json
+    python tests/faults/run.py --output benchmarks/results/faults.json
 
 Seeded (fault 17 is the same one tomorrow) and resumable: faults in ``--output`` are not tried again. ``--kinds`` names
 some of them, ``--workers`` runs several side by side. Disks that fill up and read-only folders need root.
@@ -23,8 +23,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from fault_kinds import KINDS, Outcome, plan, undergo  # noqa: E402
-from fault_project import PROJECTS, build_template  # noqa: E402
+import asked_kinds  # noqa: E402
+from fault_kinds import ABOUT, KINDS, OTHERS, Outcome, plan, undergo  # noqa: E402
+from fault_project import ASKED, PROJECTS, build_template  # noqa: E402
 from fault_server import Server  # noqa: E402
 
 
@@ -39,18 +40,24 @@ def table(outcomes: list[dict]) -> dict[str, dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=320, help="faults in all")
-    parser.add_argument("--seed", type=int, default=0, help="of the first fault")
+    parser.add_argument("--count", type=int, default=320, help="faults of two projects on their own")
+    parser.add_argument("--asked", type=int, default=72, help="faults of the project that asks servers")
+    parser.add_argument("--seed", type=int, default=0, help="of the first fault of each kind")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
     parser.add_argument("--output", type=Path, default=Path("work/faults.json"), help="what came of each, JSON")
     arguments = parser.parse_args()
     known = json.loads(arguments.output.read_text())["outcomes"] if arguments.output.is_file() else []
     done = {(one["kind"], one["seed"]) for one in known}
+    alone = [name for name in arguments.kinds if ABOUT.get(name) != "asking"]
+    wanted = plan(alone, arguments.count, arguments.seed)
+    wanted += asked_kinds.plan(arguments.kinds, arguments.asked, arguments.seed)
+    wanted = [which for which in wanted if which not in done]
+    asked = {seed >= OTHERS for _, seed in wanted}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.workers) as pool:
-        server = Server(Path(folder))
+        server = Server(Path(folder), asked=True in asked)
         try:
-            templates = [build_template(Path(folder), server, name) for name in PROJECTS]
+            templates = [build_template(Path(folder), server, name) for name in PROJECTS if (name == ASKED) in asked]
 
             def one(which: tuple[str, int]) -> None:
                 name, seed = which
@@ -64,8 +71,7 @@ def main() -> None:
                     print(f"  PROBLEM {problem}", flush=True)
                 _write(arguments.output, known)
 
-            wanted = plan(arguments.kinds, arguments.count, arguments.seed)
-            list(pool.map(one, [which for which in wanted if which not in done]))
+            list(pool.map(one, wanted))
         finally:
             server.close()
     failed = [one for one in known if one["problems"]]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zipfile
 from pathlib import Path
 
+import asked_kinds
+import asked_project
+import fault_shop
 import pytest
-from fault_kinds import KINDS, TWICE, place_of, plan, undergo
-from fault_project import SECRET, Project, Template, build_template
+from fault_kinds import ABOUT, KINDS, OTHERS, TWICE, place_of, plan, undergo
+from fault_project import ASKED, SECRET, Project, Template, build_template
 from fault_server import Server
 from soak import soak
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, mounts and /proc of Linux")
 
+ALONE = sorted(kind for kind in KINDS if ABOUT.get(kind) != "asking")
 SAMPLE = [
-    *((kind, 0) for kind in sorted(KINDS)),
+    *((kind, 0) for kind in ALONE),
     *(("kill_job", 1), ("kill_job", 2), ("disk_full", 1), ("flipped_result", 1), ("flipped_store", 1)),
     ("truncated_file", 2),
 ]
@@ -54,7 +59,7 @@ def test_what_is_wrong_afterwards_is_seen(template: Template, tmp_path) -> None:
 
 def test_every_rule_s_job_meets_a_kill_and_a_full_disk() -> None:
     """In the faults that are tried without further words."""
-    tried = plan(sorted(KINDS), 320, 0)
+    tried = plan(ALONE, 320, 0)
     assert len(tried) == len(set(tried)) == 320
     job = {"events": 1, "calls": 0, "made": [], "stored": []}
     rules = [f"rule_{number}" for number in range(32)]
@@ -65,6 +70,41 @@ def test_every_rule_s_job_meets_a_kill_and_a_full_disk() -> None:
     for kind in TWICE:
         seeds = [seed for name, seed in tried if name == kind]
         assert {place_of(templates, kind, seed)[1] for seed in seeds} == set(rules)
+
+
+def test_every_rule_of_the_project_that_asks_meets_a_kill_and_a_full_disk() -> None:
+    tried = asked_kinds.plan(sorted(KINDS), 72)
+    assert len(tried) == len(set(tried)) and not set(tried) & set(plan(ALONE, 320, 0))
+    jobs = [{"rule": rule, "events": 1, "calls": 0} for rule in (*asked_project.RULES, "train_segment")]
+    templates = [Template("plan", Path(), None, [], "", {}), Template(ASKED, Path(), None, jobs, "", {})]
+    for kind, rules in (*((kind, asked_project.RULES) for kind in TWICE), ("kill_in_flight", asked_project.ASKING)):
+        places = [place_of(templates, kind, seed) for name, seed in tried if name == kind]
+        assert {rule for _, rule in places} == set(rules) and {one.name for one, _ in places} == {ASKED}
+
+
+def test_what_is_paid_for_twice_is_seen(template: Template, tmp_path) -> None:
+    stored = f"work/store/{fault_shop.PICTURE}/ab/abcd.png"
+    with Project(template, tmp_path / "one", gone={stored, f"{stored}.sha256"}) as project:
+        project.template.server.shop.mkdir()
+        asked = project.template.server.shop / f"{project.key}.jsonl"
+        asked.write_text(json.dumps([fault_shop.PICTURE, "who"]) + "\n")
+        assert project.problems() == []
+        asked.write_text(asked.read_text() * 2)
+        assert project.problems() == ["picture: asked for 2 times, 1 allowed: ['who', 'who']"]
+        project.in_flight = True
+        assert project.problems() == []
+
+
+@pytest.mark.slow
+def test_who_waits_for_an_answer_is_killed(tmp_path) -> None:
+    server = Server(tmp_path, asked=True)
+    try:
+        asked = build_template(tmp_path, server, ASKED)
+        for seed in range(len(asked_project.ASKING)):
+            outcome = undergo([asked], tmp_path / f"fault-{seed}", "kill_in_flight", OTHERS + seed)
+            assert not outcome.problems, f"{outcome.detail}: {outcome.problems}"
+    finally:
+        server.close()
 
 
 def test_a_key_in_a_bundle_is_seen(template: Template, tmp_path) -> None:

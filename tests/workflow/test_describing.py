@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,17 @@ def test_a_server_that_drips_or_never_ends_is_left(
         with serving(answer) as chat:
             (why,) = made(images[:1], settings(chat.url), Store(tmp_path)).values()
             assert line in why
+
+
+def test_nobody_is_asked_where_the_answer_cannot_be_kept(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    with serving(lambda n, b: (200, said("somebody"), {})) as chat:
+        with pytest.raises(UserError, match="the disk is full; free some space"):
+            made(images, settings(chat.url), Store(tmp_path / "store"))
+        assert not chat.bodies
 
 
 def test_a_server_elsewhere_needs_a_key(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,17 @@ def test_more_retries_ask_only_for_strangers(folder: Path) -> None:
     assert desk.get()["closeup-01"].order.attempt == 1 and desk.bought == ["closeup-01 1"]
 
 
+def test_a_picture_that_is_damaged_in_the_store_is_asked_for_again(folder: Path) -> None:
+    desk = Desk(folder, generated(folder), {})
+    settled = desk.get()["medium-01"]
+    entry = desk.store.path(KIND, settled.order.key, ".png")
+    entry.chmod(0o600)
+    entry.write_bytes(entry.read_bytes()[:-1])
+    again = Desk(folder, desk.character, {})
+    assert not generating.write(settled, again.store, folder / "one.png", None)
+    assert again.get()["medium-01"].order.key == settled.order.key and again.bought == ["medium-01 0"]
+
+
 def test_attempts_begin_where_the_file_says(folder: Path) -> None:
     Desk(folder, generated(folder), {}).get()
     desk = Desk(folder, generated(folder, attempts={"medium-01": 2}), {})

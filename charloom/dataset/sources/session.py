@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from charloom.core import pictures
+from charloom.core import files, pictures
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.dataset.sources.orders import KIND, Again, Artist, Order, Refused, Wrong
@@ -20,6 +20,8 @@ from charloom.dataset.sources.purchases import BOUGHT, FAILED, LOST, REFUSED, ST
 
 SMALLEST = 32
 """Pictures with an edge below this (pixels) are thumbnails or placeholders, not what was asked for."""
+ROOM = 2**26
+"""Bytes that must be free before a picture is asked for: what cannot be kept would be paid for again."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -69,6 +71,8 @@ class Session:
         # Jobs that have waited for this one would all be as patient again, one after the other.
         if missing and (why := self.purchases.stopped()):
             raise UserError(why)
+        for reference in {one.reference for one in missing if one.reference}:
+            pictures.read(reference, pictures.MADE_HERE)  # none is paid for that is drawn after a damaged one
         failed: dict[str, str] = {}
         for number, order in enumerate(missing, 1):
             if why := self.purchases.given_up(order.key):
@@ -93,6 +97,7 @@ class Session:
         price = self.budget.price
         while True:
             self._afford(names)
+            files.need_room(self.store.root, ROOM)
             try:
                 data = self._opened().draw(order)
             except Refused as error:
