@@ -23,6 +23,7 @@ from snakemake import common, io, jobs, rules
 from snakemake.exceptions import RuleException
 from snakemake.logging import DefaultFilter, logger
 from snakemake.settings.enums import Quietness
+from waiting_alone import finished_alone
 
 from charloom.core.errors import UserError
 from charloom.workflow import lean, lean_graph, lean_memory, swaps
@@ -274,7 +275,7 @@ def test_tasks_that_wait_for_nothing_are_done_when_they_are_made() -> None:
             assert done == ["second"]
         return [task.result() for task in tasks]
 
-    assert asyncio.run(looked()) == ["first", "second"] and done == ["second", "first"]
+    assert finished_alone(looked()) == ["first", "second"] and done == ["second", "first"]
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -289,7 +290,7 @@ def test_a_task_that_fails_ends_the_group(wait: bool) -> None:
             group.create_task(fail())
 
     with pytest.raises(ExceptionGroup) as caught:
-        asyncio.run(failed())
+        finished_alone(failed())
     assert [str(one) for one in caught.value.exceptions] == ["no"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections import Counter
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from snakemake import io
 from snakemake.scheduling import job_scheduler
+from waiting_alone import finished_alone
 
 from charloom.workflow import lean_running, swaps
 
@@ -42,7 +42,7 @@ def digest(path: Path, threshold: int = THRESHOLD) -> str | None:
     rule = SimpleNamespace(workflow=SimpleNamespace(iocache=SimpleNamespace(active=False)))
     file = io._IOFile(str(path), rule=None)
     file.rule = rule
-    found: str | None = asyncio.run(file.checksum(threshold))
+    found: str | None = finished_alone(file.checksum(threshold))
     return found
 
 
