@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from charloom.config.character import Character
+if TYPE_CHECKING:
+    from charloom.config.character import Character
 
 VARIABLE = "CHARLOOM_MISSING"
 """Environment variable by which the workflow tells jobs on the training's machine what the training will lack."""
 MOST = 200
 """Characters that the variable names; of more, the trainer itself says it."""
-_OPTIMIZERS = {
-    "adamw8bit": ("bitsandbytes", "bitsandbytes"),
-    "prodigy": ("prodigyopt", "prodigyopt"),
-    "lion": ("lion_pytorch", "lion-pytorch"),
-}
+OPTIMIZERS = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt", "lion": "lion-pytorch"}
+"""The packages that some optimizers are in; a module is called like its package, with _ for -."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ def missing(recipe: Mapping[str, Any], cuda: bool) -> list[Missing]:
     """What the recipe lacks; ``cuda`` is whether it may be trained on a CUDA device."""
     found = []
     optimizer = recipe["train"]["optimizer"]
-    module, package = _OPTIMIZERS.get(optimizer, ("", ""))
+    package = OPTIMIZERS.get(optimizer, "")
     only_cuda = optimizer == "adamw8bit"
-    if module and (cuda or not only_cuda) and not _is_there(module):
+    if package and (cuda or not only_cuda) and not _is_there(package.replace("-", "_")):
         found.append(Missing(_line("train.optimizer", optimizer, package, "adamw"), only_cuda))
     for part in ("transformer", "text_encoder"):
         if recipe["quantization"][part] == "nf4" and not _is_there("bitsandbytes"):

@@ -229,9 +229,11 @@ def _character_files(
         if part > (most := min(parts, len(names))):
             found = f"{len(names)} character{'s' if len(names) > 1 else ''}"
             problems.append(f"{CONFIG}: shard: {shard} is none of {found}; count from 1/{most} to {most}/{most}")
-        elsewhere = {name: f"{index % parts + 1}/{parts}" for index, name in enumerate(sorted(names))}
-        names = sorted(names)[part - 1 :: parts]
-        elsewhere = {name: there for name, there in elsewhere.items() if there != shard}
+        every = sorted(names)
+        names = every[part - 1 :: parts]
+        elsewhere = {
+            name: f"{index % parts + 1}/{parts}" for index, name in enumerate(every) if index % parts + 1 != part
+        }
         broken = {name: lines for name, lines in broken.items() if name in names}
     return [files[name] for name in names if name in files and name not in broken], broken, elsewhere
 

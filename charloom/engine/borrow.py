@@ -166,7 +166,7 @@ def _available(group: Path = Path("/sys/fs/cgroup")) -> int:
         used = int((group / "memory.current").read_text())
         # Files that were read count as used until somebody wants the memory.
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used -= int(stat["active_file"]) + int(stat["inactive_file"])
+        used -= int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
         free = min(free, int((group / "memory.max").read_text()) - used)
     return free
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charloom.config import packages
 from charloom.core.errors import UserError
 from charloom.train.settings import Optimisation
 
@@ -42,19 +43,19 @@ def build(
         fused = device.type == "cuda"
         return torch.optim.AdamW(values, lr=lr, weight_decay=decay, eps=ADAM_EPS, foreach=not fused, fused=fused)
     if name == "adamw8bit":
-        adamw8bit = _library("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", name)
+        adamw8bit = _library("bitsandbytes.optim", "AdamW8bit", name)
         # It launches a kernel per tensor, and an adapter has hundreds.
         return _without_waiting(adamw8bit)([flatten(values)], lr=lr, weight_decay=decay, eps=ADAM_EPS)
     if name == "adafactor":
-        adafactor = _library("transformers.optimization", "Adafactor", "transformers", name)
+        adafactor = _library("transformers.optimization", "Adafactor", name)
         return adafactor(
             values, lr=lr, weight_decay=decay, scale_parameter=False, relative_step=False, warmup_init=False
         )
     if name == "prodigy":
-        prodigy = _library("prodigyopt", "Prodigy", "prodigyopt", name)
+        prodigy = _library("prodigyopt", "Prodigy", name)
         return prodigy(values, lr=lr, weight_decay=decay, eps=ADAM_EPS)
     if name == "lion":
-        lion = _library("lion_pytorch", "Lion", "lion-pytorch", name)
+        lion = _library("lion_pytorch", "Lion", name)
         return lion(values, lr=lr, weight_decay=decay)
     raise ValueError(f"unknown optimizer {name!r}")
 
@@ -109,11 +110,12 @@ def flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
     return flat
 
 
-def _library(module: str, attribute: str, package: str, name: str) -> Callable[..., torch.optim.Optimizer]:
+def _library(module: str, attribute: str, name: str) -> Callable[..., torch.optim.Optimizer]:
     try:
         found: Callable[..., torch.optim.Optimizer] = getattr(__import__(module, fromlist=[attribute]), attribute)
         return found
     except ImportError:
+        package = packages.OPTIMIZERS.get(name, module.partition(".")[0])
         raise UserError(
             f"recipe key train.optimizer is {name}, which needs the package {package}: pip install {package}"
         ) from None

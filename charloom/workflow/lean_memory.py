@@ -2,8 +2,8 @@
 
 A job of a plan is never run, but Snakemake keeps for each what running it would take: parameters, the name of its log,
 wildcards as a list and as a dictionary, sets and tables of files that are the same for many jobs. Here they are shared,
-made again when somebody asks, or dropped once the graph is built. Only dry runs are changed, and none whose graph may
-still grow (Snakemake's checkpoints; charloom has none).
+made again when somebody asks, or dropped once the graph is built. Nothing is dropped but in dry runs, and in none whose
+graph may still grow (Snakemake's checkpoints; charloom has none).
 """
 
 from __future__ import annotations

@@ -16,6 +16,13 @@ from charloom.core.contents import signature
 from charloom.workflow import swaps
 
 
+def _state(file: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(signature(file))
+    except OSError:
+        return None
+
+
 def hash_once() -> None:
     """Remember digests by path, as long as size, dates and inode stay."""
     from snakemake import io
@@ -24,19 +31,14 @@ def hash_once() -> None:
         known: dict[tuple[Any, ...], str] = {}
 
         async def checksum(self: Any, threshold: int | None = None, force: bool = False, algorithm: Any = None) -> Any:
-            if self.is_storage or threshold is None or algorithm is not None:
-                return await original(self, threshold, force, algorithm)
-            try:
-                state = signature(self.file)
-            except OSError:
-                return await original(self, threshold, force, algorithm)
-            key = (self.file, *state)
-            if key not in known or state[0] > threshold:
-                found = await original(self, threshold, force, algorithm)
-                if found is None or signature(self.file) != state:
-                    return found
-                known[key] = found
-            return known[key]
+            usual = not self.is_storage and threshold is not None and algorithm is None
+            state = _state(self.file) if usual else None
+            if state and state[0] <= threshold and (self.file, state) in known:
+                return known[self.file, state]
+            found = await original(self, threshold, force, algorithm)
+            if state and found and state == _state(self.file):
+                known[self.file, state] = found
+            return found
 
         return checksum
 

@@ -19,8 +19,6 @@ from charloom.workflow import devices
 KIND = CHECKPOINT
 APART = "CHARLOOM_PREVIEWS_APART"
 """Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
-SWAPS_BELOW = 9.0
-"""GiB of GPU memory below which blocks of the default recipe live in main memory, so that the trainer cannot draw."""
 
 
 def settings_of(slice_: dict[str, Any], *, every: int, last: int, shift: float = SHIFT) -> TrainSettings:
@@ -42,11 +40,13 @@ def started_from(slice_: str, content: str) -> str:
 
 
 def draws(character: Character) -> bool:
-    """Whether the trainer is expected to draw previews on its way; if it cannot, it leaves them."""
+    """Whether the trainer is expected to draw previews on its way, which it cannot with blocks in main memory."""
+    from charloom.workflow import price
+
     if os.environ.get(APART) or os.environ.get(devices.SHARE):
         return False
     memory = character.recipe["memory"]
-    return not character.recipe["layer_offloading"] and (memory == "auto" or memory >= SWAPS_BELOW)
+    return not price.training(character.recipe, None if memory == "auto" else memory).swapped
 
 
 def drawn_on_the_way(character: Character) -> str:

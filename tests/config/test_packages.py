@@ -53,7 +53,7 @@ def test_what_the_recipe_lacks_is_a_notice(mara, monkeypatch, recipe, gpu, said)
 def test_every_optimizer_is_known_here_or_needs_nothing_more():
     from charloom.config import knobs
 
-    assert {*knobs.choices("train.optimizer")} == {*packages._OPTIMIZERS, "adamw", "adafactor"}
+    assert {*knobs.choices("train.optimizer")} == {*packages.OPTIMIZERS, "adamw", "adafactor"}
 
 
 def test_the_first_job_with_a_device_refuses_before_it_encodes(mara, monkeypatch):

@@ -21,17 +21,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import psutil  # noqa: E402
 import small_project  # noqa: E402
 import yaml  # noqa: E402
+from asked_project import RECIPE  # noqa: E402
 from fault_project import Project, Template, prepare  # noqa: E402
 from fault_server import Server  # noqa: E402
 from small_project import edit  # noqa: E402
-
-RECIPE = {
-    "network": {"rank": 2, "alpha": 2},
-    "train": {"steps": 2, "lr": 1.0e-3},
-    "save": {"every": 2, "keep": "all"},
-    "sample": {"every": 2, "steps": 1, "width": 64, "height": 64, "strengths": []},
-    "data": {"resolutions": [64]},
-}
 
 
 def batch(folder: Path, characters: int) -> Path:

@@ -12,6 +12,8 @@ import rebuilt
 import small_project
 from small_project import TARGET, snakemake
 
+from charloom.config import schema
+from charloom.config.yaml import merge
 from charloom.workflow import training
 
 
@@ -75,5 +77,6 @@ def test_when_the_trainer_is_expected_to_draw(
 ) -> None:
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
-    one = SimpleNamespace(recipe={"memory": "auto", "layer_offloading": False, **recipe})
+    usual = merge(schema.defaults(schema.load_schema("recipe")), {"quantization": {"transformer": "float8"}})
+    one = SimpleNamespace(recipe={**usual, **recipe})
     assert training.draws(one) is expected
