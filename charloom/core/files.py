@@ -74,7 +74,7 @@ def need_room(folder: Path, size: int) -> None:
     """
     there = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
     if shutil.disk_usage(there).free < size:
-        raise UserError(f"{folder}: {disk_problem(OSError(errno.ENOSPC, ''))}")
+        raise UserError(disk_problem(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder) or "")
 
 
 def folder_of(target: Path) -> None:
