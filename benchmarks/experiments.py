@@ -3,10 +3,12 @@
     python benchmarks/experiments.py --workers 8 --output work/experiments/lines.jsonl
     python benchmarks/experiments.py --workers 14 --threads 1 --device cuda
     python benchmarks/experiments.py --workers 8 --only watermark rank --seeds 42 43 --stop-after 560
+    python benchmarks/experiments.py --workers 8 --tables benchmarks/results/experiments
 
-Each worker has two cores. Run again to go on: lines that are in --output or --known are not made again, and a training
-that was stopped resumes. Seeds come one after the other, so that a run cut short has fewer seeds of every experiment.
-The same lines are made one by one by  snakemake -s rules/experiments/Snakefile.
+Each worker has two cores. Run again to go on: lines that are in --output or --known are not made again, with --tables
+nothing that is in those tables, and a training that was stopped resumes. Seeds come one after the other, so that a run
+cut short has fewer seeds of every experiment. The same lines are made one by one by
+snakemake -s rules/experiments/Snakefile.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core.errors import cli
-from charloom.experiments import design, pool
+from charloom.experiments import design, pool, tables
 from charloom.experiments.design import Look
 
 READER = Path("benchmarks/results/reader.safetensors")
@@ -54,6 +56,20 @@ def wanted(names: list[str], seeds: list[int] | None, known: set[str]) -> list[l
     return [list(looks.values()) for looks in groups.values()]
 
 
+def tabulated(names: list[str], folder: Path) -> set[str]:
+    """The looks whose values are in the tables of ``folder``."""
+    known = set()
+    for experiment in map(design.read, names):
+        path = folder / f"{experiment.name}.csv"
+        measured = (
+            {(row["arm"], row["character"], row["seed"]) for row in tables.read(path)} if path.is_file() else set()
+        )
+        for arm, look in experiment.looks():
+            if (arm, look.training.character, look.training.seed) in measured:
+                known.add(look.name)
+    return known
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments (all)")
@@ -62,6 +78,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="cores of each (2)")
     parser.add_argument("--output", type=Path, default=Path("work/experiments/lines.jsonl"))
     parser.add_argument("--known", type=Path, nargs="*", default=[], help="more files with lines that are known")
+    parser.add_argument("--tables", type=Path, help="folder of tables: what is in them is known too")
     parser.add_argument(
         "--work", type=Path, default=Path("work/experiments"), help="folder for data sets and checkpoints"
     )
@@ -69,8 +86,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: many trainings fit on one GPU (cpu)")
     parser.add_argument("--stop-after", type=float, help="seconds")
     arguments = parser.parse_args()
+    names = arguments.only or design.names()
     known = {line["look"] for line in pool.known_lines([arguments.output, *arguments.known])}
-    tasks = wanted(arguments.only or design.names(), arguments.seeds, known)
+    if arguments.tables:
+        known |= tabulated(names, arguments.tables)
+    tasks = wanted(names, arguments.seeds, known)
     print(f"{sum(map(len, tasks))} lines of {len(tasks)} trainings to make, {len(known)} known", file=sys.stderr)
     left = pool.run(
         tasks,

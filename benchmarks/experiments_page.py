@@ -2,9 +2,10 @@
 
     python benchmarks/experiments_page.py work/experiments/lines.jsonl --pictures work/experiments/pictures
 
-Writes benchmarks/results/experiments/<name>.csv, docs/experiments/<name>.webp (plot) and <name>-pictures.webp (what the
-arms drew with one seed), and replaces what stands between the two marks in the page. The proof of the choice is taken
-from benchmarks/results/choice.json if it is there. The finding of an experiment, in words, stands in its own file.
+Lines are added to the tables that are committed, benchmarks/results/experiments/<name>.csv. Writes
+docs/experiments/<name>.webp (plot) and <name>-pictures.webp (what the arms drew with one seed), and replaces what
+stands between the two marks in the page. The proof of the choice is taken from benchmarks/results/choice.json if it is
+there. The finding of an experiment, in words, stands in its own file.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def choice_section(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lines", type=Path, nargs="+", help="lines of benchmarks/experiments.py")
+    parser.add_argument("lines", type=Path, nargs="*", help="lines of benchmarks/experiments.py")
     parser.add_argument("--pictures", type=Path, default=Path("work/experiments/pictures"))
     arguments = parser.parse_args()
     lines = pool.known_lines(arguments.lines)
@@ -126,7 +127,8 @@ def main() -> None:
     parts = []
     for name in design.names():
         experiment = design.read(name)
-        table = tables.whole_seeds(experiment, tables.rows(experiment, lines))
+        new = tables.rows(experiment, lines)
+        table = tables.whole_seeds(experiment, tables.together(experiment, new, TABLES / f"{name}.csv"))
         if not table:
             print(f"{name}: no lines")
             continue

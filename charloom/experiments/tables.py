@@ -60,6 +60,23 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [{**row, "seed": int(row["seed"]), "value": float(row["value"])} for row in csv.DictReader(file)]
 
 
+def together(experiment: Experiment, new: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The ``new`` rows, and of the table at ``path``, if there is one, those of arms and seeds that are not among them.
+
+    So a table grows, without the lines that it was once made from. Nobody can see from a row how its arm was defined
+    then: delete the table of an experiment whose arms you change.
+    """
+    measured = {_training(row) for row in new}
+    old = [row for row in read(path) if _training(row) not in measured] if path.is_file() else []
+    arms, characters = list(experiment.arms), list(experiment.characters)
+    joined = [*new, *(row for row in old if row["arm"] in arms and row["character"] in characters)]
+    return sorted(joined, key=lambda row: (row["seed"], characters.index(row["character"]), arms.index(row["arm"])))
+
+
+def _training(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["arm"], row["character"], row["seed"]
+
+
 def values(table: Iterable[Mapping[str, Any]], measure: str) -> dict[str, dict[tuple[str, int], float]]:
     """By arm, the value of each (character, seed)."""
     found: dict[str, dict[tuple[str, int], float]] = {}

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,24 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     row = {"experiment": "rank", "arm": "a", "character": "leyla", "seed": 42, "measure": "truth", "value": 0.5}
     tables.write([row], tmp_path / "table.csv")
     assert tables.read(tmp_path / "table.csv") == [row]
+
+
+def test_a_table_grows_by_new_lines_and_keeps_what_they_do_not_measure(tmp_path: Path) -> None:
+    experiment = design.read("rank")
+    first, other = list(experiment.arms)[:2]
+
+    def row(arm: str, seed: int, value: float) -> dict[str, Any]:
+        shared = {"experiment": "rank", "character": experiment.characters[0], "measure": "truth"}
+        return shared | {"arm": arm, "seed": seed, "value": value}
+
+    path = tmp_path / "rank.csv"
+    assert tables.together(experiment, [row(first, 43, 0.5)], path) == [row(first, 43, 0.5)]
+    tables.write([row(first, 42, 0.1), row(first, 43, 0.2), row("gone", 42, 0.3), row(other, 43, 0.4)], path)
+    assert tables.together(experiment, [row(first, 43, 0.5)], path) == [
+        row(first, 42, 0.1),
+        row(first, 43, 0.5),
+        row(other, 43, 0.4),
+    ]
 
 
 def test_the_experiments_are_planned_by_a_workflow_of_their_own(tmp_path: Path) -> None:
