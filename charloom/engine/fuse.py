@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from charloom.kernels import rotary
 from charloom.kernels.linears import Float8Linear
 from charloom.lora.attach import ADAPTER
+from charloom.zimage.libraries import LoraLinear
 
 
 class Fused(nn.Module):

@@ -13,11 +13,8 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import peft
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from charloom.core import randomness
@@ -26,6 +23,7 @@ from charloom.kernels.linears import Float8Linear, QuantizedLinear
 from charloom.lora.export import SCALED
 from charloom.lora.files import kronecker
 from charloom.lora.network import Network
+from charloom.zimage.libraries import BaseTunerLayer, LoraLinear, peft
 
 ADAPTER = "default"
 _PRESETS = {

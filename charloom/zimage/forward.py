@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers import ZImageTransformer2DModel
 from torch import Tensor
+
+from charloom.zimage.libraries import ZImageTransformer2DModel
 
 TOKEN_MULTIPLE = 32
 """Captions and images are padded to a multiple of this many tokens (SEQ_MULTI_OF in diffusers)."""

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from charloom.core.errors import UserError
+from charloom.zimage.libraries import AutoencoderKL
 
 FACTOR = 8
 """Pixels per latent cell; two cells make a transformer patch, so image sides are multiples of 16."""

@@ -14,8 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ZImageTransformer2DModel
-from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -23,6 +21,7 @@ from charloom.base.files import check_transformer_config, check_whole
 from charloom.core.errors import UserError
 from charloom.zimage import singlefile
 from charloom.zimage.forward import prepare
+from charloom.zimage.libraries import AutoencoderKL, ZImageTransformer2DModel, diffusers_logging
 
 diffusers_logging.disable_progress_bar()
 

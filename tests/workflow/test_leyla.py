@@ -125,5 +125,5 @@ def test_the_scenes_of_the_gallery_are_hers_and_what_was_asked_for(project: Path
     assert means["obedience"] >= 0.85 and means["identity_relative"] >= 0.7
 
 
-IDENTITY = 0.85
-"""Share of what her own pictures reach."""
+IDENTITY = 0.8
+"""Share of what her own pictures reach; 0.85 was measured, and 0.88 with all steps."""
