@@ -1,0 +1,155 @@
+"""What the plan says against what runs, on one GPU made as small as a card of 8, 10, 12 or 24 GiB.
+
+    python benchmarks/limited_cards.py --model FOLDER --work EMPTY_FOLDER [--sizes 8 10 12 24] [--steps 100]
+
+A process of its own takes the rest of the GPU's memory, so that CUDA's context and libraries have to fit as well; it
+also watches how much the run takes at its peak. Each size trains with its profile and its own seed, so nothing but the
+encoded data and the prepared base is shared. FOLDER is as for ``whole_run.py``. Writes one entry per size: reckoned and
+measured memory and seconds, and the ratio of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import whole_run
+import yaml
+
+from charloom.cli import pricing
+from charloom.config.project import load
+from charloom.workflow import price
+
+GIB = 2**30
+BALLAST = """
+import sys, time, torch
+left, seen = float(sys.argv[1]) * 2**30, sys.argv[2]
+free, total = torch.cuda.mem_get_info()
+held = torch.empty(max(0, int(free - left)), dtype=torch.uint8, device="cuda")
+before = torch.cuda.mem_get_info()[0]
+print(before / 2**30, flush=True)
+least = before
+while True:
+    least = min(least, torch.cuda.mem_get_info()[0])
+    open(seen, "w").write(str((before - least) / 2**30))
+    time.sleep(0.05)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base")
+    parser.add_argument("--work", type=Path, required=True, help="folder to run in; must be empty or missing")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 10, 12, 24], help="GiB of the card")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--output", type=Path, default=whole_run.ROOT / "benchmarks" / "results" / "limited_cards.json")
+    arguments = parser.parse_args()
+    work, steps = arguments.work, arguments.steps
+    whole_run.prepare(work, arguments.model.resolve(), steps, steps, {})
+    found = json.loads(arguments.output.read_text()) if arguments.output.is_file() else []
+    for size in arguments.sizes:
+        found.append(measured(work, size, steps, arguments.cores))
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+        print(
+            json.dumps({key: value for key, value in found[-1].items() if key != "trainer_log"}, indent=1), flush=True
+        )
+
+
+def measured(work: Path, size: int, steps: int, cores: int) -> dict[str, Any]:
+    """One run on a card of ``size`` GiB, beside its price."""
+    seed_of(work, size)
+    shown = work / f"peak-{size}.txt"
+    ballast = subprocess.Popen(
+        [sys.executable, "-c", BALLAST, str(size), str(shown)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert ballast.stdout is not None
+        left = float(ballast.stdout.readline())
+        command = [sys.executable, "-m", "snakemake", "-s", str(whole_run.ROOT / "Snakefile"), "--cores", str(cores)]
+        command += ["--profile", str(whole_run.ROOT / "profiles" / f"gpu-{size}gb")]
+        command += [f"results/{whole_run.CHARACTER}/final.safetensors"]
+        paths = os.pathsep.join([str(whole_run.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        started = time.time()
+        done = subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": paths})
+        wall = time.time() - started
+    finally:
+        ballast.kill()
+        ballast.wait()
+    run = {
+        "benchmark": "limited_cards",
+        "date": datetime.date.today().isoformat(),
+        **whole_run.machine(),
+        "size_gib": size,
+        "free_before_gib": round(left, 2),
+        "steps": steps,
+        "finished": done.returncode == 0,
+        "wall_s": round(wall, 1),
+        "taken_of_the_card_gib": round(float(shown.read_text()), 2),
+    }
+    if done.returncode:
+        return run
+    log = whole_run.training(work, started)["trainer_log"]
+    return {**run, **compared(work, size, steps, log), "trainer_log": log}
+
+
+def seed_of(work: Path, size: int) -> None:
+    """Give the character a seed of its own, so that it is trained anew."""
+    file = work / "config" / "characters" / f"{whole_run.CHARACTER}.yaml"
+    character = yaml.safe_load(file.read_text())
+    character["recipe"]["train"]["seed"] = 1000 + size
+    file.write_text(yaml.safe_dump(character, sort_keys=False))
+
+
+def compared(work: Path, size: int, steps: int, log: Sequence[str]) -> dict[str, Any]:
+    """The plan's figures for a card of ``size`` GiB, and those that the trainer's log has."""
+    profile = yaml.safe_load((whole_run.ROOT / "profiles" / f"gpu-{size}gb" / "config.yaml").read_text())["config"]
+    overrides = {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in profile)}
+    recipe = load(work, overrides=overrides).characters[whole_run.CHARACTER].recipe
+    memory = recipe["memory"]
+    budget = min([size - pricing.BESIDE, *([float(memory)] if memory != "auto" else [])])
+    edges = recipe["data"]["resolutions"]
+    drawn = sum(int(one[1]) for line in log if (one := re.search(r"step \d+: (\d+) previews of", line)))
+    jobs = {"train_segment": 1, **({"sample_checkpoint": drawn} if drawn else {})}
+    stage = next(one for one in price.stages(jobs, recipe, steps, budget, {}) if one.rule == "train_segment")
+    pairs = {
+        "allocated_gib": (
+            price.training(recipe, budget).peak,
+            max(float(one[1]) for line in log if (one := re.search(r"peak memory ([\d.]+) GiB", line))),
+        ),
+        "seconds_per_step": (
+            statistics.fmean(price.step_seconds(recipe, edge, budget) for edge in edges),
+            steady(log),
+        ),
+        "trainer_s": (stage.seconds, float(log[-1].split()[0])),
+    }
+    return {
+        name: {"reckoned": round(said, 3), "measured": round(was, 3), "ratio": round(said / was, 3)}
+        for name, (said, was) in pairs.items()
+    }
+
+
+def steady(log: Sequence[str]) -> float:
+    """Seconds per step, from pairs of neighbouring lines that both tell of steps: nothing was prepared between them."""
+    rows = [re.match(r" *([\d.]+) s  (?:step (\d+)/)?", line) for line in log]
+    seconds, steps = 0.0, 0
+    for before, after in itertools.pairwise(rows):
+        if before and after and before[2] and after[2]:
+            seconds += float(after[1]) - float(before[1])
+            steps += int(after[2]) - int(before[2])
+    return seconds / steps if steps else float("nan")
+
+
+if __name__ == "__main__":
+    main()
