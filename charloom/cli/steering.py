@@ -32,6 +32,11 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
     """
     folder = files_of(root, name).training
     told = progress.read(folder)
+    if told is not None and told.state == progress.WAITING:
+        raise UserError(
+            f"{name}: step {told.step} of {told.steps} is saved, and the next job of this training has not begun; to "
+            f"stop here, press Ctrl-C where snakemake runs; to go on: snakemake --cores 2 {name}"
+        )
     if told is None or not running(told):
         how = f" (the last one {ending(told)})" if told else ""
         raise UserError(f"{name}: no training is running{how}; start one: snakemake --cores 2 {name}")

@@ -63,13 +63,8 @@ def _units(vectors: Any) -> np.ndarray:
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 """How files of a model are loaded: those that are locked, and no code that lies beside them."""
-
-
-def without_torchvision() -> dict[str, Any]:
-    """What asks transformers for processors that need Pillow alone; the name changed with its release 5."""
-    import transformers
-
-    return {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
+PILLOW = {"backend": "pil"}
+"""Asks transformers for processors that need Pillow alone, not torchvision."""
 
 
 class _Transformer(_Embedding):
@@ -82,7 +77,7 @@ class _Transformer(_Embedding):
         self.folder = files["config.json"].parent.absolute()
         self._model = AutoModel.from_pretrained(self.folder, dtype=self.dtype, use_safetensors=True, **LOCAL)
         self._model = self._model.to(self.device).eval()
-        self._processor = AutoImageProcessor.from_pretrained(self.folder, **LOCAL, **without_torchvision())
+        self._processor = AutoImageProcessor.from_pretrained(self.folder, **LOCAL, **PILLOW)
 
     def _inputs(self, pixels: list[np.ndarray]) -> dict[str, Any]:
         made = self._processor(images=pixels, return_tensors="pt")

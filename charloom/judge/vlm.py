@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charloom.core.errors import UserError
-from charloom.judge.embeddings import LOCAL, without_torchvision
+from charloom.judge.embeddings import LOCAL, PILLOW
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class VisionLanguage:
         self._model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, **LOCAL)
         self._model = self._model.to(self.device).eval()
         try:
-            self._processor = AutoProcessor.from_pretrained(folder, **LOCAL, **without_torchvision())
+            self._processor = AutoProcessor.from_pretrained(folder, **LOCAL, **PILLOW)
         except Exception as error:
             if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
                 raise UserError(f"{folder}: its processor needs torchvision: pip install torchvision") from error

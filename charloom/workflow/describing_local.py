@@ -9,7 +9,7 @@ from typing import Any
 
 from charloom.core import pictures
 from charloom.core.errors import UserError, reason
-from charloom.judge.embeddings import LOCAL, without_torchvision
+from charloom.judge.embeddings import LOCAL, PILLOW
 
 EDGE = 1024
 """Pixels to which the longer edge of a picture is reduced; more would only take memory."""
@@ -86,7 +86,7 @@ class Local:
         from transformers import AutoProcessor
 
         try:
-            return AutoProcessor.from_pretrained(self.folder, **LOCAL, **without_torchvision())
+            return AutoProcessor.from_pretrained(self.folder, **LOCAL, **PILLOW)
         except Exception as error:
             if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
                 raise UserError(

@@ -70,6 +70,15 @@ def test_stop_says_when_nothing_runs(root: Path) -> None:
     assert not (results("mara").training / stopping.NAME).exists()
 
 
+def test_stop_between_two_jobs_of_a_training_says_how(root: Path) -> None:
+    writer = trainer()
+    writer.now.state = progress.WAITING
+    writer._write(force=True)
+    told = said(call("stop", "mara"))
+    assert told.startswith("error: mara: step 60 of 100 is saved, and the next job of this training has not begun;")
+    assert not (results("mara").training / stopping.NAME).exists()
+
+
 def test_a_killed_trainer_is_known_by_its_silence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = trainer()
     writer.now.pid = 2**22 + 1  # beyond the largest
