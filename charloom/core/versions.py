@@ -24,7 +24,7 @@ RECIPES: dict[str, int] = {
     "score": 1,
     "judge": 1,
     "drift": 1,
-    "choice": 5,
+    "choice": 6,
     "strengths": 1,
     "report": 3,
     "index": 1,

@@ -190,6 +190,7 @@ def _summary(scores: Summary | None) -> dict[str, Any] | None:
     if scores is None:
         return None
     values = {**asdict(scores), "lost": list(scores.lost), "unstyled": list(scores.unstyled)}
+    del values["likeness"]  # the score table has it
     return values if scores.style is not None else {k: v for k, v in values.items() if k not in ("style", "unstyled")}
 
 

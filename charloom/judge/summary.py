@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 EPSILON = 1e-9
@@ -20,6 +21,8 @@ class Limits:
 
     identity_of_flexible: float = 0.97
     """To be recognisable, a checkpoint needs this share of the best flexible checkpoint's identity"""
+    identity_noise: float = 2.0
+    """(or is behind by chance: so many standard errors of the difference, from the samples in pairs, are forgiven)"""
     identity_of_all: float = 0.92
     """and this share of the best identity of all, including overfit checkpoints;"""
     identity_enough: float = 0.95
@@ -86,6 +89,8 @@ class Summary:
     """Number of samples with the trigger in which the judge found nobody to compare."""
     lost: tuple[str, ...] = ()
     """Names of the prompts that show somebody else."""
+    likeness: dict[tuple[str, int, float], float] = field(default_factory=dict, repr=False)
+    """Identity by sample: its prompt, seed and strength."""
 
     @property
     def overall(self) -> float | None:
@@ -131,8 +136,18 @@ def summarise(rows: Iterable[Mapping[str, Any]], limits: Limits = LIMITS) -> dic
             bleeding=bleeding,
             faceless=sum(value == 0.0 for value in metrics.get("identity.found", {}).values()),
             lost=tuple(sorted(sample[0] for sample, value in identity.items() if value < limits.stranger)),
+            likeness=dict(identity),
         )
     return out
+
+
+def chance(one: Summary, other: Summary) -> float:
+    """Standard error of the difference of two identities, from the samples that both have: the same prompts and seeds.
+
+    0 with fewer than three, which tell nothing about chance.
+    """
+    differences = [value - other.likeness[sample] for sample, value in one.likeness.items() if sample in other.likeness]
+    return stdev(differences) / math.sqrt(len(differences)) if len(differences) >= 3 else 0.0
 
 
 def _mean(values: Iterable[float]) -> float | None:

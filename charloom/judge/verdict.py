@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from charloom.core import numbers
-from charloom.judge.summary import EPSILON, LIMITS, Limits, Summary
+from charloom.judge.summary import EPSILON, LIMITS, Limits, Summary, chance
 
 
 @dataclass(frozen=True)
@@ -95,22 +95,29 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
 
     An overfit checkpoint has the highest identity of all, so it sets only a lower bar. That bar is still needed:
     early checkpoints are flexible because they have learnt nothing, and must not be compared only with each other.
-    Being the best is not enough: all checkpoints may be undertrained, and a single one is always its own best.
+    Being the best is not enough: all checkpoints may be undertrained, and a single one is always its own best. With
+    few samples, good checkpoints are apart by chance, so what chance explains is forgiven.
     """
     if own.identity is None or own.strangers is None:
         nobody = f": the judge found nobody in {own.faceless} samples" if own.faceless else ""
         return [Reason(None, f"Identity was not scored{nobody}.")]
     known = [s.identity for s in everyone if s.identity is not None]
     best = max(known)
-    best_flexible = max((s.identity for s in flexible if s.identity is not None), default=0.0)
-    needed = max(limits.identity_of_flexible * best_flexible, limits.identity_of_all * best, limits.identity_low)
+    share = forgiven = 0.0
+    for like in sorted((s for s in flexible if s.identity is not None), key=lambda s: s.identity or 0.0)[-1:]:
+        share = limits.identity_of_flexible * (like.identity or 0.0)
+        forgiven = limits.identity_noise * chance(own, like)
+    least = max(limits.identity_of_all * best, limits.identity_low)
+    strict = min(limits.identity_enough, max(share, least))
+    needed = min(limits.identity_enough, max(share - forgiven, least))
     if len(known) == 1:
-        needed = limits.identity_enough
-    needed = min(limits.identity_enough, needed)
+        strict = needed = limits.identity_enough
     holds = own.identity >= needed - EPSILON
     mine, top, *bar = numbers.apart(own.identity, best, *([] if holds else [needed]))
     found = "is high enough" if holds else f"is too low: {bar[0]} is needed"
     rest = f"best: {top}" if len(known) > 1 else "there is no other checkpoint to compare with"
+    if holds and own.identity < strict - EPSILON:
+        rest += ", which so few samples hardly tell apart"
     reasons = [Reason(holds, f"Identity {mine} {found} ({rest}).")]
     # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)

@@ -8,6 +8,7 @@ import pytest
 
 from charloom.core.errors import UserError
 from charloom.judge import choice
+from charloom.judge.summary import limits_of
 
 
 def rows(course: dict[int, dict[str, float | list[float]]], prompts: int = 10) -> list[dict]:
@@ -118,6 +119,26 @@ def test_random_strangers_are_instability():
     result = chosen(rows(table))
     assert result["step"] == 300
     assert "2 of 10 samples show somebody else" in reasons(result, 3)
+
+
+def test_what_chance_explains_is_forgiven():
+    """Behind by 0.045 on average either way: in one picture of ten, or in each of them."""
+    one_failed, in_each = [0.93] * 9 + [0.48], 0.885
+    for last, word in ((one_failed, "good"), (in_each, "undertrained")):
+        result = chosen(rows(course([0.70, 0.92, 0.93, last], [0.95] * 4, [0.02] * 4)))
+        assert words(result)[-1] == word
+        assert result["step"] == (400 if word == "good" else 300)
+    result = chosen(rows(course([0.70, 0.92, 0.93, one_failed], [0.95] * 4, [0.02] * 4)))
+    assert "which so few samples hardly tell apart" in reasons(result, 3)
+    assert "hardly tell apart" not in reasons(result, 2)
+    strict = limits_of({"identity_noise": 0.0})
+    assert chosen(rows(course([0.70, 0.92, 0.93, one_failed], [0.95] * 4, [0.02] * 4)), limits=strict)["step"] == 300
+
+
+def test_chance_excuses_no_checkpoint_that_is_far_behind():
+    scattered = [0.95, 0.70] * 5  # 0.10 behind on average, and it might be chance
+    result = chosen(rows(course([0.70, 0.92, 0.93, scattered], [0.95] * 4, [0.02] * 4)))
+    assert (result["step"], words(result)[-1]) == (300, "undertrained")
 
 
 def test_samples_without_the_trigger_do_not_count_as_strangers():
