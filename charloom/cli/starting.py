@@ -171,7 +171,7 @@ def _of_folder(
     if look and look != "photographic":
         said["look"], comments["look"] = look, "as told" if given["look"] else "guessed from the captions"
     if base:
-        said["base"], comments["base"] = base, "that of config.yaml draws paper dolls alone"
+        said["base"], comments["base"] = base, "the one in config.yaml draws paper dolls only"
     if crop:
         said["crop"] = "{right: 150, bottom: 150}"
     in_captions = guesses.trigger(texts)
