@@ -168,11 +168,11 @@ def draw(
         list[str] | None, typer.Argument(metavar="PROMPT …", help='what to draw, with {trigger}; "…" around each')
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="file with a prompt on each line; # starts a comment")] = None,
-    interactive: Annotated[bool, typer.Option("--repl", help="type prompts, one on a line; /help lists commands")] = False,
+    interactive: Annotated[bool, typer.Option("--repl", help="type prompts, one per line; /help for help")] = False,
     steps: Annotated[int | None, typer.Option(min=1, max=200, help="sampler steps; the previews' by default")] = None,
     strength: Annotated[float, typer.Option(min=0.0, help="strength of the LoRA; 1 is full")] = 1.0,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_SEED, help="seed of the first picture; by default one not drawn yet")
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="seed of the first picture; by default a new one")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="pictures of each prompt, seed after seed")] = 1,
     size_: Annotated[str | None, typer.Option("--size", help="1024 or 1920x1088; the previews' by default")] = None,
