@@ -168,7 +168,7 @@ def draw(
         list[str] | None, typer.Argument(metavar="PROMPT …", help='what to draw, with {trigger}; "…" around each')
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="file with a prompt on each line; # starts a comment")] = None,
-    interactive: Annotated[bool, typer.Option("--repl", help="type prompts, one per line; /help for help")] = False,
+    interactive: Annotated[bool, typer.Option("--repl", help="type prompts, one per line; /help lists more")] = False,
     steps: Annotated[int | None, typer.Option(min=1, max=200, help="sampler steps; the previews' by default")] = None,
     strength: Annotated[float, typer.Option(min=0.0, help="strength of the LoRA; 1 is full")] = 1.0,
     seed: Annotated[
