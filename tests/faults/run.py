@@ -20,6 +20,7 @@ import threading
 import traceback
 from collections import Counter
 from dataclasses import asdict
+from itertools import groupby
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,18 @@ def _write(path: Path, earlier: dict[str, Any], new: list[dict]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def _seeds(outcomes: list[dict]) -> dict[str, str]:
-    """How many there are of each kind, and from which to which seed."""
+def _seeds(outcomes: list[dict]) -> dict[str, dict[str, Any]]:
+    """How many there are of each kind, and with which seeds."""
     found: dict[str, list[int]] = {}
-    for one in outcomes:
+    for one in sorted(outcomes, key=lambda one: (one["kind"], one["seed"])):
         found.setdefault(one["kind"], []).append(one["seed"])
-    return {kind: f"{len(seeds)}, seeds {min(seeds)} to {max(seeds)}" for kind, seeds in sorted(found.items())}
+    return {kind: {"faults": len(seeds), "seeds": _ranges(seeds)} for kind, seeds in found.items()}
+
+
+def _ranges(seeds: list[int]) -> str:
+    """``0-61, 1000, 1004`` for sorted seeds."""
+    runs = [[seed for _, seed in run] for _, run in groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if run[1:] else f"{run[0]}" for run in runs)
 
 
 if __name__ == "__main__":
