@@ -89,7 +89,8 @@ def _complaint(output: str) -> str:
     for index, line in enumerate(lines):
         if match := re.search(r"No rule to produce (\S+)", line):
             return f"plan: nothing makes {match[1]}; name a character, or a file made for one"
-        if match := re.search(r"profile directory given \(([^)]+)\)", line):
+        # Older releases of Snakemake name the profile only in the line before.
+        if "Profile has to be given" in line and (match := re.search(r"^Using profiles? (\S+)", output, re.MULTILINE)):
             remedy = inventory.meant(match[1], "profiles are folders of profiles/")
             return f"plan: --profile {match[1]}: there is no such folder; {remedy}"
         if "Missing input files" in line:
