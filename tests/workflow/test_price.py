@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import small_project
+import torch
 from cli_helpers import root  # noqa: F401
 from yaml import safe_load
 
@@ -21,6 +22,7 @@ from charloom.core.errors import UserError
 from charloom.core.layout import WORK
 from charloom.workflow import price
 
+Z_IMAGE = small_project.ROOT / "tests/fixtures/z-image-turbo"
 RECORDED = small_project.ROOT / "benchmarks/results"
 BUDGETS = {"default": 9.0, "roomy": 32.0, "swap": 6.5, "16 GiB card": 14.5}
 
@@ -72,12 +74,31 @@ def test_parameters_are_those_of_the_model() -> None:
     from charloom.lora.attach import Network  # noqa: F401 (the shapes below are its targets)
     from charloom.zimage.shapes import module_shapes
 
-    config = json.loads((small_project.ROOT / "tests/fixtures/z-image-turbo/transformer/config.json").read_text())
+    config = json.loads((Z_IMAGE / "transformer/config.json").read_text())
     shapes = {name: shape for name, shape in module_shapes(config).items() if name.startswith("layers.")}
     model = price.Model()
     assert model.adapter(32, "default") == 32 * sum(sum(shape) for shape in shapes.values())
     weights = sum(out * into for out, into in shapes.values()) + 30 * 4 * model.dim
     assert model.block * 30 == weights
+
+
+def test_what_is_never_quantised_is_counted() -> None:
+    from transformers import AutoConfig, Qwen3Model
+
+    from charloom.kernels import quantize
+    from charloom.zimage import weights
+
+    def parameters(module: Any) -> tuple[int, int]:
+        every = sum(one.numel() for one in module.parameters())
+        return every, every - sum(module.get_submodule(name).weight.numel() for name in quantize.eligible(module))
+
+    transformer, model = weights.empty_transformer(Z_IMAGE), price.Model()
+    assert parameters(transformer) == (model.total, model.wide)
+    linears = [one for one in quantize.eligible(transformer) if one.startswith("layers.")]
+    assert sum(transformer.get_submodule(one).weight.numel() for one in linears) == model.layers * model.linears
+    with torch.device("meta"):
+        encoder = Qwen3Model(AutoConfig.from_pretrained(Z_IMAGE / "text_encoder"))
+    assert parameters(encoder) == (model.text_encoder, model.text_wide)
 
 
 def test_the_ladder_takes_what_changes_nothing_first() -> None:
@@ -109,10 +130,12 @@ def test_what_previews_need_is_what_the_engine_asks_for() -> None:
 
     assert previews.ROOM == int(price.ROOM * memory.GIB)
     assert (memory.MARGIN / memory.GIB, memory.FRAGMENTATION) == (price.MARGIN, price.FRAGMENTATION)
-    weights = price.Model().total
-    for precision, width in (("float8", 1), ("bf16", 2), ("auto", 1)):
+    for precision in ("float8", "bf16"):
+        model = previews.empty_transformer(Z_IMAGE, precision).to(torch.bfloat16)
         least = price.drawing(recipe(sample={"precision": precision})) * memory.GIB
-        assert memory.FRAGMENTATION * least - memory.MARGIN == pytest.approx(width * weights + previews.ROOM)
+        budget = memory.FRAGMENTATION * least - memory.MARGIN
+        assert previews.fits(model, int(budget) + 1) and not previews.fits(model, int(budget) - 1)
+    assert price.drawing(recipe(sample={"precision": "auto"})) == price.drawing(recipe(sample={"precision": "float8"}))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +152,7 @@ def test_what_previews_need_is_what_the_engine_asks_for() -> None:
         ),
         ("draw_gallery", {"memory": 8.0}, "take gallery: out of the character file"),
         ("draw_picture", {"memory": 8.0}, None),  # a pipeline of the user's
-        ("sample_checkpoint", {"memory": 8.5}, None),
+        ("sample_checkpoint", {"memory": 8.7}, None),
         ("sample_checkpoint", {"low_vram": True}, None),
         ("encode_latents", {"memory": 6.0}, None),
     ],
@@ -181,7 +204,7 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
     assert "previews" not in text  # none are planned
     drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
-    assert "previews 7.7" in drawn
+    assert "previews 8.0" in drawn
     monkeypatch.setattr(pricing.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
     assert "has 1 GB free: free some space first" in "\n".join(pricing.lines(root, "leyla", found, given))
     benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
