@@ -11,10 +11,12 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from charloom.engine.options import EngineOptions
 
 GIB = 2**30
 BYTES = {"float8": 1.0, "int8": 1.0, "nf4": 0.5625, "bf16": 2.0, "none": 4.0}
@@ -42,6 +44,8 @@ LINK = 52e9
 ROOM, MARGIN, FRAGMENTATION = 1.7, 0.25, 0.92
 """GiB that a picture of 1024 x 1024 needs beside the transformer, GiB left for others, and the share of what is free
 that may be allocated: as the engine decides before it loads a model to draw with."""
+PYTHON, PREPARING = 4.0, 16.0
+"""GiB of main memory of Python with torch, and of preparing a base."""
 START, EXCHANGE = 50.0, 2.2
 """Seconds of the trainer before its first step, and around each checkpoint's previews."""
 DRAWN = 0.16
@@ -236,6 +240,13 @@ def gpu_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | N
     }
 
 
+def drawn_in(recipe: Mapping[str, Any]) -> str:
+    """The number format of previews' weights: by default float8 where training quantises to it, so that it can draw."""
+    precision = recipe["sample"]["precision"]
+    drawn = recipe["quantization"]["transformer"] if precision == "auto" else precision
+    return "float8" if drawn == "float8" else "bf16"
+
+
 def drawing(recipe: Mapping[str, Any], model: Model | None = None) -> float:
     """GiB of GPU memory that must be there, or allowed by ``memory``, for the engine to draw pictures at all."""
     return (_drawn_with(recipe, model or Model()) + ROOM + MARGIN) / FRAGMENTATION
@@ -243,18 +254,38 @@ def drawing(recipe: Mapping[str, Any], model: Model | None = None) -> float:
 
 def _drawn_with(recipe: Mapping[str, Any], model: Model) -> float:
     """GiB of the transformer's weights as previews use them."""
-    drawn = recipe["sample"]["precision"]
-    drawn = recipe["quantization"]["transformer"] if drawn == "auto" else drawn
-    return weights("float8" if drawn == "float8" else "bf16", model.total, model.wide) / GIB
+    return weights(drawn_in(recipe), model.total, model.wide) / GIB
 
 
-def main_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> float:
-    """GiB of main memory of the trainer: Python with torch, blocks that live there, weights loaded there first."""
+def limit(recipe: Mapping[str, Any]) -> float | None:
+    """GiB of GPU memory that the recipe allows; None for all that is free."""
+    return EngineOptions(recipe["memory"], recipe["low_vram"]).limit
+
+
+def draws(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> bool:
+    """Whether a trainer on a GPU draws previews: its weights are all on the GPU, in the number format of previews."""
+    model, kind = model or Model(), recipe["quantization"]["transformer"]
+    alike = kind == drawn_in(recipe) and not recipe["sample"]["disable"]
+    return alike and not training(recipe, budget, model).swapped
+
+
+def main_memory(
+    recipe: Mapping[str, Any], budget: float | None, jobs: Collection[str], model: Model | None = None
+) -> float:
+    """GiB of main memory of the job that needs most: Python with torch, and the weights that are there.
+
+    Of the trainer these are blocks that live there or all that are loaded there first, and two copies for previews.
+    """
     model = model or Model()
-    kind = recipe["quantization"]["transformer"]
-    swapped = training(recipe, budget, model).swapped
-    loaded = weights(kind, model.total, model.wide) if budget is not None and budget < 8 else 0
-    return 4.0 + max(swapped * weights(kind, model.block, model.modulated), loaded) / GIB
+    kind, found = recipe["quantization"]["transformer"], [PYTHON]
+    whole = weights(kind, model.total, model.wide) / GIB
+    if "prepare_base" in jobs:
+        found.append(max(PREPARING, PYTHON + whole))
+    if "train_segment" in jobs:
+        swapped = training(recipe, budget, model).swapped * weights(kind, model.block, model.modulated) / GIB
+        loaded = whole if budget is not None and budget < 8 else 0
+        found.append(PYTHON + max(swapped, loaded, 2 * whole if draws(recipe, budget, model) else 0))
+    return max(found)
 
 
 def disk(recipe: Mapping[str, Any], images: int, previews: int, checkpoints: int, model: Model | None = None) -> float:

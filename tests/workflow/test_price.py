@@ -157,24 +157,28 @@ def test_what_previews_need_is_what_the_engine_asks_for() -> None:
         ("encode_latents", {"memory": 6.0}, None),
     ],
 )
-def test_drawing_that_cannot_fit_is_refused(
-    rule: str, changes: dict[str, Any], remedy: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawing_that_cannot_fit_is_refused(rule: str, changes: dict[str, Any], remedy: str | None) -> None:
     """Blocks in main memory are for training alone: without previews' own check, a run would end after training."""
-    monkeypatch.setattr(pricing, "card", lambda: None)
     if remedy is None:
-        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1})
+        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1}, None)
         return
     with pytest.raises(UserError, match=rf"^plan: leyla: drawing needs \d+\.\d GiB .*{remedy}"):
-        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1})
+        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1}, None)
 
 
-def test_a_card_limits_drawing_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pricing, "card", lambda: 8.0)
+def test_a_card_limits_drawing_too() -> None:
     with pytest.raises(UserError, match="may use 7.5 GiB"):
-        pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1})
-    monkeypatch.setattr(pricing, "card", lambda: 10.0)
-    pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1})
+        pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1}, 8.0)
+    pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1}, 10.0)
+
+
+def test_main_memory_counts_copies_for_previews_and_what_prepares_the_base() -> None:
+    train = ["train_segment"]
+    weights = price.weights("float8", price.Model().total, price.Model().wide) / price.GIB
+    assert price.main_memory(recipe(), 14.5, train) == pytest.approx(4 + 2 * weights)
+    for changes in ({"sample": {"disable": True}}, {"sample": {"precision": "bf16"}}):
+        assert price.main_memory(recipe(**changes), 14.5, train) == 4, changes  # nothing is drawn by the trainer
+    assert price.main_memory(recipe(sample={"disable": True}), 14.5, [*train, "prepare_base"]) == 16
 
 
 def test_a_smaller_number_format_does_not_make_previews_larger() -> None:
@@ -196,7 +200,7 @@ def test_what_a_refusal_proposes_is_not_refused(budget: float) -> None:
 
 
 def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(pricing, "card", lambda: None)
+    monkeypatch.setattr(pricing, "card", lambda device: None)
     found = [Group("leyla", "train_segment", 12), Group("leyla", "encode_latents", 30), Group("", "lock_base", 1)]
     given = {"base": "z-image-turbo", "recipe": {"memory": 14.5}}
     text = "\n".join(pricing.lines(root, "leyla", found, given))
@@ -228,7 +232,7 @@ def test_profiles_and_options_count() -> None:
     assert given["base"] == "z-image-turbo" and given["recipe"]["memory"] == 14.5
 
 
-def test_profiles_are_what_the_forms_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiles_are_what_the_forms_give() -> None:
     """If not: python tools/gpu_profiles.py"""
     place = small_project.ROOT / "tools/gpu_profiles.py"
     spec = importlib.util.spec_from_file_location("gpu_profiles", place)
@@ -244,6 +248,5 @@ def test_profiles_are_what_the_forms_give(monkeypatch: pytest.MonkeyPatch) -> No
         assert given["recipe"].get("memory", size) <= size
         character = load(small_project.ROOT, overrides={**given, "device": "cuda"}).characters["leyla"]
         made = {"train_segment": 1} | ({"sample_checkpoint": 1} if character.sampled_steps else {})
-        monkeypatch.setattr(pricing, "card", lambda size=size: size)
-        pricing._refuse("leyla", character.recipe, pricing._budget(character.recipe))
-        pricing._refuse_drawing("leyla", character.recipe, made)
+        pricing._refuse("leyla", character.recipe, pricing._allowed(character.recipe, size, pricing.BESIDE))
+        pricing._refuse_drawing("leyla", character.recipe, made, size)
