@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from charloom.cli.planning import Group
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
 from charloom.report.numbers import duration
-from charloom.workflow import price
+from charloom.workflow import devices, price
 
 BESIDE = 1.5
 """GiB of a card that are not for training: the desktop, the driver, cuBLAS workspaces; as profiles/gpu-16gb leaves."""
@@ -55,15 +56,19 @@ def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 def card(device: str) -> float | None:
-    """GiB of the first GPU, by its driver; None without one."""
-    if not (program := shutil.which("nvidia-smi")):
+    """GiB of the smallest GPU that jobs on ``device`` may get, by its driver; None without one."""
+    program = shutil.which("nvidia-smi")
+    mine = {one.identity for one in devices.named(device)} if program else set()
+    if not program or not mine:
         return None
-    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    command = [program, "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return float(done.stdout.split()[0]) / 1024
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError):
         return None
+    rows = [re.fullmatch(r"GPU-([\da-f-]+), *(\d+)", line.strip()) for line in done.stdout.splitlines()]
+    sizes = [int(row[2]) / 1024 for row in rows if row and row[1].replace("-", "") in mine]
+    return min(sizes, default=None)  # a part of a GPU is not listed
 
 
 def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) -> list[str]:

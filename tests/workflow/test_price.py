@@ -20,7 +20,7 @@ from charloom.config import yaml
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
-from charloom.workflow import price
+from charloom.workflow import devices, price
 
 Z_IMAGE = small_project.ROOT / "tests/fixtures/z-image-turbo"
 RECORDED = small_project.ROOT / "benchmarks/results"
@@ -170,6 +170,30 @@ def test_a_card_limits_drawing_too() -> None:
     with pytest.raises(UserError, match="may use 7.5 GiB"):
         pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1}, 8.0)
     pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1}, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [
+        ("auto", ["aa01"], 4.0),
+        ("cuda", ["bb02", "aa01"], 4.0),  # a job may get either
+        ("cuda:1", ["aa01", "bb02"], 16.0),
+        ("auto", ["bb02"], 16.0),
+        ("auto", ["cc03"], None),  # a part of a GPU
+        ("cpu", ["aa01"], None),
+    ],
+)
+def test_the_card_is_one_that_jobs_may_get(
+    device: str, visible: list[str], expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``nvidia-smi`` knows nothing of CUDA_VISIBLE_DEVICES, which the driver has applied to what is ``visible``."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf 'GPU-aa-01, 4096\nGPU-bb-02, 16384\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(pricing.shutil, "which", lambda name: str(program))
+    monkeypatch.setattr(devices, "found", lambda: visible)
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    assert pricing.card(device) == expected
 
 
 def test_main_memory_counts_copies_for_previews_and_what_prepares_the_base() -> None:
