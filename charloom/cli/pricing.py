@@ -85,7 +85,9 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         return []
     character = workflow.characters[name]
     recipe, base = character.recipe, workflow.bases[character.base]
-    steps = character.saved_steps[-1] if "train_segment" in jobs else 0
+    # The last segments are missing: earlier ones are there before a longer training starts.
+    ends = [0, *character.saved_steps]
+    steps = ends[-1] - ends[max(0, len(ends) - 1 - jobs.get("train_segment", 0))]
     people = {one.id: one.saved_steps[-1] for one in workflow.characters.values() if one.base == character.base}
     known = (root / WORK.lock(base.name)).exists()
     # Before a base was ever used here, records of characters that now use it are of another base.

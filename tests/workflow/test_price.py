@@ -248,6 +248,19 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         pricing.lines(root, "leyla", found, given)
 
 
+def test_a_run_that_goes_on_is_priced_by_the_steps_that_are_missing(
+    root: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pricing, "card", lambda device: None)
+    counted = []
+    monkeypatch.setattr(price, "stages", lambda jobs, recipe, steps, *others: counted.append(steps) or [])
+    for train, missing in (({"steps": 4000}, 4), ({"steps": 3100}, 2), ({"steps": 3000}, 12)):
+        given = {"base": "z-image-turbo", "recipe": {"train": train, "save": {"every": 250}}}
+        pricing.lines(root, "leyla", [Group("leyla", "train_segment", missing)], given)
+    assert counted == [1000, 350, 3000]
+
+
 def test_profiles_and_options_count() -> None:
     options = ["leyla", "--profile", "profiles/gpu-16gb", "--config", "recipe={memory: 8}", "--cores", "1"]
     # As Snakemake takes it: --config replaces the profile's entries as a whole.
