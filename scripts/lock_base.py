@@ -31,8 +31,9 @@ def check_torch(name: str) -> None:
 
     if not (torch.version.cuda or torch.version.hip or torch.backends.mps.is_built()):
         raise UserError(
-            f"base {name} needs a GPU and torch {torch.__version__} is a CPU-only build: where there is a GPU, install "
-            "torch as pytorch.org says; else rent one (docs/cluster.md), or set device: cpu and wait for days"
+            f"base {name} needs a GPU and torch {torch.__version__} is a CPU-only build: where there is a GPU, "
+            "`pip uninstall -y torch` and install it as pytorch.org says; else rent one (docs/cluster.md), or set "
+            "device: cpu and wait for days"
         )
 
 

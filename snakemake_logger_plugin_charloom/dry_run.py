@@ -22,6 +22,8 @@ class DryRun:
 
     def add(self, job: Any) -> None:
         """Count a job of Snakemake's. Its command, which is long, is worded only where it matters."""
+        if not job.output:  # a target such as `all` or a character's name makes nothing itself
+            return
         reason = str(job.dag.reason(job))
         who = (job.wildcards_dict or {}).get("character", "")
         command = (job.shellcmd or "") if planning.PARAMS in reason else ""
@@ -33,6 +35,8 @@ class DryRun:
         text = str(record.msg or "").strip()
         if event == "job_info":
             job = record.__dict__
+            if not job["output"]:
+                return []
             who = dict(job["wildcards"] or {}).get("character", "")
             planning.add(self._found, planning.Job(who, job["rule_name"], job["reason"], job["shellcmd"] or ""))
         elif text.startswith("Nothing to be done"):

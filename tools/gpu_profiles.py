@@ -2,7 +2,7 @@
 
     python tools/gpu_profiles.py            # rewrites profiles/gpu-*gb/config.yaml
 
-Each says in a comment what was reckoned for the default recipe, and which budgets were measured nearby.
+Each says in a comment what was estimated for the default recipe, and which budgets were measured nearby.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def text(size: int) -> str:
         limit += ", sample: {disable: true}"
         previews = f"\n# Previews would need {need:.1f} GiB: none are drawn, and the last checkpoint is shipped."
     return f"""# One GPU with {size} GB{more}:  snakemake --profile profiles/gpu-{size}gb --cores 8
-# Written by tools/gpu_profiles.py. Reckoned for the default recipe: {found.peak:.1f} GiB, {how};
+# Written by tools/gpu_profiles.py. Estimated for the default recipe: {found.peak:.1f} GiB, {how};
 # {step:.2f} s per step on average, were the card as fast as an H100.
 # {said}{previews}
 scheduler: greedy

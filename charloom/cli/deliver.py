@@ -134,7 +134,7 @@ def unpack(
 
 def publish(
     name: Annotated[str, typer.Argument(help="a finished character or style")],
-    repo: Annotated[str, typer.Option(help="repository of the hub, owner/name; it is made if there is none")],
+    repo: Annotated[str, typer.Option(help="repository of the hub, owner/name; created if missing")],
     yes: Annotated[bool, typer.Option("--yes", help="upload without asking")] = False,
     public: Annotated[bool, typer.Option("--public", help="visible to everybody; private if not given")] = False,
     license_: Annotated[

@@ -128,10 +128,13 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("GPU", "Apple's, through mps: slower than CUDA, without float8 units", NOTE)
         return
     if shutil.which("nvidia-smi"):
-        built = (
-            f"torch {torch.__version__} was built without CUDA" if torch.version.cuda is None else "torch cannot use it"
-        )
-        yield Finding("GPU", f"there is one{_driver()}, but {built}", PROBLEM, "install torch as pytorch.org says")
+        if torch.version.cuda is None:
+            why = f"torch {torch.__version__} was built without CUDA"
+            remedy = "pip uninstall -y torch, then install it as pytorch.org says"  # pip takes any build for installed
+        else:
+            why = "torch cannot use it"
+            remedy = f"update NVIDIA's driver to one for CUDA {torch.version.cuda}, or install torch for an older one"
+        yield Finding("GPU", f"there is one{_driver()}, but {why}", PROBLEM, remedy)
         return
     yield Finding(
         "GPU", "none: the miniature runs, Z-Image-Turbo would take days", NOTE, "see docs/cluster.md to rent one"

@@ -167,12 +167,12 @@ def draw(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT …", help='what to draw, with {trigger}; "…" around each')
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="file with a prompt on each line; # begins a remark")] = None,
-    interactive: Annotated[bool, typer.Option("--repl", help="draw what is typed, line by line; /help there")] = False,
+    prompts: Annotated[Path | None, typer.Option(help="file with a prompt on each line; # starts a comment")] = None,
+    interactive: Annotated[bool, typer.Option("--repl", help="type prompts, one per line; /help lists more")] = False,
     steps: Annotated[int | None, typer.Option(min=1, max=200, help="sampler steps; the previews' by default")] = None,
     strength: Annotated[float, typer.Option(min=0.0, help="strength of the LoRA; 1 is full")] = 1.0,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_SEED, help="seed of the first picture; the next without a file")
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="seed of the first picture; by default a new one")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="pictures of each prompt, seed after seed")] = 1,
     size_: Annotated[str | None, typer.Option("--size", help="1024 or 1920x1088; the previews' by default")] = None,
@@ -183,7 +183,7 @@ def draw(
     checkpoints: Annotated[
         str | None, typer.Option(help="steps side by side in one picture, e.g. 2000,2500,3000; 0 is the base alone")
     ] = None,
-    lora: Annotated[Path | None, typer.Option(help="draw with this LoRA of any trainer in place of the own")] = None,
+    lora: Annotated[Path | None, typer.Option(help="draw with this LoRA, of any trainer, instead")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; results/NAME/drawn by default")] = None,
     compiled: Annotated[
         bool | None,

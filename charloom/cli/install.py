@@ -26,7 +26,7 @@ def init(
     print(f"{folder}: ready. Next:")
     print(f"  cd {folder}")
     print("  charloom doctor                                        # what this machine can do")
-    print("  snakemake --cores 2 results/leyla/final.safetensors     # the example, in about five minutes")
+    print("  snakemake --cores 2 results/leyla/final.safetensors     # the example, in five to ten minutes")
     print("  charloom new mara                                       # a character of your own")
 
 

@@ -80,7 +80,7 @@ def lint(
 @one_line
 def captions(
     name: Annotated[str, typer.Argument(help="a character, by name or file")],
-    pictures: Annotated[list[str] | None, typer.Argument(help="further pictures for --accept or --keep")] = None,
+    pictures: Annotated[list[str] | None, typer.Argument(help="more pictures for --accept or --keep")] = None,
     accept: Annotated[list[str] | None, typer.Option(help="take the proposed caption of a picture, or of all")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="keep the present caption of a picture, or of all")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print proposals and statistics as JSON")] = False,

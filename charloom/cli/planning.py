@@ -23,7 +23,7 @@ MOST = 3
 """Causes listed per rule."""
 
 _JOB = re.compile(r"^Job \d+: (?:(?P<who>[\w.-]+): )?(?P<what>.*)$")
-_COMMAND = re.compile(r"^(?:Shell command: *)?run (\w+) .*?(?:(?:2>|--log) \S*?logs/(\w+)\b\S*)?$")
+_COMMAND = re.compile(r"^(?:Shell command: *)?(?:stored .*? \|\| )?run (\w+) .*?(?:(?:2>|--log) \S*?logs/(\w+)\b\S*)?$")
 """A script and, by its log (:class:`charloom.core.layout.Results`), the rule: several rules may run one script."""
 _FOLLOWS = "Input files updated by another job"
 _SETTINGS = "its settings changed"

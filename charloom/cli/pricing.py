@@ -182,7 +182,7 @@ def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]
     total = sum(one.seconds for one in stages)
     longest = sorted(stages, key=lambda one: -one.seconds)[:LISTED]
     unknown = sum(count for rule, count in jobs.items() if rule not in {one.rule for one in stages})
-    notes = [*notes, *([f"{unknown} jobs not reckoned"] if unknown else [])]
+    notes = [*notes, *([f"{unknown} jobs not estimated"] if unknown else [])]
     parts = [f"{one.rule.replace('_', ' ')} {duration(one.seconds)}{'*' if one.measured else ''}" for one in longest]
     if any(one.measured for one in stages):
         notes.append("* as measured on this machine")

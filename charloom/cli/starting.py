@@ -13,6 +13,10 @@ from charloom.core import layout
 from charloom.core.errors import UserError
 from charloom.core.files import expanded
 
+BASE = "z-image-turbo"
+"""The base for pictures that are no paper dolls."""
+PROFILE = "profiles/gpu-16gb"
+"""The profile for it on the smallest card that README asks for."""
 FEW = 5
 """Fewer pictures than this are hardly a character."""
 MANY = 400
@@ -89,10 +93,11 @@ def new(
 
 def _say(path: Path, text: str, notes: list[str], base: Any, count: Any, whole: bool) -> None:
     """What was written, what was guessed, and what comes next."""
-    from charloom.config import triggers
+    from charloom.config import scaffold, triggers
 
     name = path.stem
-    print(f"{path}: written{'' if whole else '; describe your character in it'}")
+    what = "style" if scaffold.is_style(text) else "character"
+    print(f"{path}: written{'' if whole else f'; describe your {what} in it'}")
     for note in notes:
         print(f"  {note}")
     word = re.search(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE)
@@ -105,14 +110,19 @@ def _say(path: Path, text: str, notes: list[str], base: Any, count: Any, whole: 
         )
     elif word and base:
         print(f"  trigger {word[1]}: not checked, because the tokenizer of {base.name} is not on this machine yet")
-    made = layout.results(name)
+    profile = f"--profile {PROFILE} " if base and base.name == BASE else ""
+    steps = {f"charloom lint {name}": ""}
+    if not whole:
+        page = layout.results(name).prompt_page.as_posix()
+        steps[f"snakemake --cores 2 {page}"] = "# prompts for an image generator"
+    if whole or profile:
+        steps[f"charloom plan {name} {profile}".strip()] = "# jobs, time, memory, disk"
+    steps[f"snakemake {profile}--cores {8 if profile else 2} {name}"] = ""
     print("next:")
-    print(f"  charloom lint {name}")
-    if whole:
-        print(f"  snakemake -n {name}{' ' * 41}# what would be made")
-    else:
-        print(f"  snakemake --cores 2 {made.prompt_page.as_posix()}         # prompts for an image generator")
-    print(f"  snakemake --cores 2 {made.final.as_posix()}")
+    for command, comment in steps.items():
+        print(f"  {command:{max(map(len, steps))}}  {comment}".rstrip())
+    if profile:
+        print("for a GPU with more or less than 16 GB, charloom doctor names the profile")
 
 
 def _of_folder(
@@ -161,7 +171,7 @@ def _of_folder(
     if look and look != "photographic":
         said["look"], comments["look"] = look, "as told" if given["look"] else "guessed from the captions"
     if base:
-        said["base"], comments["base"] = base, "that of config.yaml draws paper dolls alone"
+        said["base"], comments["base"] = base, "the one in config.yaml draws paper dolls only"
     if crop:
         said["crop"] = "{right: 150, bottom: 150}"
     in_captions = guesses.trigger(texts)
@@ -207,7 +217,7 @@ def _bases(root: Path) -> tuple[Any, Any]:
     )
     if usual is None or not usual.miniature:
         return usual, usual
-    real, _ = read_base(root, "z-image-turbo", "")
+    real, _ = read_base(root, BASE, "")
     return usual, real or usual
 
 

@@ -24,7 +24,7 @@ TEMPLATE = """\
 {editor_line}
 # {name}. Every key: config/schemas/character.schema.yaml; a worked example: config/characters/leyla.yaml
 name: {name}
-trigger: {trigger}{pad}# a word that no model knows, 4 to 6 letters and digits; it will mean this person
+trigger: {trigger}{pad}# a word that no model knows, 4 to 6 letters and digits; it will stand for this person
 
 concept:
   # Text to image, once: the neutral reference. No outfit, mood or drama: what is in it leaks into everything.
@@ -44,7 +44,7 @@ identity_line:
 
 # Who makes the images: charloom draws them (paperdoll), or you bring your own. For those write
 #   images: {{source: folder, path: resources/characters/{id}}}
-# and take doll out. results/{id}/prompts.html says what to tell a generator and is made before there is any image.
+# and remove doll. results/{id}/prompts.html has the prompts for a generator, and is made before there is any image.
 images:
   source: paperdoll
 doll:                            # the person that the paperdoll source draws
@@ -231,7 +231,7 @@ DESCRIBED = """\
 {editor_line}
 # {name}. Every key: config/schemas/character.schema.yaml; worked examples: config/examples/
 name: {name}
-trigger: {trigger}{pad}# a word that no model knows, 4 to 6 letters and digits; it will mean this character
+trigger: {trigger}{pad}# a word that no model knows, 4 to 6 letters and digits; it will stand for this character
 {what}
 {further}
 concept:

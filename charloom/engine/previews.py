@@ -7,7 +7,7 @@ pictures drawn beside it nor the process that draws it: one picture at a time, b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charloom.core.errors import UserError
+from charloom.core.errors import UserError, reason
 from charloom.engine import memory
 from charloom.engine.compile import attention, by_rule, compile_blocks, is_compiled, plain_blocks
 from charloom.engine.options import EngineOptions
@@ -113,17 +113,33 @@ def batch_size(device: torch.device) -> int:
     return 1 if device.type == "cuda" else BATCH
 
 
-def predict_for(model: nn.Module, options: EngineOptions, device: torch.device) -> Predict:
+def predict_for(
+    model: nn.Module, options: EngineOptions, device: torch.device, log: Callable[[str], None] = lambda _: None
+) -> Predict:
     """The model's forward pass for the sampler, as fast as ``options`` allow.
 
-    Not recorded as a CUDA graph: a picture keeps the GPU busy for longer than launching takes.
+    Where its blocks cannot be compiled (no C compiler, say), it goes on without and says so once in ``log``. Not
+    recorded as a CUDA graph: a picture keeps the GPU busy for longer than launching takes.
     """
     if device.type == "cuda" and options.compile:
         compile_blocks(model, options.cudnn_attention)
 
-    def predict(x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
+    def run(x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
         with attention(options.cudnn_attention), by_rule() if is_compiled(model) else contextlib.nullcontext():
             return forward(model, x, t, caps, pad)
+
+    def predict(x: Tensor, t: Tensor, caps: Tensor, pad: Tensor) -> Tensor:
+        try:
+            return run(x, t, caps, pad)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if not is_compiled(model):
+                raise
+            problem = f"{type(error).__name__}: {reason(error)}"[:200]
+        plain_blocks(model)
+        log(f"torch.compile does not work here, drawing without ({problem})")
+        return run(x, t, caps, pad)
 
     return predict
 
@@ -148,6 +164,7 @@ class Adapters:
             UserError: a file does not fit the model.
         """
         if not is_compiled(self.model):
+            self.remove()  # of before compiling turned out not to work
             with load_stack(self.model, parts) if parts else contextlib.nullcontext():
                 yield
             return

@@ -224,11 +224,10 @@ def torch_device(
         if name == "cpu" and size > BIG:
             raise UserError(
                 f"base {lock['name']} ({size / 1e9:.0f} GB) needs a GPU and torch {torch.__version__} finds none: "
-                "install torch for your GPU as pytorch.org says, rent one (docs/cluster.md), or set device: cpu and "
-                "wait for days"
+                "`charloom doctor` says why; else rent one (docs/cluster.md), or set device: cpu and wait for days"
             )
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {name}: torch finds no CUDA device; set device: cpu or install a CUDA build of torch")
+        raise UserError(f"device {name}: torch finds no CUDA device; `charloom doctor` says why, or set device: cpu")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("device mps: torch finds none of Apple's GPUs; set device: auto")
     if lines := packages.of_job(os.environ.get(packages.VARIABLE, ""), sys.argv, name.startswith("cuda")):

@@ -47,12 +47,27 @@ def make(
 
     fp32 with quantization ``none``, else bf16; float8, int8 and nf4 store the Linears of the blocks in fewer bits. The
     adapter is merged before quantising, which would round it away. Weights go through ``device`` one by one; main
-    memory holds those that are finished.
+    memory holds those that are finished. If a GPU has no room for that beside what else it does, the CPU takes over.
 
     Raises:
         UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full; nf4 without
             bitsandbytes.
     """
+    import torch
+
+    try:
+        return _made(lock, settings, output, store, tell, device)
+    except torch.OutOfMemoryError:
+        if torch.device(device).type == "cpu":
+            raise
+    torch.cuda.empty_cache()  # only here are the frames gone that hold what was made
+    tell("the GPU has no room to prepare the base now: the CPU does it, which takes longer")
+    return _made(lock, settings, output, store, tell, "cpu")
+
+
+def _made(
+    lock: dict[str, Any], settings: dict[str, Any], output: Path, store: Store, tell: Log, device: Any
+) -> dict[str, Any]:
     import torch
 
     from charloom.core.tensors import write_safetensors
@@ -95,12 +110,25 @@ def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
     """The prepared transformer, frozen, as :func:`charloom.zimage.weights.load_transformer` gives it.
 
     ``dtype`` is for the weights that are not quantised. Tensors go to ``device`` one by one, so that none is in memory
-    twice; quantised Linears use the fastest product that the device supports.
+    twice; quantised Linears use the fastest product that the device supports. What a GPU cannot hold all at once stays
+    in main memory, from where the engine places it block by block.
 
     Raises:
         UserError: the file is damaged or does not fit the base's config; nf4 without bitsandbytes; weights that the
             device cannot hold.
     """
+    import torch
+
+    try:
+        return _loaded(lock, prepared, dtype, device)
+    except torch.OutOfMemoryError:
+        if torch.device(device).type == "cpu":
+            raise
+    torch.cuda.empty_cache()  # only here are the frames gone that hold what was loaded
+    return _loaded(lock, prepared, dtype, torch.device("cpu"))
+
+
+def _loaded(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
     from safetensors import SafetensorError, safe_open
 
     from charloom.kernels import quantize

@@ -138,7 +138,7 @@ class Painter:
             model = engine.load_transformer(root, single, device, options, precision)
         self.model = model
         self.vae = engine.quick_decoder(weights.load_vae(locks.locate(lock, "vae", store)), device)
-        self.predict = engine.predict_for(model, options, device)
+        self.predict = engine.predict_for(model, options, device, log)
         self.adapters = engine.Adapters(model, options, self.predict)
         self._batches: dict[tuple[int, int], int] = {}
 

@@ -208,6 +208,25 @@ def test_room_on_the_disk_is_checked_before_the_prepared_base(
     assert text.startswith(f"{tmp_path / 'out.safetensors'}: needs ") and "free some space" in text
 
 
+@pytest.mark.parametrize("work", ["make", "load"])
+def test_what_a_gpu_has_no_room_for_is_done_by_the_cpu(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, said = [], []
+
+    def tight(*arguments: Any) -> str:
+        asked.append(str(arguments[-1]))
+        if asked[-1] != "cpu":
+            raise torch.OutOfMemoryError
+        return "done"
+
+    monkeypatch.setattr(prepared, {"make": "_made", "load": "_loaded"}[work], tight)
+    if work == "make":
+        assert prepared.make({}, {}, Path("out"), Store("store"), said.append, torch.device("cuda")) == "done"
+        assert said == ["the GPU has no room to prepare the base now: the CPU does it, which takes longer"]
+    else:
+        assert prepared.load({}, Path("base"), torch.bfloat16, torch.device("cuda")) == "done"
+    assert asked == ["cuda", "cpu"]
+
+
 # The base's file
 
 

@@ -18,7 +18,7 @@ from charloom.config import project, scaffold
 def test_new_writes_a_file_that_passes_the_checks_and_is_never_overwritten(root):
     result = call("new", "mara")
     assert result.exit_code == 0 and "written" in said(result) and "to do" not in said(result)
-    sheet, final = (said(result).index(f"results/mara/{file}") for file in ("prompts.html", "final.safetensors"))
+    sheet, final = (said(result).index(command) for command in ("results/mara/prompts.html", "--cores 2 mara"))
     assert said(result).index("charloom lint mara") < sheet < final
     character = project.load(root).characters["mara"]
     assert (character.name, character.trigger, len(character.shots)) == ("Mara", "m4ra", 30)
@@ -113,6 +113,10 @@ Job 5: base paperdoll
 Reason: Missing output files: work/bases/paperdoll.lock.json
 Shell command: run lock_base x
 [now]
+Job 7: mara: picture img-1
+Reason: Missing output files: results/mara/dataset/img-1.png
+Shell command: stored 'my store/a.png' a.png || run convert_picture --output a.png 2> logs/convert_picture/img-1.log
+[now]
 Job 6: leyla: step 50
 Reason: Forced execution
 """
@@ -124,9 +128,10 @@ def test_plan_groups_jobs_and_keeps_the_first_causes():
     assert found["leyla", "encode_caption"].causes == {"follows from that": 1, "its input changed": 1}
     assert found["leyla", "encode_caption"].files == ["config/captions/leyla/fullbody-09.txt"]
     assert found["", "lock_base"].jobs == 1
+    assert found["mara", "convert_picture"].jobs == 1  # by its rule, for which there is a price
     lines = planning.summary(list(found.values()))
     assert found["leyla", "step"].causes == {"forced": 1}
-    assert lines[0].startswith("5 jobs to do") and lines[1] == "shared:"
+    assert lines[0].startswith("6 jobs to do") and lines[1] == "shared:"
     assert planning.summary([]) == ["Nothing to do: everything is up to date."]
 
 

@@ -210,12 +210,16 @@ def test_what_the_default_recipe_needs_on_a_gpu_is_a_note(monkeypatch, tmp_path,
     assert one.verdict == (doctor.NOTE if gpu else doctor.OK) and "pip install 'charloom[cuda]'" in one.remedy
 
 
-def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("build", "remedy"), [(None, "pip uninstall -y torch"), ("13.0", "driver to one for CUDA 13.0")]
+)
+def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch, tmp_path, build, remedy):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", build)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
     monkeypatch.setattr(doctor.subprocess, "run", lambda *a, **k: types.SimpleNamespace(stdout="580.1\n"))
     one = findings(monkeypatch, tmp_path)["GPU"]
-    assert one.verdict == doctor.PROBLEM and "driver 580.1" in one.found and "pytorch.org" in one.remedy
+    assert one.verdict == doctor.PROBLEM and "driver 580.1" in one.found and remedy in one.remedy
 
 
 def test_a_hub_out_of_reach_is_a_note_with_a_remedy(monkeypatch, tmp_path):

@@ -35,6 +35,9 @@ def test_a_folder_without_words_needs_three_lines(root: Path, tmp_path_factory: 
     result = call("new", "mara", "--images", str(folder))
     assert result.exit_code == 0 and "6 pictures" in said(result) and "0 with a caption" in said(result)
     assert "class person: the captions do not say" in said(result) and "to do" not in said(result)
+    next_steps = said(result).partition("next:")[2]
+    assert "snakemake --profile profiles/gpu-16gb --cores 8 mara\n" in next_steps
+    assert "prompts.html" not in next_steps  # the pictures are there
     found = written("mara")
     assert found.pop("base") == "z-image-turbo" and found.pop("name") == "Mara" and found.pop("class") == "person"
     assert found == {"trigger": "m4ra", "images": {"source": "folder", "path": folder.as_posix()}}
@@ -126,7 +129,9 @@ def test_a_class_without_pictures_gets_a_file_to_edit(root: Path, kind: str) -> 
 
 def test_no_two_characters_get_one_trigger(root: Path) -> None:
     for name in ("mara", "m-ara", "m_ara"):
-        assert call("new", name).exit_code == 0
+        result = call("new", name)
+        # Drawn by the miniature, for which a GPU's profile is none.
+        assert result.exit_code == 0 and said(result).endswith(f"  snakemake --cores 2 {name}\n")
     assert len({written(name)["trigger"] for name in ("mara", "m-ara", "m_ara")}) == 3
     assert not project.read(root).broken
 

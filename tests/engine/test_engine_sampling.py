@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -273,6 +274,34 @@ def test_a_file_of_another_model_is_told_below_compiled_blocks(compiled, tmp_pat
             [(tmp_path / "wrong.safetensors", 1.0)]
         ):
             pass
+
+
+def test_blocks_that_cannot_be_compiled_draw_without(monkeypatch, tmp_path) -> None:
+    """As without a C compiler: compiled code is an error when first called, and every picture is drawn all the same."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model, plain = (prepare(build_transformer().eval().requires_grad_(False)) for _ in range(2))
+    said: list[str] = []
+    predict = engine.predict_for(model, EngineOptions(), SimpleNamespace(type="cuda"), said.append)
+    adapters = engine.Adapters(model, EngineOptions(), predict)
+    for seed, name in enumerate(("a", "b")):
+        write_safetensors(tmp_path / f"{name}.safetensors", lora_of(plain, seed), {})
+    x, caps = torch.randn(1, 16, 8, 8), torch.randn(1, 32, CAPTION_WIDTH)
+    t, pad = torch.full((1,), 0.4), torch.zeros(1, 32, 1, dtype=torch.bool)
+    with torch.no_grad():
+        for names in ("a", "", "b"):
+            parts = [(tmp_path / f"{name}.safetensors", 1.0) for name in names]
+            with adapters.applied(parts):
+                found = predict(x, t, caps, pad)
+            with load_stack(plain, parts) if parts else contextlib.nullcontext():
+                torch.testing.assert_close(found, forward(plain, x, t, caps, pad), rtol=1e-3, atol=1e-4)
+    assert len(said) == 1 and said[0].startswith("torch.compile does not work here, drawing without (")
+    torch._dynamo.reset()
 
 
 # What the recipe says

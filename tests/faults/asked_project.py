@@ -1,7 +1,7 @@
 """The project that asks others: pictures by an API, captions by an API, a judge that is found out by itself.
 
 Beside Mara, whose LoRA is made, Orla's pictures are drawn by a pipeline on this machine, with a further data set, and
-of Nika there is the reference of a drawn person.
+of Nika, a drawn person, there are the reference and a picture.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ RECIPE = {
     "data": {"resolutions": [64]},
 }
 ORLA = ("source/closeup-01.png", "dataset/others/a-1.png", "dataset/others/a-1.txt")
-TARGETS = (TARGET, *(f"results/orla/{name}" for name in ORLA), "results/nika/reference.png")
+NIKA = ("reference.png", "source/closeup-01.png")
+TARGETS = (TARGET, *(f"results/orla/{name}" for name in ORLA), *(f"results/nika/{name}" for name in NIKA))
 RULES = (
-    *("caption_image", "convert_set_picture", "draw_picture", "draw_reference", "generate_picture"),
-    *("generate_reference", "lock_judge", "make_reference", "propose_captions", "score_checkpoint"),
-    *("study_references", "take_set_caption", "write_caption"),
+    *("caption_image", "convert_set_picture", "crop_watermark", "draw_picture", "draw_reference", "generate_picture"),
+    *("generate_reference", "lock_judge", "make_reference", "make_source_image", "propose_captions"),
+    *("score_checkpoint", "study_references", "take_set_caption", "write_caption"),
 )
-"""The rules that faults are about here: those of no other project, and two that do something else here."""
+"""The rules that faults are about here: those of no other project, and three that do something else here."""
 ASKING = ("caption_image", "generate_picture", "generate_reference")
 
 

@@ -1,5 +1,5 @@
-"""What goes wrong inside a job: killed at its k-th system call of note or after a while, memory that runs out, a GPU
-that is lost, a disk without room, a clock that was set back.
+"""What goes wrong inside a job: killed at its k-th system call of note, after a while or at its end, memory that runs
+out, a GPU that is lost, a disk without room, a clock that was set back.
 
 The fault and the folder for notes come by the environment: ``FAULT`` (JSON) and ``FAULTS_NOTES``. Only the first job of
 the fault's rule meets it.
@@ -91,8 +91,11 @@ def install(request: dict[str, Any]) -> None:
     if os.environ.get("FAULTS_COUNT") and not request.get("snakemake"):
         _count(arguments)
     kind = fault.get("kind")
-    if kind == "kill" and "event" in fault:
-        _at_event(fault["event"], _die)
+    if kind == "kill":
+        # A job that is over before dies at its end, its files made and nobody told.
+        atexit.register(_die if "event" in fault else lambda: time.sleep(60))
+        if "event" in fault:
+            _at_event(fault["event"], _die)
     elif kind in ("out of memory", "GPU lost"):
         _fail_products(kind, fault["call"])
     elif kind == "clock set back":

@@ -7,7 +7,6 @@ of bytes are the same for all (:func:`undergo`).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import random
@@ -19,16 +18,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fault_project import ASKED, Project, Run, Template, outputs
+from fault_plan import ABOUT, place_of
+from fault_project import Project, Run, Template, outputs
 from small_project import TARGET
 
 KINDS: dict[str, Callable[[Project, random.Random], str]] = {}
-ABOUT: dict[str, str] = {}
-"""Kinds that are about a job, by the rules in question: ``rules``, ``computing`` or ``asking`` of a template."""
-INSIDE = ("kill_job", "out_of_memory", "gpu_lost", "clock_set_back", "disk_full")
+INSIDE = ("kill_every_rule", "kill_job", "out_of_memory", "gpu_lost", "clock_set_back", "disk_full")
 """Kinds that a job notes when it meets them."""
-IN_FLIGHT = ("kill_job", "kill_snakemake", "kill_everything", "power_cut", "kill_in_flight", "server_fails")
+IN_FLIGHT = (
+    *("kill_every_rule", "kill_job", "kill_snakemake", "kill_everything", "power_cut", "kill_in_flight"),
+    "server_fails",
+)
 """Kinds that may keep an answer from being stored."""
+SPREAD = (math.sqrt(5) - 1) / 2
+"""Its multiples, without their whole part, are spread evenly however many there are."""
 LEFT = ("logs", "benchmarks")
 """Folders of files that nobody reads back."""
 
@@ -68,6 +71,19 @@ def undo(project: Project, chance: random.Random) -> dict:
     rule = project.rule
     project.undo({rule}, store=rule in project.template.computing or chance.random() < 0.7)
     return project.template.job(rule)
+
+
+@about("rules")
+def kill_every_rule(project: Project, chance: random.Random) -> str:
+    """SIGKILL of a job that has all of its work to do: seeds are spread over its length, and some come at its end."""
+    project.undo({project.rule}, store=True)
+    job = project.template.job(project.rule)
+    event = 1 + int(1.2 * (project.seed * SPREAD % 1) * job["events"])
+    run = project.run({"kind": "kill", "rule": job["rule"], "event": event})
+    if not (project.notes / "met").exists():
+        raise AssertionError("no job was killed")
+    where = f"system call {event} of {job['events']}" if event <= job["events"] else "at its end"
+    return f"{job['rule']}, {where}: Snakemake ended with {run.code}"
 
 
 @about("rules")
@@ -303,36 +319,7 @@ def gpu_lost(project: Project, chance: random.Random) -> str:
     return _device(project, chance, "GPU lost")
 
 
-TWICE = ("kill_job", "disk_full")
-"""Kinds that come twice in a round, so that 320 faults have each rule's job meet them."""
-
-OTHERS = 1000
-"""The first seed of faults of the project that asks others; those of the two before it stay what they were."""
-
 NAMED = re.compile(r"\b((?:results|work)/[^\s:;,'\"()]+)")
-
-
-def plan(kinds: list[str], count: int, seed: int) -> list[tuple[str, int]]:
-    """Kinds and their seeds, in turn."""
-    turn = [name for name in kinds for _ in range(1 + (name in TWICE))]
-    nexts = {name: itertools.count(seed) for name in kinds}
-    return [(name, next(nexts[name])) for name in itertools.islice(itertools.cycle(turn), count)]
-
-
-def place_of(templates: list[Template], name: str, seed: int) -> tuple[Template, str]:
-    """The project and the rule that a fault is about: all rules of all projects in turn, or the projects in turn."""
-    templates = [one for one in templates if (one.name == ASKED) == (seed >= OTHERS)]
-    if name not in ABOUT:
-        return templates[seed % 3 % len(templates)], ""  # the first project is the faster one
-    known: dict[str, Template] = {}
-    for template in templates:
-        for rule in getattr(template, ABOUT[name]):
-            known.setdefault(rule, template)
-    rules = sorted(known)
-    # A stride, so that a few seeds are spread over all rules.
-    stride = next(n for n in (7, 11, 13, 1) if math.gcd(n, len(rules)) == 1)
-    rule = rules[seed * stride % len(rules)]
-    return known[rule], rule
 
 
 def undergo(templates: list[Template], place: Path, name: str, seed: int) -> Outcome:

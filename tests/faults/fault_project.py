@@ -344,7 +344,9 @@ def build_template(place: Path, server: Server, name: str = "plan") -> Template:
     producers = {row[0]: row[2] for row in rows}
     template.inputs = {row[0]: set(row[4].split(",")) for row in rows}
     for job in template.jobs:
-        job["made"] = [name for name in job["named"] if producers.get(name) == job["rule"]]
+        own = [name for name, rule in producers.items() if rule == job["rule"]]
+        # Where a job is told a folder instead of its files, it is the only one of its rule.
+        job["made"] = [name for name in job["named"] if name in own] or own
     template.final = hashlib.sha256((folder / TARGET).read_bytes()).hexdigest()
     return template
 

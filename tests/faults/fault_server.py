@@ -86,10 +86,16 @@ class Server:
             )
             command = [*cut, sys.executable, __file__, str(self.socket), *([str(self.shop)] if asked else [])]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        until = time.monotonic() + 300
+        try:
+            self._wait(folder / "server.log", time.monotonic() + 300)
+        except BaseException:  # who waits may be told to end
+            self.close()
+            raise
+
+    def _wait(self, log: Path, until: float) -> None:
         while not self.socket.exists():
             if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((folder / "server.log").read_text())
+                raise RuntimeError(log.read_text())
             time.sleep(0.05)
 
     @property
@@ -98,7 +104,8 @@ class Server:
         return (self.shop / "url").read_text() if self.shop.exists() else ""
 
     def close(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: with the shop, without the jobs
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: with the shop, without the jobs
         self.process.wait()
 
     def start(self, folder: Path, arguments: list[str], environment: dict[str, str], output: Path) -> socket.socket:

@@ -10,7 +10,6 @@ import datetime
 import importlib.metadata
 import json
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import psutil  # noqa: E402
 import small_project  # noqa: E402
 import yaml  # noqa: E402
 from asked_project import RECIPE  # noqa: E402
+from fault_place import workplace  # noqa: E402
 from fault_project import Project, Template, prepare  # noqa: E402
 from fault_server import Server  # noqa: E402
 from small_project import edit  # noqa: E402
@@ -112,10 +112,10 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("work/soak.json"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        server = Server(Path(name))
+    with workplace() as folder:
+        server = Server(folder)
         try:
-            found = soak(Path(name, "soak"), server, arguments.characters, arguments.cores)
+            found = soak(folder / "soak", server, arguments.characters, arguments.cores)
         finally:
             server.close()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

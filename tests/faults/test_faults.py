@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -11,7 +13,8 @@ import asked_kinds
 import asked_project
 import fault_shop
 import pytest
-from fault_kinds import ABOUT, KINDS, OTHERS, TWICE, place_of, plan, undergo
+from fault_kinds import KINDS, undergo
+from fault_plan import ABOUT, EVERY, OTHERS, TWICE, coverage, place_of, plan
 from fault_project import ASKED, SECRET, Project, Template, build_template
 from fault_server import Server
 from soak import soak
@@ -21,10 +24,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, mounts a
 ALONE = sorted(kind for kind in KINDS if ABOUT.get(kind) != "asking")
 SAMPLE = [
     *((kind, 0) for kind in ALONE),
-    *(("kill_job", 1), ("kill_job", 2), ("disk_full", 1), ("flipped_result", 1), ("flipped_store", 1)),
+    *((EVERY, 3), ("disk_full", 1), ("flipped_result", 1), ("flipped_store", 1)),
     ("truncated_file", 2),
 ]
-"""Twenty: each kind, and several of those that have found something."""
+"""Twenty: each kind, a job that is killed at its end, and several of those that have found something."""
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +60,28 @@ def test_what_is_wrong_afterwards_is_seen(template: Template, tmp_path) -> None:
         ]
 
 
+def templates_of(**rules: list[str]) -> list[Template]:
+    job = {"events": 1, "calls": 0, "made": [], "stored": []}
+    return [
+        Template(name, Path(), None, [{**job, "rule": rule} for rule in some], "", {}) for name, some in rules.items()
+    ]
+
+
+def test_a_job_of_each_rule_is_killed_before_anything_is_left_to_chance() -> None:
+    rules = [f"rule_{number}" for number in range(31)]
+    templates = templates_of(plan=rules[:20], folder=rules[10:], asked=[*asked_project.RULES, "train_segment"])
+    planned = coverage(templates, 2, 5)
+    assert len(planned) == len(set(planned)) and not set(planned) & set(plan(ALONE, 320, 0))
+    found = sorted(place_of(templates, *which)[1] for which in planned)
+    assert found == sorted([*rules, *asked_project.RULES] * 2)
+
+
 def test_every_rule_s_job_meets_a_kill_and_a_full_disk() -> None:
     """In the faults that are tried without further words."""
     tried = plan(ALONE, 320, 0)
     assert len(tried) == len(set(tried)) == 320
-    job = {"events": 1, "calls": 0, "made": [], "stored": []}
     rules = [f"rule_{number}" for number in range(32)]
-    templates = [
-        Template(name, Path(), None, [{**job, "rule": rule} for rule in some], "", {})
-        for name, some in (("plan", rules[:20]), ("folder", rules[10:]))
-    ]
+    templates = templates_of(plan=rules[:20], folder=rules[10:])
     for kind in TWICE:
         seeds = [seed for name, seed in tried if name == kind]
         assert {place_of(templates, kind, seed)[1] for seed in seeds} == set(rules)
@@ -75,11 +90,34 @@ def test_every_rule_s_job_meets_a_kill_and_a_full_disk() -> None:
 def test_every_rule_of_the_project_that_asks_meets_a_kill_and_a_full_disk() -> None:
     tried = asked_kinds.plan(sorted(KINDS), 72)
     assert len(tried) == len(set(tried)) and not set(tried) & set(plan(ALONE, 320, 0))
-    jobs = [{"rule": rule, "events": 1, "calls": 0} for rule in (*asked_project.RULES, "train_segment")]
-    templates = [Template("plan", Path(), None, [], "", {}), Template(ASKED, Path(), None, jobs, "", {})]
+    templates = templates_of(plan=[], asked=[*asked_project.RULES, "train_segment"])
     for kind, rules in (*((kind, asked_project.RULES) for kind in TWICE), ("kill_in_flight", asked_project.ASKING)):
         places = [place_of(templates, kind, seed) for name, seed in tried if name == kind]
         assert {rule for _, rule in places} == set(rules) and {one.name for one, _ in places} == {ASKED}
+
+
+ENDED = """
+import subprocess, sys, time
+from fault_place import workplace
+with workplace() as folder:
+    (folder / "disk").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "faults", folder / "disk"], capture_output=True)
+    (folder / "disk/made").touch()
+    sleeper = subprocess.Popen(["sleep", "600"], cwd=folder / "disk", start_new_session=True)
+    print(folder, sleeper.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_that_is_ended_leaves_nothing() -> None:
+    command = [sys.executable, "-c", ENDED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent) as run:
+        folder, sleeper = run.stdout.readline().split()
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == 128 + signal.SIGTERM
+    assert not Path(folder).exists() and folder not in Path("/proc/mounts").read_text()
+    status = Path(f"/proc/{sleeper}/stat")
+    assert not status.exists() or ") Z" in status.read_text()
 
 
 def test_what_is_paid_for_twice_is_seen(template: Template, tmp_path) -> None:
