@@ -126,7 +126,7 @@ def drawn_before(wildcards):
         here
         and bool(first)
         and int(wildcards.step) >= first
-        and training.draws(person(name))
+        and training.draws(person(name), HAS_GPU)
     )
 
 

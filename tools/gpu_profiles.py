@@ -7,10 +7,11 @@ Each says in a comment what was estimated for the default recipe, and which budg
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from charloom.cli.pricing import BESIDE
+from charloom.cli.pricing import BESIDE, CONTEXT
 from charloom.config.project import load
 from charloom.workflow import price
 
@@ -48,11 +49,17 @@ def text(size: int) -> str:
     measured = MEASURED.get(32.0 if budget > 32 and not found.recomputing else budget)
     said = f"Measured on an H100 {measured}." if measured else "No measurement at this size."
     encoder = "bf16" if size >= BF16_TEXTS else "float8"
-    limit = f", memory: {budget:g}" if size < BF16_TEXTS else ""
+    need, memory, previews = price.drawing(recipe(size)), budget, ""
+    if budget < need <= size - CONTEXT:
+        memory = math.ceil(10 * need) / 10
+        previews = (
+            f"\n# Previews need {need:.1f} GiB, therefore memory is {memory:g} instead of {budget:g}. If other programs"
+            "\n# leave less, close them, or set sample: {disable: true}, which ships the last checkpoint."
+        )
+    limit = f", memory: {memory:g}" if size < BF16_TEXTS else ""
     note = "GiB; leaves the rest to the desktop" if limit else "memory: auto, i.e. all that is free"
     more = "" if size < BF16_TEXTS else " or more"
-    need, previews = price.drawing(recipe(size)), ""
-    if need > budget:
+    if need > memory:
         limit += ", sample: {disable: true}"
         previews = f"\n# Previews would need {need:.1f} GiB: none are drawn, and the last checkpoint is shipped."
     return f"""# One GPU with {size} GB{more}:  snakemake --profile profiles/gpu-{size}gb --cores 8

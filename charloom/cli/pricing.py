@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from charloom.cli.planning import Group
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
 from charloom.report.numbers import duration
-from charloom.workflow import price
+from charloom.workflow import devices, price
 
 BESIDE = 1.5
 """GiB of a card that are not for training: the desktop, the driver, cuBLAS workspaces; as profiles/gpu-16gb leaves."""
@@ -54,16 +55,20 @@ def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in own or of_profile)}
 
 
-def card() -> float | None:
-    """GiB of the first GPU, by its driver; None without one."""
-    if not (program := shutil.which("nvidia-smi")):
+def card(device: str) -> float | None:
+    """GiB of the smallest GPU that jobs on ``device`` may get, by its driver; None without one."""
+    program = shutil.which("nvidia-smi")
+    mine = {one.identity for one in devices.named(device)} if program else set()
+    if not program or not mine:
         return None
-    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    command = [program, "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return float(done.stdout.split()[0]) / 1024
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError):
         return None
+    rows = [re.fullmatch(r"GPU-([\da-f-]+), *(\d+)", line.strip()) for line in done.stdout.splitlines()]
+    sizes = [int(row[2]) / 1024 for row in rows if row and row[1].replace("-", "") in mine]
+    return min(sizes, default=None)  # a part of a GPU is not listed
 
 
 def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) -> list[str]:
@@ -80,7 +85,9 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         return []
     character = workflow.characters[name]
     recipe, base = character.recipe, workflow.bases[character.base]
-    steps = character.saved_steps[-1] if "train_segment" in jobs else 0
+    # The last segments are missing: earlier ones are there before a longer training starts.
+    ends = [0, *character.saved_steps]
+    steps = ends[-1] - ends[max(0, len(ends) - 1 - jobs.get("train_segment", 0))]
     people = {one.id: one.saved_steps[-1] for one in workflow.characters.values() if one.base == character.base}
     known = (root / WORK.lock(base.name)).exists()
     # Before a base was ever used here, records of characters that now use it are of another base.
@@ -88,17 +95,18 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     if base.miniature:
         stages = [one for one in price.stages(jobs, recipe, steps, None, here) if one.measured]
         return _times(stages, jobs, []) if stages else []
-    budget = _budget(recipe)
+    there = card(workflow.device)
+    budget = _allowed(recipe, there, BESIDE)
     if "train_segment" in jobs and budget is not None:
         _refuse(name, recipe, budget)
-    _refuse_drawing(name, recipe, jobs)
+    _refuse_drawing(name, recipe, jobs, there)
     stages = price.stages(jobs, recipe, steps, budget, here)
     out = _times(stages, jobs, [] if all(one.measured for one in stages) else ["on an H100; other cards are slower"])
     need = price.gpu_memory(recipe, budget)
     previews = f", previews {need['previews']:.1f}" if set(DRAWING) & set(jobs) else ""
     out.append(
         f"  GPU memory: training {need['train']:.1f} GiB{_how(recipe, budget)}{previews}, texts {need['texts']:.1f}; "
-        f"main memory {price.main_memory(recipe, budget):.0f} GiB"
+        f"main memory {price.main_memory(recipe, budget, jobs):.0f} GiB"
     )
     images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
     disk = price.disk(recipe, images, drawn, len(character.saved_steps))
@@ -116,27 +124,16 @@ def _short(needed: float, store: Path) -> str:
     return f", but the disk of {there} has {free:.0f} GB free: free some space first" if free < needed else ""
 
 
-def _limits(recipe: dict[str, Any]) -> list[float]:
-    """GiB of GPU memory that the recipe allows, where it does."""
-    given = [float(recipe["memory"])] if recipe["memory"] != "auto" else []
-    return [*given, 9.0] if recipe["low_vram"] else given
+def _allowed(recipe: dict[str, Any], there: float | None, others: float) -> float | None:
+    """GiB that may be used of a card of ``there`` GiB, of which ``others`` take some; None where nothing limits it."""
+    limits = [price.limit(recipe), None if there is None else there - others]
+    return min((one for one in limits if one is not None), default=None)
 
 
-def _budget(recipe: dict[str, Any]) -> float | None:
-    """GiB that training may use; None where nothing limits it."""
-    limits = _limits(recipe)
-    if (there := card()) is not None:
-        limits.append(there - BESIDE)
-    return min(limits, default=None)
-
-
-def _refuse_drawing(name: str, recipe: dict[str, Any], jobs: dict[str, int]) -> None:
+def _refuse_drawing(name: str, recipe: dict[str, Any], jobs: dict[str, int], there: float | None) -> None:
     """Previews are drawn by a model that is whole in GPU memory: blocks in main memory are for training alone."""
-    limits = _limits(recipe)
-    if (there := card()) is not None:
-        limits.append(there - CONTEXT)
     found = [rule for rule in DRAWING if rule in jobs]
-    need, allowed = price.drawing(recipe), min(limits, default=None)
+    need, allowed = price.drawing(recipe), _allowed(recipe, there, CONTEXT)
     if not found or allowed is None or need <= allowed:
         return
     others = set(found) - set(PREVIEWS)

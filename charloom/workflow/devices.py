@@ -106,7 +106,7 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
         return []
     if len(_leases) >= count:
         return list(_leases)[:count]  # asked once more
-    devices = _named(name)
+    devices = named(name)
     if not devices and count == 1:
         return []  # another maker's, or none: whoever asks for it says so
     if len(devices) < count:
@@ -126,12 +126,16 @@ def beside(name: str) -> list[str]:
     """
     if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
         return []
-    return [device.place for device in _named(name)[-1:]]
+    return [device.place for device in named(name)[-1:]]
 
 
-def _named(name: str) -> list[Device]:
-    """The GPUs that ``name`` may mean."""
-    devices = visible()
+def named(name: str) -> list[Device]:
+    """The GPUs that ``name``, a device of ``config.yaml``, may mean.
+
+    Raises:
+        UserError: there is no such GPU.
+    """
+    devices = visible() if name.startswith(("auto", "cuda")) else []
     if ":" not in name or not devices:
         return devices
     index = int(name.partition(":")[2])

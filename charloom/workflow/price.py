@@ -11,14 +11,16 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charloom.engine.options import EngineOptions
+
 GIB = 2**30
 BYTES = {"float8": 1.0, "int8": 1.0, "nf4": 0.5625, "bf16": 2.0, "none": 4.0}
-"""Bytes per weight of a quantised Linear, scales included."""
+"""Bytes per weight of a Linear of the blocks; with nf4's scales, the others' are a thousandth."""
 STATE = {"adamw8bit": 2, "adamw": 8, "lion": 4, "adafactor": 0.1, "prodigy": 16}
 """Bytes of optimiser state per trained parameter."""
 KEPT = 40.0
@@ -42,6 +44,8 @@ LINK = 52e9
 ROOM, MARGIN, FRAGMENTATION = 1.7, 0.25, 0.92
 """GiB that a picture of 1024 x 1024 needs beside the transformer, GiB left for others, and the share of what is free
 that may be allocated: as the engine decides before it loads a model to draw with."""
+PYTHON, PREPARING = 4.0, 16.0
+"""GiB of main memory of Python with torch, and of preparing a base."""
 START, EXCHANGE = 50.0, 2.2
 """Seconds of the trainer before its first step, and around each checkpoint's previews."""
 DRAWN = 0.16
@@ -71,12 +75,25 @@ class Model:
     hidden: int = 10240
     modulation: int = 256
     total: int = 6_154_908_736
+    wide: int = 256_668_736
+    """Parameters that are never quantised: modulation, embedders, norms, the noise refiner's attention."""
     text_encoder: int = 4_022_468_096
+    text_wide: int = 389_152_256
 
     @property
     def block(self) -> int:
         """Parameters of one block."""
-        return 4 * self.dim**2 + 3 * self.dim * self.hidden + 4 * self.dim * (self.modulation + 1)
+        return self.linears + self.modulated
+
+    @property
+    def linears(self) -> int:
+        """Parameters of one block that are quantised."""
+        return 4 * self.dim**2 + 3 * self.dim * self.hidden
+
+    @property
+    def modulated(self) -> int:
+        """Parameters of one block's modulation."""
+        return 4 * self.dim * (self.modulation + 1)
 
     def adapter(self, rank: int, modules: Any) -> int:
         """Parameters of a LoRA: in + out of every adapted Linear, times the rank."""
@@ -84,6 +101,11 @@ class Model:
         own = {"attention": attention, "attention+mlp": attention + mlp}
         each = own.get(modules if isinstance(modules, str) else "", attention + mlp + self.modulation + 4 * self.dim)
         return self.layers * each * rank
+
+
+def weights(kind: str, total: int, wide: int) -> float:
+    """Bytes of ``total`` parameters in a number format, of which ``wide`` are never quantised."""
+    return (total - wide) * BYTES[kind] + wide * (4.0 if kind == "none" else 2.0)
 
 
 @dataclass(frozen=True)
@@ -106,10 +128,10 @@ def training(
 ) -> Fit:
     """How the largest batch fits into ``budget`` GiB (None: whatever it takes with every block keeping everything)."""
     model = model or Model()
-    width = BYTES[recipe["quantization"]["transformer"]]
+    kind = recipe["quantization"]["transformer"]
     trained = model.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
-    block = model.block * width
-    fixed = model.total * width + trained * (8 + STATE[recipe["train"]["optimizer"]])
+    block = weights(kind, model.block, model.modulated)
+    fixed = weights(kind, model.total, model.wide) + trained * (8 + STATE[recipe["train"]["optimizer"]])
     largest = tokens(edge or max(recipe["data"]["resolutions"])) * recipe["train"]["batch_size"] * model.dim
     preserving = any(part["enabled"] for part in recipe["train"]["preservation"].values())
     largest *= 2 if preserving else 1  # one more forward pass whose activations live until the backward pass
@@ -125,8 +147,8 @@ def training(
         0 if swapped else model.layers if budget is None else int(min(model.layers, max(0, (limit - least) // extra)))
     )
     copies = 0.0  # transposed float8 weights, where there is room for them (fitting.roomy)
-    if kept == model.layers and width == 1 and 2 * fixed + 0.85 * KEPT * largest * model.layers <= limit:
-        copies = block * model.layers
+    if kept == model.layers and kind == "float8" and 2 * fixed + 0.85 * KEPT * largest * model.layers <= limit:
+        copies = float(model.linears * model.layers)
     peak = least + kept * extra + copies
     return Fit(peak / GIB, model.layers - kept, swapped, peak <= limit)
 
@@ -139,7 +161,7 @@ def step_seconds(recipe: Mapping[str, Any], edge: int, budget: float | None, mod
     size = tokens(edge) * recipe["train"]["batch_size"]
     seconds = STEP[0] + STEP[1] * size + STEP[2] * size * tokens(edge)
     seconds *= 1 + RECOMPUTED * (model.layers if swapped else found.recomputing) / model.layers
-    moved = 2 * swapped * model.block * BYTES[recipe["quantization"]["transformer"]] / LINK
+    moved = 2 * swapped * weights(recipe["quantization"]["transformer"], model.block, model.modulated) / LINK
     return max(seconds, moved) * recipe["train"]["gradient_accumulation"]
 
 
@@ -209,12 +231,20 @@ def gpu_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | N
     """GiB of GPU memory by what is done: training, previews and texts."""
     model = model or Model()
     area = recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20
-    text = BYTES[recipe["quantization"]["text_encoder"]] if recipe["quantization"]["text_encoder"] != "none" else 2.0
+    kind = recipe["quantization"]["text_encoder"]
+    text = weights("bf16" if kind == "none" else kind, model.text_encoder, model.text_wide)
     return {
         "train": training(recipe, budget, model).peak,
         "previews": _drawn_with(recipe, model) + 2.0 * area,
-        "texts": model.text_encoder * text / GIB + 1.0,
+        "texts": text / GIB + 1.0,
     }
+
+
+def drawn_in(recipe: Mapping[str, Any]) -> str:
+    """The number format of previews' weights: by default float8 where training quantises to it, so that it can draw."""
+    precision = recipe["sample"]["precision"]
+    drawn = recipe["quantization"]["transformer"] if precision == "auto" else precision
+    return "float8" if drawn == "float8" else "bf16"
 
 
 def drawing(recipe: Mapping[str, Any], model: Model | None = None) -> float:
@@ -224,18 +254,38 @@ def drawing(recipe: Mapping[str, Any], model: Model | None = None) -> float:
 
 def _drawn_with(recipe: Mapping[str, Any], model: Model) -> float:
     """GiB of the transformer's weights as previews use them."""
-    drawn = recipe["sample"]["precision"]
-    drawn = recipe["quantization"]["transformer"] if drawn == "auto" else drawn
-    return model.total * (1.0 if drawn == "float8" else 2.0) / GIB
+    return weights(drawn_in(recipe), model.total, model.wide) / GIB
 
 
-def main_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> float:
-    """GiB of main memory of the trainer: Python with torch, blocks that live there, weights loaded there first."""
+def limit(recipe: Mapping[str, Any]) -> float | None:
+    """GiB of GPU memory that the recipe allows; None for all that is free."""
+    return EngineOptions(recipe["memory"], recipe["low_vram"]).limit
+
+
+def draws(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> bool:
+    """Whether a trainer on a GPU draws previews: its weights are all on the GPU, in the number format of previews."""
+    model, kind = model or Model(), recipe["quantization"]["transformer"]
+    alike = kind == drawn_in(recipe) and not recipe["sample"]["disable"]
+    return alike and not training(recipe, budget, model).swapped
+
+
+def main_memory(
+    recipe: Mapping[str, Any], budget: float | None, jobs: Collection[str], model: Model | None = None
+) -> float:
+    """GiB of main memory of the job that needs most: Python with torch, and the weights that are there.
+
+    Of the trainer these are blocks that live there or all that are loaded there first, and two copies for previews.
+    """
     model = model or Model()
-    width = BYTES[recipe["quantization"]["transformer"]]
-    swapped = training(recipe, budget, model).swapped
-    loaded = model.total * width if budget is not None and budget < 8 else 0
-    return 4.0 + max(swapped * model.block * width, loaded) / GIB
+    kind, found = recipe["quantization"]["transformer"], [PYTHON]
+    whole = weights(kind, model.total, model.wide) / GIB
+    if "prepare_base" in jobs:
+        found.append(max(PREPARING, PYTHON + whole))
+    if "train_segment" in jobs:
+        swapped = training(recipe, budget, model).swapped * weights(kind, model.block, model.modulated) / GIB
+        loaded = whole if budget is not None and budget < 8 else 0
+        found.append(PYTHON + max(swapped, loaded, 2 * whole if draws(recipe, budget, model) else 0))
+    return max(found)
 
 
 def disk(recipe: Mapping[str, Any], images: int, previews: int, checkpoints: int, model: Model | None = None) -> float:
@@ -245,7 +295,7 @@ def disk(recipe: Mapping[str, Any], images: int, previews: int, checkpoints: int
     latents = images * sum((edge / 8) ** 2 * 16 * 4 for edge in recipe["data"]["resolutions"])
     states = 2 * trained * (4 + STATE[recipe["train"]["optimizer"]])
     pictures = 1.6e6 * (images * 2 + previews * 2)
-    base = model.total * BYTES[recipe["quantization"]["transformer"]]
+    base = weights(recipe["quantization"]["transformer"], model.total, model.wide)
     return (base + latents + states + pictures + checkpoints * trained * 2) / 1e9
 
 

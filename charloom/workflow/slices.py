@@ -20,7 +20,7 @@ from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
 from charloom.train.keys import recipe_number
 from charloom.train.settings import DATASET_STAGE_KEYS
-from charloom.workflow import caption_slices, lint_slices
+from charloom.workflow import caption_slices, lint_slices, price
 
 
 def prompt_sheet(character: Character) -> str:
@@ -264,14 +264,8 @@ def _preview(character: Character, prompt_name: str) -> dict[str, Any]:
         "guidance": knobs["guidance"],
         "recipe": RECIPES["sample"],
         **({"negative_prompt": words} if (words := character.negative_prompt) else {}),
-        **({"precision": "float8"} if _draws_float8(character.recipe) else {}),
+        **({"precision": "float8"} if price.drawn_in(character.recipe) == "float8" else {}),
     }
-
-
-def _draws_float8(recipe: dict[str, Any]) -> bool:
-    """Whether previews are drawn with float8 weights: by default where training quantises, so that it can draw them."""
-    precision = recipe["sample"]["precision"]
-    return precision == "float8" or (precision == "auto" and recipe["quantization"]["transformer"] == "float8")
 
 
 def grid(character: Character) -> str:

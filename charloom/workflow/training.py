@@ -39,14 +39,13 @@ def started_from(slice_: str, content: str) -> str:
     return canonical_json({**json.loads(slice_), "init": content}) if content else slice_
 
 
-def draws(character: Character) -> bool:
-    """Whether the trainer is expected to draw previews on its way, which it cannot with blocks in main memory."""
+def draws(character: Character, gpu: bool) -> bool:
+    """Whether the trainer is expected to draw previews on its way; on a CPU it always can."""
     from charloom.workflow import price
 
     if os.environ.get(APART) or os.environ.get(devices.SHARE):
         return False
-    memory = character.recipe["memory"]
-    return not price.training(character.recipe, None if memory == "auto" else memory).swapped
+    return not gpu or price.draws(character.recipe, price.limit(character.recipe))
 
 
 def drawn_on_the_way(character: Character) -> str:

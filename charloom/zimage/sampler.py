@@ -116,8 +116,9 @@ def sample(
                 torch.cuda.empty_cache()
                 if len(chunk) == 1:
                     raise UserError(
-                        f"a picture of {width}x{height} needs more GPU memory than there is; lower its width and "
-                        "height (recipe.sample), set recipe.low_vram or close other programs that use the GPU"
+                        f"a picture of {width}x{height} needs more GPU memory than it may use; close other programs "
+                        "that use the GPU, raise recipe.memory, set sample.precision: float8, or lower its width and "
+                        "height (recipe.sample)"
                     )
                 batch_size = len(chunk) // 2
                 if on_halved:

@@ -77,7 +77,9 @@ def test_a_batch_that_does_not_fit_is_halved(ours, words, tiny_base) -> None:
 
 def test_a_single_picture_that_does_not_fit_is_an_error(ours, words, tiny_base) -> None:
     predict = failing(lambda: None, lambda *_: False, [])
-    with pytest.raises(UserError, match="picture of 64x64 needs more GPU memory .* set recipe.low_vram"):
+    with pytest.raises(
+        UserError, match="picture of 64x64 needs more GPU memory .* raise recipe.memory, set sample.precision"
+    ):
         sampler.sample(ours, weights.load_vae(tiny_base), words, width=64, height=64, seeds=range(6), predict=predict)
 
 

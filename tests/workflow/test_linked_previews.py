@@ -67,7 +67,13 @@ def test_they_are_also_once_the_first_checkpoint_is_there(
         ({}, {}, True),
         ({"memory": 9.0}, {}, True),
         ({"memory": 8.5}, {}, False),
+        ({"memory": 9.0, "low_vram": True}, {}, True),
+        ({"low_vram": True, "train": {"batch_size": 2}}, {}, False),
         ({"layer_offloading": True}, {}, False),
+        ({"sample": {"precision": "bf16"}}, {}, False),
+        ({"quantization": {"transformer": "nf4"}}, {}, False),
+        ({"quantization": {"transformer": "bf16"}}, {}, True),
+        ({"quantization": {"transformer": "none"}}, {}, False),
         ({}, {"CHARLOOM_PREVIEWS_APART": "1"}, False),
         ({}, {"CHARLOOM_SHARE_GPU": "1"}, False),
     ],
@@ -78,5 +84,6 @@ def test_when_the_trainer_is_expected_to_draw(
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
     usual = merge(schema.defaults(schema.load_schema("recipe")), {"quantization": {"transformer": "float8"}})
-    one = SimpleNamespace(recipe={**usual, **recipe})
-    assert training.draws(one) is expected
+    one = SimpleNamespace(recipe=merge(usual, recipe))
+    assert training.draws(one, gpu=True) is expected
+    assert training.draws(one, gpu=False) is (not environment)

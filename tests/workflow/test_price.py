@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import small_project
+import torch
 from cli_helpers import root  # noqa: F401
 from yaml import safe_load
 
@@ -19,8 +20,9 @@ from charloom.config import yaml
 from charloom.config.project import load
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
-from charloom.workflow import price
+from charloom.workflow import devices, price
 
+Z_IMAGE = small_project.ROOT / "tests/fixtures/z-image-turbo"
 RECORDED = small_project.ROOT / "benchmarks/results"
 BUDGETS = {"default": 9.0, "roomy": 32.0, "swap": 6.5, "16 GiB card": 14.5}
 
@@ -72,12 +74,31 @@ def test_parameters_are_those_of_the_model() -> None:
     from charloom.lora.attach import Network  # noqa: F401 (the shapes below are its targets)
     from charloom.zimage.shapes import module_shapes
 
-    config = json.loads((small_project.ROOT / "tests/fixtures/z-image-turbo/transformer/config.json").read_text())
+    config = json.loads((Z_IMAGE / "transformer/config.json").read_text())
     shapes = {name: shape for name, shape in module_shapes(config).items() if name.startswith("layers.")}
     model = price.Model()
     assert model.adapter(32, "default") == 32 * sum(sum(shape) for shape in shapes.values())
     weights = sum(out * into for out, into in shapes.values()) + 30 * 4 * model.dim
     assert model.block * 30 == weights
+
+
+def test_what_is_never_quantised_is_counted() -> None:
+    from transformers import AutoConfig, Qwen3Model
+
+    from charloom.kernels import quantize
+    from charloom.zimage import weights
+
+    def parameters(module: Any) -> tuple[int, int]:
+        every = sum(one.numel() for one in module.parameters())
+        return every, every - sum(module.get_submodule(name).weight.numel() for name in quantize.eligible(module))
+
+    transformer, model = weights.empty_transformer(Z_IMAGE), price.Model()
+    assert parameters(transformer) == (model.total, model.wide)
+    linears = [one for one in quantize.eligible(transformer) if one.startswith("layers.")]
+    assert sum(transformer.get_submodule(one).weight.numel() for one in linears) == model.layers * model.linears
+    with torch.device("meta"):
+        encoder = Qwen3Model(AutoConfig.from_pretrained(Z_IMAGE / "text_encoder"))
+    assert parameters(encoder) == (model.text_encoder, model.text_wide)
 
 
 def test_the_ladder_takes_what_changes_nothing_first() -> None:
@@ -109,10 +130,12 @@ def test_what_previews_need_is_what_the_engine_asks_for() -> None:
 
     assert previews.ROOM == int(price.ROOM * memory.GIB)
     assert (memory.MARGIN / memory.GIB, memory.FRAGMENTATION) == (price.MARGIN, price.FRAGMENTATION)
-    weights = price.Model().total
-    for precision, width in (("float8", 1), ("bf16", 2), ("auto", 1)):
+    for precision in ("float8", "bf16"):
+        model = previews.empty_transformer(Z_IMAGE, precision).to(torch.bfloat16)
         least = price.drawing(recipe(sample={"precision": precision})) * memory.GIB
-        assert memory.FRAGMENTATION * least - memory.MARGIN == pytest.approx(width * weights + previews.ROOM)
+        budget = memory.FRAGMENTATION * least - memory.MARGIN
+        assert previews.fits(model, int(budget) + 1) and not previews.fits(model, int(budget) - 1)
+    assert price.drawing(recipe(sample={"precision": "auto"})) == price.drawing(recipe(sample={"precision": "float8"}))
 
 
 @pytest.mark.parametrize(
@@ -129,29 +152,57 @@ def test_what_previews_need_is_what_the_engine_asks_for() -> None:
         ),
         ("draw_gallery", {"memory": 8.0}, "take gallery: out of the character file"),
         ("draw_picture", {"memory": 8.0}, None),  # a pipeline of the user's
-        ("sample_checkpoint", {"memory": 8.5}, None),
+        ("sample_checkpoint", {"memory": 8.7}, None),
         ("sample_checkpoint", {"low_vram": True}, None),
         ("encode_latents", {"memory": 6.0}, None),
     ],
 )
-def test_drawing_that_cannot_fit_is_refused(
-    rule: str, changes: dict[str, Any], remedy: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawing_that_cannot_fit_is_refused(rule: str, changes: dict[str, Any], remedy: str | None) -> None:
     """Blocks in main memory are for training alone: without previews' own check, a run would end after training."""
-    monkeypatch.setattr(pricing, "card", lambda: None)
     if remedy is None:
-        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1})
+        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1}, None)
         return
     with pytest.raises(UserError, match=rf"^plan: leyla: drawing needs \d+\.\d GiB .*{remedy}"):
-        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1})
+        pricing._refuse_drawing("leyla", recipe(**changes), {rule: 1}, None)
 
 
-def test_a_card_limits_drawing_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pricing, "card", lambda: 8.0)
+def test_a_card_limits_drawing_too() -> None:
     with pytest.raises(UserError, match="may use 7.5 GiB"):
-        pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1})
-    monkeypatch.setattr(pricing, "card", lambda: 10.0)
-    pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1})
+        pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1}, 8.0)
+    pricing._refuse_drawing("leyla", recipe(), {"sample_checkpoint": 1}, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [
+        ("auto", ["aa01"], 4.0),
+        ("cuda", ["bb02", "aa01"], 4.0),  # a job may get either
+        ("cuda:1", ["aa01", "bb02"], 16.0),
+        ("auto", ["bb02"], 16.0),
+        ("auto", ["cc03"], None),  # a part of a GPU
+        ("cpu", ["aa01"], None),
+    ],
+)
+def test_the_card_is_one_that_jobs_may_get(
+    device: str, visible: list[str], expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``nvidia-smi`` knows nothing of CUDA_VISIBLE_DEVICES, which the driver has applied to what is ``visible``."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf 'GPU-aa-01, 4096\nGPU-bb-02, 16384\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(pricing.shutil, "which", lambda name: str(program))
+    monkeypatch.setattr(devices, "found", lambda: visible)
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    assert pricing.card(device) == expected
+
+
+def test_main_memory_counts_copies_for_previews_and_what_prepares_the_base() -> None:
+    train = ["train_segment"]
+    weights = price.weights("float8", price.Model().total, price.Model().wide) / price.GIB
+    assert price.main_memory(recipe(), 14.5, train) == pytest.approx(4 + 2 * weights)
+    for changes in ({"sample": {"disable": True}}, {"sample": {"precision": "bf16"}}):
+        assert price.main_memory(recipe(**changes), 14.5, train) == 4, changes  # nothing is drawn by the trainer
+    assert price.main_memory(recipe(sample={"disable": True}), 14.5, [*train, "prepare_base"]) == 16
 
 
 def test_a_smaller_number_format_does_not_make_previews_larger() -> None:
@@ -173,7 +224,7 @@ def test_what_a_refusal_proposes_is_not_refused(budget: float) -> None:
 
 
 def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(pricing, "card", lambda: None)
+    monkeypatch.setattr(pricing, "card", lambda device: None)
     found = [Group("leyla", "train_segment", 12), Group("leyla", "encode_latents", 30), Group("", "lock_base", 1)]
     given = {"base": "z-image-turbo", "recipe": {"memory": 14.5}}
     text = "\n".join(pricing.lines(root, "leyla", found, given))
@@ -181,7 +232,7 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
     assert "previews" not in text  # none are planned
     drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
-    assert "previews 7.7" in drawn
+    assert "previews 8.0" in drawn
     monkeypatch.setattr(pricing.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
     assert "has 1 GB free: free some space first" in "\n".join(pricing.lines(root, "leyla", found, given))
     benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
@@ -197,6 +248,19 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         pricing.lines(root, "leyla", found, given)
 
 
+def test_a_run_that_goes_on_is_priced_by_the_steps_that_are_missing(
+    root: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pricing, "card", lambda device: None)
+    counted = []
+    monkeypatch.setattr(price, "stages", lambda jobs, recipe, steps, *others: counted.append(steps) or [])
+    for train, missing in (({"steps": 4000}, 4), ({"steps": 3100}, 2), ({"steps": 3000}, 12)):
+        given = {"base": "z-image-turbo", "recipe": {"train": train, "save": {"every": 250}}}
+        pricing.lines(root, "leyla", [Group("leyla", "train_segment", missing)], given)
+    assert counted == [1000, 350, 3000]
+
+
 def test_profiles_and_options_count() -> None:
     options = ["leyla", "--profile", "profiles/gpu-16gb", "--config", "recipe={memory: 8}", "--cores", "1"]
     # As Snakemake takes it: --config replaces the profile's entries as a whole.
@@ -205,7 +269,7 @@ def test_profiles_and_options_count() -> None:
     assert given["base"] == "z-image-turbo" and given["recipe"]["memory"] == 14.5
 
 
-def test_profiles_are_what_the_forms_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiles_are_what_the_forms_give() -> None:
     """If not: python tools/gpu_profiles.py"""
     place = small_project.ROOT / "tools/gpu_profiles.py"
     spec = importlib.util.spec_from_file_location("gpu_profiles", place)
@@ -221,6 +285,5 @@ def test_profiles_are_what_the_forms_give(monkeypatch: pytest.MonkeyPatch) -> No
         assert given["recipe"].get("memory", size) <= size
         character = load(small_project.ROOT, overrides={**given, "device": "cuda"}).characters["leyla"]
         made = {"train_segment": 1} | ({"sample_checkpoint": 1} if character.sampled_steps else {})
-        monkeypatch.setattr(pricing, "card", lambda size=size: size)
-        pricing._refuse("leyla", character.recipe, pricing._budget(character.recipe))
-        pricing._refuse_drawing("leyla", character.recipe, made)
+        pricing._refuse("leyla", character.recipe, pricing._allowed(character.recipe, size, pricing.BESIDE))
+        pricing._refuse_drawing("leyla", character.recipe, made, size)
