@@ -99,9 +99,10 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(make_dataset, t
 
 
 def test_a_request_to_stop_is_passed_on_and_all_is_saved(make_dataset, tmp_path):
+    """Even if saving takes longer than a failed process leaves the others."""
     recipe_ = recipe(train={**TRAIN, "steps": 5000}, save={"every": 5000})
     manifest, store, log = make_dataset(), Store(tmp_path / "store"), tmp_path / "log"
-    asked = command(manifest, recipe_, store, log, 5000)
+    asked = command(manifest, recipe_, store, log, 5000, saves_for=launch.GRACE / 3 + 1)
     program = f"from charloom.workflow import launch; launch.run({asked!r}, 2, [], print)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
