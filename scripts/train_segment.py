@@ -33,6 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--every", type=int, required=True, help="optimizer steps between checkpoints")
     parser.add_argument("--last", type=int, required=True, help="last step of the run")
+    parser.add_argument("--attempt", type=int, default=1, help="above 1 if Snakemake tries the job again")
     parser.add_argument(
         "--siblings", type=value, default={"steps": [], "prompts": {}}, help="previews to draw on the way, JSON"
     )
@@ -125,10 +126,9 @@ def main() -> None:
             raise
 
     def make_noticed() -> None:
-        attempt = int(os.environ.get("CHARLOOM_ATTEMPT", "1"))
-        stopping.begin(results.training, attempt)
+        stopping.begin(results.training, arguments.attempt)
         with progress.noticed(results.training) as killed:
-            if killed and attempt > 1:
+            if killed and arguments.attempt > 1:
                 os.environ[training.APART] = "1"
                 log("the last start was killed without a word: to save memory, previews are drawn after training")
             (make_together if count > 1 else make)()
