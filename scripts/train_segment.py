@@ -69,14 +69,12 @@ def main() -> None:
         if arguments.step % arguments.every and arguments.step != arguments.last:
             # A step that is asked for by hand, or by `charloom try`, and is none of the run's own.
             siblings = {**siblings, "steps": [*siblings["steps"], arguments.step]}
-        options = EngineOptions.from_values(arguments.engine)
         drawing = WhileTraining(
             samples.Previews(results.root, arguments.lock, store),
             siblings,
             store,
             device,
             log,
-            options,
             results.newest_previews,
         )
 
@@ -95,7 +93,7 @@ def main() -> None:
             trigger=slice_["header"]["trigger"],
             device=str(device),
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
-            engine=options,
+            engine=EngineOptions.from_values(arguments.engine),
             on_checkpoint=None if silent or os.environ.get(training.APART) else drawing,
             init=arguments.init,
             provenance={

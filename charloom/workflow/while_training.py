@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from charloom.base import locks
 from charloom.core import files
 from charloom.core.errors import Stopped, UserError, reason
 from charloom.core.store import Store
-from charloom.engine.options import EngineOptions
 from charloom.workflow import strengths
 from charloom.workflow.samples import KIND, Painter, Previews, Wanted, precision_of
 
@@ -45,11 +45,10 @@ class WhileTraining:
         store: Store,
         device: Any,
         log: Callable[[str], None],
-        options: EngineOptions,
         newest: Path,
     ) -> None:
         self.previews, self.siblings, self.store = previews, siblings, store
-        self.device, self.log, self.options, self.newest = device, log, options, newest
+        self.device, self.log, self.newest = device, log, newest
         self._painter: Painter | None = None
         self._borrowed: Any = None
         self._plain: Future[Any] | None = None
@@ -132,14 +131,16 @@ class WhileTraining:
         from charloom.engine import previews as previewing
 
         lock, model = self.previews.lock, None
+        # Compiling may have failed since, or when the run was started.
+        options = replace(engine.options, compile=engine.compiled)
         if engine.cuda:
             refuse(engine)
             model, plain = self._plain.result() if self._plain else self._read(precision, self.device)
             self._plain = None
             self._borrowed = borrow.Borrowed(model, plain, engine.model)
             engine.before_restart = self._release
-            previewing.ready(model, self.device, self.options)
-        return Painter(lock, self.store, self.device, self.log, self.options, precision, model)
+            previewing.ready(model, self.device, options)
+        return Painter(lock, self.store, self.device, self.log, options, precision, model)
 
     def _read_ahead(self, engine: Any) -> None:
         """Read the plain weights beside the first steps, which leave the CPU idle."""
