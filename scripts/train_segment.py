@@ -5,6 +5,7 @@ With ``--gpus`` above 1 the training is done by as many processes, each of them 
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,9 @@ def main() -> None:
             ranks=ranks.joined(device),
         )
         train(job, store, arguments.until, on_progress=report, log=report)
-        # A pruned store may hold the last step and lack this one.
+        # A pruned store may hold the last step and lack this one. Two models may be more than there is room for.
+        drawing.release()
+        gc.collect()
         train(job, store, arguments.step, on_progress=report, log=report)
 
     if rank:

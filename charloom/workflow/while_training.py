@@ -83,7 +83,7 @@ class WhileTraining:
         except Exception as error:
             # A preview is never worth a training run.
             self._off = True
-            self._release()
+            self.release()
             self.log(f"previews are drawn after training: {reason(error)}")
         with contextlib.suppress(OSError, UserError):
             files.write_json(self.newest / "step.json", {"step": None if self._off else step})
@@ -104,8 +104,8 @@ class WhileTraining:
         wanted = [one for one in wanted if one.key not in drawn]
         return wanted if len(wanted) * self._each <= START else []
 
-    def _release(self) -> None:
-        """Keep nothing: the engine moves the weights, or nothing is drawn any more."""
+    def release(self) -> None:
+        """Keep nothing: the engine moves the weights or is done, or nothing is drawn any more."""
         self._painter = self._borrowed = self._plain = None
 
     def _draw(self, parts: list[list[Wanted]], engine: Any, asked: Callable[[], bool]) -> None:
@@ -138,7 +138,7 @@ class WhileTraining:
             model, plain = self._plain.result() if self._plain else self._read(precision, self.device)
             self._plain = None
             self._borrowed = borrow.Borrowed(model, plain, engine.model)
-            engine.before_restart = self._release
+            engine.before_restart = self.release
             previewing.ready(model, self.device, options)
         return Painter(lock, self.store, self.device, self.log, options, precision, model)
 
@@ -150,7 +150,7 @@ class WhileTraining:
 
         with contextlib.suppress(borrow.CannotBorrow):  # it is said when something is to be drawn
             refuse(engine)
-            engine.before_restart = self._release
+            engine.before_restart = self.release
             precision, pool = precision_of(next(iter(self.siblings["prompts"].values()))), ThreadPoolExecutor(1)
             # Not by the GPU, on which the trainer may be recording.
             self._plain = pool.submit(self._read, precision, torch.device("cpu"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import itertools
 import json
 import shutil
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -192,6 +194,15 @@ def test_previews_are_not_compiled_where_training_could_not_be(previews, tmp_pat
     draw = WhileTraining(previews, {"steps": [], "prompts": {}}, previews.store, CPU, silent, tmp_path / "newest")
     painter = draw._new_painter("bf16", Idle())
     assert painter.adapters.options == replace(Idle.options, compile=False) != Idle.options
+
+
+def test_a_trainer_that_is_done_keeps_no_model(previews, tmp_path) -> None:
+    draw = WhileTraining(previews, {"steps": [], "prompts": {}}, previews.store, CPU, silent, tmp_path / "newest")
+    draw._painter = draw._new_painter("bf16", Idle())
+    model = weakref.ref(draw._painter.model)
+    draw.release()
+    gc.collect()
+    assert model() is None
 
 
 def test_a_stop_leaves_the_picture_and_training_draws_nothing_more(previews, tmp_path) -> None:
