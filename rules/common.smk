@@ -78,7 +78,6 @@ EXPORTS = {
     "CHARLOOM_STORE": WORKFLOW.store,
     "CHARLOOM_DEVICE": WORKFLOW.device,
     "CHARLOOM_GPUS": str(WORKFLOW.gpus),
-    "CHARLOOM_ATTEMPT": arguments.attempt(sys.argv),
 }
 if OWN_PYTHON and (lost := packages.told(WORKFLOW.projects.values(), HAS_GPU)):
     EXPORTS[packages.VARIABLE] = lost

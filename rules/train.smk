@@ -32,12 +32,13 @@ rule train_segment:
         "../envs/charloom.yaml"
     threads: HEAVY_THREADS
     # Resources rather than params, because they never make a job run again: how far one start of the trainer may run
-    # ahead, the save interval and the last step.
+    # ahead, the save interval, the last step, and which attempt at the job this is, here and on a cluster.
     resources:
         gpu=training_gpus,
         until=run_until,
         every=lambda wildcards: person(wildcards.character).recipe["save"]["every"],
         last=lambda wildcards: person(wildcards.character).saved_steps[-1],
+        attempt=lambda wildcards, attempt: attempt,
     params:
         settings=settings(training_slice),
         init=path_of(first_lora),
@@ -48,5 +49,5 @@ rule train_segment:
     shell:
         "run train_segment {input.manifest:q} --lock {input.lock:q} "
         "--transformer {input.transformer:q} --record {input.record:q} --settings {params.settings:q} "
-        "--step {wildcards.step} --until {resources.until} --every {resources.every} --last {resources.last} "
+        "--step {wildcards.step} --until {resources.until} --every {resources.every} --last {resources.last} --attempt {resources.attempt} "
         "--siblings {params.siblings:q} --init {params.init:q} --engine {params.engine:q} --threads {threads} --output {output.checkpoint:q} --log {log:q}"

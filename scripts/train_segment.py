@@ -5,6 +5,7 @@ With ``--gpus`` above 1 the training is done by as many processes, each of them 
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--every", type=int, required=True, help="optimizer steps between checkpoints")
     parser.add_argument("--last", type=int, required=True, help="last step of the run")
+    parser.add_argument("--attempt", type=int, default=1, help="above 1 if Snakemake tries the job again")
     parser.add_argument(
         "--siblings", type=value, default={"steps": [], "prompts": {}}, help="previews to draw on the way, JSON"
     )
@@ -68,14 +70,12 @@ def main() -> None:
         if arguments.step % arguments.every and arguments.step != arguments.last:
             # A step that is asked for by hand, or by `charloom try`, and is none of the run's own.
             siblings = {**siblings, "steps": [*siblings["steps"], arguments.step]}
-        options = EngineOptions.from_values(arguments.engine)
         drawing = WhileTraining(
             samples.Previews(results.root, arguments.lock, store),
             siblings,
             store,
             device,
             log,
-            options,
             results.newest_previews,
         )
 
@@ -94,7 +94,7 @@ def main() -> None:
             trigger=slice_["header"]["trigger"],
             device=str(device),
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
-            engine=options,
+            engine=EngineOptions.from_values(arguments.engine),
             on_checkpoint=None if silent or os.environ.get(training.APART) else drawing,
             init=arguments.init,
             provenance={
@@ -105,7 +105,9 @@ def main() -> None:
             ranks=ranks.joined(device),
         )
         train(job, store, arguments.until, on_progress=report, log=report)
-        # A pruned store may hold the last step and lack this one.
+        # A pruned store may hold the last step and lack this one. Two models may be more than there is room for.
+        drawing.release()
+        gc.collect()
         train(job, store, arguments.step, on_progress=report, log=report)
 
     if rank:
@@ -125,10 +127,9 @@ def main() -> None:
             raise
 
     def make_noticed() -> None:
-        attempt = int(os.environ.get("CHARLOOM_ATTEMPT", "1"))
-        stopping.begin(results.training, attempt)
+        stopping.begin(results.training, arguments.attempt)
         with progress.noticed(results.training) as killed:
-            if killed and attempt > 1:
+            if killed and arguments.attempt > 1:
                 os.environ[training.APART] = "1"
                 log("the last start was killed without a word: to save memory, previews are drawn after training")
             (make_together if count > 1 else make)()

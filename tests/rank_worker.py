@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from train_helpers import job_of, quiet
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
 from charloom.train import loop, meeting, ranks
+from charloom.train import state as states
 
 
 def main() -> None:
@@ -22,6 +24,9 @@ def main() -> None:
     device = asked.get("device", "cpu")
     rank = meeting.told()
     silent = rank is not None and rank[0] > 0
+    if seconds := asked.get("saves_for"):
+        real = states.write
+        states.write = lambda *state: time.sleep(seconds) or real(*state)
     job = job_of(
         Path(asked["manifest"]),
         asked["recipe"],

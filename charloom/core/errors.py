@@ -67,6 +67,10 @@ def printable(text: str) -> str:
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), "\n".join(lines))
 
 
+class Killed(UserError):
+    """A process that worked for this one was killed outright (SIGKILL), as when main memory runs out."""
+
+
 class Stopped(Exception):
     """Work ended because somebody asked for it, with everything saved. The message says how to go on, in one line."""
 

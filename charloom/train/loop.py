@@ -199,11 +199,6 @@ def train(
         states.save(store, _state(job.run_key, step, names, parameters, ema, optimizer, metrics, facts()))
 
     def save(step: int) -> None:
-        if ranks.first:
-            save_all(step)
-        ranks.check(parameters)
-
-    def save_all(step: int) -> None:
         values: dict[str, Any] = {"adapter": movement_at(step)}
         if job.holdout is not None:
             values["holdout"] = evaluate()
@@ -220,7 +215,11 @@ def train(
             job.on_checkpoint(step, path, engine, stop.asked)
             progress.drawn(job.log_dir / "newest")
 
-    asked = False
+    def together(saving: Callable[[int], None], step: int) -> None:
+        """Save by the first rank while the others wait: one that ended earlier would take it along."""
+        if ranks.first:
+            saving(step)
+        ranks.check(parameters)
 
     def record(seen: _Launched | None) -> None:
         nonlocal asked
@@ -233,7 +232,7 @@ def train(
         metrics.step(seen.step, values, sigmas, items, seen.lr, norm)
         progress.step(seen.step, sum(values) / len(values), metrics.smoothed.value(), peak_memory())
 
-    stop = Stop(job.log_dir)
+    stop, asked = Stop(job.log_dir), False
     newest = max((s for s in whole if store.has(CHECKPOINT, checkpoint_key(job.run_key, s), ".safetensors")), default=0)
     progress = Writer(job.log_dir, first=start, steps=whole[-1], saved=newest)
     checkpoints = set(settings.checkpoint_steps(until))
@@ -279,13 +278,13 @@ def train(
             if number in checkpoints:
                 record(last)
                 last = None
-                save(number)
+                together(save, number)
             # Several stop together, one step after the first was asked.
             if number < whole[-1] and (asked or (stop.asked() and not sums)):
                 record(last)
                 last = None
-                if number not in checkpoints and ranks.first:
-                    keep_state(number)
+                if number not in checkpoints:
+                    together(keep_state, number)
                 raise Stopped(f"after step {number} of {whole[-1]}; all is saved: run snakemake again to go on")
     except BaseException as error:
         progress.ended(error)

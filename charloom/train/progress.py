@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core import files
-from charloom.core.errors import Stopped
+from charloom.core.errors import Killed, Stopped
 
 NAME = "progress.json"
 PAUSE = 0.5
@@ -85,18 +85,23 @@ UNFINISHED = "unfinished"
 def noticed(folder: Path) -> Iterator[bool]:
     """Around a start of the trainer; gives whether the one before ended without a word, as when memory ran out.
 
-    Being killed outright is the one end that leaves the mark behind.
+    Being killed outright is the one end that leaves the mark behind, be it this process or one that works for it.
     """
     mark = Path(folder) / UNFINISHED
     before = mark.exists()
     with contextlib.suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
+    killed = False
     try:
         yield before
+    except Killed:
+        killed = True
+        raise
     finally:
-        with contextlib.suppress(OSError):
-            mark.unlink()
+        if not killed:
+            with contextlib.suppress(OSError):
+                mark.unlink()
 
 
 class Writer:

@@ -1,7 +1,7 @@
 """Ending a training on request: after the current step, with everything saved.
 
 The request is a file in the run's ``training`` folder (``charloom stop``), or a signal (Ctrl-C, a cluster's SIGTERM).
-After an answer the file stays, so that a cluster that tries the job again does not train on; the next run drops it.
+After an answer the file stays, so that the job does not train on if it is tried again; the next run drops it.
 """
 
 from __future__ import annotations

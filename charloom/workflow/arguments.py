@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,6 @@ def value(text: str) -> Any:
         return json.loads(Path(text[1:]).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{text[1:]}: is gone; run snakemake again, which rewrites it") from None
-
-
-def attempt(command: Sequence[str]) -> str:
-    """Which attempt at a job this process of Snakemake's makes, from its command line; 1 for anything but a retry.
-
-    It is told to the process that a cluster starts, and known to the workflow only after its rules have been read.
-    """
-    at = command.index("--attempt") + 1 if "--attempt" in command else len(command)
-    return command[at] if at < len(command) and command[at].isdigit() else "1"
 
 
 def written(path: str | Path | None) -> str:

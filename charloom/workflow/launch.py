@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from charloom.core.errors import UserError
+from charloom.core.errors import Killed, UserError
 from charloom.train.meeting import LOST, MEETING, PARENT, PAUSE, RANK
 
 GRACE = 3.0
@@ -65,7 +65,8 @@ def run(command: Sequence[str], count: int, places: Sequence[str], quietly: Call
     and lets all stop; a second Ctrl-C ends them at once. ``quietly`` takes lines for the log file.
 
     Raises:
-        UserError: a rank was killed, or said in one line why it failed.
+        Killed: a rank was killed outright (SIGKILL).
+        UserError: a rank ended by another signal, or said in one line why it failed.
         SystemExit: with the status of the first rank, which has said why itself.
     """
     with tempfile.TemporaryDirectory(prefix="charloom-ranks-") as folder:
@@ -83,7 +84,7 @@ def run(command: Sequence[str], count: int, places: Sequence[str], quietly: Call
             quietly(f"rank {failed.number}: {line}")
         if failed.number == 0 and status > 0:
             raise SystemExit(status)
-        raise UserError(_reason(failed, count))
+        raise (Killed if status == -signal.SIGKILL else UserError)(_reason(failed, count))
 
 
 def _wait(ranks: Sequence[Rank]) -> Rank | None:

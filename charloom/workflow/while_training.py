@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from charloom.base import locks
 from charloom.core import files
 from charloom.core.errors import Stopped, UserError, reason
 from charloom.core.store import Store
-from charloom.engine.options import EngineOptions
 from charloom.workflow import strengths
 from charloom.workflow.samples import KIND, Painter, Previews, Wanted, precision_of
 
@@ -45,11 +45,10 @@ class WhileTraining:
         store: Store,
         device: Any,
         log: Callable[[str], None],
-        options: EngineOptions,
         newest: Path,
     ) -> None:
         self.previews, self.siblings, self.store = previews, siblings, store
-        self.device, self.log, self.options, self.newest = device, log, options, newest
+        self.device, self.log, self.newest = device, log, newest
         self._painter: Painter | None = None
         self._borrowed: Any = None
         self._plain: Future[Any] | None = None
@@ -84,7 +83,7 @@ class WhileTraining:
         except Exception as error:
             # A preview is never worth a training run.
             self._off = True
-            self._release()
+            self.release()
             self.log(f"previews are drawn after training: {reason(error)}")
         with contextlib.suppress(OSError, UserError):
             files.write_json(self.newest / "step.json", {"step": None if self._off else step})
@@ -105,8 +104,8 @@ class WhileTraining:
         wanted = [one for one in wanted if one.key not in drawn]
         return wanted if len(wanted) * self._each <= START else []
 
-    def _release(self) -> None:
-        """Keep nothing: the engine moves the weights, or nothing is drawn any more."""
+    def release(self) -> None:
+        """Keep nothing: the engine moves the weights or is done, or nothing is drawn any more."""
         self._painter = self._borrowed = self._plain = None
 
     def _draw(self, parts: list[list[Wanted]], engine: Any, asked: Callable[[], bool]) -> None:
@@ -132,14 +131,16 @@ class WhileTraining:
         from charloom.engine import previews as previewing
 
         lock, model = self.previews.lock, None
+        # Compiling may have failed since, or when the run was started.
+        options = replace(engine.options, compile=engine.compiled)
         if engine.cuda:
             refuse(engine)
             model, plain = self._plain.result() if self._plain else self._read(precision, self.device)
             self._plain = None
             self._borrowed = borrow.Borrowed(model, plain, engine.model)
-            engine.before_restart = self._release
-            previewing.ready(model, self.device, self.options)
-        return Painter(lock, self.store, self.device, self.log, self.options, precision, model)
+            engine.before_restart = self.release
+            previewing.ready(model, self.device, options)
+        return Painter(lock, self.store, self.device, self.log, options, precision, model)
 
     def _read_ahead(self, engine: Any) -> None:
         """Read the plain weights beside the first steps, which leave the CPU idle."""
@@ -149,7 +150,7 @@ class WhileTraining:
 
         with contextlib.suppress(borrow.CannotBorrow):  # it is said when something is to be drawn
             refuse(engine)
-            engine.before_restart = self._release
+            engine.before_restart = self.release
             precision, pool = precision_of(next(iter(self.siblings["prompts"].values()))), ThreadPoolExecutor(1)
             # Not by the GPU, on which the trainer may be recording.
             self._plain = pool.submit(self._read, precision, torch.device("cpu"))

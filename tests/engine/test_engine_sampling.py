@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import itertools
 import json
 import shutil
 import sys
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,9 +133,9 @@ def test_previews_with_little_memory_are_the_same_and_say_so(previews, tmp_path,
 
 
 class Idle:
-    """An engine that has nothing to give up."""
+    """An engine that has nothing to give up, and whose blocks could not be compiled."""
 
-    cuda = False
+    cuda, compiled, options = False, False, EngineOptions()
 
     def make_room(self, needed: int) -> None:
         assert needed > 0
@@ -148,7 +150,7 @@ def test_the_trainer_draws_what_the_rule_would_draw(previews, tmp_path) -> None:
     checkpoint = tmp_path / "checkpoint-in-the-store.safetensors"
     write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
     newest = tmp_path / "newest"
-    draw = WhileTraining(previews, siblings, stores["trainer"], CPU, lines.append, EngineOptions(), newest)
+    draw = WhileTraining(previews, siblings, stores["trainer"], CPU, lines.append, newest)
     for step, path in ((0, None), (1, checkpoint), (2, checkpoint)):
         draw(step, path, Idle(), lambda: False)
     (tmp_path / "results/checkpoints/step-000002.safetensors").write_bytes(checkpoint.read_bytes())
@@ -169,7 +171,7 @@ def test_a_short_sweep_of_the_likely_step_is_drawn_with_its_previews(
     siblings = {"steps": [1, 2], "prompts": {"01": plan, "02": plan}, "sweep": sweep}
     checkpoint, store, newest = tmp_path / "checkpoint.safetensors", Store(tmp_path / "trainer"), tmp_path / "newest"
     write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
-    draw = WhileTraining(previews, siblings, store, CPU, silent, EngineOptions(), newest)
+    draw = WhileTraining(previews, siblings, store, CPU, silent, newest)
     draw(1, checkpoint, Idle(), lambda: False)
     monkeypatch.setattr(draw, "_each", seconds)
     draw(2, checkpoint, Idle(), lambda: False)
@@ -185,10 +187,25 @@ def test_a_preview_that_fails_costs_no_training(previews, tmp_path) -> None:
     broken, lines = tmp_path / "broken.safetensors", []
     broken.write_bytes(b"not a checkpoint")
     siblings, store = {"steps": [1, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer")
-    draw = WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
+    draw = WhileTraining(previews, siblings, store, CPU, lines.append, tmp_path / "newest")
     draw(1, broken, Idle(), lambda: False)
     draw(2, broken, Idle(), lambda: False)
     assert len(lines) == 1 and "previews are drawn after training" in lines[0]
+
+
+def test_previews_are_not_compiled_where_training_could_not_be(previews, tmp_path) -> None:
+    draw = WhileTraining(previews, {"steps": [], "prompts": {}}, previews.store, CPU, silent, tmp_path / "newest")
+    painter = draw._new_painter("bf16", Idle())
+    assert painter.adapters.options == replace(Idle.options, compile=False) != Idle.options
+
+
+def test_a_trainer_that_is_done_keeps_no_model(previews, tmp_path) -> None:
+    draw = WhileTraining(previews, {"steps": [], "prompts": {}}, previews.store, CPU, silent, tmp_path / "newest")
+    draw._painter = draw._new_painter("bf16", Idle())
+    model = weakref.ref(draw._painter.model)
+    draw.release()
+    gc.collect()
+    assert model() is None
 
 
 def test_a_stop_leaves_the_picture_and_training_draws_nothing_more(previews, tmp_path) -> None:
@@ -196,7 +213,7 @@ def test_a_stop_leaves_the_picture_and_training_draws_nothing_more(previews, tmp
     siblings, store, lines = {"steps": [0, 2], "prompts": {"01": plan}}, Store(tmp_path / "trainer"), []
     checkpoint = tmp_path / "checkpoint.safetensors"
     write_safetensors(checkpoint, lora_of(build_transformer(), 2), {})
-    draw = WhileTraining(previews, siblings, store, CPU, lines.append, EngineOptions(), tmp_path / "newest")
+    draw = WhileTraining(previews, siblings, store, CPU, lines.append, tmp_path / "newest")
     looks = itertools.count()
     draw(0, None, Idle(), lambda: next(looks) == 3)
     assert next(looks) == 4, "asked at every step of the sampler, and no more after the answer"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from train_helpers import checkpoint_bytes, equal, job_of, quiet, recipe, state_bytes
 
-from charloom.core.errors import UserError
+from charloom.core.errors import Killed, UserError
 from charloom.core.store import Store
 from charloom.core.tensors import read_safetensors
 from charloom.train import progress
@@ -82,8 +82,11 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(make_dataset, t
     expected, job = job_of(manifest, alone, tmp_path / "alone"), job_of(manifest, batches, tmp_path / "log")
     one, several = Store(tmp_path / "one"), Store(tmp_path / "several")
     train(expected, one, 6, quiet)
-    with pytest.raises(UserError, match=r"^process 2 of 2 .* was killed \(SIGKILL\); .* run again .*$"):
+    killed = pytest.raises(Killed, match=r"^process 2 of 2 .* was killed \(SIGKILL\); .* run again .*$")
+    with killed, progress.noticed(tmp_path / "log"):
         run(manifest, batches, several, tmp_path / "log", 2, 6, dies=[1, 5])  # in its third update
+    with progress.noticed(tmp_path / "log") as noticed:
+        assert noticed
     left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
     assert not left
     assert states.newest(several, job.run_key, 6).step == 2
@@ -99,9 +102,10 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(make_dataset, t
 
 
 def test_a_request_to_stop_is_passed_on_and_all_is_saved(make_dataset, tmp_path):
+    """Even if saving takes longer than a failed process leaves the others."""
     recipe_ = recipe(train={**TRAIN, "steps": 5000}, save={"every": 5000})
     manifest, store, log = make_dataset(), Store(tmp_path / "store"), tmp_path / "log"
-    asked = command(manifest, recipe_, store, log, 5000)
+    asked = command(manifest, recipe_, store, log, 5000, saves_for=launch.GRACE / 3 + 1)
     program = f"from charloom.workflow import launch; launch.run({asked!r}, 2, [], print)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120

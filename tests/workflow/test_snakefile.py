@@ -60,6 +60,18 @@ def test_previews_come_before_the_next_start_of_the_trainer(
     assert first < second < drawn < judged if run_ahead == 0 else first < drawn < judged < second
 
 
+def test_a_training_that_is_tried_again_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this Snakemake itself, as without a cluster; and it stays made."""
+    monkeypatch.setenv("CHARLOOM_PYTHON", str(small_project.pretender(project)))
+    fails_once = 'import sys\nif "--attempt 1" in " ".join(sys.argv):\n    sys.exit("no memory")\n'
+    replace(project, "pretender", "import sys\n", fails_once)
+    checkpoint = "results/mara/checkpoints/step-000050.safetensors"
+    made = snakemake(project, "--cores", "2", "--retries", "1", "--forcerun", "train_segment", "--", checkpoint)
+    assert made.returncode == 0 and made.stderr.count("no memory") == 1, made.stderr
+    again = snakemake(project, "-n", checkpoint)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
 CONDA = """#!/bin/sh
 # Stands in for conda: an environment is a folder with a python that tells where it looks for modules.
 for last; do :; done
