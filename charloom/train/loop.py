@@ -155,7 +155,7 @@ def train(
     sums = ranks.sums(parameters)
     ema = [p.detach().clone() for p in parameters] if train_settings.ema else []
 
-    start = 0
+    start, asked = 0, False
     if earlier is not None:
         start = earlier.step
         states.check_shapes(earlier, adapter.parameters)
@@ -216,7 +216,7 @@ def train(
             progress.drawn(job.log_dir / "newest")
 
     def together(saving: Callable[[int], None], step: int) -> None:
-        """Save by the first rank while the others wait: one that ended earlier would take it along."""
+        # One that ended before the first has saved would take it along.
         if ranks.first:
             saving(step)
         ranks.check(parameters)
@@ -232,7 +232,7 @@ def train(
         metrics.step(seen.step, values, sigmas, items, seen.lr, norm)
         progress.step(seen.step, sum(values) / len(values), metrics.smoothed.value(), peak_memory())
 
-    stop, asked = Stop(job.log_dir), False
+    stop = Stop(job.log_dir)
     newest = max((s for s in whole if store.has(CHECKPOINT, checkpoint_key(job.run_key, s), ".safetensors")), default=0)
     progress = Writer(job.log_dir, first=start, steps=whole[-1], saved=newest)
     checkpoints = set(settings.checkpoint_steps(until))
