@@ -103,10 +103,9 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
         return [Reason(None, f"Identity was not scored{nobody}.")]
     known = [s.identity for s in everyone if s.identity is not None]
     best = max(known)
-    share = forgiven = 0.0
-    for like in sorted((s for s in flexible if s.identity is not None), key=lambda s: s.identity or 0.0)[-1:]:
-        share = limits.identity_of_flexible * (like.identity or 0.0)
-        forgiven = limits.identity_noise * chance(own, like)
+    rivals = {s.identity: s for s in flexible if s.identity is not None}
+    share = limits.identity_of_flexible * max(rivals, default=0.0)
+    forgiven = limits.identity_noise * chance(own, rivals[max(rivals)]) if rivals else 0.0
     least = max(limits.identity_of_all * best, limits.identity_low)
     strict = min(limits.identity_enough, max(share, least))
     needed = min(limits.identity_enough, max(share - forgiven, least))
