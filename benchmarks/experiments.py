@@ -57,17 +57,16 @@ def wanted(names: list[str], seeds: list[int] | None, known: set[str]) -> list[l
 
 
 def tabulated(names: list[str], folder: Path) -> set[str]:
-    """The looks whose values are in the tables of ``folder``."""
-    known = set()
+    """The looks whose values are in the tables of ``folder``, in that of every experiment that has them as an arm."""
+    known, lacking = set(), set()
     for experiment in map(design.read, names):
         path = folder / f"{experiment.name}.csv"
-        measured = (
-            {(row["arm"], row["character"], row["seed"]) for row in tables.read(path)} if path.is_file() else set()
-        )
+        table = tables.read(path) if path.is_file() else []
+        measured = {(row["arm"], row["character"], row["seed"]) for row in table}
         for arm, look in experiment.looks():
-            if (arm, look.training.character, look.training.seed) in measured:
-                known.add(look.name)
-    return known
+            there = (arm, look.training.character, look.training.seed) in measured
+            (known if there else lacking).add(look.name)
+    return known - lacking
 
 
 def main() -> None:
