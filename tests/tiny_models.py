@@ -100,3 +100,20 @@ def build_base(folder: Path) -> Path:
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def lora_of(model, seed, rank=4, dora=False, below="layers."):
+    """Tensors of a LoRA on the linear layers of the main blocks, or ``below`` another part, big enough to be seen."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, linear in model.named_modules():
+        if isinstance(linear, torch.nn.Linear) and name.startswith(below):
+            stem = f"diffusion_model.{name}"
+            tensors[f"{stem}.lora_A.weight"] = torch.randn(rank, linear.in_features, generator=generator) * 0.2
+            tensors[f"{stem}.lora_B.weight"] = torch.randn(linear.out_features, rank, generator=generator) * 0.2
+            tensors[f"{stem}.alpha"] = torch.tensor(float(rank))
+            if dora:
+                tensors[f"{stem}.dora_scale"] = linear.weight.norm(dim=1, keepdim=True) * 1.1
+    return tensors

@@ -23,6 +23,14 @@ def job(make_dataset, tmp_path):
     return job_of(make_dataset(), recipe(train={"steps": 12}, save={"every": 6}), tmp_path / "training")
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C as in a terminal: a shell's background jobs, and what they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def asked_at(monkeypatch):
     """``asked_at(step, how)`` calls ``how`` while that step runs; steps are counted by the progress they report."""
