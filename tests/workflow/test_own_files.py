@@ -111,6 +111,7 @@ def first_jobs(folder: Path) -> dict[str, int]:
     rows = dict(re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE))
     if rows and "train_segment" not in rows:
         assert set(rows) <= {"score_checkpoint", *CHOSEN, "total"}
+        assert "score_checkpoint" in rows, table
         return {"score_checkpoint": int(rows["score_checkpoint"])}
     return {rule: int(number) for rule, number in rows.items() if rule in read_files}
 
