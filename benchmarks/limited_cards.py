@@ -77,12 +77,8 @@ def measured(work: Path, size: int, steps: int, cores: int) -> dict[str, Any]:
     try:
         assert ballast.stdout is not None
         left = float(ballast.stdout.readline())
-        command = [sys.executable, "-m", "snakemake", "-s", str(whole_run.ROOT / "Snakefile"), "--cores", str(cores)]
-        command += ["--profile", str(whole_run.ROOT / "profiles" / f"gpu-{size}gb")]
-        command += [f"results/{whole_run.CHARACTER}/final.safetensors"]
-        paths = os.pathsep.join([str(whole_run.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         started = time.time()
-        done = subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": paths})
+        status = whole_run.run(work, f"gpu-{size}gb", cores, ("final.safetensors",))
         wall = time.time() - started
     finally:
         ballast.kill()
@@ -94,11 +90,11 @@ def measured(work: Path, size: int, steps: int, cores: int) -> dict[str, Any]:
         "size_gib": size,
         "free_before_gib": round(left, 2),
         "steps": steps,
-        "finished": done.returncode == 0,
+        "finished": status == 0,
         "wall_s": round(wall, 1),
         "taken_of_the_card_gib": round(float(shown.read_text()), 2),
     }
-    if done.returncode:
+    if status:
         return run
     log = whole_run.training(work, started)["trainer_log"]
     return {**run, **compared(work, size, steps, log), "trainer_log": log}
@@ -114,11 +110,9 @@ def seed_of(work: Path, size: int) -> None:
 
 def compared(work: Path, size: int, steps: int, log: Sequence[str]) -> dict[str, Any]:
     """The plan's figures for a card of ``size`` GiB, and those that the trainer's log has."""
-    profile = yaml.safe_load((whole_run.ROOT / "profiles" / f"gpu-{size}gb" / "config.yaml").read_text())["config"]
-    overrides = {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in profile)}
-    recipe = load(work, overrides=overrides).characters[whole_run.CHARACTER].recipe
-    memory = recipe["memory"]
-    budget = min([size - pricing.BESIDE, *([float(memory)] if memory != "auto" else [])])
+    given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], whole_run.ROOT)
+    recipe = load(work, overrides=given).characters[whole_run.CHARACTER].recipe
+    budget = pricing.budget_of(recipe, size, pricing.BESIDE)
     edges = recipe["data"]["resolutions"]
     drawn = sum(int(one[1]) for line in log if (one := re.search(r"step \d+: (\d+) previews of", line)))
     jobs = {"train_segment": 1, **({"sample_checkpoint": drawn} if drawn else {})}

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,11 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work
     prepare(work, arguments.model.resolve(), arguments.steps, arguments.every, yaml.safe_load(arguments.recipe))
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile")]
-    command += ["--profile", str(ROOT / "profiles" / arguments.profile), "--cores", str(arguments.cores)]
-    command += [f"results/{CHARACTER}/final.safetensors", f"results/{CHARACTER}/report.html"]
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     started = time.time()
-    done = subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+    status = run(work, arguments.profile, arguments.cores, ("final.safetensors", "report.html"))
     wall = time.time() - started
-    if done.returncode:
-        sys.exit(done.returncode)
+    if status:
+        sys.exit(status)
     result = {
         "benchmark": "whole_run",
         "date": datetime.date.today().isoformat(),
@@ -75,6 +72,15 @@ def main() -> None:
     result["guide_run_reckoned_s"] = reckoned(result)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+
+
+def run(work: Path, profile: str, cores: int, made: Sequence[str]) -> int:
+    """Make files of the character's results in the workflow folder ``work``; returns Snakemake's exit status."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile")]
+    command += ["--profile", str(ROOT / "profiles" / profile), "--cores", str(cores)]
+    command += [f"results/{CHARACTER}/{name}" for name in made]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}).returncode
 
 
 def prepare(work: Path, model: Path, steps: int, every: int, recipe: dict[str, Any]) -> None:

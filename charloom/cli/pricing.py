@@ -96,7 +96,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         stages = [one for one in price.stages(jobs, recipe, steps, None, here) if one.measured]
         return _times(stages, jobs, []) if stages else []
     there = card(workflow.device)
-    budget = _allowed(recipe, there, BESIDE)
+    budget = budget_of(recipe, there, BESIDE)
     if "train_segment" in jobs and budget is not None:
         _refuse(name, recipe, budget)
     _refuse_drawing(name, recipe, jobs, there)
@@ -124,7 +124,7 @@ def _short(needed: float, store: Path) -> str:
     return f", but the disk of {there} has {free:.0f} GB free: free some space first" if free < needed else ""
 
 
-def _allowed(recipe: dict[str, Any], there: float | None, others: float) -> float | None:
+def budget_of(recipe: dict[str, Any], there: float | None, others: float) -> float | None:
     """GiB that may be used of a card of ``there`` GiB, of which ``others`` take some; None where nothing limits it."""
     limits = [price.limit(recipe), None if there is None else there - others]
     return min((one for one in limits if one is not None), default=None)
@@ -133,7 +133,7 @@ def _allowed(recipe: dict[str, Any], there: float | None, others: float) -> floa
 def _refuse_drawing(name: str, recipe: dict[str, Any], jobs: dict[str, int], there: float | None) -> None:
     """Previews are drawn by a model that is whole in GPU memory: blocks in main memory are for training alone."""
     found = [rule for rule in DRAWING if rule in jobs]
-    need, allowed = price.drawing(recipe), _allowed(recipe, there, CONTEXT)
+    need, allowed = price.drawing(recipe), budget_of(recipe, there, CONTEXT)
     if not found or allowed is None or need <= allowed:
         return
     others = set(found) - set(PREVIEWS)

@@ -124,9 +124,7 @@ def beside(name: str) -> list[str]:
     Raises:
         UserError: there is no such GPU.
     """
-    if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
-        return []
-    return [device.place for device in named(name)[-1:]]
+    return [] if os.environ.get(LEASED) else [device.place for device in named(name)[-1:]]
 
 
 def named(name: str) -> list[Device]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from charloom.base import locks
 from charloom.base.hub import Log
@@ -13,6 +14,7 @@ from charloom.core.canonical import digest
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 
+T = TypeVar("T")
 FULL_PRECISION = "none"
 _UNQUANTISED = (FULL_PRECISION, "bf16")
 _KIND = "charloom.quantization"
@@ -53,16 +55,25 @@ def make(
         UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full; nf4 without
             bitsandbytes.
     """
+
+    def sorry() -> None:
+        tell("the GPU has no room to prepare the base now: the CPU does it, which takes longer")
+
+    return _or_on_cpu(lambda where: _made(lock, settings, output, store, tell, where), device, sorry)
+
+
+def _or_on_cpu(work: Callable[[Any], T], device: Any, sorry: Callable[[], None] = lambda: None) -> T:
+    """``work(device)``; if that GPU has no room for it, ``sorry()`` and the same on the CPU."""
     import torch
 
     try:
-        return _made(lock, settings, output, store, tell, device)
+        return work(device)
     except torch.OutOfMemoryError:
         if torch.device(device).type == "cpu":
             raise
-    torch.cuda.empty_cache()  # only here are the frames gone that hold what was made
-    tell("the GPU has no room to prepare the base now: the CPU does it, which takes longer")
-    return _made(lock, settings, output, store, tell, "cpu")
+    torch.cuda.empty_cache()  # only here are the frames gone that hold what was on the GPU
+    sorry()
+    return work(torch.device("cpu"))
 
 
 def _made(
@@ -117,15 +128,7 @@ def load(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:
         UserError: the file is damaged or does not fit the base's config; nf4 without bitsandbytes; weights that the
             device cannot hold.
     """
-    import torch
-
-    try:
-        return _loaded(lock, prepared, dtype, device)
-    except torch.OutOfMemoryError:
-        if torch.device(device).type == "cpu":
-            raise
-    torch.cuda.empty_cache()  # only here are the frames gone that hold what was loaded
-    return _loaded(lock, prepared, dtype, torch.device("cpu"))
+    return _or_on_cpu(lambda where: _loaded(lock, prepared, dtype, where), device)
 
 
 def _loaded(lock: dict[str, Any], prepared: Path, dtype: Any, device: Any) -> Any:

@@ -14,7 +14,7 @@ from charloom.core import files
 from charloom.core.canonical import canonical_json, file_digest
 from charloom.train.keys import CHECKPOINT, checkpoint_key, manifest_digest, run_key
 from charloom.train.settings import TrainSettings
-from charloom.workflow import devices
+from charloom.workflow import devices, price
 
 KIND = CHECKPOINT
 APART = "CHARLOOM_PREVIEWS_APART"
@@ -41,8 +41,6 @@ def started_from(slice_: str, content: str) -> str:
 
 def draws(character: Character, gpu: bool) -> bool:
     """Whether the trainer is expected to draw previews on its way; on a CPU it always can."""
-    from charloom.workflow import price
-
     if os.environ.get(APART) or os.environ.get(devices.SHARE):
         return False
     return not gpu or price.draws(character.recipe, price.limit(character.recipe))

@@ -285,5 +285,5 @@ def test_profiles_are_what_the_forms_give() -> None:
         assert given["recipe"].get("memory", size) <= size
         character = load(small_project.ROOT, overrides={**given, "device": "cuda"}).characters["leyla"]
         made = {"train_segment": 1} | ({"sample_checkpoint": 1} if character.sampled_steps else {})
-        pricing._refuse("leyla", character.recipe, pricing._allowed(character.recipe, size, pricing.BESIDE))
+        pricing._refuse("leyla", character.recipe, pricing.budget_of(character.recipe, size, pricing.BESIDE))
         pricing._refuse_drawing("leyla", character.recipe, made, size)
