@@ -4,8 +4,8 @@
 
 Each repeat is a process of its own, which trains for --seconds and counts its steps; the ways of waiting take turns,
 so that whatever else the machine does meets all of them alike. Busy processes are Python loops that never sleep, at the
-same priority (or lower with --nice). The ways: libgomp's default (threads spin), as charloom's jobs choose when they
-start (charloom.workflow.jobs.choose_waiting), and passive (threads sleep at once).
+same priority (or lower with --nice). The ways: libgomp's default (threads spin), bounded as in charloom's jobs
+(charloom.workflow.jobs.bound_waiting), and passive (threads sleep at once).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         if arguments.child == "charloom":
-            jobs.choose_waiting(arguments.threads)
+            jobs.bound_waiting()
         print(train_for(arguments.seconds, arguments.resolutions, arguments.threads))
         return
     from train_miniature import processor_name

@@ -26,9 +26,7 @@ QUIET = "CHARLOOM_JOBS_QUIET"
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables by which libgomp, torch's OpenMP on Linux, decides how idle threads wait."""
 SPINS = "10000"
-"""How long idle threads spin on a quiet machine: as fast as without an end, and bearable if it gets busy later."""
-BUSY = 0.25
-"""Share of the wanted cores that other processes must use before idle threads sleep instead of spin."""
+"""How long idle threads spin before they sleep: as fast as without an end on a quiet machine, bearable elsewhere."""
 KEEPING = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 """Environment variables by which a user decides what glibc does with memory that is freed."""
 JSON = "JSON or @FILE"
@@ -108,34 +106,15 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
     return made
 
 
-def choose_waiting(threads: int, cores_used: Callable[[], float] | None = None) -> None:
-    """Let idle threads sleep where other processes want the CPU. Call it before anything loads torch.
+def bound_waiting() -> None:
+    """Let idle threads spin for a bounded time only, then sleep. Call it before anything loads torch.
 
     Between two parallel regions libgomp's threads spin. On a quiet machine that is fastest; beside other busy processes
-    they spin away the time that the others wait for, and training crawls (``benchmarks/busy_laptop.py``). How threads
-    wait is settled when libgomp is loaded, so the machine is looked at once, for half a second; for one that gets busy
-    later, spinning has an end (:data:`SPINS`). A choice of the user's is kept.
-
-    Args:
-        threads: cores that the job wants.
-        cores_used: how many cores other processes use; measured if not given.
+    they spin away the time that the others wait for, and training crawls. A bound costs nothing on the quiet machine
+    and saves the busy one (``benchmarks/busy_laptop.py``). A choice of the user's is kept.
     """
-    if any(name in os.environ for name in WAITING):
-        return
-    if (cores_used or _cores_used)() >= BUSY * threads:
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-    else:
+    if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = SPINS
-
-
-def _cores_used() -> float:
-    """How many of the cores that this process may run on are in use while it does nothing."""
-    import psutil
-
-    shares = psutil.cpu_percent(interval=0.5, percpu=True)
-    # In a container or under taskset, what runs on the other cores takes nothing away.
-    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(shares))
-    return sum(shares[core] for core in own if core < len(shares)) / 100
 
 
 def keep_memory() -> None:
@@ -205,12 +184,11 @@ def torch_device(
         UserError: there is no such device, or none that could run the base in reasonable time; or a package is missing
             that the character's training will need, so that this is not found after minutes of encoding.
     """
-    wanted = min(max(1, threads), os.cpu_count() or 1)
     if places := _leased(name, alone):
         # Before CUDA starts, which then knows no other GPU.
         os.environ[devices.VISIBLE], name = places[0], "cuda"
     elif name in ("auto", "cpu"):
-        choose_waiting(wanted)
+        bound_waiting()
     import torch
 
     from charloom.base import locks

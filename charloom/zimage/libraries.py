@@ -1,36 +1,50 @@
 """What charloom takes from diffusers and PEFT, imported without what both import for other users.
 
-Every process that computes imports them, and bitsandbytes (which loads torch's compiler) and scipy are a quarter of
-that time. charloom asks neither library for anything that needs these; whoever wants bitsandbytes itself imports it as
-usual. Take the names from here, never from diffusers or PEFT: whoever imports these first decides.
+Every process that computes imports them, and bitsandbytes (which loads torch's compiler), scipy and scikit-learn are a
+quarter of that time or more. charloom asks neither library for anything that needs these; whoever wants bitsandbytes
+itself imports it as usual. Take the names from here, never from diffusers or PEFT: whoever imports these first decides.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 
-UNUSED = ("bitsandbytes", "scipy")
-"""Packages that diffusers and PEFT import if they are installed."""
+UNUSED = ("bitsandbytes", "scipy", "sklearn")
+"""Packages that diffusers, PEFT and transformers import if they find them installed."""
 USERS = ("accelerate", "diffusers", "peft", "transformers")
 """Packages that look once whether those of :data:`UNUSED` are installed, and rely on it from then on."""
 
 
 @contextlib.contextmanager
 def without_unused() -> Iterator[None]:
-    """Inside the block the packages of :data:`UNUSED` seem not to be installed.
+    """Inside the block, who asks whether the packages of :data:`UNUSED` are installed is told that they are not.
 
-    Nothing is hidden if one of :data:`USERS` is loaded already, since it may have seen them.
+    A package that imports scipy without asking gets it, because it could not do without; bitsandbytes is missing to
+    everybody, because PEFT tries to import it and takes an ImportError for an answer. Nothing is hidden if one of
+    :data:`USERS` is loaded already, since it may have seen them.
     """
-    hidden = [] if any(name in sys.modules for name in USERS) else [one for one in UNUSED if one not in sys.modules]
-    # An entry that is None is Python's own way to say that there is no such module.
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    if any(name in sys.modules for name in USERS):
+        yield
+        return
+    genuine = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name in UNUSED else genuine(name, package)
+
+    tried = "bitsandbytes" not in sys.modules
+    importlib.util.find_spec = find_spec
+    if tried:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # Python's way to say that there is none
     try:
         yield
     finally:
-        for name in hidden:
-            del sys.modules[name]
+        importlib.util.find_spec = genuine
+        if tried:
+            del sys.modules["bitsandbytes"]
 
 
 with without_unused():

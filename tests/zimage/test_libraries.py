@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,27 @@ def run(code: str) -> str:
 
 
 def test_what_nobody_uses_is_not_imported() -> None:
-    assert run(f"import sys, {USED}; print([n for n in ('bitsandbytes', 'scipy') if n in sys.modules])") == "[]"
+    hidden = "('bitsandbytes', 'scipy', 'sklearn')"
+    assert run(f"import sys, {USED}; print([name for name in {hidden} if name in sys.modules])") == "[]"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
+def test_a_package_that_imports_one_without_asking_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As scikit-learn does, which transformers imports where it is installed: without scipy.sparse it is an error."""
+    (tmp_path / "sklearn_like.py").write_text("from scipy.sparse import csr_array\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from charloom.zimage.libraries import without_unused
+
+    with without_unused():
+        importlib.import_module("sklearn_like")
+
+
+def test_it_starts_beside_scikit_learn(tmp_path: Path) -> None:
+    """Whatever else is installed: transformers looks for scikit-learn, and this one breaks whoever imports it."""
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text("from scipy.sparse import nothing_of_that_name\n")
+    found = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {USED}; print('sklearn' in sys.modules)")
+    assert found == "False"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
