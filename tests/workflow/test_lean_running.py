@@ -69,13 +69,30 @@ def test_missing_and_large_files_have_no_digest(tmp_path: Path, read: list[str])
     assert digest(path) is None, "known, but larger than this run wants to know"
 
 
+class Dag:
+    """What choosing asks about the whole run."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.done: set[Job] = set()
+
+    def needrun_jobs(self) -> list[Job]:
+        return self.jobs
+
+    def finished(self, job: Job) -> bool:
+        return job in self.done
+
+
 class Scheduler:
     """What :meth:`JobScheduler.job_selector` uses of itself to choose by priority among the jobs that it is given."""
 
     def __init__(self) -> None:
         self.subsample: int | None = 50
-        self.workflow = SimpleNamespace(scheduling_settings=SimpleNamespace(subsample=50))
+        self.dag = Dag()
+        settings = SimpleNamespace(subsample=50)
+        self.workflow = SimpleNamespace(scheduling_settings=settings, local_exec=True, dag=self.dag)
         self.considered: list[int] = []
+        self.running: set[Job] = set()
 
     def job_selector(self, jobs: Any) -> list[Any]:
         self.considered.append(len(jobs))
@@ -85,8 +102,8 @@ class Scheduler:
 class Job:
     """What choosing uses of a job."""
 
-    def __init__(self, rule: str, priority: int) -> None:
-        self.rule, self.priority = SimpleNamespace(name=rule), priority
+    def __init__(self, rule: str, priority: int, **wildcards: str) -> None:
+        self.rule, self.priority, self.wildcards = SimpleNamespace(name=rule), priority, SimpleNamespace(**wildcards)
 
     def is_group(self) -> bool:
         return False
@@ -98,7 +115,7 @@ def ready(rule: str, count: int, priority: int = 1) -> list[Job]:
 
 def test_a_job_that_everything_waits_for_is_considered_among_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_scheduler, "JobScheduler", Scheduler)
-    lean_running.consider_every_rule()
+    lean_running.choose_well()
     scheduler = job_scheduler.JobScheduler()
     assert scheduler.subsample is None, "Snakemake would choose the first jobs at random"
     jobs = ready("latents", 3000, 5) + ready("caption", 400, 4) + ready("prepare_base", 1, 10)
@@ -107,6 +124,51 @@ def test_a_job_that_everything_waits_for_is_considered_among_thousands(monkeypat
     few = jobs[:50]
     assert scheduler.job_selector(few)[0] in few and scheduler.considered == [50, 50]
     swaps.undo()
+
+
+@pytest.fixture
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One that knows of Leyla's training; Mara's is done."""
+    monkeypatch.setattr(job_scheduler, "JobScheduler", Scheduler)
+    lean_running.choose_well()
+    made = job_scheduler.JobScheduler()
+    made.dag.jobs = [Job("train_segment", 6, character=name, step="000800") for name in ("leyla", "mara")]
+    made.dag.done = {made.dag.jobs[1]}
+    yield made
+    swaps.undo()
+
+
+def preview(character: str, step: str = "000000") -> Job:
+    return Job("sample_checkpoint", 4, character=character, step=step)
+
+
+def chosen(scheduler: Any, *jobs: Job) -> Job:
+    found: list[Job] = scheduler.job_selector(set(jobs))
+    return found[0]
+
+
+def test_what_the_training_draws_does_not_start_before_it(scheduler: Any) -> None:
+    waits, other = preview("leyla"), Job("encode_latents", 1)
+    assert chosen(scheduler, waits, other) is other
+    training, done = scheduler.dag.jobs
+    assert chosen(scheduler, waits, training) is training
+    scheduler.dag.done = {training, done}
+    assert chosen(scheduler, waits, other) is waits
+
+
+@pytest.mark.parametrize("job", [preview("mara"), preview("leyla", "000200")])
+def test_other_previews_do_not_wait(scheduler: Any, job: Job) -> None:
+    assert chosen(scheduler, job, Job("encode_latents", 1)) is job
+
+
+def test_nothing_waits_where_nothing_else_goes_on(scheduler: Any) -> None:
+    """After a failure of the training with --keep-going; and on a cluster, where another machine may be free."""
+    waits = preview("leyla")
+    assert chosen(scheduler, waits) is waits
+    scheduler.running = {Job("train_segment", 6)}
+    assert scheduler.job_selector({preview("mara"), waits})[0].wildcards.character == "mara"
+    scheduler.workflow.local_exec = False
+    assert chosen(scheduler, waits) is waits
 
 
 def test_rules_share_what_is_considered() -> None:
