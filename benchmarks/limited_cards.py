@@ -1,6 +1,6 @@
 """What the plan says against what runs, on one GPU made as small as a card of 8, 10, 12 or 24 GiB.
 
-    python benchmarks/limited_cards.py --model FOLDER --work EMPTY_FOLDER [--sizes 8 10 12 24] [--steps 100]
+    python benchmarks/limited_cards.py --model FOLDER --work FOLDER [--sizes 8 10 12 24] [--steps 100]
 
 A process of its own takes the rest of the GPU's memory, so that CUDA's context and libraries have to fit as well; it
 also watches how much the run takes at its peak. Each size trains with its profile and its own seed, so nothing but the
@@ -50,14 +50,15 @@ while True:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base")
-    parser.add_argument("--work", type=Path, required=True, help="folder to run in; must be empty or missing")
+    parser.add_argument("--work", type=Path, required=True, help="folder to run in; may be an earlier one's")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 10, 12, 24], help="GiB of the card")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output", type=Path, default=whole_run.ROOT / "benchmarks" / "results" / "limited_cards.json")
     arguments = parser.parse_args()
     work, steps = arguments.work, arguments.steps
-    whole_run.prepare(work, arguments.model.resolve(), steps, steps, {})
+    if not (work / "config").is_dir():
+        whole_run.prepare(work, arguments.model.resolve(), steps, steps, {})
     found = json.loads(arguments.output.read_text()) if arguments.output.is_file() else []
     for size in arguments.sizes:
         found.append(measured(work, size, steps, arguments.cores))
@@ -135,14 +136,18 @@ def compared(work: Path, size: int, steps: int, log: Sequence[str]) -> dict[str,
 
 
 def steady(log: Sequence[str]) -> float:
-    """Seconds per step, from pairs of neighbouring lines that both tell of steps: nothing was prepared between them."""
+    """Median seconds per step, each pair of neighbouring lines that both tell of steps weighted by its steps.
+
+    Nothing was compiled between such lines. Graphs were recorded anew between some, where a card has no room for those
+    of every shape at first; the median leaves these out, as a longer training does.
+    """
     rows = [re.match(r" *([\d.]+) s  (?:step (\d+)/)?", line) for line in log]
-    seconds, steps = 0.0, 0
+    rates: list[float] = []
     for before, after in itertools.pairwise(rows):
         if before and after and before[2] and after[2]:
-            seconds += float(after[1]) - float(before[1])
-            steps += int(after[2]) - int(before[2])
-    return seconds / steps if steps else float("nan")
+            steps = int(after[2]) - int(before[2])
+            rates += [(float(after[1]) - float(before[1])) / steps] * steps
+    return statistics.median(rates) if rates else float("nan")
 
 
 if __name__ == "__main__":

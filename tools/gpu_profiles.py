@@ -7,6 +7,7 @@ Each says in a comment what was estimated for the default recipe, and which budg
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,27 @@ SIZES = (8, 10, 12, 16, 24, 48, 80)
 BF16_TEXTS = 24
 """From this size on the text encoder stays in bf16."""
 MEASURED = {
-    6.5: "with a budget of 6.5 GiB: 6.0 GiB, 0.274 s per step of 1024 pixels",
     14.5: "limited to 16 GiB: 14.2 GiB, 0.239 s per step of 1024 pixels",
     32.0: "with a budget of 32 GiB, and more is not needed: 30.2 GiB, 0.190 s per step of 1024 pixels",
 }
 """Lines of benchmarks/results/train_step.json by budget."""
+LIMITED = ROOT / "benchmarks/results/limited_cards.json"
+"""Runs with these profiles on an H100 made as small as their cards."""
 
 
 def recipe(size: int) -> dict[str, Any]:
     """The shipped recipe on the real base, as the profile of a size sets it."""
     given = {"base": "z-image-turbo", "recipe": {"memory": size - BESIDE}}
     return load(ROOT, overrides=given).characters["leyla"].recipe
+
+
+def limited() -> dict[int, str]:
+    """What was measured by size of the card."""
+    return {
+        row["size_gib"]: f"made as small: {row['allocated_gib']['measured']:.1f} GiB, "
+        f"{row['seconds_per_step']['measured']:.2f} s per step on average"
+        for row in json.loads(LIMITED.read_text(encoding="utf-8"))
+    }
 
 
 def text(size: int) -> str:
@@ -46,7 +57,7 @@ def text(size: int) -> str:
         if found.recomputing
         else "no block recomputes"
     )
-    measured = MEASURED.get(32.0 if budget > 32 and not found.recomputing else budget)
+    measured = limited().get(size) or MEASURED.get(32.0 if budget > 32 and not found.recomputing else budget)
     said = f"Measured on an H100 {measured}." if measured else "No measurement at this size."
     encoder = "bf16" if size >= BF16_TEXTS else "float8"
     need, memory, previews = price.drawing(recipe(size)), budget, ""

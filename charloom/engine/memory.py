@@ -43,7 +43,8 @@ def crowded(limit: float | None, device: torch.device, activations: int) -> bool
     """
     allowed = budget(limit, device)
     trial = min(activations, max(0, allowed - torch.cuda.memory_allocated(device)))
-    most = allowed if limit is None else int(BESIDE * allowed)
+    # A budget may be all that a small card has.
+    most = allowed if limit is None else min(int(BESIDE * allowed), budget(None, device))
     return torch.cuda.memory_reserved(device) + trial > most
 
 

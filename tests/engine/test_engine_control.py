@@ -257,6 +257,16 @@ def test_recordings_make_room_for_a_new_shape_first(plain, fake):
     assert len(said) == 2
 
 
+@pytest.mark.parametrize(("limit", "card", "crowded"), [(6.5, 24, False), (6.5, 8, True), (None, 8, True)])
+def test_a_trial_has_no_more_room_than_the_card(monkeypatch, limit, card, crowded):
+    """6 GiB are reserved by recordings, 4 allocated, and the trial takes 1.5."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((card - 6.5) * GIB, card * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 1.0, raising=False)
+    assert memory.crowded(limit, torch.device("cuda", 0), int(1.5 * GIB)) is crowded
+
+
 def test_crowded_recordings_are_made_from_large_to_small(plain, fake):
     """Then they share memory; a trial of a new shape needs room beside them, too."""
     wanted = [plain(inputs()), plain(inputs(12, 64))]
