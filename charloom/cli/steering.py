@@ -32,6 +32,9 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
     """
     folder = files_of(root, name).training
     told = progress.read(folder)
+    if not (told and running(told)) and progress.started(folder):
+        _stop_before_first_step(folder, name, say, patience)
+        return
     if told is not None and told.state == progress.WAITING:
         raise UserError(
             f"{name}: step {told.step} of {told.steps} is saved, and the next job of this training has not begun; to "
@@ -49,6 +52,19 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
     if running(told):
         doing = "drawing" if told.doing else "in its step"
         say(f"{name}: still {doing}, at step {told.step}; it stops as soon as that is done")
+    else:
+        say(f"{name}: {ending(told)}")
+
+
+def _stop_before_first_step(folder: Path, name: str, say: Callable[[str], None], patience: float) -> None:
+    stopping.request(folder)
+    say(f"{name}: asked to stop; it is loading torch and the base, and ends after its first step ...")
+    ends = time.monotonic() + patience
+    while progress.started(folder) and time.monotonic() < ends:
+        time.sleep(0.1)
+    told = progress.read(folder)
+    if progress.started(folder) or told is None:
+        say(f"{name}: still loading; it ends after its first step")
     else:
         say(f"{name}: {ending(told)}")
 

@@ -91,7 +91,7 @@ def noticed(folder: Path) -> Iterator[bool]:
     before = mark.exists()
     with contextlib.suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        mark.write_text(str(os.getpid()), encoding="ascii")
     killed = False
     try:
         yield before
@@ -102,6 +102,16 @@ def noticed(folder: Path) -> Iterator[bool]:
         if not killed:
             with contextlib.suppress(OSError):
                 mark.unlink()
+
+
+def started(folder: Path) -> bool:
+    """Whether a start of the trainer is on its way, as far as this machine knows; true until it has ended."""
+    import psutil
+
+    try:
+        return bool(psutil.pid_exists(int((Path(folder) / UNFINISHED).read_text(encoding="ascii"))))
+    except (OSError, ValueError, OverflowError):
+        return False
 
 
 class Writer:

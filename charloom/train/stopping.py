@@ -26,7 +26,9 @@ def request(folder: Path) -> None:
 
 
 def begin(folder: Path, attempt: int) -> None:
-    """Before a job trains: drop a request of an earlier run, heed one that an earlier attempt at the job has answered.
+    """As a job begins: drop a request of an earlier run, heed one that an earlier attempt at the job has answered.
+
+    Whatever is asked from then on counts, also while torch and the base are loaded.
 
     Raises:
         Stopped: this run was asked to stop.
@@ -45,14 +47,13 @@ def _forget(folder: Path) -> None:
 class Stop:
     """Whether training should end. From construction to :meth:`close`, signals ask for it instead of killing.
 
-    A request that was there before is an old one and is dropped. A second Ctrl-C ends the process at once.
+    A second Ctrl-C ends the process at once.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
         self._asked = self._answered = False
         self._before: dict[int, Any] = {}
-        _forget(self._folder)
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 # Whoever started us with a signal ignored (nohup) means it.

@@ -70,6 +70,30 @@ def test_stop_says_when_nothing_runs(root: Path) -> None:
     assert not (results("mara").training / stopping.NAME).exists()
 
 
+def test_stop_while_the_trainer_loads(root: Path) -> None:
+    """Told of by an earlier training alone, which is finished."""
+    trainer(100, 100).finished()
+    folder = results("mara").training
+
+    def load_and_stop() -> None:
+        with progress.noticed(folder):
+            ends = time.monotonic() + 10
+            while time.monotonic() < ends and not (folder / stopping.NAME).exists():
+                time.sleep(0.02)
+            trainer(1, 0, 200).ended(KeyboardInterrupt())
+
+    thread = threading.Thread(target=load_and_stop)
+    thread.start()
+    while not progress.started(folder):
+        time.sleep(0.02)
+    text = said(call("stop", "mara"))
+    thread.join()
+    assert text.splitlines() == [
+        "mara: asked to stop; it is loading torch and the base, and ends after its first step ...",
+        "mara: stopped after step 1 of 200; all is saved: run snakemake again to go on",
+    ]
+
+
 def test_stop_between_two_jobs_of_a_training_says_how(root: Path) -> None:
     writer = trainer()
     writer.now.state = progress.WAITING

@@ -72,6 +72,7 @@ def test_stopped_by_file_goes_on_from_there_to_the_same_bytes(job, tmp_path, ask
     assert at in (step, step + 1)
     told = progress.read(job.log_dir)
     assert (told.state, told.step) == (progress.STOPPED, at)
+    stopping.begin(job.log_dir, 1)
     train(job, store, 12, quiet)
     assert checkpoint_bytes(store, job, [6, 12]) == expected
     assert without_speed((job.log_dir / "metrics.jsonl").read_text()) == without_speed(lines)
@@ -132,8 +133,25 @@ def test_another_attempt_of_a_cluster_does_not_train_on(job, tmp_path, asked_at)
 
 def test_an_old_request_stops_nobody(job, tmp_path):
     stopping.request(job.log_dir)
+    stopping.begin(job.log_dir, 1)
     train(job, Store(tmp_path / "store"), 12, quiet)
     assert progress.read(job.log_dir).state == progress.FINISHED
+
+
+def test_a_request_while_torch_is_loading_counts(job, tmp_path):
+    stopping.begin(job.log_dir, 1)
+    stopping.request(job.log_dir)
+    with pytest.raises(Stopped, match="after step 1 of 12"):
+        train(job, Store(tmp_path / "store"), 12, quiet)
+
+
+def test_a_start_is_noticed_until_it_has_ended(tmp_path):
+    assert not progress.started(tmp_path)
+    with progress.noticed(tmp_path):
+        assert progress.started(tmp_path)
+    assert not progress.started(tmp_path)
+    (tmp_path / progress.UNFINISHED).write_text(str(2**22 + 1))  # beyond the largest: killed
+    assert not progress.started(tmp_path)
 
 
 def test_a_request_in_the_last_step_changes_nothing(job, tmp_path, asked_at):
