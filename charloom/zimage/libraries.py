@@ -51,7 +51,12 @@ with without_unused():
     import peft
     from diffusers import AutoencoderKL, ZImageTransformer2DModel
     from diffusers.utils import logging as diffusers_logging
+    from peft.import_utils import is_bnb_4bit_available, is_bnb_available
     from peft.tuners.lora import Linear as LoraLinear
     from peft.tuners.tuners_utils import BaseTunerLayer
+
+    # PEFT asks when it adapts the first layer, and remembers the answer.
+    is_bnb_available()
+    is_bnb_4bit_available()
 
 __all__ = ["AutoencoderKL", "BaseTunerLayer", "LoraLinear", "ZImageTransformer2DModel", "diffusers_logging", "peft"]

@@ -42,6 +42,16 @@ def test_it_starts_beside_scikit_learn(tmp_path: Path) -> None:
     assert found == "False"
 
 
+def test_nor_when_the_first_layer_is_adapted() -> None:
+    """It takes seconds, loads torch's compiler, and warns of kernels that nobody asked for."""
+    code = (
+        "import sys; from torch import nn; from charloom.zimage.libraries import peft; "
+        "peft.inject_adapter_in_model(peft.LoraConfig(target_modules=['0']), nn.Sequential(nn.Linear(2, 2))); "
+        "print('bitsandbytes' in sys.modules)"
+    )
+    assert run(code) == "False"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
 def test_it_can_be_imported_afterwards() -> None:
     assert run("import charloom.zimage.libraries, scipy.stats; print(scipy.stats.__name__)") == "scipy.stats"
