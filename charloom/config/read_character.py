@@ -183,6 +183,10 @@ def _literal(data: dict[str, Any], character: Character) -> list[str]:
 
 def _mistakes(character: Character) -> list[str]:
     """What a schema cannot check, each as ``key: what is wrong; what to do``."""
+    if words.count(f"{character.words.noun} {character.kind}", character.trigger):
+        # Whatever else holds the trigger holds it because of this.
+        ordinary = f"trigger: {character.trigger} is an ordinary word, by which captions call the character already"
+        return [f"{ordinary}; make one up, such as n1ka", *steps_mistakes(character)]
     found = []
     drawn = character.source != "folder" and not (character.generation and character.generation.file)
     if not character.concept and drawn:

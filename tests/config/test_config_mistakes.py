@@ -192,6 +192,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
             "with '{trigger}, '"
         ],
     ),
+    "a trigger that is the class": (
+        text(MARA, "trigger: m4ra", "trigger: woman"),
+        [
+            "config/characters/mara.yaml: trigger: woman is an ordinary word, by which captions call the character "
+            "already; make one up, such as n1ka",
+        ],
+    ),
     "trigger missing from all prompts": (
         lambda p: edit(p / MARA, sample_prompts=["a dog", {"prompt": "a cat"}]),
         ["config/characters/mara.yaml: sample_prompts: none contains the trigger, so none shows the character; write"],
