@@ -30,15 +30,27 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_missing_images_are_named(project: Path) -> None:
     folder = project / "photos"
     folder.mkdir()
-    for name in ("reference", "closeup-01", "medium_01"):
-        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     edit(project / MARA, images={"source": "folder", "path": "photos", "count": 3})
-    expected = [
-        "config/characters/mara.yaml: images.path: photos has no medium-01.png (nor .jpg, .webp); rename medium_01?",
-        "config/characters/mara.yaml: images.path: photos has no fullbody-01.png (nor .jpg, .webp); "
-        "add the image or change the plan",
-    ]
-    assert problems(project) == expected == sources.problems(load(project).characters["mara"])
+    text(MARA, "name: fullbody-01", "name: medium-02")(project)
+
+    def said() -> str:
+        (line,) = problems(project)
+        assert [line] == sources.problems(load(project).characters["mara"])
+        return line.removeprefix("config/characters/mara.yaml: images.path: photos lacks ")
+
+    def add(*names: str) -> None:
+        for name in names:
+            Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+
+    add("reference")
+    assert said() == "3 of 3 pictures (closeup-01, medium-01, medium-02); add them"
+    add("closeup-01", "medium-9")  # which may be either of the missing ones
+    assert said() == (
+        "2 of 3 pictures (medium-01, medium-02); add them, or take the pictures that are there as they are: "
+        "remove shots:"
+    )
+    add("medium_1")
+    assert said() == "2 of 3 pictures (medium-01, medium-02); rename medium_1 to medium-01, and add the others"
 
 
 def test_images_that_are_still_to_be_made_are_no_mistake_in_the_file(project: Path) -> None:

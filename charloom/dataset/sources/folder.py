@@ -4,7 +4,9 @@ folder; copied as PNG."""
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +29,7 @@ def problems(character: Character) -> list[str]:
         return [f"images.path: there is no folder {character.folder}; {remedy}"]
     if character.takes_all:
         return _empty(character) if not character.shots else []
-    there = [path.stem for path in images(character.folder)]
-    lines, owners = [], {}
+    lines, owners, missing = [], {}, []
     for shot in character.shots:
         if found := of_shot(character, shot):
             owner = owners.setdefault(found.resolve(), shot.name)
@@ -46,10 +47,38 @@ def problems(character: Character) -> list[str]:
         if shot.file:
             lines.append(f"shots.{shot.name}.file: {character.folder} has no {shot.file}; correct it, or add the image")
             continue
-        spare = difflib.get_close_matches(shot.name, [s for s in there if s not in character.shot_names], n=1)
-        hint = f"; rename {spare[0]}?" if spare else "; add the image or change the plan"
-        lines.append(f"images.path: {character.folder} has no {shot.name}.png (nor .jpg, .webp){hint}")
+        missing.append(shot.name)
+    if missing:
+        lines.append(f"images.path: {_lacks(character, missing, owners)}")
     return lines
+
+
+def _lacks(character: Character, missing: list[str], used: Collection[Path]) -> str:
+    """One line for all shots without a picture; renaming is proposed where a file can be meant for one of them only."""
+    there = [path for path in images(character.folder or "") if path.stem != REFERENCE]
+    plain = {_plain(name): name for name in missing}
+    renamed = {}
+    for stem in (path.stem for path in there if path.resolve() not in used):
+        fits = [plain[_plain(stem)]] if _plain(stem) in plain else difflib.get_close_matches(stem, missing, n=2)
+        if len(fits) == 1:
+            renamed.setdefault(fits[0], stem)
+    if renamed:
+        rename = _shortened([f"{stem} to {name}" for name, stem in renamed.items()])
+        remedy = f"rename {rename}{', and add the others' if len(renamed) < len(missing) else ''}"
+    else:
+        remedy = "add " + ("it" if len(missing) == 1 else "them")
+        remedy += ", or take the pictures that are there as they are: remove shots:" if there else ""
+    number = f"{len(missing)} of {len(character.shots)} pictures"
+    return f"{character.folder} lacks {number} ({_shortened(missing)}); {remedy}"
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
+
+
+def _plain(name: str) -> str:
+    """A name without case, punctuation and leading zeros: closeup-01 and Closeup 1 are the same."""
+    return re.sub(r"[^a-z0-9]|(?<!\d)0+(?=\d)", "", name.lower())
 
 
 def _remedy(character: Character) -> str:
