@@ -13,13 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.cli import deliver, install, starting, store
+from charloom.cli import deliver, install, mistyped, starting, store
 from charloom.cli.draw import draw
 from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
 app = typer.Typer(
     name="charloom",
+    cls=mistyped.Commands,
     help="Set up, check and plan characters, and verify LoRA files. To train, run snakemake.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,0 +1,37 @@
+"""Mistyped commands: one line on standard error, with a remedy, and exit status 2."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+from cli_helpers import call
+
+from charloom.cli import mistyped
+from charloom.cli.main import app
+
+LINES = {
+    "lint mara leyla": "charloom lint takes one NAME, and leyla is too much; run it once for each",
+    "doctor mara": "charloom doctor takes options alone; remove mara",
+    "convert a b c --to kohya": "charloom convert takes IN and OUT alone; remove c",
+    "new mara --clas creature": "charloom new: there is no option --clas; did you mean --class?",
+    "lint mara --foo": "charloom lint: there is no option --foo; look at charloom lint --help",
+    "new mara --class": "--class: stands alone; write its value behind it",
+    "publish mara": "charloom publish: --repo is missing; write it, as in: charloom publish mara --repo me/mara",
+    "lint": "charloom lint: NAME is missing; write it, as in: charloom lint mara",
+    "watch --port x": "charloom watch: --port should be a valid integer; correct it",
+    "lnt mara": "charloom: there is no command lnt; did you mean charloom lint?",
+    "store prun": "charloom store: there is no command prun; did you mean charloom store prune?",
+    "store prune --yess": "charloom store prune: there is no option --yess; did you mean --yes?",
+}
+
+
+@pytest.mark.parametrize("typed", LINES)
+def test_a_mistyped_command_is_one_line(typed: str) -> None:
+    result = call(*typed.split())
+    assert (result.stderr, result.stdout, result.exit_code) == (f"error: {LINES[typed]}\n", "", 2)
+
+
+def test_there_is_an_example_for_each_command_that_needs_something() -> None:
+    commands = typer.main.get_command(app).commands
+    needy = {name for name, one in commands.items() if any(param.required for param in one.params)}
+    assert needy <= set(mistyped.EXAMPLES) <= set(commands)
