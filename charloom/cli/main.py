@@ -28,6 +28,23 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        print(f"charloom {importlib.metadata.version('charloom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose :class:`UserError` becomes ``error:`` lines and exit status 1."""
 

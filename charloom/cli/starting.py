@@ -133,15 +133,14 @@ def _of_folder(
     Raises:
         UserError: there is no folder, or no picture in it.
     """
-    from charloom.config import guesses, image_folder, inventory, scaffold
+    from charloom.config import guesses, image_folder, inventory, kinds, scaffold
     from charloom.dataset import captions
 
     folder = expanded(images)
     if not folder.is_dir():
-        raise UserError(
-            f"--images {images}: {'is no folder' if folder.exists() else 'there is no such folder'}; "
-            f"{inventory.meant(folder, 'correct it')}"
-        )
+        if folder.exists():
+            raise UserError(f"--images {images}: is a file; give the folder it lies in")
+        raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")
     pictures = list(image_folder.every(folder).values())
     if not pictures:
         raise UserError(
@@ -156,7 +155,7 @@ def _of_folder(
             continue  # lint names it
     texts = [text for text in texts if text]
     said: dict[str, str] = {}
-    known = "one of woman, man, person, creature, object, style"
+    known = f"one of {', '.join(kinds.CLASSES[:-1])}"
     comments = {"class": known}
     guessed = guesses.class_and_noun(texts)
     if given["class"] or not guessed:

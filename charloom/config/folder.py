@@ -54,8 +54,9 @@ def create(folder: Path, examples: bool = False) -> Outcome:
         UserError: the folder has files already.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        remedy = f"charloom init --update {folder}" if (folder / "config/config.yaml").is_file() else "another name"
-        raise UserError(f"{folder}: is there already and not empty; choose {remedy}")
+        update = f" (to bring it up to date: charloom init --update {folder})"
+        mine = update if (folder / "config/config.yaml").is_file() else ""
+        raise UserError(f"{folder}: is there already and not empty{mine}; choose another folder")
     return _write(folder, {}, examples)
 
 
@@ -66,9 +67,9 @@ def update(folder: Path, examples: bool = False) -> Outcome:
         UserError: it is no workflow folder, or it is a clone.
     """
     if not (folder / "config" / "config.yaml").is_file():
-        raise UserError(f"{folder}: has no config/config.yaml; lay it out with  charloom init {folder}")
+        raise UserError(f"{folder}: has no config/config.yaml; lay it out with charloom init {folder}")
     if (folder / "rules").is_dir():
-        raise UserError(f"{folder}: is a clone of the project; update it with  git pull")
+        raise UserError(f"{folder}: is a clone of the project; update it with git pull")
     # Where the record is lost, whatever differs counts as the user's.
     return _write(folder, files.read_mapping(folder / RECORD), examples)
 

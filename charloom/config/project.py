@@ -244,6 +244,8 @@ def is_free(name: str) -> bool:
 
 
 def _check_name(path: Path, label: str) -> None:
+    if schema.is_device(path.stem):
+        raise UserError(f"{label}: Windows reserves the name {path.stem}; choose another")
     if not is_free(path.stem):
         raise UserError(f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _")
 

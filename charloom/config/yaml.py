@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     """The mapping in a YAML file; a missing or broken file is a :class:`UserError` naming the line and a remedy."""
     label = label or str(path)
     try:
+        with open(path, "rb") as file:
+            start = file.read(1024)
+        if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{label}: is no text, so no YAML file; name the file that is meant")
         if (size := Path(path).stat().st_size) > LARGEST:
             raise UserError(
                 f"{label}: has {size:,} bytes, a configuration at most {LARGEST:,}; put its contents elsewhere"

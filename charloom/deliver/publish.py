@@ -52,7 +52,7 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
         raise UserError(f"--repo {repo}: is not the name of a repository; write owner/name, of A-Z a-z 0-9 - _ .")
     for path in (results.final, results.validation):
         if not path.is_file():
-            raise UserError(f"{path}: is not made yet; run  snakemake --cores 2 {results.final.as_posix()}")
+            raise UserError(f"{path}: is not made yet; run snakemake --cores 2 {results.final.as_posix()}")
     step = read_mapping(results.validation).get("step")
     files: dict[str, bytes | Path] = {f"{character.id}.safetensors": results.final}
     shown = []
@@ -147,9 +147,9 @@ def explain(error: BaseException, repo: str, endpoint: str) -> str:
     answer = next((found for one in hub.chain(error) if (found := getattr(one, "response", None)) is not None), None)
     status = getattr(answer, "status_code", None)
     if "LocalTokenNotFoundError" in kinds:
-        return "you are not logged in; run  hf auth login , or set HF_TOKEN to a token that may write"
+        return "you are not logged in; run hf auth login, or set HF_TOKEN to a token that may write"
     if status == 401 or (status is None and "Invalid user token" in str(error)):
-        return "the hub does not accept your token; make a new one that may write, then run  hf auth login"
+        return "the hub does not accept your token; make a new one that may write, then run hf auth login"
     if status == 403:
         return f"your token may not write to {repo}; take one with write access, or a name of your own before the /"
     if status == 404:

@@ -91,7 +91,7 @@ class Reader(nn.Module):
             UserError: there is no such file, or it is of another version.
         """
         if not Path(path).is_file():
-            raise UserError(f"{path}: there is no reader; train one with  python tools/paperdoll/train_reader.py")
+            raise UserError(f"{path}: there is no reader; train one with python tools/paperdoll/train_reader.py")
         reader = cls()
         try:
             reader.load_state_dict({key: value.float() for key, value in load_file(path).items()})

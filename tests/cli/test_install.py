@@ -40,7 +40,7 @@ def test_a_new_folder_has_what_a_run_needs_and_one_example(shipped, tmp_path):
     made = folders.create(folder)
     assert "Snakefile" in made.written and (folder / "config/characters/leyla.yaml").is_file()
     assert not (folder / "config/characters/nika.yaml").exists()
-    with pytest.raises(UserError, match="not empty; choose charloom init --update"):
+    with pytest.raises(UserError, match=r"not empty \(to bring it up to date: charloom init --update .*; choose"):
         folders.create(folder)
     assert (folders.create(tmp_path / "all", examples=True), (tmp_path / "all/config/characters/nika.yaml").is_file())[
         1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 import typer
 from cli_helpers import call
@@ -19,6 +21,7 @@ LINES = {
     "publish mara": "charloom publish: --repo is missing; write it, as in: charloom publish mara --repo me/mara",
     "lint": "charloom lint: NAME is missing; write it, as in: charloom lint mara",
     "watch --port x": "charloom watch: --port should be a valid integer; correct it",
+    "--versio": "charloom: there is no option --versio; did you mean --version?",
     "lnt mara": "charloom: there is no command lnt; did you mean charloom lint?",
     "store prun": "charloom store: there is no command prun; did you mean charloom store prune?",
     "store prune --yess": "charloom store prune: there is no option --yess; did you mean --yes?",
@@ -35,3 +38,7 @@ def test_there_is_an_example_for_each_command_that_needs_something() -> None:
     commands = typer.main.get_command(app).commands
     needy = {name for name, one in commands.items() if any(param.required for param in one.params)}
     assert needy <= set(mistyped.EXAMPLES) <= set(commands)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert call("--version").stdout == f"charloom {importlib.metadata.version('charloom')}\n"

@@ -39,6 +39,7 @@ def test_a_folder_without_words_needs_three_lines(root: Path, tmp_path_factory: 
     assert "snakemake --profile profiles/gpu-16gb --cores 8 mara\n" in next_steps
     assert "prompts.html" not in next_steps  # the pictures are there
     found = written("mara")
+    assert "one of woman, man, person, creature, object\n" in Path("config/characters/mara.yaml").read_text()
     assert found.pop("base") == "z-image-turbo" and found.pop("name") == "Mara" and found.pop("class") == "person"
     assert found == {"trigger": "m4ra", "images": {"source": "folder", "path": folder.as_posix()}}
     assert len(project.load(root).characters["mara"].shots) == 6
@@ -76,7 +77,10 @@ def test_what_is_told_is_not_guessed(root: Path) -> None:
     ("arguments", "words"),
     [
         (["--images", "nowhere"], "error: --images nowhere: there is no such folder"),
-        (["--images", "config/config.yaml"], "error: --images config/config.yaml: is no folder"),
+        (
+            ["--images", "config/config.yaml"],
+            "error: --images config/config.yaml: is a file; give the folder it lies in",
+        ),
         (["--images", "config"], "error: --images config: there is no picture in it"),
         (["--class", "womn"], "error: --class womn: is unknown; did you mean woman?"),
         (["--look", "photo"], "error: --look photo: "),

@@ -181,6 +181,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: (p / CONFIG).write_text("base: mini\nstore: 'Mara's'\n"),
         ["config/config.yaml: line 2: text goes on after the closing quote; put all of it in quotes of the other kind"],
     ),
+    "a picture in place of a configuration": (
+        lambda p: (p / CONFIG).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(2**20)),
+        ["config/config.yaml: is no text, so no YAML file; name the file that is meant"],
+    ),
     "missing key": (
         lambda p: write_yaml(p / MARA, {k: v for k, v in CHARACTER.items() if k != "trigger"}),
         ["config/characters/mara.yaml: trigger: is missing; expected the new word for the character"],

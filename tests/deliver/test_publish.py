@@ -150,7 +150,7 @@ def test_a_wrong_token(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_token(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    assert "you are not logged in; run  hf auth login" in mistake("--yes")
+    assert "you are not logged in; run hf auth login" in mistake("--yes")
 
 
 def test_somebody_elses_name(hub: FakeHub) -> None:
@@ -188,7 +188,7 @@ def test_what_is_no_name_of_a_repository(made: Results, repo: str) -> None:
 
 def test_what_is_not_made_yet(made: Results) -> None:
     made.final.unlink()
-    assert "is not made yet; run  snakemake --cores 2 results/mara/final.safetensors" in mistake()
+    assert "is not made yet; run snakemake --cores 2 results/mara/final.safetensors" in mistake()
 
 
 def test_a_path_of_this_machine_stays_here(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:

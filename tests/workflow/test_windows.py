@@ -63,7 +63,7 @@ def test_the_text_of_a_rule_is_one_call_of_its_script():
 def test_names_that_windows_keeps_for_itself_are_refused(tmp_path, name):
     folder = small_project.make(tmp_path)
     os.rename(folder / "config/characters/mara.yaml", folder / f"config/characters/{name}.yaml")
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=f"Windows reserves the name {name}; choose another"):
         load(folder)
 
 
@@ -76,9 +76,9 @@ def test_a_picture_called_like_a_device_gets_another_name(tmp_path, stem):
         assert len(found) == 2 and all(map(schema.is_name, found)), found
 
 
-@pytest.mark.parametrize("name", ["nul", "experiments"])
-def test_a_new_character_is_not_called_like_a_device_or_another_folder_of_results(name):
-    with pytest.raises(UserError, match=f"'{name}' cannot be a file name of a character"):
+@pytest.mark.parametrize(("name", "why"), [("nul", ": Windows reserves it"), ("experiments", "; take")])
+def test_a_new_character_is_not_called_like_a_device_or_another_folder_of_results(name, why):
+    with pytest.raises(UserError, match=f"'{name}' cannot be a file name of a character{why}"):
         scaffold.check_name(name)
 
 
