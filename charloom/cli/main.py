@@ -88,9 +88,11 @@ def lint(
 
     root = workflow_folder()
     name = _named(name)
-    if not as_json:
-        _say_first(root, name)
-    if checking.check(root, name, as_json=as_json, html=html, ocr=not no_ocr):
+    last = [] if as_json else _say_first(root, name)
+    wrong = checking.check(root, name, as_json=as_json, html=html, ocr=not no_ocr)
+    for line in last:
+        print(f"note: {line}")
+    if wrong:
         raise typer.Exit(1)
 
 
@@ -111,18 +113,24 @@ def captions(
     reviewing.review(root, _named(name), accept or [], keep or [], pictures or [], as_json=as_json, tags=tags)
 
 
-def _say_first(root: Path, name: str) -> None:
-    """Print what the base cannot do for the character, even if the file has mistakes."""
+def _say_first(root: Path, name: str) -> list[str]:
+    """Print what the base cannot do for the character, even if the file has mistakes.
+
+    Returns what the machine lacks for training: pictures are often checked on another one.
+    """
     from charloom.config import notices, project
 
     try:
         workflow = project.read(root)  # another character's mistakes are not this one's
         character = workflow.projects[name]
     except (UserError, KeyError):
-        return  # reported by the check that follows
-    base = workflow.bases[character.base]
-    for line in notices.notices(character, base, notices.has_gpu(workflow.device)):
-        print(f"warning: {line}")
+        return []  # reported by the check that follows
+    base, gpu = workflow.bases[character.base], notices.has_gpu(workflow.device)
+    last = notices.of_machine(character, base, gpu)
+    for line in notices.notices(character, base, gpu):
+        if line not in last:
+            print(f"warning: {line}")
+    return last
 
 
 def _named(target: str) -> str:
