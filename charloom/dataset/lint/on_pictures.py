@@ -160,6 +160,8 @@ def _pair(one: Item, other: Item, twin: Twin, what: str, level: str | None = Non
 def watermark(data: Data) -> Iterator[Hit]:
     """In each set on its own; an error for the shots, because they are all that the character is learnt from."""
     raise_it = "raise {}, or the LoRA will learn it"
+    show = f"charloom lint {data.settings.get('character', 'NAME')} --html"
+    look = f"look at it with {show}, and if it is no mark, write lint: {{allow: [{{rule: watermark}}]}}"
     groups = {"": ("images", raise_it.format("crop.right and crop.bottom"), None)}
     for name in data.sets:
         groups[name] = (f"datasets.{name}", raise_it.format("right and bottom of its crop"), "warning")
@@ -167,9 +169,9 @@ def watermark(data: Data) -> Iterator[Hit]:
         items = [item for item in data.seen if item.part == part]
         for corner, contrast in marked_corners(items):
             what = f"most images have the same mark in the {corner} corner"
-            off = remedy if corner == CORNERS[0] else "cut it off before, or the LoRA will learn it"
+            off = remedy if corner == CORNERS[0] else "cut it off, or the LoRA will learn it"
             evidence = {"corner": corner, "contrast": round(contrast, 1), "least": MARK}
-            yield Hit(where, what, tuple(item.name for item in items), evidence, level, off)
+            yield Hit(where, what, tuple(item.name for item in items), evidence, level, f"{off}; {look}")
 
 
 def marked_corners(items: Sequence[Item]) -> Iterator[tuple[str, float]]:
