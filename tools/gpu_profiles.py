@@ -74,7 +74,7 @@ def text(size: int) -> str:
         limit += ", sample: {disable: true}"
         previews = f"\n# Previews would need {need:.1f} GiB: none are drawn, and the last checkpoint is shipped."
     return f"""# One GPU with {size} GB{more}:  snakemake --profile profiles/gpu-{size}gb --cores 8
-# Written by tools/gpu_profiles.py. Estimated for the default recipe: {found.peak:.1f} GiB, {how};
+# Written by tools/gpu_profiles.py. Estimated for the default recipe in {budget:g} GiB: {found.peak:.1f} GiB, {how};
 # {step:.2f} s per step on average, were the card as fast as an H100.
 # {said}{previews}
 scheduler: greedy

@@ -175,7 +175,8 @@ def _how(recipe: dict[str, Any], budget: float | None) -> str:
         return f" ({found.swapped} of 30 blocks in main memory, which is slower and changes nothing else)"
     if found.recomputing and budget is not None:
         return f" ({found.recomputing} of 30 blocks recompute, which changes nothing but the time)"
-    return " (with all the memory it wants: neither memory: nor a card here limits it)" if budget is None else ""
+    no_limit = " (no limit: no GPU here, and memory is not set; the comment in a profile has the figure of its card)"
+    return no_limit if budget is None else ""
 
 
 def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]) -> list[str]:

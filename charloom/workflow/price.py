@@ -235,7 +235,8 @@ def gpu_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | N
     text = weights("bf16" if kind == "none" else kind, model.text_encoder, model.text_wide)
     return {
         "train": training(recipe, budget, model).peak,
-        "previews": _drawn_with(recipe, model) + 2.0 * area,
+        # At least what the engine wants to see free before it draws.
+        "previews": max(_drawn_with(recipe, model) + 2.0 * area, drawing(recipe, model)),
         "texts": text / GIB + 1.0,
     }
 

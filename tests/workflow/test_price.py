@@ -249,7 +249,9 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
     assert "previews" not in text  # none are planned
     drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
-    assert "previews 8.0" in drawn
+    assert "previews 8.6" in drawn  # what the refusal says too
+    endless = pricing.lines(root, "leyla", found, {"base": "z-image-turbo", "recipe": {"memory": "auto"}})
+    assert "(no limit: no GPU here, and memory is not set; the comment in a profile has" in "\n".join(endless)
     monkeypatch.setattr(pricing.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
     assert "has 1 GB free: free some space first" in "\n".join(pricing.lines(root, "leyla", found, given))
     benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
