@@ -118,6 +118,11 @@ def cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
+def held(repo: str) -> float:
+    """GB of a repository that are in the cache already, of whatever revision."""
+    return sum(path.stat().st_size for path in (_folder(repo) / "blobs").glob("*") if path.is_file()) / 1e9
+
+
 def _folder(repo: str) -> Path:
     return cache() / f"models--{repo.replace('/', '--')}"
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from charloom.config import notices
+from charloom.core import files
 from charloom.core.errors import reason
 
 GIB = 2**30
@@ -186,17 +187,13 @@ def _memory() -> Iterator[Finding]:
 
 
 def _disk(root: Path) -> Iterator[Finding]:
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from charloom.base import hub
 
-    for what, path, needed in (
-        ("disk of this folder", root, RUN),
-        ("disk of the hub's cache", Path(HF_HUB_CACHE), BASE_DOWNLOAD),
-    ):
-        there = _existing(path)
-        free = shutil.disk_usage(there).free / 1e9
-        short = free < needed
-        remedy = f"Z-Image-Turbo needs about {needed} GB here; free some space" if short else ""
-        yield Finding(what, f"{there}: {free:.0f} GB free", NOTE if short else OK, remedy)
+    download = max(0.0, BASE_DOWNLOAD - hub.held("Tongyi-MAI/Z-Image-Turbo"))
+    for one in files.disks([("this folder", root, RUN), ("the hub's cache", hub.cache(), download)]):
+        short = one.free < one.needed
+        remedy = f"Z-Image-Turbo needs about {one.needed:.0f} GB here; free some space" if short else ""
+        yield Finding(f"disk of {one.what}", f"{one.folder}: {one.free:.0f} GB free", NOTE if short else OK, remedy)
 
 
 def _store(root: Path) -> Iterator[Finding]:
@@ -207,20 +204,12 @@ def _store(root: Path) -> Iterator[Finding]:
 
     workflow = project.read(root)
     store = root / os.environ.get("CHARLOOM_STORE", workflow.store)
-    there = _existing(store)
+    there = files.existing(store)
     if not os.access(there, os.W_OK):
         yield Finding("store", f"{there} may not be written to", PROBLEM, "change its owner, or set CHARLOOM_STORE")
         return
     size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) if store.is_dir() else 0
     yield Finding("workflow", f"{len(workflow.names)} characters; store {store}: {size / 1e9:.1f} GB{_links(there)}")
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder that exists; a root that does not (a drive that is not there) is its own parent."""
-    there = path.resolve()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    return there
 
 
 def _links(folder: Path) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from charloom.base import hub
 from charloom.cli.planning import Group
+from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
 from charloom.report.numbers import duration
@@ -110,18 +112,23 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     )
     images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
     disk = price.disk(recipe, images, drawn, len(character.saved_steps))
-    out.append(
-        f"  disk {disk:.0f} GB{_short(disk, root / workflow.store)}"
-        + (f"; download {base.download_gb:g} GB at most" if base.repo and not known else "")
-    )
+    download = base.download_gb or 0.0 if base.repo and not known else 0.0
+    more = f"; download {download:g} GB at most" if download else ""
+    needs = [("the store", root / workflow.store, disk)]
+    if base.repo and download:
+        needs.append(("the download", hub.cache(), max(0.0, download - hub.held(base.repo))))
+    out.append(f"  disk {disk:.0f} GB{more}{_short(needs)}")
     return out
 
 
-def _short(needed: float, store: Path) -> str:
-    """Whether ``needed`` GB do not fit where the store is, in words."""
-    there = next(path for path in (store, *store.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free / 1e9
-    return f", but the disk of {there} has {free:.0f} GB free: free some space first" if free < needed else ""
+def _short(needs: Sequence[tuple[str, Path, float]]) -> str:
+    """Disks that what is needed does not fit on, in words."""
+    return "".join(
+        f", but the disk of {one.folder} has {one.free:.0f} GB free, and {one.needed:.0f} GB are needed there "
+        f"({one.what}): free some space first"
+        for one in files.disks(needs)
+        if one.free < one.needed
+    )
 
 
 def budget_of(recipe: dict[str, Any], there: float | None, others: float) -> float | None:

@@ -13,9 +13,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from charloom.core.errors import UserError, disk_problem
 
@@ -75,6 +75,36 @@ def need_room(folder: Path, size: int) -> None:
     there = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
     if shutil.disk_usage(there).free < size:
         raise UserError(disk_problem(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder) or "")
+
+
+def existing(path: Path) -> Path:
+    """The nearest folder that exists; a root that does not (a drive that is not there) is its own parent."""
+    there = path.resolve()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return there
+
+
+class Disk(NamedTuple):
+    """What is to be written to one disk: its names, a folder on it, GB needed and GB free."""
+
+    what: str
+    folder: Path
+    needed: float
+    free: float
+
+
+def disks(needs: Iterable[tuple[str, Path, float]]) -> list[Disk]:
+    """The disks of ``needs``, which are (name, folder, GB): what goes onto one disk is added."""
+    found: dict[int, Disk] = {}
+    for what, path, needed in needs:
+        there = existing(path)
+        device = there.stat().st_dev
+        if one := found.get(device):
+            found[device] = one._replace(what=f"{one.what} and {what}", needed=one.needed + needed)
+        else:
+            found[device] = Disk(what, there, needed, shutil.disk_usage(there).free / 1e9)
+    return list(found.values())
 
 
 def folder_of(target: Path) -> None:

@@ -222,6 +222,13 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch, tmp_path, build, 
     assert one.verdict == doctor.PROBLEM and "driver 580.1" in one.found and remedy in one.remedy
 
 
+def test_what_goes_onto_one_disk_is_added(monkeypatch, tmp_path):
+    monkeypatch.setattr("charloom.base.hub.cache", lambda: tmp_path / "hub")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=40e9))
+    one = findings(monkeypatch, tmp_path)["disk of this folder and the hub's cache"]
+    assert one.verdict == doctor.NOTE and "about 43 GB" in one.remedy  # each alone would fit
+
+
 def test_a_hub_out_of_reach_is_a_note_with_a_remedy(monkeypatch, tmp_path):
     import huggingface_hub.constants as constants
 

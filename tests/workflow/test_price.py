@@ -253,7 +253,14 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     endless = pricing.lines(root, "leyla", found, {"base": "z-image-turbo", "recipe": {"memory": "auto"}})
     assert "(no limit: no GPU here, and memory is not set; the comment in a profile has" in "\n".join(endless)
     monkeypatch.setattr(pricing.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
-    assert "has 1 GB free: free some space first" in "\n".join(pricing.lines(root, "leyla", found, given))
+    monkeypatch.setattr(pricing.hub, "cache", lambda: root / "hub")
+    short = "has 1 GB free, and {} GB are needed there (the store and the download): free some space first"
+    assert short.format(43) in "\n".join(pricing.lines(root, "leyla", found, given))
+    blobs = root / "hub/models--Tongyi-MAI--Z-Image-Turbo/blobs"
+    blobs.mkdir(parents=True)
+    with open(blobs / "a", "wb") as file:
+        file.truncate(20 * 10**9)  # of which no byte is written
+    assert short.format(23) in "\n".join(pricing.lines(root, "leyla", found, given))
     benchmark = root / "results/leyla/benchmarks/encode_latents/a.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\n100.0\t0:01:40\n")
