@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-WORKFLOW = ("Snakefile", "rules", "scripts", "envs", "config", "profiles", "resources", "CHANGELOG.md")
+WORKFLOW = ("Snakefile", "rules", "scripts", "envs", "config", "profiles", "resources", "docs", "CHANGELOG.md")
 
 
 class Build(build_py):

@@ -14,7 +14,7 @@ def init(
     update: Annotated[bool, typer.Option("--update", help="bring the shipped files up to date")] = False,
     examples: Annotated[bool, typer.Option("--examples", help="all example characters, not only Leyla")] = False,
 ) -> None:
-    """Lay out a workflow folder: Snakefile, configuration, profiles and the miniature. No clone is needed."""
+    """Lay out a workflow folder: Snakefile, configuration, profiles, pages and the miniature. No clone is needed."""
     from charloom.config import folder as folders
 
     made = folders.update(folder, examples) if update else folders.create(folder, examples)

@@ -1,7 +1,8 @@
 """Lays out a workflow folder for an installed charloom, and brings its shipped files up to date.
 
 The folder has a Snakefile of a few lines that includes the packaged rules, and copies of what a user edits:
-configuration and profiles; and the miniature. A file that the user has changed is never replaced.
+configuration and profiles; the miniature; and the pages that messages name. A file that the user has changed is never
+replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ workflow.default_target = "all"
 """
 RECORD = Path("config/.shipped.json")
 """Digests of the files as they were written, by which the user's changes are told."""
-SHIPPED = ("config", "profiles", "resources")
+SHIPPED = ("config", "profiles", "resources", "docs")
 EXAMPLES = "config/characters"
 FIRST = "leyla"
 """The example that a new folder gets."""

@@ -12,5 +12,5 @@ CARRIED = Path(__file__).resolve().parents[1] / "_workflow"
 
 
 def home() -> Path:
-    """The folder with Snakefile, rules, scripts, and the shipped config, profiles and resources."""
+    """The folder with Snakefile, rules, scripts, and the shipped config, profiles, resources and docs."""
     return CARRIED if CARRIED.is_dir() else Path(__file__).resolve().parents[2]

@@ -28,7 +28,8 @@ def shipped(tmp_path, monkeypatch) -> Path:
     """What a small version of charloom ships."""
     home = tmp_path / "shipped"
     for name in ("config/config.yaml", "config/bases/tiny.yaml", "config/characters/leyla.yaml",
-                 "config/characters/nika.yaml", "profiles/default/config.yaml", "resources/base.bin"):  # fmt: skip
+                 "config/characters/nika.yaml", "profiles/default/config.yaml", "resources/base.bin",
+                 "docs/cluster.md"):  # fmt: skip
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(f"{name}, first version")
     monkeypatch.setattr(folders, "home", lambda: home)
@@ -53,12 +54,12 @@ def test_an_update_replaces_what_the_user_has_not_changed_and_nothing_else(shipp
     (folder / "config/config.yaml").write_text("mine")
     (folder / "config/characters/leyla.yaml").unlink()
     (folder / "config/characters/mara.yaml").write_text("mine too")
-    for name in ("config/config.yaml", "config/bases/tiny.yaml", "config/characters/leyla.yaml"):
+    for name in ("config/config.yaml", "config/bases/tiny.yaml", "config/characters/leyla.yaml", "docs/cluster.md"):
         (shipped / name).write_text("second version")
     (shipped / "config/bases/new.yaml").write_text("new")
     made = folders.update(folder)
     assert (made.updated, made.kept, made.written) == (
-        ["config/bases/tiny.yaml"],
+        ["config/bases/tiny.yaml", "docs/cluster.md"],
         ["config/config.yaml"],
         ["config/bases/new.yaml"],
     )
@@ -88,7 +89,7 @@ def test_an_installed_wheel_lays_out_a_folder_and_plans_a_run_in_it(tmp_path):
         "\n"
     )
     for name in filter(None, listed):
-        if not name.startswith(("tests/", "docs/", "benchmarks/")) and (ROOT / name).is_file():
+        if not name.startswith(("tests/", "benchmarks/")) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -109,6 +110,7 @@ def test_an_installed_wheel_lays_out_a_folder_and_plans_a_run_in_it(tmp_path):
     planned = subprocess.run([sys.executable, "-m", "snakemake", "-n"], **outside)
     assert planned.returncode == 0 and "train" in planned.stdout + planned.stderr, planned.stderr
     assert str(ROOT) not in (tmp_path / "studio/Snakefile").read_text()
+    assert (tmp_path / "studio/docs/cluster.md").is_file()  # which messages name
 
 
 # what an update makes again
