@@ -43,7 +43,7 @@ def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
     download = f", after a download of {base.download_gb:g} GB" if base.repo and base.download_gb else ""
     return [
         f"base {base.name} wants a GPU, and none was found on this machine: training on the CPU takes days"
-        f"{download}. Use a machine with a GPU of 16 GB or more"
+        f"{download}. Use a machine with a GPU of 8 GB or more, better 16"
     ]
 
 

@@ -214,7 +214,7 @@ def test_a_fitting_base_and_machine_need_no_words(project: Path) -> None:
     assert notices.notices(person, base, has_gpu=True) == []
     assert "notices" not in json.loads(slices.report(person, base))
     (line,) = notices.notices(person, base, has_gpu=False)
-    assert "wants a GPU" in line and "download" not in line
+    assert "wants a GPU" in line and "download" not in line and line.endswith("a GPU of 8 GB or more, better 16")
     hub = {**small_project.BASE, "repo": "a/b", "revision": "c", "download_gb": 33}
     del hub["path"]
     small_project.write_yaml(Path("config/bases/mini.yaml"), hub)
