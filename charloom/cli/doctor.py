@@ -40,6 +40,11 @@ EXTRAS = {
     "pillow-heif": ("HEIC pictures", "heif"),
 }
 """Optional packages: what for, and the extra that installs them."""
+ON_A_GPU = {
+    "bitsandbytes": "with Z-Image-Turbo on this GPU",
+    "dlib-bin": "before a run, for scores and an automatic choice of the checkpoint",
+}
+"""Of those what a machine that trains lacks, and why it should have it."""
 SECONDS = 4
 """How long the hub may take to answer."""
 
@@ -231,9 +236,11 @@ def _extras() -> Iterator[Finding]:
         try:
             yield Finding(package, f"{importlib.metadata.version(package)}, for {purpose}")
         except importlib.metadata.PackageNotFoundError:
-            needed = package == "bitsandbytes" and sys.platform != "darwin" and notices.has_gpu()
-            remedy = f"{'with Z-Image-Turbo on this GPU' if needed else 'if wanted'}: pip install 'charloom[{extra}]'"
-            yield Finding(package, f"not installed, for {purpose}", NOTE if needed else OK, remedy)
+            wanted = ON_A_GPU.get(package) if notices.has_gpu() else None
+            if package == "bitsandbytes" and sys.platform == "darwin":
+                wanted = None
+            remedy = f"{wanted or 'if wanted'}: pip install 'charloom[{extra}]'"
+            yield Finding(package, f"not installed, for {purpose}", NOTE if wanted else OK, remedy)
 
 
 def _hub() -> Iterator[Finding]:

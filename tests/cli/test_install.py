@@ -201,15 +201,17 @@ def test_a_gpu_gets_its_profile(monkeypatch, tmp_path, size, verdict, words):
 @pytest.mark.parametrize("gpu", [True, False])
 def test_what_the_default_recipe_needs_on_a_gpu_is_a_note(monkeypatch, tmp_path, gpu):
     def version(package, real=doctor.importlib.metadata.version):
-        if package == "bitsandbytes":
+        if package in ("bitsandbytes", "dlib-bin"):
             raise doctor.importlib.metadata.PackageNotFoundError
         return real(package)
 
     monkeypatch.setattr(doctor.importlib.metadata, "version", version)
     monkeypatch.setattr(doctor.notices, "has_gpu", lambda: gpu)
     monkeypatch.setattr(doctor.sys, "platform", "linux")
-    one = findings(monkeypatch, tmp_path)["bitsandbytes"]
-    assert one.verdict == (doctor.NOTE if gpu else doctor.OK) and "pip install 'charloom[cuda]'" in one.remedy
+    found = findings(monkeypatch, tmp_path)
+    for package, extra in (("bitsandbytes", "cuda"), ("dlib-bin", "photo")):
+        one = found[package]
+        assert one.verdict == (doctor.NOTE if gpu else doctor.OK) and f"pip install 'charloom[{extra}]'" in one.remedy
 
 
 @pytest.mark.parametrize(
