@@ -1,6 +1,7 @@
 # What the user hears of a run: the display in the terminal, and the command of `notify:`.
 from snakemake.logging import logger as snakemake_log
 
+from charloom.core import last_run
 from charloom.workflow import notify, updates
 
 if workflow.is_main_process:
@@ -9,6 +10,12 @@ if workflow.is_main_process:
     snakemake_logger_plugin_charloom.attach(workflow.output_settings, snakemake_log)
     for line in updates.lines(updates.asked(WORKFLOW.names, sys.argv)):
         print(line, file=sys.stderr)
+
+
+def remember():
+    """How these characters are run, for commands beside this one."""
+    if workflow.is_main_process:
+        last_run.remember(made(), config, sys.argv[1:])
 
 
 def listen():

@@ -214,9 +214,10 @@ def try_(
 
     root = workflow_folder()
     name = _known(name)
-    character = project.load(root, ready=name).character(name)
-    trial.run(root, character, steps, options or [])
-    for line in trial.verdict(character, trial.measured(root, character, steps), price):
+    options, overrides = trial.settings(root, name, options or [])
+    character = project.load(root, overrides, ready=name).character(name)
+    trial.run(root, character, steps, options)
+    for line in trial.verdict(root, character, trial.measured(root, character, steps), price):
         print(line)
 
 

@@ -17,6 +17,7 @@ import small_project
 from small_project import TARGET, snakemake
 
 import snakemake_logger_plugin_charloom as plugin
+from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
 from snakemake_logger_plugin_charloom import display, logs, words
@@ -313,6 +314,7 @@ def test_a_run_says_what_was_made_and_a_dry_run_what_would_be(project: Path, mon
     (project / "bad").unlink()
     made = snakemake(project, "--cores", "2", TARGET, terminal="")
     assert made.returncode == 0, made.stderr
+    assert last_run.of(project, "mara").options == ("--cores", "2")
     assert made.stderr.splitlines()[-2].startswith("All ") and "2 checkpoints trained" in made.stderr
     assert len(made.stderr.splitlines()) < 30 and made.stdout == ""
     full = (project / made.stderr.splitlines()[-1].removeprefix("Full log: ")).read_text()
