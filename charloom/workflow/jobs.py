@@ -54,7 +54,8 @@ class Log:
 
     def __call__(self, text: str) -> None:
         """Write one line to both."""
-        print(f"  {self.name}: {text}" if self.name else text, file=self.terminal, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            print(f"  {self.name}: {text}" if self.name else text, file=self.terminal, flush=True)
         self.quietly(text)
 
     def quietly(self, text: str) -> None:
@@ -74,10 +75,13 @@ class _Both(io.TextIOBase):
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
             self.file.write(text)
-        return self.terminal.write(text)
+        with contextlib.suppress(OSError):
+            self.terminal.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        self.terminal.flush()
+        with contextlib.suppress(OSError):
+            self.terminal.flush()
 
     def fileno(self) -> int:
         return self.terminal.fileno()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -366,6 +367,23 @@ def test_jobs_are_quiet_only_where_their_log_is_shown(tmp_path: Path, monkeypatc
         jobs.Log(tmp_path / "a.log", "Mara")("hello")
         assert capfd.readouterr().err == expected
         assert "hello" in (tmp_path / "a.log").read_text()
+
+
+def test_a_terminal_that_was_closed_ends_no_job(tmp_path: Path, monkeypatch) -> None:
+    from charloom.workflow import jobs
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+        def flush(self) -> None:
+            self.write("")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    monkeypatch.delenv(jobs.QUIET, raising=False)
+    jobs.Log(tmp_path / "a.log", "Mara")("hello")
+    print("a warning", file=sys.stderr, flush=True)
+    assert "hello" in (tmp_path / "a.log").read_text() and "a warning" in (tmp_path / "a.log").read_text()
 
 
 def test_progress_of_another_version_is_read(tmp_path: Path) -> None:
