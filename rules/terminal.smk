@@ -13,7 +13,11 @@ if workflow.is_main_process:
 
 
 def remember():
-    """How these characters are run, for commands beside this one."""
+    """How these characters are run, for commands beside this one; and what is trained."""
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name == "train_segment":
+            name, step = job.wildcards.character, int(job.wildcards.step)
+            TO_TRAIN[name] = min(step, TO_TRAIN.get(name, step))
     if workflow.is_main_process:
         last_run.remember(made(), config, sys.argv[1:])
 
