@@ -137,6 +137,7 @@ def test_a_data_set_brings_its_captions_and_nothing_is_guessed(root):  # noqa: F
     (captions / "a-1-2.txt").write_text("m1ra again")
     person = project.load(root, ready="mira", image_problems=sources.problems).characters["mira"]
     assert [json.loads(slices.prompt_sheet(person))["shots"], person.count] == [[], 4]
+    assert json.loads(slices.caption(person, "a-1-2")) == {}, "its own caption alone, for a plan that has no words"
     settings = json.loads(slices.lint(person))
     judged = [finding for finding in lint.lint([], settings) if finding.where == "plan"]
     assert judged == []
