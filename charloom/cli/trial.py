@@ -76,7 +76,7 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     if not character.prompt_names:
         target = results(character.id).checkpoint(steps)
     given = any(word.split("=")[0] in last_run.CORES or word.startswith(("-c", "-j")) for word in options)
-    cores = [] if given else ["--cores", str(os.cpu_count() or 1)]
+    cores = [] if given else ["--cores", "all"]
     command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
     # The trainer would otherwise run ahead to the end of the whole run.
     if subprocess.run(command, cwd=root, env={**os.environ, UNTIL: str(steps)}).returncode:

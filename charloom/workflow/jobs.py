@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from charloom.core import cores
 from charloom.core.store import Store
 from charloom.workflow import arguments, devices
 
@@ -106,7 +107,7 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
     if heavy:
         device = os.environ.get("CHARLOOM_DEVICE", "auto")
         made.add_argument("--device", default=device, help="auto, cpu, mps, cuda, cuda:1")
-        made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+        made.add_argument("--threads", type=int, default=cores.usable(), help="CPU threads")
     return made
 
 
