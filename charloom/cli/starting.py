@@ -136,6 +136,8 @@ def _of_folder(
     from charloom.config import guesses, image_folder, inventory, scaffold
     from charloom.dataset import captions
 
+    if re.match(r"[A-Za-z]:[^\\/]", str(images)):
+        raise UserError(f"--images {images}: the shell took its backslashes; put it into quotes: 'C:\\Users\\me\\mara'")
     folder = expanded(images)
     if not folder.is_dir():
         raise UserError(
