@@ -1,6 +1,7 @@
 # What the user hears of a run: the display in the terminal, and the command of `notify:`.
 from snakemake.logging import logger as snakemake_log
 
+from charloom.core import last_run
 from charloom.workflow import notify, updates
 
 if workflow.is_main_process:
@@ -9,6 +10,16 @@ if workflow.is_main_process:
     snakemake_logger_plugin_charloom.attach(workflow.output_settings, snakemake_log)
     for line in updates.lines(updates.asked(WORKFLOW.names, sys.argv)):
         print(line, file=sys.stderr)
+
+
+def remember():
+    """How these characters are run, for commands beside this one; and what is trained."""
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name == "train_segment":
+            name, step = job.wildcards.character, int(job.wildcards.step)
+            TO_TRAIN[name] = min(step, TO_TRAIN.get(name, step))
+    if workflow.is_main_process:
+        last_run.remember(made(), config, sys.argv[1:])
 
 
 def listen():

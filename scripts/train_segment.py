@@ -129,7 +129,7 @@ def main() -> None:
     def make_noticed() -> None:
         stopping.begin(results.training, arguments.attempt)
         with progress.noticed(results.training) as killed:
-            if killed and arguments.attempt > 1:
+            if killed:
                 os.environ[training.APART] = "1"
                 log("the last start was killed without a word: to save memory, previews are drawn after training")
             (make_together if count > 1 else make)()

@@ -6,7 +6,6 @@ Knows no terminal: :meth:`Run.take` gets a record and returns lines. Records: ``
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from logging import WARNING, LogRecord
 from typing import Any
 
+from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
 
@@ -182,16 +182,7 @@ class Run:
 
     def command(self, target: str) -> str:
         """How a target is made again, with the profile of this call."""
-        kept: list[str] = []
-        given = self._arguments
-        for index, word in enumerate(given):
-            if re.match(r"(--profile|--cores|--jobs)=|-[cj]\d", word):
-                kept.append(word)
-            elif word in ("--profile", "--cores", "-c", "--jobs", "-j") and index + 1 < len(given):
-                kept += given[index : index + 2]
-        if not kept:
-            kept = ["--cores", str(self.cores or 1)]
-        return shlex.join(["snakemake", *kept, target])
+        return last_run.command(last_run.kept(self._arguments) or ("--cores", str(self.cores or 1)), target)
 
     def left(self) -> tuple[float, bool]:
         """Seconds until the end, and whether stages that nobody has seen yet come on top of that."""

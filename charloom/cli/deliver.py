@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.core import files, layout, words
+from charloom.core import files, last_run, layout, words
 from charloom.core.errors import UserError
 from charloom.core.versions import RECIPES
 from charloom.train.keys import RECIPE
@@ -97,7 +97,7 @@ def comfy(
 
     made = layout.results(name)
     path = Path(workflow) if workflow.endswith(".json") else made.comfyui_api(workflow)
-    loaded = drawing.load(path, f"snakemake --cores 2 {path.as_posix()}")
+    loaded = drawing.load(path, last_run.again(Path(), name, path.as_posix()))
     if prompt is not None and words.PLACEHOLDER in prompt:
         from charloom.config import project
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from charloom.config import gallery
 from charloom.config.character import Character
 from charloom.config.project import Workflow
-from charloom.core import files
+from charloom.core import files, last_run
 from charloom.core.errors import UserError, disk_problem
 from charloom.core.layout import results, step_name
 from charloom.core.store import Store
@@ -39,8 +39,9 @@ class Lora:
 
 def untrained(character: Character) -> UserError:
     """That there is nothing yet to draw a character with."""
-    final = results(character.id).final.as_posix()
-    return UserError(f"{character.id} has no checkpoint yet; to train: snakemake --cores 2 {final}")
+    return UserError(
+        f"{character.id} has no checkpoint yet; to train: {last_run.again(Path(), character.id, character.id)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -251,5 +252,5 @@ class Loras:
         style = gallery.style_of(name, self.character, known.styles, known.broken_styles, f"--style {name}")
         made = results(name)
         if not made.final.is_file():
-            raise UserError(f"{name} is not finished; to train it: snakemake --cores 2 {made.final.as_posix()}")
+            raise UserError(f"{name} is not finished; to train it: {last_run.again(Path(), name, name)}")
         return self.file(made.final, name, style.trigger), value

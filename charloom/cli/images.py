@@ -187,7 +187,7 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
     made = Results(Path("results") / found.character.id)
     targets = [made.reference, *(made.source(name) for name in found.character.shot_names)]
     given = any(word.split("=")[0] in CORES or word.startswith(("-c", "-j")) for word in options)
-    cores = [] if given else ["--cores", str(os.cpu_count() or 1)]
+    cores = [] if given else ["--cores", "all"]
     command = [sys.executable, "-m", "snakemake", *cores, *(path.as_posix() for path in targets), *options]
     # Both runs are one to what is counted, so that the second asks for nothing that the first was refused.
     environment = {**os.environ, RUN: f"{os.getpid()}-{os.urandom(4).hex()}"}

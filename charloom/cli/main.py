@@ -240,9 +240,10 @@ def try_(
 
     root = workflow_folder()
     name = _known(name)
-    character = project.load(root, ready=name).character(name)
-    trial.run(root, character, steps, options or [])
-    for line in trial.verdict(character, trial.measured(root, character, steps), price):
+    options, overrides = trial.settings(root, name, options or [])
+    character = project.load(root, overrides, ready=name).character(name)
+    trial.run(root, character, steps, options)
+    for line in trial.verdict(root, character, trial.measured(root, character, steps), price):
         print(line)
 
 
@@ -266,7 +267,7 @@ def import_ai_toolkit(
     ] = None,
 ) -> None:
     """Convert an ai-toolkit job into a character file, and report what became of every key."""
-    from charloom.config import scaffold
+    from charloom.config import scaffold, yaml
     from charloom.interop.aitoolkit import read as aitoolkit
 
     root = workflow_folder()
@@ -284,8 +285,13 @@ def import_ai_toolkit(
         print(f"{captions}/: {len(imported.captions)} captions imported")
     for key, why in imported.ignored.items():
         print(f"ignored: {key}: {why}")
-    for line in dict.fromkeys([*imported.todo, *starting.problems(root, imported.id)]):
+    # What lint says of a folder that is not here, the import has said with the job in mind.
+    missing = any(line.startswith("images.path: there ") for line in imported.todo)
+    found = [line for line in starting.problems(root, imported.id) if not (missing and ": images.path: " in line)]
+    for line in dict.fromkeys([*imported.todo, *found]):
         print(f"to do: {line}")
+    usual = yaml.read_yaml(root / "config" / "config.yaml").get("base", "")
+    starting.say_next(imported.id, imported.character.get("base", usual), whole=True)
 
 
 @app.command()

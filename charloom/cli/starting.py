@@ -86,12 +86,12 @@ def new(
         text = scaffold.character_file(name, trigger or _suggested(root, name, count))
     path = places["styles" if scaffold.is_style(text) else "characters"]
     scaffold.write_new(path, text)
-    _say(path, text, notes, base, count, images is not None)
+    _say(root, path, text, notes, base, count, images is not None)
     for line in problems(root, name):
         print(f"to do: {line}")
 
 
-def _say(path: Path, text: str, notes: list[str], base: Any, count: Any, whole: bool) -> None:
+def _say(root: Path, path: Path, text: str, notes: list[str], base: Any, count: Any, whole: bool) -> None:
     """What was written, what was guessed, and what comes next."""
     from charloom.config import scaffold, triggers
 
@@ -110,7 +110,14 @@ def _say(path: Path, text: str, notes: list[str], base: Any, count: Any, whole: 
         )
     elif word and base:
         print(f"  trigger {word[1]}: not checked, because the tokenizer of {base.name} is not on this machine yet")
-    profile = f"--profile {PROFILE} " if base and base.name == BASE else ""
+    if word and (line := triggers.shared(word[1], root, name)):
+        print(f"warning: trigger: {line}")
+    say_next(name, base.name if base else "", whole)
+
+
+def say_next(name: str, base: str, whole: bool) -> None:
+    """The commands that come next; ``whole`` if the pictures are the user's own, from a folder."""
+    profile = f"--profile {PROFILE} " if base == BASE else ""
     steps = {f"charloom lint {name}": ""}
     if not whole:
         page = layout.results(name).prompt_page.as_posix()
@@ -136,6 +143,8 @@ def _of_folder(
     from charloom.config import guesses, image_folder, inventory, kinds, scaffold
     from charloom.dataset import captions
 
+    if re.match(r"[A-Za-z]:[^\\/]", str(images)):
+        raise UserError(f"--images {images}: the shell took its backslashes; put it into quotes: 'C:\\Users\\me\\mara'")
     folder = expanded(images)
     if not folder.is_dir():
         if folder.exists():
@@ -197,13 +206,9 @@ def _written(root: Path, folder: Path) -> str:
 
 def _suggested(root: Path, name: str, count: Any) -> str:
     """A trigger that no other character has."""
-    from charloom.config import inventory, triggers
+    from charloom.config import triggers
 
-    taken = set()
-    for path in (file for folder in inventory.PROJECTS for file in inventory.yaml_files(root / "config" / folder)):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        taken |= set(re.findall(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE))
-    return triggers.suggest(name, count, taken)
+    return triggers.suggest(name, count, triggers.taken(root))
 
 
 def _bases(root: Path) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from charloom.config import project, yaml
 from charloom.config.character import Character
+from charloom.core import last_run
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, results, step_of
 from charloom.train import progress, stopping
@@ -38,11 +38,11 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
     if told is not None and told.state == progress.WAITING:
         raise UserError(
             f"{name}: step {told.step} of {told.steps} is saved, and the next job of this training has not begun; to "
-            f"stop here, press Ctrl-C where snakemake runs; to go on: snakemake --cores 2 {name}"
+            f"stop here, press Ctrl-C where snakemake runs; to go on: {last_run.again(root, name, name)}"
         )
     if told is None or not running(told):
         how = f" (the last one {ending(told)})" if told else ""
-        raise UserError(f"{name}: no training is running{how}; start one: snakemake --cores 2 {name}")
+        raise UserError(f"{name}: no training is running{how}; start one: {last_run.again(root, name, name)}")
     stopping.request(folder)
     say(f"{name}: asked to stop at step {told.step} of {told.steps} ...")
     ends = time.monotonic() + patience
@@ -96,7 +96,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     Raises:
         UserError: there is no such checkpoint, or the file is not what it was taken for.
     """
-    character = project.load(root, ready=None).character(name)
+    character = project.load(root, last_run.of(root, name).config).character(name)
     there = saved(root, character)
     if not there:
         first = character.saved_steps[0]
@@ -110,7 +110,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     told = progress.read(files_of(root, name).training)
     if told and running(told) and told.step < told.steps:
         stop(root, name, say)
-    say(f"To make the file and the report: snakemake --cores {os.cpu_count() or 1} {name}")
+    say(f"To make the file and the report: {last_run.again(root, name, name)}")
 
 
 def saved(root: Path, character: Character) -> list[int]:

@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charloom.cli import pricing
 from charloom.cli.steering import files_of
 from charloom.config.character import Character
+from charloom.core import last_run
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, results
 from charloom.train import progress
 
 UNTIL = "CHARLOOM_UNTIL"
 """Environment variable: the step that a start of the trainer does not run beyond, unless a job asks for it."""
-CORES = ("--cores", "-c", "--jobs", "-j")
 GIB = 2**30
 
 
@@ -55,6 +56,13 @@ class Trial:
         return "falling" if change < 0 else "rising"
 
 
+def settings(root: Path, name: str, given: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Options for snakemake, and the settings that they override: those given, or those of the last run."""
+    if last_run.kept(given) or not (before := last_run.of(root, name)).options:
+        return list(given), pricing.overrides(given, root)
+    return [*before.options, *given], before.config
+
+
 def run(root: Path, character: Character, steps: int, options: Sequence[str]) -> None:
     """Train and draw up to ``steps`` with snakemake, which writes to this terminal.
 
@@ -67,8 +75,8 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     target = results(character.id).grid(steps)
     if not character.prompt_names:
         target = results(character.id).checkpoint(steps)
-    given = any(word.split("=")[0] in CORES or word.startswith(("-c", "-j")) for word in options)
-    cores = [] if given else ["--cores", str(os.cpu_count() or 1)]
+    given = any(word.split("=")[0] in last_run.CORES or word.startswith(("-c", "-j")) for word in options)
+    cores = [] if given else ["--cores", "all"]
     command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
     # The trainer would otherwise run ahead to the end of the whole run.
     if subprocess.run(command, cwd=root, env={**os.environ, UNTIL: str(steps)}).returncode:
@@ -124,7 +132,7 @@ def _row_seconds(root: Path, character: Character, steps: int, told: progress.Pr
     return total or None
 
 
-def verdict(character: Character, trial: Trial, price: float | None = None) -> list[str]:
+def verdict(root: Path, character: Character, trial: Trial, price: float | None = None) -> list[str]:
     """The trial in lines; ``price`` is that of an hour."""
     whole, rows = character.saved_steps[-1], len([step for step in character.sampled_steps if step])
     grid = results(character.id).grid(trial.steps).as_posix()
@@ -148,7 +156,7 @@ def verdict(character: Character, trial: Trial, price: float | None = None) -> l
         lines.append(f"whole run  about {_time(steps + draws)} ({parts}){cost}")
     lines += [f"warning    {line}" for line in trial.problems]
     good = trial.trend != "rising" and not trial.problems
-    again = f"snakemake --cores {os.cpu_count() or 1} {character.id}"
+    again = last_run.again(root, character.id, character.id)
     lines.append(
         f"verdict    nothing speaks against the whole run, which goes on from step {trial.steps}: {again}"
         if good

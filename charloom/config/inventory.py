@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.core import pictures
+from charloom.core import drives, pictures
 
 _LEFT_BEHIND = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin", "lost+found")
@@ -69,8 +69,8 @@ def same(path: Path) -> Path | None:
 
 
 def placed(path: str) -> str:
-    """A folder as the user writes it: ``~`` is the home, accents as they are on the disk."""
-    written = os.path.expanduser(path)
+    """A folder as the user writes it: ``~`` is the home, ``C:`` its mount in WSL, accents as they are on the disk."""
+    written = os.path.expanduser(drives.mounted(path))
     found = None if written.isascii() else same(Path(written))
     return str(found) if found else written
 

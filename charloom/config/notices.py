@@ -6,8 +6,10 @@ Shown by ``charloom lint``, by the plan, and in the report. Imports no torch, wh
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,5 +96,19 @@ def has_gpu(device: str = "auto") -> bool:
         return False
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
-    drivers = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
-    return shutil.which("nvidia-smi") is not None or any(Path(path).exists() for path in drivers)
+    if shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").exists():
+        return True
+    # WSL has its device with any maker's driver, and Linux AMD's with any of its processors that draw.
+    if Path("/dev/dxg").exists():
+        return Path("/usr/lib/wsl/lib/libcuda.so.1").exists()
+    return Path("/dev/kfd").exists() and _torch_is_for_amd()
+
+
+def _torch_is_for_amd() -> bool:
+    """Whether the torch that is installed computes on AMD's GPUs, told without importing it."""
+    found = importlib.util.find_spec("torch")
+    try:
+        text = (Path(str(found and found.origin)).parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return re.search(r"^hip\b[^=]*= *['\"]", text, re.MULTILINE) is not None

@@ -171,8 +171,8 @@ def read(
         except UserError as error:
             broken_styles[path.stem] = str(error).splitlines()
     for name, line in _same_triggers({**people, **styles}).items():
-        (broken_styles if styles.pop(name, None) else broken)[name] = [line]
-        people.pop(name, None)
+        del styles[name]
+        broken_styles[name] = [line]
     for name, line in _with_styles(people, styles, broken_styles).items():
         del people[name]
         broken[name] = [line]
@@ -302,12 +302,15 @@ def _with_styles(
 
 
 def _same_triggers(people: dict[str, Character]) -> dict[str, str]:
-    """A line per character whose trigger is taken by an earlier one, by its id."""
+    """A line per style whose trigger is that of a character or of an earlier style, by its id.
+
+    A style is stacked on characters and on other styles. Characters are not used together: ``charloom lint`` warns.
+    """
     seen: dict[str, Character] = {}
     lines = {}
     for person in people.values():
         other = seen.setdefault(person.trigger.lower(), person)
-        if person.trigger and other is not person:
+        if person.is_style and person.trigger and other is not person:
             lines[person.id] = (
                 f"{person.label}: trigger: {person.trigger} is the trigger of {other.label} too; choose another"
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator
+from pathlib import Path
 
+from charloom.config import inventory
 from charloom.core.tokens import Counter
 
 _DIGITS = {"i": "1", "e": "3", "a": "4", "o": "0", "s": "5", "l": "1", "t": "7"}
@@ -35,6 +37,30 @@ def suggest(name: str, count: Counter, taken: Container[str] = ()) -> str:
     free = [word for word in _spellings(name) if word not in taken]
     good = (word for word in free if complaint(word, count) is None)
     return next(good, free[0])
+
+
+def taken(root: Path, but: str = "") -> dict[str, str]:
+    """The triggers in the files of characters and styles, in small letters, and a file that has each.
+
+    ``but`` is the name of one whose own does not count. Reads no more than that line, so a file may have mistakes.
+    """
+    found: dict[str, str] = {}
+    for folder in inventory.PROJECTS:
+        for path in inventory.yaml_files(root / "config" / folder):
+            text = path.read_text(encoding="utf-8", errors="replace") if path.stem != but else ""
+            for word in re.findall(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE):
+                found.setdefault(word.lower(), f"config/{folder}/{path.name}")
+    return found
+
+
+def shared(trigger: str, root: Path, name: str) -> str | None:
+    """A line about another character or style that has the trigger of ``name``, or None."""
+    other = taken(root, name).get(trigger.lower())
+    if other is None:
+        return None
+    what = f"{trigger} is the trigger of {other} too, so one picture cannot show both"
+    styled = other.startswith("config/styles/")
+    return f"{what}; {'' if styled else 'to compare them leave it so, else '}choose another"
 
 
 def _spellings(name: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from charloom.core import drives
 from charloom.core.errors import UserError, disk_problem
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*([.:].*)?", re.IGNORECASE | re.DOTALL)
@@ -29,8 +30,8 @@ def on_any_system(name: str) -> bool:
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with the home folder in place of ``~``; as it stands if there is no such user."""
-    return Path(os.path.expanduser(path))
+    """``path`` with the home folder in place of ``~``, as it stands if there is no such user; in WSL also ``C:\\…``."""
+    return Path(os.path.expanduser(drives.mounted(str(path))))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 from charloom.base import hub
 from charloom.config.base import Base
 from charloom.config.character import Character
+from charloom.core import last_run
 from charloom.core.errors import UserError, reason
 from charloom.core.files import read_mapping
 from charloom.core.layout import Results
@@ -52,7 +53,8 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
         raise UserError(f"--repo {repo}: is not the name of a repository; write owner/name, of A-Z a-z 0-9 - _ .")
     for path in (results.final, results.validation):
         if not path.is_file():
-            raise UserError(f"{path}: is not made yet; run snakemake --cores 2 {results.final.as_posix()}")
+            again = last_run.again(Path(), character.id, results.final.as_posix())
+            raise UserError(f"{path}: is not made yet; run {again}")
     step = read_mapping(results.validation).get("step")
     files: dict[str, bytes | Path] = {f"{character.id}.safetensors": results.final}
     shown = []

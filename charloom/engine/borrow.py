@@ -159,16 +159,27 @@ def _unpin(address: int) -> None:
     torch.cuda.cudart().cudaHostUnregister(address)
 
 
-def _available(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of main memory that this process may still take, in a container too."""
+def _available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of main memory that this process may still take, in a container or a Slurm job too."""
     free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-        used = int((group / "memory.current").read_text())
-        # Files that were read count as used until somebody wants the memory.
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used -= int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
-        free = min(free, int((group / "memory.max").read_text()) - used)
+    for group in _groups(root, own):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            used = int((group / "memory.current").read_text())
+            # Files that were read count as used until somebody wants the memory.
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            used -= int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
+            free = min(free, int((group / "memory.max").read_text()) - used)
     return free
+
+
+def _groups(root: Path, own: Path) -> list[Path]:
+    """The control groups (v2) of this process below ``root``, each of which may set a limit."""
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            if line.startswith("0::"):
+                group = root / line[3:].strip().lstrip("/")
+                return [one for one in (group, *group.parents) if one.is_relative_to(root)]
+    return [root]
 
 
 def place_in(trained: nn.Module, name: str) -> Tensor | None:

@@ -40,7 +40,7 @@ from charloom.engine.recompute import Recompute
 from charloom.engine.swap import Swap, move, spread
 from charloom.kernels import attention as attentions
 from charloom.kernels import quantize
-from charloom.kernels.low_rank import kernels_work
+from charloom.kernels.low_rank import missing
 from charloom.lora.attach import Adapter
 from charloom.zimage import forward
 
@@ -106,8 +106,8 @@ class Engine:
         self.fitting = Fitting(model, adapter, device, self.options, reserve, largest, log)
         forward.prepare(model)
         if self.cuda:
-            if self.device.type == "cuda" and not kernels_work(self.device):
-                log("engine: Triton does not work here (it needs a C compiler); rotations and adapters are slower")
+            if self.device.type == "cuda" and (lacks := missing(self.device)):
+                log(f"engine: Triton does not work here ({lacks}); rotations and adapters are slower")
             self._transform()
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter)

@@ -7,7 +7,9 @@ PyTorch's operations. Row and column scales of the large matrix can be applied o
 from __future__ import annotations
 
 import functools
+import sysconfig
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,18 +27,27 @@ Scales = tuple[Tensor | None, Tensor | None]
 """fp32 factors of the rows (m, 1) and of the columns (n, 1) of a matrix (m, n); None is 1."""
 
 
-@functools.cache
 def kernels_work(device: torch.device) -> bool:
     """Whether Triton kernels can be built and run on ``device``; needs a C compiler and a supported GPU."""
-    if triton is None or device.type != "cuda":
-        return False
+    return device.type == "cuda" and not missing(device)
+
+
+@functools.cache
+def missing(device: torch.device) -> str:
+    """What Triton lacks on the GPU ``device``, in a few words; empty if it works."""
+    if triton is None:
+        return "it is not installed"
     out = torch.zeros(ROWS, COLUMNS, device=device, dtype=torch.bfloat16)
     try:
         with torch.cuda.device(device):
             launch(out, [out], [out[:, :16]], [out[:16]])
-    except Exception:  # from gcc, the linker or Triton itself
-        return False
-    return True
+    except Exception as error:  # from gcc, the linker or Triton itself
+        if "C compiler" in str(error):
+            return "it needs a C compiler: apt install gcc"
+        if not Path(sysconfig.get_path("include"), "Python.h").is_file():  # the compiler says so on standard error
+            return "Python's headers are missing: apt install python3-dev"
+        return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    return ""
 
 
 def add_product(out: Tensor, left: Tensor, right: Tensor, scales: Scales = (None, None)) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -21,6 +22,8 @@ LOST = 76
 """Exit status of a rank that ended because another one was gone."""
 PAUSE = 0.3
 """Seconds between two looks at whether the others are still there."""
+WHY = "lost-{rank}"
+"""Beside the meeting file: what a rank that has ended as lost was told by its libraries."""
 
 
 class Lost(Exception):
@@ -63,8 +66,11 @@ def run(main: Callable[[], None]) -> NoReturn:
         cli(main)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
-    except Lost:
+    except Lost as lost:
         status = LOST
+        with contextlib.suppress(OSError):
+            place = Path(os.environ[MEETING]).with_name(WHY.format(rank=os.environ[RANK].partition("/")[0]))
+            place.write_text(str(lost), encoding="utf-8")
     except BaseException:
         traceback.print_exc()
     finally:

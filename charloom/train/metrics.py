@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,9 +206,15 @@ def peak_memory() -> int:
 
 
 def _board(folder: Path, start: int) -> Any:
+    # TensorBoard's own way to be told that there is no TensorFlow, which it would import: seconds at each start, and an
+    # error where it does not fit numpy.
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     try:
         from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder), purge_step=start + 1)
     except ImportError:
         log.warning("TensorBoard is not installed: only metrics.jsonl is written (pip install tensorboard)")
-        return None
-    return SummaryWriter(str(folder), purge_step=start + 1)
+    except Exception as error:
+        log.warning("TensorBoard does not work here: only metrics.jsonl is written (%s)", error)
+    return None

@@ -1,7 +1,8 @@
 """Ending a training on request: after the current step, with everything saved.
 
-The request is a file in the run's ``training`` folder (``charloom stop``), or a signal (Ctrl-C, a cluster's SIGTERM).
-After an answer the file stays, so that the job does not train on if it is tried again; the next run drops it.
+The request is a file in the run's ``training`` folder (``charloom stop``), or a signal: Ctrl-C, a cluster's SIGTERM, or
+the SIGHUP of a terminal that closes. After an answer the file stays, so that the job does not train on if it is tried
+again; the next run drops it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from charloom.core.errors import Stopped
 
 NAME = "stop"
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 def request(folder: Path) -> None:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from charloom.core import last_run
 from charloom.core.errors import UserError
 from charloom.report.templating import render
 from charloom.watch import choosing, guard
@@ -170,7 +171,8 @@ class Server:
         if step == "auto" and character.ship:
             raise UserError(f"{path.name} says ship: {character.ship}; take that line out to let the scores choose")
         choosing.choose(path, step, str(seen))
-        return f"checkpoint: {step} written into {path.name}; make the file with: snakemake --cores 2 {name}"
+        again = last_run.again(self.watcher.root, str(name), str(name))
+        return f"checkpoint: {step} written into {path.name}; make the file with: {again}"
 
 
 class Guarded:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from charloom.config import inventory
+from charloom.config import inventory, triggers
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core import layout, tokens
@@ -100,6 +100,9 @@ def inspect(
     texts = {f"sample_prompts[{i}]": prompt.text for i, prompt in enumerate(character.sample_prompts, 1)}
     texts |= {f"gallery[{i}]": scene.text for i, scene in enumerate(character.gallery, 1)}
     further = [*unread, *lint.prompts(texts, count)]
+    if line := character.trigger and triggers.shared(character.trigger, root, character.id):
+        what, _, remedy = line.partition("; ")
+        further.append(Finding("warning", "trigger", what, "trigger", remedy))
     for folder in (*inventory.PROJECTS, "bases", "plans"):
         for unused in inventory.of_config(root / "config" / folder):
             what, _, remedy = unused.what.partition("; ")

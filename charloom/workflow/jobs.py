@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from charloom.core import cores
 from charloom.core.store import Store
 from charloom.workflow import arguments, devices
 
@@ -54,7 +55,8 @@ class Log:
 
     def __call__(self, text: str) -> None:
         """Write one line to both."""
-        print(f"  {self.name}: {text}" if self.name else text, file=self.terminal, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            print(f"  {self.name}: {text}" if self.name else text, file=self.terminal, flush=True)
         self.quietly(text)
 
     def quietly(self, text: str) -> None:
@@ -74,10 +76,13 @@ class _Both(io.TextIOBase):
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
             self.file.write(text)
-        return self.terminal.write(text)
+        with contextlib.suppress(OSError):
+            self.terminal.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        self.terminal.flush()
+        with contextlib.suppress(OSError):
+            self.terminal.flush()
 
     def fileno(self) -> int:
         return self.terminal.fileno()
@@ -102,7 +107,7 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
     if heavy:
         device = os.environ.get("CHARLOOM_DEVICE", "auto")
         made.add_argument("--device", default=device, help="auto, cpu, mps, cuda, cuda:1")
-        made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+        made.add_argument("--threads", type=int, default=cores.usable(), help="CPU threads")
     return made
 
 

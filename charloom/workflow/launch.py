@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,19 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from charloom.core.errors import Killed, UserError
-from charloom.train.meeting import LOST, MEETING, PARENT, PAUSE, RANK
+from charloom.train.meeting import LOST, MEETING, PARENT, PAUSE, RANK, WHY
+from charloom.train.stopping import SIGNALS
 
 GRACE = 3.0
 """Seconds that ranks get to notice that another one is gone, before they are killed."""
 KEPT = 40
 """Last lines of a silent rank that go to the log if it fails."""
+FOLDERS = "charloom-ranks-"
+HELD = "held"
+"""Lock of such a folder, which the system releases when the run that holds it is gone."""
 
 
 class Rank:
@@ -69,7 +76,8 @@ def run(command: Sequence[str], count: int, places: Sequence[str], quietly: Call
         UserError: a rank ended by another signal, or said in one line why it failed.
         SystemExit: with the status of the first rank, which has said why itself.
     """
-    with tempfile.TemporaryDirectory(prefix="charloom-ranks-") as folder:
+    _forget_killed()
+    with tempfile.TemporaryDirectory(prefix=FOLDERS) as folder, FileLock(Path(folder, HELD)):
         meeting = Path(folder, "meeting")
         ranks = [Rank(command, i, count, meeting, places[i] if places else None) for i in range(count)]
         try:
@@ -82,9 +90,16 @@ def run(command: Sequence[str], count: int, places: Sequence[str], quietly: Call
         status = failed.process.returncode
         for line in failed.said():
             quietly(f"rank {failed.number}: {line}")
-        if failed.number == 0 and status > 0:
+        if failed.number == 0 and status > 0 and status != LOST:
             raise SystemExit(status)
-        raise (Killed if status == -signal.SIGKILL else UserError)(_reason(failed, count))
+        raise (Killed if status == -signal.SIGKILL else UserError)(_reason(failed, count, meeting))
+
+
+def _forget_killed() -> None:
+    """Remove the folders of runs that were killed together with the process that would have removed them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
+        with contextlib.suppress(OSError, Timeout), FileLock(folder / HELD, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait(ranks: Sequence[Rank]) -> Rank | None:
@@ -109,7 +124,7 @@ def _wait(ranks: Sequence[Rank]) -> Rank | None:
     return min(guilty or ended, key=lambda rank: (rank.process.returncode > 0, rank.number))
 
 
-def _reason(rank: Rank, count: int) -> str:
+def _reason(rank: Rank, count: int, meeting: Path) -> str:
     status = rank.process.returncode
     who = f"process {rank.number + 1} of {count} of this training"
     again = "the others were stopped; run again to go on from the last checkpoint"
@@ -117,6 +132,10 @@ def _reason(rank: Rank, count: int) -> str:
         with contextlib.suppress(ValueError):
             return f"{who} was killed ({signal.Signals(-status).name}); {again}"
     if status == LOST:
+        with contextlib.suppress(OSError):
+            lines = meeting.with_name(WHY.format(rank=rank.number)).read_text(encoding="utf-8").splitlines()
+            if why := next(filter(None, map(str.strip, lines)), ""):
+                return f"{who} cannot talk to the others ({why}); correct that, or set gpus: 1, and run again"
         return f"{who} lost its connection to the others; {again}"
     said = [line for line in rank.said() if line]
     line = next((line.removeprefix("error: ") for line in reversed(said) if line.startswith("error: ")), None)
@@ -147,7 +166,7 @@ def _passing_on(ranks: Sequence[Rank]) -> Iterator[None]:
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, receive)
     try:

@@ -7,7 +7,6 @@ detector for them is installed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from charloom.core import files, pictures
+from charloom.core import cores, files, pictures
 from charloom.core.canonical import digest, file_digest
 from charloom.core.errors import Stopped, UserError
 from charloom.core.store import Store
@@ -105,6 +104,6 @@ def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0, stop: Even
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or cores.usable()) as pool:
         results: Iterable[Any] = pool.map(one, work.values())
         return dict(zip(work, results, strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 from charloom.base import locks
 from charloom.config.base import Base
 from charloom.config.character import Character
-from charloom.core import files
+from charloom.core import cores, files
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK, results, step_of
 from charloom.core.store import Store
@@ -69,13 +69,11 @@ class Studio:
     def __init__(
         self, character: Character, base: Base, store: Store, device: str, log: Log, *, stay: bool, compiled: bool
     ) -> None:
-        import os
-
         self.character, self.store, self.log, self.stay = character, store, log, stay
         self.lock = lock_of(base)
         said = json.loads(slices.engine(character))
         self.options = EngineOptions.from_values({**said, "compile": said["compile"] and compiled})
-        self.device = jobs.torch_device(device, os.cpu_count() or 1, self.options.limit, self.lock)
+        self.device = jobs.torch_device(device, cores.usable(), self.options.limit, self.lock)
         self.precision = precision_of(next(iter(slices.samples(character).values())))
         self._text_settings = json.loads(slices.text_encoder(character))
         self._encoder: texts.Encoder | None = None

@@ -43,7 +43,9 @@ def function(module: Any, name: str, made: Callable[[Any], Any]) -> None:
 
 def getter(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
     """Replace how an attribute of a class is read by what ``made`` makes of the function that reads it."""
-    given = owner.__dict__[name]
+    given = owner.__dict__.get(name)
+    if given is None:
+        return
     reads = getattr(given, "fget", None) or given.__get__
     if not hasattr(reads, "original"):
         replacement = made(reads)
@@ -54,7 +56,7 @@ def getter(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
 def each(*changes: Callable[[], None]) -> None:
     """Make every change whose modules and names this release of Snakemake has."""
     for change in changes:
-        with contextlib.suppress(ImportError, AttributeError):
+        with contextlib.suppress(ImportError, AttributeError, KeyError):
             change()
 
 

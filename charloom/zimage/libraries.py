@@ -1,7 +1,8 @@
 """What charloom takes from diffusers and PEFT, imported without what both import for other users.
 
 Every process that computes imports them, and bitsandbytes (which loads torch's compiler), scipy and scikit-learn are a
-quarter of that time or more. charloom asks neither library for anything that needs these; whoever wants bitsandbytes
+quarter of that time or more. Others break the import where they do not fit torch, as a torchvision does that was left
+behind when torch was upgraded. charloom asks neither library for anything that needs these; whoever wants bitsandbytes
 itself imports it as usual. Take the names from here, never from diffusers or PEFT: whoever imports these first decides.
 """
 
@@ -13,10 +14,15 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 
-UNUSED = ("bitsandbytes", "scipy", "sklearn")
+UNUSED = (
+    "bitsandbytes", "scipy", "sklearn", "torchvision", "torchaudio", "soundfile", "librosa", "xformers", "flashinfer",
+    "torchao", "gptqmodel", "hqq", "aqlm", "eetq", "gguf", "transformer_engine",
+)  # fmt: skip
 """Packages that diffusers, PEFT and transformers import if they find them installed."""
 USERS = ("accelerate", "diffusers", "peft", "transformers")
 """Packages that look once whether those of :data:`UNUSED` are installed, and rely on it from then on."""
+ASKED = ("bnb", "bnb_4bit", "torchao", "gptqmodel", "hqq", "aqlm", "eetq", "te")
+"""What PEFT asks for when it adapts the first layer; it remembers the answers."""
 
 
 @contextlib.contextmanager
@@ -51,12 +57,11 @@ with without_unused():
     import peft
     from diffusers import AutoencoderKL, ZImageTransformer2DModel
     from diffusers.utils import logging as diffusers_logging
-    from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+    from peft import import_utils
     from peft.tuners.lora import Linear as LoraLinear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    # PEFT asks when it adapts the first layer, and remembers the answer.
-    is_bnb_available()
-    is_bnb_4bit_available()
+    for one in ASKED:
+        getattr(import_utils, f"is_{one}_available", bool)()
 
 __all__ = ["AutoencoderKL", "BaseTunerLayer", "LoraLinear", "ZImageTransformer2DModel", "diffusers_logging", "peft"]

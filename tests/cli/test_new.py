@@ -12,7 +12,7 @@ import yaml
 from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
 from charloom.config import guesses, notices, project, scaffold, triggers
-from charloom.core import tokens
+from charloom.core import drives, tokens
 
 PAPERDOLL = ROOT / "resources/bases/paperdoll"
 
@@ -68,6 +68,19 @@ def test_what_captions_say_is_guessed_and_marked(root: Path) -> None:
     assert one.identity_full == "{trigger}, a fox" and "drawing" in one.sample_prompts[0].text
 
 
+def test_a_path_of_windows_is_that_of_its_mount(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the Explorer shows it; in WSL the drive is below /mnt."""
+    monkeypatch.setattr(drives, "MOUNTS", root / "mnt")
+    folder = pictures(root / "mnt/d/my pictures/mara", *[None] * 6)
+    assert call("new", "mara", "--images", "D:\\my pictures\\mara").exit_code == 0
+    assert written("mara")["images"] == {"source": "folder", "path": folder.relative_to(root).as_posix()}
+    Path("config/characters/mara.yaml").write_text(
+        "trigger: m4ra\nimages: {source: folder, path: 'D:\\my pictures/mara'}"
+    )
+    assert len(project.read(root).characters["mara"].shots) == 6
+    assert drives.mounted("E:\\mara") == "E:\\mara"  # no such drive
+
+
 def test_what_is_told_is_not_guessed(root: Path) -> None:
     pictures(Path("pics"), *["a photo of a woman"] * 6)
     assert (
@@ -86,6 +99,7 @@ def test_what_is_told_is_not_guessed(root: Path) -> None:
             "error: --images config/config.yaml: is a file; give the folder it lies in",
         ),
         (["--images", "config"], "error: --images config: there is no picture in it"),
+        (["--images", "C:Usersmemara"], "error: --images C:Usersmemara: the shell took its backslashes; put it into"),
         (["--class", "womn"], "error: --class womn: is unknown; did you mean woman?"),
         (["--look", "photo"], "error: --look photo: "),
         (["--like", "foxx"], "error: --like foxx: there is no config/examples/foxx.yaml; did you mean fox?"),

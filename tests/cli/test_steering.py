@@ -14,6 +14,7 @@ from cli_helpers import call, said
 
 from charloom.cli import steering, trial
 from charloom.config.project import load
+from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress, stopping
 
@@ -220,11 +221,23 @@ def test_a_trend_is_claimed_only_above_the_scatter(root: Path, losses: list[floa
     assert trial.measured(root, load(".").character("mara"), 30).trend == trend
 
 
+def test_settings_of_the_last_run_hold_beside_it(root: Path) -> None:
+    """A profile sets them for its own call alone."""
+    last_run.remember(["mara"], {"recipe": {"train": {"steps": 40}}}, ["--profile", "profiles/gpu-16gb", "-c8", "mara"])
+    assert trial.settings(root, "mara", []) == (
+        ["--profile", "profiles/gpu-16gb", "-c8"],
+        {"recipe": {"train": {"steps": 40}}},
+    )
+    assert trial.settings(root, "mara", ["--profile", "profiles/none"]) == (["--profile", "profiles/none"], {})
+    assert "wait for the first, at step 40" in said(call("ship", "mara"))
+    assert said(call("stop", "mara")).endswith("start one: snakemake --profile profiles/gpu-16gb -c8 mara\n")
+
+
 def test_the_verdict_reckons_the_whole_run(root: Path) -> None:
     records([1 - n / 60 for n in range(30)])
     row(18.0)
     character = load(".").character("mara")
-    text = "\n".join(trial.verdict(character, trial.measured(root, character, 30), price=36.0))
+    text = "\n".join(trial.verdict(root, character, trial.measured(root, character, 30), price=36.0))
     # 100 steps of 0.25 s, two checkpoints with previews of 36 s.
     assert "whole run  about 0:01:37 (100 steps 0:00:25, 2 × 2 previews 0:01:12), 0.97 at 36 an hour" in text
     assert "1.0 GiB" in text and "goes on from step 30" in text and "falling" in text
@@ -233,7 +246,7 @@ def test_the_verdict_reckons_the_whole_run(root: Path) -> None:
 def test_a_problem_is_part_of_the_verdict(root: Path) -> None:
     records([0.5] * 30, adapter={"problem": "the adapter has hardly moved"})
     character = load(".").character("mara")
-    lines = trial.verdict(character, trial.measured(root, character, 30))
+    lines = trial.verdict(root, character, trial.measured(root, character, 30))
     assert (
         "warning    the adapter has hardly moved" in lines and lines[-1] == "verdict    mend that before the whole run"
     )

@@ -326,13 +326,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: edit(p / MARA, shots="portrait-30"),
         ["config/characters/mara.yaml: shots: there is no config/plans/portrait-30.yaml; there are none"],
     ),
-    "two characters with one trigger": (
-        lambda p: write_yaml(p / "config/characters/mira.yaml", {**CHARACTER, "trigger": "M4RA"}),
-        [
-            "config/characters/mira.yaml: trigger: M4RA is the trigger of config/characters/mara.yaml too; "
-            "choose another"
-        ],
-    ),
 }
 
 

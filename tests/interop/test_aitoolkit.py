@@ -176,6 +176,24 @@ def test_defaults_hold_against_the_recipe_of_the_base_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({}, []),
+        ({"sample__guidance_scale": 4, "sample__sample_steps": 16}, ["sample.guidance 1.0 (now 4.0)"]),
+        (
+            {"sample__guidance_scale": None, "sample__sample_steps": None, "model__adapter_path": None},
+            ["training_adapter v1 (now none)", "sample.guidance 1.0 (now 7.0)", "sample.steps 8 (now 20)"],
+        ),
+        ({"model__name_or_path": "Tongyi-MAI/Z-Image", "sample__guidance_scale": 4, "model__adapter_path": None}, []),
+        ({"model__name_or_path": "someone/else", "sample__guidance_scale": 4}, []),
+    ],
+)
+def test_what_does_not_suit_a_distilled_base_is_one_line(tmp_path, changes, said):  # noqa: F811
+    lines = [line for line in imported(tmp_path, **changes).todo if "distilled" in line]
+    assert lines == [f"recipe: z-image-turbo is a distilled base; set {', '.join(said)}"] * bool(said)
+
+
+@pytest.mark.parametrize(
     "decay, optimizer", [(0.01, "adamw"), (0.01, "adamw8bit"), (0, "lion"), (0, "prodigy"), (0, "adafactor")]
 )
 def test_weight_decay_is_that_of_the_optimizer(tmp_path, decay, optimizer):

@@ -12,6 +12,7 @@ from aitoolkit_job import JOB, imported, pictures
 from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
 from charloom.config import previews, project
+from charloom.core import drives
 from charloom.core.errors import UserError
 from charloom.dataset import lint, sources
 from charloom.interop.aitoolkit import read as aitoolkit
@@ -118,7 +119,7 @@ def test_a_data_set_brings_its_captions_and_nothing_is_guessed(root):  # noqa: F
     (folder / "A-1.png").write_bytes((folder / "a-1.png").read_bytes())
     (root / "job.yaml").write_text(JOB.replace("/nowhere/mira", "mine"))
     text = said(call("import-ai-toolkit", "job.yaml", "--name", "mira"))
-    assert "3 captions" in text and "to do: shots: A-1.png without a .txt" in text
+    assert "3 captions" in text and 'to do: 1 picture has no .txt and is captioned "m1ra" alone, as in ai-' in text
     assert "reference.png: is the neutral reference" in text
     path = root / "config" / "characters" / "mira.yaml"
     assert yaml.safe_load(path.read_text())["shots"] == [
@@ -132,26 +133,61 @@ def test_a_data_set_brings_its_captions_and_nothing_is_guessed(root):  # noqa: F
     assert {file.stem: file.read_text().strip() for file in captions.iterdir()} == {
         **texts, "comfyui_00012": "a photo of m1ra, wearing a cap",
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"shots\.a-1-2: has no caption, nor tier, view, outfit, background"):
-        project.load(root, ready="mira", image_problems=sources.problems)
     (captions / "a-1-2.txt").write_text("m1ra again")
     person = project.load(root, ready="mira", image_problems=sources.problems).characters["mira"]
     assert [json.loads(slices.prompt_sheet(person))["shots"], person.count] == [[], 4]
+    assert json.loads(slices.caption(person, "a-1-2")) == {}, "its own caption alone, for a plan that has no words"
     settings = json.loads(slices.lint(person))
     judged = [finding for finding in lint.lint([], settings) if finding.where == "plan"]
     assert judged == []
 
 
-def test_a_shot_without_a_caption_takes_the_default_or_stops(root):  # noqa: F811
-    pictures(root / "mine", a="m1ra, a park", b=None)
+def test_pictures_without_captions_are_captioned_by_the_trigger_as_in_ai_toolkit(root):  # noqa: F811
+    pictures(root / "mine", a=None, b=None)
     (root / "job.yaml").write_text(JOB.replace("/nowhere/mira", "mine"))
-    assert call("import-ai-toolkit", "job.yaml", "--name", "mira").exit_code == 0
-    path = root / "config" / "characters" / "mira.yaml"
-    data = yaml.safe_load(path.read_text())
-    data["recipe"]["data"]["default_caption"] = "a photo of {trigger}"
-    path.write_text(yaml.safe_dump(data))
+    text = said(call("import-ai-toolkit", "job.yaml", "--name", "mira"))
+    (to_do,) = [line for line in text.splitlines() if "picture" in line]
+    assert to_do.startswith('to do: 2 pictures have no .txt and are captioned "m1ra" alone, as in ai-toolkit; ')
+    assert "next:\n  charloom lint mira\n" in text and "snakemake --profile profiles/gpu-16gb --cores 8 mira" in text
     person = project.load(root, ready="mira", image_problems=sources.problems).characters["mira"]
-    assert json.loads(slices.caption(person, "b")) == {"default": "a photo of m1ra"}
+    assert json.loads(slices.caption(person, "b")) == {"default": "m1ra"}
+    path = root / "config" / "characters" / "mira.yaml"
+    path.write_text(path.read_text().replace("default_caption: '{trigger}'", "default_caption: ''"))
+    with pytest.raises(UserError, match=r"shots\.a: has no caption, nor tier, view, outfit, background"):
+        project.load(root, ready="mira", image_problems=sources.problems)
+
+
+@pytest.mark.parametrize("folder", ["/nowhere/mira", "C:\\Users\\me\\mira"])
+def test_pictures_that_are_not_here_may_come_later(root, monkeypatch, folder):  # noqa: F811
+    """The file names no shots: whatever is in the folder then counts. In WSL a drive of Windows is below /mnt."""
+    monkeypatch.setattr(drives, "MOUNTS", root / "mnt")
+    (root / "mnt" / "c" / "Users" / "me").mkdir(parents=True)
+    there = root / "mnt/c/Users/me/mira" if folder.startswith("C:") else Path(folder)
+    (root / "job.yaml").write_text(JOB.replace("/nowhere/mira", folder))
+    text = said(call("import-ai-toolkit", "job.yaml", "--name", "mira"))
+    (to_do,) = [line for line in text.splitlines() if "folder" in line and line.startswith("to do")]
+    assert to_do == (
+        f"to do: images.path: there is no folder {there}; "
+        "write the folder of your pictures into config/characters/mira.yaml"
+    )
+    path = root / "config" / "characters" / "mira.yaml"
+    pictures(root / "mine", a="m1ra, a park", b=None, c="a pier")
+    assert yaml.safe_load(path.read_text())["images"] == {"source": "folder", "path": there.as_posix()}
+    path.write_text(path.read_text().replace(there.as_posix(), "mine"))
+    person = project.load(root, ready="mira", image_problems=sources.problems).characters["mira"]
+    assert (person.image_names, person.default_caption) == (["a", "b", "c"], "m1ra")
+
+
+def test_a_trigger_that_another_character_has_is_said_and_stops_neither(root):  # noqa: F811
+    """Training a job again, to compare, is what comes first."""
+    pictures(root / "mine", a="m1ra, a park")
+    (root / "job.yaml").write_text(JOB.replace("/nowhere/mira", "mine").replace("m1ra", "L3yla"))
+    text = said(call("import-ai-toolkit", "job.yaml", "--name", "mira"))
+    clash = "trigger: {} is the trigger of config/characters/{}.yaml too, so one picture cannot show both; to compare"
+    assert f"to do: {clash.format('L3yla', 'leyla')}" in text
+    assert {"leyla", "mira"} <= set(project.load(root).characters)
+    for name, word, other in (("mira", "L3yla", "leyla"), ("leyla", "l3yla", "mira")):
+        assert f"warning: {clash.format(word, other)}" in said(call("lint", name)), name
 
 
 def test_a_drawn_character_needs_every_phrase(root):  # noqa: F811
@@ -175,7 +211,7 @@ def test_captions_say_the_trigger_as_in_ai_toolkit(root):  # noqa: F811
     assert found.captions == {"a": f"{trigger} on a pier", "b": f"{trigger} in a hat", "c": f"{trigger} an empty beach"}
     assert found.character["sample_prompts"][0].startswith("a portrait of {trigger} under")
     todo = "\n".join(found.todo)
-    assert "captions of c.png: the trigger was prepended" in todo and "shots: d.png without a .txt" in todo
+    assert "captions of c.png: the trigger was prepended" in todo and "1 picture has no .txt and is" in todo
     (root / "job.yaml").write_text(job.replace("caption_ext: txt", "caption_ext: .caption"))
     found = aitoolkit.read(root / "job.yaml", root)
     assert found.captions == {"d": f"{trigger} x"} and "datasets.caption_ext" in found.understood
@@ -280,7 +316,7 @@ def test_what_a_job_leaves_open_is_said(tmp_path):
                      sample__prompts=[], sample__sample_every=300)  # fmt: skip
     todo = "\n".join(found.todo)
     for wanted in ("trigger: the job has none", "someone/else", "training_adapter", "sample_prompts", "no multiple",
-                   "no images", "counts forward passes"):  # fmt: skip
+                   "there is no folder", "counts forward passes"):  # fmt: skip
         assert wanted in todo, wanted
     assert "base" not in found.character and len(found.character["sample_prompts"]) == 10
 
@@ -308,6 +344,8 @@ def test_what_is_no_job(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         aitoolkit.read(tmp_path / "job.yaml", ROOT)
     assert str(error.value).count("\n") == 0
+    with pytest.raises(UserError, match="is a folder; give the job in it"):
+        aitoolkit.read(tmp_path, ROOT)
 
 
 def test_an_import_overwrites_nothing(root):  # noqa: F811

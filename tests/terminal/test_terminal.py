@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -17,6 +18,7 @@ import small_project
 from small_project import TARGET, snakemake
 
 import snakemake_logger_plugin_charloom as plugin
+from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
 from snakemake_logger_plugin_charloom import display, logs, words
@@ -313,6 +315,7 @@ def test_a_run_says_what_was_made_and_a_dry_run_what_would_be(project: Path, mon
     (project / "bad").unlink()
     made = snakemake(project, "--cores", "2", TARGET, terminal="")
     assert made.returncode == 0, made.stderr
+    assert last_run.of(project, "mara").options == ("--cores", "2")
     assert made.stderr.splitlines()[-2].startswith("All ") and "2 checkpoints trained" in made.stderr
     assert len(made.stderr.splitlines()) < 30 and made.stdout == ""
     full = (project / made.stderr.splitlines()[-1].removeprefix("Full log: ")).read_text()
@@ -364,6 +367,23 @@ def test_jobs_are_quiet_only_where_their_log_is_shown(tmp_path: Path, monkeypatc
         jobs.Log(tmp_path / "a.log", "Mara")("hello")
         assert capfd.readouterr().err == expected
         assert "hello" in (tmp_path / "a.log").read_text()
+
+
+def test_a_terminal_that_was_closed_ends_no_job(tmp_path: Path, monkeypatch) -> None:
+    from charloom.workflow import jobs
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+        def flush(self) -> None:
+            self.write("")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    monkeypatch.delenv(jobs.QUIET, raising=False)
+    jobs.Log(tmp_path / "a.log", "Mara")("hello")
+    print("a warning", file=sys.stderr, flush=True)
+    assert "hello" in (tmp_path / "a.log").read_text() and "a warning" in (tmp_path / "a.log").read_text()
 
 
 def test_progress_of_another_version_is_read(tmp_path: Path) -> None:

@@ -178,6 +178,23 @@ def test_the_first_process_speaks_for_itself(capfd):
     assert capfd.readouterr().err.count("of both") == 1
 
 
+def test_why_they_cannot_talk_is_said(tmp_path):
+    """When all are lost, none is guilty: what their libraries say is all there is."""
+    with pytest.raises(UserError, match=r"cannot talk to the others \(no address for: eth99\); .*gpus: 1") as caught:
+        start("raise meeting.Lost('no address for: eth99')")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_of_killed_runs_go_and_those_of_running_ones_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.tempfile, "gettempdir", lambda: str(tmp_path))
+    killed, running = tmp_path / f"{launch.FOLDERS}killed", tmp_path / f"{launch.FOLDERS}running"
+    for folder in (killed, running):
+        folder.mkdir()
+    with launch.FileLock(running / launch.HELD):
+        launch._forget_killed()
+        assert [path for path in tmp_path.iterdir() if path.name.startswith(launch.FOLDERS)] == [running]
+
+
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     body = f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(str(os.getpid())); time.sleep(60)"
     program = PLAIN.format(body=body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,19 @@ def test_a_rate_of_another_kind_is_said_first(make_dataset, tmp_path):
     job = job_of(make_dataset(), recipe(train={"optimizer": "prodigy", "lr": 1e-4}), tmp_path / "log")
     train(job, Store(tmp_path / "store"), 1, quiet, said.append)
     assert "train.lr 0.0001 is far from what is usual for prodigy (about 1)" in said[0]
+
+
+def test_a_tensorboard_that_does_not_work_costs_its_curves_alone(tmp_path, monkeypatch, caplog):
+    """It imports TensorFlow where that is installed; one that does not fit numpy raises more than an ImportError."""
+    board = pytest.importorskip("torch.utils.tensorboard")
+
+    def broken(*arguments, **named):
+        raise AttributeError("np.complex_ was removed")
+
+    monkeypatch.setattr(board, "SummaryWriter", broken)
+    assert metrics._board(tmp_path, 0) is None
+    assert "np.complex_ was removed" in caplog.text
+    assert "tensorboard.compat.notf" in sys.modules, "nobody shall look for TensorFlow"
 
 
 def test_tensorboard_scalars(make_dataset, tmp_path):

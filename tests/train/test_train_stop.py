@@ -25,10 +25,11 @@ def job(make_dataset, tmp_path):
 
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    """Ctrl-C as in a terminal: a shell's background jobs, and what they start, ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals as in a terminal: a shell's background jobs, and what they start, ignore some."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in stopping.SIGNALS}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_whoever_draws_previews_is_told(job, tmp_path, how):
     assert told == [False, True]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_a_signal_saves_too_and_handlers_are_put_back(job, tmp_path, asked_at, number):
     before = signal.getsignal(number)
     asked_at(3, lambda: os.kill(os.getpid(), number))

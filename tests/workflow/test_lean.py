@@ -50,6 +50,18 @@ def applied() -> Iterator[None]:
     gc.unfreeze()
 
 
+def test_what_a_release_does_not_have_is_left_alone() -> None:
+    class Job:
+        __slots__ = ()
+
+    def change() -> None:
+        swaps.getter(Job, "_gone", lambda reads: reads)
+        raise KeyError("of a table")
+
+    swaps.each(change)
+    assert not hasattr(Job, "_gone")
+
+
 @pytest.mark.parametrize("plain", ["asked for", "9.26.1", "10.0.1"])
 def test_snakemake_can_be_left_as_it_is(monkeypatch: pytest.MonkeyPatch, plain: str) -> None:
     if plain == "asked for":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,29 @@ def test_gpus_are_told_by_their_drivers(
     monkeypatch.setattr(notices.shutil, "which", lambda name: "/bin/nvidia-smi" if tool else None)
     monkeypatch.setattr(notices.Path, "exists", lambda self: False)
     assert notices.has_gpu(device) is there
+
+
+@pytest.mark.parametrize(
+    ("files", "hip", "there"),
+    [
+        (["/dev/dxg"], "None", False),
+        (["/dev/dxg", "/usr/lib/wsl/lib/libcuda.so.1"], "None", True),
+        (["/dev/kfd"], "None", False),
+        (["/dev/kfd"], "'6.4'", True),
+    ],
+)
+def test_a_device_that_torch_cannot_use_is_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], hip: str, there: bool
+) -> None:
+    """WSL beside any maker's card, and a processor of AMD's that draws."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "version.py").write_text(f"cuda: Optional[str] = None\nhip: Optional[str] = {hip}\n")
+    torch = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(notices.importlib.util, "find_spec", lambda name: torch)
+    monkeypatch.setattr(notices.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(notices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(notices.Path, "exists", lambda self: str(self) in files)
+    assert notices.has_gpu() is there
 
 
 def test_the_record_and_the_page_say_what_the_lines_say(project: Path) -> None:

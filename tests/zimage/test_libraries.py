@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from charloom.zimage import libraries
+
 USED = "charloom.lora.attach, charloom.zimage.vae, charloom.zimage.weights, charloom.engine.fuse"
 
 
@@ -18,9 +20,18 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_what_nobody_uses_is_not_imported() -> None:
-    hidden = "('bitsandbytes', 'scipy', 'sklearn')"
-    assert run(f"import sys, {USED}; print([name for name in {hidden} if name in sys.modules])") == "[]"
+def test_what_nobody_uses_is_not_imported_and_may_be_broken(tmp_path: Path) -> None:
+    """Nor when the first layer is adapted. A torchvision left behind when torch was upgraded raises a RuntimeError."""
+    for name in libraries.UNUSED:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from torch import nn; import {USED}; "
+        "from charloom.zimage.libraries import UNUSED, peft; "
+        "peft.inject_adapter_in_model(peft.LoraConfig(target_modules=['0']), nn.Sequential(nn.Linear(2, 2))); "
+        "print([name for name in UNUSED if name in sys.modules])"
+    )
+    assert run(code) == "[]"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
@@ -28,28 +39,10 @@ def test_a_package_that_imports_one_without_asking_gets_it(tmp_path: Path, monke
     """As scikit-learn does, which transformers imports where it is installed: without scipy.sparse it is an error."""
     (tmp_path / "sklearn_like.py").write_text("from scipy.sparse import csr_array\n")
     monkeypatch.syspath_prepend(tmp_path)
-    from charloom.zimage.libraries import without_unused
-
-    with without_unused():
+    monkeypatch.setattr(libraries, "USERS", ())  # they are loaded here
+    with libraries.without_unused():
+        assert importlib.util.find_spec("scipy") is None
         importlib.import_module("sklearn_like")
-
-
-def test_it_starts_beside_scikit_learn(tmp_path: Path) -> None:
-    """Whatever else is installed: transformers looks for scikit-learn, and this one breaks whoever imports it."""
-    (tmp_path / "sklearn").mkdir()
-    (tmp_path / "sklearn" / "__init__.py").write_text("from scipy.sparse import nothing_of_that_name\n")
-    found = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {USED}; print('sklearn' in sys.modules)")
-    assert found == "False"
-
-
-def test_nor_when_the_first_layer_is_adapted() -> None:
-    """It takes seconds, loads torch's compiler, and warns of kernels that nobody asked for."""
-    code = (
-        "import sys; from torch import nn; from charloom.zimage.libraries import peft; "
-        "peft.inject_adapter_in_model(peft.LoraConfig(target_modules=['0']), nn.Sequential(nn.Linear(2, 2))); "
-        "print('bitsandbytes' in sys.modules)"
-    )
-    assert run(code) == "False"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")

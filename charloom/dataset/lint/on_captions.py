@@ -23,7 +23,12 @@ RARE = "ohwx"
 """The usual rare token of DreamBooth tutorials: letters alone, but no model knows it."""
 
 
-@rule("trigger", "error", "The trigger is a word that models may know, or clumsy.", remedy="add a digit")
+@rule(
+    "trigger",
+    "error",
+    "The trigger is a word that models may know, clumsy, or another character's.",
+    remedy="add a digit",
+)
 def trigger(data: Data) -> Iterator[Hit]:
     """An error only if the trigger means something already. A style may be called what it is."""
     word = data.trigger

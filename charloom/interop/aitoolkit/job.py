@@ -117,6 +117,8 @@ def load(path: Path) -> tuple[Job, str]:
     Raises:
         UserError: the file is not a job of ai-toolkit, or the job is not a training.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the job in it, a YAML file")
     data = yaml.read_yaml(path)
     config = data.get("config")
     processes = config.get("process") if isinstance(config, dict) else None

@@ -1,7 +1,7 @@
 """Job files of ai-toolkit as character files.
 
-Every key of the job is either understood or reported with the reason why not. Nothing is invented: an image without a
-caption stays without one. Writes nothing; the command line does.
+Every key of the job is either understood or reported with the reason why not. What an image shows is not guessed: one
+without a caption is captioned by the trigger alone, as in ai-toolkit. Writes nothing; the command line does.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
-from charloom.config import scaffold, schema
+from charloom.config import scaffold, schema, triggers
+from charloom.core import tokens, words
 from charloom.core.errors import UserError
 from charloom.interop.aitoolkit import job as aitoolkit_job
-from charloom.interop.aitoolkit import recipe, samples, sets
+from charloom.interop.aitoolkit import model, recipe, samples, sets
 from charloom.interop.aitoolkit.job import Job
 
 _ORDER = ("name", "trigger", "concept", "appearance", "identity_line", "images", "shots", "crop", "datasets",
@@ -52,33 +53,36 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
     if not (name or slug):
         raise UserError(f"{path}: config.name: '{title}' cannot be a file name; give one with --name")
     id = scaffold.check_name(name or slug)
-    trigger = _trigger(job, id)
-    base, adapter, ours = recipe.base(job, root)
+    trigger = _trigger(job, id, root)
+    base = model.read(job, root)
+    ours, adapter = base.ours, model.adapter(job, base)
     knobs = recipe.Knobs(job, ours)
     sets.own(job, knobs)
     recipe.read(knobs)
     if adapter:
         knobs.put("training_adapter", adapter)
+    model.suits(knobs, base)
     folder = sets.place(job, job.prefix(job.own), path)
     default = knobs.recipe.get("data", {}).get("default_caption", "")
     shots, captions = sets.shots(job, folder, trigger, default)
+    if len(captions) < len(shots):
+        knobs.put("data.default_caption", words.PLACEHOLDER)
+    place = folder or f"resources/characters/{id}"
     if not shots:
-        # A plan stands in, so that the file is valid.
-        where = f"there are no images in {folder}" if folder else "the job names no folder"
-        remedy = "put them there and import again, or name them as in config/plans/portrait-30.yaml, used for now"
-        job.todo.append(f"images.path: {where}; {remedy}")
+        sets.look_for(job, place, f"config/characters/{id}.yaml")
     character = {
         "name": title[:60],
         "trigger": trigger,
         "appearance": "the character of the images",
         "identity_line": {"full": "{trigger}", "eyes_hidden": "{trigger}"},
-        "images": {"source": "folder", "path": folder or f"resources/characters/{id}"},
-        "shots": shots or "portrait-30",
+        "images": {"source": "folder", "path": place},
+        # Without shots every picture of the folder counts, also those that come later.
+        "shots": shots,
         # ai-toolkit expects images that are cropped already.
         "crop": {"right": 0, "bottom": 0},
         "datasets": sets.extra(job, knobs, path, trigger),
         "sample_prompts": samples.read(job, trigger, {**ours["sample"], **knobs.recipe.get("sample", {})}),
-        "base": base,
+        "base": base.base,
         "recipe": knobs.recipe,
     }
     if shots:
@@ -91,7 +95,7 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
     return Imported(id, character, captions, job.understood, job.ignored, list(dict.fromkeys(job.todo)))
 
 
-def _trigger(job: Job, id: str) -> str:
+def _trigger(job: Job, id: str, root: Path) -> str:
     """The job's trigger word if it is valid here, else a new one."""
     word = job.take("trigger_word", str, "")
     for index in range(len(job.sets)):
@@ -102,8 +106,10 @@ def _trigger(job: Job, id: str) -> str:
             job.refuse(f"{job.prefix(index)}.trigger_word", "a character has one trigger")
     job.trigger_word = word
     if re.fullmatch(r"[A-Za-z0-9]{2,20}", word):
+        if line := triggers.shared(word, root, id):
+            job.todo.append(f"trigger: {line}")
         return word
-    guess = scaffold.trigger_for(id)
+    guess = triggers.suggest(id, tokens.Counter(), triggers.taken(root))
     if word:
         said = f"'{word}' is not made of 2 to 20 letters and digits; {guess} replaces it"
     else:
@@ -147,7 +153,9 @@ def character_yaml(imported: Imported, source: Path) -> str:
     """The character file as text; comments at the top list what is left to do."""
     head = [scaffold.EDITOR_LINE, f"# Imported from {source.name}. Every key: config/schemas/character.schema.yaml"]
     head += [f"# To do: {line}" for line in imported.todo]
-    if isinstance(imported.character["shots"], list):
-        head.append("# appearance and identity_line are not used: every shot is described by its own caption.")
+    if "shots" in imported.character:
+        head.append("# appearance and identity_line are not used: captions describe the shots.")
+    else:
+        head.append("# Every picture of the folder is trained on; one without a .txt has identity_line as its caption.")
     body = yaml.safe_dump(imported.character, sort_keys=False, allow_unicode=True, width=110)
     return "\n".join(head) + "\n" + body

@@ -5,12 +5,9 @@ What a key does follows ai-toolkit's code (August 2026), not the key's name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from charloom.config import schema, yaml
 from charloom.interop.aitoolkit.job import Job
 
 _OPTIMIZERS = {"adamw8bit": "adamw8bit", "adamw": "adamw", "adafactor": "adafactor", "prodigy": "prodigy",
@@ -358,43 +355,3 @@ def _saving(knobs: Knobs) -> None:
         knobs.put("sample.every", rounded)
         why = f"{sampled} is no multiple of save.every {every}, and only saved steps are sampled"
         job.todo.append(f"recipe.sample.every: set to {rounded}, because {why}")
-
-
-def base(job: Job, root: Path) -> tuple[str | None, str | None, dict[str, Any]]:
-    """(base file with the job's model, training adapter, recipe that applies where the job says nothing)."""
-    model = job.take("model.name_or_path", str)
-    files = {path.stem: yaml.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
-    # One with a transformer from elsewhere has the repository of another model for its other parts.
-    known = {name: file for name, file in files.items() if "transformer_file" not in file}
-    found = next((one for one, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None)
-    if model and not found:
-        job.refuse("model.name_or_path", "no file in config/bases/ has it; the base of config/config.yaml is used")
-        job.todo.append(f"base: no file in config/bases/ has {model}; write one and set base to its name")
-    arch = job.take("model.arch", str, "")
-    if arch and not re.match(r"z_?-?image", arch.lower()):
-        job.refuse("model.arch", f"{arch} is not possible: only Z-Image is trained")
-    project = yaml.read_yaml(root / "config" / "config.yaml") if (root / "config" / "config.yaml").is_file() else {}
-    own = known.get(found or project.get("base", ""), {})
-    layers = [file.get("recipe") or {} for file in (own, project)]
-    ours = yaml.merge(schema.defaults(schema.load_schema("recipe")), *layers)
-    return found, _adapter(job, model), ours
-
-
-def _adapter(job: Job, model: str | None) -> str | None:
-    lora = job.take("model.assistant_lora_path", str)
-    older = job.take("model.adapter_path", str)
-    if older and lora:
-        job.refuse("model.adapter_path", "ai-toolkit reads model.assistant_lora_path instead")
-    elif older:
-        job.todo.append(
-            "recipe.training_adapter: ai-toolkit reads model.assistant_lora_path, not adapter_path; check it"
-        )
-    if adapter := lora or older:
-        version = "v2" if re.search(r"v2\b|_v2", adapter) else "v1"
-        if not re.search(r"v[12]\b|_v[12]", adapter):
-            job.todo.append(f"recipe.training_adapter: {adapter} names no version; set to {version}")
-        return version
-    if not model:
-        return None
-    job.todo.append("recipe.training_adapter: the job has none; on a distilled base set it to v1")
-    return "none"

@@ -158,7 +158,7 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
 
     Args:
         trigger: the trigger of the character file, which replaces the job's trigger word.
-        default: the job's default caption, for images without a caption; may be empty.
+        default: the job's default caption, for images without a caption; may be empty: then they have none.
     """
     prefix = job.prefix(job.own)
     ending, word = suffix(job, prefix), job.trigger_word
@@ -178,9 +178,11 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
             bare.append(file.name)
         captions[name] = text
     if without:
-        remedy = "write captions, or set recipe.data.default_caption"
-        alone = "; ai-toolkit uses just the trigger, which would be '{trigger}'" if word else ""
-        job.todo.append(f"shots: {_some(without)} without a {ending}; {remedy}{alone}")
+        have, are = ("picture has", "is") if len(without) == 1 else ("pictures have", "are")
+        alone = f'"{trigger}" alone{", as in ai-toolkit" if word else ""}'
+        job.todo.append(
+            f"{len(without)} {have} no {ending} and {are} captioned {alone}; captions make it better (docs/captions.md)"
+        )
     if bare:
         job.todo.append(f"captions of {_some(bare)}: the trigger was prepended, as ai-toolkit does")
     for file in there:
@@ -191,6 +193,17 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
     if there:
         _nested(job, "images.path", Path(folder))
     return made, captions
+
+
+def look_for(job: Job, folder: str, label: str) -> None:
+    """Report a folder of the character's own that is not here or has no picture; its captions are read in place."""
+    remedy = f"write the folder of your pictures into {label}"
+    if not Path(folder).is_dir():
+        job.todo.append(f"images.path: there is no folder {folder}; {remedy}")
+    elif not image_folder.every(folder):
+        job.todo.append(f"images.path: there are no pictures in {folder}; put them there, or {remedy}")
+    if (ending := suffix(job, job.prefix(job.own))) != ".txt":
+        job.todo.append(f"images.path: captions end in {ending}; rename them to .txt, the only ending that is read")
 
 
 def _nested(job: Job, where: str, folder: Path) -> None:

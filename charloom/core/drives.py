@@ -1,0 +1,15 @@
+"""Paths of Windows in its Linux (WSL), where drive ``C:`` is the folder ``/mnt/c``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MOUNTS = Path("/mnt")
+
+
+def mounted(path: str) -> str:
+    r"""``/mnt/c/Users/me`` for ``C:\Users\me`` where that drive is mounted so; any other path as it is."""
+    found = re.fullmatch(r"([A-Za-z]):[\\/](.*)", path)
+    drive = MOUNTS / found[1].lower() if found else None
+    return (drive / found[2].replace("\\", "/")).as_posix() if found and drive and drive.is_dir() else path
