@@ -20,8 +20,8 @@ from charloom.interop.aitoolkit import job as aitoolkit_job
 from charloom.interop.aitoolkit import model, recipe, samples, sets
 from charloom.interop.aitoolkit.job import Job
 
-_ORDER = ("name", "trigger", "class", "noun", "concept", "appearance", "identity_line", "images", "shots", "crop", "datasets",
-          "sample_prompts", "base", "recipe")  # fmt: skip
+_ORDER = ("name", "trigger", "class", "noun", "concept", "appearance", "identity_line", "images", "shots", "crop",
+          "datasets", "sample_prompts", "base", "recipe")  # fmt: skip
 
 
 @dataclass
