@@ -39,9 +39,8 @@ class Lora:
 
 def untrained(character: Character) -> UserError:
     """That there is nothing yet to draw a character with."""
-    return UserError(
-        f"{character.id} has no checkpoint yet; to train: {last_run.again(Path(), character.id, character.id)}"
-    )
+    again = last_run.again(Path(), character.id, character.id)
+    return UserError(f"{character.id} has no checkpoint yet; to train it, run {again}")
 
 
 @dataclass(frozen=True)
@@ -252,5 +251,5 @@ class Loras:
         style = gallery.style_of(name, self.character, known.styles, known.broken_styles, f"--style {name}")
         made = results(name)
         if not made.final.is_file():
-            raise UserError(f"{name} is not finished; to train it: {last_run.again(Path(), name, name)}")
+            raise UserError(f"{name} is not finished; to train it, run {last_run.again(Path(), name, name)}")
         return self.file(made.final, name, style.trigger), value

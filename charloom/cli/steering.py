@@ -38,7 +38,7 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
     if told is not None and told.state == progress.WAITING:
         raise UserError(
             f"{name}: step {told.step} of {told.steps} is saved, and the next job of this training has not begun; to "
-            f"stop here, press Ctrl-C where snakemake runs; to go on: {last_run.again(root, name, name)}"
+            f"stop here, press Ctrl-C where snakemake runs; to go on, run {last_run.again(root, name, name)}"
         )
     if told is None or not running(told):
         how = f" (the last one {ending(told)})" if told else ""

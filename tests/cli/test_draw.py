@@ -143,7 +143,7 @@ def test_a_style_of_the_workflow_brings_its_trigger_and_must_fit_the_base(here: 
     path = Path("config/styles/ink.yaml")
     try:
         small_project.write_yaml(path, style)
-        assert "ink is not finished; to train it: snakemake" in refused(PROMPT, "--style", "ink")
+        assert "ink is not finished; to train it, run snakemake" in refused(PROMPT, "--style", "ink")
         results("ink").root.mkdir(parents=True)
         shutil.copy(results("mara").checkpoint(50), results("ink").final)
         run(PROMPT, "a 1nk drawing of {trigger}", "--seed", "1", "--style", "ink=0.5")
@@ -248,11 +248,11 @@ def test_without_a_lock_or_a_checkpoint_the_command_that_makes_it_is_told(here: 
     made = results("mara").root / "checkpoints"
     made.rename(tmp_path / "checkpoints")
     try:
-        assert "mara has no checkpoint yet; to train: snakemake" in refused(PROMPT)
+        assert "mara has no checkpoint yet; to train it, run snakemake" in refused(PROMPT)
         lock = Path("work/bases/mini.lock.json")
         text = lock.read_text()
         lock.unlink()
-        assert "mara has no checkpoint yet; to train: snakemake" in refused(PROMPT)
+        assert "mara has no checkpoint yet; to train it, run snakemake" in refused(PROMPT)
     finally:
         (tmp_path / "checkpoints").rename(made)
     try:

@@ -354,3 +354,15 @@ def test_an_import_overwrites_nothing(root):  # noqa: F811
     result = call("import-ai-toolkit", "job.yaml", "--name", "leyla")
     assert result.exit_code == 1 and "exists already" in said(result)
     assert (root / "config" / "characters" / "leyla.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [("m1ra, a man in a park", ("man", "")), ("m1ra, a fox", ("creature", "fox")), ("m1ra", ("person", ""))],
+)
+def test_the_class_is_what_the_captions_say(root, caption, expected):  # noqa: F811
+    pictures(root / "mine", a=caption, b=caption)
+    (root / "job.yaml").write_text(JOB.replace("/nowhere/mira", "mine"))
+    assert call("import-ai-toolkit", "job.yaml", "--name", "mira").exit_code == 0
+    data = yaml.safe_load((root / "config" / "characters" / "mira.yaml").read_text())
+    assert (data["class"], data.get("noun", "")) == expected

@@ -13,15 +13,15 @@ from typing import Any
 
 import yaml
 
-from charloom.config import scaffold, schema, triggers
+from charloom.config import guesses, scaffold, schema, triggers
 from charloom.core import tokens, words
 from charloom.core.errors import UserError
 from charloom.interop.aitoolkit import job as aitoolkit_job
 from charloom.interop.aitoolkit import model, recipe, samples, sets
 from charloom.interop.aitoolkit.job import Job
 
-_ORDER = ("name", "trigger", "concept", "appearance", "identity_line", "images", "shots", "crop", "datasets",
-          "sample_prompts", "base", "recipe")  # fmt: skip
+_ORDER = ("name", "trigger", "class", "noun", "concept", "appearance", "identity_line", "images", "shots", "crop",
+          "datasets", "sample_prompts", "base", "recipe")  # fmt: skip
 
 
 @dataclass
@@ -70,9 +70,12 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
     place = folder or f"resources/characters/{id}"
     if not shots:
         sets.look_for(job, place, f"config/characters/{id}.yaml")
+    class_, noun = guesses.class_and_noun(list(captions.values())) or ("person", "")
     character = {
         "name": title[:60],
         "trigger": trigger,
+        "class": class_,
+        "noun": noun or None,
         "appearance": "the character of the images",
         "identity_line": {"full": "{trigger}", "eyes_hidden": "{trigger}"},
         "images": {"source": "folder", "path": place},
