@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from charloom.cli import changes
-from charloom.config import inventory
+from charloom.config import schema
 from charloom.core.errors import UserError
 from charloom.workflow import arguments
 
@@ -74,13 +74,13 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     output = done.stdout + done.stderr
     if done.returncode:
-        raise UserError(_complaint(output))
+        raise UserError(_complaint(output, root))
     if not re.search(r"^Job \d+:|Nothing to be done", output, re.MULTILINE):
         raise UserError("plan: snakemake listed no jobs; leave out options such as --quiet")
     return output
 
 
-def _complaint(output: str) -> str:
+def _complaint(output: str, root: Path) -> str:
     """The lines of a failed dry run that matter to the user."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("Using ")]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -91,7 +91,8 @@ def _complaint(output: str) -> str:
             return f"plan: nothing makes {match[1]}; name a character, or a file made for one"
         # Older releases of Snakemake name the profile only in the line before.
         if "Profile has to be given" in line and (match := re.search(r"^Using profiles? (\S+)", output, re.MULTILINE)):
-            remedy = inventory.meant(match[1], "profiles are folders of profiles/")
+            there = sorted(f"profiles/{path.name}" for path in (root / "profiles").glob("*/"))
+            remedy = schema.meant(f"profiles/{Path(match[1]).name}", there)
             return f"plan: --profile {match[1]}: there is no such folder; {remedy}"
         if "Missing input files" in line:
             return f"plan: {' '.join(lines[index : index + 4])}"

@@ -103,7 +103,11 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         _refuse(name, recipe, budget)
     _refuse_drawing(name, recipe, jobs, there)
     stages = price.stages(jobs, recipe, steps, budget, here)
-    out = _times(stages, jobs, [] if all(one.measured for one in stages) else ["on an H100; other cards are slower"])
+    download = base.download_gb or 0.0 if base.repo and not known else 0.0
+    notes = ["without the download"] if download else []
+    if not all(one.measured for one in stages):
+        notes += ["on an H100; other cards are slower, and charloom try measures yours"]
+    out = _times(stages, jobs, notes)
     need = price.gpu_memory(recipe, budget)
     previews = f", previews {need['previews']:.1f}" if set(DRAWING) & set(jobs) else ""
     out.append(
@@ -112,7 +116,6 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     )
     images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
     disk = price.disk(recipe, images, drawn, len(character.saved_steps))
-    download = base.download_gb or 0.0 if base.repo and not known else 0.0
     more = f"; download {download:g} GB at most" if download else ""
     needs = [("the store", root / workflow.store, disk)]
     if base.repo and download:
@@ -194,4 +197,4 @@ def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]
     parts = [f"{one.rule.replace('_', ' ')} {duration(one.seconds)}{'*' if one.measured else ''}" for one in longest]
     if any(one.measured for one in stages):
         notes.append("* as measured on this machine")
-    return [f"price: about {duration(total)}{' (' + '; '.join(notes) + ')' if notes else ''}", f"  {', '.join(parts)}"]
+    return [f"time: about {duration(total)}{' (' + '; '.join(notes) + ')' if notes else ''}", f"  {', '.join(parts)}"]

@@ -245,7 +245,7 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = [Group("leyla", "train_segment", 12), Group("leyla", "encode_latents", 30), Group("", "lock_base", 1)]
     given = {"base": "z-image-turbo", "recipe": {"memory": 14.5}}
     text = "\n".join(pricing.lines(root, "leyla", found, given))
-    assert "price: about" in text and "on an H100" in text and "download 33 GB" in text
+    assert "time: about" in text and "on an H100" in text and "download 33 GB" in text
     assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
     assert "previews" not in text  # none are planned
     drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
