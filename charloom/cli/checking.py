@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from charloom.config import project
-from charloom.core import files, layout
+from charloom.core import files, last_run, layout
 from charloom.core.store import Store
 from charloom.dataset import lint, sources
 from charloom.workflow import inspection, lint_slices
@@ -19,7 +19,7 @@ def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> boo
     Raises:
         UserError: its file has mistakes, a line for each.
     """
-    workflow = project.load(root, ready=name, image_problems=sources.problems)
+    workflow = project.load(root, last_run.of(root, name).config, name, sources.problems)
     character = workflow.character(name)
     base = workflow.bases[character.base]
     detectors = None if ocr else lint_slices.detectors(lint_slices.own(character), ocr=False)

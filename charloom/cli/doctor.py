@@ -6,12 +6,14 @@ Looks and asks, changes nothing. Imports torch, because only torch knows whether
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import urllib.error
 import urllib.request
@@ -67,6 +69,7 @@ def examine(root: Path, hub: bool = True) -> Iterator[Finding]:
     checks: list[Callable[[], Iterator[Finding]]] = [
         _system,
         _packages,
+        _beside_torch,
         _gpu,
         _compiler,
         _memory,
@@ -113,6 +116,20 @@ def _packages() -> Iterator[Finding]:
             yield Finding(requirement.name, version, PROBLEM, f"pip install --upgrade '{requirement}'")
         elif requirement.name in ("snakemake", "torch", "diffusers"):
             yield Finding(requirement.name, version)
+
+
+def _beside_torch() -> Iterator[Finding]:
+    """Packages that fit one release of torch, and were left behind when torch was upgraded."""
+    for package in ("torchvision", "torchaudio"):
+        if importlib.util.find_spec(package) is None:
+            continue
+        command = [sys.executable, "-c", f"import {package}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
+            release = importlib.metadata.version("torch").partition("+")[0]
+            remedy = f"captioners and judges may need it: install its release for torch {release}, or uninstall it"
+            yield Finding(package, said, NOTE, remedy)
 
 
 def _gpu() -> Iterator[Finding]:
@@ -178,6 +195,9 @@ def _compiler() -> Iterator[Finding]:
     if found is None:
         remedy = "install gcc (Debian, Ubuntu: apt install gcc)"
         yield Finding("C compiler", "none: kernels cannot be compiled, and a step takes twice as long", NOTE, remedy)
+    elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        remedy = "install Python's headers (Debian, Ubuntu: apt install python3-dev)"
+        yield Finding("C compiler", f"{found}, but no Python.h: kernels cannot be compiled", NOTE, remedy)
     else:
         yield Finding("C compiler", found)
 

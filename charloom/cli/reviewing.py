@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from charloom.config import captioning, project
-from charloom.core import layout
+from charloom.core import last_run, layout
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.dataset import cleanup
@@ -37,7 +37,7 @@ def review(
     Raises:
         UserError: the character file has mistakes; a picture has no proposal; nothing says what to do with one.
     """
-    workflow = project.load(root, ready=name)
+    workflow = project.load(root, last_run.of(root, name).config, name)
     character = workflow.character(name)
     if accept and keep:
         raise UserError("--accept and --keep exclude each other; name one of them")

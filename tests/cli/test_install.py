@@ -226,6 +226,14 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch, tmp_path, build, 
     assert one.verdict == doctor.PROBLEM and "driver 580.1" in one.found and remedy in one.remedy
 
 
+def test_a_torchvision_that_does_not_fit_torch_is_named(monkeypatch, tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    one = findings(monkeypatch, tmp_path)["torchvision"]
+    assert one.verdict == doctor.NOTE and "nms does not exist" in one.found and "release for torch 2." in one.remedy
+
+
 def test_what_goes_onto_one_disk_is_added(monkeypatch, tmp_path):
     monkeypatch.setattr("charloom.base.hub.cache", lambda: tmp_path / "hub")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=40e9))
