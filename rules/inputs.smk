@@ -99,6 +99,7 @@ def prompt_page(wildcards):
 
 def sampled_checkpoint(wildcards):
     """The checkpoint to sample; step 0 is the base alone."""
+    first_untrained(wildcards.character)  # now, before any is made
     step = int(wildcards.step)
     return results(wildcards.character).checkpoint(step) if step else []
 
@@ -108,17 +109,28 @@ def sampled_checkpoint(wildcards):
 TO_TRAIN = {}
 
 
+@cache
+def first_untrained(name):
+    """The first step of a character whose checkpoint was not there when the plan was made; 0 if all were."""
+    made = results(name)
+    missing = (
+        step for step in person(name).saved_steps if not made.checkpoint(step).is_file()
+    )
+    return next(missing, 0)
+
+
 def drawn_before(wildcards):
     """Whether the trainer will have drawn a preview, so that its job only links it. If it has not, that job draws.
 
     Never what the base alone draws, which waits for no training, nor where a job may be sent to a machine without a GPU.
     """
     name = wildcards.character
+    first = TO_TRAIN.get(name, 0) if TO_TRAIN else first_untrained(name)
     here = workflow.local_exec and not workflow.remote_exec and not IN_STORAGE
     return (
         here
-        and name in TO_TRAIN
-        and int(wildcards.step) >= TO_TRAIN[name]
+        and bool(first)
+        and int(wildcards.step) >= first
         and training.draws(person(name), HAS_GPU)
     )
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from charloom.cli import planning
-from charloom.cli.trial import CORES
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.generation import GENERATOR, PAID, REFERENCE, Generation
 from charloom.core.errors import UserError
+from charloom.core.last_run import CORES
 from charloom.core.layout import Results, Work
 from charloom.core.store import Store
 from charloom.dataset.sources import folder

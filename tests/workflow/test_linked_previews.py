@@ -61,6 +61,17 @@ def test_they_are_also_once_the_first_checkpoint_is_there(
     assert set(found) == {("000050", "1"), ("000100", "1")}
 
 
+def test_checkpoints_of_other_settings_change_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie there when the plan is made, and are trained anew."""
+    monkeypatch.setenv("CHARLOOM_PYTHON", str(small_project.pretender(project)))
+    recipe = merge(small_project.CONFIG["recipe"], {"network": {"rank": 3}})
+    small_project.edit(project / "config/config.yaml", recipe=recipe)
+    made = snakemake(project, "-p", "--cores", "4", TARGET)
+    assert made.returncode == 0, made.stderr
+    found = re.findall(r"run sample_checkpoint .* --step (\d+) .* --threads (\d+)", made.stdout + made.stderr)
+    assert set(found) == {("000050", "1"), ("000100", "1")}
+
+
 @pytest.mark.parametrize(
     ("recipe", "environment", "expected"),
     [
