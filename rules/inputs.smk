@@ -104,8 +104,8 @@ def sampled_checkpoint(wildcards):
     return results(wildcards.character).checkpoint(step) if step else []
 
 
-# The first step that this run trains, by character. Known when the run starts: checkpoints of other settings, which are
-# trained anew, lie there as well.
+# The first step that this run trains, by character; 0 if its trainer will not draw. Known when the run starts:
+# checkpoints of other settings, which are trained anew, lie there as well.
 TO_TRAIN = {}
 
 

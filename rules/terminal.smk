@@ -2,6 +2,7 @@
 from snakemake.logging import logger as snakemake_log
 
 from charloom.core import last_run
+from charloom.train import progress
 from charloom.workflow import notify, updates
 
 if workflow.is_main_process:
@@ -17,9 +18,12 @@ def remember():
     for job in workflow.dag.needrun_jobs():
         if job.rule.name == "train_segment":
             name, step = job.wildcards.character, int(job.wildcards.step)
+            # After a kill for want of memory the trainer draws nothing.
+            step = 0 if progress.killed(results(name).training) else step
             TO_TRAIN[name] = min(step, TO_TRAIN.get(name, step))
     if workflow.is_main_process:
-        last_run.remember(made(), config, sys.argv[1:])
+        trained = [name for name, rules in made().items() if "train_segment" in rules]
+        last_run.remember(trained, config, sys.argv[1:])
 
 
 def listen():

@@ -19,7 +19,7 @@ def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> boo
     Raises:
         UserError: its file has mistakes, a line for each.
     """
-    workflow = project.load(root, last_run.of(root, name).config, name, sources.problems)
+    workflow = project.as_last_run(root, name, sources.problems)
     character = workflow.character(name)
     base = workflow.bases[character.base]
     detectors = None if ocr else lint_slices.detectors(lint_slices.own(character), ocr=False)
@@ -48,7 +48,7 @@ def _say(found: Inspection, base: str) -> None:
     if found.missing:
         target = layout.results(character.id).lint.as_posix()
         images = "1 image is" if found.missing == 1 else f"{found.missing} images are"
-        print(f"{images} not drawn yet; to draw and check: snakemake --cores 2 {target}")
+        print(f"{images} not drawn yet; to draw and check: {last_run.again(Path(), character.id, target)}")
     if not found.exact:
         print(f"The tokenizer of base {base} is not on this machine: token counts are estimates.")
     result = f"{_several(record['errors'], 'error')}, {_several(record['warnings'], 'warning')}"

@@ -147,7 +147,7 @@ def publish(
     from charloom.config import project
     from charloom.deliver import publish as publishing
 
-    workflow = project.read(".")
+    workflow = project.as_last_run(Path(), name, ready=False)
     character = workflow.character(name)
     made = publishing.release(character, workflow.bases[character.base], layout.results(name), repo, license_)
     print(f"{repo}, {'public' if public else 'private'}:")

@@ -19,7 +19,7 @@ from charloom.base import locks
 from charloom.cli.drawing import Loras, Manner, Table, untrained
 from charloom.config import project
 from charloom.config.character import Character
-from charloom.core import last_run, words
+from charloom.core import words
 from charloom.core.errors import UserError
 from charloom.core.files import expanded
 from charloom.core.layout import WORK, results
@@ -191,7 +191,7 @@ def draw(
     ] = None,
 ) -> None:
     """Draw a character now: with the finished LoRA, or the newest checkpoint. Nothing is ever overwritten."""
-    workflow = project.load(".", last_run.of(Path(), name).config, ready=name)
+    workflow = project.as_last_run(Path(), name)
     character = workflow.character(name)
     base = workflow.bases[character.base]
     if sum(one is not None for one in (checkpoint, checkpoints, lora)) > 1:

@@ -15,8 +15,8 @@ from charloom.cli import planning
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.generation import GENERATOR, PAID, REFERENCE, Generation
+from charloom.core import last_run
 from charloom.core.errors import UserError
-from charloom.core.last_run import CORES
 from charloom.core.layout import Results, Work
 from charloom.core.store import Store
 from charloom.dataset.sources import folder
@@ -186,8 +186,7 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
     """
     made = Results(Path("results") / found.character.id)
     targets = [made.reference, *(made.source(name) for name in found.character.shot_names)]
-    given = any(word.split("=")[0] in CORES or word.startswith(("-c", "-j")) for word in options)
-    cores = [] if given else ["--cores", "all"]
+    cores = [] if last_run.cores_given(options) else ["--cores", "all"]
     command = [sys.executable, "-m", "snakemake", *cores, *(path.as_posix() for path in targets), *options]
     # Both runs are one to what is counted, so that the second asks for nothing that the first was refused.
     environment = {**os.environ, RUN: f"{os.getpid()}-{os.urandom(4).hex()}"}

@@ -121,7 +121,7 @@ def _say_first(root: Path, name: str) -> list[str]:
     from charloom.config import notices, project
 
     try:
-        workflow = project.read(root)  # another character's mistakes are not this one's
+        workflow = project.as_last_run(root, name, ready=False)
         character = workflow.projects[name]
     except (UserError, KeyError):
         return []  # reported by the check that follows
@@ -177,19 +177,21 @@ def images(
 ) -> None:
     """Generate a character's pictures: those that are missing, and nothing else."""
     from charloom.cli import images as generation
+    from charloom.cli import trial
     from charloom.config import project
     from charloom.core.store import Store
     from charloom.dataset import sources
 
     root = workflow_folder()
     name = _known(name)
-    workflow = project.load(root, ready=name, image_problems=sources.problems)
+    given, overrides = trial.settings(root, name, options or [])
+    workflow = project.load(root, overrides, name, sources.problems)
     character = workflow.character(name)
     found = generation.outlook(root, character, Store(root / workflow.store))
     for line in generation.lines(found, workflow.bases[character.base]):
         print(line, flush=True)
     if not dry_run:
-        generation.run(root, found, options or [])
+        generation.run(root, found, given)
 
 
 @app.command()

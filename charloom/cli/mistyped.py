@@ -64,6 +64,8 @@ def line(error: Any) -> UserError:
     """What is wrong with a command, and what to write instead."""
     context, kind = error.ctx, type(error).__name__
     if kind == "BadOptionUsage":
+        if "does not take a value" in error.message:
+            return UserError(f"{error.option_name}: takes no value; write it alone")
         return UserError(f"{error.option_name}: stands alone; write its value behind it")
     if context is None:
         return UserError(f"{_small(error.format_message())}; look at charloom --help")

@@ -37,7 +37,7 @@ def review(
     Raises:
         UserError: the character file has mistakes; a picture has no proposal; nothing says what to do with one.
     """
-    workflow = project.load(root, last_run.of(root, name).config, name)
+    workflow = project.as_last_run(root, name)
     character = workflow.character(name)
     if accept and keep:
         raise UserError("--accept and --keep exclude each other; name one of them")
@@ -86,7 +86,8 @@ def _say(found: Review) -> None:
         target = layout.results(character.id).proposals.as_posix()
         price = settings.captioner.price
         cost = f" (about {price * len(found.undescribed):.2f} at your price)" if price else ""
-        print(f"{len(found.undescribed)} pictures are not described yet{cost}: snakemake --cores 2 {target}")
+        again = last_run.again(Path(), character.id, target)
+        print(f"{len(found.undescribed)} pictures are not described yet{cost}: {again}")
     if found.proposals:
         print(f"{len(found.proposals)} wait: charloom captions {character.id} --accept all (or names), or --keep")
 

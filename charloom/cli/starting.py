@@ -143,10 +143,11 @@ def _of_folder(
     from charloom.config import guesses, image_folder, inventory, kinds, scaffold
     from charloom.dataset import captions
 
-    if re.match(r"[A-Za-z]:[^\\/]", str(images)):
-        raise UserError(f"--images {images}: the shell took its backslashes; put it into quotes: 'C:\\Users\\me\\mara'")
     folder = expanded(images)
     if not folder.is_dir():
+        if re.match(r"[A-Za-z]:[^\\/]", str(images)):
+            quoted = "'C:\\Users\\me\\mara'"
+            raise UserError(f"--images {images}: the shell took its backslashes; put it into quotes: {quoted}")
         if folder.exists():
             raise UserError(f"--images {images}: is a file; give the folder it lies in")
         raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")

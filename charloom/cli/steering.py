@@ -57,14 +57,17 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
 
 
 def _stop_before_first_step(folder: Path, name: str, say: Callable[[str], None], patience: float) -> None:
+    before = progress.read(folder)
     stopping.request(folder)
     say(f"{name}: asked to stop; it is loading torch and the base, and ends after its first step ...")
     ends = time.monotonic() + patience
     while progress.started(folder) and time.monotonic() < ends:
         time.sleep(0.1)
     told = progress.read(folder)
-    if progress.started(folder) or told is None:
+    if progress.started(folder):
         say(f"{name}: still loading; it ends after its first step")
+    elif told is None or (before is not None and told.started == before.started):
+        say(f"{name}: it ended before its first step; its log says why")
     else:
         say(f"{name}: {ending(told)}")
 
@@ -96,7 +99,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     Raises:
         UserError: there is no such checkpoint, or the file is not what it was taken for.
     """
-    character = project.load(root, last_run.of(root, name).config).character(name)
+    character = project.as_last_run(root, name, ready=False).character(name)
     there = saved(root, character)
     if not there:
         first = character.saved_steps[0]

@@ -58,9 +58,11 @@ class Trial:
 
 def settings(root: Path, name: str, given: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Options for snakemake, and the settings that they override: those given, or those of the last run."""
-    if last_run.kept(given) or not (before := last_run.of(root, name)).options:
+    before = last_run.of(root, name)
+    if last_run.sets(given) or before == last_run.LastRun():
         return list(given), pricing.overrides(given, root)
-    return [*before.options, *given], before.config
+    options = last_run.without_cores(before.options) if last_run.cores_given(given) else before.options
+    return [*options, *given], before.config
 
 
 def run(root: Path, character: Character, steps: int, options: Sequence[str]) -> None:
@@ -75,8 +77,7 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     target = results(character.id).grid(steps)
     if not character.prompt_names:
         target = results(character.id).checkpoint(steps)
-    given = any(word.split("=")[0] in last_run.CORES or word.startswith(("-c", "-j")) for word in options)
-    cores = [] if given else ["--cores", "all"]
+    cores = [] if last_run.cores_given(options) else ["--cores", "all"]
     command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
     # The trainer would otherwise run ahead to the end of the whole run.
     if subprocess.run(command, cwd=root, env={**os.environ, UNTIL: str(steps)}).returncode:

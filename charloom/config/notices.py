@@ -100,7 +100,7 @@ def has_gpu(device: str = "auto") -> bool:
         return True
     # WSL has its device with any maker's driver, and Linux AMD's with any of its processors that draw.
     if Path("/dev/dxg").exists():
-        return Path("/usr/lib/wsl/lib/libcuda.so.1").exists()
+        return Path("/usr/lib/wsl/lib/libcuda.so.1").exists() or _torch_is_for_amd()
     return Path("/dev/kfd").exists() and _torch_is_for_amd()
 
 

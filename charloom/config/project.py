@@ -15,8 +15,9 @@ from typing import Any
 from charloom.config import gallery, inventory, knobs, read_character, read_style, schema, yaml
 from charloom.config.base import Base, read_base
 from charloom.config.character import Character
+from charloom.core import last_run
 from charloom.core.errors import UserError
-from charloom.core.files import expanded
+from charloom.core.files import expanded, on_any_system
 
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
@@ -99,6 +100,31 @@ def load(
     if lines:
         raise UserError.several(list(dict.fromkeys(lines)))
     return workflow
+
+
+def as_last_run(
+    root: Path, name: str, image_problems: ImageProblems = lambda character: [], *, ready: bool = True
+) -> Workflow:
+    """Like :func:`load` for the character ``name``, with the settings that it was last trained with.
+
+    Without them where they can no longer be read, because a base is gone, say, or a setting has another name now. Its
+    images must exist only if it shall be ``ready``.
+    """
+
+    def loaded(overrides: dict[str, Any]) -> Workflow:
+        if ready:
+            return load(root, overrides, name, image_problems)
+        found = read(root, overrides)
+        found.character(name)
+        return found
+
+    before = last_run.of(root, name).config
+    try:
+        return loaded(before)
+    except UserError:
+        if not before:
+            raise
+        return loaded({})
 
 
 def read(
@@ -244,7 +270,7 @@ def is_free(name: str) -> bool:
 
 
 def _check_name(path: Path, label: str) -> None:
-    if schema.is_device(path.stem):
+    if not on_any_system(path.stem):
         raise UserError(f"{label}: Windows reserves the name {path.stem}; choose another")
     if not is_free(path.stem):
         raise UserError(f"{label}: rename it; the name becomes part of paths, so use up to 40 of a-z 0-9 - _")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from charloom.config import kinds, previews, project, schema, triggers
+from charloom.config import kinds, previews, project, triggers
 from charloom.core import words
 from charloom.core.errors import UserError
+from charloom.core.files import on_any_system
 from charloom.core.tokens import Counter
 
 EDITOR_LINE = "# yaml-language-server: $schema=../schemas/character.schema.yaml"
@@ -88,7 +89,7 @@ def check_name(name: str) -> str:
     """
     if not project.is_free(name):
         letters = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
-        if schema.is_device(name):
+        if not on_any_system(name):
             raise UserError(f"'{name}' cannot be a file name of a character: Windows reserves it; choose another")
         like = re.sub(r"[^a-z0-9_-]+", "-", letters).strip("-_")[:40]
         hint = f"for example {like}" if project.is_free(like) else "for example mara"

@@ -38,11 +38,6 @@ def is_name(text: str) -> bool:
     return _name().fullmatch(text) is not None
 
 
-def is_device(name: str) -> bool:
-    """Whether Windows keeps the name for a device."""
-    return re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", name.lower()) is not None
-
-
 @cache
 def _name() -> re.Pattern[str]:
     return re.compile(load_schema("name")["pattern"])

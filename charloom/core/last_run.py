@@ -1,8 +1,8 @@
-"""How each character was last run: the options of that ``snakemake`` call and the settings that came with them.
+"""How each character was last trained: the options of that ``snakemake`` call and the settings that came with them.
 
 A GPU profile sets the base, the number formats and the memory for its own call alone. Commands beside it (``charloom
 draw``, ``try``, ``ship``) would otherwise take the settings of ``config/config.yaml``, and a command that they suggest
-without the profile would train again. Kept in ``work/runs.json``. Independent of Snakemake and torch.
+without the profile would train again. Kept in ``work/runs/``. Independent of Snakemake and torch.
 """
 
 from __future__ import annotations
@@ -17,64 +17,86 @@ from typing import Any
 
 from charloom.core import files
 
-RECORD = Path("work/runs.json")
+RECORDS = Path("work/runs")
 CORES = ("--cores", "-c", "--jobs", "-j")
-OF_THE_CALL = ("shard", "notify")
+LISTS = ("--config", "-C", "--configfile", "--configfiles")
+"""Options of Snakemake's that take every word after them."""
+OF_THE_CALL = ("shard", "notify", "characters")
 """Settings that are not about a character."""
 
 
 @dataclass(frozen=True)
 class LastRun:
-    """``options`` are the profile, the cores and ``--config`` of the call, ``config`` all settings that it overrode."""
+    """``options`` are the profile, the cores and the settings of the call, ``config`` all that it overrode."""
 
     options: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
 
 
 def remember(names: Iterable[str], config: Mapping[str, Any], arguments: Sequence[str], root: Path = Path()) -> None:
-    """Take note of a call that runs jobs of the characters ``names``; a disk that is full stops no run here."""
+    """Take note of a call that trains the characters ``names``; a disk that is full stops no run here."""
     about = {key: value for key, value in config.items() if key not in OF_THE_CALL}
-    one = {"options": kept(arguments), "config": about}
-    with contextlib.suppress(OSError, TypeError, ValueError):
-        found = files.read_mapping(root / RECORD) | dict.fromkeys(names, one)
-        (root / RECORD).parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(root / RECORD, found)
+    for name in names:
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            place = root / RECORDS / f"{name}.json"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(place, {"options": kept(arguments), "config": about})
 
 
 def of(root: Path, name: str) -> LastRun:
-    """How the character was last run; without options and settings if that is not known."""
-    one = files.read_mapping(root / RECORD).get(name)
-    if not isinstance(one, dict) or not isinstance(one.get("config"), dict):
+    """How the character was last trained; without options and settings if that is not known."""
+    one = files.read_mapping(root / RECORDS / f"{name}.json")
+    if not isinstance(one.get("config"), dict):
         return LastRun()
     options = one.get("options")
     return LastRun(tuple(map(str, options if isinstance(options, list) else ())), one["config"])
 
 
 def again(root: Path, name: str, target: str) -> str:
-    """The command that makes ``target`` of the character as it was last run."""
+    """The command that makes ``target`` of the character as it was last trained."""
     return command(of(root, name).options or ("--cores", "2"), target)
 
 
 def command(options: Sequence[str], target: str) -> str:
-    """A call of snakemake for ``target``; a list of settings comes after it, or it would be taken for one of them."""
-    place = options.index("--config") if "--config" in options else len(options)
+    """A call of snakemake for ``target``; behind a list of settings it would be taken for one of them."""
+    place = next((index for index, word in enumerate(options) if word in LISTS), len(options))
     return shlex.join(["snakemake", *options[:place], target, *options[place:]])
 
 
 def kept(arguments: Sequence[str]) -> list[str]:
-    """The options among ``arguments`` that say how jobs run: profile, cores, settings (these last)."""
+    """The options among ``arguments`` that say how jobs run: profile, cores, and settings last."""
     plain: list[str] = []
-    settings: list[str] = []
+    lists: dict[str, list[str]] = {}
     for index, word in enumerate(arguments):
         if re.match(r"(--profile|--cores|--jobs)=|-[cj]\d", word):
             plain.append(word)
         elif word in ("--profile", *CORES) and index + 1 < len(arguments):
             plain += arguments[index : index + 2]
-        elif word in ("--config", "-C"):
-            # Snakemake takes the last one.
-            settings = ["--config"]
+        elif word in LISTS:
+            long = {"-C": "--config", "--configfiles": "--configfile"}.get(word, word)
+            lists[long] = []  # Snakemake takes the last one
             for entry in arguments[index + 1 :]:
-                if entry.startswith("-") or "=" not in entry:
+                if entry.startswith("-") or (long == "--config" and "=" not in entry):
                     break
-                settings.append(entry)
-    return plain + (settings if len(settings) > 1 else [])
+                lists[long].append(entry)
+    return plain + [word for name, entries in lists.items() if entries for word in (name, *entries)]
+
+
+def sets(options: Sequence[str]) -> bool:
+    """Whether ``options`` set more than the cores: a profile, or settings."""
+    return any(word in ("--profile", *LISTS) or word.startswith("--profile=") for word in options)
+
+
+def cores_given(options: Sequence[str]) -> bool:
+    """Whether ``options`` say how many cores there are."""
+    return any(word.split("=")[0] in CORES or re.match(r"-[cj]", word) for word in options)
+
+
+def without_cores(options: Sequence[str]) -> list[str]:
+    """``options`` without what they say about cores."""
+    found, skip = [], False
+    for word in options:
+        if not skip and not (word in CORES or re.match(r"(--cores|--jobs)=|-[cj]\d", word)):
+            found.append(word)
+        skip = word in CORES
+    return found

@@ -88,18 +88,18 @@ def noticed(folder: Path) -> Iterator[bool]:
     Being killed outright is the one end that leaves the mark behind, be it this process or one that works for it.
     """
     mark = Path(folder) / UNFINISHED
-    before = mark.exists()
+    before = killed(folder)
     with contextlib.suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(str(os.getpid()), encoding="ascii")
-    killed = False
+    outright = False
     try:
         yield before
     except Killed:
-        killed = True
+        outright = True
         raise
     finally:
-        if not killed:
+        if not outright:
             with contextlib.suppress(OSError):
                 mark.unlink()
 
@@ -108,9 +108,22 @@ def started(folder: Path) -> bool:
     """Whether a start of the trainer is on its way, as far as this machine knows; true until it has ended."""
     import psutil
 
+    mark = Path(folder) / UNFINISHED
     try:
-        return bool(psutil.pid_exists(int((Path(folder) / UNFINISHED).read_text(encoding="ascii"))))
-    except (OSError, ValueError, OverflowError):
+        process = psutil.Process(int(mark.read_text(encoding="ascii")))
+        # Not a stranger who got its number later.
+        return bool(process.create_time() <= mark.stat().st_mtime + 1)
+    except (OSError, ValueError, OverflowError, psutil.Error):
+        return False
+
+
+def killed(folder: Path) -> bool:
+    """Whether a start of the trainer has ended without a word since this machine was switched on."""
+    import psutil
+
+    try:
+        return bool((Path(folder) / UNFINISHED).stat().st_mtime > psutil.boot_time())
+    except (OSError, psutil.Error):
         return False
 
 

@@ -75,7 +75,10 @@ def choose_well() -> None:
 
 
 def without_base_previews(scheduler: Any, jobs: Collection[Any]) -> Collection[Any]:
-    """``jobs`` without previews of the base that a training of this run will draw, unless nothing else goes on."""
+    """``jobs`` without previews of the base whose training is still to come, unless nothing else goes on.
+
+    The trainer usually draws them; where it cannot, one process draws them afterwards with all others.
+    """
     if not scheduler.workflow.local_exec or not any(map(_of_base_alone, jobs)):
         return jobs
     dag = scheduler.workflow.dag

@@ -18,6 +18,7 @@ LINES = {
     "new mara --clas creature": "charloom new: there is no option --clas; did you mean --class?",
     "lint mara --foo": "charloom lint: there is no option --foo; look at charloom lint --help",
     "new mara --class": "--class: stands alone; write its value behind it",
+    "lint mara --html=3": "--html: takes no value; write it alone",
     "publish mara": "charloom publish: --repo is missing; write it, as in: charloom publish mara --repo me/mara",
     "lint": "charloom lint: NAME is missing; write it, as in: charloom lint mara",
     "watch --port x": "charloom watch: --port should be a valid integer; correct it",

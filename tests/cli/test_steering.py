@@ -229,8 +229,15 @@ def test_settings_of_the_last_run_hold_beside_it(root: Path) -> None:
         {"recipe": {"train": {"steps": 40}}},
     )
     assert trial.settings(root, "mara", ["--profile", "profiles/none"]) == (["--profile", "profiles/none"], {})
+    assert trial.settings(root, "mara", ["--cores", "3"])[0] == ["--profile", "profiles/gpu-16gb", "--cores", "3"]
     assert "wait for the first, at step 40" in said(call("ship", "mara"))
     assert said(call("stop", "mara")).endswith("start one: snakemake --profile profiles/gpu-16gb -c8 mara\n")
+
+
+def test_settings_that_can_no_longer_be_read_are_left(root: Path) -> None:
+    """The base of the last run was removed since."""
+    last_run.remember(["mara"], {"base": "gone"}, ["--cores", "2"])
+    assert "wait for the first, at step 50" in said(call("ship", "mara"))
 
 
 def test_the_verdict_reckons_the_whole_run(root: Path) -> None:

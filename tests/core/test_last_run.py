@@ -21,11 +21,11 @@ def test_it_is_remembered_for_each_character(tmp_path: Path) -> None:
     assert last_run.again(tmp_path, "mara", "mara") == "snakemake --profile profiles/gpu-16gb --cores 8 mara"
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"mara": 1}', '{"mara": {"options": 3}}'])
+@pytest.mark.parametrize("content", [None, "", "[]", '{"config": 1}', '{"options": 3}'])
 def test_nothing_is_known_of_others_or_from_a_damaged_file(tmp_path: Path, content: str | None) -> None:
     if content is not None:
-        (tmp_path / "work").mkdir()
-        (tmp_path / last_run.RECORD).write_text(content)
+        (tmp_path / last_run.RECORDS).mkdir(parents=True)
+        (tmp_path / last_run.RECORDS / "mara.json").write_text(content)
     assert last_run.of(tmp_path, "mara") == last_run.LastRun()
     assert last_run.again(tmp_path, "mara", "mara") == "snakemake --cores 2 mara"
 
@@ -38,6 +38,7 @@ def test_nothing_is_known_of_others_or_from_a_damaged_file(tmp_path: Path, conte
         (["mara", "--config", "base=b", "device=c", "-j", "3"], ["-j", "3", "--config", "base=b", "device=c"]),
         (["mara", "-C", "base=a b", "--quiet"], ["--config", "base=a b"]),
         (["mara", "--config"], []),
+        (["--configfile", "a.yaml", "b.yaml", "-c2"], ["-c2", "--configfile", "a.yaml", "b.yaml"]),
     ],
 )
 def test_what_is_kept_of_a_call(arguments: list[str], expected: list[str]) -> None:
@@ -47,3 +48,9 @@ def test_what_is_kept_of_a_call(arguments: list[str], expected: list[str]) -> No
 def test_a_target_comes_before_settings() -> None:
     """Snakemake takes whatever follows --config for a setting."""
     assert last_run.command(["-c2", "--config", "base=a b"], "mara") == "snakemake -c2 mara --config 'base=a b'"
+
+
+def test_cores_alone_are_no_settings() -> None:
+    assert last_run.cores_given(["--cores=4"]) and last_run.cores_given(["-c4"]) and not last_run.cores_given(["-C"])
+    assert not last_run.sets(["--cores", "4", "-n"]) and last_run.sets(["--profile=a"]) and last_run.sets(["-C", "a=b"])
+    assert last_run.without_cores([*PROFILE, "-j", "3", "-c4", "--jobs=2"]) == ["--profile", "profiles/gpu-16gb"]

@@ -313,9 +313,12 @@ def test_a_run_says_what_was_made_and_a_dry_run_what_would_be(project: Path, mon
     assert lines[at + 3] == "  again: snakemake --cores 2 results/mara/lint.json"
     assert "jobs done, 1 failed" in lines[-2] and "{" not in failed.stderr and "Exception" not in failed.stderr
     (project / "bad").unlink()
-    made = snakemake(project, "--cores", "2", TARGET, terminal="")
+    made = snakemake(project, "--cores", "2", TARGET, "--config", "device=cpu", terminal="")
     assert made.returncode == 0, made.stderr
-    assert last_run.of(project, "mara").options == ("--cores", "2")
+    small = snakemake(project, "--cores", "1", "results/mara/prompts.html", terminal="")
+    assert small.returncode == 0, small.stderr
+    one = last_run.of(project, "mara")
+    assert (one.options, one.config) == (("--cores", "2", "--config", "device=cpu"), {"device": "cpu"})
     assert made.stderr.splitlines()[-2].startswith("All ") and "2 checkpoints trained" in made.stderr
     assert len(made.stderr.splitlines()) < 30 and made.stdout == ""
     full = (project / made.stderr.splitlines()[-1].removeprefix("Full log: ")).read_text()

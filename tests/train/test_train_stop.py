@@ -151,8 +151,12 @@ def test_a_start_is_noticed_until_it_has_ended(tmp_path):
     with progress.noticed(tmp_path):
         assert progress.started(tmp_path)
     assert not progress.started(tmp_path)
-    (tmp_path / progress.UNFINISHED).write_text(str(2**22 + 1))  # beyond the largest: killed
-    assert not progress.started(tmp_path)
+    mark = tmp_path / progress.UNFINISHED
+    mark.write_text(str(2**22 + 1))  # beyond the largest: killed
+    assert not progress.started(tmp_path) and progress.killed(tmp_path)
+    mark.write_text(str(os.getpid()))
+    os.utime(mark, (0, 0))  # before the last start of the machine, when the number was somebody else's
+    assert not progress.started(tmp_path) and not progress.killed(tmp_path)
 
 
 def test_a_request_in_the_last_step_changes_nothing(job, tmp_path, asked_at):

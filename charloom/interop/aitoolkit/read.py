@@ -159,6 +159,8 @@ def character_yaml(imported: Imported, source: Path) -> str:
     if "shots" in imported.character:
         head.append("# appearance and identity_line are not used: captions describe the shots.")
     else:
-        head.append("# Every picture of the folder is trained on; one without a .txt has identity_line as its caption.")
+        default = imported.character["recipe"].get("data", {}).get("default_caption")
+        text = "data.default_caption" if default else "identity_line"
+        head.append(f"# Every picture of the folder is trained on; one without a .txt has {text} as its caption.")
     body = yaml.safe_dump(imported.character, sort_keys=False, allow_unicode=True, width=110)
     return "\n".join(head) + "\n" + body
