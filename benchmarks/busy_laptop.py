@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from charloom.core import cores
 from charloom.workflow import jobs
 
 WAYS = {"default": {}, "charloom": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
@@ -151,7 +152,6 @@ def main() -> None:
         }
         for (beside, waiting), found in rates.items()
     ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     given = {key: getattr(arguments, key) for key in ("seconds", "repeats", "nice", "threads", "resolutions")}
     result = {
         "benchmark": "busy_laptop",
@@ -159,7 +159,7 @@ def main() -> None:
         **given,
         "figures": figures,
         "machine": processor_name(),
-        "cores": cores,
+        "cores": cores.usable(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "diffusers", "peft")},

@@ -47,6 +47,7 @@ ON_A_GPU = {
     "dlib-bin": "before a run, for scores and an automatic choice of the checkpoint",
 }
 """Of those what a machine that trains lacks, and why it should have it."""
+REPO = "Tongyi-MAI/Z-Image-Turbo"
 SECONDS = 4
 """How long the hub may take to answer."""
 
@@ -214,7 +215,7 @@ def _memory() -> Iterator[Finding]:
 def _disk(root: Path) -> Iterator[Finding]:
     from charloom.base import hub
 
-    download = max(0.0, BASE_DOWNLOAD - hub.held("Tongyi-MAI/Z-Image-Turbo"))
+    download = max(0.0, BASE_DOWNLOAD - hub.held(REPO))
     for one in files.disks([("this folder", root, RUN), ("the hub's cache", hub.cache(), download)]):
         short = one.free < one.needed
         remedy = f"Z-Image-Turbo needs about {one.needed:.0f} GB here; free some space" if short else ""
@@ -270,7 +271,7 @@ def _hub() -> Iterator[Finding]:
         yield Finding("hub", "HF_HUB_OFFLINE is set: nothing is downloaded", NOTE)
         return
     token = "a token is set" if get_token() else "no token, and none is needed for Z-Image-Turbo"
-    url = f"{constants.ENDPOINT}/api/models/Tongyi-MAI/Z-Image-Turbo"
+    url = f"{constants.ENDPOINT}/api/models/{REPO}"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS):
             yield Finding("hub", f"{constants.ENDPOINT} answers; {token}")

@@ -269,16 +269,16 @@ def import_ai_toolkit(
     ] = None,
 ) -> None:
     """Convert an ai-toolkit job into a character file, and report what became of every key."""
-    from charloom.config import scaffold, yaml
+    from charloom.config import scaffold
     from charloom.interop.aitoolkit import read as aitoolkit
 
     root = workflow_folder()
     imported = aitoolkit.read(job, root, name)
     path = root / "config" / "characters" / f"{imported.id}.yaml"
     captions = root / "config" / "captions" / imported.id
-    there = [captions / f"{shot}.txt" for shot in imported.captions if (captions / f"{shot}.txt").exists()]
-    if there:
-        raise UserError(f"{there[0]}: exists already and is not overwritten; choose another name with --name")
+    written = [captions / f"{shot}.txt" for shot in imported.captions if (captions / f"{shot}.txt").exists()]
+    if written:
+        raise UserError(f"{written[0]}: exists already and is not overwritten; choose another name with --name")
     scaffold.write_new(path, aitoolkit.character_yaml(imported, job))
     for shot, text in imported.captions.items():
         scaffold.write_new(captions / f"{shot}.txt", text + "\n")
@@ -288,12 +288,11 @@ def import_ai_toolkit(
     for key, why in imported.ignored.items():
         print(f"ignored: {key}: {why}")
     # What lint says of a folder that is not here, the import has said with the job in mind.
-    missing = any(line.startswith("images.path: there ") for line in imported.todo)
-    found = [line for line in starting.problems(root, imported.id) if not (missing and ": images.path: " in line)]
+    there = "shots" in imported.character
+    found = [line for line in starting.problems(root, imported.id) if there or ": images.path: " not in line]
     for line in dict.fromkeys([*imported.todo, *found]):
         print(f"to do: {line}")
-    usual = yaml.read_yaml(root / "config" / "config.yaml").get("base", "")
-    starting.say_next(imported.id, imported.character.get("base", usual), whole=True)
+    starting.say_next(imported.id, imported.base, whole=True)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import yaml
 
 from charloom.base import hub
 from charloom.cli.planning import Group
-from charloom.core import files
+from charloom.core import files, last_run
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
 from charloom.report.numbers import duration
@@ -38,23 +38,16 @@ LISTED = 6
 def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
     """What ``--profile`` or ``--config`` among Snakemake's options set, as it takes them."""
     of_profile: list[str] = []
-    own: list[str] = []
-    words = list(options)
-    for index, word in enumerate(words):
+    for index, word in enumerate(options):
         name, _, value = word.partition("=")
         if name == "--profile":
-            path = root / (value or "".join(words[index + 1 : index + 2])) / "config.yaml"
+            path = root / (value or "".join(options[index + 1 : index + 2])) / "config.yaml"
             if path.is_file():
                 found = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config") or []
                 of_profile = found if isinstance(found, list) else []
-        elif word in ("--config", "-C"):
-            own = []
-            for entry in words[index + 1 :]:
-                if entry.startswith("-") or "=" not in entry:
-                    break
-                own.append(entry)
-    # Snakemake lets --config replace the profile's entries as a whole, and the last one every one before it.
-    return {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in own or of_profile)}
+    # Snakemake lets --config replace the profile's entries as a whole.
+    entries = last_run.listed(options, last_run.CONFIG) or of_profile
+    return {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in entries)}
 
 
 def card(device: str) -> float | None:

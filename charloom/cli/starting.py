@@ -100,7 +100,7 @@ def _say(root: Path, path: Path, text: str, notes: list[str], base: Any, count: 
     print(f"{path}: written{'' if whole else f'; describe your {what} in it'}")
     for note in notes:
         print(f"  {note}")
-    word = re.search(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE)
+    word = triggers.WRITTEN.search(text)
     if word and (wrong := triggers.complaint(word[1], count)):
         print(f"warning: trigger {word[1]}: {wrong}")
     elif word and count.exact:

@@ -9,6 +9,8 @@ from pathlib import Path
 from charloom.config import inventory
 from charloom.core.tokens import Counter
 
+WRITTEN = re.compile(r"^trigger: *[\"']?([A-Za-z0-9]+)", re.MULTILINE)
+"""The trigger in the text of a file that may have mistakes."""
 _DIGITS = {"i": "1", "e": "3", "a": "4", "o": "0", "s": "5", "l": "1", "t": "7"}
 _WORD = 4
 """Letters from which on a piece that begins a word is one that the model knows: girl, woman, photo."""
@@ -48,7 +50,7 @@ def taken(root: Path, but: str = "") -> dict[str, str]:
     for folder in inventory.PROJECTS:
         for path in inventory.yaml_files(root / "config" / folder):
             text = path.read_text(encoding="utf-8", errors="replace") if path.stem != but else ""
-            for word in re.findall(r"^trigger: *[\"']?([A-Za-z0-9]+)", text, re.MULTILINE):
+            for word in WRITTEN.findall(text):
                 found.setdefault(word.lower(), f"config/{folder}/{path.name}")
     return found
 

@@ -11,5 +11,6 @@ MOUNTS = Path("/mnt")
 def mounted(path: str) -> str:
     r"""``/mnt/c/Users/me`` for ``C:\Users\me`` where that drive is mounted so; any other path as it is."""
     found = re.fullmatch(r"([A-Za-z]):[\\/](.*)", path)
-    drive = MOUNTS / found[1].lower() if found else None
-    return (drive / found[2].replace("\\", "/").lstrip("/")).as_posix() if found and drive and drive.is_dir() else path
+    if not found or not (drive := MOUNTS / found[1].lower()).is_dir():
+        return path
+    return (drive / found[2].replace("\\", "/").lstrip("/")).as_posix()

@@ -8,6 +8,7 @@ without the profile would train again. Kept in ``work/runs/``. Independent of Sn
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +20,8 @@ from charloom.core import files
 
 RECORDS = Path("work/runs")
 CORES = ("--cores", "-c", "--jobs", "-j")
-LISTS = ("--config", "-C", "--configfile", "--configfiles")
-"""Options of Snakemake's that take every word after them."""
+CONFIG, FILES = ("--config", "-C"), ("--configfile", "--configfiles")
+"""Options of Snakemake's that take every word after them: settings, and files of them."""
 OF_THE_CALL = ("shard", "notify", "characters")
 """Settings that are not about a character."""
 
@@ -36,11 +37,12 @@ class LastRun:
 def remember(names: Iterable[str], config: Mapping[str, Any], arguments: Sequence[str], root: Path = Path()) -> None:
     """Take note of a call that trains the characters ``names``; a disk that is full stops no run here."""
     about = {key: value for key, value in config.items() if key not in OF_THE_CALL}
+    one = {"options": kept(arguments), "config": about}
     for name in names:
         with contextlib.suppress(OSError, TypeError, ValueError):
             place = root / RECORDS / f"{name}.json"
             place.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(place, {"options": kept(arguments), "config": about})
+            files.write_json(place, one)
 
 
 def of(root: Path, name: str) -> LastRun:
@@ -59,32 +61,37 @@ def again(root: Path, name: str, target: str) -> str:
 
 def command(options: Sequence[str], target: str) -> str:
     """A call of snakemake for ``target``; behind a list of settings it would be taken for one of them."""
-    place = next((index for index, word in enumerate(options) if word in LISTS), len(options))
+    place = next((index for index, word in enumerate(options) if word in (*CONFIG, *FILES)), len(options))
     return shlex.join(["snakemake", *options[:place], target, *options[place:]])
 
 
 def kept(arguments: Sequence[str]) -> list[str]:
     """The options among ``arguments`` that say how jobs run: profile, cores, and settings last."""
-    plain: list[str] = []
-    lists: dict[str, list[str]] = {}
+    found: list[str] = []
     for index, word in enumerate(arguments):
         if re.match(r"(--profile|--cores|--jobs)=|-[cj]\d", word):
-            plain.append(word)
+            found.append(word)
         elif word in ("--profile", *CORES) and index + 1 < len(arguments):
-            plain += arguments[index : index + 2]
-        elif word in LISTS:
-            long = {"-C": "--config", "--configfiles": "--configfile"}.get(word, word)
-            lists[long] = []  # Snakemake takes the last one
-            for entry in arguments[index + 1 :]:
-                if entry.startswith("-") or (long == "--config" and "=" not in entry):
-                    break
-                lists[long].append(entry)
-    return plain + [word for name, entries in lists.items() if entries for word in (name, *entries)]
+            found += arguments[index : index + 2]
+    for names in (CONFIG, FILES):
+        if entries := listed(arguments, names):
+            found += [names[0], *entries]
+    return found
+
+
+def listed(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What stands after the last of the options ``names``, of which Snakemake takes the last; settings have a ``=``."""
+    found: list[str] = []
+    for index, word in enumerate(arguments):
+        if word in names:
+            own = itertools.takewhile(lambda one: not one.startswith("-"), arguments[index + 1 :])
+            found = list(itertools.takewhile(lambda one: "=" in one, own) if names == CONFIG else own)
+    return found
 
 
 def sets(options: Sequence[str]) -> bool:
     """Whether ``options`` set more than the cores: a profile, or settings."""
-    return any(word in ("--profile", *LISTS) or word.startswith("--profile=") for word in options)
+    return any(word in ("--profile", *CONFIG, *FILES) or word.startswith("--profile=") for word in options)
 
 
 def cores_given(options: Sequence[str]) -> bool:

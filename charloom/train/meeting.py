@@ -58,7 +58,8 @@ def run(main: Callable[[], None]) -> NoReturn:
 
     Libraries that talk to the other ranks may wait for them at the interpreter's end, and one of them may be gone.
     """
-    if told() is None:
+    rank = told()
+    if rank is None:
         cli(main)
     end_with_parent()
     status = 1
@@ -69,8 +70,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except Lost as lost:
         status = LOST
         with contextlib.suppress(OSError):
-            place = Path(os.environ[MEETING]).with_name(WHY.format(rank=os.environ[RANK].partition("/")[0]))
-            place.write_text(str(lost), encoding="utf-8")
+            Path(os.environ[MEETING]).with_name(WHY.format(rank=rank[0])).write_text(str(lost), encoding="utf-8")
     except BaseException:
         traceback.print_exc()
     finally:

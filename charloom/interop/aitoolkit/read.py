@@ -35,6 +35,8 @@ class Imported:
     understood: list[str] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
     todo: list[str] = field(default_factory=list)
+    base: str = ""
+    """The base file that applies."""
 
 
 def read(path: Path, root: Path = Path("."), name: str | None = None) -> Imported:
@@ -95,7 +97,8 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
     if network := character["recipe"].get("network"):
         network["alpha"] = float(network.get("rank", ours["network"]["rank"]))
     job.account()
-    return Imported(id, character, captions, job.understood, job.ignored, list(dict.fromkeys(job.todo)))
+    todo = list(dict.fromkeys(job.todo))
+    return Imported(id, character, captions, job.understood, job.ignored, todo, base.name)
 
 
 def _trigger(job: Job, id: str, root: Path) -> str:
