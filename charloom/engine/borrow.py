@@ -8,16 +8,12 @@ keep their addresses. Independent of samplers and files.
 from __future__ import annotations
 
 import contextlib
-import mmap
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor, nn
 
-from charloom.engine import memory
+from charloom.engine import host, memory
 from charloom.engine.fuse import base_of
 from charloom.kernels import quantize
 
@@ -127,59 +123,16 @@ class HostCopy(dict[str, Tensor]):
         for name, place in places.items():
             starts[name] = end
             end += -(-place.nbytes // 256) * 256
-        if end + spare > _available():
+        if end + spare > host.available():
             raise CannotBorrow(f"it needs {2 * end / memory.GIB:.0f} GiB of main memory")
-        self._buffer = _large_pages(end)
+        self._buffer = host.room(end)
         for name, place in places.items():
             part = self._buffer[starts[name] : starts[name] + place.nbytes]
             self[name] = part.view(place.dtype).view(place.shape)
 
     def pin(self) -> None:
-        """Pin it where the driver allows. Not pin_memory, which rounds up to a power of two."""
-        address, size = self._buffer.data_ptr(), self._buffer.nbytes
-        if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
-            # Before the memory is freed: whoever got it next would be copied from the wrong place.
-            weakref.finalize(self, _unpin, address).atexit = False
-        else:
-            with contextlib.suppress(RuntimeError):  # the refusal would be reported by the next launch
-                torch.zeros(1, device="cuda")
-
-
-def _large_pages(size: int) -> Tensor:
-    """``size`` bytes (uint8), in large pages where the system has them: pinning visits every page."""
-    memory_ = mmap.mmap(-1, max(size, 1))
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory_.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory_, dtype=torch.uint8)[:size]
-
-
-def _unpin(address: int) -> None:
-    torch.cuda.synchronize()
-    torch.cuda.cudart().cudaHostUnregister(address)
-
-
-def _available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes of main memory that this process may still take, in a container or a Slurm job too."""
-    free = psutil.virtual_memory().available
-    for group in _groups(root, own):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-            used = int((group / "memory.current").read_text())
-            # Files that were read count as used until somebody wants the memory.
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            used -= int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
-            free = min(free, int((group / "memory.max").read_text()) - used)
-    return free
-
-
-def _groups(root: Path, own: Path) -> list[Path]:
-    """The control groups (v2) of this process below ``root``, each of which may set a limit."""
-    with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
-            if line.startswith("0::"):
-                group = root / line[3:].strip().lstrip("/")
-                return [one for one in (group, *group.parents) if one.is_relative_to(root)]
-    return [root]
+        """Pin it where the driver allows."""
+        host.pin(self._buffer, self)
 
 
 def place_in(trained: nn.Module, name: str) -> Tensor | None:

@@ -10,7 +10,8 @@ On a GPU only, in this order; most have a switch in :class:`~charloom.engine.opt
    a fixed order (:mod:`charloom.kernels.attention`) and the compiler chooses by rules instead of timings, so that the
    same run gives the same bytes;
 4. the weights of some blocks live in main memory if the budget demands it (:mod:`charloom.engine.swap`);
-5. blocks recompute their activations, as many as the budget demands (:mod:`charloom.engine.recompute`);
+5. as many blocks as the budget demands recompute their activations (:mod:`charloom.engine.recompute`) from what waits
+   in main memory (:mod:`charloom.engine.offload`);
 6. forward and backward pass are recorded as one CUDA graph per shape (:mod:`charloom.engine.graphs`).
 
 :mod:`charloom.engine.fitting` finds out how much of 4 and 5 is needed. Whatever does not work on a machine (no
@@ -150,14 +151,14 @@ class Engine:
         torch.cuda.empty_cache()  # fused weights were copied, which leaves gaps too small for anything else
 
     def _best_attention(self) -> str | None:
-        """The kind of attention that accumulates in a fixed order; None for PyTorch's choice."""
-        if self.device.type != "cuda" or not self.options.deterministic:
+        """The kind of attention whose output can be kept; None for PyTorch's choice."""
+        if self.device.type != "cuda":
             return None
-        attention = self.model.layers[0].attention
+        attention, fixed = self.model.layers[0].attention, self.options.deterministic
         head_dim = attention.to_out[0].in_features // attention.heads
         dtype = self.model.layers[0].attention_norm1.weight.dtype
-        kind = attentions.best_kind(self.device, dtype, head_dim, True, self.options.cudnn_attention)
-        if kind is None:
+        kind = attentions.best_kind(self.device, dtype, head_dim, fixed, self.options.cudnn_attention)
+        if kind is None and fixed:
             self.log("engine: no attention kernel here sums in a fixed order: repeated runs may give other bytes")
         return kind
 
@@ -264,20 +265,21 @@ class Engine:
         return list(self.adapter.parameters.values())
 
     def _plain(self, inputs: Inputs) -> Tensor:
-        if self.swap:
-            self.swap.forget()
+        copies = [one for one in (self.swap, self.recompute and self.recompute.offload) if one]
+        for one in copies:
+            one.forget()
         try:
             # Around the backward pass too: recomputation must choose the same kernels.
             with compiling.attention(self.cuda and self.options.cudnn_attention):
                 total, reported = self.loss(self.predict, inputs)
                 self._backward(total)
         except BaseException:
-            if self.swap:
+            for one in copies:
                 with contextlib.suppress(RuntimeError):  # from a broken capture; the first error says more
-                    self.swap.join()
+                    one.join()
             raise
-        if self.swap:
-            self.swap.join()
+        for one in copies:
+            one.join()
         return reported
 
     def _backward(self, total: Tensor) -> None:
@@ -301,6 +303,7 @@ class Engine:
             self._reset_gradients(before)
         self.recompute.keep(self.fitting.kept[key])
         self.recompute.keep_results(self.fitting.results.get(key, 0))
+        self.recompute.offloads = key in self.fitting.offloads
         if not self.graphed or (key not in self._recorded and len(self._recorded) >= GRAPH_LIMIT):
             return self._plain(inputs)
         if key not in self._recorded:
@@ -334,8 +337,7 @@ class Engine:
                 lambda *tensors: (self._plain(inputs.filled(tensors)),), inputs.tensors, self._pool
             )
         except Exception:
-            if not self._recorded:
-                self._pool = None  # no graph holds it, so it cannot be reused
+            self._pool = self._pool if self._recorded else None  # no graph holds it, so it cannot be reused
             raise
         self._recording = False
 

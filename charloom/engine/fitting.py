@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from charloom.engine import compile as compiling
 from charloom.engine import graphs, memory
 from charloom.engine.inputs import Inputs, Term
+from charloom.engine.offload import affordable, offload_for
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import SLOTS, Swap, size_of
@@ -31,6 +32,9 @@ ALIKE = 0.97
 """Lowest acceptable cosine between their results; compiled code rounds a few float8 values differently."""
 TRANSPOSE_WORTH = 0.85
 """Transposed copies of the weights are kept only if this share of the largest shape's activations still fits."""
+
+OUTPUT_BYTES = 2
+"""Bytes per token and channel of the output of a block or an attention."""
 
 TYPICAL_PATCHES, TYPICAL_CAPTION = 32, 96
 """Side of the image in patches (512 pixels) and caption tokens of the batch that blocks are first compiled for."""
@@ -51,6 +55,7 @@ class Fitting:
     Attributes:
         kept: blocks that keep their activations, by shape.
         results: additional blocks that keep the output of their attention, by shape.
+        offloads: shapes at which both that output and the input of blocks that recompute wait in main memory.
         peak: most bytes allocated so far, trials excluded: those may exceed the budget.
         reserved: most bytes reserved so far.
         trial: most bytes allocated in a trial.
@@ -73,6 +78,7 @@ class Fitting:
         self.attention: str | None = None
         self.kept: dict[Any, int] = {}
         self.results: dict[Any, int] = {}
+        self.offloads: set[Any] = set()
         self.peak = self.reserved = self.trial = 0
         self._drops: dict[Any, int] = {}
         self._compared = False
@@ -84,6 +90,7 @@ class Fitting:
         self.recompute, self.swap, self.attention = recompute, swap, attention
         self.kept.clear()
         self.results.clear()
+        self.offloads.clear()
 
     # -- estimates -------------------------------------------------------------------------------------------
 
@@ -100,8 +107,11 @@ class Fitting:
         wanted = len(blocks) // 2 if self.options.layer_offloading else 0
         room = memory.budget(self.options.limit, self.device) - memory.UNSEEN
         # Activations need some room as well; how much exactly is measured later.
-        each = (memory.WORKING_BYTES + 2 * len(blocks)) * self.model.config.dim
-        least = self.fixed() + max(3 * size_of(blocks[0]), each * (self.largest or 0))
+        working = memory.WORKING_BYTES * self.model.config.dim * (self.largest or 0)
+        outputs = len(blocks) * OUTPUT_BYTES * self.model.config.dim * (self.largest or 0)
+        if self.largest and self.fixed() + working <= room and affordable(2 * outputs):
+            return wanted
+        least = self.fixed() + max(3 * size_of(blocks[0]), working + outputs)
         return max(wanted, memory.blocks_to_swap(room, least, size_of(blocks[0]), SLOTS, len(blocks)))
 
     def roomy(self) -> bool:
@@ -135,7 +145,8 @@ class Fitting:
         limit = allowed - memory.UNSEEN
         step, passes = functools.partial(run, inputs), 1 + len(inputs.terms)
         self.recompute.keep(0)
-        self.recompute.keep_results(0)
+        self.recompute.offloads = offloads = not self.swap and self._can_offload(key)
+        self.recompute.keep_results(results := blocks if offloads and self.attention else 0)
         self._prime(inputs, run)
         seen: list[tuple] = []
 
@@ -160,11 +171,14 @@ class Fitting:
             each, slots = size_of(self.model.layers[0]), 0 if self.swap else SLOTS
             self._missing = memory.blocks_to_swap(limit, peak, each, slots, blocks)
             raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {allowed / memory.GIB:.2f} GiB")
-        keep = results = 0
+        keep = 0
         if not self.swap:
-            if self.attention:
+            if self.attention and not offloads:
                 results, peak = self._search_results(step, passes, limit, peak, result)
-            keep = self._search(step, passes, limit, peak, kept, boundary + result * bool(results))
+            here = 0 if offloads else boundary + result * bool(results)
+            keep = self._search(step, passes, limit, peak, kept, here)
+        if offloads:
+            self.offloads.add(key)
         self.kept[key], self.results[key] = keep, results
         size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
@@ -174,6 +188,7 @@ class Fitting:
             )
         self.log(
             f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
+            + (" from main memory" if offloads and keep < blocks else "")
             + (f", {min(results, blocks - keep)} of them all but their attention" if results and keep < blocks else "")
             + (f", {self.swapped} live in main memory" if self.swap else "")
         )
@@ -215,6 +230,16 @@ class Fitting:
         if not found[0] > ALIKE:
             raise RuntimeError(f"compiled blocks give other results than uncompiled ones, cosine {found[0]:.3f}")
         self._compared = True
+
+    def _can_offload(self, key: Any) -> bool:
+        """Whether main memory has room for the inputs and attentions of all blocks at shape ``key``."""
+        if self.roomy():
+            return False  # nothing will recompute
+        if self.recompute.offload is None:
+            tokens = tokens_of(key)
+            each = 2 * OUTPUT_BYTES * self.model.config.dim * len(self.model.layers)
+            self.recompute.offload = offload_for(self.device, each * tokens, each * max(self.largest or 0, tokens))
+        return self.recompute.offload is not None
 
     def _search_results(
         self, step: Callable[[], object], passes: int, limit: int, peak: int, result: int
@@ -323,7 +348,7 @@ class Fitting:
         if kept := self.kept.get(key, 0):
             self.kept[key] = kept // 2
             self.log(f"engine: out of GPU memory; {kept // 2} instead of {kept} blocks keep their activations")
-        elif self.results.get(key):
+        elif self.results.get(key) and key not in self.offloads:
             self.results[key] //= 2
             self.log("engine: out of GPU memory; fewer blocks keep the output of their attention")
         else:

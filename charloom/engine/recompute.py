@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from charloom.engine.offload import Offload, Parcel
 from charloom.kernels import attention
 
 
@@ -27,6 +28,9 @@ class Recompute:
         self.blocks = list(blocks)
         self.random = random
         self.kept = self.results = 0
+        self.offload: Offload | None = None
+        self.offloads = False
+        """Whether :attr:`offload` is used."""
         self._inner: list[Callable[..., Any]] = [block.forward for block in self.blocks]
         for index, block in enumerate(self.blocks):
             block.forward = self._wrapped(index)
@@ -39,12 +43,17 @@ class Recompute:
                 # The first block's input has no gradient. Computing an unused one is cheaper than compiling the block a
                 # second time for an input without one.
                 hidden = hidden.detach().requires_grad_()
-            args = (hidden, *others)
-            if index >= len(self.blocks) - self.kept:
-                return inner(*args)
-            computed = inner
+            offload = self.offload if self.offloads and torch.is_grad_enabled() else None
+            if index >= len(self.blocks) - self.kept or not torch.is_grad_enabled():
+                if offload:
+                    offload.depart()
+                return inner(hidden, *others)
+            parcel = offload.parcel() if offload else None
+            computed, args = inner, (hidden, *others)
             if index >= len(self.blocks) - self.kept - self.results:
-                computed = functools.partial(_keeping_attention, inner, [])
+                computed = functools.partial(_keeping_attention, inner, _KeptIn(parcel) if parcel else attention.Kept())
+            if parcel:
+                computed, args = functools.partial(_from_parcel, computed, parcel, [hidden]), others
             return checkpoint(
                 computed, *args, use_reentrant=False, preserve_rng_state=self.random, determinism_check="none"
             )
@@ -69,6 +78,35 @@ class Recompute:
             block.forward = inner
 
 
-def _keeping_attention(inner: Callable[..., Any], results: list, *args: Any) -> Any:
+class _KeptIn(attention.Kept):
+    """The output of a block's attention waits in its parcel."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self._parcel, self._holds = parcel, 0
+
+    def __bool__(self) -> bool:
+        return self._holds > 0
+
+    def put(self, *results: Tensor) -> None:
+        for result in results:
+            self._parcel.put(result)
+        self._holds = len(results)
+
+    def take(self) -> tuple[Tensor, ...]:
+        count, self._holds = self._holds, 0
+        return tuple(self._parcel.take() for _ in range(count))
+
+
+def _from_parcel(inner: Callable[..., Any], parcel: Parcel, given: list[Tensor], *others: Any) -> Any:
+    """``inner`` of what is ``given`` the first time, and of what comes back from the parcel the second."""
+    if given:
+        hidden = given.pop()
+        parcel.put(hidden)
+    else:
+        hidden = parcel.take().requires_grad_()
+    return inner(hidden, *others)
+
+
+def _keeping_attention(inner: Callable[..., Any], results: attention.Kept, *args: Any) -> Any:
     with attention.keeping(results):
         return inner(*args)

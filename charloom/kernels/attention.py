@@ -1,4 +1,4 @@
-"""Attention with deterministic gradients, bit for bit, whose output can be kept for recomputation.
+"""Attention whose output can be kept for recomputation, on request with deterministic gradients, bit for bit.
 
 The usual kernels accumulate the gradient of the queries with atomic additions, in any order. cuDNN has a deterministic
 variant that PyTorch does not expose; it is called through NVIDIA's Python interface (``nvidia-cudnn-frontend``). Where
@@ -81,12 +81,35 @@ def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, f
 
 # -- kept results ----------------------------------------------------------------------------------
 
-_kept: list[tuple[Tensor, Tensor]] | None = None
+
+class Kept:
+    """Holds the output of an attention and its log-sum-exp from its first computation to the second; true if it does.
+
+    Subclasses may put them elsewhere meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._results: tuple[Tensor, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._results)
+
+    def put(self, *results: Tensor) -> None:
+        """Hold ``results``."""
+        self._results = results
+
+    def take(self) -> tuple[Tensor, ...]:
+        """What is held, which is let go."""
+        results, self._results = self._results, ()
+        return results
+
+
+_kept: Kept | None = None
 
 
 @contextlib.contextmanager
-def keeping(results: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Inside, the first computation of an attention stores its output in ``results``; a second one takes it from there.
+def keeping(results: Kept) -> Iterator[None]:
+    """Inside, the first computation of an attention puts its output into ``results``; a second one takes it from there.
 
     For blocks with one attention that are recomputed: its output is small compared to the time it takes to compute.
     """
@@ -105,7 +128,7 @@ def keeping(results: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
 def _attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> tuple[Tensor, Tensor]:
     """The output, and the log-sum-exp in the layout that the kind's backward pass expects."""
     if _kept:
-        return _kept.pop()
+        return _kept.take()
     parts = [x.transpose(1, 2) for x in (query, key, value)]
     aten = torch.ops.aten
     if kind == "cudnn":
@@ -116,7 +139,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, r
         out, sums = aten._scaled_dot_product_efficient_attention(*parts, None, True)[:2]
     found = out.transpose(1, 2).contiguous(), sums.view(*sums.shape[:2], -1).contiguous()
     if _kept is not None:
-        _kept.append(found)
+        _kept.put(*found)
     return found
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_models import CAPTION_WIDTH, build_transformer
 
-from charloom.engine import borrow, fuse
 from charloom.engine import compile as compiling
+from charloom.engine import fuse, host
 from charloom.engine.borrow import Borrowed, CannotBorrow, HostCopy, in_main_memory
 from charloom.engine.swap import Swap
 from charloom.kernels import quantize
@@ -118,7 +118,7 @@ def test_without_main_memory_nothing_is_borrowed(monkeypatch) -> None:
 def test_the_limit_of_a_job_on_a_cluster_counts(tmp_path, monkeypatch) -> None:
     """Slurm and systemd limit a group of the process's own, below the root that it sees."""
     gib, root = 2**30, tmp_path / "cgroup"
-    monkeypatch.setattr(borrow.psutil, "virtual_memory", lambda: SimpleNamespace(available=200 * gib))
+    monkeypatch.setattr(host.psutil, "virtual_memory", lambda: SimpleNamespace(available=200 * gib))
     own = root / "system.slice" / "job_7" / "step_0"
     own.mkdir(parents=True)
     for group, most in ((own, "max"), (own.parent, 16 * gib)):
@@ -126,16 +126,16 @@ def test_the_limit_of_a_job_on_a_cluster_counts(tmp_path, monkeypatch) -> None:
         (group / "memory.current").write_text(f"{4 * gib}\n")
         (group / "memory.stat").write_text("")
     (tmp_path / "self").write_text("0::/system.slice/job_7/step_0\n")
-    assert borrow._available(root, tmp_path / "self") == 12 * gib
-    assert borrow._available(root, tmp_path / "none") == 200 * gib
+    assert host.available(root, tmp_path / "self") == 12 * gib
+    assert host.available(root, tmp_path / "none") == 200 * gib
 
 
 def test_files_that_were_read_leave_a_container_its_memory(tmp_path, monkeypatch) -> None:
     gib = 2**30
-    monkeypatch.setattr(borrow.psutil, "virtual_memory", lambda: SimpleNamespace(available=9 * gib))
+    monkeypatch.setattr(host.psutil, "virtual_memory", lambda: SimpleNamespace(available=9 * gib))
     (tmp_path / "memory.max").write_text(f"{4 * gib}\n")
     (tmp_path / "memory.current").write_text(f"{3 * gib}\n")
     (tmp_path / "memory.stat").write_text(f"anon {gib}\nactive_file {gib}\ninactive_file {gib // 2}\n")
-    assert borrow._available(tmp_path, tmp_path / "none") == 2.5 * gib
+    assert host.available(tmp_path, tmp_path / "none") == 2.5 * gib
     (tmp_path / "memory.max").write_text("max\n")
-    assert borrow._available(tmp_path, tmp_path / "none") == 9 * gib
+    assert host.available(tmp_path, tmp_path / "none") == 9 * gib

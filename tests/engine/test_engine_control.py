@@ -10,7 +10,7 @@ from engine_helpers import adapted
 from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import engine as engines
-from charloom.engine import fitting, graphs, memory
+from charloom.engine import fitting, graphs, host, memory
 from charloom.engine.fitting import Fitting
 from charloom.engine.options import EngineOptions
 from charloom.train.settings import Optimisation
@@ -217,6 +217,18 @@ def test_the_first_guess_at_swapping_leaves_room_for_what_trials_do_not_show(fak
     assert engine_of().swap is None
     monkeypatch.setattr(memory, "UNSEEN", 1)
     assert engine_of().swap is not None
+
+
+@pytest.mark.parametrize(("free", "swaps"), [(0, True), (GIB, False)])
+def test_no_block_is_swapped_for_what_can_wait_in_main_memory(fake, monkeypatch, free, swaps):
+    tokens, dim = 1000, 64
+    outputs = 4 * 2 * tokens * dim  # of four blocks
+    monkeypatch.setattr(host, "available", lambda: free)
+    monkeypatch.setattr(Fitting, "fixed", lambda self: GIB)
+    fake["budget"] = GIB + memory.UNSEEN + memory.WORKING_BYTES * tokens * dim + outputs // 2
+    engine = engine_of(largest=tokens)
+    assert engine.model.config.dim == dim
+    assert (engine.swap is not None) == swaps
 
 
 @pytest.mark.parametrize("option", ["layer_offloading", "weights", "activations"])

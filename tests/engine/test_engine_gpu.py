@@ -8,10 +8,12 @@ from diffusers import ZImageTransformer2DModel
 from engine_control import compilers_work, run_short  # noqa: F401 (a fixture for every test)
 from tiny_models import build_transformer
 
+from charloom.engine import fitting
 from charloom.engine.engine import Engine
 from charloom.engine.inputs import Inputs
+from charloom.engine.offload import SMALL, Offload
 from charloom.engine.options import EngineOptions
-from charloom.kernels import linears, quantize
+from charloom.kernels import attention, linears, quantize
 from charloom.lora.attach import attach
 from charloom.lora.network import Network
 from charloom.train import optim
@@ -89,6 +91,7 @@ def test_the_engine_computes_what_the_plain_model_does(kind):
     said = []
     got_losses, got, engine = run(EngineOptions(), kind, said=said)
     assert engine.compiled and engine.graphed and len(engine._recorded) == 2, said
+    assert engine.attention in attention.KINDS
     torch.testing.assert_close(got_losses, losses, rtol=2e-2, atol=1e-2)
     assert cosine(got, wanted) > 0.98
     worst = min(torch.cosine_similarity(got[name].flatten(), wanted[name].flatten(), dim=0) for name in wanted)
@@ -150,6 +153,27 @@ def test_swapped_blocks_compute_the_same(graphed):
     torch.testing.assert_close(again, got_losses[-2:], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("graphed", [True, False])
+@pytest.mark.parametrize("small", [0, SMALL])
+def test_activations_in_main_memory_change_nothing(monkeypatch, graphed, small):
+    losses, wanted, _ = run(EngineOptions(deterministic=True), "float8")
+    monkeypatch.setattr(fitting, "offload_for", lambda *_: Offload(GPU, 2**24, small))
+    monkeypatch.setattr(fitting.Fitting, "_search", lambda *_: 2)
+    said = []
+    options = EngineOptions(deterministic=True, graphs=graphed)
+    got_losses, got, engine = run(options, "float8", steps=((16, 64), (12, 32), (16, 64)), said=said)
+    assert len(engine.fitting.offloads) == 2 and engine.graphed == graphed, said
+    assert bool(engine.recompute.offload.used) == (small == 0)
+    assert torch.equal(got_losses, losses)
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    for seed in range(20):  # replayed without a pause between steps
+        engine.zero_grad()
+        engine.accumulate(inputs(16, 64, seed))
+    engine.zero_grad()
+    assert torch.equal(engine.accumulate(inputs(16, 64, 2)).cpu(), got_losses[-2:])
+    assert all(torch.equal(p.grad.float().cpu(), wanted[name]) for name, p in engine.adapter.parameters.items())
+
+
 def test_units_equal_their_emulation():
     if quantize.best_mode(GPU) != "units":
         pytest.skip("this GPU has no float8 units")
@@ -188,6 +212,7 @@ def test_out_of_memory_steps_down_and_says_so(monkeypatch):
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
     assert any("3 instead of 6 blocks keep" in line for line in said), said
     engine.fitting.kept = dict.fromkeys(engine.fitting.kept, 0)
+    engine.fitting.results.clear()
     engine._drop_graphs()
     failures.append(1)
     engine.zero_grad()

@@ -1,0 +1,67 @@
+"""Main memory beside the GPU: how much of it may be taken, and room in it that the GPU copies to and from by itself.
+
+Independent of models and of what lies there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import weakref
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+
+def room(size: int) -> Tensor:
+    """``size`` bytes (uint8), in large pages where the system has them: pinning visits every page."""
+    memory = mmap.mmap(-1, max(size, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)[:size]
+
+
+def pin(buffer: Tensor, owner: object) -> bool:
+    """Pin a :func:`room` for as long as ``owner`` lives; False where the driver does not allow it.
+
+    Not pin_memory, which rounds up to a power of two.
+    """
+    address, size = buffer.data_ptr(), buffer.nbytes
+    if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
+        # Before the memory is freed: whoever got it next would be copied from the wrong place.
+        weakref.finalize(owner, _unpin, address).atexit = False
+        return True
+    with contextlib.suppress(RuntimeError):  # the refusal would be reported by the next launch
+        torch.zeros(1, device="cuda")
+    return False
+
+
+def _unpin(address: int) -> None:
+    torch.cuda.synchronize()
+    torch.cuda.cudart().cudaHostUnregister(address)
+
+
+def available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of main memory that this process may still take, in a container or a Slurm job too."""
+    free = psutil.virtual_memory().available
+    for group in _groups(root, own):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            used = int((group / "memory.current").read_text())
+            # Files that were read count as used until somebody wants the memory.
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            used -= int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
+            free = min(free, int((group / "memory.max").read_text()) - used)
+    return free
+
+
+def _groups(root: Path, own: Path) -> list[Path]:
+    """The control groups (v2) of this process below ``root``, each of which may set a limit."""
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            if line.startswith("0::"):
+                group = root / line[3:].strip().lstrip("/")
+                return [one for one in (group, *group.parents) if one.is_relative_to(root)]
+    return [root]

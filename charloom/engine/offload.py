@@ -1,0 +1,158 @@
+"""Activation offloading: what a block recomputes from waits in main memory from the forward to the backward pass.
+
+That is its input and, where it is kept, the output of its attention: little compared to the time in which the block
+computes, so that the copies, on a stream of their own, cost hardly any time. The backward pass needs the blocks in
+descending order; while one computes, the tensors of the one before it are fetched. Independent of budgets, blocks and
+training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from charloom.engine import host
+
+SHARE = 0.2
+"""Share of the free main memory that activations may take; the weights for previews want some as well."""
+ALIGN = 256
+"""Bytes that tensors are aligned to."""
+SLACK = 2**20
+"""Bytes beyond the activations themselves, because they are aligned."""
+SMALL = 2**20
+"""Tensors of fewer bytes stay on the GPU: each copy costs time of its own."""
+
+
+def affordable(size: int) -> bool:
+    """Whether main memory has ``size`` bytes to spare."""
+    return size + SLACK <= SHARE * host.available()
+
+
+def offload_for(device: torch.device, least: int, most: int) -> Offload | None:
+    """Main memory for ``most`` bytes of activations, or as much of it as can be spared.
+
+    None if that is less than the ``least`` bytes that are needed now, or if the driver does not pin it.
+    """
+    if not affordable(least):
+        return None
+    offload = Offload(device, min(most + SLACK, int(SHARE * host.available())))
+    return offload if offload.usable else None
+
+
+class Offload:
+    """The parcels of one step, in ``size`` bytes of main memory; what finds no room there stays on ``device``.
+
+    Tensors of fewer than ``small`` bytes stay as well.
+    """
+
+    def __init__(self, device: torch.device, size: int, small: int = SMALL) -> None:
+        self.device, self.small, self.cuda = device, small, device.type == "cuda"
+        self.buffer = host.room(size)
+        self.usable = not self.cuda or host.pin(self.buffer, self)
+        """Whether the GPU can copy by itself."""
+        self.stream = torch.cuda.Stream(device) if self.cuda else None
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of all parcels: a new step begins."""
+        self.parcels: list[Parcel] = []
+        self._leaving: Parcel | None = None
+        self._copies = False
+        self.used = 0
+
+    def parcel(self) -> Parcel:
+        """A new parcel for the block that computes next. It will be taken before those that exist."""
+        self.depart()
+        self.parcels.append(Parcel(self, len(self.parcels)))
+        return self.parcels[-1]
+
+    def depart(self) -> None:
+        """A block has computed: its parcel leaves, and the GPU memory of the one that left before is free."""
+        if self._leaving:
+            self._leaving.arrive()
+        self._leaving = self.parcels[-1] if self.parcels else None
+        if self._leaving:
+            self._leaving.leave()
+
+    def join(self) -> None:
+        """Make the current stream wait for outstanding copies."""
+        if self._copies:  # else the stream is no part of what is being recorded
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+    def place(self, tensor: Tensor) -> Tensor | None:
+        """Room for ``tensor`` in main memory; None if it stays on the GPU."""
+        start, end = self.used, self.used + tensor.nbytes
+        if tensor.nbytes < self.small or end > self.buffer.nbytes:
+            return None
+        self.used = math.ceil(end / ALIGN) * ALIGN
+        return self.buffer[start:end].view(tensor.dtype).view(tensor.shape)
+
+    def copy(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
+        """Start to copy, after everything launched so far; returns the event to wait for, if any."""
+        if self.stream is None:
+            for target, source in zip(targets, sources, strict=True):
+                target.copy_(source)
+            return None
+        self._copies = True
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            for target, source in zip(targets, sources, strict=True):
+                target.copy_(source, non_blocking=True)
+            return self.stream.record_event()
+
+
+class Parcel:
+    """Some tensors of one block. They are taken in the order in which they were put."""
+
+    def __init__(self, offload: Offload, index: int) -> None:
+        self._offload, self._index = offload, index
+        self._tensors: list[Tensor] = []
+        self._away: list[int] = []  # which of them are in main memory
+        self._leaving: list[Tensor] = []  # being copied: nobody else may get their memory
+        self._copied: Any = None
+        self._left = False
+
+    def put(self, tensor: Tensor) -> None:
+        """Add a tensor, which must not change from now on."""
+        self._tensors.append(tensor.detach())
+
+    def take(self) -> Tensor:
+        """The tensor that was put first, on the GPU, for computations launched from now on."""
+        self.fetch()
+        if self._index:
+            self._offload.parcels[self._index - 1].fetch()
+        self.arrive()
+        return self._tensors.pop(0)
+
+    def leave(self) -> None:
+        """Start to copy to main memory, once."""
+        if self._left:
+            return
+        self._left = True
+        places = {index: self._offload.place(tensor) for index, tensor in enumerate(self._tensors)}
+        self._away = [index for index, place in places.items() if place is not None]
+        self._leaving = self._swap([places[index] for index in self._away])
+
+    def fetch(self) -> None:
+        """Start to copy back."""
+        self._swap([torch.empty_like(self._tensors[index], device=self._offload.device) for index in self._away])
+        self._away = []
+
+    def arrive(self) -> None:
+        """Let computations launched from now on see the copies as done."""
+        if self._copied is not None:
+            torch.cuda.current_stream(self._offload.device).wait_event(self._copied)
+        self._copied, self._leaving = None, []
+
+    def _swap(self, targets: list[Tensor]) -> list[Tensor]:
+        """Copy what is away into ``targets``, which take its place; returns what they replace."""
+        sources = [self._tensors[index] for index in self._away]
+        if sources:
+            self._copied = self._offload.copy(targets, sources)
+        for index, target in zip(self._away, targets, strict=True):
+            self._tensors[index] = target
+        return sources
