@@ -26,9 +26,11 @@ STATE = {"adamw8bit": 2, "adamw": 8, "lion": 4, "adafactor": 0.1, "prodigy": 16}
 KEPT = 40.0
 """Bytes that a block keeps per token and channel (measured on an H100)."""
 BOUNDARY = 2.0
-"""Bytes per token and channel of a block's output, which is kept even if the block recomputes."""
-WORKING, CAUTIOUS = 33.0, 70.0
-"""Bytes per token and channel of the block at work: fitted, and as the engine expects before it has measured."""
+"""Bytes per token and channel of a block's output, and of its attention's. Of blocks that recompute they wait in main
+memory, except where weights of blocks do."""
+WORKING, CAUTIOUS, LEAVING = 33.0, 70.0, 5.0
+"""Bytes per token and channel of the block at work, fitted and as the engine expects before it has measured; and of
+what is on its way to main memory or back (fitted)."""
 UNSEEN = 64 * 2**20
 """Bytes that the engine leaves for what a trial does not see."""
 SLOTS = 2
@@ -37,8 +39,9 @@ CAPTION = 96
 """Caption tokens of a usual caption, padded."""
 STEP = (0.01274, 3.0467e-5, 2.819e-9)
 """Seconds of a step in an H100's float8 with nothing recomputed: constant, per token, per token squared (fitted)."""
-RECOMPUTED = 0.42
-"""Share by which a step takes longer if every block recomputes (fitted)."""
+RECOMPUTED, ATTENTION = 0.36, 0.06
+"""Shares by which a step takes longer if every block recomputes, and if that includes its attention, as it does where
+weights of blocks live in main memory (fitted)."""
 LINK = 52e9
 """Bytes per second to the GPU, which blocks in main memory cross twice per step (measured on an H100, PCIe 5)."""
 ROOM, MARGIN, FRAGMENTATION = 1.7, 0.25, 0.92
@@ -123,26 +126,29 @@ def tokens(edge: int) -> int:
     return (edge // 16) ** 2 + CAPTION
 
 
+def batch_tokens(recipe: Mapping[str, Any], edge: int | None = None) -> int:
+    """Tokens of a batch of pictures of one size, by default the largest, in all of its forward passes."""
+    count = tokens(edge or max(recipe["data"]["resolutions"])) * recipe["train"]["batch_size"]
+    preserving = any(part["enabled"] for part in recipe["train"]["preservation"].values())
+    return count * (2 if preserving else 1)  # one more pass, whose activations live until the backward pass
+
+
 def training(
     recipe: Mapping[str, Any], budget: float | None, model: Model | None = None, edge: int | None = None
 ) -> Fit:
     """How the largest batch fits into ``budget`` GiB (None: whatever it takes with every block keeping everything)."""
     model = model or Model()
     kind = recipe["quantization"]["transformer"]
-    trained = model.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
-    block = weights(kind, model.block, model.modulated)
-    fixed = weights(kind, model.total, model.wide) + trained * (8 + STATE[recipe["train"]["optimizer"]])
-    largest = tokens(edge or max(recipe["data"]["resolutions"])) * recipe["train"]["batch_size"] * model.dim
-    preserving = any(part["enabled"] for part in recipe["train"]["preservation"].values())
-    largest *= 2 if preserving else 1  # one more forward pass whose activations live until the backward pass
-    least = fixed + (BOUNDARY * model.layers + WORKING) * largest
-    extra = (KEPT - BOUNDARY) * largest
+    block, fixed = weights(kind, model.block, model.modulated), _fixed(recipe, model)
+    largest = batch_tokens(recipe, edge) * model.dim
+    least, outputs, extra = fixed + (WORKING + LEAVING) * largest, BOUNDARY * model.layers * largest, KEPT * largest
     swapped = model.layers // 2 if recipe["layer_offloading"] else 0
     limit = math.inf if budget is None else budget * GIB
-    expected = least + (CAUTIOUS - WORKING) * largest + UNSEEN
+    expected = fixed + CAUTIOUS * largest + UNSEEN
     if expected > limit:
-        swapped = max(swapped, min(model.layers, math.ceil((expected - limit) / block) + SLOTS))
-    least -= max(0, swapped - SLOTS) * block
+        swapped = max(swapped, min(model.layers, math.ceil((expected + outputs - limit) / block) + SLOTS))
+    if swapped:
+        least += outputs - LEAVING * largest - max(0, swapped - SLOTS) * block
     kept = (
         0 if swapped else model.layers if budget is None else int(min(model.layers, max(0, (limit - least) // extra)))
     )
@@ -153,6 +159,13 @@ def training(
     return Fit(peak / GIB, model.layers - kept, swapped, peak <= limit)
 
 
+def _fixed(recipe: Mapping[str, Any], model: Model) -> float:
+    """Bytes of the weights, and of the adapter with its gradients and the optimizer's state."""
+    trained = model.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
+    whole = weights(recipe["quantization"]["transformer"], model.total, model.wide)
+    return whole + trained * (8 + STATE[recipe["train"]["optimizer"]])
+
+
 def step_seconds(recipe: Mapping[str, Any], edge: int, budget: float | None, model: Model | None = None) -> float:
     """Seconds of an H100 for one update on pictures of one size."""
     model = model or Model()
@@ -160,7 +173,7 @@ def step_seconds(recipe: Mapping[str, Any], edge: int, budget: float | None, mod
     found = training(recipe, budget, model, edge)
     size = tokens(edge) * recipe["train"]["batch_size"]
     seconds = STEP[0] + STEP[1] * size + STEP[2] * size * tokens(edge)
-    seconds *= 1 + RECOMPUTED * (model.layers if swapped else found.recomputing) / model.layers
+    seconds *= 1 + (RECOMPUTED + ATTENTION if swapped else RECOMPUTED * found.recomputing / model.layers)
     moved = 2 * swapped * weights(recipe["quantization"]["transformer"], model.block, model.modulated) / LINK
     return max(seconds, moved) * recipe["train"]["gradient_accumulation"]
 
@@ -233,8 +246,10 @@ def gpu_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | N
     area = recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20
     kind = recipe["quantization"]["text_encoder"]
     text = weights("bf16" if kind == "none" else kind, model.text_encoder, model.text_wide)
+    # Where blocks recompute, a smaller size may fill the budget better.
+    sizes = [training(recipe, budget, model, edge) for edge in sorted(recipe["data"]["resolutions"])]
     return {
-        "train": training(recipe, budget, model).peak,
+        "train": max(one.peak for one in sizes if bool(one.swapped) == bool(sizes[-1].swapped)),
         # At least what the engine wants to see free before it draws.
         "previews": max(_drawn_with(recipe, model) + 2.0 * area, drawing(recipe, model)),
         "texts": text / GIB + 1.0,
@@ -264,18 +279,21 @@ def limit(recipe: Mapping[str, Any]) -> float | None:
 
 
 def draws(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> bool:
-    """Whether a trainer on a GPU draws previews: its weights are all on the GPU, in the number format of previews."""
+    """Whether a trainer on a GPU draws previews: its weights are all there, in the previews' format, and leave room."""
     model, kind = model or Model(), recipe["quantization"]["transformer"]
-    alike = kind == drawn_in(recipe) and not recipe["sample"]["disable"]
-    return alike and not training(recipe, budget, model).swapped
+    if kind != drawn_in(recipe) or recipe["sample"]["disable"] or training(recipe, budget, model).swapped:
+        return False
+    area = max(1.0, recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20)
+    return budget is None or _fixed(recipe, model) / GIB + ROOM * area <= budget
 
 
 def main_memory(
     recipe: Mapping[str, Any], budget: float | None, jobs: Collection[str], model: Model | None = None
 ) -> float:
-    """GiB of main memory of the job that needs most: Python with torch, and the weights that are there.
+    """GiB of main memory of the job that needs most: Python with torch, and what is there of the model.
 
-    Of the trainer these are blocks that live there or all that are loaded there first, and two copies for previews.
+    Of the trainer these are blocks that live there or all that are loaded there first, and two copies for previews; and
+    what blocks recompute from.
     """
     model = model or Model()
     kind, found = recipe["quantization"]["transformer"], [PYTHON]
@@ -283,9 +301,12 @@ def main_memory(
     if "prepare_base" in jobs:
         found.append(max(PREPARING, PYTHON + whole))
     if "train_segment" in jobs:
-        swapped = training(recipe, budget, model).swapped * weights(kind, model.block, model.modulated) / GIB
+        fit = training(recipe, budget, model)
+        swapped = fit.swapped * weights(kind, model.block, model.modulated) / GIB
         loaded = whole if budget is not None and budget < 8 else 0
-        found.append(PYTHON + max(swapped, loaded, 2 * whole if draws(recipe, budget, model) else 0))
+        own = max(swapped, loaded, 2 * whole if draws(recipe, budget, model) else 0)
+        waiting = 2 * BOUNDARY * model.layers * batch_tokens(recipe) * model.dim / GIB
+        found.append(PYTHON + own + (waiting if fit.recomputing and not fit.swapped else 0))
     return max(found)
 
 
