@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -34,11 +33,12 @@ from charloom.core.errors import UserError
 from charloom.engine import compile as compiling
 from charloom.engine import fuse as fusing
 from charloom.engine import graphs, memory
-from charloom.engine.fitting import Fitting, tokens_of
-from charloom.engine.inputs import Inputs
+from charloom.engine.fitting import Fitting
+from charloom.engine.inputs import Inputs, tokens_of
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import Swap, move, spread
+from charloom.engine.versions import versions
 from charloom.kernels import attention as attentions
 from charloom.kernels import quantize
 from charloom.kernels.low_rank import missing
@@ -102,6 +102,7 @@ class Engine:
         self._started = False
         self._random = bool(adapter.network.dropout) and device.type == "cuda"
         self.attention: str | None = None
+        self._attends = self.cuda
         self.before_restart: Callable[[], None] = lambda: None
         """Called before weights move; whoever holds on to their memory lets go."""
         self.fitting = Fitting(model, adapter, device, self.options, reserve, largest, log)
@@ -152,7 +153,7 @@ class Engine:
 
     def _best_attention(self) -> str | None:
         """The kind of attention whose output can be kept; None for PyTorch's choice."""
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or not self._attends:
             return None
         attention, fixed = self.model.layers[0].attention, self.options.deterministic
         head_dim = attention.to_out[0].in_features // attention.heads
@@ -265,7 +266,8 @@ class Engine:
         return list(self.adapter.parameters.values())
 
     def _plain(self, inputs: Inputs) -> Tensor:
-        copies = [one for one in (self.swap, self.recompute and self.recompute.offload) if one]
+        offload = self.recompute.offload if self.recompute else None
+        copies = [one for one in (self.swap, offload) if one]
         for one in copies:
             one.forget()
         try:
@@ -277,6 +279,7 @@ class Engine:
             for one in copies:
                 with contextlib.suppress(RuntimeError):  # from a broken capture; the first error says more
                     one.join()
+                one.forget()
             raise
         for one in copies:
             one.join()
@@ -301,9 +304,7 @@ class Engine:
                     self._drop_graphs()
                 self.fitting.measure(key, inputs, self._plain)
             self._reset_gradients(before)
-        self.recompute.keep(self.fitting.kept[key])
-        self.recompute.keep_results(self.fitting.results.get(key, 0))
-        self.recompute.offloads = key in self.fitting.offloads
+        self.fitting.apply(key)
         if not self.graphed or (key not in self._recorded and len(self._recorded) >= GRAPH_LIMIT):
             return self._plain(inputs)
         if key not in self._recorded:
@@ -337,7 +338,8 @@ class Engine:
                 lambda *tensors: (self._plain(inputs.filled(tensors)),), inputs.tensors, self._pool
             )
         except Exception:
-            self._pool = self._pool if self._recorded else None  # no graph holds it, so it cannot be reused
+            if not self._recorded:
+                self._pool = None  # no graph holds it, so it cannot be reused
             raise
         self._recording = False
 
@@ -373,7 +375,8 @@ class Engine:
 
     def _fall_back(self, error: Exception) -> None:
         """Leave out the part that failed, with one log line; raises ``error`` if no part is to blame."""
-        if not (self._recording or self.compiled):
+        attends = self.attention is not None and not self.options.deterministic
+        if not (self._recording or self.compiled or attends):
             raise error
         error.__traceback__ = error.__context__ = error.__cause__ = None  # they keep the tensors of the step alive
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
@@ -381,20 +384,13 @@ class Engine:
             self._recording = self.graphed = False
             self._drop_graphs()
             self.log(f"engine: CUDA graphs do not work here, continuing without ({reason})")
+        elif not self.compiled:
+            self._attends = False
+            self._restart(self.fitting.swapped)
+            self.log(f"engine: the chosen attention does not work here, continuing with PyTorch's ({reason})")
         else:
             self.compiled = False
             # A failed compilation may leave Dynamo active for what checkpointing recomputes.
             torch.compiler.set_stance("force_eager")
             self._restart(self.fitting.swapped)
             self.log(f"engine: torch.compile does not work here, continuing without ({reason})")
-
-
-def versions(device: torch.device) -> dict[str, str]:
-    """Name of the device, and versions of the libraries that compute on it."""
-    found = {"device": device.type, "torch": torch.__version__}
-    if device.type == "cuda":
-        found |= {"device": torch.cuda.get_device_name(device), "cudnn": str(torch.backends.cudnn.version())}
-        for package in ("triton", "nvidia-cudnn-frontend", "bitsandbytes"):
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                found[package] = metadata.version(package)
-    return found

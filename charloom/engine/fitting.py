@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from charloom.engine import compile as compiling
 from charloom.engine import graphs, memory
-from charloom.engine.inputs import Inputs, Term
-from charloom.engine.offload import affordable, offload_for
+from charloom.engine.borrow import SPARE
+from charloom.engine.inputs import Inputs, tokens_of, typical
+from charloom.engine.offload import SLACK, Offload, spare
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import SLOTS, Swap, size_of
 from charloom.kernels import attention as attentions
 from charloom.lora.attach import Adapter
-from charloom.zimage import forward
 
 COMPARED = 256
 """Tokens on which a compiled block is compared with an uncompiled one."""
@@ -32,12 +32,6 @@ ALIKE = 0.97
 """Lowest acceptable cosine between their results; compiled code rounds a few float8 values differently."""
 TRANSPOSE_WORTH = 0.85
 """Transposed copies of the weights are kept only if this share of the largest shape's activations still fits."""
-
-OUTPUT_BYTES = 2
-"""Bytes per token and channel of the output of a block or an attention."""
-
-TYPICAL_PATCHES, TYPICAL_CAPTION = 32, 96
-"""Side of the image in patches (512 pixels) and caption tokens of the batch that blocks are first compiled for."""
 
 
 class Fitting:
@@ -83,23 +77,38 @@ class Fitting:
         self._drops: dict[Any, int] = {}
         self._compared = False
         self._missing = 0
+        self._offload: Offload | None = None
+        self._may_offload = options.offload
         self._primed: set[Any] = set()
 
     def use(self, recompute: Recompute | None, swap: Swap | None, attention: str | None) -> None:
         """Take note of how the model runs from now on; what was measured before no longer holds."""
         self.recompute, self.swap, self.attention = recompute, swap, attention
+        self._close()
         self.kept.clear()
         self.results.clear()
         self.offloads.clear()
+
+    def apply(self, key: Any) -> None:
+        """Let the blocks run as was found out for the shape ``key``."""
+        self.recompute.keep(self.kept[key])
+        self.recompute.keep_results(self.results.get(key, 0))
+        self.recompute.offload = self._offload if key in self.offloads else None
 
     # -- estimates -------------------------------------------------------------------------------------------
 
     def fixed(self) -> int:
         """Bytes of all weights, of the adapter with its gradients, and of what others will allocate."""
-        weights = sum(map(size_of, compiling.blocks_of(self.model)))
-        if modulations := self.model.__dict__.get("modulations"):
-            weights += modulations.weight.nbytes
-        return weights + sum(8 * p.numel() for p in self.adapter.parameters.values()) + self.reserve()
+        return self._weights() + sum(8 * p.numel() for p in self.adapter.parameters.values()) + self.reserve()
+
+    def _weights(self) -> int:
+        modulations = self.model.__dict__.get("modulations")
+        return sum(map(size_of, compiling.blocks_of(self.model))) + (modulations.weight.nbytes if modulations else 0)
+
+    def _outputs(self, tokens: int) -> int:
+        """Bytes of the outputs of all blocks for so many tokens; their attentions' outputs take as much."""
+        each = self.model.config.dim * self.model.layers[0].attention_norm1.weight.element_size()
+        return len(self.model.layers) * each * tokens
 
     def swapped_at_least(self) -> int:
         """Blocks that must live in main memory from the start, by the recipe or by the budget."""
@@ -107,10 +116,10 @@ class Fitting:
         wanted = len(blocks) // 2 if self.options.layer_offloading else 0
         room = memory.budget(self.options.limit, self.device) - memory.UNSEEN
         # Activations need some room as well; how much exactly is measured later.
-        working = memory.WORKING_BYTES * self.model.config.dim * (self.largest or 0)
-        outputs = len(blocks) * OUTPUT_BYTES * self.model.config.dim * (self.largest or 0)
-        if self.largest and self.fixed() + working <= room and affordable(2 * outputs):
-            return wanted
+        largest = self.largest or 0
+        working, outputs = memory.WORKING_BYTES * self.model.config.dim * largest, self._outputs(largest)
+        if largest and not wanted and self.fixed() + working <= room and 2 * outputs + SLACK <= self._spare():
+            return 0
         least = self.fixed() + max(3 * size_of(blocks[0]), working + outputs)
         return max(wanted, memory.blocks_to_swap(room, least, size_of(blocks[0]), SLOTS, len(blocks)))
 
@@ -145,8 +154,8 @@ class Fitting:
         limit = allowed - memory.UNSEEN
         step, passes = functools.partial(run, inputs), 1 + len(inputs.terms)
         self.recompute.keep(0)
-        self.recompute.offloads = offloads = not self.swap and self._can_offload(key)
-        self.recompute.keep_results(results := blocks if offloads and self.attention else 0)
+        self.recompute.offload = offload = self._offload_for(tokens_of(key))
+        self.recompute.keep_results(results := blocks if offload and self.attention else 0)
         self._prime(inputs, run)
         seen: list[tuple] = []
 
@@ -169,16 +178,20 @@ class Fitting:
         peak = self._peak(step)
         if peak > limit and self.can_swap:
             each, slots = size_of(self.model.layers[0]), 0 if self.swap else SLOTS
-            self._missing = memory.blocks_to_swap(limit, peak, each, slots, blocks)
+            # Nothing else waits in main memory then.
+            back = self._outputs(tokens_of(key)) if offload else 0
+            self._missing = memory.blocks_to_swap(limit, peak + back, each, slots, blocks)
             raise torch.OutOfMemoryError(f"{peak / memory.GIB:.2f} GiB at {allowed / memory.GIB:.2f} GiB")
         keep = 0
         if not self.swap:
-            if self.attention and not offloads:
+            if self.attention and not offload:
                 results, peak = self._search_results(step, passes, limit, peak, result)
-            here = 0 if offloads else boundary + result * bool(results)
+            here = 0 if offload else boundary + result * bool(results)
             keep = self._search(step, passes, limit, peak, kept, here)
-        if offloads:
+        if offload and keep < blocks:
             self.offloads.add(key)
+        elif not self.offloads:
+            self._close()
         self.kept[key], self.results[key] = keep, results
         size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
@@ -188,7 +201,7 @@ class Fitting:
             )
         self.log(
             f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
-            + (" from main memory" if offloads and keep < blocks else "")
+            + (" from main memory" if key in self.offloads else "")
             + (f", {min(results, blocks - keep)} of them all but their attention" if results and keep < blocks else "")
             + (f", {self.swapped} live in main memory" if self.swap else "")
         )
@@ -231,15 +244,25 @@ class Fitting:
             raise RuntimeError(f"compiled blocks give other results than uncompiled ones, cosine {found[0]:.3f}")
         self._compared = True
 
-    def _can_offload(self, key: Any) -> bool:
-        """Whether main memory has room for the inputs and attentions of all blocks at shape ``key``."""
-        if self.roomy():
-            return False  # nothing will recompute
-        if self.recompute.offload is None:
-            tokens = tokens_of(key)
-            each = 2 * OUTPUT_BYTES * self.model.config.dim * len(self.model.layers)
-            self.recompute.offload = offload_for(self.device, each * tokens, each * max(self.largest or 0, tokens))
-        return self.recompute.offload is not None
+    def _spare(self) -> int:
+        """Bytes of main memory that activations may take; room for two copies of the weights is left to previews."""
+        return spare(2 * self._weights() + SPARE) if self._may_offload else 0
+
+    def _offload_for(self, tokens: int) -> Offload | None:
+        """Where the inputs and attentions of all blocks fit in main memory at so many tokens, if they do."""
+        needed, most = (2 * self._outputs(count) + SLACK for count in (tokens, max(tokens, self.largest or 0)))
+        if self.swap or self.roomy():  # the copies of swapped blocks need the bus; or next to nothing recomputes
+            return None
+        if self._offload is None and needed <= (room := self._spare()):
+            made = Offload(self.device, min(most, room))
+            self._offload, self._may_offload = (made, True) if made.usable else (None, False)
+        return self._offload if self._offload and needed <= self._offload.buffer.nbytes else None
+
+    def _close(self) -> None:
+        """Give main memory back."""
+        if self._offload:
+            self._offload.close()
+            self._offload = None
 
     def _search_results(
         self, step: Callable[[], object], passes: int, limit: int, peak: int, result: int
@@ -354,42 +377,3 @@ class Fitting:
         else:
             return False
         return True
-
-
-def typical(inputs: Inputs, lengths: Sequence[int]) -> Inputs:
-    """A batch of zeros whose size is independent of that of ``inputs``.
-
-    It has as many terms, and like ``inputs`` one sample or more than one. ``lengths`` are the model's position limits
-    per axis (``axes_lens``).
-    """
-    rows, columns = (min(TYPICAL_PATCHES, length) * forward.PATCH for length in lengths[1:])
-    caption = min(TYPICAL_CAPTION, (lengths[0] - 2) // forward.TOKEN_MULTIPLE * forward.TOKEN_MULTIPLE)
-
-    def few(tensor: Tensor, *shape: int) -> Tensor:
-        return tensor.new_zeros(min(len(tensor), 2), *shape)
-
-    return Inputs(
-        *(few(x, x.shape[1], rows, columns) for x in (inputs.x0, inputs.noise)),
-        *(few(x) for x in (inputs.sigma, inputs.weight)),
-        few(inputs.caps, caption, inputs.caps.shape[2]),
-        few(inputs.pad, caption, 1),
-        tuple(
-            Term(
-                few(term.rows),
-                few(term.caps, caption, term.caps.shape[2]),
-                few(term.pad, caption, 1),
-                term.multiplier,
-            )
-            for term in inputs.terms
-        ),
-        None if inputs.mask is None else few(inputs.mask, 1, rows, columns).fill_(1.0),
-    )
-
-
-def tokens_of(key: Any) -> int:
-    """Tokens of all passes of a shape, by which shapes compare; ``key`` is in the order of ``Inputs.tensors``."""
-    batch, _, height, width = key[0]
-    image = height * width // forward.PATCH**2
-    # A mask, if there is one, is the last and belongs to no term.
-    terms = sum(shape[0] * (image + caps[1]) for shape, caps in zip(key[6::3], key[7::3], strict=False))
-    return batch * (image + key[4][1]) + terms

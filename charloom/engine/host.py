@@ -24,24 +24,27 @@ def room(size: int) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)[:size]
 
 
-def pin(buffer: Tensor, owner: object) -> bool:
-    """Pin a :func:`room` for as long as ``owner`` lives; False where the driver does not allow it.
+def pin(buffer: Tensor, owner: object) -> weakref.finalize | None:
+    """Pin a :func:`room` for as long as ``owner`` lives, or until what is returned is called.
 
-    Not pin_memory, which rounds up to a power of two.
+    None where the driver does not allow it. Not pin_memory, which rounds up to a power of two.
     """
     address, size = buffer.data_ptr(), buffer.nbytes
     if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
         # Before the memory is freed: whoever got it next would be copied from the wrong place.
-        weakref.finalize(owner, _unpin, address).atexit = False
-        return True
+        unpin = weakref.finalize(owner, _unpin, address)
+        unpin.atexit = False
+        return unpin
     with contextlib.suppress(RuntimeError):  # the refusal would be reported by the next launch
         torch.zeros(1, device="cuda")
-    return False
+    return None
 
 
 def _unpin(address: int) -> None:
-    torch.cuda.synchronize()
-    torch.cuda.cudart().cudaHostUnregister(address)
+    try:
+        torch.cuda.synchronize()
+    finally:
+        torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+
+from charloom.zimage import forward
+
+TYPICAL_PATCHES, TYPICAL_CAPTION = 32, 96
+"""Side of the image in patches (512 pixels) and caption tokens of the batch that blocks are first compiled for."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,42 @@ class Inputs:
         rest = [tensors[i : i + 3] for i in range(6, last, 3)]
         terms = (Term(*three, term.multiplier) for three, term in zip(rest, self.terms, strict=True))
         return Inputs(*tensors[:6], terms=tuple(terms), mask=mask)
+
+
+def typical(inputs: Inputs, lengths: Sequence[int]) -> Inputs:
+    """A batch of zeros whose size is independent of that of ``inputs``.
+
+    It has as many terms, and like ``inputs`` one sample or more than one. ``lengths`` are the model's position limits
+    per axis (``axes_lens``).
+    """
+    rows, columns = (min(TYPICAL_PATCHES, length) * forward.PATCH for length in lengths[1:])
+    caption = min(TYPICAL_CAPTION, (lengths[0] - 2) // forward.TOKEN_MULTIPLE * forward.TOKEN_MULTIPLE)
+
+    def few(tensor: Tensor, *shape: int) -> Tensor:
+        return tensor.new_zeros(min(len(tensor), 2), *shape)
+
+    return Inputs(
+        *(few(x, x.shape[1], rows, columns) for x in (inputs.x0, inputs.noise)),
+        *(few(x) for x in (inputs.sigma, inputs.weight)),
+        few(inputs.caps, caption, inputs.caps.shape[2]),
+        few(inputs.pad, caption, 1),
+        tuple(
+            Term(
+                few(term.rows),
+                few(term.caps, caption, term.caps.shape[2]),
+                few(term.pad, caption, 1),
+                term.multiplier,
+            )
+            for term in inputs.terms
+        ),
+        None if inputs.mask is None else few(inputs.mask, 1, rows, columns).fill_(1.0),
+    )
+
+
+def tokens_of(key: Any) -> int:
+    """Tokens of all passes of a shape, by which shapes compare; ``key`` is in the order of ``Inputs.tensors``."""
+    batch, _, height, width = key[0]
+    image = height * width // forward.PATCH**2
+    # A mask, if there is one, is the last and belongs to no term.
+    terms = sum(shape[0] * (image + caps[1]) for shape, caps in zip(key[6::3], key[7::3], strict=False))
+    return batch * (image + key[4][1]) + terms

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from charloom.engine import host
 
-SHARE = 0.2
-"""Share of the free main memory that activations may take; the weights for previews want some as well."""
+SHARE = 1 / 3
+"""Share of the spare main memory that activations may take."""
 ALIGN = 256
 """Bytes that tensors are aligned to."""
 SLACK = 2**20
@@ -27,35 +27,35 @@ SMALL = 2**20
 """Tensors of fewer bytes stay on the GPU: each copy costs time of its own."""
 
 
-def affordable(size: int) -> bool:
-    """Whether main memory has ``size`` bytes to spare."""
-    return size + SLACK <= SHARE * host.available()
-
-
-def offload_for(device: torch.device, least: int, most: int) -> Offload | None:
-    """Main memory for ``most`` bytes of activations, or as much of it as can be spared.
-
-    None if that is less than the ``least`` bytes that are needed now, or if the driver does not pin it.
-    """
-    if not affordable(least):
-        return None
-    offload = Offload(device, min(most + SLACK, int(SHARE * host.available())))
-    return offload if offload.usable else None
+def spare(others: int) -> int:
+    """Bytes of main memory that activations may take; ``others`` are left to the weights for previews, if they fit."""
+    free = host.available()
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return int(SHARE * (free - others if free > others else free)) // ranks
 
 
 class Offload:
     """The parcels of one step, in ``size`` bytes of main memory; what finds no room there stays on ``device``.
 
-    Tensors of fewer than ``small`` bytes stay as well.
+    Tensors of fewer than ``small`` bytes stay as well. :meth:`close` gives the memory back.
     """
 
     def __init__(self, device: torch.device, size: int, small: int = SMALL) -> None:
-        self.device, self.small, self.cuda = device, small, device.type == "cuda"
+        self.device, self.small = device, small
         self.buffer = host.room(size)
-        self.usable = not self.cuda or host.pin(self.buffer, self)
+        cuda = device.type == "cuda"
+        self._unpin = host.pin(self.buffer, self) if cuda else None
+        self.usable = not cuda or self._unpin is not None
         """Whether the GPU can copy by itself."""
-        self.stream = torch.cuda.Stream(device) if self.cuda else None
+        self.stream = torch.cuda.Stream(device) if cuda else None
         self.forget()
+
+    def close(self) -> None:
+        """Give the main memory back, now instead of when Python gets to it: maybe while a graph is being recorded."""
+        self.forget()
+        self.usable, self.buffer = False, self.buffer[:0]
+        if self._unpin:
+            self._unpin()
 
     def forget(self) -> None:
         """Let go of all parcels: a new step begins."""

@@ -24,6 +24,7 @@ class EngineOptions:
         cudnn_attention: prefer cuDNN's attention to other kernels.
         fuse: fuse small operations: queries, keys and values, the two gates of the feed-forward part, norm and
             rotation, the modulations of all blocks.
+        offload: let what blocks recompute from wait in main memory.
         deterministic: accumulate in a fixed order everywhere, so that the same run gives the same bytes.
     """
 
@@ -35,6 +36,7 @@ class EngineOptions:
     fp8_units: bool = True
     cudnn_attention: bool = True
     fuse: bool = True
+    offload: bool = True
     deterministic: bool = False
 
     @classmethod

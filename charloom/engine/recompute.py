@@ -29,8 +29,7 @@ class Recompute:
         self.random = random
         self.kept = self.results = 0
         self.offload: Offload | None = None
-        self.offloads = False
-        """Whether :attr:`offload` is used."""
+        """Where what blocks recompute from waits; None: on the GPU."""
         self._inner: list[Callable[..., Any]] = [block.forward for block in self.blocks]
         for index, block in enumerate(self.blocks):
             block.forward = self._wrapped(index)
@@ -43,12 +42,13 @@ class Recompute:
                 # The first block's input has no gradient. Computing an unused one is cheaper than compiling the block a
                 # second time for an input without one.
                 hidden = hidden.detach().requires_grad_()
-            offload = self.offload if self.offloads and torch.is_grad_enabled() else None
-            if index >= len(self.blocks) - self.kept or not torch.is_grad_enabled():
-                if offload:
-                    offload.depart()
+            if not torch.is_grad_enabled():
                 return inner(hidden, *others)
-            parcel = offload.parcel() if offload else None
+            if index >= len(self.blocks) - self.kept:
+                if self.offload:
+                    self.offload.depart()
+                return inner(hidden, *others)
+            parcel = self.offload.parcel() if self.offload else None
             computed, args = inner, (hidden, *others)
             if index >= len(self.blocks) - self.kept - self.results:
                 computed = functools.partial(_keeping_attention, inner, _KeptIn(parcel) if parcel else attention.Kept())

@@ -28,6 +28,12 @@ log = logging.getLogger(__name__)
 
 KINDS = ("cudnn", "flash", "efficient")
 """Kernels, the fastest first."""
+HALF = (torch.bfloat16, torch.float16)
+"""Dtypes of the first two, which take the bits of any other for one of these."""
+PROBED = (32, 96)
+"""Tokens on which a kernel is tried."""
+ALIKE = 0.99
+"""Lowest acceptable cosine between its results and those of plain arithmetic."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, kind: str, fixed: bool, room: int) -> Tensor:
@@ -43,7 +49,8 @@ def best_kind(
     device: torch.device, dtype: torch.dtype, head_dim: int, fixed: bool, prefer_cudnn: bool = True
 ) -> str | None:
     """The fastest of :data:`KINDS` that works for this dtype and head size on ``device``; None if none does."""
-    order = KINDS if prefer_cudnn else KINDS[1:]
+    order = KINDS if dtype in HALF else KINDS[2:]
+    order = [kind for kind in order if prefer_cudnn or kind != "cudnn"]
     return next((kind for kind in order if _works(kind, device, dtype, head_dim, fixed)), None)
 
 
@@ -66,17 +73,33 @@ def bytes_of(hidden: Tensor, heads: int) -> int:
 
 @functools.cache
 def _works(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int, fixed: bool) -> bool:
-    """Whether ``kind`` computes outputs and gradients here; tried on a few tokens."""
-    parts = [torch.ones(1, 64, 2, head_dim, device=device, dtype=dtype) for _ in range(4)]
+    """Whether ``kind`` computes what plain arithmetic does, output and gradients; tried on a few tokens."""
     try:
-        with torch.no_grad():
-            given = parts[3], *parts[:3], *_attend(*parts[:3], kind, fixed, ROOM)
-            if kind == "cudnn" and fixed:
-                return _by_cudnn(*given, ROOM) is not None
-            _attend_gradient(*given, kind, fixed, ROOM)
+        return all(_likeness(kind, tokens, device, dtype, head_dim, fixed) > ALIKE for tokens in PROBED)
     except Exception:  # missing package, unsupported GPU or version; cuDNN has its own exceptions
         return False
-    return True
+
+
+def _likeness(kind: str, tokens: int, device: torch.device, dtype: torch.dtype, head_dim: int, fixed: bool) -> float:
+    """The lowest cosine between an output or gradient of ``kind`` and that in fp32; nan if there are nans."""
+    generator = torch.Generator(device).manual_seed(0)
+    gradient, *parts = (
+        torch.randn(1, tokens, 2, head_dim, device=device, generator=generator).to(dtype) for _ in range(4)
+    )
+    with torch.no_grad():
+        out, sums = _attend(*parts, kind, fixed, ROOM)
+        if kind == "cudnn" and fixed:  # not by the other kernel that would stand in for it
+            found = _by_cudnn(gradient, *parts, out, sums, ROOM) or ()
+        else:
+            found = _attend_gradient(gradient, *parts, out, sums, kind, fixed, ROOM)
+    leaves = [part.float().requires_grad_() for part in parts]
+    with torch.enable_grad():
+        query, key, value = (leaf.transpose(1, 2) for leaf in leaves)
+        weights = (query @ key.transpose(2, 3) / math.sqrt(head_dim)).softmax(-1)
+        wanted = (weights @ value).transpose(1, 2)
+    pairs = zip((out, *found), (wanted, *torch.autograd.grad(wanted, leaves, gradient.float())), strict=True)
+    likeness = [torch.cosine_similarity(a.flatten().float(), b.flatten(), dim=0) for a, b in pairs]
+    return torch.stack(likeness).min().item()
 
 
 # -- kept results ----------------------------------------------------------------------------------

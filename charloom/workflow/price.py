@@ -141,14 +141,17 @@ def training(
     kind = recipe["quantization"]["transformer"]
     block, fixed = weights(kind, model.block, model.modulated), _fixed(recipe, model)
     largest = batch_tokens(recipe, edge) * model.dim
-    least, outputs, extra = fixed + (WORKING + LEAVING) * largest, BOUNDARY * model.layers * largest, KEPT * largest
+    away, outputs = recipe["engine"]["offload"], BOUNDARY * model.layers * largest
+    least, extra = fixed + (WORKING + LEAVING) * largest, KEPT * largest
+    if not away:
+        least, extra = fixed + WORKING * largest + outputs, (KEPT - BOUNDARY) * largest
     swapped = model.layers // 2 if recipe["layer_offloading"] else 0
     limit = math.inf if budget is None else budget * GIB
     expected = fixed + CAUTIOUS * largest + UNSEEN
-    if expected > limit:
+    if expected + (0 if away else outputs) > limit:
         swapped = max(swapped, min(model.layers, math.ceil((expected + outputs - limit) / block) + SLOTS))
     if swapped:
-        least += outputs - LEAVING * largest - max(0, swapped - SLOTS) * block
+        least = fixed + WORKING * largest + outputs - max(0, swapped - SLOTS) * block
     kept = (
         0 if swapped else model.layers if budget is None else int(min(model.layers, max(0, (limit - least) // extra)))
     )
@@ -173,7 +176,8 @@ def step_seconds(recipe: Mapping[str, Any], edge: int, budget: float | None, mod
     found = training(recipe, budget, model, edge)
     size = tokens(edge) * recipe["train"]["batch_size"]
     seconds = STEP[0] + STEP[1] * size + STEP[2] * size * tokens(edge)
-    seconds *= 1 + (RECOMPUTED + ATTENTION if swapped else RECOMPUTED * found.recomputing / model.layers)
+    share = RECOMPUTED + (0 if recipe["engine"]["offload"] and not swapped else ATTENTION)
+    seconds *= 1 + share * (model.layers if swapped else found.recomputing) / model.layers
     moved = 2 * swapped * weights(recipe["quantization"]["transformer"], model.block, model.modulated) / LINK
     return max(seconds, moved) * recipe["train"]["gradient_accumulation"]
 
@@ -305,8 +309,9 @@ def main_memory(
         swapped = fit.swapped * weights(kind, model.block, model.modulated) / GIB
         loaded = whole if budget is not None and budget < 8 else 0
         own = max(swapped, loaded, 2 * whole if draws(recipe, budget, model) else 0)
-        waiting = 2 * BOUNDARY * model.layers * batch_tokens(recipe) * model.dim / GIB
-        found.append(PYTHON + own + (waiting if fit.recomputing and not fit.swapped else 0))
+        waits = recipe["engine"]["offload"] and fit.recomputing and not fit.swapped
+        waiting = 2 * BOUNDARY * model.layers * batch_tokens(recipe) * model.dim / GIB if waits else 0
+        found.append(PYTHON + own + waiting)
     return max(found)
 
 

@@ -11,8 +11,8 @@ from engine_control import inputs
 
 from charloom.engine import fuse
 from charloom.engine.engine import FAILED
-from charloom.engine.fitting import Fitting, typical
-from charloom.engine.inputs import Term
+from charloom.engine.fitting import Fitting
+from charloom.engine.inputs import Term, typical
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
 from charloom.engine.swap import frozen_tensors
@@ -80,6 +80,40 @@ def test_an_attention_is_kept_from_the_first_computation_to_the_second():
         # Forward four times; once more what neither is kept whole nor in its result.
         assert len(computed) == 4 + (4 - kept - results)
     assert all(torch.equal(g, gradients[4, 0]) for g in gradients.values())
+
+
+def by_hand(query, key, value):
+    """Attention of (B, T, heads, head_dim) by plain arithmetic."""
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return ((query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(-1) @ value).transpose(1, 2)
+
+
+@pytest.mark.parametrize("wrong", ["", "output", "gradient", "nan", "raises"])
+def test_a_kernel_is_used_only_where_it_computes_attention(monkeypatch, wrong):
+    def attend(*given):
+        if wrong == "raises":
+            raise RuntimeError("no such kernel")
+        if wrong == "output":
+            return torch.ones_like(given[0]), torch.zeros(1)
+        return by_hand(*given[:3]) * (float("nan") if wrong == "nan" else 1), torch.zeros(1)
+
+    def gradients(gradient, *given):
+        with torch.enable_grad():
+            leaves = [one.detach().requires_grad_() for one in given[:3]]
+            found = torch.autograd.grad(by_hand(*leaves), leaves, gradient)
+        return (found[0].flip(1), *found[1:]) if wrong == "gradient" else found
+
+    monkeypatch.setattr(attention, "_attend", attend)
+    monkeypatch.setattr(attention, "_attend_gradient", gradients)
+    works = attention._works.__wrapped__("flash", torch.device("cpu"), torch.float32, 16, False)
+    assert works == (not wrong)
+
+
+def test_kernels_for_half_precision_get_nothing_else(monkeypatch):
+    monkeypatch.setattr(attention, "_works", lambda *_: True)
+    kinds = [attention.best_kind(torch.device("cpu"), d, 128, False) for d in (torch.float32, torch.bfloat16)]
+    assert kinds == ["efficient", "cudnn"]
+    assert attention.best_kind(torch.device("cpu"), torch.float16, 128, False, prefer_cudnn=False) == "flash"
 
 
 def test_modulations_stay_when_a_block_moves_out():

@@ -156,22 +156,50 @@ def test_swapped_blocks_compute_the_same(graphed):
 @pytest.mark.parametrize("graphed", [True, False])
 @pytest.mark.parametrize("small", [0, SMALL])
 def test_activations_in_main_memory_change_nothing(monkeypatch, graphed, small):
-    losses, wanted, _ = run(EngineOptions(deterministic=True), "float8")
-    monkeypatch.setattr(fitting, "offload_for", lambda *_: Offload(GPU, 2**24, small))
+    """However long the copies take."""
+    copy = Offload.copy
+
+    def late(self, targets, sources):
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            torch.cuda._sleep(2_000_000)
+        return copy(self, targets, sources)
+
+    steps = ((16, 64), (12, 32), (16, 64))
+    losses, wanted, plain = run(EngineOptions(deterministic=True, offload=False), "float8", steps)
+    monkeypatch.setattr(Offload, "copy", late)
+    monkeypatch.setattr(fitting.Fitting, "_offload_for", lambda self, tokens: self._offload)
     monkeypatch.setattr(fitting.Fitting, "_search", lambda *_: 2)
+    made = fitting.Fitting.use
+
+    def use(self, *arguments):
+        made(self, *arguments)
+        self._offload = Offload(GPU, 2**24, small)
+
+    monkeypatch.setattr(fitting.Fitting, "use", use)
     said = []
     options = EngineOptions(deterministic=True, graphs=graphed)
-    got_losses, got, engine = run(options, "float8", steps=((16, 64), (12, 32), (16, 64)), said=said)
+    got_losses, got, engine = run(options, "float8", steps, said=said)
     assert len(engine.fitting.offloads) == 2 and engine.graphed == graphed, said
-    assert bool(engine.recompute.offload.used) == (small == 0)
+    assert bool(engine.fitting._offload.used) == (small == 0)
     assert torch.equal(got_losses, losses)
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
-    for seed in range(20):  # replayed without a pause between steps
-        engine.zero_grad()
-        engine.accumulate(inputs(16, 64, seed))
-    engine.zero_grad()
-    assert torch.equal(engine.accumulate(inputs(16, 64, 2)).cpu(), got_losses[-2:])
-    assert all(torch.equal(p.grad.float().cpu(), wanted[name]) for name, p in engine.adapter.parameters.items())
+    for seed in range(10):  # replayed without a pause between steps
+        found = []
+        for one in (engine, plain):
+            one.zero_grad()
+            one.accumulate(inputs(16, 64, seed))
+            found.append([p.grad.clone() for p in one.adapter.parameters.values()])
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)), seed
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_fp32_gets_a_kernel_for_fp32(deterministic):
+    losses, wanted, _ = run(PLAIN, dtype=torch.float32)
+    got_losses, got, engine = run(EngineOptions(deterministic=deterministic), dtype=torch.float32)
+    assert engine.attention == "efficient"
+    torch.testing.assert_close(got_losses, losses, rtol=1e-4, atol=1e-5)
+    assert cosine(got, wanted) > 0.999
 
 
 def test_units_equal_their_emulation():
