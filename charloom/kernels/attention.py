@@ -30,7 +30,7 @@ KINDS = ("cudnn", "flash", "efficient")
 """Kernels, the fastest first."""
 HALF = (torch.bfloat16, torch.float16)
 """Dtypes of the first two, which take the bits of any other for one of these."""
-PROBED = (32, 96)
+PROBED = (64, 96)
 """Tokens on which a kernel is tried."""
 ALIKE = 0.99
 """Lowest acceptable cosine between its results and those of plain arithmetic."""
