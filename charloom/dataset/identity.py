@@ -55,14 +55,6 @@ NOUNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What captioners call the character, by class."""
 
-PRONOUNS: dict[str, tuple[str, ...]] = {
-    "woman": ("she", "her", "hers", "herself"),
-    "man": ("he", "him", "his", "himself"),
-    "person": ("they", "them", "their", "theirs"),
-    "creature": ("it", "its", "itself"),
-    "object": ("it", "its", "itself"),
-    "style": (),
-}
 WRONG: dict[str, tuple[str, ...]] = {
     "woman": ("he", "him", "his", "himself"),
     "man": ("she", "her", "hers", "herself"),

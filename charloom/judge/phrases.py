@@ -26,7 +26,6 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "background": ("background", "studio", "street", "beach", "park", "kitchen", "bedroom", "forest", "office", "city",
                    "room", "cafe", "mountain", "garden", "at night", "indoors", "outdoors", "in front of"),
 }  # fmt: skip
-_ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
 
 def split(text: str, trigger: str = "", of_identity: str = "") -> list[tuple[str, str]]:

@@ -29,8 +29,6 @@ TARGETS = {
     "comfyui": "diffusion_model.<module> with the model's original names, q, k and v fused, no alpha",
     "kohya": "lora_unet_<module>, kohya's flat names, lora_down and lora_up, alpha",
 }
-LAYOUT_OF = {"charloom": "diffusion_model", "diffusers": "transformer", "comfyui": "native", "kohya": "flat"}
-"""The layout of :data:`charloom.lora.layouts.LAYOUTS` that a plain LoRA gets."""
 
 # What a header says of the bytes or the names that are no longer there.
 _STALE = (

@@ -16,15 +16,6 @@ NOTHING = "loads nothing"
 REFUSED = "refuses"
 OTHERWISE = "loads with another effect"
 
-VERSIONS = {
-    "ComfyUI": ("0.3.75", "0.3.76", "0.3.77", "0.4.0", "0.8.0", "0.8.2", "0.9.0", "0.12.1", "0.33.0"),
-    "diffusers": ("0.36.0", "0.37.0", "0.37.1", "0.38.0", "0.39.0", "0.40.0", "0.41.0", "0.42.0", "0.42.1"),
-    "SD.Next": ("2026-11",),
-    "stable-diffusion.cpp": ("2026-11",),
-    "ai-toolkit": ("2026-11",),
-}
-"""Tested versions; of November 2026 where there are no numbered releases."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -44,10 +35,6 @@ class Row:
     def versions(self) -> str:
         """The range, as it is printed."""
         return self.first if self.first == self.last else f"{self.first} to {self.last}"
-
-    def covers(self, version: str) -> bool:
-        """Whether ``version`` lies in the range."""
-        return _number(self.first) <= _number(version) <= _number(self.last)
 
     def record(self) -> dict[str, str]:
         """Plain values for JSON."""

@@ -16,7 +16,6 @@ SHOWN = 12
 """Pictures beside one finding; of more, the number is said."""
 LISTED = 600
 """Pictures in the list at the end: a page of ten thousand helps nobody, so those with findings come first."""
-_GOOD = "good"
 
 
 def as_html(record: Mapping[str, Any], files: Mapping[str, Path]) -> str:

@@ -56,13 +56,13 @@ BIASES: dict[str, Callable[[float], float]] = {
     "low_noise": lambda u: 1.0 - u**3,
 }
 """The position q for a uniform u, by ``train.timestep_bias``."""
-TYPES: dict[str, Callable[[float], float]] = {
-    "sigmoid": _logit_normal,
-    "linear": lambda s: s,
+TYPES: dict[str, Callable[[float, float], float]] = {
+    "sigmoid": lambda s, _: _logit_normal(s),
+    "linear": lambda s, _: s,
     "shift": flow.shift_sigma,
-    "weighted": lambda s: s,
+    "weighted": lambda s, _: s,
 }
-"""Sigma for s = 1 - q, by ``train.timestep_type``."""
+"""Sigma for s = 1 - q and the shift of the base's scheduler, by ``train.timestep_type``."""
 
 
 def position(u: float, bias: str) -> float:
@@ -72,7 +72,7 @@ def position(u: float, bias: str) -> float:
 
 def sigma_at(q: float, kind: str, shift: float = flow.SHIFT) -> float:
     """Noise level at position ``q`` of the named distribution; ``shift`` is that of the base's scheduler."""
-    return flow.shift_sigma(1.0 - q, shift) if kind == "shift" else TYPES[kind](1.0 - q)
+    return TYPES[kind](1.0 - q, shift)
 
 
 def sigma(seed: int, draw: int, kind: str, bias: str, shift: float = flow.SHIFT) -> float:

@@ -65,8 +65,6 @@ PER_JOB = {
 }  # fmt: skip
 """Seconds per job besides training (``whole_run.json``), and once for jobs that load a model: :data:`ONCE`."""
 ONCE = {"encode_caption": 22.0, "sample_strength": 31.0}
-MEASURED_BUDGETS = (6.5, 9.0, 14.5, 32.0)
-"""GiB of training memory at which steps were measured."""
 
 
 @dataclass(frozen=True)

@@ -93,16 +93,16 @@ def test_names_and_ranks_are_those_of_the_target(tmp_path: Path) -> None:
     source = foreign.ai_toolkit().write(tmp_path / "in.safetensors")
     stem = "layers.0.attention"
     wanted = {
-        "charloom": (f"diffusion_model.{stem}.to_q.lora_A.weight", RANK, True),
-        "diffusers": (f"transformer.{stem}.to_q.lora_A.weight", RANK, False),
-        "comfyui": (f"diffusion_model.{stem}.qkv.lora_A.weight", 3 * RANK, False),
-        "kohya": ("lora_unet_layers_0_attention_to_q.lora_down.weight", RANK, True),
+        "charloom": (f"diffusion_model.{stem}.to_q.lora_A.weight", RANK, True, "diffusion_model"),
+        "diffusers": (f"transformer.{stem}.to_q.lora_A.weight", RANK, False, "transformer"),
+        "comfyui": (f"diffusion_model.{stem}.qkv.lora_A.weight", 3 * RANK, False, "native"),
+        "kohya": ("lora_unet_layers_0_attention_to_q.lora_down.weight", RANK, True, "flat"),
     }
-    for target, (key, rank, alpha) in wanted.items():
+    for target, (key, rank, alpha, layout) in wanted.items():
         tensors = convert.convert(source, target).tensors
         assert len(tensors[key]) == rank, target
         assert any(name.endswith(".alpha") for name in tensors) is alpha
-        assert layouts.read(tensors).layout == convert.LAYOUT_OF[target]
+        assert layouts.read(tensors).layout == layout
 
 
 def test_factors_without_a_scale_are_not_touched(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_profiles_are_what_the_forms_give() -> None:
     spec.loader.exec_module(gpu_profiles)
     made = sorted(path.name for path in (small_project.ROOT / "profiles").glob("gpu-*gb"))
     assert made == sorted(f"gpu-{size}gb" for size in gpu_profiles.SIZES)
-    assert set(gpu_profiles.MEASURED) <= set(price.MEASURED_BUDGETS)
+    assert set(gpu_profiles.MEASURED) <= set(BUDGETS.values())
     for size in gpu_profiles.SIZES:
         assert gpu_profiles.path(size).read_text() == gpu_profiles.text(size)
         given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], small_project.ROOT)

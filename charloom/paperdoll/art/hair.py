@@ -9,7 +9,6 @@ import numpy as np
 from charloom.paperdoll.art.face import Face
 from charloom.paperdoll.art.pen import Colour, Pen, edge, light, luma, mirrored, mix, shade
 
-LONG = ("long wavy", "long straight", "shoulder-length wavy")
 TIED = ("high ponytail", "braided", "short pixie")
 
 
