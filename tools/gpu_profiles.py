@@ -51,9 +51,9 @@ def text(size: int) -> str:
     assert found.fits, size
     step = sum(price.step_seconds(recipe(size), edge, budget) for edge in (512, 768, 1024)) / 3
     how = (
-        f"{found.swapped} of 30 blocks in main memory"
+        f"{found.swapped} of {price.MODEL.layers} blocks in main memory"
         if found.swapped
-        else f"{found.recomputing} of 30 blocks recompute at 1024 pixels"
+        else f"{found.recomputing} of {price.MODEL.layers} blocks recompute at 1024 pixels"
         if found.recomputing
         else "no block recomputes"
     )

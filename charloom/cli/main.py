@@ -126,7 +126,7 @@ def _say_first(root: Path, name: str) -> list[str]:
     except (UserError, KeyError):
         return []  # reported by the check that follows
     base, gpu = workflow.bases[character.base], notices.has_gpu(workflow.device)
-    last = notices.of_machine(character, base, gpu)
+    last = notices.of_machine(base, gpu)
     for line in notices.notices(character, base, gpu):
         if line not in last:
             print(f"warning: {line}")

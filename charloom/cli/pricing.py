@@ -86,7 +86,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     people = {one.id: one.saved_steps[-1] for one in workflow.characters.values() if one.base == character.base}
     known = (root / WORK.lock(base.name)).exists()
     # Before a base was ever used here, records of characters that now use it are of another base.
-    here = price.measured_here(root, character.base, people) if known else {}
+    here = price.measured_here(root, people) if known else {}
     if base.miniature:
         stages = [one for one in price.stages(jobs, recipe, steps, None, here) if one.measured]
         return _times(stages, jobs, []) if stages else []
@@ -173,11 +173,11 @@ def _refuse(name: str, recipe: dict[str, Any], budget: float) -> None:
 
 
 def _how(recipe: dict[str, Any], budget: float | None) -> str:
-    found = price.training(recipe, budget)
+    found, blocks = price.training(recipe, budget), price.MODEL.layers
     if found.swapped:
-        return f" ({found.swapped} of 30 blocks in main memory, which is slower and changes nothing else)"
+        return f" ({found.swapped} of {blocks} blocks in main memory, which is slower and changes nothing else)"
     if found.recomputing and budget is not None:
-        return f" ({found.recomputing} of 30 blocks recompute, which changes nothing but the time)"
+        return f" ({found.recomputing} of {blocks} blocks recompute, which changes nothing but the time)"
     no_limit = " (no limit: no GPU here, and memory is not set; the comment in a profile has the figure of its card)"
     return no_limit if budget is None else ""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def notices(character: Character, base: Base, has_gpu: bool, jobs_here: bool = True) -> list[str]:
     """Lines about the character and its base, the most serious first; ``jobs_here``: jobs have this environment."""
-    lines = of_base(character, base) + of_machine(character, base, has_gpu)
+    lines = of_base(character, base) + of_machine(base, has_gpu)
     lines += of_packages(character, has_gpu) if jobs_here else []
     return lines + of_links(character) + of_gone(character)
 
@@ -38,7 +38,7 @@ def of_base(character: Character, base: Base) -> list[str]:
     ]
 
 
-def of_machine(character: Character, base: Base, has_gpu: bool) -> list[str]:
+def of_machine(base: Base, has_gpu: bool) -> list[str]:
     """What the base needs and this machine lacks."""
     if base.miniature or has_gpu:
         return []

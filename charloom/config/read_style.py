@@ -42,7 +42,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     images, trigger = data["images"], data.get("trigger", "")
     folder = inventory.placed(images["path"]) if "path" in images else None
     sets, wrong = datasets.read(data.get("datasets", ()), trigger, recipe["data"]["default_caption"])
-    every = _shots(path.stem, images, folder)
+    every = _shots(images, folder)
     shots, excluded, parts, lost = excluding.apart(images, every, sets, takes_all=images["source"] == "folder")
     checkpoint, cut = data.get("checkpoint", "auto"), {**context["crop"], **data.get("crop", {})}
     style = Character(
@@ -92,7 +92,7 @@ def _planned(document: yaml.Document) -> bool:
     return "shots" in document or (isinstance(images, dict) and images.get("source") in generation.GENERATORS)
 
 
-def _shots(style: str, images: dict[str, Any], folder: str | None) -> tuple[Shot, ...]:
+def _shots(images: dict[str, Any], folder: str | None) -> tuple[Shot, ...]:
     """One shot for every picture of the folder, or for every picture to draw."""
     if images["source"] == "folder":
         files = [path for path in image_folder.images(folder or "") if path.stem != image_folder.REFERENCE]

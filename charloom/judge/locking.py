@@ -41,7 +41,7 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
                 key: {"path": str(path), "size": path.stat().st_size, "sha256": remembered(path, store, tell=log)}
                 for key, path in sorted(files.items())
             }
-            _check(name, facts, (model or {}).get("checksums", {}))
+            _check(facts, (model or {}).get("checksums", {}))
         except UserError as error:
             missing[name] = {"why": str(error), "install": _install(name, kind, model, settings["name"])}
             continue
@@ -127,7 +127,7 @@ def _cached(repo: str, revision: str, patterns: tuple[str, ...], label: str, fet
     return folder
 
 
-def _check(name: str, facts: dict[str, Any], checksums: dict[str, str]) -> None:
+def _check(facts: dict[str, Any], checksums: dict[str, str]) -> None:
     for key, expected in checksums.items():
         if key in facts and facts[key]["sha256"] != expected:
             raise UserError(

@@ -69,7 +69,7 @@ def folder_of(settings: Mapping[str, Any]) -> Path | None:
     raise UserError(f"captions.captioner: there is no folder {settings['model']}; correct it, or write owner/name")
 
 
-def open_captioner(settings: Mapping[str, Any], store: Store, device: Callable[[], Any], log: hub.Log) -> Asked:
+def open_captioner(settings: Mapping[str, Any], device: Callable[[], Any], log: hub.Log) -> Asked:
     """The captioner of the settings; ``device`` is asked for only if the model runs here.
 
     Raises:
@@ -105,7 +105,7 @@ def make(
     missing = [image for image, name in keys.items() if not store.has(KIND, name, ".json")]
     if not missing:
         return {}
-    ask, failed, done = open_captioner(settings, store, device, log), {}, 0
+    ask, failed, done = open_captioner(settings, device, log), {}, 0
     files.need_room(store.root, ROOM)
     log(f"describing {len(missing)} pictures with {settings['model']}")
     for image, text in ask(missing, settings["prompt"]):

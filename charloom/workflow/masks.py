@@ -59,18 +59,18 @@ def _whole(image: Path, own: Path | None, mask: Path | None, settings: dict[str,
     made = pictures.read(image, pictures.MADE_HERE).image
     if mask is not None:
         grey = pictures.read(mask).image.convert("L")
-        return _fitted(grey, mask, made.size, settings["crop"], own), "mask"
+        return _fitted(grey, mask, made.size, settings["crop"]), "mask"
     if settings["source"] != masking.AUTO:
         raise UserError(f"{image.name}: its mask is no longer in the folder images.masks; put it back")
     if own is not None and (clear := pictures.opacity(own)) is not None:
-        return _fitted(clear, own, made.size, settings["crop"], own), "alpha"
+        return _fitted(clear, own, made.size, settings["crop"]), "alpha"
     share = person.share(np.asarray(made))
     if share is None:
         return Image.new("L", made.size, 255), "nobody"
     return Image.fromarray(np.rint(share * 255).astype(np.uint8)), "segmenter"
 
 
-def _fitted(grey: Any, name: Path, size: tuple[int, int], crop: dict[str, int], own: Path | None) -> Any:
+def _fitted(grey: Any, name: Path, size: tuple[int, int], crop: dict[str, int]) -> Any:
     """A mask at the size of the picture that is trained on, cropped as that was."""
     from PIL import Image
 

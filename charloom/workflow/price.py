@@ -104,6 +104,10 @@ class Model:
         return self.layers * each * rank
 
 
+MODEL = Model()
+"""Z-Image's, whose runs were measured."""
+
+
 def weights(kind: str, total: int, wide: int) -> float:
     """Bytes of ``total`` parameters in a number format, of which ``wide`` are never quantised."""
     return (total - wide) * BYTES[kind] + wide * (4.0 if kind == "none" else 2.0)
@@ -131,52 +135,48 @@ def batch_tokens(recipe: Mapping[str, Any], edge: int | None = None) -> int:
     return count * (2 if preserving else 1)  # one more pass, whose activations live until the backward pass
 
 
-def training(
-    recipe: Mapping[str, Any], budget: float | None, model: Model | None = None, edge: int | None = None
-) -> Fit:
+def training(recipe: Mapping[str, Any], budget: float | None, edge: int | None = None) -> Fit:
     """How the largest batch fits into ``budget`` GiB (None: whatever it takes with every block keeping everything)."""
-    model = model or Model()
     kind = recipe["quantization"]["transformer"]
-    block, fixed = weights(kind, model.block, model.modulated), _fixed(recipe, model)
-    largest = batch_tokens(recipe, edge) * model.dim
-    away, outputs = recipe["engine"]["offload"], BOUNDARY * model.layers * largest
+    block, fixed = weights(kind, MODEL.block, MODEL.modulated), _fixed(recipe)
+    largest = batch_tokens(recipe, edge) * MODEL.dim
+    away, outputs = recipe["engine"]["offload"], BOUNDARY * MODEL.layers * largest
     least, extra = fixed + (WORKING + LEAVING) * largest, KEPT * largest
     if not away:
         least, extra = fixed + WORKING * largest + outputs, (KEPT - BOUNDARY) * largest
-    swapped = model.layers // 2 if recipe["layer_offloading"] else 0
+    swapped = MODEL.layers // 2 if recipe["layer_offloading"] else 0
     limit = math.inf if budget is None else budget * GIB
     expected = fixed + CAUTIOUS * largest + UNSEEN
     if expected + (0 if away else outputs) > limit:
-        swapped = max(swapped, min(model.layers, math.ceil((expected + outputs - limit) / block) + SLOTS))
+        swapped = max(swapped, min(MODEL.layers, math.ceil((expected + outputs - limit) / block) + SLOTS))
     if swapped:
         least = fixed + WORKING * largest + outputs - max(0, swapped - SLOTS) * block
     kept = (
-        0 if swapped else model.layers if budget is None else int(min(model.layers, max(0, (limit - least) // extra)))
+        0 if swapped else MODEL.layers if budget is None else int(min(MODEL.layers, max(0, (limit - least) // extra)))
     )
     copies = 0.0  # transposed float8 weights, where there is room for them (fitting.roomy)
-    if kept == model.layers and kind == "float8" and 2 * fixed + 0.85 * KEPT * largest * model.layers <= limit:
-        copies = float(model.linears * model.layers)
+    if kept == MODEL.layers and kind == "float8" and 2 * fixed + 0.85 * KEPT * largest * MODEL.layers <= limit:
+        copies = float(MODEL.linears * MODEL.layers)
     peak = least + kept * extra + copies
-    return Fit(peak / GIB, model.layers - kept, swapped, peak <= limit)
+    return Fit(peak / GIB, MODEL.layers - kept, swapped, peak <= limit)
 
 
-def _fixed(recipe: Mapping[str, Any], model: Model) -> float:
+def _fixed(recipe: Mapping[str, Any]) -> float:
     """Bytes of the weights, and of the adapter with its gradients and the optimizer's state."""
-    trained = model.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
-    whole = weights(recipe["quantization"]["transformer"], model.total, model.wide)
+    trained = MODEL.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
+    whole = weights(recipe["quantization"]["transformer"], MODEL.total, MODEL.wide)
     return whole + trained * (8 + STATE[recipe["train"]["optimizer"]])
 
 
-def step_seconds(recipe: Mapping[str, Any], edge: int, budget: float | None, model: Model | None = None) -> float:
+def step_seconds(recipe: Mapping[str, Any], edge: int, budget: float | None) -> float:
     """Seconds of an H100 for one update on pictures of one size."""
-    model = model or Model()
-    swapped = training(recipe, budget, model).swapped  # by the largest size, for all of them
-    found = training(recipe, budget, model, edge)
+    swapped = training(recipe, budget).swapped  # by the largest size, for all of them
+    found = training(recipe, budget, edge)
     size = tokens(edge) * recipe["train"]["batch_size"]
     seconds = STEP[0] + STEP[1] * size + STEP[2] * size * tokens(edge)
     share = RECOMPUTED + (0 if recipe["engine"]["offload"] and not swapped else ATTENTION)
-    seconds *= 1 + share * (model.layers if swapped else found.recomputing) / model.layers
-    moved = 2 * swapped * weights(recipe["quantization"]["transformer"], model.block, model.modulated) / LINK
+    seconds *= 1 + share * (MODEL.layers if swapped else found.recomputing) / MODEL.layers
+    moved = 2 * swapped * weights(recipe["quantization"]["transformer"], MODEL.block, MODEL.modulated) / LINK
     return max(seconds, moved) * recipe["train"]["gradient_accumulation"]
 
 
@@ -211,10 +211,10 @@ def stages(
     return found
 
 
-def measured_here(root: Path, base: str, steps: Mapping[str, int]) -> dict[str, float]:
+def measured_here(root: Path, steps: Mapping[str, int]) -> dict[str, float]:
     """Seconds per job of each rule, and per step of training, from Snakemake's benchmark files below ``root``.
 
-    ``steps`` are the characters that use the base, with the steps that they were trained for; others do not count.
+    ``steps`` are the characters that use a base, with the steps that they were trained for; others do not count.
     """
     seconds: dict[str, list[float]] = defaultdict(list)
     trained = done = 0.0
@@ -242,18 +242,17 @@ def _seconds(path: Path) -> float:
         return 0.0
 
 
-def gpu_memory(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> dict[str, float]:
+def gpu_memory(recipe: Mapping[str, Any], budget: float | None) -> dict[str, float]:
     """GiB of GPU memory by what is done: training, previews and texts."""
-    model = model or Model()
     area = recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20
     kind = recipe["quantization"]["text_encoder"]
-    text = weights("bf16" if kind == "none" else kind, model.text_encoder, model.text_wide)
+    text = weights("bf16" if kind == "none" else kind, MODEL.text_encoder, MODEL.text_wide)
     # Where blocks recompute, a smaller size may fill the budget better.
-    sizes = [training(recipe, budget, model, edge) for edge in sorted(recipe["data"]["resolutions"])]
+    sizes = [training(recipe, budget, edge) for edge in sorted(recipe["data"]["resolutions"])]
     return {
         "train": max(one.peak for one in sizes if bool(one.swapped) == bool(sizes[-1].swapped)),
         # At least what the engine wants to see free before it draws.
-        "previews": max(_drawn_with(recipe, model) + 2.0 * area, drawing(recipe, model)),
+        "previews": max(_drawn_with(recipe) + 2.0 * area, drawing(recipe)),
         "texts": text / GIB + 1.0,
     }
 
@@ -265,14 +264,14 @@ def drawn_in(recipe: Mapping[str, Any]) -> str:
     return "float8" if drawn == "float8" else "bf16"
 
 
-def drawing(recipe: Mapping[str, Any], model: Model | None = None) -> float:
+def drawing(recipe: Mapping[str, Any]) -> float:
     """GiB of GPU memory that must be there, or allowed by ``memory``, for the engine to draw pictures at all."""
-    return (_drawn_with(recipe, model or Model()) + ROOM + MARGIN) / FRAGMENTATION
+    return (_drawn_with(recipe) + ROOM + MARGIN) / FRAGMENTATION
 
 
-def _drawn_with(recipe: Mapping[str, Any], model: Model) -> float:
+def _drawn_with(recipe: Mapping[str, Any]) -> float:
     """GiB of the transformer's weights as previews use them."""
-    return weights(drawn_in(recipe), model.total, model.wide) / GIB
+    return weights(drawn_in(recipe), MODEL.total, MODEL.wide) / GIB
 
 
 def limit(recipe: Mapping[str, Any]) -> float | None:
@@ -280,47 +279,43 @@ def limit(recipe: Mapping[str, Any]) -> float | None:
     return EngineOptions(recipe["memory"], recipe["low_vram"]).limit
 
 
-def draws(recipe: Mapping[str, Any], budget: float | None, model: Model | None = None) -> bool:
+def draws(recipe: Mapping[str, Any], budget: float | None) -> bool:
     """Whether a trainer on a GPU draws previews: its weights are all there, in the previews' format, and leave room."""
-    model, kind = model or Model(), recipe["quantization"]["transformer"]
-    if kind != drawn_in(recipe) or recipe["sample"]["disable"] or training(recipe, budget, model).swapped:
+    kind = recipe["quantization"]["transformer"]
+    if kind != drawn_in(recipe) or recipe["sample"]["disable"] or training(recipe, budget).swapped:
         return False
     area = max(1.0, recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20)
-    return budget is None or _fixed(recipe, model) / GIB + ROOM * area <= budget
+    return budget is None or _fixed(recipe) / GIB + ROOM * area <= budget
 
 
-def main_memory(
-    recipe: Mapping[str, Any], budget: float | None, jobs: Collection[str], model: Model | None = None
-) -> float:
+def main_memory(recipe: Mapping[str, Any], budget: float | None, jobs: Collection[str]) -> float:
     """GiB of main memory of the job that needs most: Python with torch, and what is there of the model.
 
     Of the trainer these are blocks that live there or all that are loaded there first, and two copies for previews; and
     what blocks recompute from.
     """
-    model = model or Model()
     kind, found = recipe["quantization"]["transformer"], [PYTHON]
-    whole = weights(kind, model.total, model.wide) / GIB
+    whole = weights(kind, MODEL.total, MODEL.wide) / GIB
     if "prepare_base" in jobs:
         found.append(max(PREPARING, PYTHON + whole))
     if "train_segment" in jobs:
-        fit = training(recipe, budget, model)
-        swapped = fit.swapped * weights(kind, model.block, model.modulated) / GIB
+        fit = training(recipe, budget)
+        swapped = fit.swapped * weights(kind, MODEL.block, MODEL.modulated) / GIB
         loaded = whole if budget is not None and budget < 8 else 0
-        own = max(swapped, loaded, 2 * whole if draws(recipe, budget, model) else 0)
+        own = max(swapped, loaded, 2 * whole if draws(recipe, budget) else 0)
         waits = recipe["engine"]["offload"] and fit.recomputing and not fit.swapped
-        waiting = 2 * BOUNDARY * model.layers * batch_tokens(recipe) * model.dim / GIB if waits else 0
+        waiting = 2 * BOUNDARY * MODEL.layers * batch_tokens(recipe) * MODEL.dim / GIB if waits else 0
         found.append(PYTHON + own + waiting)
     return max(found)
 
 
-def disk(recipe: Mapping[str, Any], images: int, previews: int, checkpoints: int, model: Model | None = None) -> float:
+def disk(recipe: Mapping[str, Any], images: int, previews: int, checkpoints: int) -> float:
     """GB that a run writes: the prepared base, latents, previews, checkpoints and two states."""
-    model = model or Model()
-    trained = model.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
+    trained = MODEL.adapter(recipe["network"]["rank"], recipe["network"]["modules"])
     latents = images * sum((edge / 8) ** 2 * 16 * 4 for edge in recipe["data"]["resolutions"])
     states = 2 * trained * (4 + STATE[recipe["train"]["optimizer"]])
     pictures = 1.6e6 * (images * 2 + previews * 2)
-    base = weights(recipe["quantization"]["transformer"], model.total, model.wide)
+    base = weights(recipe["quantization"]["transformer"], MODEL.total, MODEL.wide)
     return (base + latents + states + pictures + checkpoints * trained * 2) / 1e9
 
 
@@ -349,24 +344,24 @@ def ladder(recipe: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
         yield f"data: {{resolutions: {edges}}}", {"data": {"resolutions": edges}}
 
 
-def smallest_change(recipe: Mapping[str, Any], budget: float, model: Model | None = None) -> list[str] | None:
+def smallest_change(recipe: Mapping[str, Any], budget: float) -> list[str] | None:
     """The first rung that fits alone, else the fewest from the top together; empty if nothing is needed, None if
     nothing helps. Previews are given up where no number format lets them fit."""
-    if training(recipe, budget, model).fits:
+    if training(recipe, budget).fits:
         return []
     without = []
-    if not recipe["sample"]["disable"] and drawing(_with(recipe, {"sample": {"precision": "float8"}}), model) > budget:
+    if not recipe["sample"]["disable"] and drawing(_with(recipe, {"sample": {"precision": "float8"}})) > budget:
         without = ["sample: {disable: true}"]
         recipe = _with(recipe, {"sample": {"disable": True}})
     rungs = list(ladder(recipe))
     for words, change in rungs:
-        if training(_with(recipe, change), budget, model).fits:
+        if training(_with(recipe, change), budget).fits:
             return [words, *without]
     whole, taken = recipe, {}
     for words, change in rungs:
         whole = _with(whole, change)
         taken[words.split(":")[0]] = words  # a later rung of the same knob replaces the earlier one
-        if training(whole, budget, model).fits:
+        if training(whole, budget).fits:
             return [*taken.values(), *without]
     return None
 

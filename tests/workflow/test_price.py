@@ -93,7 +93,7 @@ def test_parameters_are_those_of_the_model() -> None:
 
     config = json.loads((Z_IMAGE / "transformer/config.json").read_text())
     shapes = {name: shape for name, shape in module_shapes(config).items() if name.startswith("layers.")}
-    model = price.Model()
+    model = price.MODEL
     assert model.adapter(32, "default") == 32 * sum(sum(shape) for shape in shapes.values())
     weights = sum(out * into for out, into in shapes.values()) + 30 * 4 * model.dim
     assert model.block * 30 == weights
@@ -109,7 +109,7 @@ def test_what_is_never_quantised_is_counted() -> None:
         every = sum(one.numel() for one in module.parameters())
         return every, every - sum(module.get_submodule(name).weight.numel() for name in quantize.eligible(module))
 
-    transformer, model = weights.empty_transformer(Z_IMAGE), price.Model()
+    transformer, model = weights.empty_transformer(Z_IMAGE), price.MODEL
     assert parameters(transformer) == (model.total, model.wide)
     linears = [one for one in quantize.eligible(transformer) if one.startswith("layers.")]
     assert sum(transformer.get_submodule(one).weight.numel() for one in linears) == model.layers * model.linears
@@ -215,7 +215,7 @@ def test_the_card_is_one_that_jobs_may_get(
 
 def test_main_memory_counts_copies_for_previews_and_what_prepares_the_base() -> None:
     train = ["train_segment"]
-    weights = price.weights("float8", price.Model().total, price.Model().wide) / price.GIB
+    weights = price.weights("float8", price.MODEL.total, price.MODEL.wide) / price.GIB
     waiting = 2 * 2 * 30 * price.tokens(1024) * 3840 / price.GIB  # inputs and attentions of blocks that recompute
     assert price.main_memory(recipe(), 14.5, train) == pytest.approx(4 + 2 * weights + waiting)
     assert price.main_memory(recipe(), 40.0, train) == pytest.approx(4 + 2 * weights)
