@@ -5,8 +5,6 @@ The steps are the beginning of the run itself: it goes on from them.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 import statistics
@@ -20,7 +18,7 @@ from typing import Any
 from charloom.cli import pricing
 from charloom.cli.steering import files_of
 from charloom.config.character import Character
-from charloom.core import last_run
+from charloom.core import last_run, records
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, results
 from charloom.train import progress
@@ -87,16 +85,16 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
 def measured(root: Path, character: Character, steps: int) -> Trial:
     """What the run's records say about its first steps."""
     files = files_of(root, character.id)
-    records = _records(files, steps)
-    losses = [record["loss"] for record in records if "loss" in record]
+    lines = [record for record in records.of_training(files) if record["step"] <= steps]
+    losses = [record["loss"] for record in lines if "loss" in record]
     if not losses:
         raise UserError(f"{files.metrics}: holds no steps; run it again")
     third = max(1, len(losses) // 3)
     ends = losses[:third], losses[-third:]
     spread = [statistics.variance(part) / len(part) if len(part) > 1 else math.inf for part in ends]
     told = progress.read(files.training)
-    memory = max((r.get("gpu_memory") or r.get("memory") or 0 for r in records), default=0)
-    rate = next((r["rate"] for r in reversed(records) if r.get("rate")), None)
+    memory = max((r.get("gpu_memory") or r.get("memory") or 0 for r in lines), default=0)
+    rate = next((r["rate"] for r in reversed(lines) if r.get("rate")), None)
     per_step = told.seconds_per_step if told and told.step == steps else None
     return Trial(
         steps=steps,
@@ -105,32 +103,21 @@ def measured(root: Path, character: Character, steps: int) -> Trial:
         error=math.sqrt(sum(spread)),
         per_step=per_step or (1 / rate if rate else None),
         memory=memory,
-        row=_row_seconds(root, character, steps, told),
-        problems=tuple(line for r in records if (line := (r.get("adapter") or {}).get("problem"))),
+        row=_row_seconds(files, character, steps, told),
+        problems=tuple(line for r in lines if (line := (r.get("adapter") or {}).get("problem"))),
     )
 
 
-def _records(files: Results, steps: int) -> list[dict[str, Any]]:
-    try:
-        lines = files.metrics.read_text(encoding="utf-8").splitlines()
-        return [record for line in lines if (record := json.loads(line))["step"] <= steps]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
-def _row_seconds(root: Path, character: Character, steps: int, told: progress.Progress | None) -> float | None:
+def _row_seconds(made: Results, character: Character, steps: int, told: progress.Progress | None) -> float | None:
     """Time of all previews of a step: as the trainer has drawn them, or as Snakemake has measured their jobs."""
     if told and told.previews_done and told.step == steps:
         return told.preview_seconds / told.previews_done * len(character.prompt_names)
-    total = 0.0
-    for prompt in character.prompt_names:
-        path = root / results(character.id).benchmark("sample_checkpoint", f"{steps:06d}-{prompt}")
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                total += sum(float(row["s"]) for row in csv.DictReader(file, delimiter="\t"))
-        except (OSError, ValueError, KeyError):
-            return None
-    return total or None
+    took: dict[str, float] = {}
+    for job in records.of_jobs(made):
+        if job.rule == "sample_checkpoint":
+            took[job.item] = took.get(job.item, 0.0) + job.seconds
+    row = [took.get(f"{steps:06d}-{prompt}") for prompt in character.prompt_names]
+    return None if None in row else sum(filter(None, row)) or None
 
 
 def verdict(root: Path, character: Character, trial: Trial, price: float | None = None) -> list[str]:

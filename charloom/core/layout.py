@@ -41,6 +41,11 @@ class _Folder:
         """
         return self._of_job("logs", rule, item, ".log")
 
+    @property
+    def benchmarks(self) -> Path:
+        """The folder of Snakemake's measurements."""
+        return self.root / "benchmarks"
+
     def benchmark(self, rule: str, item: str = "") -> str:
         """Snakemake's measurements of a job, with forward slashes."""
         return self._of_job("benchmarks", rule, item, ".tsv")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
+from charloom.core.records import thin
 from charloom.report.charts import Chart, Line
 from charloom.report.gather import Material
 
 METRICS = {"identity": "Identity", "style": "Style", "obedience": "Obedience", "bleed": "Bleed", "detail": "Detail"}
-POINTS = 300
-"""A curve is drawn with at most this many points, so that a long run stays a small drawing."""
-SMOOTHING = 0.05
-"""Smoothing window as a share of the run."""
 
 
 def scores(m: Material) -> list[Chart]:
@@ -43,17 +40,14 @@ def scores(m: Material) -> list[Chart]:
 
 
 def loss(m: Material) -> list[Chart]:
-    """Training loss and its exponential mean, and the loss on held-out images where there are any."""
+    """Training loss, its running mean as the trainer recorded it, and the loss on held-out images if there are any."""
     found = []
-    curve = pd.Series(dict(m.loss), dtype="float64")
-    curve = curve[np.isfinite(curve)]
-    if len(curve):
-        smooth = curve.ewm(alpha=1 / max(5, int(len(curve) * SMOOTHING))).mean()
-        lines = [
-            Line("Loss", thin(curve), "c3", faint=True, dots=False),
-            Line("Smoothed", thin(smooth), "c1", dots=False),
-        ]
-        found.append(Chart("loss", "Training loss", lines, y_range=_without_outliers(curve), mark=m.choice["step"]))
+    curve, smoothed = ({x: y for x, y in points if math.isfinite(y)} for points in (m.loss, m.smoothed))
+    if curve:
+        lines = [Line("Loss", thin(curve), "c3", faint=True, dots=False)]
+        lines += [Line("Smoothed", thin(smoothed), "c1", dots=False)] if smoothed else []
+        y_range = _without_outliers(list(curve.values()))
+        found.append(Chart("loss", "Training loss", lines, y_range=y_range, mark=m.choice["step"]))
     if m.holdout:
         lines = [
             Line("With the LoRA", [(step, on) for step, on, _ in m.holdout], "c1"),
@@ -63,16 +57,8 @@ def loss(m: Material) -> list[Chart]:
     return found
 
 
-def thin(curve: pd.Series, most: int = POINTS) -> Sequence[tuple[float, float]]:
-    """At most ``most`` points (x, y) of a curve, each the mean of its neighbours."""
-    table = pd.DataFrame({"x": curve.index.to_numpy("float64"), "y": curve.to_numpy("float64")})
-    if len(table) > most:
-        table = table.groupby(np.arange(len(table)) * most // len(table)).mean()
-    return list(table.itertuples(index=False, name=None))
-
-
-def _without_outliers(values: pd.Series) -> tuple[float, float]:
+def _without_outliers(values: Sequence[float]) -> tuple[float, float]:
     """Axis limits that show the middle 99 % of the values, with a margin."""
-    low, high = values.quantile([0.005, 0.995])
+    low, high = np.quantile(values, [0.005, 0.995])
     margin = 0.05 * (high - low) or 0.5
     return float(low - margin), float(high + margin)

@@ -18,10 +18,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from charloom.core import files
+from charloom.core import files, records
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.dataset import captions
@@ -81,6 +80,8 @@ class Material:
     scores: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Score document by step."""
     loss: Sequence[tuple[int, float]] = ()
+    smoothed: Sequence[tuple[int, float]] = ()
+    """The trainer's own running mean of the loss, which the terminal and the live page show too."""
     holdout: Sequence[tuple[int, float, float]] = ()
     """(step, loss with the LoRA, loss without it) on held-out images, mean over the noise levels."""
     unmoved: str = ""
@@ -118,18 +119,16 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
     Raises:
         UserError: ``validation.json`` is missing or broken; everything else may be absent.
     """
+    made = Results(results)
     try:
-        choice = json.loads((results / "validation.json").read_text(encoding="utf-8"))
+        choice = json.loads(made.validation.read_text(encoding="utf-8"))
         step = int(choice["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{results}/validation.json: cannot be read ({error}); delete it and it will be rebuilt"
-        ) from None
-    file = Results(results).checkpoint(step)
+        raise UserError(f"{made.validation}: cannot be read ({error}); delete it and it will be rebuilt") from None
+    file = made.checkpoint(step)
     prompts = [Prompt(p["name"], p["text"]) for p in settings.get("prompts", ())]
-    reference = results / "reference.png"
     header, shapes = _header(file)
-    records = _records(results)
+    lines = records.of_training(made)
     return Material(
         id=settings["character"],
         name=settings.get("name", settings["character"]),
@@ -141,23 +140,24 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         kind=settings.get("kind", "character"),
         notices=settings.get("notices", ()),
         gallery=settings.get("gallery", 0),
-        reference=reference if reference.is_file() else None,
-        images=[_image(results, shot) for shot in settings.get("shots", ())],
+        reference=made.reference if made.reference.is_file() else None,
+        images=[_image(made, shot) for shot in settings.get("shots", ())],
         spoken_of=settings.get("spoken_of", {}),
         prompts=prompts,
         # The base alone is drawn for comparison, also where it is not scored.
-        samples={s: _samples(results, s, prompts) for s in sorted({0, *settings.get("steps", ())})},
-        strengths=files.read_mapping(Results(results).strengths),
+        samples={s: _samples(made, s, prompts) for s in sorted({0, *settings.get("steps", ())})},
+        strengths=files.read_mapping(made.strengths),
         versions=versions(),
-        scores={s: d for s in settings.get("steps", ()) if (d := files.read_mapping(Results(results).scores(s)))},
-        loss=_loss(records),
-        holdout=_holdout(records),
-        unmoved=next((r["adapter"]["problem"] for r in records if "problem" in _adapter(r, step)), ""),
-        gpu_bytes=max((int(r["gpu_memory"]) for r in records if "gpu_memory" in r), default=0),
+        scores={s: d for s in settings.get("steps", ()) if (d := files.read_mapping(made.scores(s)))},
+        loss=_curve(lines, "loss"),
+        smoothed=_curve(lines, "smoothed"),
+        holdout=_holdout(lines),
+        unmoved=next((r["adapter"]["problem"] for r in lines if "problem" in _adapter(r, step)), ""),
+        gpu_bytes=max((int(r["gpu_memory"]) for r in lines if "gpu_memory" in r), default=0),
         folder=results,
-        lint=files.read_mapping(results / "lint.json"),
+        lint=files.read_mapping(made.lint),
         recipe=settings.get("recipe_settings", {}),
-        costs=_costs(results / "benchmarks"),
+        costs=_costs(made),
         file_bytes=file.stat().st_size if file.is_file() else 0,
         header=header,
         width=width(shapes),
@@ -192,38 +192,25 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
         return {}, {}
 
 
-def _image(results: Path, shot: Mapping[str, str]) -> TrainingImage:
-    path = results / "dataset" / f"{shot['name']}.txt"
+def _image(made: Results, shot: Mapping[str, str]) -> TrainingImage:
+    path = made.caption(shot["name"])
     caption = captions.read(path) if path.is_file() else ""
-    return TrainingImage(shot["name"], shot["tier"], caption, path.with_suffix(".png"))
+    return TrainingImage(shot["name"], shot["tier"], caption, made.image(shot["name"]))
 
 
-def _samples(results: Path, step: int, prompts: Sequence[Prompt]) -> dict[str, Path]:
-    folder = Results(results).samples(step)
-    return {p.name: path for p in prompts if (path := folder / f"{p.name}.png").is_file()}
+def _samples(made: Results, step: int, prompts: Sequence[Prompt]) -> dict[str, Path]:
+    return {p.name: path for p in prompts if (path := made.sample(step, p.name)).is_file()}
 
 
-def _records(results: Path) -> list[dict[str, Any]]:
-    """The complete lines of the newest metrics file of the trainer."""
-    files = sorted(results.glob("**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
-    records = []
-    for line in files[-1].read_text(encoding="utf-8").splitlines() if files else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue  # the last line may be half written
-    return [record for record in records if isinstance(record, dict) and "step" in record]
+def _curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """(step, value); where a step was repeated, the last value counts."""
+    return sorted({r["step"]: float(r[name]) for r in lines if name in r}.items())
 
 
-def _loss(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(step, loss); where a step was repeated, the last value counts."""
-    return sorted({int(r["step"]): float(r["loss"]) for r in records if "loss" in r}.items())
-
-
-def _holdout(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
+def _holdout(lines: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
     """(step, loss with the LoRA, loss without it) on held-out images, mean over the noise levels."""
     found = {}
-    for record in records:
+    for record in lines:
         losses = record.get("holdout") or {}
         on, off = ([v for k, v in losses.items() if k.startswith(f"{name} ")] for name in ("on", "off"))
         if on and off:
@@ -237,19 +224,12 @@ def _adapter(record: Mapping[str, Any], step: int) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _costs(folder: Path) -> list[Cost]:
-    """Costs by rule from Snakemake's benchmark files, in the order in which the rules first finished."""
-    tables = []
-    for path in sorted(folder.glob("**/*.tsv"), key=lambda path: (path.stat().st_mtime, path.name)):
-        try:
-            table = pd.read_csv(path, sep="\t")
-        except (pd.errors.EmptyDataError, pd.errors.ParserError):
-            continue  # the job was stopped while it was written
-        tables.append(table.assign(rule=path.relative_to(folder).parts[0].removesuffix(".tsv")))
-    if not tables:
-        return []
-    table = pd.concat(tables).reindex(columns=["rule", "s", "max_rss"])
-    numbers = table[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")  # jobs too short to be measured have none
-    rules = numbers.fillna(0).clip(lower=0).groupby(table["rule"].to_numpy(), sort=False)
-    found = rules.agg(jobs=("s", "size"), seconds=("s", "sum"), memory=("max_rss", "max"))
-    return [Cost(*row) for row in found.itertuples(name=None)]
+def _costs(made: Results) -> list[Cost]:
+    """Costs by rule, in the order in which the rules first finished."""
+    jobs: dict[str, list[records.Job]] = {}
+    for job in records.of_jobs(made):
+        jobs.setdefault(job.rule, []).append(job)
+    return [
+        Cost(rule, len(found), sum(one.seconds for one in found), max(one.memory for one in found))
+        for rule, found in jobs.items()
+    ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from charloom.core.layout import Results
 from charloom.report import pictures
 from charloom.report.gather import Material
 
@@ -35,9 +36,8 @@ def strip(m: Material) -> dict[str, Any] | None:
 
 
 def _picture(folder: Path) -> Path | None:
-    return next(
-        (path for path in (folder / "strengths.png", folder / "strengths" / "strip.png") if path.is_file()), None
-    )
+    made = Results(folder)
+    return next((path for path in (made.strength_strip, folder / "strengths" / "strip.png") if path.is_file()), None)
 
 
 def _lines(value: Any) -> list[str]:

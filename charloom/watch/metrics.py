@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-POINTS = 300
-"""A curve has at most this many points."""
+from charloom.core import records
 
 
 class Metrics:
@@ -38,15 +36,14 @@ class Metrics:
             return
         self._read += len(new)
         *lines, self._rest = (self._rest + new).split(b"\n")
-        for line in lines:
-            self._take(line)
+        for record in records.steps(lines):
+            self._take(record)
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, record: dict[str, Any]) -> None:
         try:
-            record = json.loads(line)
-            step, loss = int(record["step"]), float(record["loss"])
+            step, loss = record["step"], float(record["loss"])
         except (ValueError, KeyError, TypeError):
-            return  # half written, or of another kind
+            return  # of another kind
         if not math.isfinite(loss):
             return
         if self.last and step <= self.last["step"]:  # a run that went on from an earlier checkpoint
@@ -61,12 +58,4 @@ class Metrics:
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """``loss`` and ``smoothed`` as points (step, value), thinned by taking means of neighbours."""
-        return {"loss": thin(self.loss), "smoothed": thin(self.smoothed)}
-
-
-def thin(curve: dict[int, float], most: int = POINTS) -> list[tuple[float, float]]:
-    """At most ``most`` points of a curve, each the mean of its neighbours."""
-    points = sorted(curve.items())
-    size = max(1, math.ceil(len(points) / most))
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in g) / len(g), round(sum(y for _, y in g) / len(g), 5)) for g in groups]
+        return {"loss": records.thin(self.loss), "smoothed": records.thin(self.smoothed)}

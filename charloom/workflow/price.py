@@ -8,7 +8,6 @@ other cards steps take longer, and what Snakemake measured on this machine (``be
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charloom.core import records
+from charloom.core.layout import Results, results
 from charloom.engine.options import EngineOptions
 
 GIB = 2**30
@@ -219,27 +220,16 @@ def measured_here(root: Path, steps: Mapping[str, int]) -> dict[str, float]:
     seconds: dict[str, list[float]] = defaultdict(list)
     trained = done = 0.0
     for name, last in steps.items():
-        folder = root / "results" / name / "benchmarks"
-        own = {path: _seconds(path) for path in sorted(folder.rglob("*.tsv"))}
-        for path, took in own.items():
-            rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
-            if rule != "train_segment":
-                seconds[rule].append(took)
-        took = sum(took for path, took in own.items() if path.parent.name == "train_segment")
-        if (
-            took > 5 and last and (root / "results" / name / "final.safetensors").is_file()
-        ):  # else it came from the store
+        made = Results(root / results(name).root)
+        jobs = records.of_jobs(made)
+        for job in jobs:
+            if job.rule != "train_segment":
+                seconds[job.rule].append(job.seconds)
+        took = sum(job.seconds for job in jobs if job.rule == "train_segment")
+        if took > 5 and last and made.final.is_file():  # else it came from the store
             trained, done = trained + took, done + last
     found = {rule: sum(values) / len(values) for rule, values in seconds.items()}
     return found | ({"train_segment": trained / done} if done else {})
-
-
-def _seconds(path: Path) -> float:
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-    except (OSError, ValueError, KeyError, StopIteration, TypeError):
-        return 0.0
 
 
 def gpu_memory(recipe: Mapping[str, Any], budget: float | None) -> dict[str, float]:

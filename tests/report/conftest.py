@@ -49,7 +49,7 @@ def results(tmp_path) -> Path:
         metadata = {"charloom.provenance": '{"base_digest":"c0ffee"}', "ss_steps": str(step)}
         save_file({"x": np.zeros(1250, "float32")}, root / "checkpoints" / f"step-{step:06d}.safetensors", metadata)
     (root / "validation.json").write_text(json.dumps(choice.choose(rows, [50, 100])))
-    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 101)]
+    lines = [json.dumps({"step": step, "loss": 1 / step, "smoothed": 0.5}) for step in range(1, 101)]
     lines.insert(50, json.dumps({"step": 50, "holdout": {"on 0.50": 0.3, "off 0.50": 0.5}}))
     (root / "training" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 101, "lo')
     finding = {"level": "warning", "where": "plan", "what": "too few <profiles>"}

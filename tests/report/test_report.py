@@ -164,7 +164,7 @@ def test_a_missing_choice_is_reported_in_one_line(tmp_path, settings):
 def test_material(results, settings):
     material = gather(results, settings)
     assert [image.tier for image in material.images] == ["close-up", "medium", "full-body"]
-    assert material.loss[0] == (1, 1.0) and len(material.loss) == 100
+    assert material.loss[0] == (1, 1.0) and len(material.loss) == 100 == len(material.smoothed)
     (cost,) = material.costs
     assert (cost.rule, cost.jobs, round(cost.seconds, 1), cost.memory) == ("train_segment", 2, 61.9, 1500.5)
     assert material.header["ss_steps"] == "100" and material.file_bytes > 5000

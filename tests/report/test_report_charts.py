@@ -7,8 +7,6 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -95,9 +93,10 @@ def test_scores_below_zero_are_inside_the_chart():
     assert [line.name for line in drawn.lines] == ["Identity"]  # sharpness is drawn only where nothing else is
 
 
-def test_thin_keeps_the_mean():
-    curve = pd.Series([float(i % 7) for i in range(1000)])
-    thinned = curves.thin(curve, 100)
-    assert len(thinned) == 100
-    assert np.mean([y for _, y in thinned]) == pytest.approx(curve.mean(), abs=0.05)
-    assert curves.thin(curve, 1000) == [(float(x), y) for x, y in curve.items()]
+def test_the_smoothed_curve_is_the_one_that_the_trainer_recorded():
+    m = Material("id", "name", "trigger", "base", {"step": 2}, loss=[(1, 0.5), (2, 0.1)], smoothed=[(1, 0.5), (2, 0.4)])
+    (drawn,) = curves.loss(m)
+    assert [(line.name, line.points) for line in drawn.lines] == [
+        ("Loss", [(1, 0.5), (2, 0.1)]),
+        ("Smoothed", [(1, 0.5), (2, 0.4)]),
+    ]

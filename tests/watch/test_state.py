@@ -9,7 +9,7 @@ import time
 import small_project
 
 from charloom.watch import logs, machine
-from charloom.watch.metrics import Metrics, thin
+from charloom.watch.metrics import Metrics
 from charloom.watch.state import Watcher
 
 
@@ -136,11 +136,6 @@ def test_metrics_are_read_as_they_grow(tmp_path):
     path.write_text('{"step": 9, "loss": 1}\n')
     metrics.read()
     assert metrics.loss == {9: 1.0}
-
-
-def test_a_long_curve_is_thinned_to_means():
-    points = thin({step: float(step) for step in range(1000)}, 300)
-    assert len(points) == 250 and points[0] == (1.5, 1.5) and thin({}) == []
 
 
 def test_gpus_are_read_from_the_drivers_answer():
