@@ -3,10 +3,10 @@
 
 rule write_report:
     input:
-        reference="results/{character}/reference.png",
+        reference=RESULTS.reference,
         prompts=prompt_page,
-        lint="results/{character}/lint.json",
-        manifest="results/{character}/dataset.json",
+        lint=RESULTS.lint,
+        manifest=RESULTS.manifest,
         samples=files_of(
             RESULTS.grid("{name}"),
             step_names(lambda c: c.sampled_steps),
@@ -16,38 +16,38 @@ rule write_report:
             RESULTS.sample(f"{0:06d}", "{name}"),
             lambda c: c.prompt_names if c.sampled_steps else [],
         ),
-        validation="results/{character}/validation.json",
-        table="results/{character}/scores.csv",
+        validation=RESULTS.validation,
+        table=RESULTS.score_table,
         strengths=strength_sweep,
     output:
         report=report(
-            "results/{character}/report.html",
+            RESULTS.report,
             caption="captions/report.rst",
             category="Pages",
             labels={"character": "{character}", "what": "report"},
         ),
         comparison=report(
-            "results/{character}/comparison.png",
+            RESULTS.comparison,
             caption="captions/comparison.rst",
             category="Previews",
             labels={"character": "{character}", "what": "all checkpoints"},
         ),
         scores=report(
-            "results/{character}/plots/scores.png",
+            RESULTS.plot("scores"),
             caption="captions/scores.rst",
             category="Charts",
             labels={"character": "{character}", "what": "scores"},
         ),
         loss=report(
-            "results/{character}/plots/loss.png",
+            RESULTS.plot("loss"),
             caption="captions/loss.rst",
             category="Charts",
             labels={"character": "{character}", "what": "loss"},
         ),
     log:
-        "results/{character}/logs/write_report.log",
+        RESULTS.log("write_report"),
     benchmark:
-        "results/{character}/benchmarks/write_report.tsv"
+        RESULTS.benchmark("write_report")
     priority: 2
     conda:
         "../envs/charloom.yaml"
@@ -76,9 +76,9 @@ rule write_index:
             labels={"character": "all", "what": "index"},
         ),
     log:
-        "work/logs/write_index.log",
+        WORK.log("write_index"),
     benchmark:
-        "work/benchmarks/write_index.tsv"
+        WORK.benchmark("write_index")
     conda:
         "../envs/charloom.yaml"
     threads: 1

@@ -102,14 +102,8 @@ rule generate_picture:
         "--output {output.image:q} --record {output.record:q} --log {log:q}"
 
 
-rule draw_picture:
-    input:
-        ready=generation_ready,
-        reference=RESULTS.reference,
-        judge=face_judge,
-    output:
-        image=RESULTS.source("{shot}"),
-        record=RESULTS.source_record("{shot}"),
+# The same by a pipeline on this machine.
+use rule generate_picture as draw_picture with:
     log:
         RESULTS.log("draw_picture", "{shot}"),
     benchmark:
@@ -117,9 +111,6 @@ rule draw_picture:
     wildcard_constraints:
         character=generated_by(on_gpu),
         shot=OF_PLAN,
-    priority: 40
-    conda:
-        "../envs/charloom.yaml"
     threads: HEAVY_THREADS
     resources:
         gpu=1,
@@ -131,10 +122,3 @@ rule draw_picture:
         probe=content_of(face_probe),
         model=model_content,
         purchases=lambda wildcards: WORK.purchases(wildcards.character).as_posix(),
-    message:
-        "{wildcards.character}: picture {wildcards.shot}"
-    shell:
-        "run generate_picture --name {wildcards.shot} --reference {input.reference:q} "
-        "--settings {params.settings:q} --siblings {params.siblings:q} --how {params.how:q} "
-        "--judge {params.judge:q} --purchases {params.purchases:q} --threads {threads} "
-        "--output {output.image:q} --record {output.record:q} --log {log:q}"

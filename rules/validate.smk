@@ -56,16 +56,16 @@ rule score_checkpoint:
             lambda c: c.prompt_names,
         ),
         # Lists the images, so that they need not be inputs of every step.
-        manifest="results/{character}/dataset.json",
+        manifest=RESULTS.manifest,
         pictures=pictures_to_send,
         judge=own_judge,
         without=without_style,
     output:
         scores=RESULTS.scores("{step}"),
     log:
-        "results/{character}/logs/score_checkpoint/{step}.log",
+        RESULTS.log("score_checkpoint", "{step}"),
     benchmark:
-        "results/{character}/benchmarks/score_checkpoint/{step}.tsv"
+        RESULTS.benchmark("score_checkpoint", "{step}")
     priority: 2
     conda:
         "../envs/charloom.yaml"
@@ -156,17 +156,17 @@ rule choose_checkpoint:
         ),
         drift=files_of(RESULTS.drift("{name}"), step_names(drift.steps)),
     output:
-        validation="results/{character}/validation.json",
+        validation=RESULTS.validation,
         table=report(
-            "results/{character}/scores.csv",
+            RESULTS.score_table,
             caption="captions/table.rst",
             category="Tables",
             labels={"character": "{character}", "what": "scores"},
         ),
     log:
-        "results/{character}/logs/choose_checkpoint.log",
+        RESULTS.log("choose_checkpoint"),
     benchmark:
-        "results/{character}/benchmarks/choose_checkpoint.tsv"
+        RESULTS.benchmark("choose_checkpoint")
     priority: 2
     conda:
         "../envs/charloom.yaml"

@@ -219,6 +219,10 @@ class Results(_Folder):
         """All checkpoints side by side."""
         return self.root / "comparison.png"
 
+    def plot(self, name: str) -> Path:
+        """A chart of the page as a picture of its own: ``scores``, ``loss``."""
+        return self.root / "plots" / f"{name}.png"
+
     def strength(self, strength: float | str, prompt: str) -> Path:
         """What the chosen checkpoint draws for a prompt at a strength; a string (a wildcard or its value) as it is."""
         name = strength if isinstance(strength, str) else strength_name(strength)
