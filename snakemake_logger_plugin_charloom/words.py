@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from charloom.core.numbers import clock
+
 STAGES = {
     "lock_base": ("base identified", "bases identified"),
     "prepare_base": ("base prepared", "bases prepared"),
@@ -117,8 +119,7 @@ def seconds(value: float) -> str:
     whole = round(value)
     if whole < 60:
         return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    return f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else clock(whole)
 
 
 def speed(per_step: float) -> str:

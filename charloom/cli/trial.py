@@ -21,6 +21,7 @@ from charloom.config.character import Character
 from charloom.core import last_run, records
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, results
+from charloom.core.numbers import clock
 from charloom.train import progress
 
 UNTIL = "CHARLOOM_UNTIL"
@@ -138,10 +139,10 @@ def verdict(root: Path, character: Character, trial: Trial, price: float | None 
         draws = (trial.row or 0.0) * rows
         lines.append(f"speed      {trial.per_step:.3g} s a step")
         lines.append(f"memory     {trial.memory / GIB:.1f} GiB at most")
-        parts = f"{whole} steps {_time(steps)}"
-        parts += f", {rows} × {len(character.prompt_names)} previews {_time(draws)}" if trial.row else ""
+        parts = f"{whole} steps {clock(steps)}"
+        parts += f", {rows} × {len(character.prompt_names)} previews {clock(draws)}" if trial.row else ""
         cost = f", {(steps + draws) / 3600 * price:.2f} at {price:g} an hour" if price is not None else ""
-        lines.append(f"whole run  about {_time(steps + draws)} ({parts}){cost}")
+        lines.append(f"whole run  about {clock(steps + draws)} ({parts}){cost}")
     lines += [f"warning    {line}" for line in trial.problems]
     good = trial.trend != "rising" and not trial.problems
     again = last_run.again(root, character.id, character.id)
@@ -151,8 +152,3 @@ def verdict(root: Path, character: Character, trial: Trial, price: float | None 
         else "verdict    mend that before the whole run"
     )
     return lines
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -125,9 +125,7 @@ def _folder_mistakes(made: DataSet) -> list[str]:
     texts = {path.stem: made.caption_file(image) for image, path in made.files.items()}
     without = [text.name if text else f"{stem}.txt" for stem, text in texts.items() if not text or is_blank(text)]
     if without and not made.default_caption:
-        return [f"{made.folder} has no text in {_some(sorted(without))}; write captions, or set default_caption"]
+        return [
+            f"{made.folder} has no text in {words.listed(sorted(without), 1)}; write captions, or set default_caption"
+        ]
     return []
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.core import drives, pictures
+from charloom.core import drives, pictures, words
 
 _LEFT_BEHIND = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin", "lost+found")
@@ -279,8 +279,5 @@ def _grouped(
                 reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
     made = []
     for (reason, _), names in reasons.items():
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        made.append(
-            Unused(f"{(folder / names[0]).as_posix()}{''.join(f', {name}' for name in names[1:_SHOWN])}{more}", reason)
-        )
+        made.append(Unused(words.listed([(folder / names[0]).as_posix(), *names[1:]], _SHOWN), reason))
     return made

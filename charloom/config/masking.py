@@ -8,6 +8,7 @@ from typing import Any
 from charloom.config import image_folder, inventory
 from charloom.config.character import Character
 from charloom.config.datasets import DataSet
+from charloom.core import words
 
 AUTO = image_folder.AUTO
 WEIGHT = 0.1
@@ -75,7 +76,7 @@ def _folder_problems(character: Character, key: str, folder: str, names: list[st
             return [f"{key}.masks: {folder} is {other}, whose pictures are trained on; put masks into their own folder"]
     lost = [name for name in names if mask_file(character, name) is None]
     if lost:
-        some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        some = words.listed(lost, 3)
         return [f"{key}.masks: {folder} has no mask for {some}; draw one (white on the person, black elsewhere)"]
     return []
 

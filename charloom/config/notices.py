@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charloom.config import excluding, image_folder, packages
+from charloom.core import words
 
 if TYPE_CHECKING:
     from charloom.config.base import Base
@@ -62,9 +63,8 @@ def of_links(character: Character) -> list[str]:
     away = [path for path in files if path and path.is_symlink() and _leads_out(path)]
     if not away:
         return []
-    more = f" and {len(away) - 3} more" if len(away) > 3 else ""
-    some = ", ".join(f"{path} to {path.resolve()}" for path in away[:3])
-    return [f"links lead out of the folder of pictures: {some}{more}; what they lead to is trained on"]
+    some = words.listed([f"{path} to {path.resolve()}" for path in away], 3)
+    return [f"links lead out of the folder of pictures: {some}; what they lead to is trained on"]
 
 
 def of_gone(character: Character) -> list[str]:
@@ -72,8 +72,7 @@ def of_gone(character: Character) -> list[str]:
     names = excluding.gone(character)
     if not names:
         return []
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    some = ", ".join(names[:3]) + more
+    some = words.listed(names, 3)
     return [f"images.exclude: no picture is called {some}; take out what was deleted, correct what is mistyped"]
 
 

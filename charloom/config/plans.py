@@ -73,9 +73,8 @@ def read(
 def no_shot(name: str, names: Sequence[str]) -> str:
     """That no shot is called ``name``, and which may be meant."""
     close = difflib.get_close_matches(name, names, n=1)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"there is no shot called {name}" + (
-        f"; did you mean {close[0]}?" if close else f"; shots are {', '.join(names[:_SHOWN])}{more}"
+        f"; did you mean {close[0]}?" if close else f"; shots are {words.listed(names, _SHOWN)}"
     )
 
 

@@ -19,3 +19,9 @@ def apart(*values: float) -> list[str]:
     """The values as text that are compared in one sentence: "0.916" and "0.920", not twice "0.92"."""
     places = decimals(values)
     return [f"{value:.{places}f}" for value in values]
+
+
+def clock(seconds: float) -> str:
+    """A time as hours, minutes and seconds: ``2:03:10``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -38,3 +38,7 @@ RECIPES: dict[str, int] = {
 FACES_IN_PICTURES = 1
 TEXT_IN_PICTURES = 1
 """The same for what detectors find on the same picture, which is kept apart from the other facts of the check."""
+CLEANED_CAPTIONS = 1
+"""The same for the caption that is made of a captioner's text."""
+QUANTISED_LINEARS = 2
+"""The same for which Linears are quantised; raising it rebuilds prepared bases and retrains on them."""

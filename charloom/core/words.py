@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from functools import cache
 
 PLACEHOLDER = "{trigger}"
@@ -65,3 +66,8 @@ def title(name: str) -> str:
 def tidy(text: str) -> str:
     """A hand-written caption on one line, without redundant white space."""
     return " ".join(text.split())
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names for a sentence: ``a, b and 3 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")

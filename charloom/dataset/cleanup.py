@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from charloom.core import tokens, words
 from charloom.dataset import identity
 
-RECIPE = 1
-"""Raised by hand when the same text gives another caption."""
 MOST_TOKENS = 120
 LEAST_WORDS = 3
 """Words besides the trigger that a caption needs."""

@@ -21,6 +21,7 @@ from typing import IO, Any
 import psutil
 import torch
 
+from charloom.core import numbers
 from charloom.train import timesteps
 
 SMOOTHING = 0.98
@@ -56,8 +57,7 @@ class Progress:
         )
 
     def _time_to(self, step: int) -> str:
-        minutes, seconds = divmod(round((step - self.step) / max(self.rate, 1e-9)), 60)
-        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+        return numbers.clock((step - self.step) / max(self.rate, 1e-9))
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 from charloom.config import captioning
 from charloom.config.character import Character
 from charloom.core.canonical import canonical_json
-from charloom.core.versions import RECIPES
+from charloom.core.versions import CLEANED_CAPTIONS, RECIPES
 from charloom.dataset import captions, cleanup
 
 described = captioning.described
@@ -74,7 +74,7 @@ def clean_settings(character: Character, name: str) -> dict[str, Any]:
         "most_tokens": words.most_tokens or cleanup.MOST_TOKENS,
         "eyes_hidden": bool(shot and shot.view and not captions.eyes_visible(shot)),
         "view": shot.view if shot else "",
-        "recipe": cleanup.RECIPE,
+        "recipe": CLEANED_CAPTIONS,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from charloom.base import locks
 from charloom.base.hub import Log
-from charloom.core import files
+from charloom.core import files, versions
 from charloom.core.canonical import digest
 from charloom.core.errors import UserError
 from charloom.core.store import Store
@@ -19,8 +19,6 @@ FULL_PRECISION = "none"
 _UNQUANTISED = (FULL_PRECISION, "bf16")
 _KIND = "charloom.quantization"
 _SUMS = "charloom.sums"
-_CHOICE = 2
-"""Version of the choice of quantised Linears; raising it rebuilds prepared bases and retrains on them."""
 
 
 def key(lock: dict[str, Any], settings: dict[str, Any], device: str = "cpu") -> str:
@@ -36,7 +34,7 @@ def key(lock: dict[str, Any], settings: dict[str, Any], device: str = "cpu") -> 
             "adapter": adapter and {name: adapter[name] for name in sorted(adapter) if name != "path"},
             "quantization": settings["quantization"],
             "recipe": settings["recipe"],
-            **({} if settings["quantization"] in _UNQUANTISED else {"choice": _CHOICE}),
+            **({} if settings["quantization"] in _UNQUANTISED else {"choice": versions.QUANTISED_LINEARS}),
             **({} if device == "cpu" else {"device": device}),
         }
     )

@@ -10,9 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from charloom.core import files
-from charloom.core.versions import FACES_IN_PICTURES, RECIPES, TEXT_IN_PICTURES
-from charloom.dataset import cleanup
+from charloom.core import files, words
+from charloom.core.versions import (
+    CLEANED_CAPTIONS,
+    FACES_IN_PICTURES,
+    QUANTISED_LINEARS,
+    RECIPES,
+    TEXT_IN_PICTURES,
+)
 from charloom.train.keys import RECIPE, RECIPE_WITH_DROPOUT
 from charloom.workflow.notify import LAST_RULE
 
@@ -49,6 +54,7 @@ MADE_AGAIN = {
     "training": "every training, and the previews, scores and files that follow",
     "training with dropout": "trainings with network.dropout and several samples per step, and what follows",
     "cleanup": "proposed captions as they are cleaned up",
+    "quantised Linears": "prepared bases in float8, int8 and nf4, and every training on them",
     "faces in pictures": "the look for faces in pictures",
     "text in pictures": "the look for text in pictures",
 }
@@ -72,7 +78,8 @@ def current() -> dict[str, int]:
     further = {
         "training": RECIPE,
         "training with dropout": RECIPE_WITH_DROPOUT,
-        "cleanup": cleanup.RECIPE,
+        "cleanup": CLEANED_CAPTIONS,
+        "quantised Linears": QUANTISED_LINEARS,
         "faces in pictures": FACES_IN_PICTURES,
         "text in pictures": TEXT_IN_PICTURES,
     }
@@ -91,9 +98,8 @@ def lines(names: Sequence[str], record: Path = RECORD) -> list[str]:
         return []
     said = ["charloom was updated. Made again for characters that have it (CHANGELOG.md says why):"]
     for (recipe, old, number), who in changed.items():
-        more = f" and {len(who) - MOST} more" if who[MOST:] else ""
         what = MADE_AGAIN.get(recipe, recipe)
-        said.append(f"  {', '.join(who[:MOST])}{more}: {what} ({recipe} {old} → {number})")
+        said.append(f"  {words.listed(who, MOST)}: {what} ({recipe} {old} → {number})")
     return said
 
 

@@ -23,3 +23,7 @@ def test_different_numbers_read_differently(values: tuple[float, ...], texts: li
 
 def test_what_was_not_scored_needs_no_decimals() -> None:
     assert numbers.decimals([None, 0.5]) == 2
+
+
+def test_a_clock_rounds_to_seconds() -> None:
+    assert [numbers.clock(seconds) for seconds in (0, 59.6, 7390.4)] == ["0:00:00", "0:01:00", "2:03:10"]

@@ -158,3 +158,7 @@ def test_a_base_of_the_hub_is_looked_up_in_the_cache(tmp_path: Path, monkeypatch
     assert tokens.counter({"repo": "a/b", "revision": "c"}).exact
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, name, revision: None)
     assert not tokens.counter({"repo": "a/b", "revision": "c"}).exact
+
+
+def test_names_are_listed_up_to_a_number() -> None:
+    assert [words.listed(["a", "b", "c"], most) for most in (1, 2, 3)] == ["a and 2 more", "a, b and 1 more", "a, b, c"]

@@ -18,6 +18,7 @@ from tiny_models import build_transformer
 
 from charloom.base import hub, locks
 from charloom.config.project import load as load_config
+from charloom.core import versions
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.kernels import linears
@@ -200,7 +201,7 @@ def test_a_prepared_base_comes_back_as_it_was_made(base_folder, store, tmp_path,
     # Which Linears are quantised is part of what weights were prepared for.
     key = prepared.key(lock, settings)
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "_CHOICE", 1)
+        patch.setattr(versions, "QUANTISED_LINEARS", 1)
         assert (prepared.key(lock, settings) == key) == (kind not in q.KINDS)
     again = tmp_path / "again.safetensors"
     prepared.make(lock, settings, again, store, hub.silent)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from charloom.core import files, pictures
+from charloom.core import files, pictures, words
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.dataset.sources.orders import KIND, Again, Artist, Order, Refused, Wrong
@@ -139,7 +139,7 @@ class Session:
 
     def _afford(self, names: list[str]) -> None:
         if self.purchases.affordable(self.budget) == 0:
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            listed = words.listed(names, 3)
             spent = f"{self.purchases.pictures} pictures"
             spent += f" and {self.purchases.money:.2f} of money" if self.purchases.money else ""
             raise UserError(f"images.budget: is spent ({spent}) before {listed}; raise it to go on, what came is kept")

@@ -13,7 +13,7 @@ from typing import Any
 
 from charloom.config import image_folder, inventory, schema
 from charloom.core import files, words
-from charloom.core.words import swapped, tidy
+from charloom.core.words import listed, swapped, tidy
 from charloom.dataset import captions
 from charloom.interop.aitoolkit.job import Job
 from charloom.interop.aitoolkit.recipe import Knobs, whole
@@ -106,13 +106,15 @@ def _look_at(job: Job, entry: Mapping[str, Any], index: int, ending: str, trigge
     texts = {file.name: caption_of(file, ".txt") for file in files}
     without = [name for name, text in texts.items() if not text]
     if without and not entry.get("default_caption"):
-        job.todo.append(f"{where}: {_some(without)} without a .txt; write captions, or set default_caption")
+        job.todo.append(f"{where}: {listed(without, 1)} without a .txt; write captions, or set default_caption")
     marked = [name for name, text in texts.items() if "[trigger]" in text]
     if marked:
-        job.todo.append(f"{where}: captions of {_some(marked)} say [trigger]; write {trigger or 'the trigger'} there")
+        job.todo.append(
+            f"{where}: captions of {listed(marked, 1)} say [trigger]; write {trigger or 'the trigger'} there"
+        )
     bare = [name for name, text in texts.items() if text and not words.count(text, trigger) and name not in marked]
     if trigger and bare and not entry.get("regularization"):
-        job.todo.append(f"{where}: captions of {_some(bare)} lack the trigger, which ai-toolkit prepends; add it")
+        job.todo.append(f"{where}: captions of {listed(bare, 1)} lack the trigger, which ai-toolkit prepends; add it")
     _nested(job, where, folder)
 
 
@@ -184,7 +186,7 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
             f"{len(without)} {have} no {ending} and {are} captioned {alone}; captions make it better (docs/captions.md)"
         )
     if bare:
-        job.todo.append(f"captions of {_some(bare)}: the trigger was prepended, as ai-toolkit does")
+        job.todo.append(f"captions of {listed(bare, 1)}: the trigger was prepended, as ai-toolkit does")
     for file in there:
         if file.stem == image_folder.REFERENCE:
             job.todo.append(f"{file.name}: is the neutral reference here and not trained on; rename it to train on it")
@@ -210,8 +212,6 @@ def _nested(job: Job, where: str, folder: Path) -> None:
     """Report subfolders, which ai-toolkit reads and charloom does not."""
     below = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
     if found := [name for name in below if image_folder.images(folder / name)]:
-        job.todo.append(f"{where}: images in {_some(found)} below {folder} are not read; move them, or add data sets")
-
-
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        job.todo.append(
+            f"{where}: images in {listed(found, 1)} below {folder} are not read; move them, or add data sets"
+        )
