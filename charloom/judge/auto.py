@@ -16,14 +16,14 @@ from charloom.core.canonical import digest
 from charloom.core.errors import UserError
 from charloom.core.words import count
 from charloom.judge import copies, identity, obedience, person
-from charloom.judge.backend import Picture, Reading
+from charloom.judge.backend import Backend, Picture, Reading
 from charloom.judge.instruments import KINDS
 from charloom.judge.memory import Look, Memory
 from charloom.judge.panel import Panel
 from charloom.judge.plain import Plain
 
 
-class Auto:
+class Auto(Backend):
     """Identity, obedience, bleed, detail and contrast of samples, as far as ``judge`` (``judge.json``) provides."""
 
     name = "auto"

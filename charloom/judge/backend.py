@@ -21,13 +21,13 @@ Metrics and their ranges, one value per sample:
 * ``identity.found``: 1 where the instrument of identity found somebody.
 * ``contrast``: standard deviation of the luminance, 0 to 0.5; near 0 the picture is blank.
 
-To add a back end, write a class with the members of :class:`Backend`, name it in :data:`BACKENDS` as
+To add a back end, write a subclass of :class:`Backend`, name it in :data:`BACKENDS` as
 ``"module:Class"``, and allow its name for ``judge`` in ``config/schemas/base.schema.yaml``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -117,6 +117,13 @@ class Backend(Protocol):
     name: str
     weights: str
     """SHA-256 of the network that judges, empty where there is none."""
+    leaks: bool = False
+    """Whether identity is also scored where the prompt lacks the trigger (:data:`LEAK`)."""
+
+    @property
+    def failed(self) -> Set[str]:
+        """Instruments that failed while they looked, and may work next time: these scores are not kept."""
+        return frozenset()
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
         """Learn the references; returns the levels that they reach among themselves, by metric."""
@@ -125,6 +132,10 @@ class Backend(Protocol):
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
         """One reading per sample, in their order; call :meth:`study` first."""
         ...
+
+    def about(self) -> dict[str, Any]:
+        """What a score document says besides its values."""
+        return {}
 
 
 def open_backend(name: str, weights: Path | None = None, memory: Memory | None = None, **more: Any) -> Backend:
@@ -175,7 +186,7 @@ def score(
 ) -> dict[str, Any]:
     """The scores of one checkpoint as plain values, the content of ``scores/step-NNNNNN.json``.
 
-    A back end with several instruments adds what it says of itself (``about``), and each row names its instrument.
+    A back end adds what it says of itself (:meth:`Backend.about`); of several instruments, each row names its own.
 
     ``levels`` is what :meth:`Backend.study` returned. A sample whose prompt lacks the trigger shows somebody else, so
     its identity and bleed are left out. Values are rounded to 6 digits, so that the file is the same on machines
@@ -186,7 +197,7 @@ def score(
         other = bool(trigger) and not words.count(sample.text, trigger)
         for metric, value in reading.values.items():
             who = dict(zip(("backend", "weights"), reading.by[metric], strict=True)) if metric in reading.by else {}
-            if other and metric == "identity_relative" and getattr(backend, "leaks", False):
+            if other and metric == "identity_relative" and backend.leaks:
                 metric = LEAK
             if other and metric.partition(".")[0] in OF_THE_CHARACTER:
                 continue
@@ -195,9 +206,8 @@ def score(
         if reading.misses:
             misses[sample.name] = list(reading.misses)
     measured = {row["metric"] for row in rows}
-    about = getattr(backend, "about", dict)()
     return {
-        **about,
+        **backend.about(),
         "character": character,
         "step": step,
         "backend": backend.name,

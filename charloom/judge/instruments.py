@@ -1,8 +1,7 @@
 """The instruments of ``judge: auto``: what each measures, and what it needs on this machine.
 
-An instrument is a class with ``name``, ``weights`` (SHA-256 of what it consists of) and ``look``; what is done with
-its looks is up to :mod:`charloom.judge.auto`. This module only knows how to find the files of each, and imports none
-of their packages.
+What is done with the looks of an :class:`Instrument` is up to :mod:`charloom.judge.auto`. This module only knows how to
+find the files of each, and imports none of their packages.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ class Instrument(Protocol):
     """Looks at pictures."""
 
     name: str
+    version: int
+    """Raised by hand when it sees other things on the same picture."""
     weights: str
     """SHA-256 over the digests of its files."""
 

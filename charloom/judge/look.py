@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from charloom.judge.backend import Picture, Reading
+from charloom.judge.backend import Backend, Picture, Reading
 from charloom.judge.memory import Look as Seen
 from charloom.judge.memory import Memory
 from charloom.judge.plain import Plain
@@ -103,7 +103,7 @@ def _left_out(group: np.ndarray, other: np.ndarray, place: int) -> float:
     return float(group[place] @ _ratio(rest, other.mean(axis=0)))
 
 
-class Look:
+class Look(Backend):
     """``style`` by a :class:`Reader`; ``detail`` and ``contrast`` by :class:`Plain`."""
 
     name = "look"

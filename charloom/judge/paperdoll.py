@@ -14,7 +14,7 @@ import numpy as np
 
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
-from charloom.judge.backend import Picture, Reading
+from charloom.judge.backend import Backend, Picture, Reading
 from charloom.judge.memory import Look, Memory
 from charloom.judge.plain import Plain
 from charloom.paperdoll import attributes, language
@@ -34,7 +34,7 @@ class _Wardrobe:
     accessories: dict[str, frozenset[str]]
 
 
-class Paperdoll:
+class Paperdoll(Backend):
     """Identity, obedience and bleed by the probe; detail and contrast by :class:`Plain`."""
 
     name = "paperdoll"

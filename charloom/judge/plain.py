@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from charloom.judge.backend import Picture, Reading
+from charloom.judge.backend import Backend, Picture, Reading
 from charloom.judge.memory import Look, Memory
 
 EDGE = 256
@@ -30,7 +30,7 @@ def sharpness(grey: np.ndarray) -> float:
     return float(laplacian.var())
 
 
-class Plain:
+class Plain(Backend):
     """Sharpness relative to the references, and contrast."""
 
     name = "none"

@@ -102,7 +102,7 @@ class Judgement:
             samples = shown(self.samples(step), self.settings["prompts"])
             who = self.settings["character"], step, samples, self.settings["trigger"]
             document = judges.score(judge, levels, *who)
-            if getattr(judge, "failed", None):
+            if judge.failed:
                 self.unfinished[step] = document  # may be complete next time: not for the store
             else:
                 with store.put(KIND, entry, ".json") as path:

@@ -92,4 +92,4 @@ class Sweep:
             documents[strength] = judges.score(judge, levels, *who)
         prompts = [{key: prompt[key] for key in ("name", "text", "seed")} for prompt in self.settings["prompts"]]
         found = {"character": self.settings["character"], "prompts": prompts, **recommend(documents, self.step)}
-        return found | {"notes": list(memory.notes), "unfinished": bool(getattr(judge, "failed", None))}
+        return found | {"notes": list(memory.notes), "unfinished": bool(judge.failed)}
