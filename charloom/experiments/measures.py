@@ -14,10 +14,8 @@ from typing import Any
 
 from charloom.experiments.watermark import LIKE
 from charloom.paperdoll import attributes, language
-from charloom.paperdoll.attributes import IDENTITY_VALUES, SCENE_VALUES, Identity, Scene
+from charloom.paperdoll.attributes import IDENTITY_VALUES, SCENE_VALUES, TABLES, Identity, Scene
 
-NAMES = (*IDENTITY_VALUES, *SCENE_VALUES)
-TABLES = {**IDENTITY_VALUES, **SCENE_VALUES}
 ACCESSORIES = ("earrings", "necklace", "glasses", "hat")
 TYPICAL_SHARE = 0.1
 """An accessory is typical if it is worn in at least this share of the training pictures that would show it."""
@@ -34,8 +32,8 @@ class World:
 
 
 def names(reading: Sequence[int]) -> dict[str, str]:
-    """A reading (indices in the order of :data:`NAMES`) in words."""
-    return {key: TABLES[key][index] for key, index in zip(NAMES, reading, strict=True)}
+    """A reading (indices in the order of ``TABLES``) in words."""
+    return {key: values[index] for (key, values), index in zip(TABLES.items(), reading, strict=True)}
 
 
 def identity_of(text: str, read: Mapping[str, str], identity: Identity) -> float:

@@ -18,12 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from charloom.core.errors import UserError
-from charloom.paperdoll.attributes import IDENTITY_VALUES, SCENE_VALUES
+from charloom.paperdoll.attributes import TABLES
 
 SIZE = 256
-TABLES: dict[str, tuple[str, ...]] = {**IDENTITY_VALUES, **SCENE_VALUES}
-NAMES = tuple(TABLES)
-"""The order of attributes in a reading."""
 
 
 class _Residual(nn.Module):
@@ -40,7 +37,7 @@ class _Residual(nn.Module):
 
 
 class Reader(nn.Module):
-    """Pictures (B, 3, 256, 256) in [-1, 1] to one row of logits (B, K) per attribute, in the order of :data:`NAMES`."""
+    """Pictures (B, 3, 256, 256) in [-1, 1] to one row of logits (B, K) per attribute, in the order of ``TABLES``."""
 
     WIDTHS = (24, 48, 80, 112, 128)
     DEPTHS = (0, 1, 1, 2, 1)

@@ -12,7 +12,6 @@ CONFIDENT = 0.6
 """Confidence below which a text is often a pattern that looks like one."""
 LONGEST = 1024
 """Pixels to which the longer edge is reduced before reading."""
-INSTALL = "pip install 'charloom[ocr]'"
 
 _own = threading.local()
 

@@ -18,7 +18,8 @@ from charloom.judge.backend import Backend, Picture, Reading
 from charloom.judge.memory import Look, Memory
 from charloom.judge.plain import Plain
 from charloom.paperdoll import attributes, language
-from charloom.paperdoll.probe import SIZE, TABLES, Probe
+from charloom.paperdoll.attributes import TABLES
+from charloom.paperdoll.probe import SIZE, Probe
 
 ACCESSORIES = ("earrings", "necklace", "glasses", "hat")
 TYPICAL_SHARE = 0.1

@@ -161,6 +161,8 @@ SCENE_VALUES: dict[str, tuple[str, ...]] = {
     "hat": HAT,
     "background": BACKGROUND,
 }
+TABLES = {**IDENTITY_VALUES, **SCENE_VALUES}
+"""Every attribute with its values, in the order in which probes read them."""
 
 
 def visible(scene: Scene, identity: Identity | None = None) -> dict[str, bool]:

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from charloom.paperdoll.attributes import IDENTITY_VALUES, SCENE_VALUES
+from charloom.paperdoll.attributes import IDENTITY_VALUES, TABLES
 
 SIZE = 256
-TABLES: dict[str, tuple[str, ...]] = {**IDENTITY_VALUES, **SCENE_VALUES}
 
 
 class _Block(nn.Module):

@@ -54,8 +54,6 @@ START, EXCHANGE = 50.0, 2.2
 """Seconds of the trainer before its first step, and around each checkpoint's previews."""
 DRAWN = 0.16
 """Seconds of one sampler pass at 1024 x 1024 beside training."""
-CHECKPOINT = 8.7
-"""Seconds per checkpoint for links, grid and scores without instruments."""
 PER_JOB = {
     "make_reference": 0.3, "make_source_image": 0.33, "crop_watermark": 0.6, "write_caption": 0.12, "lint_dataset": 3.0,
     "convert_picture": 0.3, "convert_set_picture": 0.3, "take_caption": 0.03, "take_set_caption": 0.03,

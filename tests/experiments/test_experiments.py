@@ -99,7 +99,7 @@ def test_a_claim_about_nothing_is_a_mistake(tmp_path: Path, claim: str) -> None:
 
 def reading(identity: attributes.Identity, scene: attributes.Scene) -> list[int]:
     values = {**vars(identity), **vars(scene)}
-    return [measures.TABLES[key].index(values[key]) for key in measures.NAMES]
+    return [table.index(values[key]) for key, table in measures.TABLES.items()]
 
 
 def line(world: measures.World, scene_of) -> dict:

@@ -12,7 +12,7 @@ from charloom.core.errors import UserError
 from charloom.experiments import measures, truth
 from charloom.experiments.data import Place
 from charloom.experiments.design import Look, Training
-from charloom.experiments.reader import NAMES, Reader
+from charloom.experiments.reader import TABLES, Reader
 from charloom.experiments.run import Run, Studio, measured
 
 
@@ -28,7 +28,7 @@ def test_an_arm_is_trained_drawn_and_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert [line["strength"] for line in lines] == [0.6, 1.0]
     for line in lines:
         assert len(line["pictures"]) == 30
-        assert all(len(picture["reader"]) == len(NAMES) for picture in line["pictures"])
+        assert all(len(picture["reader"]) == len(TABLES) for picture in line["pictures"])
         assert 0.0 <= measures.truth(line, truth.world(training)) <= 1.0
         assert (tmp_path / "pictures" / f"{line['look']}.webp").stat().st_size > 1000
     # The base alone obeys; that is said by the judge, which has been trained.

@@ -26,7 +26,7 @@ class FakeProbe:
     """Reads attributes that are written into the first pixels of a picture, and an identity from one more."""
 
     def read(self, images):
-        from charloom.paperdoll.probe import TABLES
+        from charloom.paperdoll.attributes import TABLES
 
         out = {key: np.zeros((len(images), len(values)), np.float32) for key, values in TABLES.items()}
         for i, image in enumerate(images):
@@ -39,7 +39,7 @@ class FakeProbe:
 def doll(text: str, angle: float = 0.0, name: str = "01", **change: str) -> Picture:
     """A picture in which :class:`FakeProbe` reads what ``text`` says, except for ``change``."""
     from charloom.paperdoll import language
-    from charloom.paperdoll.probe import TABLES
+    from charloom.paperdoll.attributes import TABLES
 
     values = {**vars(language.scene_from(text)), **change}
     pixels = np.full((256, 256, 3), 120, np.uint8)

@@ -12,8 +12,9 @@ import torch
 from diffusers import ZImagePipeline
 
 from charloom.paperdoll import attributes, language
+from charloom.paperdoll.attributes import TABLES
 from charloom.paperdoll.draw import draw
-from charloom.paperdoll.probe import TABLES, Probe
+from charloom.paperdoll.probe import Probe
 from charloom.zimage import sampler, text, vae, weights
 
 FOLDER = Path(__file__).resolve().parents[2] / "resources/bases/paperdoll"

@@ -10,7 +10,7 @@ import torch
 import world
 
 from charloom.paperdoll import attributes, language
-from charloom.paperdoll.probe import TABLES
+from charloom.paperdoll.attributes import TABLES
 from charloom.zimage.forward import forward
 from charloom.zimage.sampler import sample
 from charloom.zimage.text import encode

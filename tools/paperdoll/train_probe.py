@@ -9,8 +9,8 @@ from clock import Budget
 from torch import Tensor
 from train_vae import resize, to_pixels
 
-from charloom.paperdoll.attributes import IDENTITY_VALUES
-from charloom.paperdoll.probe import TABLES, Probe
+from charloom.paperdoll.attributes import IDENTITY_VALUES, TABLES
+from charloom.paperdoll.probe import Probe
 
 BATCH = 192
 RATE = 2e-3

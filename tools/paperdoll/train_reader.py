@@ -28,8 +28,8 @@ import world  # noqa: E402
 
 from charloom.core import files  # noqa: E402
 from charloom.core.canonical import file_digest  # noqa: E402
-from charloom.experiments.reader import TABLES, Reader  # noqa: E402
-from charloom.paperdoll.attributes import IDENTITY_VALUES  # noqa: E402
+from charloom.experiments.reader import Reader  # noqa: E402
+from charloom.paperdoll.attributes import IDENTITY_VALUES, TABLES  # noqa: E402
 from charloom.zimage import weights  # noqa: E402
 
 WORLD, UNSEEN = 550_007, 550_008

@@ -34,7 +34,7 @@ def person(seed: int, index: int) -> tuple[Identity, Scene]:
 
 def labels(seed: int, count: int, start: int = 0) -> dict[str, np.ndarray]:
     """Class index of every attribute for ``count`` pictures from ``start`` on, int16; -1 where it cannot be seen."""
-    tables = {**attributes.IDENTITY_VALUES, **attributes.SCENE_VALUES}
+    tables = attributes.TABLES
     out = {key: np.full(count, -1, dtype=np.int16) for key in tables}
     for index in range(count):
         identity, scene = person(seed, start + index)
