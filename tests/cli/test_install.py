@@ -16,6 +16,7 @@ from cli_helpers import ROOT, call, said
 
 from charloom.cli import doctor
 from charloom.config import folder as folders
+from charloom.core import versions
 from charloom.core.errors import UserError
 from charloom.core.versions import RECIPES
 from charloom.workflow import updates
@@ -118,6 +119,8 @@ def test_an_installed_wheel_lays_out_a_folder_and_plans_a_run_in_it(tmp_path):
 
 def test_every_recipe_number_has_words():
     assert set(updates.MADE_AGAIN) == set(updates.current()) > set(RECIPES)
+    others = [name for name, value in vars(versions).items() if isinstance(value, int)]
+    assert len(updates.current()) == len(RECIPES) + len(others) + 2  # training's own two
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     assert all(f"rule {name}:" in rules for name in updates.RULES.values())
 
