@@ -46,9 +46,12 @@ def test_profiles_say_that_nobody_ran_them_and_forget_no_rule(name: str) -> None
 
 
 def bodies() -> dict[str, str]:
-    """The text of every rule."""
+    """The text of every rule, with that of the rule that it uses."""
     texts = [path.read_text() for path in (ROOT / "rules").glob("*.smk")]
-    return dict(one for text in texts for one in re.findall(r"(?m)^rule (\w+):\n((?:(?: .*)?\n)*)", text))
+    body = r"(?m)^(?:use )?rule (?:(\w+) as )?(\w+)(?: with)?:\n((?:(?: .*)?\n)*)"
+    found = [one for text in texts for one in re.findall(body, text)]
+    own = {name: text for _, name, text in found}
+    return {name: text + own.get(used, "") for used, name, text in found}
 
 
 def on_gpu() -> set[str]:

@@ -236,7 +236,7 @@ def test_the_picture_of_the_rules_shows_all_of_them() -> None:
     elsewhere |= {"write_comfyui", "make_bundle", "compare_results", "convert_picture", "take_caption"}
     # Nor those of captioners, of masks, and of generators.
     elsewhere |= {"caption_image", "propose_captions", "make_mask"}
-    elsewhere |= {"draw_reference", "generate_reference", "draw_picture", "generate_picture"}
+    elsewhere |= {"draw_reference", "generate_reference", "generate_picture"}
     assert shown - {"leyla"} == rules - elsewhere
 
 
