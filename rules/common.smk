@@ -146,7 +146,7 @@ def untracked(value_of):
 
 
 def path_of(file_of):
-    """A params function: the path of a user's file. It is no input, because Snakemake would take braces in its name for
+    """A params function: the path of a user's file. It is not an input, because Snakemake would take braces in its name for
     wildcards and compare dates; :func:`content_of` tracks its contents instead.
     """
     return lambda wildcards, input: arguments.written(file_of(wildcards))

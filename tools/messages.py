@@ -43,7 +43,7 @@ FILLED_IN = {
     "{…}: there is no proposal; {remedy}": "take one of closeup-01",
     "{name}: cannot be edited without changing more; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: is not UTF-8; {by_hand} by hand": "write checkpoint: 500 into it by hand",
-    "{name}: {why}": "is no picture that can be read; replace it",
+    "{name}: {why}": "is not a picture that can be read; replace it",
 }
 """Messages whose remedy is filled in, with one that is."""
 HEAD = """# Messages

@@ -65,7 +65,7 @@ def update(folder: Path, examples: bool = False) -> Outcome:
     """Replace those shipped files in a workflow folder that the user has not changed.
 
     Raises:
-        UserError: it is no workflow folder, or it is a clone.
+        UserError: it is not a workflow folder, or it is a clone.
     """
     if not (folder / "config" / "config.yaml").is_file():
         raise UserError(f"{folder}: has no config/config.yaml; lay it out with charloom init {folder}")

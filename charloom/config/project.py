@@ -282,7 +282,7 @@ def _no_start(root: Path, init: str | None) -> str | None:
         return None
     path = root / expanded(init)
     if path.suffix != ".safetensors":
-        return f"{init} is no .safetensors file, and no other kind of LoRA is read; convert it first"
+        return f"{init} is not a .safetensors file, and no other kind of LoRA is read; convert it first"
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
         return f"there is no file {init}; {schema.meant(path.name, near) if near else 'correct the path'}"

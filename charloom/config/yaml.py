@@ -76,7 +76,7 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
         with open(path, "rb") as file:
             start = file.read(1024)
         if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UserError(f"{label}: is no text, so no YAML file; name the file that is meant")
+            raise UserError(f"{label}: is not text, so not a YAML file; name the file that is meant")
         if (size := Path(path).stat().st_size) > LARGEST:
             raise UserError(
                 f"{label}: has {size:,} bytes, a configuration at most {LARGEST:,}; put its contents elsewhere"

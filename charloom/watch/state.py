@@ -151,7 +151,7 @@ class Watcher:
         state, problem = str(found.get("state", "")), str(found.get("problem") or "")
         if state == "running" and not _alive(found):
             state = "crashed"
-            problem = "the trainer has ended without a word; start snakemake again, it goes on from the last checkpoint"
+            problem = "the trainer ended without saying why; start snakemake again, it goes on from the last checkpoint"
         keys = ("step", "saved", "loss", "smoothed", "seconds_per_step", "eta", "memory", "first")
         return {"state": state, "problem": problem, "steps": found.get("steps", steps)} | {
             key: found.get(key) for key in keys

@@ -255,7 +255,7 @@ def test_a_problem_is_part_of_the_verdict(root: Path) -> None:
     character = load(".").character("mara")
     lines = trial.verdict(root, character, trial.measured(root, character, 30))
     assert (
-        "warning    the adapter has hardly moved" in lines and lines[-1] == "verdict    mend that before the whole run"
+        "warning    the adapter has hardly moved" in lines and lines[-1] == "verdict    fix that before the whole run"
     )
 
 

@@ -278,7 +278,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a dot at the end": (put("gallery/a./b.png"), "cannot be a file on Windows"),
     "control characters": (put("dataset/a\x1b[2J.png"), "would leave its folder"),
     "another case": (put("README.MD"), "twice"),
-    "foreign": (put("setup.py"), "setup.py does not belong into a bundle"),
+    "foreign": (put("setup.py"), "setup.py does not belong in a bundle"),
     "foreign code": (put("rules/train.smk"), "rules/train.smk does not belong"),
     "bomb": (put("gallery/zeros.png", b"\0" * 2**22), ""),
     "a base elsewhere": (character(b"path: resources/bases/mini", b"path: /etc"), "lies outside of the workflow"),

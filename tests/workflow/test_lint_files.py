@@ -81,7 +81,7 @@ def test_what_is_broken_is_named_as_the_user_knows_it_and_what_is_mended_is_gone
     text.write_bytes(b"\xff\xfe\xff")
     wrong = said(lint(code=1))
     assert [line.split(": ")[:2] for line in wrong] == [["error", str(text)], ["error", str(picture)]]
-    assert "is not UTF-8 text" in wrong[0] and "is no picture that can be read" in wrong[1]
+    assert "is not UTF-8 text" in wrong[0] and "is not a picture that can be read" in wrong[1]
     picture.write_bytes(sound)
     text.write_text(words)
     assert said(lint()) == []
