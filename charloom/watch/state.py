@@ -47,9 +47,7 @@ class Watcher:
                 found = project.all_as_last_run(self.root)
                 people = {name: one.projects[name] for name, one in found.items() if name in one.projects}
                 broken = {
-                    name: {**one.broken_styles, **one.broken}[name]
-                    for name, one in found.items()
-                    if name not in people
+                    name: {**one.broken_styles, **one.broken}[name] for name, one in found.items() if name not in people
                 }
                 self._workflows |= found
             except UserError as error:  # in the middle of an edit, say; what was known before is still of use
