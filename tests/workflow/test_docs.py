@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_charloom_commands_exist(page: Path) -> None:
         if not command.context_settings.get("ignore_unknown_options"):
             options = {option for parameter in command.params for option in parameter.opts}
             assert {word for word in arguments if word.startswith("-")} <= options, f"charloom {name} {arguments}"
+
+
+def test_extras_are_there_and_named_as_the_installed_charloom_takes_them() -> None:
+    """``.[photo]`` means nothing outside of a clone; only what follows ``git clone``, and the tests, are inside."""
+    extras = set(tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"])
+    named = set()
+    for file in [*PAGES, *(ROOT / "charloom").rglob("*.py"), *(ROOT / "config").rglob("*.yaml")]:
+        text = re.sub(r"^```sh\n(?=[^`]*git clone)[^`]*^```", "", text_of(file), flags=re.M)
+        assert not re.search(r"""pip install -e ["']\.\[(?!test\])""", text), file
+        named |= {extra for extra in re.findall(r"""pip install ["']?charloom\[(\w+)\]""", text)}
+    assert named and named <= extras
 
 
 @pytest.fixture(scope="module")
