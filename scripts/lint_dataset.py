@@ -30,6 +30,8 @@ def main() -> None:
     record = lint.as_record(checked.findings, checked.allowed)
     for finding in checked.findings:
         log(str(finding))
+    for line in looking.broken.values():
+        log(line)
     allowed = f", {len(checked.allowed)} allowed" if checked.allowed else ""
     log(f"{len(names)} images checked: {record['errors']} errors, {record['warnings']} warnings{allowed}")
     errors = [f"{settings['character']}: {f.where}: {f.message}" for f in checked.findings if f.level == "error"]

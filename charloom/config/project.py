@@ -16,6 +16,7 @@ from charloom.config import gallery, inventory, knobs, read_character, read_styl
 from charloom.config.base import Base, read_base
 from charloom.config.character import Character
 from charloom.core import last_run
+from charloom.core.canonical import canonical_json
 from charloom.core.errors import UserError
 from charloom.core.files import expanded, on_any_system
 
@@ -125,6 +126,27 @@ def as_last_run(
         if not before:
             raise
         return loaded({})
+
+
+def all_as_last_run(root: Path) -> dict[str, Workflow]:
+    """What :func:`read` finds for each character and style, broken ones too, with the settings of its last training.
+
+    Without them where :func:`as_last_run` does without.
+    """
+    plain = read(root)
+    read_with = {canonical_json({}): plain}
+    found = {}
+    for name in [*plain.projects, *plain.broken_styles, *plain.broken]:
+        before = last_run.of(root, name).config
+        key = canonical_json(before)
+        if key not in read_with:
+            try:
+                read_with[key] = read(root, before)
+            except UserError:
+                read_with[key] = plain
+        as_before = read_with[key]
+        found[name] = as_before if name in as_before.projects else plain
+    return found
 
 
 def read(

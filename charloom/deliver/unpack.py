@@ -230,7 +230,7 @@ def _says_the_same(root: Path, name: str, text: bytes, start: str) -> bool:
     ``start`` is the digest of the LoRA that training starts from, empty if it starts from nothing.
     """
     try:
-        there = project.read(root).characters.get(name)
+        there = project.as_last_run(root, name, ready=False).characters.get(name)
     except UserError:
         return False  # reported by the next command
     if there is None or portable.character_file(there).encode() != text:

@@ -20,7 +20,7 @@ from PIL import Image
 from small_project import edit, with_sets
 
 from charloom.config import masking, portable, project
-from charloom.core import files
+from charloom.core import files, last_run
 from charloom.core.layout import WHOLE_MASK
 from charloom.core.tensors import write_safetensors
 from charloom.dataset import sources
@@ -176,12 +176,13 @@ def test_a_hand_written_caption_of_a_drawn_picture_comes_back(
 
 
 def test_a_character_that_is_there_to_the_same_effect_stays(bundle: Path, tmp_path: Path, monkeypatch) -> None:
-    """Such as the shipped ones, with their comments."""
-    folder = small_project.make(tmp_path / "same")
-    monkeypatch.chdir(folder)
-    before = tree(folder)
-    result = call("unpack", str(bundle))
-    assert result.exit_code == 0 and tree(folder) == before, said(result)
+    """Such as the shipped ones, with their comments; whether config.yaml or a profile has the settings."""
+    monkeypatch.chdir(folder := small_project.make(tmp_path / "same"))
+    last_run.remember(["mara"], {"recipe": small_project.CONFIG["recipe"]}, [])
+    for recipe in (small_project.CONFIG["recipe"], {}):
+        edit(folder / "config/config.yaml", recipe=recipe)
+        before = tree(folder)
+        assert call("unpack", str(bundle)).exit_code == 0 and tree(folder) == before
 
 
 def test_nothing_is_overwritten(bundle: Path, clone: Path) -> None:

@@ -322,6 +322,20 @@ def test_a_changed_picture_is_looked_at_and_no_other(project: Path, monkeypatch:
     assert len(looked) == 11 and len(list(Path("work/store/image-facts").rglob("*.json"))) == kept
 
 
+def test_a_detector_that_cannot_be_imported_is_done_without(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that needs OpenCV, on a machine without libGL."""
+
+    def look(pixels: object) -> list[dict]:
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(looking, "DETECTORS", {"text": (lambda: True, look, 480, 1)})
+    monkeypatch.setattr(looking, "broken", {})
+    (line,) = [line for line in lint() if "libGL" in line]
+    assert line.startswith("note: pictures are not looked at for text: ") and line.endswith(
+        "; mend it, or uninstall it"
+    )
+
+
 def test_a_damaged_entry_is_made_again(project: Path) -> None:
     lint()
     for entry in Path("work/store/image-facts").rglob("*.json"):
