@@ -84,7 +84,7 @@ def of_ship(character: Character) -> list[str]:
     if not ship or ship in steps or layout.results(character.id).checkpoint(ship).is_file():
         return []
     return [
-        f"ship: {ship} in {character.label} is not a step that the recipe saves: training goes on to it and ends there. "
+        f"ship: {ship} in {character.label} is not a step the recipe saves: training goes on to it and ends there. "
         f"Take one of {', '.join(map(str, steps))}, unless you mean that"
     ]
 
