@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-WORKFLOW = ("Snakefile", "rules", "scripts", "envs", "config", "profiles", "resources", "docs", "CHANGELOG.md")
+FOLDERS = ("rules", "scripts", "envs", "config", "profiles", "resources", "docs")
+WORKFLOW = ("Snakefile", *FOLDERS, "README.md", "CHANGELOG.md")
 
 
 class Build(build_py):

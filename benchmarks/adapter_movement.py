@@ -26,7 +26,8 @@ from charloom.config import knobs
 from charloom.core.store import Store
 from charloom.engine.engine import Engine
 from charloom.lora import movement
-from charloom.train.loop import TrainJob, build_engine, train
+from charloom.train.job import TrainJob, build_engine
+from charloom.train.loop import train
 from charloom.train.settings import TrainSettings
 from charloom.zimage import weights
 

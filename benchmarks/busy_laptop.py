@@ -46,7 +46,8 @@ def train_for(seconds: float, resolutions: list[int], threads: int) -> float:
 
     from charloom.core.store import Store
     from charloom.engine.engine import Engine
-    from charloom.train.loop import TrainJob, build_engine, train
+    from charloom.train.job import TrainJob, build_engine
+    from charloom.train.loop import train
     from charloom.train.settings import TrainSettings
     from charloom.zimage import weights
 

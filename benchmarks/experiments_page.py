@@ -2,7 +2,8 @@
 
     python benchmarks/experiments_page.py work/experiments/lines.jsonl --pictures work/experiments/pictures
 
-Lines are added to the tables that are committed, benchmarks/results/experiments/<name>.csv. Writes
+Lines are added to the tables that are committed, benchmarks/results/experiments/<name>.csv; seeds that some arms still
+lack stay there and are not compared. Writes
 docs/experiments/<name>.webp (plot) and <name>-pictures.webp (what the arms drew with one seed), and replaces what
 stands between the two marks in the page. The proof of the choice is taken from benchmarks/results/choice.json if it is
 there. The finding of an experiment, in words, stands in its own file.
@@ -130,13 +131,13 @@ def main() -> None:
     parts = []
     for name in design.names():
         experiment = design.read(name)
-        new = tables.rows(experiment, lines)
-        table = tables.whole_seeds(experiment, tables.together(experiment, new, TABLES / f"{name}.csv"))
-        if not table:
+        every = tables.together(experiment, tables.rows(experiment, lines), TABLES / f"{name}.csv")
+        if not every:
             print(f"{name}: no lines")
             continue
+        tables.write(every, TABLES / f"{name}.csv")
+        table = tables.whole_seeds(experiment, every)
         found[name] = experiment, table
-        tables.write(table, TABLES / f"{name}.csv")
         tables.plot(experiment, table, FIGURES / f"{name}.webp")
         pictured = draw_arms(experiment, arguments.pictures, FIGURES / f"{name}-pictures.webp")
         parts.append(section(experiment, table, pictured or (FIGURES / f"{name}-pictures.webp").is_file()))

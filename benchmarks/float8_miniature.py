@@ -36,8 +36,9 @@ from charloom.core.tensors import read_safetensors  # noqa: E402
 from charloom.judge import backend  # noqa: E402
 from charloom.kernels import quantize  # noqa: E402
 from charloom.lora.adapter import load_into  # noqa: E402
-from charloom.train.keys import checkpoint_key  # noqa: E402
-from charloom.train.loop import CHECKPOINT, TrainJob, train  # noqa: E402
+from charloom.train.job import TrainJob  # noqa: E402
+from charloom.train.keys import CHECKPOINT, checkpoint_key  # noqa: E402
+from charloom.train.loop import train  # noqa: E402
 from charloom.workflow import prepared, training  # noqa: E402
 from charloom.zimage import sampler  # noqa: E402
 from charloom.zimage import weights as base  # noqa: E402

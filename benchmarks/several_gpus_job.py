@@ -88,8 +88,8 @@ def train(together: Any, device: Any, asked: dict[str, Any]) -> dict[str, Any]:
     from charloom.core.store import Store
     from charloom.core.tensors import read_safetensors, tensor_bytes
     from charloom.engine.options import EngineOptions
+    from charloom.train.job import TrainJob
     from charloom.train.keys import checkpoint_key
-    from charloom.train.loop import TrainJob
     from charloom.train.loop import train as run
     from charloom.train.settings import TrainSettings
 

@@ -29,7 +29,8 @@ from charloom.core.store import Store
 from charloom.core.tensors import write_safetensors
 from charloom.engine.engine import Engine
 from charloom.engine.inputs import Inputs
-from charloom.train.loop import TrainJob, build_engine, resolve, train
+from charloom.train.job import TrainJob, build_engine, resolve
+from charloom.train.loop import train
 from charloom.train.settings import TrainSettings
 from charloom.workflow import jobs
 from charloom.zimage import weights

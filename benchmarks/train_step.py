@@ -155,7 +155,8 @@ def train(
     from charloom.engine import memory
     from charloom.engine.engine import Engine
     from charloom.train import optim
-    from charloom.train.loop import Numbers, clip
+    from charloom.train.loop import clip
+    from charloom.train.records import Numbers
     from charloom.train.settings import Optimisation
     from charloom.train.step import loss_of
 

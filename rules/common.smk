@@ -13,10 +13,11 @@ from shlex import quote
 from snakemake.io import strip_wildcard_constraints
 
 from charloom.workflow import arguments, delivery, judge_slices
-from charloom.workflow import gallery_slices, lean, own_files, slices, targets
+from charloom.workflow import gallery_slices, own_files, slices, targets
 from charloom.base import locks
 from charloom.config import drift, knobs, notices, packages
 from charloom.dataset import sources
+from charloom.planning import lean
 from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
@@ -146,7 +147,7 @@ def untracked(value_of):
 
 
 def path_of(file_of):
-    """A params function: the path of a user's file. It is no input, because Snakemake would take braces in its name for
+    """A params function: the path of a user's file. It is not an input, because Snakemake would take braces in its name for
     wildcards and compare dates; :func:`content_of` tracks its contents instead.
     """
     return lambda wildcards, input: arguments.written(file_of(wildcards))

@@ -36,7 +36,9 @@ def main() -> None:
         return
     found = images(arguments.input)
     if not found:
-        raise UserError(f"{arguments.input}: no images in it (.png, .jpg, .webp); name the folder that has them")
+        raise UserError(
+            f"{arguments.input}: no images in it (such as .png, .jpg or .webp); name the folder that has them"
+        )
     if arguments.output.is_file():
         raise UserError(f"{arguments.output}: is a file; name a folder for the crops of a folder")
     problems: list[str] = []

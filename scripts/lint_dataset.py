@@ -25,11 +25,13 @@ def main() -> None:
         name: lambda name=name: looking.kept_facts(results.image(name), store, detectors=detectors) for name in names
     }
     items, unread = lint.made(results, settings, looking.gathered(work, arguments.threads))
-    # The tokenizer is no input: until it is downloaded, token counts are estimates, which are never errors.
+    # The tokenizer is not an input: until it is downloaded, token counts are estimates, which are never errors.
     checked = lint.check(items, settings, tokens.counter(settings.get("base", {})), unread)
     record = lint.as_record(checked.findings, checked.allowed)
     for finding in checked.findings:
         log(str(finding))
+    for line in looking.broken.values():
+        log(line)
     allowed = f", {len(checked.allowed)} allowed" if checked.allowed else ""
     log(f"{len(names)} images checked: {record['errors']} errors, {record['warnings']} warnings{allowed}")
     errors = [f"{settings['character']}: {f.where}: {f.message}" for f in checked.findings if f.level == "error"]

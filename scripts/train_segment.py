@@ -61,7 +61,8 @@ def main() -> None:
         device = jobs.torch_device(arguments.device, arguments.threads, lock=arguments.lock)
 
         from charloom.train import ranks
-        from charloom.train.loop import TrainJob, train
+        from charloom.train.job import TrainJob
+        from charloom.train.loop import train
         from charloom.workflow import prepared, samples
         from charloom.workflow.while_training import WhileTraining
 

@@ -58,7 +58,7 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def takes_job(self, job: Any) -> None:
-        """Count a job of a dry run, without the texts of a record (:func:`charloom.workflow.lean.plan_lean`)."""
+        """Count a job of a dry run, without the texts of a record (:func:`charloom.planning.lean.plan_lean`)."""
         if self._dry is not None:
             self._dry.add(job)
 

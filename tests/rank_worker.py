@@ -14,6 +14,7 @@ from train_helpers import job_of, quiet
 
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
+from charloom.train import job as jobs
 from charloom.train import loop, meeting, ranks
 from charloom.train import state as states
 
@@ -34,7 +35,7 @@ def main() -> None:
         device=device,
         ranks=ranks.joined(torch.device(device)),
         engine=EngineOptions(deterministic=True),
-        make_engine=dying(rank, asked["dies"]) if "dies" in asked else loop.build_engine,
+        make_engine=dying(rank, asked["dies"]) if "dies" in asked else jobs.build_engine,
     )
     loop.train(job, Store(asked["store"]), asked["until"], quiet, quiet)
 
@@ -43,7 +44,7 @@ def dying(rank, when):
     """An engine with which rank ``when[0]`` is killed at its ``when[1]``-th batch."""
 
     def build(*arguments):
-        engine = loop.build_engine(*arguments)
+        engine = jobs.build_engine(*arguments)
         accumulate, count = engine.accumulate, iter(range(10**6))
 
         def counting(inputs):

@@ -25,7 +25,7 @@ IMPORTED = ("charloom", "config/schemas")
 NEEDED = (
     *("snakemake.api", "snakemake.workflow", "snakemake.executors.dryrun", "snakemake.executors.local", "jsonschema"),
     *("charloom.config.project", "charloom.base.locks", "charloom.dataset.sources.folder"),
-    *("charloom.dataset.sources.paperdoll", "charloom.workflow.lean", "charloom.workflow.slices"),
+    *("charloom.dataset.sources.paperdoll", "charloom.planning.lean", "charloom.workflow.slices"),
     "charloom.workflow.targets",
 )
 

@@ -11,8 +11,9 @@ from tiny_models import build_transformer
 
 from charloom.core.store import Store
 from charloom.core.tensors import read_safetensors
+from charloom.train.job import TrainJob
 from charloom.train.keys import checkpoint_key, manifest_digest, run_key
-from charloom.train.loop import TrainJob, train
+from charloom.train.loop import train
 from charloom.train.settings import TrainSettings
 
 

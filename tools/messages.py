@@ -39,11 +39,14 @@ FILLED_IN = {
     "{path}: is not readable as JSON ({error}); to make it anew: {remedy}": "snakemake --cores 2 results/mara/…",
     "{repo}: {what}{…}": "the hub knows no such owner or repository; correct --repo",
     "images.masks: auto needs mediapipe where pictures are not transparent: {INSTALL}": "pip install --no-deps …",
+    "images.masks: auto needs mediapipe, which cannot be imported ({…}): {INSTALL}": "pip install --no-deps …",
+    "{folder}: its processor needs torchvision, which {remedy}": "install its release for torch 2.13.0",
+    "captions.captioner: the processor of {name} needs torchvision, which {remedy}": "install its release for torch 2",
     "{url}: {…} ({status}, {…}); {remedy}": "check captions.captioner and the environment variable of the key",
     "{…}: there is no proposal; {remedy}": "take one of closeup-01",
     "{name}: cannot be edited without changing more; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: is not UTF-8; {by_hand} by hand": "write checkpoint: 500 into it by hand",
-    "{name}: {why}": "is no picture that can be read; replace it",
+    "{name}: {why}": "is not a picture that can be read; replace it",
 }
 """Messages whose remedy is filled in, with one that is."""
 HEAD = """# Messages

@@ -114,7 +114,7 @@ def _shift(path: Path) -> float:
         config = json.loads(path.read_text(encoding="utf-8"))
         found = float(config.get("shift", 1.0))  # the default of FlowMatchEulerDiscreteScheduler in diffusers
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is no configuration of a scheduler ({error}); get the file again") from None
+        raise UserError(f"{path}: is not a scheduler configuration ({error}); get the file again") from None
     if config.get("use_dynamic_shifting"):
         raise UserError(
             f"{path}: use_dynamic_shifting is not supported; name a base that is sampled with one shift, like Z-Image"

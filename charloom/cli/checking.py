@@ -9,7 +9,7 @@ from charloom.config import project
 from charloom.core import files, last_run, layout
 from charloom.core.store import Store
 from charloom.dataset import lint, sources
-from charloom.workflow import inspection, lint_slices
+from charloom.workflow import inspection, lint_slices, looking
 from charloom.workflow.inspection import Inspection
 
 
@@ -49,6 +49,8 @@ def _say(found: Inspection, base: str) -> None:
         target = layout.results(character.id).lint.as_posix()
         images = "1 image is" if found.missing == 1 else f"{found.missing} images are"
         print(f"{images} not drawn yet; to draw and check: {last_run.again(Path(), character.id, target)}")
+    for line in looking.broken.values():
+        print(f"note: {line}")
     if not found.exact:
         print(f"The tokenizer of base {base} is not on this machine: token counts are estimates.")
     result = f"{_several(record['errors'], 'error')}, {_several(record['warnings'], 'warning')}"

@@ -101,7 +101,8 @@ def comfy(
     if prompt is not None and words.PLACEHOLDER in prompt:
         from charloom.config import project
 
-        prompt = prompt.replace(words.PLACEHOLDER, project.read(".").character(name).trigger)
+        trigger = project.as_last_run(Path(), name, ready=False).character(name).trigger
+        prompt = prompt.replace(words.PLACEHOLDER, trigger)
     used = drawing.adjust(loaded, path, prompt=prompt, seed=seed)
     target = output or made.root / "comfyui" / "pictures" / f"{path.name.split('.')[0]}-{used}.png"
     if target.exists():

@@ -224,7 +224,7 @@ def _disk(root: Path) -> Iterator[Finding]:
 
 def _store(root: Path) -> Iterator[Finding]:
     if not (root / "config" / "config.yaml").is_file():
-        yield Finding("workflow", f"{root.resolve()} is no workflow folder", NOTE, "make one: charloom init FOLDER")
+        yield Finding("workflow", f"{root.resolve()} is not a workflow folder", NOTE, "make one: charloom init FOLDER")
         return
     from charloom.config import project
 

@@ -223,7 +223,7 @@ class Loras:
         """A file, checked against the base.
 
         Raises:
-            UserError: it does not fit the base, or is no LoRA at all.
+            UserError: it does not fit the base, or is not a LoRA at all.
         """
         from charloom.workflow import usable
 

@@ -322,7 +322,7 @@ def verify(
             shapes = module_shapes(json.loads(config.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise UserError(
-                f"{config}: is no configuration of a Z-Image transformer ({error}); name its config.json"
+                f"{config}: is not a Z-Image transformer configuration ({error}); name its config.json"
             ) from None
     report = check(file, shapes)
     print(json.dumps(report.record(), indent=2) if as_json else report)

@@ -14,7 +14,7 @@ from charloom.core.errors import UserError
 from charloom.core.files import expanded
 
 BASE = "z-image-turbo"
-"""The base for pictures that are no paper dolls."""
+"""The base for pictures other than paper dolls."""
 PROFILE = "profiles/gpu-16gb"
 """The profile for it on the smallest card that README asks for."""
 FEW = 5
@@ -154,7 +154,7 @@ def _of_folder(
     pictures = list(image_folder.every(folder).values())
     if not pictures:
         raise UserError(
-            f"--images {images}: there is no picture in it (.png, .jpg, .webp); name the folder that has them"
+            f"--images {images}: there is no picture in it (such as .png, .jpg or .webp); name the folder that has them"
         )
     files = [text for picture in pictures if (text := inventory.text_of(picture.with_suffix("")))]
     texts = []
@@ -213,7 +213,7 @@ def _suggested(root: Path, name: str, count: Any) -> str:
 
 
 def _bases(root: Path) -> tuple[Any, Any]:
-    """The base of config.yaml, and the one for pictures that are no paper dolls; None where there is none."""
+    """The base of config.yaml, and the one for pictures other than paper dolls; None where there is none."""
     from charloom.config import yaml
     from charloom.config.base import read_base
 

@@ -149,6 +149,6 @@ def verdict(root: Path, character: Character, trial: Trial, price: float | None 
     lines.append(
         f"verdict    nothing speaks against the whole run, which goes on from step {trial.steps}: {again}"
         if good
-        else "verdict    mend that before the whole run"
+        else "verdict    fix that before the whole run"
     )
     return lines

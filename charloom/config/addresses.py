@@ -30,7 +30,7 @@ def mistake(address: str) -> str:
     if holds_secret(address):
         return "holds a password or a key; take it out, and give the key by the environment"
     if not re.match(r"https?://[^/\s]+(/\S*)?$", address):
-        return "is no address; write one that begins with https://"
+        return "is not an address; write one that begins with https://"
     if address.startswith("http://") and not is_local(address):
         return "would send the key unencrypted; use https://, or a server in your own network"
     return ""

@@ -242,7 +242,13 @@ class Character:
     @property
     def saved_steps(self) -> list[int]:
         """Steps with a checkpoint: every ``save.every`` and the last, which is ``ship`` where it is given."""
-        last, every = self.ship or self.recipe["train"]["steps"], self.recipe["save"]["every"]
+        steps = self.recipe_steps
+        return [*(step for step in steps if step < self.ship), self.ship] if self.ship else steps
+
+    @property
+    def recipe_steps(self) -> list[int]:
+        """Steps that the recipe saves, whatever ``ship`` says."""
+        last, every = self.recipe["train"]["steps"], self.recipe["save"]["every"]
         return [*range(every, last, every), last]
 
     @property

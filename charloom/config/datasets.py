@@ -121,7 +121,7 @@ def _folder_mistakes(made: DataSet) -> list[str]:
         lost = [entry for entry in made.unused() if not entry.where.lower().endswith(".txt")]
         there = "; ".join(f"{entry.where}: {entry.what}" for entry in lost[:3])
         found = f" that is read, but {there}" if there else ""
-        return [f"{made.folder} has no image (.png, .jpg, .webp){found}; add some, or remove the data set"]
+        return [f"{made.folder} has no image (such as .png, .jpg or .webp){found}; add some, or remove the data set"]
     texts = {path.stem: made.caption_file(image) for image, path in made.files.items()}
     without = [text.name if text else f"{stem}.txt" for stem, text in texts.items() if not text or is_blank(text)]
     if without and not made.default_caption:

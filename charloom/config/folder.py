@@ -1,13 +1,15 @@
 """Lays out a workflow folder for an installed charloom, and brings its shipped files up to date.
 
 The folder has a Snakefile of a few lines that includes the packaged rules, and copies of what a user edits:
-configuration and profiles; the miniature; and the pages that messages name. A file that the user has changed is never
-replaced.
+configuration and profiles; the miniature; and the pages, with links to what is there. A file that the user has changed
+is never replaced.
 """
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,8 @@ workflow.default_target = "all"
 RECORD = Path("config/.shipped.json")
 """Digests of the files as they were written, by which the user's changes are told."""
 SHIPPED = ("config", "profiles", "resources", "docs")
+PAGES = {"README.md": "docs/README.md", "CHANGELOG.md": "CHANGELOG.md"}
+"""Where the pages at the top of a clone are; the README of the folder itself is the user's."""
 EXAMPLES = "config/characters"
 FIRST = "leyla"
 """The example that a new folder gets."""
@@ -65,7 +69,7 @@ def update(folder: Path, examples: bool = False) -> Outcome:
     """Replace those shipped files in a workflow folder that the user has not changed.
 
     Raises:
-        UserError: it is no workflow folder, or it is a clone.
+        UserError: it is not a workflow folder, or it is a clone.
     """
     if not (folder / "config" / "config.yaml").is_file():
         raise UserError(f"{folder}: has no config/config.yaml; lay it out with charloom init {folder}")
@@ -105,7 +109,10 @@ def _write(folder: Path, known: dict[str, str], examples: bool) -> Outcome:
 def _shipped(examples: bool, known: set[str]) -> Iterator[tuple[str, bytes | Path]]:
     """Name and content (or the file that has it) of everything in a workflow folder."""
     yield "Snakefile", SNAKEFILE.encode()
-    root = home()
+    root, places = home(), {}
+    for path in (root / page for page in PAGES):
+        if path.is_file():
+            places[path.name] = PAGES[path.name]
     for part in SHIPPED:
         for path in sorted((root / part).rglob("*")):
             name = path.relative_to(root).as_posix()
@@ -113,4 +120,26 @@ def _shipped(examples: bool, known: set[str]) -> Iterator[tuple[str, bytes | Pat
                 continue
             if name.startswith(f"{EXAMPLES}/") and path.stem != FIRST and not (examples or name in known):
                 continue
-            yield name, path
+            places[name] = name
+    for name, place in places.items():
+        page = (root / name).suffix == ".md"
+        yield place, with_links((root / name).read_text("utf-8"), name, places).encode() if page else root / name
+
+
+_CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`\n]+`|!?\[([^]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)", re.MULTILINE | re.DOTALL)
+
+
+def with_links(text: str, page: str, places: dict[str, str]) -> str:
+    """A page of the clone for the place that it gets (``places``, by name): links to what gets none are plain words."""
+
+    def moved(found: re.Match[str]) -> str:
+        words, target, anchor = found.groups(default="")
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
+        if not target:
+            return found[0]
+        if name not in places:
+            return words
+        path = posixpath.relpath(places[name], posixpath.dirname(places[page]))
+        return f"{'!' if found[0][0] == '!' else ''}[{words}]({path}{anchor})"
+
+    return _CODE_OR_LINK.sub(moved, text)

@@ -94,7 +94,9 @@ def mistakes(data: Any, scenes: Sequence[Scene], trigger: str, root: Path) -> li
             if bool(style.style) == bool(style.file):
                 found.append(f"{key}: styles: give either style (a name) or file (a path)")
             elif style.file and not style.file.endswith(".safetensors"):
-                found.append(f"{key}: styles: {style.file} is no .safetensors file; get it as one, others may run code")
+                found.append(
+                    f"{key}: styles: {style.file} is not a .safetensors file; get it as one, others may run code"
+                )
             elif style.file and not (root / files.expanded(style.file)).is_file():
                 found.append(f"{key}: styles: there is no file {style.file}; correct the path")
     return list(dict.fromkeys(found))

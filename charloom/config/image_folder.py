@@ -58,7 +58,7 @@ def names(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def with_a_use(written: Mapping[str, Any]) -> frozenset[Path]:
-    """The folders that a character file names for masks and for extra data sets: theirs are no pictures of another."""
+    """The folders that a character file names for masks and for extra data sets: theirs are not pictures of another."""
     images, sets = written.get("images", {}), written.get("datasets", ())
     named = [images.get("masks"), *(entry.get(key) for entry in sets for key in ("path", "masks"))]
     return frozenset(Path(inventory.placed(path)).resolve() for path in named if path not in (None, "", AUTO))

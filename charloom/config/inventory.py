@@ -269,7 +269,7 @@ def _grouped(
     reasons: dict[tuple[str, Path], list[str]] = {}
     for path in _files(folder, below=True, most=most, without=without):
         lost = path.is_symlink() and not path.is_file()
-        if reason := "a link that leads to no file; delete it, or mend it" if lost else why(path):
+        if reason := "a link that leads to no file; delete or repair it" if lost else why(path):
             reasons.setdefault((reason, path.parent), []).append(path.relative_to(folder).as_posix())
     for where, folders, _ in os.walk(folder):
         folders[:] = _own(where, folders, without)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charloom.config import excluding, image_folder, packages
-from charloom.core import words
+from charloom.core import layout, words
 
 if TYPE_CHECKING:
     from charloom.config.base import Base
@@ -26,7 +26,7 @@ def notices(character: Character, base: Base, has_gpu: bool, jobs_here: bool = T
     """Lines about the character and its base, the most serious first; ``jobs_here``: jobs have this environment."""
     lines = of_base(character, base) + of_machine(base, has_gpu)
     lines += of_packages(character, has_gpu) if jobs_here else []
-    return lines + of_links(character) + of_gone(character)
+    return lines + of_links(character) + of_gone(character) + of_ship(character)
 
 
 def of_base(character: Character, base: Base) -> list[str]:
@@ -74,6 +74,17 @@ def of_gone(character: Character) -> list[str]:
         return []
     some = words.listed(names, 3)
     return [f"images.exclude: no picture is called {some}; take out what was deleted, correct what is mistyped"]
+
+
+def of_ship(character: Character) -> list[str]:
+    """A step to ship that the recipe does not save: valid, and perhaps mistyped. One that is there was asked for."""
+    ship, steps = character.ship, character.recipe_steps
+    if not ship or ship in steps or layout.results(character.id).checkpoint(ship).is_file():
+        return []
+    return [
+        f"ship: {ship} in {character.label} is not a step the recipe saves: training goes on to it and ends there. "
+        f"Take one of {', '.join(map(str, steps))}, unless you mean that"
+    ]
 
 
 def _leads_out(path: Path) -> bool:

@@ -16,6 +16,7 @@ from charloom.config import gallery, inventory, knobs, read_character, read_styl
 from charloom.config.base import Base, read_base
 from charloom.config.character import Character
 from charloom.core import last_run
+from charloom.core.canonical import canonical_json
 from charloom.core.errors import UserError
 from charloom.core.files import expanded, on_any_system
 
@@ -125,6 +126,27 @@ def as_last_run(
         if not before:
             raise
         return loaded({})
+
+
+def all_as_last_run(root: Path) -> dict[str, Workflow]:
+    """What :func:`read` finds for each character and style, broken ones too, with the settings of its last training.
+
+    Without them where :func:`as_last_run` does without.
+    """
+    plain = read(root)
+    read_with = {canonical_json({}): plain}
+    found = {}
+    for name in [*plain.projects, *plain.broken_styles, *plain.broken]:
+        before = last_run.of(root, name).config
+        key = canonical_json(before)
+        if key not in read_with:
+            try:
+                read_with[key] = read(root, before)
+            except UserError:
+                read_with[key] = plain
+        as_before = read_with[key]
+        found[name] = as_before if name in as_before.projects else plain
+    return found
 
 
 def read(
@@ -282,7 +304,7 @@ def _no_start(root: Path, init: str | None) -> str | None:
         return None
     path = root / expanded(init)
     if path.suffix != ".safetensors":
-        return f"{init} is no .safetensors file, and no other kind of LoRA is read; convert it first"
+        return f"{init} is not a .safetensors file, and no other kind of LoRA is read; convert it first"
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
         return f"there is no file {init}; {schema.meant(path.name, near) if near else 'correct the path'}"

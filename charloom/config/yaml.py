@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -74,14 +76,14 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     label = label or str(path)
     try:
         with open(path, "rb") as file:
-            start = file.read(1024)
-        if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UserError(f"{label}: is no text, so no YAML file; name the file that is meant")
-        if (size := Path(path).stat().st_size) > LARGEST:
+            size, data = os.fstat(file.fileno()).st_size, file.read(LARGEST)
+        if b"\0" in data[:1024] and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{label}: is not text, so not a YAML file; name the file that is meant")
+        if size > LARGEST:
             raise UserError(
                 f"{label}: has {size:,} bytes, a configuration at most {LARGEST:,}; put its contents elsewhere"
             )
-        text = Path(path).read_text(encoding="utf-8")
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except FileNotFoundError:
         raise UserError(f"{label}: there is no such file; make it, or correct its name") from None
     except (OSError, UnicodeDecodeError) as error:

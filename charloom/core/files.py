@@ -118,7 +118,7 @@ def folder_of(target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         file = next(path for path in target.parents if path.exists() or path.is_symlink())
-        raise UserError(f"{target}: cannot be written, for {file} is no folder; choose another place") from None
+        raise UserError(f"{target}: cannot be written because {file} is not a folder; choose another place") from None
 
 
 def _culprit(error: Exception, temporary: Path, target: Path) -> Path:

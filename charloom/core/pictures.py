@@ -335,9 +335,9 @@ def _why(path: str | Path, error: Exception) -> str:
         named = next((name for sign, name in _KINDS if re.match(sign, head, re.DOTALL | re.IGNORECASE)), None)
         if named:
             return f"is of a format that is not read here ({named})"
-        return "is no picture that can be read"
+        return "is not a picture that can be read"
     reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return f"is no picture that can be read ({reason})"
+    return f"is not a picture that can be read ({reason})"
 
 
 def _remedy(path: str | Path, error: Exception, remedy: str) -> str:

@@ -62,7 +62,7 @@ def save(
 
     Raises:
         Changed: the file has changed since.
-        UserError: the text has no words or is no text, or the file cannot be written.
+        UserError: the text has no words or is not text, or the file cannot be written.
     """
     text, path = words.tidy(text), place(character, name, root)
     if not text:

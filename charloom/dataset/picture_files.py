@@ -97,7 +97,7 @@ def put(character: Character, name: str, source: Path, *, expected: str | None =
 
     Raises:
         Changed: the file has changed since.
-        UserError: ``source`` is no picture, or nothing can be put there.
+        UserError: ``source`` is not a picture, or nothing can be put there.
     """
     with _told(character.folder or name):
         where = place(character, name)
@@ -117,7 +117,7 @@ def add(character: Character, file: str, source: Path) -> Path:
     """Copy the picture ``source`` into a folder whose every picture is used, under a name like ``file``.
 
     Raises:
-        UserError: it is no picture, or the character does not use every picture of a folder.
+        UserError: it is not a picture, or the character does not use every picture of a folder.
     """
     if not adds(character):
         raise UserError("only a folder whose every picture is used takes more; drop the picture onto a shot")

@@ -109,7 +109,7 @@ def opened(path: Path) -> Iterator[Archive]:
     """Open an archive of somebody else.
 
     Raises:
-        UserError: it is no zip file, or one that should not be unpacked.
+        UserError: it is not a zip file, or one that should not be unpacked.
     """
     try:
         file = zipfile.ZipFile(path)

@@ -67,7 +67,7 @@ def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
     The bytes are kept as they came, with the workflow that ComfyUI puts into them.
 
     Raises:
-        UserError: what came is no picture, or the disk is full.
+        UserError: what came is not a picture, or the disk is full.
     """
     for index, data in enumerate(found, 1):
         path = target if index == 1 else target.with_name(f"{target.stem}-{index}{target.suffix}")
@@ -79,7 +79,7 @@ def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
                 pictures.read(temporary)
             except UserError:
                 raise UserError(
-                    f"{origin}: sent {len(data)} bytes that are no picture, and {path.name} was not written; "
+                    f"{origin}: sent {len(data)} bytes that are not a picture, and {path.name} was not written; "
                     "look into its window"
                 ) from None
         yield path

@@ -132,7 +132,7 @@ def _manifest(archive: Archive) -> dict[str, Any]:
     foreign = sorted(set(archive.names) - set(listed) - {bundle.MANIFEST})
     foreign += sorted(n for n in archive.names if not _TOP.fullmatch(n))
     if foreign:
-        raise UserError(f"{archive.path}: {foreign[0]} does not belong into a bundle; it was changed, get it again")
+        raise UserError(f"{archive.path}: {foreign[0]} does not belong in a bundle; it was changed, get it again")
     missing = sorted(set(listed) - set(archive.names))
     if missing:
         raise UserError(f"{archive.path}: {missing[0]} is missing; get the bundle again")
@@ -230,7 +230,7 @@ def _says_the_same(root: Path, name: str, text: bytes, start: str) -> bool:
     ``start`` is the digest of the LoRA that training starts from, empty if it starts from nothing.
     """
     try:
-        there = project.read(root).characters.get(name)
+        there = project.as_last_run(root, name, ready=False).characters.get(name)
     except UserError:
         return False  # reported by the next command
     if there is None or portable.character_file(there).encode() != text:

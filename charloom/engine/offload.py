@@ -80,7 +80,7 @@ class Offload:
 
     def join(self) -> None:
         """Make the current stream wait for outstanding copies."""
-        if self._copies:  # else the stream is no part of what is being recorded
+        if self._copies:  # else the stream is not part of what is being recorded
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
     def place(self, tensor: Tensor) -> Tensor | None:

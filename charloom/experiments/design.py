@@ -165,7 +165,7 @@ def read(name: str, root: Path = Path(".")) -> Experiment:
         match = _CLAIM.fullmatch(rest)
         if not match or not {match[1], match[3]} <= set(arms) or (measure or measures[0]) not in measures:
             known = f"arms: {', '.join(arms)}; measures: {', '.join(measures)}"
-            problems.append(f"{label}: expect: '{text}' is no claim such as 'measure: arm > arm'; {known}")
+            problems.append(f"{label}: expect: '{text}' is not a claim such as 'measure: arm > arm'; {known}")
             continue
         claims.append(Claim(measure or measures[0], *match.groups()))
     if problems:

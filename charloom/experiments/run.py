@@ -24,8 +24,9 @@ from charloom.experiments.reader import Reader
 from charloom.experiments.watermark import star
 from charloom.judge import backend as judges
 from charloom.lora.adapter import load_into
+from charloom.train.job import TrainJob
 from charloom.train.keys import CHECKPOINT, checkpoint_key
-from charloom.train.loop import TrainJob, train
+from charloom.train.loop import train
 from charloom.workflow import prepared, slices
 from charloom.workflow import training as runs
 from charloom.zimage import sampler, weights

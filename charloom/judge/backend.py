@@ -94,7 +94,7 @@ class Picture:
         """uint8 (H, W, 3).
 
         Raises:
-            UserError: the file is missing or is no picture.
+            UserError: the file is missing or is not a picture.
         """
         if callable(self._pixels):
             self._pixels = self._pixels()
@@ -159,7 +159,7 @@ def load_picture(
     """Read a picture as RGB with no edge longer than ``edge`` pixels (judging needs no more).
 
     Raises:
-        UserError: the file is missing or is no picture.
+        UserError: the file is missing or is not a picture.
     """
     return Picture(name or path.stem, text, _pixels(path, edge), seed, strength)
 

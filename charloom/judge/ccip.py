@@ -45,7 +45,7 @@ class Ccip:
         self._input = given.name
         if len(given.shape) != 4:
             raise UserError(
-                f"{path}: is no feature network of CCIP (its input has the shape {given.shape}); name another"
+                f"{path}: is not a feature network of CCIP (its input has the shape {given.shape}); name another"
             )
         self._size = given.shape[2] if isinstance(given.shape[2], int) else 384
 

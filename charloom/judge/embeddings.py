@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from charloom.core import misfits
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class _Transformer(_Embedding):
     """A model that transformers loads from one folder."""
 
     def _load(self, files: dict[str, Path]) -> None:
+        misfits.hide()
         from transformers import AutoImageProcessor, AutoModel
 
         # The files of a snapshot share a folder; "config.json" is directly in it.
@@ -102,9 +104,9 @@ class Siglip(_Transformer):
     name = "siglip"
 
     def _load(self, files: dict[str, Path]) -> None:
+        super()._load(files)
         from transformers import AutoTokenizer
 
-        super()._load(files)
         self._tokenizer = AutoTokenizer.from_pretrained(self.folder, **LOCAL)
         self._length = int(getattr(self._model.config.text_config, "max_position_embeddings", 64))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charloom.core.canonical import digest
-from charloom.core.errors import UserError
+from charloom.core.errors import UserError, reason
 from charloom.judge.memory import Look
 
 if TYPE_CHECKING:
@@ -55,11 +55,16 @@ def share(pixels: np.ndarray) -> np.ndarray | None:
     """How much of each pixel is the person (H, W; fp32, 0 to 1) on RGB pixels (H, W, 3); None where there is nobody.
 
     Raises:
-        UserError: mediapipe is not installed.
+        UserError: mediapipe is not installed, or cannot be imported.
     """
     if find_spec("mediapipe") is None:
         raise UserError(f"images.masks: auto needs mediapipe where pictures are not transparent: {INSTALL}")
-    from mediapipe.python.solutions import selfie_segmentation
+    try:
+        from mediapipe.python.solutions import selfie_segmentation
+    except Exception as error:  # another protobuf or numpy
+        raise UserError(
+            f"images.masks: auto needs mediapipe, which cannot be imported ({reason(error)}): {INSTALL}"
+        ) from error
 
     with selfie_segmentation.SelfieSegmentation(model_selection=0) as network:
         found = network.process(np.ascontiguousarray(pixels)).segmentation_mask

@@ -17,7 +17,7 @@ def read_scores(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The score documents in ``paths`` (see ``backend.score``), by step.
 
     Raises:
-        UserError: a file is missing or is no score document.
+        UserError: a file is missing or is not a score document.
     """
     documents = []
     for path in paths:
@@ -25,7 +25,7 @@ def read_scores(paths: Iterable[Path]) -> list[dict[str, Any]]:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
             document["step"], document["rows"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: is no score file ({error}); delete it and it will be rebuilt") from None
+            raise UserError(f"{path}: is not a score file ({error}); delete it and it will be rebuilt") from None
         documents.append(document)
     return sorted(documents, key=lambda d: d["step"])
 

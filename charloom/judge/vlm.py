@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from charloom.core import misfits
 from charloom.core.errors import UserError
 from charloom.judge.embeddings import LOCAL, PILLOW
 from charloom.judge.memory import Look
@@ -41,6 +42,8 @@ class VisionLanguage:
 
     def __init__(self, files: dict[str, Path], weights: str, device: Any = "cpu") -> None:
         import torch
+
+        misfits.hide()
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.weights = weights
@@ -52,6 +55,8 @@ class VisionLanguage:
         try:
             self._processor = AutoProcessor.from_pretrained(folder, **LOCAL, **PILLOW)
         except Exception as error:
+            if remedy := misfits.remedy("torchvision"):
+                raise UserError(f"{folder}: its processor needs torchvision, which {remedy}") from error
             if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
                 raise UserError(f"{folder}: its processor needs torchvision: pip install torchvision") from error
             raise

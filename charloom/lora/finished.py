@@ -42,7 +42,7 @@ def header(
         epoch: seconds since 1970, UTC, or "" for no date.
 
     Raises:
-        UserError: ``epoch`` is no number of seconds, or the picture cannot be read.
+        UserError: ``epoch`` is not a number of seconds, or the picture cannot be read.
     """
     sampler = {"sampler": "euler", "scheduler": "simple", "shift": about["shift"], **about["sampler"]}
     digest = hashlib.sha256()
@@ -76,7 +76,7 @@ def date(epoch: str) -> str:
     """``SOURCE_DATE_EPOCH`` as ISO 8601 in UTC.
 
     Raises:
-        UserError: it is no number of seconds.
+        UserError: it is not a number of seconds.
     """
     return moment(epoch).isoformat().replace("+00:00", "Z")
 

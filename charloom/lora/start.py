@@ -42,8 +42,8 @@ def start(adapter: Adapter, path: Path) -> Started:
     trained and change nothing yet. Modules that the file does not have start from nothing.
 
     Raises:
-        UserError: the file cannot be read, is no plain LoRA, or was made for weights of another shape; it changes
-            modules that ``network.modules`` leaves out; the adapter is no plain LoRA.
+        UserError: the file cannot be read, is not a plain LoRA, or was made for weights of another shape; it changes
+            modules that ``network.modules`` leaves out; the adapter is not a plain LoRA.
     """
     network = adapter.network
     if network.type != "lora":

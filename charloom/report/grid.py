@@ -48,7 +48,7 @@ def open_rgb(picture: Path | Image.Image) -> Image.Image:
     """The picture as RGB.
 
     Raises:
-        UserError: the file is missing or is no picture.
+        UserError: the file is missing or is not a picture.
     """
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")

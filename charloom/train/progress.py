@@ -118,7 +118,7 @@ def started(folder: Path) -> bool:
 
 
 def killed(folder: Path) -> bool:
-    """Whether a start of the trainer has ended without a word since this machine was switched on."""
+    """Whether a start of the trainer ended without saying why since this machine was switched on."""
     import psutil
 
     try:

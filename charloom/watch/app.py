@@ -167,7 +167,7 @@ class Server:
             raise UserError("there is no such character; choose one on the page of all")
         steps = character.saved_steps
         if step != "auto" and (type(step) is not int or step not in steps):
-            raise UserError(f"{step} is no checkpoint of this run; take one of {', '.join(map(str, steps))}")
+            raise UserError(f"{step} is not a checkpoint of this run; take one of {', '.join(map(str, steps))}")
         if step == "auto" and character.ship:
             raise UserError(f"{path.name} says ship: {character.ship}; take that line out to let the scores choose")
         choosing.choose(path, step, str(seen))

@@ -90,7 +90,7 @@ def read(character: Character, root: Path) -> Board:
             }
         )
     looked_at = [[one[key] for key in ("name", "version", "seen", "excluded")] for one in pictures]
-    settings = (character.written, character.recipe["data"], character.shots, looked_at)
+    settings = (character.base, character.written, character.recipe["data"], character.shots, looked_at)
     seen = hashlib.sha256(repr(settings).encode()).hexdigest()
     return Board(character, pictures, seen)
 

@@ -123,7 +123,7 @@ class BoardRoutes:
             line = (broken.get(name) or [problem or "there is no such character"])[0]
             return json.dumps({"kind": "board", "name": name, "title": name, "problem": line})
         made = board.read(character, watcher.root)
-        look = self.looks.of(character, watcher.bases.get(character.base), watcher.store, made.fingerprint)
+        look = self.looks.of(character, watcher.base_of(character), watcher.store_of(character), made.fingerprint)
         return json.dumps({**made.record(look), "problem": problem}, default=str)
 
     async def picture(self, request: Request) -> Response:
@@ -139,7 +139,8 @@ class BoardRoutes:
         if path is None:
             return PlainTextResponse("there is no such picture\n", 404)
         async with self._shrinking:
-            data, kind = await run_in_threadpool(thumbnails.thumbnail, path, size, self.server.watcher.store)
+            store = self.server.watcher.store_of(character)
+            data, kind = await run_in_threadpool(thumbnails.thumbnail, path, size, store)
         kept = NEVER if data == thumbnails.NONE else FOREVER
         return Response(data, media_type=kind, headers={**kept, "content-security-policy": "default-src 'none'"})
 

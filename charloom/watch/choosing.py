@@ -25,7 +25,7 @@ def edited(data: bytes, checkpoint: int | str, name: str) -> bytes:
     """The file's bytes with another checkpoint.
 
     Raises:
-        UserError: the file is no YAML mapping, or its text cannot be edited so that nothing else changes.
+        UserError: the file is not a YAML mapping, or its text cannot be edited so that nothing else changes.
     """
 
     def change(document: Any) -> None:

@@ -63,7 +63,7 @@ def edited(
     ``by_hand`` is what the user would have to write.
 
     Raises:
-        UserError: the file is no YAML mapping, or its text cannot be edited so that nothing else changes.
+        UserError: the file is not a YAML mapping, or its text cannot be edited so that nothing else changes.
     """
     try:
         text = data.decode("utf-8")
@@ -112,7 +112,7 @@ def parsed(text: str, name: str, *, broken_is_none: bool = False) -> Any:
     """The document with places and comments.
 
     Raises:
-        UserError: it is no YAML mapping, unless ``broken_is_none``.
+        UserError: it is not a YAML mapping, unless ``broken_is_none``.
     """
     yaml = _yaml()
     try:
@@ -120,9 +120,9 @@ def parsed(text: str, name: str, *, broken_is_none: bool = False) -> Any:
     except Exception as error:  # ruamel.yaml's own errors have no common ancestor but this
         if broken_is_none:
             return None
-        raise UserError(f"{name}: is no valid YAML ({str(error).splitlines()[0]}); mend it first") from None
+        raise UserError(f"{name}: is not valid YAML ({str(error).splitlines()[0]}); correct it first") from None
     if not isinstance(found, Mapping) and not broken_is_none:
-        raise UserError(f"{name}: is no character file; correct it with charloom lint")
+        raise UserError(f"{name}: is not a character file; correct it with charloom lint")
     return found
 
 

@@ -27,14 +27,14 @@ def edited(data: bytes, names: Sequence[str], out: bool, file: str) -> bytes:
     """The file's bytes with pictures left out, or taken back.
 
     Raises:
-        UserError: the file is no character file, or its text cannot be edited so that nothing else changes.
+        UserError: the file is not a character file, or its text cannot be edited so that nothing else changes.
     """
     wanted: list[str] = []
 
     def change(document: Any) -> None:
         images = document.get("images")
         if not isinstance(images, Mapping):
-            raise UserError(f"{file}: has no images; mend it first")
+            raise UserError(f"{file}: has no images; correct it first")
         before = [str(name) for name in images.get(KEY) or ()]
         wanted[:] = [name for name in before if out or name not in names]
         wanted.extend(name for name in dict.fromkeys(names) if out and name not in before)

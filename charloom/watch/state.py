@@ -36,18 +36,20 @@ class Watcher:
         self.results = root / "results"
         self.machine = machine.Machine()
         self._metrics: dict[str, Metrics] = {}
-        self.bases: dict[str, Base] = {}
-        self.store = Store(root / "work" / "store")
+        self._workflows: dict[str, project.Workflow] = {}
         self._config: tuple[float, dict[str, Character], dict[str, list[str]], str] = (-CONFIG_PAUSE, {}, {}, "")
 
     def config(self) -> tuple[dict[str, Character], dict[str, list[str]], str]:
-        """Characters, mistakes by character, and a line if the whole configuration cannot be read just now."""
+        """Characters as they were last trained, mistakes by character, and a line if nothing can be read just now."""
         if time.monotonic() - self._config[0] > CONFIG_PAUSE:
             people, broken, problem = self._config[1], self._config[2], ""
             try:
-                found = project.read(self.root)
-                people, broken = found.projects, {**found.broken_styles, **found.broken}
-                self.bases, self.store = found.bases, Store(self.root / found.store)
+                found = project.all_as_last_run(self.root)
+                people = {name: one.projects[name] for name, one in found.items() if name in one.projects}
+                broken = {
+                    name: {**one.broken_styles, **one.broken}[name] for name, one in found.items() if name not in people
+                }
+                self._workflows |= found
             except UserError as error:  # in the middle of an edit, say; what was known before is still of use
                 problem = str(error).splitlines()[0]
             self._config = (time.monotonic(), people, broken, problem)
@@ -56,6 +58,14 @@ class Watcher:
     def forget(self) -> None:
         """Read the configuration again at the next look."""
         self._config = (-CONFIG_PAUSE, *self._config[1:])
+
+    def base_of(self, character: Character) -> Base | None:
+        """What a character that was read is trained on."""
+        return self._workflows[character.id].bases.get(character.base)
+
+    def store_of(self, character: Character) -> Store:
+        """Where the results of a character that was read are kept."""
+        return Store(self.root / self._workflows[character.id].store)
 
     def names(self) -> list[str]:
         """All characters, finished or not, broken ones too."""
@@ -151,7 +161,7 @@ class Watcher:
         state, problem = str(found.get("state", "")), str(found.get("problem") or "")
         if state == "running" and not _alive(found):
             state = "crashed"
-            problem = "the trainer has ended without a word; start snakemake again, it goes on from the last checkpoint"
+            problem = "the trainer ended without saying why; start snakemake again, it goes on from the last checkpoint"
         keys = ("step", "saved", "loss", "smoothed", "seconds_per_step", "eta", "memory", "first")
         return {"state": state, "problem": problem, "steps": found.get("steps", steps)} | {
             key: found.get(key) for key in keys

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from charloom.core import pictures
+from charloom.core import misfits, pictures
 from charloom.core.errors import UserError, reason
 from charloom.judge.embeddings import LOCAL, PILLOW
 
@@ -23,6 +23,7 @@ class Local:
 
         self.folder, self.longest = folder.absolute(), longest
         self.device = torch.device(device)
+        misfits.hide()
         # Half the memory on a GPU; a CPU computes in fp32.
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self._model = self._loaded(dtype).to(self.device).eval()
@@ -88,6 +89,10 @@ class Local:
         try:
             return AutoProcessor.from_pretrained(self.folder, **LOCAL, **PILLOW)
         except Exception as error:
+            if remedy := misfits.remedy("torchvision"):
+                raise UserError(
+                    f"captions.captioner: the processor of {self.folder.name} needs torchvision, which {remedy}"
+                ) from error
             if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
                 raise UserError(
                     f"captions.captioner: the processor of {self.folder.name} needs a package: "

@@ -20,7 +20,7 @@ from charloom.core.store import Store
 from charloom.dataset import lint
 from charloom.dataset.lint import Finding, Item
 from charloom.dataset.lint.registry import Data
-from charloom.workflow import caption_slices, likeness, lint_files, lint_slices, proposing, slices
+from charloom.workflow import caption_slices, likeness, lint_files, lint_slices, looking, proposing, slices
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def inspect(
     checked = lint.check(items, settings, count, further)
     paths = {name: lint_files.picture(character, name, root)[0] for name in character.image_names}
     files = {name: path for name, path in paths.items() if path.is_file()}
+    detectors = tuple(name for name in detectors if name not in looking.broken)
     return Inspection(
         character, settings, items, checked.findings, checked.allowed, missing, count.exact, detectors, files
     )

@@ -17,7 +17,7 @@ import numpy as np
 
 from charloom.core import cores, files, pictures
 from charloom.core.canonical import digest, file_digest
-from charloom.core.errors import Stopped, UserError
+from charloom.core.errors import Stopped, UserError, reason
 from charloom.core.store import Store
 from charloom.core.versions import FACES_IN_PICTURES, RECIPES, TEXT_IN_PICTURES
 from charloom.dataset import crop, lint
@@ -29,6 +29,9 @@ DETECTORS: dict[str, tuple[Callable[[], bool], Callable[[np.ndarray], list[dict[
     "text": (ocr.installed, ocr.texts, ocr.LONGEST, TEXT_IN_PICTURES),
 }
 """By name: whether it is installed, what it sees on RGB pixels, the longer edge that it gets, and its version."""
+
+broken: dict[str, str] = {}
+"""Detectors that are installed and cannot be imported, which are done without in this process: a line for each."""
 
 Crop = Mapping[str, int]
 
@@ -63,7 +66,11 @@ def kept_facts(
     for name in detectors:
         _, look, longest, version = DETECTORS[name]
         key = {**image, "detector": name, "version": version}
-        found[name] = _kept(store, f"image-{name}", key, lambda look=look, e=longest: look(_pixels(picture(), e)))
+        try:
+            found[name] = _kept(store, f"image-{name}", key, lambda look=look, e=longest: look(_pixels(picture(), e)))
+        except ImportError as error:  # of a library that it needs, such as OpenCV's libGL
+            why = f"their detector cannot be imported ({reason(error)}); mend it, or uninstall it"
+            broken[name] = f"pictures are not looked at for {name}: {why}"
     return found
 
 

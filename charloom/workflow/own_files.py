@@ -90,7 +90,7 @@ def make_picture(path: Path, settings: Mapping[str, Any], store: Store) -> str:
     ``settings`` has ``crop`` (``right``, ``bottom``, ``minimum``).
 
     Raises:
-        UserError: it cannot be read, is no picture, or smaller than the crop allows.
+        UserError: it cannot be read, is not a picture, or smaller than the crop allows.
     """
     try:
         key = PICTURE.key_of(path, settings)
@@ -115,7 +115,7 @@ def make_caption(path: Path | None, settings: Mapping[str, Any], store: Store) -
     ``settings`` has ``trigger``, with which the caption is completed, or ``default``, that of a picture without any.
 
     Raises:
-        UserError: the file cannot be read, or is no UTF-8 text.
+        UserError: the file cannot be read, or is not UTF-8 text.
     """
     key = CAPTION.key_of(path, settings)
     if not store.has(CAPTION.name, key, CAPTION.suffix):

@@ -14,10 +14,9 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 
-UNUSED = (
-    "bitsandbytes", "scipy", "sklearn", "torchvision", "torchaudio", "soundfile", "librosa", "xformers", "flashinfer",
-    "torchao", "gptqmodel", "hqq", "aqlm", "eetq", "gguf", "transformer_engine",
-)  # fmt: skip
+from charloom.core import misfits
+
+UNUSED = ("scipy", "sklearn", *misfits.BESIDE_TORCH)
 """Packages that diffusers, PEFT and transformers import if they find them installed."""
 USERS = ("accelerate", "diffusers", "peft", "transformers")
 """Packages that look once whether those of :data:`UNUSED` are installed, and rely on it from then on."""

@@ -81,7 +81,7 @@ def test_a_scheduler_that_cannot_be_followed_is_one_line(folder: Path, tmp_path:
     with pytest.raises(UserError, match="scheduler_config.json: use_dynamic_shifting is not supported"):
         lock(folder, tmp_path / "store")
     (folder / locks.SCHEDULER).write_text("[]")
-    with pytest.raises(UserError, match="is no configuration of a scheduler"):
+    with pytest.raises(UserError, match="is not a scheduler configuration"):
         lock(folder, tmp_path / "store")
 
 

@@ -111,7 +111,8 @@ def test_an_installed_wheel_lays_out_a_folder_and_plans_a_run_in_it(tmp_path):
     planned = subprocess.run([sys.executable, "-m", "snakemake", "-n"], **outside)
     assert planned.returncode == 0 and "train" in planned.stdout + planned.stderr, planned.stderr
     assert str(ROOT) not in (tmp_path / "studio/Snakefile").read_text()
-    assert (tmp_path / "studio/docs/cluster.md").is_file()  # which messages name
+    for page in ("docs/cluster.md", "CHANGELOG.md", "docs/README.md"):  # which messages and pages name
+        assert (tmp_path / "studio" / page).is_file()
 
 
 # what an update makes again

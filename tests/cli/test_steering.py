@@ -172,10 +172,21 @@ def test_ship_ends_the_run_and_keeps_the_schedule(root: Path) -> None:
     assert load(".").character("mara").checkpoint == 50
 
 
+def test_lint_names_the_saved_steps_for_one_to_ship_that_is_none(root: Path) -> None:
+    small_project.edit(FILE, ship=70)
+    said_so = [line for line in said(call("lint", "mara")).splitlines() if "ship: " in line]
+    assert len(said_so) == 1 and "ship: 70 in config/characters/mara.yaml is not a step" in said_so[0]
+    assert "Take one of 50, 100, unless" in said_so[0]
+    there = results("mara").checkpoint(70)  # of charloom try, say
+    there.parent.mkdir(parents=True)
+    there.touch()
+    assert "ship: " not in said(call("lint", "mara"))
+
+
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"ship": 500}, "ship: step 500 is never trained: recipe.train.steps is 100"),
+        ({"ship": 500}, "ship: step 500 is never trained, recipe.train.steps is 100; take one of 50, 100"),
         ({"ship": 50, "checkpoint": 100}, "checkpoint: step 100 is not saved; auto or one of 50"),
     ],
 )
@@ -255,7 +266,7 @@ def test_a_problem_is_part_of_the_verdict(root: Path) -> None:
     character = load(".").character("mara")
     lines = trial.verdict(root, character, trial.measured(root, character, 30))
     assert (
-        "warning    the adapter has hardly moved" in lines and lines[-1] == "verdict    mend that before the whole run"
+        "warning    the adapter has hardly moved" in lines and lines[-1] == "verdict    fix that before the whole run"
     )
 
 

@@ -30,8 +30,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a LoRA to start from of another kind": (
         recipe(network={"init": "first.pt"}),
         [
-            "config/characters/mara.yaml: recipe.network.init: first.pt is no .safetensors file, and no other kind of "
-            "LoRA is read; convert it first"
+            "config/characters/mara.yaml: recipe.network.init: first.pt is not a .safetensors file, and no other kind "
+            "of LoRA is read; convert it first"
         ],
     ),
     "a LoRA to start from for a LoKr": (
@@ -183,7 +183,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a picture in place of a configuration": (
         lambda p: (p / CONFIG).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(2**20)),
-        ["config/config.yaml: is no text, so no YAML file; name the file that is meant"],
+        ["config/config.yaml: is not text, so not a YAML file; name the file that is meant"],
     ),
     "missing key": (
         lambda p: write_yaml(p / MARA, {k: v for k, v in CHARACTER.items() if k != "trigger"}),
@@ -304,7 +304,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a data set without images": (
         lambda p: (further_set(p), (p / "more/a.png").unlink(), (p / "more/b.jpg").unlink()),
-        ["config/characters/mara.yaml: datasets[1].path: more has no image (.png, .jpg, .webp); add some"],
+        ["config/characters/mara.yaml: datasets[1].path: more has no image (such as .png, .jpg or .webp); add some"],
     ),
     "a data set without captions": (
         lambda p: further_set(p),

@@ -38,7 +38,7 @@ def test_a_shot_that_is_left_out_is_nowhere_and_the_others_stay_what_they_were(r
     for name in after.image_names:
         for part in (slices.source_image, slices.crop, slices.caption, slices.latents):
             assert part(after, name) == part(before, name)
-    assert after.unused_files(root) == []  # its caption is no stray
+    assert after.unused_files(root) == []  # its caption is not a stray
 
 
 def test_pictures_of_extra_sets_and_whole_folders_are_left_out_by_the_same_names(root, monkeypatch):

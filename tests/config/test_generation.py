@@ -43,7 +43,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"gemini": {"base_url": "http://example.org"}},
         "images.gemini.base_url: would send the key unencrypted",
     ),
-    "no address": ({"gemini": {"base_url": "localhost:8080"}}, "images.gemini.base_url: is no address"),
+    "no address": ({"gemini": {"base_url": "localhost:8080"}}, "images.gemini.base_url: is not an address"),
     "no price": (
         {"budget": {"money": 3}},
         "images.budget.money: needs the price of a picture; set images.gemini.price",

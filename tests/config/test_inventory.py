@@ -217,7 +217,7 @@ def test_links_out_of_a_folder(tmp_path: Path) -> None:
         captions.read(made.caption_file("a"))
     assert captions.read(made.caption_file("c")) == "b.txt"
     told = {unused.where: unused.what for unused in made.unused()}
-    lost = {f"{place}/e.png": "a link that leads to no file; delete it, or mend it"}
+    lost = {f"{place}/e.png": "a link that leads to no file; delete or repair it"}
     assert told == {**lost, f"{place}/d.png": "links to folders are not followed; put the files themselves here"}
     whole = {one.where: one.what for one in inventory.of_tree(place, made.files.values())}
     assert whole.items() >= told.items()

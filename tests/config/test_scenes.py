@@ -58,7 +58,7 @@ def test_an_entry_wins_over_the_gallery_and_that_over_the_base(root: Path) -> No
         ([{"prompt": "{trigger}", "styles": ["sepia"]}], "gallery: styles: there is no config/styles/sepia.yaml"),
         ([{"prompt": "{trigger}", "styles": [{"file": "no.safetensors"}]}], "there is no file no.safetensors"),
         ([{"prompt": "{trigger}", "styles": [{"file": "~nosuchuser/x.safetensors"}]}], "no file ~nosuchuser/x"),
-        ([{"prompt": "{trigger}", "styles": [{"file": "ink.ckpt"}]}], "ink.ckpt is no .safetensors file"),
+        ([{"prompt": "{trigger}", "styles": [{"file": "ink.ckpt"}]}], "ink.ckpt is not a .safetensors file"),
         ([{"prompt": "{trigger}", "styles": [{"strength": 1}]}], "give either style (a name) or file (a path)"),
     ],
 )

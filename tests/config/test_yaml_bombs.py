@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import time
 from pathlib import Path
 
@@ -70,3 +72,15 @@ def test_a_number_without_an_end_is_refused(tmp_path: Path, number: float) -> No
         load(tmp_path)
     assert "mara.yaml: recipe.data.weight: must be a" in str(error.value)
     assert "mara.yaml: recipe.train.lr: must be " in str(error.value)
+
+
+def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an editor which replaces it meanwhile cannot mix two versions; line ends are those of Python."""
+    path, opened = tmp_path / "a.yaml", []
+    path.write_bytes("\ufeffa: ü\r\n".encode())
+    genuine = io.open
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", lambda *given, **more: opened.append(given) or genuine(*given, **more))
+    found = yaml.read_yaml(path)
+    monkeypatch.undo()
+    assert (found, found.text, len(opened)) == ({"a": "ü"}, "\ufeffa: ü\n", 1)

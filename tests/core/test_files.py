@@ -66,7 +66,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught, files.whole(target):
             raise AssertionError
         assert str(caught.value) == (
-            f"{target}: cannot be written, for {tmp_path / 'lora.safetensors'} is no folder; choose another place"
+            f"{target}: cannot be written because {tmp_path / 'lora.safetensors'} is not a folder; choose another place"
         )
 
 

@@ -24,6 +24,7 @@ BELOW = {
     "report": ("dataset", "zimage"),
     "deliver": ("base",),
     "workflow": ("train", "judge", "dataset"),
+    "planning": ("core",),
     "experiments": ("workflow", "report"),
     "watch": ("workflow", "report"),
     "cli": ("workflow", "interop", "watch", "deliver"),

@@ -87,7 +87,7 @@ def test_entries_are_read_only(tmp_path: Path) -> None:
     store = Store(tmp_path)
     put(store, b"data")
     assert store.path("thing", KEY, ".bin").stat().st_mode & 0o222 == 0
-    put(store, b"data")  # again is no error
+    put(store, b"data")  # again is not an error
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])

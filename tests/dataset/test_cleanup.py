@@ -138,4 +138,4 @@ def test_terms_in_most_captions() -> None:
     assert found == {"red": ("a", "b", "c"), "silver watch": ("a", "b", "c")}
     assert [t.text for t in tags.unsaid(texts, {"x": "m4ra, a watch, red"}, ["m4ra"])] == []
     assert [t.text for t in tags.unsaid(texts, {"x": "m4ra, red"}, ["m4ra"])] == ["silver watch"]
-    assert tags.frequent({"a": "red coat", "b": "red coat"}) == [], "two pictures are no most"
+    assert tags.frequent({"a": "red coat", "b": "red coat"}) == [], "two pictures are not most"

@@ -53,7 +53,7 @@ def test_crops_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="overwritten by its own crop"):
         crop_file(source, source, right=0)
     (tmp_path / "c.png").write_text("no image")
-    with pytest.raises(UserError, match=r"c\.png: is no picture that can be read"):
+    with pytest.raises(UserError, match=r"c\.png: is not a picture that can be read"):
         crop_file(tmp_path / "c.png", tmp_path / "b.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]
 

@@ -145,7 +145,7 @@ def test_a_watermark_that_is_still_there_is_found(dataset: Path) -> None:
         assert len(found) == marked
     assert found == [
         "error: images: most images have the same mark in the bottom right corner; raise crop.right and crop.bottom, "
-        "or the LoRA will learn it; look at it with charloom lint NAME --html, and if it is no mark, write "
+        "or the LoRA will learn it; look at it with charloom lint NAME --html, and if it is not a mark, write "
         "lint: {allow: [{rule: watermark}]}"
     ]
 

@@ -164,9 +164,9 @@ def test_jobs_that_waited_do_not_wait_again_for_a_server_in_trouble(
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "text": (b"<html>sorry</html>", "no picture"),
-    "truncated": (png(5)[:-400], "no picture"),
-    "half a JPEG": (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:900], "no picture"),
+    "text": (b"<html>sorry</html>", "not a picture"),
+    "truncated": (png(5)[:-400], "not a picture"),
+    "half a JPEG": (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:900], "not a picture"),
     "a thumbnail": (png(5, (16, 16)), "a picture of 16x16"),
     "blank": (encoded(Image.new("RGB", (64, 64), "white")), "a blank picture"),
     "the reference": (png(999), "the reference itself"),

@@ -20,7 +20,7 @@ from PIL import Image
 from small_project import edit, with_sets
 
 from charloom.config import masking, portable, project
-from charloom.core import files
+from charloom.core import files, last_run
 from charloom.core.layout import WHOLE_MASK
 from charloom.core.tensors import write_safetensors
 from charloom.dataset import sources
@@ -176,12 +176,13 @@ def test_a_hand_written_caption_of_a_drawn_picture_comes_back(
 
 
 def test_a_character_that_is_there_to_the_same_effect_stays(bundle: Path, tmp_path: Path, monkeypatch) -> None:
-    """Such as the shipped ones, with their comments."""
-    folder = small_project.make(tmp_path / "same")
-    monkeypatch.chdir(folder)
-    before = tree(folder)
-    result = call("unpack", str(bundle))
-    assert result.exit_code == 0 and tree(folder) == before, said(result)
+    """Such as the shipped ones, with their comments; whether config.yaml or a profile has the settings."""
+    monkeypatch.chdir(folder := small_project.make(tmp_path / "same"))
+    last_run.remember(["mara"], {"recipe": small_project.CONFIG["recipe"]}, [])
+    for recipe in (small_project.CONFIG["recipe"], {}):
+        edit(folder / "config/config.yaml", recipe=recipe)
+        before = tree(folder)
+        assert call("unpack", str(bundle)).exit_code == 0 and tree(folder) == before
 
 
 def test_nothing_is_overwritten(bundle: Path, clone: Path) -> None:
@@ -278,7 +279,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a dot at the end": (put("gallery/a./b.png"), "cannot be a file on Windows"),
     "control characters": (put("dataset/a\x1b[2J.png"), "would leave its folder"),
     "another case": (put("README.MD"), "twice"),
-    "foreign": (put("setup.py"), "setup.py does not belong into a bundle"),
+    "foreign": (put("setup.py"), "setup.py does not belong in a bundle"),
     "foreign code": (put("rules/train.smk"), "rules/train.smk does not belong"),
     "bomb": (put("gallery/zeros.png", b"\0" * 2**22), ""),
     "a base elsewhere": (character(b"path: resources/bases/mini", b"path: /etc"), "lies outside of the workflow"),

@@ -135,7 +135,7 @@ def test_what_did_not_work_is_not_tried_again_in_the_middle_of_a_run():
     made = {**MADE, "compile": FAILED}
     again = origin.taken_over(options, made)
     assert not again.compile
-    # It stays recorded, and is no difference worth a line.
+    # It stays recorded, and is not a difference worth a line.
     now = origin.facts({**MADE, "compile": again.compile}, made)
     assert now == made and origin.differences(made, now) is None
 

@@ -17,7 +17,7 @@ from charloom.kernels import attention, linears, quantize
 from charloom.lora.attach import attach
 from charloom.lora.network import Network
 from charloom.train import optim
-from charloom.train.loop import Numbers
+from charloom.train.records import Numbers
 from charloom.train.settings import Optimisation
 from charloom.train.step import loss_of, to_device
 from charloom.zimage import forward

@@ -21,8 +21,9 @@ from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
 from charloom.kernels import quantize
 from charloom.train import state as states
+from charloom.train.job import TrainJob
 from charloom.train.keys import checkpoint_key, manifest_digest, run_key
-from charloom.train.loop import TrainJob, train
+from charloom.train.loop import train
 from charloom.train.settings import TrainSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]

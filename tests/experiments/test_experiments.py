@@ -91,7 +91,7 @@ def test_a_claim_about_nothing_is_a_mistake(tmp_path: Path, claim: str) -> None:
     text = (design.FOLDER / "watermark.yaml").read_text().replace("[uncropped > cropped]", f'["{claim}"]')
     (tmp_path / design.FOLDER).mkdir(parents=True)
     (tmp_path / design.FOLDER / "watermark.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config/experiments/watermark.yaml: expect: .* is no claim"):
+    with pytest.raises(UserError, match=r"config/experiments/watermark.yaml: expect: .* is not a claim"):
         design.read("watermark", tmp_path)
     with pytest.raises(UserError, match=r"there is no config/experiments/watermarks.yaml; did you mean watermark"):
         design.read("watermarks", tmp_path)

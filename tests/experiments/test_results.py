@@ -25,13 +25,34 @@ def test_the_page_says_what_the_table_says(path: Path, monkeypatch: pytest.Monke
     assert {row["experiment"] for row in table} == {path.stem}
     found = tables.values(table, experiment.measures[0])
     assert set(found) == set(experiment.arms), "an arm has no result"
-    assert tables.whole_seeds(experiment, table) == table, "seeds that some arms lack should have been left out"
+    table = tables.whole_seeds(experiment, table)
     for claim in experiment.claims:
         one = tables.verdict(claim, table)
         means = f"{one.left:.3f}, {one.right:.3f}"
         row = f"| [{path.stem}](#{path.stem}) | `{claim}` | **{one.word}** | {means} | {one.for_it} of {one.seeds} |"
         assert row in page
     assert tables.summary(experiment, table) in page
+
+
+def test_a_seed_that_an_arm_lacks_stays_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not compared, and waits for the other arms."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import experiments_page
+
+    experiment, table = design.read(TABLES[0].stem), tables.read(TABLES[0])
+    lonely = [{**row, "seed": 999} for row in table if row["arm"] == next(iter(experiment.arms)) and row["seed"] == 42]
+    page = tmp_path / "page.md"
+    page.write_text(experiments_page.BEGIN + experiments_page.END)
+    for name, value in {"TABLES": tmp_path, "FIGURES": tmp_path, "PAGE": page, "CHOICE": tmp_path / "none"}.items():
+        monkeypatch.setattr(experiments_page, name, value)
+    monkeypatch.setattr(design, "names", lambda *_: [experiment.name])
+    monkeypatch.setattr(tables, "plot", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["experiments_page.py"])
+    tables.write([*table, *lonely], tmp_path / TABLES[0].name)
+    experiments_page.main()
+    assert tables.read(tmp_path / TABLES[0].name) == [*table, *lonely] and lonely
+    assert tables.summary(experiment, table) in page.read_text()
 
 
 @pytest.mark.skipif(not CHOICE.is_file(), reason="the proof of the choice has not been run")

@@ -37,7 +37,7 @@ PRELOADED = (
     *("diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.transformers.transformer_z_image"),
     *("transformers.models.qwen3.modeling_qwen3", "transformers.models.qwen2.tokenization_qwen2"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "tensorboard.summary.writer.event_file_writer"),
-    *("charloom.config.project", "charloom.base.locks", "charloom.dataset.sources.paperdoll", "charloom.workflow.lean"),
+    *("charloom.config.project", "charloom.base.locks", "charloom.dataset.sources.paperdoll", "charloom.planning.lean"),
     *("charloom.workflow.slices", "charloom.workflow.targets", "charloom.workflow.samples", "charloom.workflow.texts"),
     *("charloom.workflow.prepared", "charloom.workflow.latents", "charloom.train.loop", "charloom.zimage.weights"),
     *("charloom.report.page", "charloom.report.grid", "charloom.report.curves", "charloom.lora.finished"),

@@ -315,7 +315,7 @@ def test_what_a_job_leaves_open_is_said(tmp_path):
     found = imported(tmp_path, trigger_word=None, model__name_or_path="someone/else", model__adapter_path=None,
                      sample__prompts=[], sample__sample_every=300)  # fmt: skip
     todo = "\n".join(found.todo)
-    for wanted in ("trigger: the job has none", "someone/else", "training_adapter", "sample_prompts", "no multiple",
+    for wanted in ("trigger: the job has none", "someone/else", "training_adapter", "sample_prompts", "not a multiple",
                    "there is no folder", "counts forward passes"):  # fmt: skip
         assert wanted in todo, wanted
     assert "base" not in found.character and len(found.character["sample_prompts"]) == 10

@@ -162,7 +162,7 @@ def test_a_corrupt_preview_is_left_out_with_a_line(models: dict[str, Any], store
     made = document(judged(models, store, "dinov2"), store, [samples()[0], broken])
     assert {row["prompt"] for row in made["rows"]} == {"01"}
     (note,) = made["notes"]
-    assert "02.png: is no picture that can be read" in note
+    assert "02.png: is not a picture that can be read" in note
 
 
 def test_references_are_looked_at_once(models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

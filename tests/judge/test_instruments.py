@@ -99,11 +99,11 @@ def test_what_was_seen_is_remembered_by_content(tmp_path: Path) -> None:
 
 def test_a_picture_that_cannot_be_read_is_left_out_with_a_line() -> None:
     def broken() -> np.ndarray:
-        raise UserError("a.png: is no picture")
+        raise UserError("a.png: is not a picture")
 
     memory = Memory()
     looks = memory.looks("eye", [Picture("a", "", broken), picture(1)], lambda new: [{"x": np.ones(1)} for _ in new])
-    assert looks[0] is None and looks[1] and memory.notes == ["a.png: is no picture"]
+    assert looks[0] is None and looks[1] and memory.notes == ["a.png: is not a picture"]
 
 
 # dlib, EfficientNet and BRISQUE with their own weights

@@ -198,7 +198,7 @@ def test_load_picture(tmp_path):
     picture = backend.load_picture(tmp_path / "a.png", "words", edge=300)
     assert (picture.name, picture.pixels.shape) == ("a", (300, 300, 3))
     (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="b.png: is no picture that can be read"):
+    with pytest.raises(UserError, match="b.png: is not a picture that can be read"):
         backend.load_picture(tmp_path / "b.png", "")
     with pytest.raises(UserError, match="c.png: there is no such picture"):
         backend.load_picture(tmp_path / "c.png", "")
@@ -222,5 +222,5 @@ def test_table_round_trip(tmp_path):
     table.write_csv([], tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text() == ",".join(table.COLUMNS) + "\n"
     (tmp_path / "bad.json").write_text("[]")
-    with pytest.raises(UserError, match="bad.json: is no score file"):
+    with pytest.raises(UserError, match="bad.json: is not a score file"):
         table.read_scores([tmp_path / "bad.json"])

@@ -289,7 +289,7 @@ def test_no_file_is_too_odd_to_be_judged(tmp_path, change):
     tensors = ai_toolkit().tensors | {f"{STEM}.{role}": tensor for role, tensor in change.items()}
     path = Foreign(tensors).write(tmp_path / "x.safetensors")
     status, text = said(str(path), "--json")
-    record = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    record = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert status == (0 if record["ok"] else 1)
     assert not record["ok"]
 

@@ -38,7 +38,7 @@ def test_grids_take_other_shapes_and_name_broken_files(tmp_path):
     )
     assert wide.height > wide.width / 3
     (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="a.png: is no picture that can be read"):
+    with pytest.raises(UserError, match="a.png: is not a picture that can be read"):
         grid.checkpoint_grid([grid.Cell("01", "", tmp_path / "a.png")], title="x")
 
 

@@ -27,11 +27,12 @@ from charloom.core import randomness
 from charloom.core.errors import UserError
 from charloom.core.store import Store
 from charloom.core.tensors import read_safetensors
-from charloom.train import loop
+from charloom.lora.attach import attach
 from charloom.train import state as states
 from charloom.train import step as one_step
+from charloom.train.data import TrainingData
 from charloom.train.keys import checkpoint_key
-from charloom.train.loop import train
+from charloom.train.loop import clip, train
 from charloom.train.settings import TrainSettings
 from charloom.zimage import flow, forward
 
@@ -46,9 +47,9 @@ def test_the_first_update_is_what_the_formulas_say(make_dataset, tmp_path):
     train(job, store, 1, quiet)
     got, _ = read_safetensors(store.path("checkpoint", checkpoint_key(job.run_key, 1), ".safetensors"))
 
-    data = loop.TrainingData(manifest, job.settings)
+    data = TrainingData(manifest, job.settings)
     stock = build_transformer()
-    adapter = loop.attach(stock, job.settings.network, 42)
+    adapter = attach(stock, job.settings.network, 42)
     total = 0.0
     for draw in data.draws(1):
         n = randomness.noise(42, draw.index, tuple(draw.latents.shape))
@@ -179,7 +180,7 @@ def test_clipping_scales_the_gradient_and_reports_its_norm():
     parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))]
     for limit, expected in ((1.0, 1.0), (0, 5.0), (10.0, 5.0)):
         parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([4.0])
-        assert loop.clip(parameters, limit).item() == pytest.approx(5.0)
+        assert clip(parameters, limit).item() == pytest.approx(5.0)
         assert torch.cat([p.grad for p in parameters]).norm().item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -231,9 +232,9 @@ def test_differential_preservation_speaks_about_each_caption(make_dataset, tmp_p
     manifest = make_dataset(captions=(20, 25), items=[{}, {"is_reg": True}])
     settings = recipe(train={"preservation": {"differential": {"enabled": True, "multiplier": 0.5}}})
     job = job_of(manifest, settings, tmp_path / "log")
-    data = loop.TrainingData(manifest, job.settings)
+    data = TrainingData(manifest, job.settings)
     model = build_transformer()
-    adapter = loop.attach(model, job.settings.network, 42)
+    adapter = attach(model, job.settings.network, 42)
     with torch.no_grad():
         for parameter in adapter.parameters.values():
             parameter.add_(0.1)

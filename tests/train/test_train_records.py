@@ -24,11 +24,14 @@ from train_helpers import (
 from charloom.config import yaml
 from charloom.core.store import Store
 from charloom.lora.adapter import load_into
+from charloom.lora.attach import attach
 from charloom.lora.verify import verify
-from charloom.train import holdout, loop, metrics
+from charloom.train import holdout, metrics
 from charloom.train import state as states
+from charloom.train.job import build_engine, resolve
 from charloom.train.keys import checkpoint_key
-from charloom.train.loop import TrainingStopped, train
+from charloom.train.loop import train
+from charloom.train.records import TrainingStopped
 from charloom.zimage import forward
 
 
@@ -120,7 +123,7 @@ def nan_at(step_of_nan, where):
     """A ``make_engine`` whose output breaks at one call."""
 
     def make(*arguments):
-        engine, calls = loop.build_engine(*arguments), iter(range(1, 10**6))
+        engine, calls = build_engine(*arguments), iter(range(1, 10**6))
         real = engine.predict
 
         def predict(*inputs):
@@ -167,7 +170,7 @@ def test_broken_numbers_stop_the_run_and_are_explained(make_dataset, tmp_path, w
     for kind, step in itertools.product(("state", "checkpoint"), (broken, 20)):
         assert not store.has(kind, checkpoint_key(job.run_key, step), ".safetensors")
     # The same job without the fault goes on from there.
-    train(replace(job, make_engine=loop.build_engine), store, 20, quiet)
+    train(replace(job, make_engine=build_engine), store, 20, quiet)
 
 
 def test_holdout_is_measured_with_and_without_the_adapter(make_dataset, tmp_path):
@@ -213,7 +216,7 @@ def test_holdout_is_of_the_file_that_is_written(make_dataset, tmp_path, name):
     records = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
     recorded = next(r["holdout"] for r in records if "holdout" in r)
     base = forward.prepare(build_transformer())
-    bare = loop.attach(build_transformer(), job.settings.network, 0)  # only asked for a switch
+    bare = attach(build_transformer(), job.settings.network, 0)  # only asked for a switch
 
     def look() -> dict[str, float]:
         return holdout.evaluate(
@@ -272,5 +275,5 @@ def test_lines_of_progress_become_rarer():
 
 
 def test_dtype_and_device_resolve():
-    assert loop.resolve("cpu", "auto") == (torch.device("cpu"), torch.float32)
-    assert loop.resolve("cpu", "bf16") == (torch.device("cpu"), torch.bfloat16)
+    assert resolve("cpu", "auto") == (torch.device("cpu"), torch.float32)
+    assert resolve("cpu", "bf16") == (torch.device("cpu"), torch.bfloat16)

@@ -116,6 +116,19 @@ def test_a_run_killed_between_state_and_checkpoint_makes_the_checkpoint(make_dat
     assert checkpoint_bytes(store, job, [5, 10, 15, 20]) == checkpoint_bytes(straight, job, [5, 10, 15, 20])
 
 
+def test_a_checkpoint_is_stored_after_what_going_on_from_it_takes(make_dataset, tmp_path):
+    """It marks the step as complete: a run killed before it must have nothing else left to write."""
+    stored = []
+
+    class Noting(Store):
+        def put(self, kind, key, *others, **named):
+            stored.append((kind, int(key[-6:])))
+            return super().put(kind, key, *others, **named)
+
+    train(job_of(make_dataset(), recipe(save={"every": 2}), tmp_path / "log"), Noting(tmp_path / "store"), 4, quiet)
+    assert stored == [(kind, step) for step in (2, 4) for kind in ("metrics", "state", "checkpoint")]
+
+
 def test_step_n_is_n_updates(make_dataset, tmp_path):
     job = job_of(make_dataset(), recipe(save={"every": 3}), tmp_path / "log")
     store = Store(tmp_path / "store")

@@ -19,6 +19,7 @@ pytest.importorskip("starlette", reason="needs the extra [watch]")
 pytest.importorskip("httpx", reason="needs httpx")
 from starlette.testclient import TestClient  # noqa: E402
 
+from charloom.core.store import Store  # noqa: E402
 from charloom.watch import board_routes  # noqa: E402
 from charloom.watch.app import Server  # noqa: E402
 
@@ -329,7 +330,7 @@ def test_thumbnails_are_small_kept_and_new_when_the_picture_is(page, monkeypatch
     page.server.board.forget()
     address = page.picture("medium-01")["picture"]
     with monkeypatch.context() as full:
-        full.setattr(page.server.watcher.store, "put", lambda *_, **how: (_ for _ in ()).throw(OSError(28, "full")))
+        full.setattr(Store, "put", lambda *_, **how: (_ for _ in ()).throw(OSError(28, "full")))
         assert page.client.get(address).headers["content-type"] == "image/webp"
     Path("pics/medium-01.png").write_bytes(b"broken")
     page.server.board.forget()

@@ -182,7 +182,7 @@ def test_pictures_are_dropped(chromium, board, tmp_path):
         page.wait_for_selector("#said:has-text('.trash')")
         assert [path.read_bytes() for path in Path("pics/.trash").iterdir()] == [former]
         page.evaluate(DROP, ["closeup-01", "x.png", base64.b64encode(b"<script>").decode()])
-        page.wait_for_selector("#said.bad:has-text('no picture')")
+        page.wait_for_selector("#said.bad:has-text('not a picture')")
         page.evaluate(DROP, [None, "nobody.png", new])
         page.wait_for_selector("#said.bad:has-text('no shot is called like it')")
         with page.expect_file_chooser() as chooser:

@@ -8,6 +8,7 @@ import time
 
 import small_project
 
+from charloom.core import last_run
 from charloom.watch import logs, machine
 from charloom.watch.metrics import Metrics
 from charloom.watch.state import Watcher
@@ -117,6 +118,23 @@ def test_a_mistake_in_the_configuration_leaves_the_page_up(project):
     watcher.forget()
     state = watcher.character("mara")
     assert state["training"]["step"] == 60 and "config.yaml" in state["problem"]
+
+
+def test_what_the_last_run_set_is_shown(project):
+    """A profile sets the base and the number formats for its call alone; what cannot be read any more is left out."""
+    (project / "config/bases/other.yaml").write_bytes((project / "config/bases/mini.yaml").read_bytes())
+    noors = {**small_project.CHARACTER, "trigger": "n00r"}
+    small_project.write_yaml(project / "config/characters/noor.yaml", noors)
+    settings = {"base": "other", "store": "elsewhere", "recipe": {"train": {"steps": 150}}}
+    last_run.remember(["mara"], settings, ["--profile", "profiles/gpu-16gb"], project)
+    last_run.remember(["noor"], {"base": "gone"}, [], project)
+    watcher = Watcher(project)
+    mara, noor = watcher.character("mara"), watcher.character("noor")
+    assert (mara["base"], [one["step"] for one in mara["checkpoints"]]) == ("other", [50, 100, 150])
+    assert (noor["base"], [one["step"] for one in noor["checkpoints"]]) == ("mini", [50, 100])
+    people, broken, problem = watcher.config()
+    assert watcher.base_of(people["mara"]).name == "other" and not broken and not problem
+    assert watcher.store_of(people["mara"]).root == project / "elsewhere"
 
 
 def test_metrics_are_read_as_they_grow(tmp_path):

@@ -108,7 +108,7 @@ def test_what_one_picture_is_refused_another_gets(images: list[Path], tmp_path: 
         images[0].write_bytes(b"no picture")
         picture(images[1], (80, 80), 77)
         (why,) = made(images[:2], given, store).values()
-        assert "p0.png: is no picture that can be read" in why and len(chat.bodies) == 10
+        assert "p0.png: is not a picture that can be read" in why and len(chat.bodies) == 10
 
 
 def test_what_no_picture_could_mend_stops_at_once(
@@ -177,7 +177,7 @@ def test_a_model_on_this_machine_says_the_same_each_time(images: list[Path], tmp
     assert texts(images[:2], moved, Store(tmp_path / "one")) == {}
     images[0].write_bytes(b"no picture")
     (why,) = made(images[:1], moved, Store(tmp_path / "one")).values()
-    assert "p0.png: is no picture that can be read" in why
+    assert "p0.png: is not a picture that can be read" in why
 
 
 @pytest.mark.parametrize("answer", [b"[" * 100_000, b'{"choices": 1}', b'{"choices": [{"message": []}]}'])

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import small_project
 import typer.main
 
 from charloom.cli.main import app
+from charloom.config import folder
 from charloom.lora import loaders
 
 ROOT = small_project.ROOT
@@ -56,8 +58,8 @@ def commands(page: Path, program: str) -> Iterator[list[str]]:
                 yield shlex.split(part)[1:]
 
 
-@pages
-def test_links_lead_somewhere(page: Path) -> None:
+def dead_links(page: Path) -> list[str]:
+    """Links of a page that lead to no file, or to no heading of it."""
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text_of(page))):
         if re.match(r"[a-z]+:", target):
@@ -66,7 +68,23 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / path).resolve() if path else page
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
-    assert broken == []
+    return broken
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    assert dead_links(page) == []
+
+
+def test_links_lead_somewhere_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Where there is no clone, and no benchmarks; code that looks like a link stays."""
+    folder.create(tmp_path / "studio")
+    laid_out = sorted((tmp_path / "studio").rglob("*.md"))
+    assert {page.name: links for page in laid_out if (links := dead_links(page))} == {}
+    (tutorial,) = (page for page in laid_out if page.name == "tutorial.md")
+    assert "[README](README.md#ten-words)" in text_of(tutorial)
+    kept = "`x[0](gone.md)`\n```py\nx[0](gone.md)\n```\n"
+    assert folder.with_links(f"{kept}[gone](gone.md#x)", "docs/a.md", {}) == f"{kept}gone"
 
 
 @pages
@@ -94,6 +112,17 @@ def test_charloom_commands_exist(page: Path) -> None:
         if not command.context_settings.get("ignore_unknown_options"):
             options = {option for parameter in command.params for option in parameter.opts}
             assert {word for word in arguments if word.startswith("-")} <= options, f"charloom {name} {arguments}"
+
+
+def test_extras_are_there_and_named_as_the_installed_charloom_takes_them() -> None:
+    """``.[photo]`` means nothing outside of a clone; only what follows ``git clone``, and the tests, are inside."""
+    extras = set(tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"])
+    named = set()
+    for file in [*PAGES, *(ROOT / "charloom").rglob("*.py"), *(ROOT / "config").rglob("*.yaml")]:
+        text = re.sub(r"^```sh\n(?=[^`]*git clone)[^`]*^```", "", text_of(file), flags=re.M)
+        assert not re.search(r"""pip install -e ["']\.\[(?!test\])""", text), file
+        named |= {extra for extra in re.findall(r"""pip install ["']?charloom\[(\w+)\]""", text)}
+    assert named and named <= extras
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_settings_there_and_back_again_cost_nothing(copy: Path) -> None:
 
 
 def test_several_processes_train_to_the_bytes_of_one(copy: Path, tmp_path: Path) -> None:
-    """`gpus` is no part of any key: what it makes is what would be made without it, and is found again without it."""
+    """`gpus` is not part of any key: what it makes is what would be made without it, and is found again without it."""
     wanted, made = "results/mara/checkpoints/step-000002.safetensors", []
     for gpus in (1, 2):
         folder = Path(shutil.copytree(copy, tmp_path / f"with-{gpus}"))

@@ -26,7 +26,7 @@ from snakemake.settings.enums import Quietness
 from waiting_alone import finished_alone
 
 from charloom.core.errors import UserError
-from charloom.workflow import lean, lean_graph, lean_memory, swaps
+from charloom.planning import graph, lean, memory, swaps
 
 if not lean.OLDEST <= lean._release() < lean.BELOW:
     pytest.skip("this release of Snakemake plans as it is", allow_module_level=True)
@@ -221,7 +221,7 @@ def test_jobs_of_a_rule_share_the_names_of_what_they_read() -> None:
         made.append(item)
         return io.IOFile(item, rule=None)
 
-    once = partial(lean_graph._once, known, concretize)
+    once = partial(graph._once, known, concretize)
     assert once("a", {}, source, False) is once("a", {"step": 2}, source, False)
     assert once("a", {}, other, False) is not once("a", {}, source, False)
     assert once("a{step}", {}, source, False) is not once("a{step}", {}, source, False)
@@ -235,7 +235,7 @@ def test_jobs_of_a_rule_share_the_names_of_what_they_read() -> None:
 
 def test_who_reads_a_job_and_what_a_job_reads_are_one_set() -> None:
     dependencies: Any = defaultdict(partial(defaultdict, set))
-    readers = lean_graph.Readers(dependencies)
+    readers = graph.Readers(dependencies)
     for name in ("a.png", "b.png"):
         dependencies["train"]["encode"].add(name)
         readers["encode"]["train"].add(name)
@@ -249,11 +249,11 @@ def test_who_reads_a_job_and_what_a_job_reads_are_one_set() -> None:
 @pytest.mark.parametrize(("files", "one"), [(("a.png", "a.png"), True), (("a.png", "b.png"), False)])
 def test_jobs_that_read_the_same_files_of_a_job_share_one_set(files: tuple[str, str], one: bool) -> None:
     dependencies: Any = defaultdict(partial(defaultdict, set))
-    dag = SimpleNamespace(_dependencies=dependencies, depending=lean_graph.Readers(dependencies))
+    dag = SimpleNamespace(_dependencies=dependencies, depending=graph.Readers(dependencies))
     for reader, file in zip(("train", "score"), files, strict=True):
         dependencies[reader]["encode"].add(file)
         dag.depending["encode"][reader].add(file)
-        lean_memory.share_files(dag, reader)
+        memory.share_files(dag, reader)
     sets = [dependencies[reader]["encode"] for reader in ("train", "score")]
     assert sets == [{file} for file in files]
     assert (sets[0] is sets[1]) is one
@@ -282,7 +282,7 @@ def test_tasks_that_wait_for_nothing_are_done_when_they_are_made() -> None:
         return name
 
     async def looked() -> list[str]:
-        async with lean_memory.Eager() as group:
+        async with memory.Eager() as group:
             tasks = [group.create_task(look(name, name == "first")) for name in ("first", "second")]
             assert done == ["second"]
         return [task.result() for task in tasks]
@@ -298,7 +298,7 @@ def test_a_task_that_fails_ends_the_group(wait: bool) -> None:
         raise UserError("no")
 
     async def failed() -> None:
-        async with lean_memory.Eager() as group:
+        async with memory.Eager() as group:
             group.create_task(fail())
 
     with pytest.raises(ExceptionGroup) as caught:

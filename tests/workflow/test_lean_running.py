@@ -14,7 +14,7 @@ from snakemake import io
 from snakemake.scheduling import job_scheduler
 from waiting_alone import finished_alone
 
-from charloom.workflow import lean_running, swaps
+from charloom.planning import running, swaps
 
 import_module("snakemake.cli")
 
@@ -32,7 +32,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Any:
         return plain(file, algorithm)
 
     monkeypatch.setattr(hashlib, "file_digest", file_digest)
-    lean_running.hash_once()
+    running.hash_once()
     yield seen
     swaps.undo()
 
@@ -115,7 +115,7 @@ def ready(rule: str, count: int, priority: int = 1) -> list[Job]:
 
 def test_a_job_that_everything_waits_for_is_considered_among_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_scheduler, "JobScheduler", Scheduler)
-    lean_running.choose_well()
+    running.choose_well()
     scheduler = job_scheduler.JobScheduler()
     assert scheduler.subsample is None, "Snakemake would choose the first jobs at random"
     jobs = ready("latents", 3000, 5) + ready("caption", 400, 4) + ready("prepare_base", 1, 10)
@@ -130,7 +130,7 @@ def test_a_job_that_everything_waits_for_is_considered_among_thousands(monkeypat
 def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
     """One that knows of Leyla's training; Mara's is done."""
     monkeypatch.setattr(job_scheduler, "JobScheduler", Scheduler)
-    lean_running.choose_well()
+    running.choose_well()
     made = job_scheduler.JobScheduler()
     made.dag.jobs = [Job("train_segment", 6, character=name, step="000800") for name in ("leyla", "mara")]
     made.dag.done = {made.dag.jobs[1]}
@@ -173,6 +173,6 @@ def test_nothing_waits_where_nothing_else_goes_on(scheduler: Any) -> None:
 
 def test_rules_share_what_is_considered() -> None:
     jobs = ready("a", 100) + ready("b", 3) + ready("c", 100)
-    chosen = lean_running.some_of_each_rule(jobs, 23)
+    chosen = running.some_of_each_rule(jobs, 23)
     assert Counter(job.rule.name for job in chosen) == {"a": 10, "b": 3, "c": 10}
-    assert len(lean_running.some_of_each_rule(jobs, 1)) == 3, "one of each"
+    assert len(running.some_of_each_rule(jobs, 1)) == 3, "one of each"

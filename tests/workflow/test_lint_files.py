@@ -81,7 +81,7 @@ def test_what_is_broken_is_named_as_the_user_knows_it_and_what_is_mended_is_gone
     text.write_bytes(b"\xff\xfe\xff")
     wrong = said(lint(code=1))
     assert [line.split(": ")[:2] for line in wrong] == [["error", str(text)], ["error", str(picture)]]
-    assert "is not UTF-8 text" in wrong[0] and "is no picture that can be read" in wrong[1]
+    assert "is not UTF-8 text" in wrong[0] and "is not a picture that can be read" in wrong[1]
     picture.write_bytes(sound)
     text.write_text(words)
     assert said(lint()) == []
@@ -320,6 +320,20 @@ def test_a_changed_picture_is_looked_at_and_no_other(project: Path, monkeypatch:
     kept = len(list(Path("work/store/image-facts").rglob("*.json")))
     lint()
     assert len(looked) == 11 and len(list(Path("work/store/image-facts").rglob("*.json"))) == kept
+
+
+def test_a_detector_that_cannot_be_imported_is_done_without(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that needs OpenCV, on a machine without libGL."""
+
+    def look(pixels: object) -> list[dict]:
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(looking, "DETECTORS", {"text": (lambda: True, look, 480, 1)})
+    monkeypatch.setattr(looking, "broken", {})
+    (line,) = [line for line in lint() if "libGL" in line]
+    assert line.startswith("note: pictures are not looked at for text: ") and line.endswith(
+        "; mend it, or uninstall it"
+    )
 
 
 def test_a_damaged_entry_is_made_again(project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,10 @@ def test_transparency_is_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert pictures.opacity(opaque) is None
     monkeypatch.setattr(person, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="images.masks: auto needs mediapipe where pictures are not transparent: pip"):
+        masks.make(opaque, opaque, None, AUTO)
+    monkeypatch.setattr(person, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(UserError, match="images.masks: auto needs mediapipe, which cannot be imported .*: pip install"):
         masks.make(opaque, opaque, None, AUTO)
     person_left = np.zeros((96, 96), np.float32)
     person_left[:, :48] = 1.0

@@ -161,7 +161,7 @@ def watermark(data: Data) -> Iterator[Hit]:
     """In each set on its own; an error for the shots, because they are all that the character is learnt from."""
     raise_it = "raise {}, or the LoRA will learn it"
     show = f"charloom lint {data.settings.get('character', 'NAME')} --html"
-    look = f"look at it with {show}, and if it is no mark, write lint: {{allow: [{{rule: watermark}}]}}"
+    look = f"look at it with {show}, and if it is not a mark, write lint: {{allow: [{{rule: watermark}}]}}"
     groups = {"": ("images", raise_it.format("crop.right and crop.bottom"), None)}
     for name in data.sets:
         groups[name] = (f"datasets.{name}", raise_it.format("right and bottom of its crop"), "warning")

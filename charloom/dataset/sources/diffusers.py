@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charloom.config.generation import Generation
-from charloom.core import pictures
+from charloom.core import misfits, pictures
 from charloom.core.errors import UserError, reason
 from charloom.dataset.sources import generated
 from charloom.dataset.sources.generated import inputs, make, settings
@@ -195,6 +195,7 @@ def _sizes(pipeline: Any) -> dict[str, int]:
 
 def _loaded(how: dict[str, Any], dtype: Any) -> Any:
     """The pipeline, or the image-to-image one with the same parts if it takes no picture."""
+    misfits.hide(misfits.BESIDE_TORCH)
     from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
 
     name = os.path.expanduser(how["model"])

@@ -90,7 +90,7 @@ def _remedy(character: Character) -> str:
 def _empty(character: Character) -> list[str]:
     there = "; ".join(f"{entry.where}: {entry.what}" for entry in character.unused_files()[:3])
     found = f" that is read, but {there}" if there else ""
-    return [f"images.path: {character.folder} has no picture (.png, .jpg, .webp){found}; put some there"]
+    return [f"images.path: {character.folder} has no picture (such as .png, .jpg or .webp){found}; put some there"]
 
 
 def _unread(path: Path) -> str:

@@ -89,7 +89,7 @@ class OpenAI:
             try:
                 return base64.b64decode(packed.rpartition(",")[2], validate=True)
             except (binascii.Error, ValueError):
-                raise Wrong("an answer came whose picture is no base64") from None
+                raise Wrong("an answer came whose picture is not base64") from None
         if isinstance(address, str) and address.startswith(("http://", "https://")):
             return self._fetched(address)
         raise Wrong("an answer without a picture came")

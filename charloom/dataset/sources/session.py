@@ -159,14 +159,14 @@ class Session:
         """Store a picture: a PNG as it came, anything else converted.
 
         Raises:
-            Wrong: it is no whole picture, a placeholder, or the reference itself.
+            Wrong: it is not a whole picture, a placeholder, or the reference itself.
         """
         with _file(data) as path:
             try:
                 picture = pictures.read(path, "")
             except UserError as error:
                 why = str(error).removeprefix(f"{path}: ").rstrip("; ")
-                raise Wrong(f"{len(data)} bytes came that are no picture: it {why}") from None
+                raise Wrong(f"{len(data)} bytes came that are not a picture: it {why}") from None
             image = picture.image
             if min(image.size) < SMALLEST:
                 raise Wrong(f"a picture of {image.width}x{image.height} came")

@@ -353,5 +353,5 @@ def _saving(knobs: Knobs) -> None:
     if sampled % every:
         rounded = -(-sampled // every) * every
         knobs.put("sample.every", rounded)
-        why = f"{sampled} is no multiple of save.every {every}, and only saved steps are sampled"
+        why = f"{sampled} is not a multiple of save.every {every}, and only saved steps are sampled"
         job.todo.append(f"recipe.sample.every: set to {rounded}, because {why}")

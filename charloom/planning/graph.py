@@ -1,4 +1,4 @@
-"""The graph of jobs, built with fewer questions and smaller objects; the second half of :mod:`charloom.workflow.lean`.
+"""The graph of jobs, built with fewer questions and smaller objects; the second half of :mod:`charloom.planning.lean`.
 
 Which rule makes a file is looked up again for every job that reads it, whether a file name has a flag is asked a
 hundred times per job by way of an abstract class, and the lists, sets and file names of a job are each objects of their
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from charloom.workflow import lean_memory, swaps
+from charloom.planning import memory, swaps
 
 
 def _know_producers() -> None:
@@ -44,7 +44,7 @@ def _visit_producers_once() -> None:
             producer = await original(self, jobs, file=file, **options)
             if self.workflow.dryrun:
                 for job in jobs if file is None else (producer,):
-                    lean_memory.share_files(self, job)
+                    memory.share_files(self, job)
             known = options.get("known_producers")
             if file is not None and known is not None:
                 known[file] = [producer]

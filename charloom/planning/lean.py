@@ -3,8 +3,8 @@
 Some costs of a plan grow with the number of jobs and have nothing to do with the jobs themselves. Python's garbage
 collector walks through all of them again and again though none is garbage; ``inspect.signature`` is asked several times
 per file for the same few functions; each message and command is formatted with several copies of all the names of the
-workflow, whether somebody reads it or not; and what :mod:`charloom.workflow.lean_graph` says of files and lists, and
-:mod:`charloom.workflow.lean_memory` of memory. Plans stay the same, line by line (``tests/workflow/test_lean.py``). A
+workflow, whether somebody reads it or not; and what :mod:`charloom.planning.graph` says of files and lists, and
+:mod:`charloom.planning.memory` of memory. Plans stay the same, line by line (``tests/workflow/test_lean.py``). A
 version of Snakemake that lacks one of these functions just keeps its own speed, and so does one that was not tried, or
 any with ``CHARLOOM_PLAN=plain``. ``benchmarks/planning.py`` measures what it gives.
 """
@@ -19,7 +19,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from charloom.workflow import swaps
+from charloom.planning import swaps
 
 OLDEST, BELOW = (9, 27), (10, 0)
 """The releases of Snakemake that this is for; those before have other arguments in some places."""
@@ -38,7 +38,7 @@ def plan_lean() -> None:
     """Apply all of it to this process; may be called again."""
     if os.environ.get("CHARLOOM_PLAN") == "plain" or not OLDEST <= _release() < BELOW:
         return
-    from charloom.workflow import lean_graph, lean_memory, lean_running
+    from charloom.planning import graph, memory, running
 
     gc.set_threshold(COLLECT_AFTER, 50, 1000)
     gc.freeze()  # modules and rules: never garbage
@@ -50,9 +50,9 @@ def plan_lean() -> None:
         _format_without_copies,
         _tell_only_who_listens,
         _skip_what_a_dry_run_does_not_use,
-        *lean_graph.ALL,
-        *lean_memory.ALL,
-        *lean_running.ALL,
+        *graph.ALL,
+        *memory.ALL,
+        *running.ALL,
     )
 
 

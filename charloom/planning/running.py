@@ -1,4 +1,4 @@
-"""The part of :mod:`charloom.workflow.lean` for the run itself: which jobs are considered, and what is hashed.
+"""The part of :mod:`charloom.planning.lean` for the run itself: which jobs are considered, and what is hashed.
 
 Where many jobs are ready, ``--scheduler-subsample`` considers some of them, chosen at random and whatever their
 priority: a base that everything waits for was prepared half a minute late, because a hundred pictures and captions were
@@ -16,7 +16,7 @@ from itertools import filterfalse
 from typing import Any
 
 from charloom.core.contents import signature
-from charloom.workflow import swaps
+from charloom.planning import swaps
 
 
 def _state(file: str) -> tuple[int, ...] | None:

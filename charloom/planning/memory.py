@@ -1,4 +1,4 @@
-"""What a dry run keeps of its jobs, cut to what it still reads; the memory's part of :mod:`charloom.workflow.lean`.
+"""What a dry run keeps of its jobs, cut to what it still reads; the memory's part of :mod:`charloom.planning.lean`.
 
 A job of a plan is never run, but Snakemake keeps for each what running it would take: parameters, the name of its log,
 wildcards as a list and as a dictionary, sets and tables of files that are the same for many jobs. Here they are shared,
@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from types import SimpleNamespace, coroutine
 from typing import Any
 
-from charloom.workflow import swaps
+from charloom.planning import swaps
 
 _NOTHING: frozenset[Any] = frozenset()
 _NO_JOBS: dict[Any, Any] = {}
