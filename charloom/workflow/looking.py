@@ -69,7 +69,7 @@ def kept_facts(
         try:
             found[name] = _kept(store, f"image-{name}", key, lambda look=look, e=longest: look(_pixels(picture(), e)))
         except ImportError as error:  # of a library that it needs, such as OpenCV's libGL
-            why = f"their detector cannot be imported ({reason(error)}); mend it, or uninstall it"
+            why = f"their detector cannot be imported ({reason(error)}); reinstall it, or uninstall it"
             broken[name] = f"pictures are not looked at for {name}: {why}"
     return found
 

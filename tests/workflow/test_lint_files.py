@@ -332,7 +332,7 @@ def test_a_detector_that_cannot_be_imported_is_done_without(project: Path, monke
     monkeypatch.setattr(looking, "broken", {})
     (line,) = [line for line in lint() if "libGL" in line]
     assert line.startswith("note: pictures are not looked at for text: ") and line.endswith(
-        "; mend it, or uninstall it"
+        "; reinstall it, or uninstall it"
     )
 
 
