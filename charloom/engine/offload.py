@@ -35,7 +35,7 @@ def spare(others: int) -> int:
 
 
 class Offload:
-    """The parcels of one step, in ``size`` bytes of main memory; what finds no room there stays on ``device``.
+    """Saved tensors of one step, in ``size`` bytes of main memory; what finds no room there stays on ``device``.
 
     Tensors of fewer than ``small`` bytes stay as well. :meth:`close` gives the memory back.
     """
@@ -58,25 +58,25 @@ class Offload:
             self._unpin()
 
     def forget(self) -> None:
-        """Let go of all parcels: a new step begins."""
-        self.parcels: list[Parcel] = []
-        self._leaving: Parcel | None = None
+        """Let go of all saved tensors: a new step begins."""
+        self.blocks: list[SavedTensors] = []
+        self._sending: SavedTensors | None = None
         self._copies = False
         self.used = 0
 
-    def parcel(self) -> Parcel:
-        """A new parcel for the block that computes next. It will be taken before those that exist."""
-        self.depart()
-        self.parcels.append(Parcel(self, len(self.parcels)))
-        return self.parcels[-1]
+    def begin_block(self) -> SavedTensors:
+        """Where the block that computes next saves its tensors; the backward pass needs them before all others."""
+        self.end_block()
+        self.blocks.append(SavedTensors(self, len(self.blocks)))
+        return self.blocks[-1]
 
-    def depart(self) -> None:
-        """A block has computed: its parcel leaves, and the GPU memory of the one that left before is free."""
-        if self._leaving:
-            self._leaving.arrive()
-        self._leaving = self.parcels[-1] if self.parcels else None
-        if self._leaving:
-            self._leaving.leave()
+    def end_block(self) -> None:
+        """A block has computed: send its tensors, and free the GPU memory of those sent before."""
+        if self._sending:
+            self._sending.wait()
+        self._sending = self.blocks[-1] if self.blocks else None
+        if self._sending:
+            self._sending.send()
 
     def join(self) -> None:
         """Make the current stream wait for outstanding copies."""
@@ -105,48 +105,48 @@ class Offload:
             return self.stream.record_event()
 
 
-class Parcel:
-    """Some tensors of one block. They are taken in the order in which they were put."""
+class SavedTensors:
+    """The tensors that one block saves for the backward pass, loaded in the order in which they were saved."""
 
     def __init__(self, offload: Offload, index: int) -> None:
         self._offload, self._index = offload, index
         self._tensors: list[Tensor] = []
         self._away: list[int] = []  # which of them are in main memory
-        self._leaving: list[Tensor] = []  # being copied: nobody else may get their memory
+        self._sources: list[Tensor] = []  # being copied: nobody else may get their memory
         self._copied: Any = None
-        self._left = False
+        self._sent = False
 
-    def put(self, tensor: Tensor) -> None:
+    def save(self, tensor: Tensor) -> None:
         """Add a tensor, which must not change from now on."""
         self._tensors.append(tensor.detach())
 
-    def take(self) -> Tensor:
-        """The tensor that was put first, on the GPU, for computations launched from now on."""
+    def load(self) -> Tensor:
+        """The next tensor, on the GPU, for computations launched from now on; prefetches those of the block before."""
         self.fetch()
         if self._index:
-            self._offload.parcels[self._index - 1].fetch()
-        self.arrive()
+            self._offload.blocks[self._index - 1].fetch()
+        self.wait()
         return self._tensors.pop(0)
 
-    def leave(self) -> None:
+    def send(self) -> None:
         """Start to copy to main memory, once."""
-        if self._left:
+        if self._sent:
             return
-        self._left = True
+        self._sent = True
         places = {index: self._offload.place(tensor) for index, tensor in enumerate(self._tensors)}
         self._away = [index for index, place in places.items() if place is not None]
-        self._leaving = self._swap([places[index] for index in self._away])
+        self._sources = self._swap([places[index] for index in self._away])
 
     def fetch(self) -> None:
         """Start to copy back."""
         self._swap([torch.empty_like(self._tensors[index], device=self._offload.device) for index in self._away])
         self._away = []
 
-    def arrive(self) -> None:
+    def wait(self) -> None:
         """Let computations launched from now on see the copies as done."""
         if self._copied is not None:
             torch.cuda.current_stream(self._offload.device).wait_event(self._copied)
-        self._copied, self._leaving = None, []
+        self._copied, self._sources = None, []
 
     def _swap(self, targets: list[Tensor]) -> list[Tensor]:
         """Copy what is away into ``targets``, which take its place; returns what they replace."""

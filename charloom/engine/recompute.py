@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from charloom.engine.offload import Offload, Parcel
+from charloom.engine.offload import Offload, SavedTensors
 from charloom.kernels import attention
 
 
@@ -46,14 +46,14 @@ class Recompute:
                 return inner(hidden, *others)
             if index >= len(self.blocks) - self.kept:
                 if self.offload:
-                    self.offload.depart()
+                    self.offload.end_block()
                 return inner(hidden, *others)
-            parcel = self.offload.parcel() if self.offload else None
+            saved = self.offload.begin_block() if self.offload else None
             computed, args = inner, (hidden, *others)
             if index >= len(self.blocks) - self.kept - self.results:
-                computed = functools.partial(_keeping_attention, inner, _KeptIn(parcel) if parcel else attention.Kept())
-            if parcel:
-                computed, args = functools.partial(_from_parcel, computed, parcel, [hidden]), others
+                computed = functools.partial(_keeping_attention, inner, _KeptIn(saved) if saved else attention.Kept())
+            if saved:
+                computed, args = functools.partial(_from_saved, computed, saved, [hidden]), others
             return checkpoint(
                 computed, *args, use_reentrant=False, preserve_rng_state=self.random, determinism_check="none"
             )
@@ -79,31 +79,31 @@ class Recompute:
 
 
 class _KeptIn(attention.Kept):
-    """The output of a block's attention waits in its parcel."""
+    """The output of a block's attention is among its saved tensors."""
 
-    def __init__(self, parcel: Parcel) -> None:
-        self._parcel, self._holds = parcel, 0
+    def __init__(self, saved: SavedTensors) -> None:
+        self._saved, self._holds = saved, 0
 
     def __bool__(self) -> bool:
         return self._holds > 0
 
     def put(self, *results: Tensor) -> None:
         for result in results:
-            self._parcel.put(result)
+            self._saved.save(result)
         self._holds = len(results)
 
     def take(self) -> tuple[Tensor, ...]:
         count, self._holds = self._holds, 0
-        return tuple(self._parcel.take() for _ in range(count))
+        return tuple(self._saved.load() for _ in range(count))
 
 
-def _from_parcel(inner: Callable[..., Any], parcel: Parcel, given: list[Tensor], *others: Any) -> Any:
-    """``inner`` of what is ``given`` the first time, and of what comes back from the parcel the second."""
+def _from_saved(inner: Callable[..., Any], saved: SavedTensors, given: list[Tensor], *others: Any) -> Any:
+    """``inner`` of what is ``given`` the first time, which is saved, and of what is loaded the second."""
     if given:
         hidden = given.pop()
-        parcel.put(hidden)
+        saved.save(hidden)
     else:
-        hidden = parcel.take().requires_grad_()
+        hidden = saved.load().requires_grad_()
     return inner(hidden, *others)
 
 

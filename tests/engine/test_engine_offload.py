@@ -29,15 +29,15 @@ def test_blocks_recompute_the_same_from_main_memory(size, kept):
     for _ in range(2):  # the second step reuses the memory of the first
         recompute.offload.forget()
         assert_same(plain, gradients(model, adapter, 2))
-        assert len(recompute.offload.parcels) == 2 * (LAYERS - kept)
+        assert len(recompute.offload.blocks) == 2 * (LAYERS - kept)
     each = 2 * (10 * 10 + 28 + 32) * model.config.dim * 4  # the input of a block, padded
-    # The last parcel stays where no block computes after it.
+    # What the last block saves stays where no block computes after it.
     went = 2 * (LAYERS - max(kept, 1))
     assert recompute.offload.used == min(went, size // each) * each
     recompute.offload.forget()
     with torch.no_grad():
         gradients_free(model)
-    assert not recompute.offload.parcels  # nothing waits for a backward pass that does not come
+    assert not recompute.offload.blocks  # nothing waits for a backward pass that does not come
 
 
 def test_what_is_damaged_in_main_memory_would_be_noticed():
@@ -92,21 +92,21 @@ def test_the_output_of_attention_waits_beside_the_input(size):
     assert len(computed) == 4 + 1
 
 
-def test_a_parcel_comes_back_in_the_order_in_which_it_was_put():
+def test_tensors_are_loaded_in_the_order_in_which_they_were_saved():
     away = Offload(CPU, 2000, small=12)
     tensors = [torch.arange(3.0), torch.tensor([True]), torch.arange(8, dtype=torch.bfloat16).view(2, 4).t()]
-    first = away.parcel()
+    first = away.begin_block()
     for one in tensors:
-        first.put(one)
-    second = away.parcel()
+        first.save(one)
+    second = away.begin_block()
     assert away.used == 512  # the boolean is too small to be worth it
-    second.put(torch.zeros(1000))
-    away.depart()
+    second.save(torch.zeros(1000))
+    away.end_block()
     assert away.used == 512  # no room
-    away.depart()
-    assert torch.equal(second.take(), torch.zeros(1000))
+    away.end_block()
+    assert torch.equal(second.load(), torch.zeros(1000))
     for wanted in tensors:
-        found = first.take()
+        found = first.load()
         assert torch.equal(found, wanted) and found.dtype == wanted.dtype
 
 
@@ -132,16 +132,16 @@ def test_several_passes_wait_for_one_backward_pass():
         recompute.keep(kept)
         recompute.offload.forget()
         assert_same(plain, run())
-        assert len(recompute.offload.parcels) == 2 * (LAYERS - kept)
-        assert not any(parcel._tensors for parcel in recompute.offload.parcels)
+        assert len(recompute.offload.blocks) == 2 * (LAYERS - kept)
+        assert not any(saved._tensors for saved in recompute.offload.blocks)
 
 
 def test_main_memory_is_given_back():
     away = Offload(CPU, ROOM)
-    away.parcel().put(torch.zeros(ROOM // 4))
-    away.depart()
+    away.begin_block().save(torch.zeros(ROOM // 4))
+    away.end_block()
     away.close()
-    assert not away.usable and not away.parcels and not away.buffer.nbytes
+    assert not away.usable and not away.blocks and not away.buffer.nbytes
 
 
 @pytest.mark.parametrize(
