@@ -122,7 +122,7 @@ class HostCopy(dict[str, Tensor]):
         starts, end = {}, 0
         for name, place in places.items():
             starts[name] = end
-            end += -(-place.nbytes // 256) * 256
+            end += host.aligned(place.nbytes)
         if end + spare > host.available():
             raise CannotBorrow(f"it needs {2 * end / memory.GIB:.0f} GiB of main memory")
         self._buffer = host.room(end)

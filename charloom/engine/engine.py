@@ -384,13 +384,13 @@ class Engine:
             self._recording = self.graphed = False
             self._drop_graphs()
             self.log(f"engine: CUDA graphs do not work here, continuing without ({reason})")
-        elif not self.compiled:
-            self._attends = False
-            self._restart(self.fitting.swapped)
-            self.log(f"engine: the chosen attention does not work here, continuing with PyTorch's ({reason})")
-        else:
+        elif self.compiled:
             self.compiled = False
             # A failed compilation may leave Dynamo active for what checkpointing recomputes.
             torch.compiler.set_stance("force_eager")
             self._restart(self.fitting.swapped)
             self.log(f"engine: torch.compile does not work here, continuing without ({reason})")
+        else:
+            self._attends = False
+            self._restart(self.fitting.swapped)
+            self.log(f"engine: the chosen attention does not work here, continuing with PyTorch's ({reason})")

@@ -14,6 +14,14 @@ import psutil
 import torch
 from torch import Tensor
 
+ALIGN = 256
+"""Bytes that tensors are aligned to."""
+
+
+def aligned(size: int) -> int:
+    """``size`` bytes rounded up to where the next tensor may begin."""
+    return -(-size // ALIGN) * ALIGN
+
 
 def room(size: int) -> Tensor:
     """``size`` bytes (uint8), in large pages where the system has them: pinning visits every page."""

@@ -8,7 +8,6 @@ training.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,6 @@ from charloom.engine import host
 
 SHARE = 1 / 3
 """Share of the spare main memory that activations may take."""
-ALIGN = 256
-"""Bytes that tensors are aligned to."""
 SLACK = 2**20
 """Bytes beyond the activations themselves, because they are aligned."""
 SMALL = 2**20
@@ -88,7 +85,7 @@ class Offload:
         start, end = self.used, self.used + tensor.nbytes
         if tensor.nbytes < self.small or end > self.buffer.nbytes:
             return None
-        self.used = math.ceil(end / ALIGN) * ALIGN
+        self.used = host.aligned(end)
         return self.buffer[start:end].view(tensor.dtype).view(tensor.shape)
 
     def copy(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from charloom.engine.fuse import Fused, modulation_views
+from charloom.engine.host import aligned
 
-ALIGN = 256
-"""Bytes that tensors are aligned to in a buffer."""
 SLOTS = 2
 """GPU buffers shared by the swapped blocks."""
 
@@ -52,14 +51,14 @@ def places(block: nn.Module) -> list[tuple[Tensor, slice]]:
     for tensor in frozen_tensors(block):
         stop = start + tensor.numel() * tensor.element_size()
         found.append((tensor, slice(start, stop)))
-        start = -(-stop // ALIGN) * ALIGN
+        start = aligned(stop)
     return found
 
 
 def size_of(block: nn.Module) -> int:
     """Bytes of the buffer that a block's frozen tensors need."""
     found = places(block)
-    return -(-found[-1][1].stop // ALIGN) * ALIGN if found else 0
+    return aligned(found[-1][1].stop) if found else 0
 
 
 def spread(total: int, count: int) -> list[int]:
