@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from engine_control import inputs
+from engine_helpers import Attending
 
 from charloom.engine import fuse
 from charloom.engine.engine import FAILED
@@ -51,22 +52,9 @@ def test_terms_stay_as_many():
 
 
 def test_an_attention_is_kept_from_the_first_computation_to_the_second():
-    """By a stand-in for the operator, which runs on GPUs only."""
     computed = []
-
-    class Block(torch.nn.Module):
-        def forward(self, x):
-            kept = attention._kept
-            if kept:
-                return x * kept.take()[0]
-            computed.append(1)
-            found = (2 * x).detach()
-            if kept is not None:
-                kept.put(found)
-            return x * found
-
     x = torch.ones(3, requires_grad=True)
-    blocks = [Block() for _ in range(4)]
+    blocks = [Attending(computed) for _ in range(4)]
     recompute = Recompute(blocks)
     gradients = {}
     for kept, results in ((4, 0), (0, 0), (1, 2)):

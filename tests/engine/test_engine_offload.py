@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from engine_control import GIB, compilers_work, engine_of, fake_gpu, inputs  # noqa: F401 (fixtures)
-from engine_helpers import CPU, LAYERS, adapted, assert_same, gradients, gradients_free
+from engine_helpers import CPU, LAYERS, Attending, adapted, assert_same, gradients, gradients_free
 
 from charloom.engine import fitting, graphs, host, memory, offload
 from charloom.engine.fitting import Fitting
 from charloom.engine.offload import Offload
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
-from charloom.kernels import attention
 
 ROOM = 2**24
 """Bytes, enough for everything that the tiny model sends away."""
@@ -60,20 +59,7 @@ def test_what_is_damaged_in_main_memory_would_be_noticed():
 
 @pytest.mark.parametrize("size", [ROOM, 0])
 def test_the_output_of_attention_waits_beside_the_input(size):
-    """By a stand-in for the operator, which runs on GPUs only."""
     computed = []
-
-    class Block(torch.nn.Module):
-        def forward(self, x):
-            kept = attention._kept
-            if kept:
-                return x * kept.take()[0]
-            computed.append(1)
-            found = (2 * x).detach()
-            if kept is not None:
-                kept.put(found, found.sum())
-            return x * found
-
     x = torch.rand(3, requires_grad=True)
 
     def run(blocks):
@@ -83,7 +69,7 @@ def test_the_output_of_attention_waits_beside_the_input(size):
             h = block(h)
         return torch.autograd.grad(h.sum(), x)[0]
 
-    blocks = [Block() for _ in range(4)]
+    blocks = [Attending(computed) for _ in range(4)]
     wanted = run(blocks)
     recompute = Recompute(blocks)
     recompute.offload = Offload(CPU, size, small=0)
