@@ -147,8 +147,8 @@ def untracked(value_of):
 
 
 def path_of(file_of):
-    """A params function: the path of a user's file. It is not an input, because Snakemake would take braces in its name for
-    wildcards and compare dates; :func:`content_of` tracks its contents instead.
+    """A params function: the path of a user's file. It is not an input, because Snakemake would take braces in its name
+    for wildcards and compare dates; :func:`content_of` tracks its contents instead.
     """
     return lambda wildcards, input: arguments.written(file_of(wildcards))
 

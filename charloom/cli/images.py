@@ -17,7 +17,7 @@ from charloom.config.character import Character
 from charloom.config.generation import GENERATOR, PAID, REFERENCE, Generation
 from charloom.core import last_run
 from charloom.core.errors import UserError
-from charloom.core.layout import Results, Work
+from charloom.core.layout import Work, results
 from charloom.core.store import Store
 from charloom.dataset.sources import folder
 from charloom.dataset.sources.orders import KIND
@@ -67,7 +67,7 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
             f"{character.label}: images.source is {character.source}, which generates nothing; "
             "name a generator (docs/sources.md)"
         )
-    made = Results(root / "results" / character.id)
+    made = results(character.id, root)
     wanted = picture_slices.wanted(character)
     reference, who = _reference(root, made.reference, generation, wanted, store)
     missing = list(character.shot_names)
@@ -184,7 +184,7 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
     Raises:
         UserError: snakemake failed; it has said why.
     """
-    made = Results(Path("results") / found.character.id)
+    made = results(found.character.id)
     targets = [made.reference, *(made.source(name) for name in found.character.shot_names)]
     cores = [] if last_run.cores_given(options) else ["--cores", "all"]
     command = [sys.executable, "-m", "snakemake", *cores, *(path.as_posix() for path in targets), *options]

@@ -11,17 +11,12 @@ from charloom.config import project, yaml
 from charloom.config.character import Character
 from charloom.core import last_run
 from charloom.core.errors import UserError
-from charloom.core.layout import Results, results, step_of
+from charloom.core.layout import results, step_of
 from charloom.train import progress, stopping
 
 PATIENCE = 120.0
 """Seconds to wait for a trainer to stop: its step, a step of its sampler, and writing the state."""
 SHIP = re.compile(r"^ship:[ \t]*[^#\r\n]*?(?=[ \t]*(#.*)?\r?$)", re.MULTILINE)
-
-
-def files_of(root: Path, name: str) -> Results:
-    """The files of a character below ``root``."""
-    return Results(root / results(name).root)
 
 
 def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PATIENCE) -> None:
@@ -30,7 +25,7 @@ def stop(root: Path, name: str, say: Callable[[str], None], patience: float = PA
     Raises:
         UserError: nothing is being trained.
     """
-    folder = files_of(root, name).training
+    folder = results(name, root).training
     told = progress.read(folder)
     if not (told and running(told)) and progress.started(folder):
         _stop_before_first_step(folder, name, say, patience)
@@ -110,7 +105,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     path = root / character.label
     write_ship(path, character.label, chosen)
     say(f"{character.label}: ship: {chosen}. Nothing is trained after that step; remove the line to train on.")
-    told = progress.read(files_of(root, name).training)
+    told = progress.read(results(name, root).training)
     if told and running(told) and told.step < told.steps:
         stop(root, name, say)
     say(f"To make the file and the report: {last_run.again(root, name, name)}")
@@ -118,7 +113,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
 
 def saved(root: Path, character: Character) -> list[int]:
     """Steps of the checkpoints that exist, also those of a trainer that still runs ahead."""
-    files = files_of(root, character.id)
+    files = results(character.id, root)
     found = {step_of(path) for path in files.checkpoints()}
     if told := progress.read(files.training):
         found |= {step for step in (*character.saved_steps, told.saved) if 0 < step <= told.saved}

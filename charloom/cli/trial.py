@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from charloom.cli import pricing
-from charloom.cli.steering import files_of
 from charloom.config.character import Character
 from charloom.core import last_run, records
 from charloom.core.errors import UserError
@@ -85,7 +84,7 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
 
 def measured(root: Path, character: Character, steps: int) -> Trial:
     """What the run's records say about its first steps."""
-    files = files_of(root, character.id)
+    files = results(character.id, root)
     lines = [record for record in records.of_training(files) if record["step"] <= steps]
     losses = [record["loss"] for record in lines if "loss" in record]
     if not losses:

@@ -311,6 +311,6 @@ INDEX = Path("results/index.html")
 """The page of all characters."""
 
 
-def results(character: str) -> Results:
-    """The files of a character, below the folder of the workflow."""
-    return Results(Path("results") / character)
+def results(character: str, root: Path = Path()) -> Results:
+    """The files of a character, below the folder of the workflow (``root``)."""
+    return Results(root / "results" / character)

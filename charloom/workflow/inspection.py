@@ -93,7 +93,7 @@ def inspect(
     if settings.get("captioned"):
         raw = proposing.raw_texts(character, root, store)
         settings |= {"_raw": raw, "_waiting": [name for name in caption_slices.waiting(character, root) if name in raw]}
-    results = layout.Results(root / layout.results(character.id).root)
+    results = layout.results(character.id, root)
     settings |= {"_pictures": likeness.records(results, character.shot_names)}
     items, unread, missing = lint_files.items(character, root, store, detectors, settings.get("_raw", {}), stop)
     count = tokens.counter(base.source())

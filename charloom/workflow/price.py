@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core import records
-from charloom.core.layout import Results, results
+from charloom.core.layout import results
 from charloom.engine.options import EngineOptions
 
 GIB = 2**30
@@ -140,16 +140,14 @@ def training(recipe: Mapping[str, Any], budget: float | None, edge: int | None =
     block, fixed = weights(kind, MODEL.block, MODEL.modulated), _fixed(recipe)
     largest = batch_tokens(recipe, edge) * MODEL.dim
     away, outputs = recipe["engine"]["offload"], BOUNDARY * MODEL.layers * largest
-    least, extra = fixed + (WORKING + LEAVING) * largest, KEPT * largest
-    if not away:
-        least, extra = fixed + WORKING * largest + outputs, (KEPT - BOUNDARY) * largest
     swapped = MODEL.layers // 2 if recipe["layer_offloading"] else 0
     limit = math.inf if budget is None else budget * GIB
     expected = fixed + CAUTIOUS * largest + UNSEEN
     if expected + (0 if away else outputs) > limit:
         swapped = max(swapped, min(MODEL.layers, math.ceil((expected + outputs - limit) / block) + SLOTS))
-    if swapped:
-        least = fixed + WORKING * largest + outputs - max(0, swapped - SLOTS) * block
+    away = away and not swapped
+    least = fixed + WORKING * largest + (LEAVING * largest if away else outputs) - max(0, swapped - SLOTS) * block
+    extra = (KEPT if away else KEPT - BOUNDARY) * largest
     kept = (
         0 if swapped else MODEL.layers if budget is None else int(min(MODEL.layers, max(0, (limit - least) // extra)))
     )
@@ -218,7 +216,7 @@ def measured_here(root: Path, steps: Mapping[str, int]) -> dict[str, float]:
     seconds: dict[str, list[float]] = defaultdict(list)
     trained = done = 0.0
     for name, last in steps.items():
-        made = Results(root / results(name).root)
+        made = results(name, root)
         jobs = records.of_jobs(made)
         for job in jobs:
             if job.rule != "train_segment":
