@@ -60,6 +60,7 @@ def main() -> None:
         report(f"training to step {arguments.until}; loading torch and the base")
         device = jobs.torch_device(arguments.device, arguments.threads, lock=arguments.lock)
 
+        from charloom.engine import compile as compiling
         from charloom.train import ranks
         from charloom.train.job import TrainJob
         from charloom.train.loop import train
@@ -67,6 +68,9 @@ def main() -> None:
         from charloom.workflow.while_training import WhileTraining
 
         log.quietly(f"torch loaded, on {device}")
+        options = EngineOptions.from_values(arguments.engine)
+        if device.type == "cuda" and options.compile:
+            compiling.start_workers()  # while the base is loaded
         siblings = arguments.siblings
         if arguments.step % arguments.every and arguments.step != arguments.last:
             # A step that is asked for by hand, or by `charloom try`, and is none of the run's own.
@@ -95,7 +99,7 @@ def main() -> None:
             trigger=slice_["header"]["trigger"],
             device=str(device),
             holdout=arguments.manifest if files.read_json(arguments.manifest).get("holdout") else None,
-            engine=EngineOptions.from_values(arguments.engine),
+            engine=options,
             on_checkpoint=None if silent or os.environ.get(training.APART) else drawing,
             init=arguments.init,
             provenance={

@@ -34,33 +34,27 @@ class Borrowed:
 
     Args:
         model: the plain transformer on the meta device, in the number format of the trained one.
-        plain: its weights, from :func:`in_main_memory`.
+        waiting: its weights, and room for those of the trained one, from :func:`in_main_memory`.
         trained: the model in training, with adapters and perhaps fused Linears.
 
     Raises:
-        CannotBorrow: another number format, or not enough main memory for both.
+        CannotBorrow: another number format, or some of the trained weights live in main memory.
     """
 
-    def __init__(self, model: nn.Module, plain: HostCopy, trained: nn.Module) -> None:
+    def __init__(self, model: nn.Module, waiting: tuple[HostCopy, HostCopy], trained: nn.Module) -> None:
         self.model, self._trained = model.requires_grad_(False), trained
         self._places = {name: place_in(trained, name) for name in model.state_dict()}
-        quantised = quantize.stored_names(model)
+        self._plain, self._own = waiting
         device = next(parameter.device for parameter in trained.parameters() if parameter.requires_grad)
-        for name, wanted in model.state_dict().items():
-            place = self._places[name]
-            same = place is not None and place.shape == wanted.shape
-            # The other tensors are bf16 or fp32, as the trained model's are.
-            if not same or (place.dtype != wanted.dtype if name in quantised else place.element_size() < 2):
+        for name, place in self._places.items():
+            wanted = self._plain[name]
+            if place is None or place.shape != wanted.shape or place.dtype != wanted.dtype:
                 raise CannotBorrow(f"the previews' weights differ from those in training ({name})")
             if place.device != device:
                 raise CannotBorrow("some of the trained model's weights live in main memory")
         # Swapped blocks share their place on the GPU.
         if len({place.data_ptr() for place in self._places.values()}) < len(self._places):
             raise CannotBorrow("some of the trained model's weights live in main memory")
-        self._own, self._plain = HostCopy(self._places), plain
-        if device.type == "cuda":
-            self._own.pin()
-            self._plain.pin()
         for name, place in self._places.items():
             self._own[name].copy_(place)
         model.load_state_dict(self._places, assign=True)
@@ -94,10 +88,10 @@ class Borrowed:
 
 def in_main_memory(
     model: nn.Module, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype = torch.bfloat16
-) -> HostCopy:
-    """The ``weights`` of ``model`` (on the meta device), those that are not quantised in ``dtype``.
+) -> tuple[HostCopy, HostCopy]:
+    """The ``weights`` of ``model`` (on the meta device) and as much room again; what is not quantised is in ``dtype``.
 
-    Touches no GPU unless ``weights`` are on one, so that it may be done while a training runs.
+    It takes seconds. Nothing runs on a GPU unless ``weights`` are on one, so that a training may go on meanwhile.
 
     Raises:
         CannotBorrow: not enough main memory for them and the trained model's.
@@ -107,7 +101,11 @@ def in_main_memory(
     values = HostCopy(room, spare=SPARE + sum(tensor.nbytes for tensor in room.values()))
     for name, tensor in weights:
         values[name].copy_(tensor)
-    return values
+    both = values, HostCopy(room)
+    if torch.cuda.is_initialized():
+        for one in both:
+            one.pin()
+    return both
 
 
 class HostCopy(dict[str, Tensor]):

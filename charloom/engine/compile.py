@@ -19,6 +19,7 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 from torch._inductor import config as inductor
+from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.runtime import triton_heuristics
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -85,6 +86,15 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
             compiled = torch.compile(_of_groups, **{"dynamic": True, **how})
             block.forward = functools.partial(_in_groups, compiled, type(block).forward, block)
             block.__dict__[_COMPILED] = block.forward
+
+
+def start_workers() -> None:
+    """Start the processes in which torch compiles kernels; they take seconds to import what they need.
+
+    Otherwise torch starts them when it first compiles something, and compiles in this process until they are there.
+    """
+    AsyncCompile.warm_pool()
+    AsyncCompile.use_process_pool()
 
 
 def mixed_order_reductions(on: bool) -> None:

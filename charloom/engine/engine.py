@@ -98,13 +98,14 @@ class Engine:
         self.recompute: Recompute | None = None
         self._recorded: dict[Any, graphs.Recorded] = {}
         self._pool: Any = None
-        self._recording = False
-        self._started = False
+        self._recording = self._started = False
         self._random = bool(adapter.network.dropout) and device.type == "cuda"
         self.attention: str | None = None
         self._attends = self.cuda
         self.before_restart: Callable[[], None] = lambda: None
         """Called before weights move; whoever holds on to their memory lets go."""
+        self.when_settled: Callable[[], None] = lambda: None
+        """Called once the first batch is done: by then memory is divided up, and most code compiled."""
         self.fitting = Fitting(model, adapter, device, self.options, reserve, largest, log)
         forward.prepare(model)
         if self.cuda:
@@ -209,9 +210,8 @@ class Engine:
         if not self.cuda:
             return self._plain(inputs)
         key = graphs.shape_key(inputs.tensors)
-        steady = key in self._recorded
         # A new shape is tried out first, and anything but a recorded graph may run out of memory.
-        before = self._copied_gradients() if self._started and not steady else None
+        before = self._copied_gradients() if self._started and key not in self._recorded else None
         self._started = True
         # Trials draw random numbers as well.
         state = torch.cuda.get_rng_state(self.device) if self._random else None
@@ -219,7 +219,8 @@ class Engine:
             if state is not None:
                 torch.cuda.set_rng_state(state, self.device)
             try:
-                return self._accumulate(key, inputs, before)
+                losses = self._accumulate(key, inputs, before)
+                break
             except torch.OutOfMemoryError:
                 self._recording, problem = False, None
             except UserError:
@@ -231,6 +232,9 @@ class Engine:
             else:
                 self._fall_back(problem)
             self._reset_gradients(before)
+        settled, self.when_settled = self.when_settled, lambda: None
+        settled()
+        return losses
 
     def make_room(self, needed: int) -> None:
         """Free ``needed`` bytes of the budget between two steps; graphs that it drops are recorded anew when used.

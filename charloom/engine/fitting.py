@@ -30,6 +30,8 @@ COMPARED = 256
 """Tokens on which a compiled block is compared with an uncompiled one."""
 ALIKE = 0.97
 """Lowest acceptable cosine between their results; compiled code rounds a few float8 values differently."""
+ALMOST = 1.05
+"""A shape takes over what was found out for one with up to so many times its tokens: the trials take seconds."""
 TRANSPOSE_WORTH = 0.85
 """Transposed copies of the weights are kept only if this share of the largest shape's activations still fits."""
 
@@ -150,9 +152,17 @@ class Fitting:
             torch.OutOfMemoryError: more blocks must live in main memory; :meth:`missing` says how many.
             RuntimeError: compiled blocks compute something else than uncompiled ones.
         """
+        step, passes = functools.partial(run, inputs), 1 + len(inputs.terms)
+        if (like := self._hardly_larger(key)) is not None:
+            self.kept[key], self.results[key] = self.kept[like], self.results[like]
+            if like in self.offloads:
+                self.offloads.add(key)
+            self.apply(key)
+            graphs.warm_up(step)
+            self._say(key, inputs)
+            return
         allowed, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
         limit = allowed - memory.UNSEEN
-        step, passes = functools.partial(run, inputs), 1 + len(inputs.terms)
         self.recompute.keep(0)
         self.recompute.offload = offload = self._offload_for(tokens_of(key))
         self.recompute.keep_results(results := blocks if offload and self.attention else 0)
@@ -193,16 +203,26 @@ class Fitting:
         elif not self.offloads:
             self._close()
         self.kept[key], self.results[key] = keep, results
-        size = "x".join(str(side * 8) for side in reversed(inputs.x0.shape[-2:]))
         if peak > limit:
             self.log(
-                f"engine: {size} needs {peak / memory.GIB:.1f} GiB of GPU memory even with every block in main memory, "
-                f"more than the {allowed / memory.GIB:.1f} GiB that may be used; trying anyway"
+                f"engine: {inputs.size} needs {peak / memory.GIB:.1f} GiB of GPU memory even with every block in main "
+                f"memory, more than the {allowed / memory.GIB:.1f} GiB that may be used; trying anyway"
             )
+        self._say(key, inputs)
+
+    def _hardly_larger(self, key: Any) -> Any:
+        """A shape that was measured and has as many tokens as ``key`` in as many samples, or hardly more; or None."""
+        rows, tokens = [shape[0] for shape in key], tokens_of(key)
+        alike = (other for other in self.kept if [shape[0] for shape in other] == rows)
+        return next((other for other in alike if tokens <= tokens_of(other) <= ALMOST * tokens), None)
+
+    def _say(self, key: Any, inputs: Inputs) -> None:
+        blocks, results = len(self.model.layers), self.results[key]
+        again = blocks - self.kept[key]
         self.log(
-            f"engine: {size}, {inputs.caps.shape[1]} caption tokens: {blocks - keep} of {blocks} blocks recompute"
+            f"engine: {inputs.size}, {inputs.caps.shape[1]} caption tokens: {again} of {blocks} blocks recompute"
             + (" from main memory" if key in self.offloads else "")
-            + (f", {min(results, blocks - keep)} of them all but their attention" if results and keep < blocks else "")
+            + (f", {min(results, again)} of them all but their attention" if results and again else "")
             + (f", {self.swapped} live in main memory" if self.swap else "")
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from charloom.zimage import forward
+from charloom.zimage.vae import FACTOR
 
 TYPICAL_PATCHES, TYPICAL_CAPTION = 32, 96
 """Side of the image in patches (512 pixels) and caption tokens of the batch that blocks are first compiled for."""
@@ -45,6 +46,11 @@ class Inputs:
         terms = tuple(tensor for term in self.terms for tensor in (term.rows, term.caps, term.pad))
         # Last, so that whoever counts by position need not know of it.
         return own + terms + (() if self.mask is None else (self.mask,))
+
+    @property
+    def size(self) -> str:
+        """Width and height of the pictures in pixels, for the user."""
+        return "x".join(str(side * FACTOR) for side in reversed(self.x0.shape[-2:]))
 
     def filled(self, tensors: tuple[Tensor, ...]) -> Inputs:
         """The same batch with other tensors, in the order of :attr:`tensors`."""

@@ -21,7 +21,9 @@ from charloom.engine.compile import attention, by_rule, compile_blocks, is_compi
 from charloom.engine.options import EngineOptions
 from charloom.kernels import quantize
 from charloom.lora.adapter import Part, in_order, is_plain, load_into, load_stack, side_by_side
+from charloom.lora.attach import target_modules
 from charloom.lora.files import AdapterFile, read_adapter
+from charloom.lora.network import Network
 from charloom.zimage import weights
 from charloom.zimage.forward import PATCH, TOKEN_MULTIPLE, Predict, forward, prepare
 
@@ -36,6 +38,9 @@ PRIMING = 32
 
 FLOAT8, BF16 = "float8", "bf16"
 """Number formats of the transformer's weights."""
+
+Shapes = dict[str, tuple[torch.Size, torch.Size]]
+"""Shapes of the two matrices that a LoRA has for each Linear."""
 
 
 def empty_transformer(root: Path, precision: str) -> nn.Module:
@@ -154,11 +159,19 @@ class Adapters:
     def __init__(self, model: nn.Module, options: EngineOptions, predict: Predict) -> None:
         self.model, self.options, self.predict = model, options, predict
         self._slots: dict[str, _Adapted] = {}
+        # The base alone is drawn with a LoRA without effect, such as recipes describe if they do not say otherwise:
+        # most characters' files then need no code of their own. Compiling takes as long as seven pictures.
+        network = Network()
+        self._blank: Shapes = {
+            name: (torch.Size((network.rank, one.in_features)), torch.Size((one.out_features, network.rank)))
+            for name in target_modules(model, network.modules)
+            for one in [model.get_submodule(name)]
+        }
         self._primed: set[Any] = set()
 
     @contextlib.contextmanager
     def applied(self, parts: Sequence[Part]) -> Iterator[None]:
-        """Inside the block, the model has LoRA files applied, each at its strength; without any it is bare.
+        """Inside the block, the model has LoRA files applied, each at its strength; without any it is the base alone.
 
         Raises:
             UserError: a file does not fit the model.
@@ -169,7 +182,7 @@ class Adapters:
                 yield
             return
         if not parts:
-            self.remove()
+            self._make(self._blank)
             self._prime()
             yield
             return
@@ -199,23 +212,33 @@ class Adapters:
             name: side_by_side([one for one in adapters if name in one[0].modules], name, **like)
             for name in dict.fromkeys(name for adapter, _ in adapters for name in adapter.modules)
         }
-        shapes = {name: (slot.down.shape, slot.up.shape) for name, slot in self._slots.items()}
-        if {name: (down.shape, up.shape) for name, (down, up) in parts.items()} != shapes:
+        shapes = {name: (down.shape, up.shape) for name, (down, up) in parts.items()}
+        if shapes != self._shapes():
             self.remove()
             for adapter, _ in adapters:
                 load_into(self.model, adapter.path).remove()  # raises a clear error if the file does not fit
-            for name, (down, up) in parts.items():
-                linear = self.model.get_submodule(name)
-                self._slots[name] = _Adapted(linear, down.shape, up.shape, like["dtype"])  # never quantised
-                self.model.set_submodule(name, self._slots[name])
+        self._make(shapes)
         for name, (down, up) in parts.items():
             self._slots[name].down.copy_(down)
             self._slots[name].up.copy_(up)
 
+    def _make(self, shapes: Shapes) -> None:
+        """Wrappers for matrices of these shapes, without effect unless those that are there have the same shapes."""
+        if shapes == self._shapes():
+            return
+        self.remove()
+        dtype = self.model.all_x_embedder["2-1"].weight.dtype  # of what is never quantised
+        for name, (down, up) in shapes.items():
+            self._slots[name] = _Adapted(self.model.get_submodule(name), down, up, dtype)
+            self.model.set_submodule(name, self._slots[name])
+
+    def _shapes(self) -> Shapes:
+        return {name: (slot.down.shape, slot.up.shape) for name, slot in self._slots.items()}
+
     @torch.no_grad()
     def _prime(self) -> None:
         """Compile for a picture that always has the same size, once for each set of adapted Linears."""
-        shapes = tuple((name, slot.down.shape) for name, slot in self._slots.items())
+        shapes = frozenset(self._shapes().items())
         if shapes in self._primed:
             return
         config, device = self.model.config, self.model.x_pad_token.device

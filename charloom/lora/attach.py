@@ -89,7 +89,7 @@ def target_modules(model: nn.Module, modules: str | tuple[str, ...]) -> list[str
     ]
     if not names:
         raise UserError(
-            f"recipe key network.modules: no Linear of the base matches {modules!r}, ; use 'default', for example"
+            f"recipe key network.modules: no Linear of the base matches {modules!r}; use 'default', for example"
         )
     return names
 

@@ -69,7 +69,7 @@ class WhileTraining:
             if checkpoint is None and engine.cuda:
                 # Together with the first checkpoint's: preparing to draw takes as long as many a step.
                 self._waiting = missing
-                self._read_ahead(engine)
+                engine.when_settled = lambda: self._read_ahead(engine)
                 return
             missing, self._waiting = self._waiting + missing, []
             # The sweep by itself: on the CPU, pictures of a batch may depend on each other in the last bit.
@@ -135,15 +135,15 @@ class WhileTraining:
         options = replace(engine.options, compile=engine.compiled)
         if engine.cuda:
             refuse(engine)
-            model, plain = self._plain.result() if self._plain else self._read(precision, self.device)
+            model, waiting = self._plain.result() if self._plain else self._read(precision, self.device)
             self._plain = None
-            self._borrowed = borrow.Borrowed(model, plain, engine.model)
+            self._borrowed = borrow.Borrowed(model, waiting, engine.model)
             engine.before_restart = self.release
             previewing.ready(model, self.device, options)
         return Painter(lock, self.store, self.device, self.log, options, precision, model)
 
     def _read_ahead(self, engine: Any) -> None:
-        """Read the plain weights beside the first steps, which leave the CPU idle."""
+        """Read the plain weights beside the first steps, which leave the CPU idle once everything is compiled."""
         import torch
 
         from charloom.engine import borrow
@@ -157,7 +157,7 @@ class WhileTraining:
             pool.shutdown(wait=False)
 
     def _read(self, precision: str, device: Any) -> tuple[Any, Any]:
-        """The plain model without weights, and its weights in main memory, quantised by ``device``."""
+        """The plain model without weights; these in main memory, quantised by ``device``, and as much room again."""
         import torch
 
         from charloom.engine import borrow

@@ -18,6 +18,7 @@ from charloom.core.tensors import write_safetensors
 from charloom.engine import previews as engine
 from charloom.engine.options import EngineOptions
 from charloom.lora.adapter import load_stack
+from charloom.lora.network import Network
 from charloom.zimage.forward import forward, prepare
 
 
@@ -31,6 +32,12 @@ def compiled(monkeypatch, tmp_path) -> Iterator[Any]:
     engine.compile_blocks(model)
     yield model
     torch._dynamo.reset()
+
+
+def inputs() -> tuple[torch.Tensor, ...]:
+    """A noisy picture of 4 x 4 tokens, its timestep, and a caption without padding."""
+    x, caps = torch.randn(1, 16, 8, 8), torch.randn(1, 32, CAPTION_WIDTH)
+    return x, torch.full((1,), 0.4), caps, torch.zeros(1, 32, 1, dtype=torch.bool)
 
 
 def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) -> None:
@@ -56,6 +63,22 @@ def test_compiled_blocks_draw_with_the_adapter_that_is_on(compiled, tmp_path) ->
     assert all((one - other).abs().max() > 1e-2 for one, other in itertools.combinations(seen[:4], 2))
     assert torch.equal(seen[0], seen[4])
     assert "forward" in compiled.layers[0].__dict__
+
+
+@pytest.mark.parametrize("base_first", [True, False])
+def test_the_base_alone_runs_the_code_of_a_character(compiled, tmp_path, base_first) -> None:
+    """Compiling takes as long as seven pictures: once for both."""
+    parts = [(tmp_path / "x.safetensors", 1.0)]
+    write_safetensors(parts[0][0], lora_of(compiled, 0, rank=Network().rank), {})
+    predict, graphs = functools.partial(forward, compiled), []
+    adapters = engine.Adapters(compiled, EngineOptions(), predict)
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        for drawn in ([], parts) if base_first else (parts, []):
+            with adapters.applied(drawn):
+                predict(*inputs())
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0 and graphs[1] == graphs[0]
 
 
 def test_a_file_of_another_model_is_told_below_compiled_blocks(compiled, tmp_path) -> None:
@@ -84,8 +107,7 @@ def test_blocks_that_cannot_be_compiled_draw_without(monkeypatch, tmp_path) -> N
     adapters = engine.Adapters(model, EngineOptions(), predict)
     for seed, name in enumerate(("a", "b")):
         write_safetensors(tmp_path / f"{name}.safetensors", lora_of(plain, seed), {})
-    x, caps = torch.randn(1, 16, 8, 8), torch.randn(1, 32, CAPTION_WIDTH)
-    t, pad = torch.full((1,), 0.4), torch.zeros(1, 32, 1, dtype=torch.bool)
+    x, t, caps, pad = inputs()
     with torch.no_grad():
         for names in ("a", "", "b"):
             parts = [(tmp_path / f"{name}.safetensors", 1.0) for name in names]

@@ -58,7 +58,7 @@ def seen(model: torch.nn.Module) -> torch.Tensor:
         return forward(model, x, torch.tensor([0.4]), caps, torch.zeros(1, 32, 1, dtype=torch.bool))
 
 
-def plain(kind: str, alone: torch.nn.Module) -> HostCopy:
+def plain(kind: str, alone: torch.nn.Module) -> tuple[HostCopy, HostCopy]:
     return in_main_memory(empty(kind), alone.state_dict().items(), torch.float32)
 
 

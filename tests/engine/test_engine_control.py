@@ -51,6 +51,21 @@ def test_the_first_step_of_a_shape_is_measured_and_recorded_once(plain, fake):
     assert "64x64, 32 caption tokens: 0 of 4 blocks recompute" in said[0]
 
 
+@pytest.mark.parametrize(("length", "almost", "measured"), [(32, 1.5, False), (32, 1.4, True), (96, 1.5, True)])
+def test_a_hardly_smaller_shape_takes_over_what_was_measured(plain, fake, monkeypatch, length, almost, measured):
+    """Trials take seconds, and pictures of many shapes have about as many tokens; here 136, 200 and 264."""
+    monkeypatch.setattr(fitting, "ALMOST", almost)
+    fake["budget"] = 2 * GIB  # too little for all blocks to keep their activations
+    engine = engine_of()
+    step(engine, inputs(12, 64))
+    trials, peak = [], engine.fitting._peak
+    monkeypatch.setattr(engine.fitting, "_peak", lambda run: trials.append(run) or peak(run))
+    assert_same(step(engine, inputs(12, length)), plain(inputs(12, length)))
+    assert bool(trials) == measured and Replay.made == 2
+    first, second = engine.fitting.kept.values()
+    assert first == second > 0
+
+
 def test_a_new_shape_in_the_middle_of_a_step_loses_no_gradient(plain, fake):
     """Measuring and recording run the batch several times; only one of them may count."""
     wanted = plain(inputs(), inputs(12, 64), inputs(8, 64))
