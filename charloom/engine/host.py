@@ -25,11 +25,20 @@ def aligned(size: int) -> int:
 
 def room(size: int) -> Tensor:
     """``size`` bytes (uint8), in large pages where the system has them: pinning visits every page."""
-    memory = mmap.mmap(-1, max(size, 1))
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
+    # Shared, as Python's default is, memory has small pages on most systems.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    memory = mmap.mmap(-1, max(size, 1), **private)
+    # A forked process would share the pages, and a write would move them away from where the GPU copies to.
+    for advice in ("MADV_HUGEPAGE", "MADV_DONTFORK"):
+        if hasattr(mmap, advice):
+            with contextlib.suppress(OSError):  # a kernel without it
+                memory.madvise(getattr(mmap, advice))
     return torch.frombuffer(memory, dtype=torch.uint8)[:size]
+
+
+def touch(buffer: Tensor) -> None:
+    """Let the system find memory for all of a :func:`room`, while nobody waits for it."""
+    buffer[:: mmap.PAGESIZE] = 0
 
 
 def pin(buffer: Tensor, owner: object) -> weakref.finalize | None:
