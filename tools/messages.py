@@ -32,6 +32,7 @@ FILLED_IN = {
     "{where}: {…}{more}": "names a base that is not there; name one of config/bases",
     "{label}: line {number}: {remedy}": "a [ or { is opened and never closed; close it",
     "{path}: {…}; {…}": "make it smaller",
+    "{path}: needs pillow_heif, which {broken}": "pip install --upgrade …",
     "{path}: is wholly transparent; {remedy}": "replace it",
     "{path}: not a readable safetensors file: {…}": "it is empty; get it again",
     "{path}: is not a workflow in API format; to make one: {remedy}": "snakemake --cores 2 results/mara/comfyui/…",
