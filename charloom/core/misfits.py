@@ -45,3 +45,10 @@ def remedy(name: str) -> str | None:
     if name in BESIDE_TORCH:
         again = f"install its release for torch {metadata.version('torch').partition('+')[0]}"
     return f"cannot be imported ({_why[name]}); {again}, or uninstall it"
+
+
+def lacking(name: str) -> str | None:
+    """How a line goes on that says that a model needs ``name``, broken or not installed; None if it can be used."""
+    if broken := remedy(name):
+        return f", which {broken}"
+    return f": pip install {name}" if find_spec(name) is None else None
