@@ -149,6 +149,12 @@ def all_as_last_run(root: Path) -> dict[str, Workflow]:
     return found
 
 
+def stores(root: Path) -> list[Path]:
+    """The stores of the workflow: first that of ``config/config.yaml``, then others of the last trainings."""
+    found = [read(root).store, *(one.store for one in all_as_last_run(root).values())]
+    return list(dict.fromkeys(root / store for store in found))
+
+
 def read(
     root: str | Path = ".",
     overrides: dict[str, Any] | None = None,
