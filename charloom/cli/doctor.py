@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from charloom.config import notices
 from charloom.core import files
 from charloom.core.errors import reason
+from charloom.core.store import STORE
 
 GIB = 2**30
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -235,7 +236,7 @@ def _store(root: Path) -> Iterator[Finding]:
         if store != own and not store.is_dir():  # a profile for a cluster names a folder of its machines
             yield Finding("store", f"{store}, of the last run, does not exist on this machine")
         elif not os.access(there, os.W_OK):
-            yield Finding("store", f"{there} may not be written to", PROBLEM, "change its owner, or set CHARLOOM_STORE")
+            yield Finding("store", f"{there} may not be written to", PROBLEM, f"change its owner, or set {STORE}")
         else:
             size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
             yield Finding("store", f"{store}: {size / 1e9:.1f} GB{_links(there)}")

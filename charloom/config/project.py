@@ -19,6 +19,7 @@ from charloom.core import last_run
 from charloom.core.canonical import canonical_json
 from charloom.core.errors import UserError
 from charloom.core.files import expanded, on_any_system
+from charloom.core.store import STORE
 
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
@@ -234,7 +235,7 @@ def read(
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    store = os.environ.get("CHARLOOM_STORE") or data["store"]
+    store = os.environ.get(STORE) or data["store"]
     return Workflow(
         device=data["device"],
         store=store,
