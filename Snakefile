@@ -76,6 +76,7 @@ onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+    note_training()
     remember()
     listen()
 

@@ -13,7 +13,7 @@ from shlex import quote
 from snakemake.io import strip_wildcard_constraints
 
 from charloom.workflow import arguments, delivery, judge_slices
-from charloom.workflow import gallery_slices, own_files, slices, targets
+from charloom.workflow import gallery_slices, jobs, own_files, slices, targets, training
 from charloom.base import locks
 from charloom.config import drift, knobs, notices, packages
 from charloom.dataset import sources
@@ -22,7 +22,7 @@ from charloom.config.project import read
 from charloom.core.contents import Contents
 from charloom.core.errors import UserError
 from charloom.core.layout import INDEX, WORK, Results, prepared_name, results
-from charloom.core.store import Store
+from charloom.core.store import STORE, Store
 from charloom.deliver.comfyui import WORKFLOWS
 
 lean.plan_lean()
@@ -76,9 +76,9 @@ if CONDA:
     # The environment holds what charloom needs, not charloom itself: that is in the clone, or where it is installed.
     START = f"PYTHONPATH={quote(arguments.code_of(SCRIPTS))} {START}"
 EXPORTS = {
-    "CHARLOOM_STORE": WORKFLOW.store,
-    "CHARLOOM_DEVICE": WORKFLOW.device,
-    "CHARLOOM_GPUS": str(WORKFLOW.gpus),
+    STORE: WORKFLOW.store,
+    jobs.DEVICE: WORKFLOW.device,
+    jobs.GPUS: str(WORKFLOW.gpus),
 }
 if OWN_PYTHON and (lost := packages.told(WORKFLOW.projects.values(), HAS_GPU)):
     EXPORTS[packages.VARIABLE] = lost
@@ -312,7 +312,7 @@ def run_until(wildcards):
     character, step = person(wildcards.character), int(wildcards.step)
     if step not in character.saved_steps:
         return step  # asked for by hand, or by charloom try
-    most = max(step, int(os.environ.get("CHARLOOM_UNTIL", character.saved_steps[-1])))
+    most = max(step, int(os.environ.get(training.UNTIL, character.saved_steps[-1])))
     steps = [one for one in character.saved_steps if step <= one <= most]
     ahead = BASES[character.base].run_ahead
     return steps[-1] if ahead == 0 else steps[:ahead][-1]

@@ -2,6 +2,7 @@
 import json
 
 from charloom.config import captioning, masking
+from charloom.train import progress
 from charloom.workflow import caption_slices, mask_slices, training
 from snakemake.settings.types import SharedFSUsage
 
@@ -104,9 +105,18 @@ def sampled_checkpoint(wildcards):
     return results(wildcards.character).checkpoint(step) if step else []
 
 
-# The first step that this run trains, by character; 0 if its trainer will not draw. Known when the run starts:
-# checkpoints of other settings, which are trained anew, lie there as well.
+# The first step that this run trains, by character; 0 if its trainer will not draw. Empty until the run starts.
 TO_TRAIN = {}
+
+
+def note_training():
+    """Fill TO_TRAIN from the jobs of this run: a checkpoint of other settings that is there is trained anew."""
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name == "train_segment":
+            name, step = job.wildcards.character, int(job.wildcards.step)
+            # After a kill for want of memory the trainer draws nothing.
+            step = 0 if progress.killed(results(name).training) else step
+            TO_TRAIN[name] = min(step, TO_TRAIN.get(name, step))
 
 
 @cache

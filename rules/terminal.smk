@@ -2,7 +2,6 @@
 from snakemake.logging import logger as snakemake_log
 
 from charloom.core import last_run
-from charloom.train import progress
 from charloom.workflow import notify, updates
 
 if workflow.is_main_process:
@@ -14,13 +13,7 @@ if workflow.is_main_process:
 
 
 def remember():
-    """How these characters are run, for commands beside this one; and what is trained."""
-    for job in workflow.dag.needrun_jobs():
-        if job.rule.name == "train_segment":
-            name, step = job.wildcards.character, int(job.wildcards.step)
-            # After a kill for want of memory the trainer draws nothing.
-            step = 0 if progress.killed(results(name).training) else step
-            TO_TRAIN[name] = min(step, TO_TRAIN.get(name, step))
+    """How these characters are trained, for commands beside this one."""
     if workflow.is_main_process:
         trained = [name for name, rules in made().items() if "train_segment" in rules]
         last_run.remember(trained, config, sys.argv[1:])

@@ -15,7 +15,7 @@ from charloom.workflow import jobs
 def main() -> None:
     arguments = jobs.parser(__doc__).parse_args()
     log = jobs.Log(arguments.log, f"base {arguments.settings['name']}")
-    if "repo" in arguments.settings and os.environ.get("CHARLOOM_DEVICE") != "cpu":
+    if "repo" in arguments.settings and os.environ.get(jobs.DEVICE) != "cpu":
         check_torch(arguments.settings["name"])
     lock = locks.lock(arguments.settings, arguments.store, log)
     basefiles.check_layout(Path(lock["root"]), single_file=locks.SINGLE_FILE in lock)

@@ -40,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--init", type=path, help="LoRA to start from")
     parser.add_argument("--engine", type=value, default={}, help="how the GPU is used, JSON")
-    gpus = int(os.environ.get("CHARLOOM_GPUS", "1"))
+    gpus = int(os.environ.get(jobs.GPUS, "1"))
     parser.add_argument("--gpus", type=int, default=gpus, help="GPUs for this one training, if a step has the samples")
     arguments = parser.parse_args()
     store, slice_ = arguments.store, arguments.settings

@@ -14,14 +14,12 @@ from typing import Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
+from charloom.cli.planning import TERMINAL
 from charloom.workflow.jobs import QUIET
 
 from . import display
 from .dry_run import DryRun
 from .state import Run
-
-PLAIN = "CHARLOOM_TERMINAL"
-"""Environment variable: ``plain`` keeps Snakemake's own text."""
 
 
 class LogHandler(LogHandlerBase):
@@ -109,7 +107,7 @@ def attach(settings: Any, logger: logging.Logger) -> LogHandler | None:
     that name: then its text comes as ever.
     """
     asked = ("printshellcmds", "verbose", "debug_dag", "quiet", "log_handler_settings", "skip_plugin_handlers")
-    if os.environ.get(PLAIN) == "plain" or any(getattr(settings, name, None) for name in asked):
+    if os.environ.get(TERMINAL) == "plain" or any(getattr(settings, name, None) for name in asked):
         return None
     for handler in list(logger.handlers):
         if handler.name == "DefaultStreamHandler":

@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from charloom.config import notices
 from charloom.core import files
 from charloom.core.errors import reason
+from charloom.core.store import STORE
 
 GIB = 2**30
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -228,14 +229,17 @@ def _store(root: Path) -> Iterator[Finding]:
         return
     from charloom.config import project
 
-    workflow = project.read(root)
-    store = root / os.environ.get("CHARLOOM_STORE", workflow.store)
-    there = files.existing(store)
-    if not os.access(there, os.W_OK):
-        yield Finding("store", f"{there} may not be written to", PROBLEM, "change its owner, or set CHARLOOM_STORE")
-        return
-    size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) if store.is_dir() else 0
-    yield Finding("workflow", f"{len(workflow.names)} characters; store {store}: {size / 1e9:.1f} GB{_links(there)}")
+    yield Finding("workflow", f"{len(project.read(root).names)} characters")
+    own, *others = project.stores(root)
+    for store in (own, *others):
+        there = files.existing(store)
+        if store != own and not store.is_dir():  # a profile for a cluster names a folder of its machines
+            yield Finding("store", f"{store}, of the last run, does not exist on this machine")
+        elif not os.access(there, os.W_OK):
+            yield Finding("store", f"{there} may not be written to", PROBLEM, f"change its owner, or set {STORE}")
+        else:
+            size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+            yield Finding("store", f"{store}: {size / 1e9:.1f} GB{_links(there)}")
 
 
 def _links(folder: Path) -> str:

@@ -19,6 +19,8 @@ from charloom.config import schema
 from charloom.core.errors import UserError
 from charloom.workflow import arguments
 
+TERMINAL = "CHARLOOM_TERMINAL"
+"""Environment variable: ``plain`` keeps Snakemake's own text, which is parsed here."""
 MOST = 3
 """Causes listed per rule."""
 
@@ -69,7 +71,7 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
     Raises:
         UserError: the configuration or a target is wrong, with Snakemake's own lines.
     """
-    environment = {**os.environ, "CHARLOOM_TERMINAL": "plain"}
+    environment = {**os.environ, TERMINAL: "plain"}
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     output = done.stdout + done.stderr

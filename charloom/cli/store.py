@@ -1,4 +1,4 @@
-"""``charloom store``: what lies in the store, and what of it can go."""
+"""``charloom store``: what lies in the stores of a workflow, and what of it can go."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import re
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charloom.core.errors import UserError
 from charloom.report.numbers import size
+
+if TYPE_CHECKING:
+    from charloom.core.store import Store
 
 app = typer.Typer(help="Show what lies in the store, or remove what can be made again.", invoke_without_command=True)
 
@@ -37,15 +40,23 @@ def age(given: float) -> str:
 
 
 def show(root: Path) -> list[str]:
-    """The store of a workflow as lines: a block per character, a line per kind."""
+    """The stores of a workflow as lines: a block per character, a line per kind."""
+    return [line for store in _stores(root) for line in _shown(store)]
+
+
+def _stores(root: Path) -> list[Store]:
     from charloom.config import project
     from charloom.core.store import Store
+
+    return [Store(path) for path in project.stores(root)]
+
+
+def _shown(store: Store) -> list[str]:
     from charloom.workflow import keeping
 
-    store = Store(root / project.read(root).store)
     found = keeping.entries(store)
     if not found:
-        return [f"{store.root}: is empty"]
+        return [f"{store.root}: {'is empty' if store.root.is_dir() else 'does not exist on this machine'}"]
     groups: dict[str, dict[str, list[keeping.Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in found:
         groups[entry.who][entry.kind].append(entry)
@@ -70,12 +81,17 @@ def show(root: Path) -> list[str]:
 
 def prune(root: Path, keep_final: bool, older: str, yes: bool) -> list[str]:
     """Remove, or say what would be removed; returns lines."""
-    from charloom.config import project
-    from charloom.core.store import Store
+    stores, lines = _stores(root), []
+    for store in stores:
+        lines += [f"{store.root}:"] if len(stores) > 1 else []
+        lines += _pruned(store, root, keep_final, older, yes)
+    return lines
+
+
+def _pruned(store: Store, root: Path, keep_final: bool, older: str, yes: bool) -> list[str]:
     from charloom.workflow import keeping
 
     limit = seconds(older)
-    store = Store(root / project.read(root).store)
     found = keeping.entries(store)
     keep = keeping.needed(found, store, keeping.runs_here(root)) if keep_final else set()
     gone, stale = keeping.removable(found, keep, limit), keeping.left_behind(store)

@@ -22,9 +22,8 @@ from charloom.core.errors import UserError
 from charloom.core.layout import Results, results
 from charloom.core.numbers import clock
 from charloom.train import progress
+from charloom.workflow.training import UNTIL
 
-UNTIL = "CHARLOOM_UNTIL"
-"""Environment variable: the step that a start of the trainer does not run beyond, unless a job asks for it."""
 GIB = 2**30
 
 

@@ -19,6 +19,7 @@ from charloom.core import last_run
 from charloom.core.canonical import canonical_json
 from charloom.core.errors import UserError
 from charloom.core.files import expanded, on_any_system
+from charloom.core.store import STORE
 
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
@@ -149,6 +150,12 @@ def all_as_last_run(root: Path) -> dict[str, Workflow]:
     return found
 
 
+def stores(root: Path) -> list[Path]:
+    """The stores of the workflow: first that of ``config/config.yaml``, then others of the last trainings."""
+    found = [read(root).store, *(one.store for one in all_as_last_run(root).values())]
+    return list(dict.fromkeys(root / store for store in found))
+
+
 def read(
     root: str | Path = ".",
     overrides: dict[str, Any] | None = None,
@@ -228,7 +235,7 @@ def read(
         problems += [line for name in named for line in broken.get(name, ())]
     if problems:
         raise UserError.several(list(dict.fromkeys(problems)))
-    store = os.environ.get("CHARLOOM_STORE") or data["store"]
+    store = os.environ.get(STORE) or data["store"]
     return Workflow(
         device=data["device"],
         store=store,

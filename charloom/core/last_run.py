@@ -20,6 +20,8 @@ from charloom.core import files
 
 RECORDS = Path("work/runs")
 CORES = ("--cores", "-c", "--jobs", "-j")
+_IN_ONE = re.compile("--(cores|jobs)=|-[cj].")
+"""These options with their number in the same word: ``--cores=4``, ``-c4``, ``-call``."""
 CONFIG, FILES = ("--config", "-C"), ("--configfile", "--configfiles")
 """Options of Snakemake's that take every word after them: settings, and files of them."""
 OF_THE_CALL = ("shard", "notify", "characters")
@@ -69,7 +71,7 @@ def kept(arguments: Sequence[str]) -> list[str]:
     """The options among ``arguments`` that say how jobs run: profile, cores, and settings last."""
     found: list[str] = []
     for index, word in enumerate(arguments):
-        if re.match(r"(--profile|--cores|--jobs)=|-[cj]\d", word):
+        if word.startswith("--profile=") or _IN_ONE.match(word):
             found.append(word)
         elif word in ("--profile", *CORES) and index + 1 < len(arguments):
             found += arguments[index : index + 2]
@@ -96,14 +98,14 @@ def sets(options: Sequence[str]) -> bool:
 
 def cores_given(options: Sequence[str]) -> bool:
     """Whether ``options`` say how many cores there are."""
-    return any(word.split("=")[0] in CORES or re.match(r"-[cj]", word) for word in options)
+    return any(word in CORES or _IN_ONE.match(word) for word in options)
 
 
 def without_cores(options: Sequence[str]) -> list[str]:
     """``options`` without what they say about cores."""
     found, skip = [], False
     for word in options:
-        if not skip and not (word in CORES or re.match(r"(--cores|--jobs)=|-[cj]\d", word)):
+        if not skip and not (word in CORES or _IN_ONE.match(word)):
             found.append(word)
         skip = word in CORES
     return found

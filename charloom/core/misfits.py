@@ -1,8 +1,9 @@
-"""Packages beside torch that no longer fit it count as not installed, instead of ending a job.
+"""Optional packages that are broken count as not installed, instead of ending a job.
 
 A torchvision that was left behind when torch was upgraded cannot be imported, and transformers and diffusers import
 what they find, whether a model needs it or not. Training hides them all (:mod:`charloom.zimage.libraries`); for judges,
-captioners and generators only what is broken is hidden, because their models may need one.
+captioners and generators only what is broken is hidden, because their models may need one. The same holds for Pillow's
+additional formats (:mod:`charloom.core.pictures`).
 """
 
 from __future__ import annotations
@@ -40,5 +41,14 @@ def remedy(name: str) -> str | None:
     """Why a hidden package cannot be used, and what to do; None if it is not hidden."""
     if name not in _why:
         return None
-    release = metadata.version("torch").partition("+")[0]
-    return f"cannot be imported ({_why[name]}); install its release for torch {release}, or uninstall it"
+    again = f"pip install --upgrade --force-reinstall --no-deps {name.replace('_', '-')}"
+    if name in BESIDE_TORCH:
+        again = f"install its release for torch {metadata.version('torch').partition('+')[0]}"
+    return f"cannot be imported ({_why[name]}); {again}, or uninstall it"
+
+
+def lacking(name: str) -> str | None:
+    """How a line goes on that says that a model needs ``name``, broken or not installed; None if it can be used."""
+    if broken := remedy(name):
+        return f", which {broken}"
+    return f": pip install {name}" if find_spec(name) is None else None

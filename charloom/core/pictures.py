@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charloom.core import files
+from charloom.core import files, misfits
 from charloom.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ OTHER_ENDINGS = (
     ".nef", ".arw", ".orf", ".rw2", ".raf", ".pdf", ".ai", ".mp4", ".mov", ".webm", ".mkv", ".avi",
 )  # fmt: skip
 """Extensions of pictures (and of what is taken for one) that are not supported, unless :func:`endings` has them."""
+_HEIF = "pillow_heif"
+"""The package that reads HEIC pictures."""
 _USUAL = {
     "PNG": ".png",
     "JPEG": ".jpg",
@@ -89,7 +91,9 @@ class Picture:
 def endings() -> tuple[str, ...]:
     """Extensions of the supported formats, best first. Only looks for installed libraries, imports none."""
     more = (".avif",) if find_spec("PIL._avif") else ()
-    return _ENDINGS + more + ((".heic", ".heif", ".hif") if find_spec("pillow_heif") else ())
+    # One that is broken counts, or the pictures of a folder would depend on whether it was tried before.
+    heif = find_spec(_HEIF) or misfits.remedy(_HEIF)
+    return _ENDINGS + more + ((".heic", ".heif", ".hif") if heif else ())
 
 
 def read(path: str | Path, remedy: str = REPLACE) -> Picture:
@@ -108,7 +112,7 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
             image, clear = _rgb(_upright(opened), opened)
     # Libraries of pictures throw whatever the broken bytes lead them into, so every kind of error is expected.
     except Exception as error:
-        raise UserError(f"{path}: {_why(path, error)}; {_remedy(path, error, remedy)}") from None
+        raise _failed(path, error, remedy) from None
     if clear is not None:
         least, most = clear.getextrema()
         if not most:
@@ -149,7 +153,7 @@ def ending(path: str | Path) -> str:
         with _pillow().open(path, formats=_formats()) as opened:
             return _USUAL[str(opened.format)]
     except Exception as error:
-        raise UserError(f"{path}: {_why(path, error)}; {_remedy(path, error, REPLACE)}") from None
+        raise _failed(path, error, REPLACE) from None
 
 
 def opacity(path: str | Path) -> Image | None:
@@ -164,7 +168,7 @@ def opacity(path: str | Path) -> Image | None:
             opened.load()
             _, clear = _rgb(_upright(opened), opened)
     except Exception as error:
-        raise UserError(f"{path}: {_why(path, error)}; {_remedy(path, error, REPLACE)}") from None
+        raise _failed(path, error, REPLACE) from None
     return None if clear is None or clear.getextrema()[0] == 255 else clear
 
 
@@ -193,7 +197,8 @@ def _pillow() -> Any:
     # are those about odd metadata.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    if find_spec("pillow_heif"):
+    misfits.hide([_HEIF])
+    if find_spec(_HEIF):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
@@ -203,7 +208,7 @@ def _pillow() -> Any:
 @cache
 def _formats() -> list[str]:
     """Names of the formats that may be tried: Pillow's others start programs, or read files that are not pictures."""
-    more = ["AVIF"] * bool(find_spec("PIL._avif")) + ["HEIF"] * bool(find_spec("pillow_heif"))
+    more = ["AVIF"] * bool(find_spec("PIL._avif")) + ["HEIF"] * bool(find_spec(_HEIF))
     return ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *more]
 
 
@@ -311,6 +316,24 @@ def _transform(profile: bytes, mode: str) -> Any:
         return None
 
 
+def _failed(path: str | Path, error: Exception, remedy: str) -> UserError:
+    """The line about a picture that cannot be read."""
+    broken = misfits.remedy(_HEIF)
+    if broken and isinstance(error, _pillow().UnidentifiedImageError) and _kind(_head(path)) == "HEIC":
+        return UserError(f"{path}: needs pillow_heif, which {broken}")
+    return UserError(f"{path}: {_why(path, error)}; {_remedy(path, error, remedy)}")
+
+
+def _head(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(64)
+
+
+def _kind(head: bytes) -> str | None:
+    """The format of a file by its first bytes, if it is one of those worth naming."""
+    return next((name for sign, name in _KINDS if re.match(sign, head, re.DOTALL | re.IGNORECASE)), None)
+
+
 def _why(path: str | Path, error: Exception) -> str:
     pillow = _pillow()
     place = Path(path)
@@ -325,15 +348,13 @@ def _why(path: str | Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     try:
-        with open(place, "rb") as file:
-            head = file.read(64)
+        head = _head(place)
     except OSError as other:
         return f"cannot be read ({other.strerror})"
     if not head:
         return "is empty"
     if isinstance(error, pillow.UnidentifiedImageError):
-        named = next((name for sign, name in _KINDS if re.match(sign, head, re.DOTALL | re.IGNORECASE)), None)
-        if named:
+        if named := _kind(head):
             return f"is of a format that is not read here ({named})"
         return "is not a picture that can be read"
     reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -29,6 +29,9 @@ DAMAGED = ".damaged"
 SUM = ".sha256"
 """Added to the name of an entry for the file with its digest. Entries of older versions have none and are trusted."""
 
+STORE = "CHARLOOM_STORE"
+"""Environment variable: the folder of the store. The user may set it, and the workflow sets it for jobs."""
+
 log = logging.getLogger(__name__)
 LOCKS, USES = "locks", "uses"
 """Folders that hold no entries: locks, and for each character a list of what was fetched for it."""
@@ -168,6 +171,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0):
             yield
+
+
+def job_store() -> Store:
+    """The store that jobs are to use."""
+    return Store(os.environ.get(STORE) or "work/store")
 
 
 def _sum(entry: Path) -> Path:

@@ -233,11 +233,13 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
 
 ## Train it again
 
-In a folder of charloom:
+With Python 3.11 or newer; for `ADDRESS` write the address of charloom's repository. In a workflow folder that you have
+already, the last two lines are enough.
 
 ```sh
-pip install -e .
-charloom unpack bundle.zip
+pip install git+ADDRESS
+charloom init studio && cd studio
+charloom unpack ../bundle.zip
 snakemake --cores 2 results/{name}/final.safetensors
 ```
 

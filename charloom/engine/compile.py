@@ -24,6 +24,7 @@ from torch._inductor.runtime import triton_heuristics
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from charloom.core.store import job_store
 from charloom.zimage.forward import TOKEN_MULTIPLE
 
 RECOMPILE_LIMIT = 64
@@ -236,7 +237,7 @@ def cache_folder(prefer_cudnn: bool) -> Path:
     for module in TRACED:
         code.update(Path(importlib.util.find_spec(module).origin).read_bytes())
     name = f"{code.hexdigest()[:12]}-{'cudnn' if prefer_cudnn else 'torch'}"
-    return Path(os.environ.get("CHARLOOM_STORE", "work/store")).resolve().parent / "compiled" / name
+    return job_store().root.resolve().parent / "compiled" / name
 
 
 def _choose_cache(folder: Path) -> None:

@@ -7,7 +7,6 @@ nothing: the probabilities of "yes" and "no" as the next word are read off.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +54,8 @@ class VisionLanguage:
         try:
             self._processor = AutoProcessor.from_pretrained(folder, **LOCAL, **PILLOW)
         except Exception as error:
-            if remedy := misfits.remedy("torchvision"):
-                raise UserError(f"{folder}: its processor needs torchvision, which {remedy}") from error
-            if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
-                raise UserError(f"{folder}: its processor needs torchvision: pip install torchvision") from error
+            if lacking := misfits.lacking("torchvision"):  # models that also take films say so in many ways
+                raise UserError(f"{folder}: its processor needs torchvision{lacking}") from error
             raise
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"  # so that the last position is the answer's in every row

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from charloom.core import last_run
 from charloom.core.errors import UserError
 from charloom.report.templating import render
-from charloom.watch import choosing, guard
+from charloom.watch import choosing, guard, stream
 from charloom.watch.board_routes import BoardRoutes
 from charloom.watch.state import Watcher
 
 PAUSE = 1.0
 """Seconds between two looks at the files."""
-SIGN_OF_LIFE = 15
-"""Looks without news after which something is sent, to notice pages that were closed."""
 LARGEST = 10_000
 """Bytes of a request that changes something, at most."""
 
@@ -91,22 +88,8 @@ class Server:
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: the state, whenever it has changed."""
-        stream = self._stream(request, request.query_params.get("name", ""))
-        return StreamingResponse(stream, media_type="text/event-stream")
-
-    async def _stream(self, request: Request, name: str) -> AsyncIterator[str]:
-        before, quiet = "", 0
-        while not self.closing.is_set() and not await request.is_disconnected():
-            now = await self._snapshot(name)
-            quiet += 1
-            if now != before:
-                before, quiet = now, 0
-                yield f"data: {now}\n\n"
-            elif quiet >= SIGN_OF_LIFE:
-                quiet = 0
-                yield ": still here\n\n"
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.closing.wait(), self.pause)
+        name = request.query_params.get("name", "")
+        return stream.changes(request, self.closing, lambda: self._snapshot(name), self.pause)
 
     async def _snapshot(self, name: str) -> str:
         """The state as JSON on one line; pages that ask within one look share it."""

@@ -10,19 +10,19 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from charloom.config.character import Character
 from charloom.core.errors import UserError
 from charloom.dataset import caption_files, picture_files
-from charloom.watch import board, leaving_out, thumbnails
+from charloom.watch import board, leaving_out, stream, thumbnails
 from charloom.watch.looking import Looks
 from charloom.workflow import board as data_set
 
@@ -39,8 +39,6 @@ NEVER = {"cache-control": "no-store"}
 """For what stands in place of a picture that cannot be read: the next time it may be."""
 IDLE = 5
 """The board is looked at again after so many times as long as a look takes, so that huge folders cost little."""
-SILENCE = 15.0
-"""Seconds without news after which something is sent."""
 
 
 class Refused(Exception):
@@ -85,23 +83,8 @@ class BoardRoutes:
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: the state, whenever it has changed."""
-        return StreamingResponse(self._stream(request), media_type="text/event-stream")
-
-    async def _stream(self, request: Request) -> AsyncIterator[str]:
-        name, closing, loop = request.path_params["name"], self.server.closing, asyncio.get_running_loop()
-        before, spoke = "", loop.time()
-        while not closing.is_set() and not await request.is_disconnected():
-            began = loop.time()
-            now = await self._snapshot(name)
-            if now != before:
-                before, spoke = now, loop.time()
-                yield f"data: {now}\n\n"
-            elif loop.time() - spoke > SILENCE:
-                spoke = loop.time()
-                yield ": still here\n\n"
-            with contextlib.suppress(TimeoutError):
-                pause = max(self.server.pause, IDLE * (loop.time() - began))
-                await asyncio.wait_for(closing.wait(), min(pause, SILENCE))
+        name, server = request.path_params["name"], self.server
+        return stream.changes(request, server.closing, lambda: self._snapshot(name), server.pause, IDLE)
 
     async def _snapshot(self, name: str) -> str:
         """The state as JSON on one line; pages that ask at the same time share it."""

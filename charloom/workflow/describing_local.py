@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +88,9 @@ class Local:
         try:
             return AutoProcessor.from_pretrained(self.folder, **LOCAL, **PILLOW)
         except Exception as error:
-            if remedy := misfits.remedy("torchvision"):
+            if lacking := misfits.lacking("torchvision"):  # models that also take films say so in many ways
                 raise UserError(
-                    f"captions.captioner: the processor of {self.folder.name} needs torchvision, which {remedy}"
-                ) from error
-            if find_spec("torchvision") is None:  # models that also take films need it, and say so in many ways
-                raise UserError(
-                    f"captions.captioner: the processor of {self.folder.name} needs a package: "
-                    "pip install 'charloom[caption]'"
+                    f"captions.captioner: the processor of {self.folder.name} needs torchvision{lacking}"
                 ) from error
             raise UserError(
                 f"captions.captioner: the processor of {self.folder.name} cannot be loaded ({reason(error)}); "

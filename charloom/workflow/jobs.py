@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from charloom.core import cores
-from charloom.core.store import Store
+from charloom.core.store import Store, job_store
 from charloom.workflow import arguments, devices
 
+DEVICE, GPUS = "CHARLOOM_DEVICE", "CHARLOOM_GPUS"
+"""Environment variables that the workflow sets for jobs: its ``device:`` and ``gpus:``."""
 QUIET = "CHARLOOM_JOBS_QUIET"
 """Environment variable: a job with a log file writes to it alone. Set by whoever shows the logs' lines to the user."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -100,12 +102,10 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
         "--settings", type=arguments.value, required=True, help=f"the rule's slice of the settings, {JSON}"
     )
     made.add_argument("--output", type=Path, help="file to write")
-    made.add_argument(
-        "--store", type=Store, default=os.environ.get("CHARLOOM_STORE", "work/store"), help="folder of the store"
-    )
+    made.add_argument("--store", type=Store, default=job_store(), help="folder of the store")
     made.add_argument("--log", help="log file; the terminal shows the main lines")
     if heavy:
-        device = os.environ.get("CHARLOOM_DEVICE", "auto")
+        device = os.environ.get(DEVICE, "auto")
         made.add_argument("--device", default=device, help="auto, cpu, mps, cuda, cuda:1")
         made.add_argument("--threads", type=int, default=cores.usable(), help="CPU threads")
     return made

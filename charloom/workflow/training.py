@@ -17,6 +17,8 @@ from charloom.train.settings import TrainSettings
 from charloom.workflow import devices, price
 
 KIND = CHECKPOINT
+UNTIL = "CHARLOOM_UNTIL"
+"""Environment variable: the step that a start of the trainer does not run beyond, unless a job asks for it."""
 APART = "CHARLOOM_PREVIEWS_APART"
 """Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
 

@@ -11,12 +11,13 @@ import types
 from pathlib import Path
 
 import pytest
+import small_project
 import torch
 from cli_helpers import ROOT, call, said
 
 from charloom.cli import doctor
 from charloom.config import folder as folders
-from charloom.core import versions
+from charloom.core import last_run, versions
 from charloom.core.errors import UserError
 from charloom.core.versions import RECIPES
 from charloom.workflow import updates
@@ -236,6 +237,19 @@ def test_a_torchvision_that_does_not_fit_torch_is_named(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     one = findings(monkeypatch, tmp_path)["torchvision"]
     assert one.verdict == doctor.NOTE and "nms does not exist" in one.found and "release for torch 2." in one.remedy
+
+
+def test_the_store_of_the_last_run_is_looked_at(monkeypatch, tmp_path):
+    monkeypatch.delenv("CHARLOOM_STORE", raising=False)
+    small_project.make(tmp_path)
+    last_run.remember(["mara"], {"store": "shared"}, [], tmp_path)
+    stores = [one for one in doctor.examine(tmp_path, hub=False) if one.what == "store"]
+    assert [str(one).rpartition("/")[2] for one in stores] == [
+        "store: 0.0 GB", "shared, of the last run, does not exist on this machine",
+    ]  # fmt: skip
+    assert {one.verdict for one in stores} == {doctor.OK}
+    (tmp_path / "shared").mkdir()
+    assert any(str(one) == f"store: {tmp_path}/shared: 0.0 GB" for one in doctor.examine(tmp_path, hub=False))
 
 
 def test_what_goes_onto_one_disk_is_added(monkeypatch, tmp_path):

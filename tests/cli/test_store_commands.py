@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from cli_helpers import call, said
 from finished_results import finish
 
 from charloom.cli import store as commands
+from charloom.core import last_run
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.core.store import Store
@@ -187,6 +189,37 @@ def test_what_is_known_of_entries_that_are_gone_is_forgotten(store: Store) -> No
         store.remove(entry.path)
     prune("--yes")
     assert not uses.exists()
+
+
+@pytest.fixture
+def last_run_elsewhere(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store that a profile has set for the last training of mara."""
+    monkeypatch.delenv("CHARLOOM_STORE", raising=False)
+    elsewhere = Store(tmp_path / "shared")
+    last_run.remember(["mara"], {"store": str(elsewhere.root)}, [])
+    put(elsewhere, "sample", "f" * 64, ".png")
+    age(elsewhere, 40)
+    return elsewhere
+
+
+def test_the_store_of_the_last_run_counts_too(store: Store, last_run_elsewhere: Store) -> None:
+    text = said(call("store"))
+    assert text.startswith(f"{store.root}: ") and f"\n{last_run_elsewhere.root}: " in text
+    assert f"{last_run_elsewhere.root}:\n  sample" in prune("--yes")
+    assert keeping.entries(last_run_elsewhere) == [] and keeping.entries(store)
+
+
+def test_a_store_of_other_machines_is_not_called_empty(store: Store, last_run_elsewhere: Store) -> None:
+    shutil.rmtree(last_run_elsewhere.root)
+    assert said(call("store")).endswith(f"{last_run_elsewhere.root}: does not exist on this machine\n")
+
+
+def test_the_environment_names_the_only_store(
+    last_run_elsewhere: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "named").mkdir()
+    monkeypatch.setenv("CHARLOOM_STORE", str(tmp_path / "named"))
+    assert said(call("store")) == f"{tmp_path / 'named'}: is empty\n"
 
 
 def test_ages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ def test_nothing_is_known_of_others_or_from_a_damaged_file(tmp_path: Path, conte
     [
         (["mara", *PROFILE, "--notemp"], PROFILE),
         (["-c4", "--profile=a", "results/x"], ["-c4", "--profile=a"]),
+        (["-call", "mara"], ["-call"]),
         (["mara", "--config", "base=b", "device=c", "-j", "3"], ["-j", "3", "--config", "base=b", "device=c"]),
         (["mara", "-C", "base=a b", "--quiet"], ["--config", "base=a b"]),
         (["mara", "--config"], []),
@@ -53,4 +54,5 @@ def test_a_target_comes_before_settings() -> None:
 def test_cores_alone_are_no_settings() -> None:
     assert last_run.cores_given(["--cores=4"]) and last_run.cores_given(["-c4"]) and not last_run.cores_given(["-C"])
     assert not last_run.sets(["--cores", "4", "-n"]) and last_run.sets(["--profile=a"]) and last_run.sets(["-C", "a=b"])
-    assert last_run.without_cores([*PROFILE, "-j", "3", "-c4", "--jobs=2"]) == ["--profile", "profiles/gpu-16gb"]
+    cores = ["-j", "3", "-c4", "-jall", "--jobs=2"]
+    assert last_run.without_cores(["--profile", "a", *cores, "b"]) == ["--profile", "a", "b"]

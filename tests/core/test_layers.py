@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,3 +86,12 @@ def test_files_are_short() -> None:
     }
     found = {name: length for name, length in lengths.items() if length > LONGEST}
     assert not found, f"longer than {LONGEST} lines: {found}; split them by what they know"
+
+
+def test_variables_of_the_environment_are_spelt_once() -> None:
+    """As constants beside their owner, so that a name that is changed is changed for whoever sets and reads it."""
+    parts = ("charloom", "scripts", "rules", "snakemake_logger_plugin_charloom")
+    files = [path for part in parts for path in (ROOT / part).rglob("*") if path.suffix in (".py", ".smk")]
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    spelt = Counter(re.findall(r'"(CHARLOOM_\w+)"', text))
+    assert spelt and max(spelt.values()) == 1, spelt.most_common(3)

@@ -339,6 +339,35 @@ def test_large_pictures_and_odd_metadata_print_nothing(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+BESIDE_A_BROKEN_LIBRARY = """
+from charloom.core import pictures
+from charloom.core.errors import UserError
+before = pictures.endings()
+print(pictures.read("fine.png").image.size)
+try:
+    pictures.read("phone.heic")
+except UserError as error:
+    print(error)
+pictures.endings.cache_clear()
+print(pictures.endings() == before, ".heic" in before)
+"""
+
+
+def test_a_broken_library_of_heic_pictures_is_named_and_spoils_no_others(tmp_path: Path) -> None:
+    scene().save(tmp_path / "fine.png")
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError('libheif.so.1: no such file')")
+    environment = {"PYTHONPATH": f"{tmp_path}:{small_project.ROOT}", "PATH": ""}
+    command = [sys.executable, "-c", BESIDE_A_BROKEN_LIBRARY]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "(48, 32)",
+        "phone.heic: needs pillow_heif, which cannot be imported (libheif.so.1: no such file); "
+        "pip install --upgrade --force-reinstall --no-deps pillow-heif, or uninstall it",
+        "True True",
+    ], done.stderr
+
+
 def test_nobody_else_opens_pictures() -> None:
     for folder in ("charloom", "scripts"):
         for path in (small_project.ROOT / folder).rglob("*.py"):

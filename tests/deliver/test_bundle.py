@@ -44,7 +44,13 @@ def test_everything_is_in_it(folder: Path) -> None:
     assert found["mara.safetensors"] == (folder / "results/mara/final.safetensors").read_bytes()
     readme = found["README.md"].decode()
     commands = readme.split("```sh\n")[1].split("```")[0].splitlines()
-    assert len(commands) == 3 and "charloom unpack bundle.zip" in commands and "`m4ra` in a prompt" in readme
+    assert commands == [  # for somebody who has no clone
+        "pip install git+ADDRESS",
+        "charloom init studio && cd studio",
+        "charloom unpack ../bundle.zip",
+        "snakemake --cores 2 results/mara/final.safetensors",
+    ]
+    assert "`m4ra` in a prompt" in readme
     made = json.loads(found["provenance.json"])
     assert made["training"] == {"base_digest": "4" * 64, "step": 100}
     assert made["base"]["components"] == {"transformer": "1" * 64} and made["base"]["adapters"] == {

@@ -57,6 +57,9 @@ def test_a_model_that_needs_it_is_one_line_with_a_remedy(
     folder = judge_models.vision_language(tmp_path / "model")
     for path in folder.glob("*processor_config.json"):
         path.write_text("{}")
+    monkeypatch.setattr(misfits, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"processor .*needs torchvision: pip install torchvision$"):
+        opening(folder)
     monkeypatch.setitem(misfits._why, "torchvision", WHY)
     with pytest.raises(UserError, match=rf"torchvision, which cannot be imported \({WHY}\); install its .*") as caught:
         opening(folder)

@@ -16,7 +16,7 @@ pytest.importorskip("httpx", reason="needs httpx")
 from starlette.testclient import TestClient  # noqa: E402
 
 from charloom.core.errors import UserError
-from charloom.watch import serve
+from charloom.watch import serve, stream
 from charloom.watch.app import Server
 from charloom.watch.editing import digest
 
@@ -125,6 +125,7 @@ def test_events_come_when_something_changes(project):
 
     class Request:
         asked = 0
+        query_params = {"name": "mara"}
 
         async def is_disconnected(self) -> bool:
             Request.asked += 1
@@ -133,13 +134,35 @@ def test_events_come_when_something_changes(project):
             return Request.asked > 8
 
     async def collect() -> list[str]:
-        return [text async for text in server._stream(Request(), "mara")]
+        return [text async for text in (await server.events(Request())).body_iterator]
 
     server.watcher.machine.now = lambda: {"gpus": [], "memory": {"used": 1, "total": 2}}
     with ThreadPoolExecutor(1) as pool:  # a browser's tests leave a running loop in this thread
         events = pool.submit(asyncio.run, collect()).result()
     there = [[one["there"] for one in json.loads(text.removeprefix("data: "))["checkpoints"]] for text in events]
     assert there[0] == [True, False] and there[-1] == [True, True] and len(events) == 2
+
+
+def test_a_page_without_news_gets_a_sign_of_life(monkeypatch):
+    """Writing to a page that was closed is what ends its stream."""
+    monkeypatch.setattr(stream, "SILENCE", 0.0)
+
+    class Request:
+        looks = 3
+
+        async def is_disconnected(self) -> bool:
+            self.looks -= 1
+            return self.looks < 0
+
+    async def state() -> str:
+        await asyncio.sleep(0.001)
+        return "{}"
+
+    async def collect() -> list[str]:
+        return [text async for text in stream.changes(Request(), asyncio.Event(), state, 0.0).body_iterator]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asyncio.run, collect()).result() == ["data: {}\n\n", *[": still here\n\n"] * 2]
 
 
 def test_the_command_prints_its_address_and_serves(project, monkeypatch):
