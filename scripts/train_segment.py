@@ -109,9 +109,11 @@ def main() -> None:
             },
             ranks=ranks.joined(device),
         )
-        train(job, store, arguments.until, on_progress=report, log=report)
+        try:
+            train(job, store, arguments.until, on_progress=report, log=report)
+        finally:
+            drawing.release()
         # A pruned store may hold the last step and lack this one. Two models may be more than there is room for.
-        drawing.release()
         gc.collect()
         train(job, store, arguments.step, on_progress=report, log=report)
 

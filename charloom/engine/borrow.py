@@ -8,7 +8,8 @@ keep their addresses. Independent of samplers and files.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from charloom.kernels import quantize
 
 SPARE = 2 * memory.GIB
 """Bytes of main memory that must stay free."""
+
+
+_copies: weakref.WeakValueDictionary[int, HostCopy] = weakref.WeakValueDictionary()
 
 
 class CannotBorrow(Exception):
@@ -38,24 +42,16 @@ class Borrowed:
         trained: the model in training, with adapters and perhaps fused Linears.
 
     Raises:
-        CannotBorrow: another number format, or some of the trained weights live in main memory.
+        CannotBorrow: as :func:`places`.
     """
 
     def __init__(self, model: nn.Module, waiting: tuple[HostCopy, HostCopy], trained: nn.Module) -> None:
         self.model, self._trained = model.requires_grad_(False), trained
-        self._places = {name: place_in(trained, name) for name in model.state_dict()}
+        self._places = places(model, trained)
         self._plain, self._own = waiting
-        device = next(parameter.device for parameter in trained.parameters() if parameter.requires_grad)
         for name, place in self._places.items():
-            wanted = self._plain[name]
-            if place is None or place.shape != wanted.shape or place.dtype != wanted.dtype:
+            if place.dtype != self._own[name].dtype:
                 raise CannotBorrow(f"the previews' weights differ from those in training ({name})")
-            if place.device != device:
-                raise CannotBorrow("some of the trained model's weights live in main memory")
-        # Swapped blocks share their place on the GPU.
-        if len({place.data_ptr() for place in self._places.values()}) < len(self._places):
-            raise CannotBorrow("some of the trained model's weights live in main memory")
-        for name, place in self._places.items():
             self._own[name].copy_(place)
         model.load_state_dict(self._places, assign=True)
 
@@ -86,31 +82,65 @@ class Borrowed:
             torch.cuda.synchronize()
 
 
+def places(model: nn.Module, trained: nn.Module) -> dict[str, Tensor]:
+    """Where the weights of the plain ``model`` (on the meta device) would be in the ``trained`` one, by name.
+
+    Raises:
+        CannotBorrow: another number format, or some of the trained weights live in main memory.
+    """
+    quantised, found = quantize.stored_names(model), {}
+    device = next(parameter.device for parameter in trained.parameters() if parameter.requires_grad)
+    for name, wanted in model.state_dict().items():
+        place = place_in(trained, name)
+        same = place is not None and place.shape == wanted.shape
+        # The other tensors are bf16 or fp32, as the trained model's are.
+        if not same or (place.dtype != wanted.dtype if name in quantised else place.element_size() < 2):
+            raise CannotBorrow(f"the previews' weights differ from those in training ({name})")
+        if place.device != device:
+            raise CannotBorrow("some of the trained model's weights live in main memory")
+        found[name] = place
+    # Swapped blocks share their place on the GPU.
+    if len({place.data_ptr() for place in found.values()}) < len(found):
+        raise CannotBorrow("some of the trained model's weights live in main memory")
+    return found
+
+
 def in_main_memory(
-    model: nn.Module, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype = torch.bfloat16
+    model: nn.Module,
+    weights: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype = torch.bfloat16,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> tuple[HostCopy, HostCopy]:
     """The ``weights`` of ``model`` (on the meta device) and as much room again; what is not quantised is in ``dtype``.
 
-    It takes seconds. Nothing runs on a GPU unless ``weights`` are on one, so that a training may go on meanwhile.
+    It takes seconds. Nothing runs on a GPU unless ``weights`` are on one, so that a training may go on meanwhile; once
+    it is not ``wanted()`` any more, it ends soon.
 
     Raises:
-        CannotBorrow: not enough main memory for them and the trained model's.
+        CannotBorrow: not enough main memory for them and the trained model's; or nobody wants them.
     """
     quantised = quantize.stored_names(model)
     room = {n: t if n in quantised else t.to(dtype) for n, t in model.state_dict().items()}
     values = HostCopy(room, spare=SPARE + sum(tensor.nbytes for tensor in room.values()))
+    both = values, HostCopy(room)
     for name, tensor in weights:
         values[name].copy_(tensor)
-    both = values, HostCopy(room)
-    both[1].touch()
+        both[1][name].zero_()  # takes the memory: pinning would, and nothing is launched on the GPU meanwhile
+        if not wanted():
+            raise CannotBorrow("nobody wants them any more")
     if torch.cuda.is_initialized():
         for one in both:
             one.pin()
     return both
 
 
+def held() -> int:
+    """Bytes of main memory that copies of weights take now."""
+    return sum(copy.size for copy in _copies.values())
+
+
 class HostCopy(dict[str, Tensor]):
-    """Room in main memory for tensors like ``places``.
+    """Room in main memory for tensors like ``places``; ``size`` is its bytes.
 
     Raises:
         CannotBorrow: less than ``spare`` bytes would be left.
@@ -124,14 +154,11 @@ class HostCopy(dict[str, Tensor]):
             end += host.aligned(place.nbytes)
         if end + spare > host.available():
             raise CannotBorrow(f"it needs {2 * end / memory.GIB:.0f} GiB of main memory")
-        self._buffer = host.room(end)
+        self._buffer, self.size = host.room(end), end
+        _copies[id(self)] = self
         for name, place in places.items():
             part = self._buffer[starts[name] : starts[name] + place.nbytes]
             self[name] = part.view(place.dtype).view(place.shape)
-
-    def touch(self) -> None:
-        """Take the memory now, which takes seconds: pinning would, and nothing runs on the GPU meanwhile."""
-        host.touch(self._buffer)
 
     def pin(self) -> None:
         """Pin it where the driver allows."""

@@ -168,7 +168,7 @@ class Engine:
         """Undo the transformations; the model runs as before."""
         if not self.cuda:
             return
-        self._drop_graphs()
+        self.drop_graphs()
         self.recompute.remove()
         if self.swap:
             self.swap.remove()
@@ -247,7 +247,7 @@ class Engine:
         torch.cuda.empty_cache()
         allowed = memory.budget(self.options.limit, self.device)
         if self._recorded and torch.cuda.memory_reserved(self.device) + needed > allowed:
-            self._drop_graphs()
+            self.drop_graphs()
         if (short := torch.cuda.memory_allocated(self.device) + needed - allowed) > 0:
             raise torch.OutOfMemoryError(f"{short / memory.GIB:.1f} GiB more than may be used")
 
@@ -305,7 +305,7 @@ class Engine:
         if key not in self.fitting.kept:
             with torch.random.fork_rng([self.device] if self._random else [], device_type="cuda"):
                 if self._recorded and self.fitting.crowded(key):
-                    self._drop_graphs()
+                    self.drop_graphs()
                 self.fitting.measure(key, inputs, self._plain)
             self._reset_gradients(before)
         self.fitting.apply(key)
@@ -314,16 +314,14 @@ class Engine:
         if key not in self._recorded:
             largest = max(map(tokens_of, self._recorded), default=math.inf)
             if tokens_of(key) > largest and self.fitting.crowded(key):
-                self._drop_graphs()  # graphs recorded after the largest reuse its pool; before it, they add up
+                self.drop_graphs()  # graphs recorded after the largest reuse its pool; before it, they add up
             self._record(key, inputs)
         return self._recorded[key](*inputs.tensors)[0].clone()
 
     def _copied_gradients(self) -> list[Tensor]:
-        try:
+        with contextlib.suppress(torch.OutOfMemoryError):
             return [p.grad.clone() for p in self._parameters]
-        except torch.OutOfMemoryError:
-            pass
-        self._drop_graphs()
+        self.drop_graphs()
         return [p.grad.clone() for p in self._parameters]
 
     @torch.no_grad()
@@ -347,7 +345,8 @@ class Engine:
             raise
         self._recording = False
 
-    def _drop_graphs(self) -> None:
+    def drop_graphs(self) -> None:
+        """Free the memory of recorded graphs between two steps; each is recorded anew when it is needed."""
         self._recorded.clear()
         self._pool = None
         torch.cuda.synchronize(self.device)
@@ -363,7 +362,7 @@ class Engine:
         """
         missing = self.fitting.missing()
         if self._recorded and not missing:
-            self._drop_graphs()
+            self.drop_graphs()
             self.fitting.dropped(key)
         elif not missing and self.fitting.lower(key):
             pass
@@ -386,7 +385,7 @@ class Engine:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
         if self._recording:
             self._recording = self.graphed = False
-            self._drop_graphs()
+            self.drop_graphs()
             self.log(f"engine: CUDA graphs do not work here, continuing without ({reason})")
         elif self.compiled:
             self.compiled = False

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charloom.engine import borrow, graphs, memory
 from charloom.engine import compile as compiling
-from charloom.engine import graphs, memory
-from charloom.engine.borrow import SPARE
-from charloom.engine.inputs import Inputs, tokens_of, typical
+from charloom.engine.inputs import Inputs, hardly_larger, tokens_of, typical
 from charloom.engine.offload import SLACK, Offload, spare
 from charloom.engine.options import EngineOptions
 from charloom.engine.recompute import Recompute
@@ -30,8 +29,6 @@ COMPARED = 256
 """Tokens on which a compiled block is compared with an uncompiled one."""
 ALIKE = 0.97
 """Lowest acceptable cosine between their results; compiled code rounds a few float8 values differently."""
-ALMOST = 1.05
-"""A shape takes over what was found out for one with up to so many times its tokens: the trials take seconds."""
 TRANSPOSE_WORTH = 0.85
 """Transposed copies of the weights are kept only if this share of the largest shape's activations still fits."""
 
@@ -76,6 +73,7 @@ class Fitting:
         self.results: dict[Any, int] = {}
         self.offloads: set[Any] = set()
         self.peak = self.reserved = self.trial = 0
+        self._tried: list[Any] = []
         self._drops: dict[Any, int] = {}
         self._compared = False
         self._missing = 0
@@ -90,6 +88,7 @@ class Fitting:
         self.kept.clear()
         self.results.clear()
         self.offloads.clear()
+        self._tried.clear()
 
     def apply(self, key: Any) -> None:
         """Let the blocks run as was found out for the shape ``key``."""
@@ -153,14 +152,17 @@ class Fitting:
             RuntimeError: compiled blocks compute something else than uncompiled ones.
         """
         step, passes = functools.partial(run, inputs), 1 + len(inputs.terms)
-        if (like := self._hardly_larger(key)) is not None:
+        # Trials take seconds, and pictures of many shapes have about as many tokens.
+        if (like := hardly_larger(key, self._tried)) is not None:
             self.kept[key], self.results[key] = self.kept[like], self.results[like]
-            if like in self.offloads:
-                self.offloads.add(key)
+            self.offloads |= {key} if like in self.offloads else set()
             self.apply(key)
-            graphs.warm_up(step)
-            self._say(key, inputs)
-            return
+            try:
+                graphs.warm_up(step)
+                return self._say(key, inputs)
+            except torch.OutOfMemoryError:
+                del self.kept[key]
+                self.offloads.discard(key)
         allowed, blocks = memory.budget(self.options.limit, self.device), len(self.model.layers)
         limit = allowed - memory.UNSEEN
         self.recompute.keep(0)
@@ -203,18 +205,13 @@ class Fitting:
         elif not self.offloads:
             self._close()
         self.kept[key], self.results[key] = keep, results
+        self._tried.append(key)
         if peak > limit:
             self.log(
                 f"engine: {inputs.size} needs {peak / memory.GIB:.1f} GiB of GPU memory even with every block in main "
                 f"memory, more than the {allowed / memory.GIB:.1f} GiB that may be used; trying anyway"
             )
         self._say(key, inputs)
-
-    def _hardly_larger(self, key: Any) -> Any:
-        """A shape that was measured and has as many tokens as ``key`` in as many samples, or hardly more; or None."""
-        rows, tokens = [shape[0] for shape in key], tokens_of(key)
-        alike = (other for other in self.kept if [shape[0] for shape in other] == rows)
-        return next((other for other in alike if tokens <= tokens_of(other) <= ALMOST * tokens), None)
 
     def _say(self, key: Any, inputs: Inputs) -> None:
         blocks, results = len(self.model.layers), self.results[key]
@@ -266,7 +263,8 @@ class Fitting:
 
     def _spare(self) -> int:
         """Bytes of main memory that activations may take; room for two copies of the weights is left to previews."""
-        return spare(2 * self._weights() + SPARE) if self._may_offload else 0
+        left = max(0, 2 * self._weights() - borrow.held()) + borrow.SPARE
+        return spare(left) if self._may_offload else 0
 
     def _offload_for(self, tokens: int) -> Offload | None:
         """Where the inputs and attentions of all blocks fit in main memory at so many tokens, if they do."""

@@ -36,11 +36,6 @@ def room(size: int) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)[:size]
 
 
-def touch(buffer: Tensor) -> None:
-    """Let the system find memory for all of a :func:`room`, while nobody waits for it."""
-    buffer[:: mmap.PAGESIZE] = 0
-
-
 def pin(buffer: Tensor, owner: object) -> weakref.finalize | None:
     """Pin a :func:`room` for as long as ``owner`` lives, or until what is returned is called.
 

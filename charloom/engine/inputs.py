@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from charloom.zimage import forward
 from charloom.zimage.vae import FACTOR
 
+ALMOST = 1.05
+"""A shape takes over what was measured for one with up to so many times its tokens."""
 TYPICAL_PATCHES, TYPICAL_CAPTION = 32, 96
 """Side of the image in patches (512 pixels) and caption tokens of the batch that blocks are first compiled for."""
 
@@ -89,6 +91,13 @@ def typical(inputs: Inputs, lengths: Sequence[int]) -> Inputs:
         ),
         None if inputs.mask is None else few(inputs.mask, 1, rows, columns).fill_(1.0),
     )
+
+
+def hardly_larger(key: Any, others: Iterable[Any]) -> Any:
+    """The first of the shapes ``others`` with as many tokens as ``key`` in as many samples, or hardly more; or None."""
+    rows, tokens = [shape[0] for shape in key], tokens_of(key)
+    alike = (other for other in others if [shape[0] for shape in other] == rows)
+    return next((other for other in alike if tokens <= tokens_of(other) <= ALMOST * tokens), None)
 
 
 def tokens_of(key: Any) -> int:

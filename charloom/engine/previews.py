@@ -159,15 +159,14 @@ class Adapters:
     def __init__(self, model: nn.Module, options: EngineOptions, predict: Predict) -> None:
         self.model, self.options, self.predict = model, options, predict
         self._slots: dict[str, _Adapted] = {}
-        # One kind of block is compiled instead of two or three, each of which takes as long as seven pictures: the base
-        # alone is drawn with a LoRA without effect, such as recipes describe if they do not say otherwise.
+        # The base alone is drawn with a LoRA without effect, such as recipes describe if they do not say otherwise:
+        # most characters' files then need no code of their own. Compiling takes as long as seven pictures.
         network = Network()
         linears = {name: model.get_submodule(name) for name in target_modules(model, network.modules)}
-        blank = {
+        self._blank: Shapes = {
             name: (torch.Size((network.rank, one.in_features)), torch.Size((one.out_features, network.rank)))
             for name, one in linears.items()
         }
-        self._blank = _with_refiners(blank, model)
         self._primed: set[Any] = set()
 
     @contextlib.contextmanager
@@ -204,6 +203,7 @@ class Adapters:
             yield
         finally:
             for slot in self._slots.values():
+                slot.down.zero_()  # what is infinite in a file would not stay away by being multiplied with zero
                 slot.up.zero_()
 
     @torch.no_grad()
@@ -213,7 +213,7 @@ class Adapters:
             name: side_by_side([one for one in adapters if name in one[0].modules], name, **like)
             for name in dict.fromkeys(name for adapter, _ in adapters for name in adapter.modules)
         }
-        shapes = _with_refiners({name: (down.shape, up.shape) for name, (down, up) in parts.items()}, self.model)
+        shapes = {name: (down.shape, up.shape) for name, (down, up) in parts.items()}
         if shapes != self._shapes():
             self.remove()
             for adapter, _ in adapters:
@@ -255,13 +255,6 @@ class Adapters:
         for name, slot in self._slots.items():
             self.model.set_submodule(name, slot.linear)
         self._slots = {}
-
-
-def _with_refiners(shapes: Shapes, model: nn.Module) -> Shapes:
-    """``shapes`` with those of the first main block for the noise refiners too, which then run the same code."""
-    first = {name.removeprefix("layers.0."): pair for name, pair in shapes.items() if name.startswith("layers.0.")}
-    refiners = range(len(model.noise_refiner))
-    return {f"noise_refiner.{i}.{part}": pair for i in refiners for part, pair in first.items()} | shapes
 
 
 class _Adapted(nn.Module):

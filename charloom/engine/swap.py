@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charloom.engine import host
 from charloom.engine.fuse import Fused, modulation_views
 from charloom.engine.host import aligned
 
@@ -67,7 +68,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 class Swap:
-    """Keeps the frozen weights of ``blocks`` in pinned memory. The blocks must have the same layout."""
+    """Keeps the frozen weights of ``blocks`` in pinned main memory. The blocks must have the same layout."""
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device, slots: int = SLOTS) -> None:
         self.blocks = list(blocks)
@@ -75,7 +76,10 @@ class Swap:
         self.cuda = device.type == "cuda"
         size = max(map(size_of, self.blocks))
         self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(slots, len(self.blocks)))]
-        self.host = [torch.empty(size, dtype=torch.uint8, pin_memory=self.cuda) for _ in self.blocks]
+        room = host.room(size * len(self.blocks))
+        self.host = list(room.split(size))
+        # Where the driver refuses, copies are slower, and cannot be recorded.
+        self._unpin = host.pin(room, self) if self.cuda else None
         self.stream = torch.cuda.Stream(device) if self.cuda else None
         self.ready: list[Any] = [None] * len(self.slots)
         self.holds: list[int | None] = [None] * len(self.slots)
@@ -157,3 +161,6 @@ class Swap:
             for tensor, place in places(block):
                 tensor.data = self.host[index][place].clone().view(tensor.dtype).view(tensor.shape)
             link_views(block)
+        self.host = []
+        if self._unpin:
+            self._unpin()

@@ -6,10 +6,12 @@ to it), then the checkpoint, which marks the step as complete.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from charloom.core.store import Store
@@ -169,10 +171,17 @@ class Run:
     def _evaluate(self, manifest: Path) -> dict[str, float]:
         """Held-out loss of the weights as a checkpoint holds them: averaged, rounded, without dropout."""
         network, dtype = self.settings.network, self.settings.save.dtype
+
+        def evaluated() -> dict[str, float]:
+            return holdout.evaluate(self.engine.predict, self.adapter, manifest, self.settings, self.device)
+
         with self.adapter.holding(export.as_written(self.trainable.exported(), network, dtype)):
             self.model.eval()
             try:
-                return holdout.evaluate(self.engine.predict, self.adapter, manifest, self.settings, self.device)
+                with contextlib.suppress(torch.OutOfMemoryError):
+                    return evaluated()
+                self.engine.drop_graphs()  # it runs beside what steps have recorded
+                return evaluated()
             finally:
                 self.model.train()
 

@@ -7,9 +7,10 @@ Nothing is started or compiled for them a second time. What is drawn, and under 
 from __future__ import annotations
 
 import contextlib
+import gc
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class WhileTraining:
         self.device, self.log, self.newest = device, log, newest
         self._painter: Painter | None = None
         self._borrowed: Any = None
-        self._plain: Future[Any] | None = None
+        self._reading: Reading | None = None
         self._waiting: list[Wanted] = []
         self._each = float("inf")  # seconds for a picture, once some were drawn
         self._off = not siblings["prompts"]
@@ -106,7 +107,10 @@ class WhileTraining:
 
     def release(self) -> None:
         """Keep nothing: the engine moves the weights or is done, or nothing is drawn any more."""
-        self._painter = self._borrowed = self._plain = None
+        if self._reading:
+            self._reading.end()
+        self._painter = self._borrowed = self._reading = None
+        gc.collect()  # compiled blocks refer to themselves
 
     def _draw(self, parts: list[list[Wanted]], engine: Any, asked: Callable[[], bool]) -> None:
         from charloom.engine.previews import room_for
@@ -135,8 +139,11 @@ class WhileTraining:
         options = replace(engine.options, compile=engine.compiled)
         if engine.cuda:
             refuse(engine)
-            model, waiting = self._plain.result() if self._plain else self._read(precision, self.device)
-            self._plain = None
+            if self._reading:
+                model, waiting = self._reading.result()
+                self._reading = None
+            else:
+                model, waiting = self._reader(precision, engine, self.device)(lambda: True)
             self._borrowed = borrow.Borrowed(model, waiting, engine.model)
             engine.before_restart = self.release
             previewing.ready(model, self.device, options)
@@ -146,18 +153,19 @@ class WhileTraining:
         """Read the plain weights beside the first steps, which leave the CPU idle once everything is compiled."""
         import torch
 
-        from charloom.engine import borrow
-
-        with contextlib.suppress(borrow.CannotBorrow):  # it is said when something is to be drawn
+        with contextlib.suppress(Exception):  # it is said when something is to be drawn
             refuse(engine)
             engine.before_restart = self.release
-            precision, pool = precision_of(next(iter(self.siblings["prompts"].values()))), ThreadPoolExecutor(1)
+            precision = precision_of(next(iter(self.siblings["prompts"].values())))
             # Not by the GPU, on which the trainer may be recording.
-            self._plain = pool.submit(self._read, precision, torch.device("cpu"))
-            pool.shutdown(wait=False)
+            self._reading = Reading(self._reader(precision, engine, torch.device("cpu")))
 
-    def _read(self, precision: str, device: Any) -> tuple[Any, Any]:
-        """The plain model without weights; these in main memory, quantised by ``device``, and as much room again."""
+    def _reader(self, precision: str, engine: Any, device: Any) -> Callable[[Callable[[], bool]], tuple[Any, Any]]:
+        """What reads the plain weights while they are wanted, once it is known that they fit where they shall be.
+
+        It returns the plain model without weights; and these in main memory, quantised by ``device``, with as much room
+        again.
+        """
         import torch
 
         from charloom.engine import borrow
@@ -166,8 +174,44 @@ class WhileTraining:
         lock = self.previews.lock
         root, single = locks.locate(lock, "transformer", self.store), locks.single_file(lock, self.store)
         model = previewing.empty_transformer(root, precision)
-        weights = previewing.stream(model, root, single, device, torch.bfloat16)
-        return model, borrow.in_main_memory(model, weights)
+        borrow.places(model, engine.model)
+
+        def read(wanted: Callable[[], bool]) -> tuple[Any, Any]:
+            weights = previewing.stream(model, root, single, device, torch.bfloat16)
+            return model, borrow.in_main_memory(model, weights, wanted=wanted)
+
+        return read
+
+
+class Reading:
+    """``read(wanted)`` in a thread; ``wanted()`` is false once nobody waits for its result."""
+
+    def __init__(self, read: Callable[[Callable[[], bool]], Any]) -> None:
+        self._ended = threading.Event()
+        self._made: Any = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(read,))
+        self._thread.start()
+
+    def _run(self, read: Callable[[Callable[[], bool]], Any]) -> None:
+        try:
+            self._made = read(lambda: not self._ended.is_set())
+        except Exception as error:
+            self._error = error
+
+    def result(self) -> Any:
+        """What was read, once the thread has ended; whoever takes it has it alone."""
+        self._thread.join()
+        if self._error:
+            raise self._error
+        made, self._made = self._made, None
+        return made
+
+    def end(self) -> None:
+        """Wait until the thread has ended, and forget what it read: in this thread, because memory is unpinned."""
+        self._ended.set()
+        with contextlib.suppress(Exception):
+            self.result()
 
 
 def refuse(engine: Any) -> None:

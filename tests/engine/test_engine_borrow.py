@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_models import CAPTION_WIDTH, build_transformer
 
+from charloom.engine import borrow, fuse, host
 from charloom.engine import compile as compiling
-from charloom.engine import fuse, host
 from charloom.engine.borrow import Borrowed, CannotBorrow, HostCopy, in_main_memory
 from charloom.engine.swap import Swap
 from charloom.kernels import quantize
@@ -113,6 +114,22 @@ def test_without_main_memory_nothing_is_borrowed(monkeypatch) -> None:
     monkeypatch.setattr("charloom.engine.borrow.SPARE", 2**60)
     with pytest.raises(CannotBorrow, match="GiB of main memory"):
         plain("none", model_of(2, "none"))
+
+
+def test_reading_ends_once_nobody_wants_it() -> None:
+    alone, asked = model_of(2, "none"), []
+    with pytest.raises(CannotBorrow, match="nobody wants them"):
+        in_main_memory(empty("none"), alone.state_dict().items(), wanted=lambda: asked.append(1) or len(asked) < 3)
+    assert len(asked) == 3
+
+
+def test_copies_of_weights_are_counted_while_they_are_there() -> None:
+    gc.collect()
+    before = borrow.held()
+    copies = plain("none", model_of(2, "none"))
+    assert borrow.held() - before == 2 * copies[0].size > 0
+    del copies
+    assert borrow.held() == before
 
 
 def test_the_limit_of_a_job_on_a_cluster_counts(tmp_path, monkeypatch) -> None:

@@ -54,7 +54,7 @@ def test_the_first_step_of_a_shape_is_measured_and_recorded_once(plain, fake):
 @pytest.mark.parametrize(("length", "almost", "measured"), [(32, 1.5, False), (32, 1.4, True), (96, 1.5, True)])
 def test_a_hardly_smaller_shape_takes_over_what_was_measured(plain, fake, monkeypatch, length, almost, measured):
     """Trials take seconds, and pictures of many shapes have about as many tokens; here 136, 200 and 264."""
-    monkeypatch.setattr(fitting, "ALMOST", almost)
+    monkeypatch.setattr("charloom.engine.inputs.ALMOST", almost)
     fake["budget"] = 2 * GIB  # too little for all blocks to keep their activations
     engine = engine_of()
     step(engine, inputs(12, 64))
@@ -64,6 +64,29 @@ def test_a_hardly_smaller_shape_takes_over_what_was_measured(plain, fake, monkey
     assert bool(trials) == measured and Replay.made == 2
     first, second = engine.fitting.kept.values()
     assert first == second > 0
+
+
+def test_only_what_was_measured_is_taken_over(fake, monkeypatch):
+    """Else counts would be handed on from shape to shape, to ones much smaller than that of the trials."""
+    monkeypatch.setattr("charloom.engine.inputs.ALMOST", 1.5)
+    engine, trials = engine_of(), []
+    peak = engine.fitting._peak
+    monkeypatch.setattr(engine.fitting, "_peak", lambda run: trials.append(run) or peak(run))
+    for length, measured in ((64, True), (32, False), (0, True)):
+        before = len(trials)
+        step(engine, inputs(12 if length else 8, length or 32))
+        assert (len(trials) > before) == measured
+
+
+def test_a_shape_that_needs_more_than_it_took_over_is_measured(plain, fake, monkeypatch):
+    monkeypatch.setattr("charloom.engine.inputs.ALMOST", 1.5)
+    engine = engine_of()
+    step(engine, inputs(12, 64))
+    trials, peak = [], engine.fitting._peak
+    monkeypatch.setattr(engine.fitting, "_peak", lambda run: trials.append(run) or peak(run))
+    left = run_short(engine, 1)
+    assert_same(step(engine, inputs(12, 32)), plain(inputs(12, 32)))
+    assert not left and trials and Replay.made == 2
 
 
 def test_a_new_shape_in_the_middle_of_a_step_loses_no_gradient(plain, fake):
@@ -228,7 +251,7 @@ def test_crowded_recordings_are_made_from_large_to_small(plain, fake):
         assert_same(step(engine, inputs() if index == 0 else inputs(12, 64)), wanted[index])
         seen.append((Replay.made, len(engine._recorded)))
     assert seen == [(1, 1), (2, 1), (3, 2), (3, 2), (3, 2)]
-    engine._drop_graphs()
+    engine.drop_graphs()
     for index in (0, 1, 0):  # sizes are known now: only recording them is left
         assert_same(step(engine, inputs() if index == 0 else inputs(12, 64)), wanted[index])
     assert (Replay.made, len(engine._recorded)) == (6, 2)

@@ -233,7 +233,7 @@ def test_out_of_memory_steps_down_and_says_so(monkeypatch):
     model, adapter = adapted("float8")
     engine = engine_of(model, adapter, EngineOptions(), said)
     wanted = engine.accumulate(inputs()).cpu()
-    engine._drop_graphs()
+    engine.drop_graphs()
     failures = run_short(engine, 2)
     engine.zero_grad()
     got = engine.accumulate(inputs()).cpu()
@@ -241,7 +241,7 @@ def test_out_of_memory_steps_down_and_says_so(monkeypatch):
     assert any("3 instead of 6 blocks keep" in line for line in said), said
     engine.fitting.kept = dict.fromkeys(engine.fitting.kept, 0)
     engine.fitting.results.clear()
-    engine._drop_graphs()
+    engine.drop_graphs()
     failures.append(1)
     engine.zero_grad()
     got = engine.accumulate(inputs()).cpu()

@@ -8,6 +8,8 @@ import itertools
 import json
 import shutil
 import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -35,7 +37,7 @@ from charloom.engine import memory
 from charloom.engine import previews as engine
 from charloom.engine.options import EngineOptions
 from charloom.workflow import latents, samples, slices, strengths, texts
-from charloom.workflow.while_training import WhileTraining
+from charloom.workflow.while_training import Reading, WhileTraining
 from charloom.zimage import sampler, weights
 from charloom.zimage.forward import forward, prepare
 
@@ -202,6 +204,27 @@ def test_a_trainer_that_is_done_keeps_no_model(previews, tmp_path) -> None:
     draw.release()
     gc.collect()
     assert model() is None
+
+
+def test_what_is_read_ahead_is_forgotten_by_whoever_asked_for_it() -> None:
+    """Not in the thread: forgetting unpins memory, which waits for the GPU, on which steps are being recorded."""
+    begun, forgotten = threading.Event(), []
+
+    class Read:
+        def __del__(self) -> None:
+            forgotten.append(threading.current_thread())
+
+    def read(wanted: Callable[[], bool]) -> Read:
+        begun.set()
+        while wanted():
+            time.sleep(0.001)
+        return Read()
+
+    reading = Reading(read)
+    begun.wait()
+    reading.end()
+    assert forgotten == [threading.current_thread()]
+    assert Reading(lambda wanted: 7).result() == 7
 
 
 def test_a_stop_leaves_the_picture_and_training_draws_nothing_more(previews, tmp_path) -> None:

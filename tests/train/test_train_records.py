@@ -23,6 +23,7 @@ from train_helpers import (
 
 from charloom.config import yaml
 from charloom.core.store import Store
+from charloom.engine.engine import Engine
 from charloom.lora.adapter import load_into
 from charloom.lora.attach import attach
 from charloom.lora.verify import verify
@@ -171,6 +172,23 @@ def test_broken_numbers_stop_the_run_and_are_explained(make_dataset, tmp_path, w
         assert not store.has(kind, checkpoint_key(job.run_key, step), ".safetensors")
     # The same job without the fault goes on from there.
     train(replace(job, make_engine=build_engine), store, 20, quiet)
+
+
+def test_recorded_steps_make_room_for_held_out_images(make_dataset, tmp_path, monkeypatch):
+    """Their loss is not recorded, so it needs its memory beside that of the graphs."""
+    apart, tried, real = held_out(make_dataset(name="holdout")), [], holdout.evaluate
+
+    def evaluate(*arguments):
+        tried.append("evaluate")
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("fake")
+        return real(*arguments)
+
+    monkeypatch.setattr(holdout, "evaluate", evaluate)
+    monkeypatch.setattr(Engine, "drop_graphs", lambda engine: tried.append("drop"))
+    job = job_of(make_dataset(), recipe(save={"every": 5}), tmp_path / "log", holdout=apart)
+    train(job, Store(tmp_path / "store"), 5, quiet)
+    assert tried == ["evaluate", "drop", "evaluate"]
 
 
 def test_holdout_is_measured_with_and_without_the_adapter(make_dataset, tmp_path):
