@@ -104,7 +104,7 @@ def person(name):
         stop(str(error).splitlines())
     if workflow.is_main_process:
         base = BASES[character.base]
-        for line in notices.notices(character, base, HAS_GPU, OWN_PYTHON):
+        for line in notices.notices(character, base, GPU_FOUND, OWN_PYTHON):
             print(f"note: {name}: {line}", file=sys.stderr)
     return character
 

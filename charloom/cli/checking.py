@@ -42,7 +42,7 @@ def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> boo
 def _say(found: Inspection, base: str) -> None:
     character, record = found.character, lint.as_record(found.findings)
     shots = _several(len(character.shots), "picture" if character.whole else "shot")
-    print(f"{character.label}: {shots}, {_several(len(character.sample_prompts), 'sample prompt')}: no mistakes")
+    print(f"{character.label}: {shots}, {_several(len(character.sample_prompts), 'sample prompt')}: the file is valid")
     for finding in found.findings:
         print(finding)
     if found.missing:

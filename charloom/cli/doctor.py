@@ -27,17 +27,20 @@ from charloom.config import notices
 from charloom.core import files
 from charloom.core.errors import reason
 from charloom.core.store import STORE
+from charloom.workflow import price
 
 GIB = 2**30
-OK, NOTE, PROBLEM = "ok", "note", "problem"
+OK, ABSENT, NOTE, PROBLEM = "ok", "absent", "note", "problem"
 BASE_DOWNLOAD = 33
 """GB of Z-Image-Turbo on the hub."""
 RUN = 10
 """GB that a base prepared for training and one character need besides."""
 SMALLEST = 8.0
 """GiB of the smallest GPU that a profile is for."""
+BESIDE_TRAINING = 18
+"""GiB of main memory that a run needs whose previews are drawn beside training, with any profile of a GPU size."""
 EXTRAS = {
-    "bitsandbytes": ("nf4 and 8-bit optimisers", "cuda"),
+    "bitsandbytes": ("nf4 and, on a GPU, adamw8bit, the default optimizer", "cuda"),
     "dlib-bin": ("identity by faces", "photo"),
     "starlette": ("the live page (charloom watch)", "watch"),
     "pillow-heif": ("HEIC pictures", "heif"),
@@ -208,9 +211,12 @@ def _memory() -> Iterator[Finding]:
     import psutil
 
     total, free = psutil.virtual_memory().total / GIB, psutil.virtual_memory().available / GIB
-    small = total < 15
-    remedy = "preparing Z-Image-Turbo needs 16 GiB, or swap space" if small else ""
-    yield Finding("main memory", f"{total:.0f} GiB, {free:.0f} free", NOTE if small else OK, remedy)
+    short, remedy = round(total) < price.PREPARING, ""  # the system keeps a part of 16 GB for itself
+    if short:
+        remedy = f"preparing Z-Image-Turbo needs {price.PREPARING:.0f} GiB, or swap space"
+    elif round(total) < BESIDE_TRAINING:
+        remedy = f"previews of Z-Image-Turbo wait for the end of training: beside it they need {BESIDE_TRAINING} GiB"
+    yield Finding("main memory", f"{total:.0f} GiB, {free:.0f} free", NOTE if remedy else OK, remedy)
 
 
 def _disk(root: Path) -> Iterator[Finding]:
@@ -229,7 +235,10 @@ def _store(root: Path) -> Iterator[Finding]:
         return
     from charloom.config import project
 
-    yield Finding("workflow", f"{len(project.read(root).names)} characters")
+    there = project.read(root)
+    kinds = {"character": {*there.characters, *there.broken}, "style": {*there.styles, *there.broken_styles}}
+    counts = [f"{len(names)} {kind}{'' if len(names) == 1 else 's'}" for kind, names in kinds.items()]
+    yield Finding("workflow", ", ".join(counts))
     own, *others = project.stores(root)
     for store in (own, *others):
         there = files.existing(store)
@@ -265,7 +274,7 @@ def _extras() -> Iterator[Finding]:
             if package == "bitsandbytes" and sys.platform == "darwin":
                 wanted = None
             remedy = f"{wanted or 'if wanted'}: pip install 'charloom[{extra}]'"
-            yield Finding(package, f"not installed, for {purpose}", NOTE if wanted else OK, remedy)
+            yield Finding(package, f"not installed, for {purpose}", NOTE if wanted else ABSENT, remedy)
 
 
 def _hub() -> Iterator[Finding]:

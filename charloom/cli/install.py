@@ -40,7 +40,12 @@ def doctor(
 
     from charloom.cli import doctor as doctors
 
-    marks = {doctors.OK: "[green]ok[/]     ", doctors.NOTE: "[yellow]note[/]   ", doctors.PROBLEM: "[red]problem[/]"}
+    marks = {
+        doctors.OK: "[green]ok[/]     ",
+        doctors.ABSENT: "–      ",
+        doctors.NOTE: "[yellow]note[/]   ",
+        doctors.PROBLEM: "[red]problem[/]",
+    }
     console, found = Console(highlight=False, soft_wrap=True), []
     for finding in doctors.examine(Path("."), hub=not offline):
         found.append(finding)

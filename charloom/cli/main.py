@@ -15,7 +15,6 @@ import typer
 
 from charloom.cli import deliver, install, mistyped, starting, store
 from charloom.cli.draw import draw
-from charloom.core import layout
 from charloom.core.errors import UserError, disk_problem
 
 app = typer.Typer(
@@ -119,13 +118,15 @@ def _say_first(root: Path, name: str) -> list[str]:
     Returns what the machine lacks for training: pictures are often checked on another one.
     """
     from charloom.config import notices, project
+    from charloom.core import last_run
 
     try:
         workflow = project.as_last_run(root, name, ready=False)
         character = workflow.projects[name]
     except (UserError, KeyError):
         return []  # reported by the check that follows
-    base, gpu = workflow.bases[character.base], notices.has_gpu(workflow.device)
+    here = not last_run.on_other_machines(last_run.of(root, name).options, root)
+    base, gpu = workflow.bases[character.base], notices.has_gpu(workflow.device, here)
     last = notices.of_machine(base, gpu)
     for line in notices.notices(character, base, gpu):
         if line not in last:
@@ -158,8 +159,7 @@ def plan(
     root = workflow_folder()
     names = inventory.projects(root)
     asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
-    files = [layout.results(target).final.as_posix() if target in names else target for target in asked]
-    output = planning.dry_run(files, root)
+    output = planning.dry_run(asked, root)
     found = planning.groups(output)
     for line in [*planning.remarks(output), *planning.summary(found)]:
         print(line)

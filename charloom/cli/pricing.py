@@ -31,20 +31,16 @@ _FOLLOWS = {
     "draw_reference": ", the reference and all pictures that are generated after it",
 }
 _NO_PREVIEWS = "recipe: {sample: {disable: true}}"
+LONG = 300
+"""Seconds of training on an H100 from which to expect hours on a consumer card."""
 LISTED = 6
 """Stages listed, the longest first."""
 
 
 def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
     """What ``--profile`` or ``--config`` among Snakemake's options set, as it takes them."""
-    of_profile: list[str] = []
-    for index, word in enumerate(options):
-        name, _, value = word.partition("=")
-        if name == "--profile":
-            path = root / (value or "".join(options[index + 1 : index + 2])) / "config.yaml"
-            if path.is_file():
-                found = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config") or []
-                of_profile = found if isinstance(found, list) else []
+    found = last_run.profile(options, root).get("config")
+    of_profile = found if isinstance(found, list) else []
     # Snakemake lets --config replace the profile's entries as a whole.
     entries = last_run.listed(options, last_run.CONFIG) or of_profile
     return {key: yaml.safe_load(value) for key, _, value in (entry.partition("=") for entry in entries)}
@@ -97,15 +93,12 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     _refuse_drawing(name, recipe, jobs, there)
     stages = price.stages(jobs, recipe, steps, budget, here)
     download = base.download_gb or 0.0 if base.repo and not known else 0.0
-    notes = ["without the download"] if download else []
-    if not all(one.measured for one in stages):
-        notes += ["on an H100; other cards are slower, and charloom try measures yours"]
-    out = _times(stages, jobs, notes)
+    out = _times(stages, jobs, ["without the download"] if download else [])
     need = price.gpu_memory(recipe, budget)
     previews = f", previews {need['previews']:.1f}" if set(DRAWING) & set(jobs) else ""
     out.append(
         f"  GPU memory: training {need['train']:.1f} GiB{_how(recipe, budget)}{previews}, texts {need['texts']:.1f}; "
-        f"main memory {price.main_memory(recipe, budget, jobs):.0f} GiB"
+        f"main memory {price.main_memory(recipe, budget, jobs):.0f} GiB{_previews_later(recipe, budget, jobs)}"
     )
     images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
     disk = price.disk(recipe, images, drawn, len(character.saved_steps))
@@ -182,12 +175,32 @@ def _how(recipe: dict[str, Any], budget: float | None) -> str:
     return no_limit if budget is None else ""
 
 
+def _previews_later(recipe: dict[str, Any], budget: float | None, jobs: dict[str, int]) -> str:
+    """How much less main memory does: where it is short, the trainer leaves the previews to later jobs."""
+    later = {**recipe, "sample": {**recipe["sample"], "disable": True}}
+    need, less = (round(price.main_memory(one, budget, jobs)) for one in (recipe, later))
+    drawn = "sample_checkpoint" in jobs
+    return f" ({less} if previews wait for the end of training)" if drawn and less < need else ""
+
+
 def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]) -> list[str]:
     total = sum(one.seconds for one in stages)
+    training = next((one for one in stages if one.rule == "train_segment"), None)
+    of_h100 = not training.measured if training else not any(one.measured for one in stages)
     longest = sorted(stages, key=lambda one: -one.seconds)[:LISTED]
     unknown = sum(count for rule, count in jobs.items() if rule not in {one.rule for one in stages})
     notes = [*notes, *([f"{unknown} jobs not estimated"] if unknown else [])]
     parts = [f"{one.rule.replace('_', ' ')} {duration(one.seconds)}{'*' if one.measured else ''}" for one in longest]
     if any(one.measured for one in stages):
         notes.append("* as measured on this machine")
-    return [f"time: about {duration(total)}{' (' + '; '.join(notes) + ')' if notes else ''}", f"  {', '.join(parts)}"]
+    head = f"time on an H100: {_about(total)}" if of_h100 else f"time: about {_about(total)}"
+    other = ""
+    if of_h100 and training:
+        slower = "on a consumer card expect hours" if training.seconds > LONG else "other cards are slower"
+        other = f"; {slower} (charloom try measures yours)"
+    return [f"{head}{' (' + '; '.join(notes) + ')' if notes else ''}{other}", f"  {', '.join(parts)}"]
+
+
+def _about(seconds: float) -> str:
+    """A time no more exact than an estimate is."""
+    return duration(seconds) if seconds < 600 or seconds >= 3600 else f"{seconds / 60:.0f} min"

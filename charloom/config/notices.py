@@ -96,9 +96,12 @@ def own_pictures(character: Character) -> bool:
     return character.source != "paperdoll" or any(not part.regularization for part in character.datasets)
 
 
-def has_gpu(device: str = "auto") -> bool:
-    """Whether there is a GPU, or another device was named; judged by drivers, without torch."""
-    if device not in ("auto", "cpu"):
+def has_gpu(device: str = "auto", here: bool = False) -> bool:
+    """Whether there is a GPU, or another device was named; judged by drivers, without torch.
+
+    A profile that names a CUDA device may be for another machine; if jobs run ``here``, drivers decide about it too.
+    """
+    if device not in ("auto", "cpu") and not (here and device.startswith("cuda")):
         return True
     if device == "cpu":
         return False

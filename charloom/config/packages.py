@@ -18,6 +18,8 @@ MOST = 200
 """Characters that the variable names; of more, the trainer itself says it."""
 OPTIMIZERS = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt", "lion": "lion-pytorch"}
 """The packages that some optimizers are in; a module is called like its package, with _ for -."""
+EXTRAS = {"bitsandbytes": "cuda", "prodigyopt": "optimizers", "lion-pytorch": "optimizers"}
+"""The extra of charloom's that installs each."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ def missing(recipe: Mapping[str, Any], cuda: bool) -> list[Missing]:
 
 
 def _line(knob: str, value: str, package: str, other: str) -> str:
-    return f"recipe.{knob}: {value} needs the package {package}: pip install {package}, or set {other}"
+    part, _, key = knob.partition(".")
+    return (
+        f"recipe.{knob}: {value} needs the package {package}: pip install 'charloom[{EXTRAS[package]}]', "
+        f"or set recipe: {{{part}: {{{key}: {other}}}}}"
+    )
 
 
 @cache

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from charloom.core import files
 
 RECORDS = Path("work/runs")
@@ -94,6 +96,26 @@ def listed(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
 def sets(options: Sequence[str]) -> bool:
     """Whether ``options`` set more than the cores: a profile, or settings."""
     return any(word in ("--profile", *CONFIG, *FILES) or word.startswith("--profile=") for word in options)
+
+
+def profile(options: Sequence[str], root: Path) -> dict[str, Any]:
+    """What the file of the ``--profile`` among ``options`` sets, of which Snakemake takes the last; empty if none."""
+    found: dict[str, Any] = {}
+    for index, word in enumerate(options):
+        name, _, value = word.partition("=")
+        path = root / (value or "".join(options[index + 1 : index + 2])) / "config.yaml"
+        if name == "--profile" and path.is_file():
+            read = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found = read if isinstance(read, dict) else {}
+    return found
+
+
+def on_other_machines(options: Sequence[str], root: Path) -> bool:
+    """Whether jobs run elsewhere, because the profile among ``options`` names a cluster's executor."""
+    try:
+        return bool(profile(options, root).get("executor", "local") != "local")
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
 
 
 def cores_given(options: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from charloom.core import files
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import WHOLE_MASK, Results
@@ -76,10 +77,10 @@ def members(
                 out[inside.as_posix()] = path
     out["README.md"] = _readme(about, out)
     check_private(out)
-    files = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
+    listed = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
     told = {key: about[key] for key in ("base", "captions", "masks", "recipes", "sets", "source") if key in about}
     told |= {"start": start_name(name)} if "start" in about else {}
-    out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": files})
+    out[MANIFEST] = _json({"format": FORMAT, "version": VERSION, "character": name, **told, "files": listed})
     return out
 
 
@@ -219,7 +220,8 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
     if (started := start_name(name)) in contents:
         rows["the LoRA that its training started from"] = f"`{started}`, by its own authors"
     if "strengths.json" in contents:
-        rows["what it does at which strength"] = "`strengths.json`"
+        known = files.read_mapping(contents["strengths.json"]).get("recommended")
+        rows["what it does at which strength"] = "`strengths.json`" + (f"; recommended: {known:g}" if known else "")
     if "gallery/index.html" in contents:
         rows["scenes"] = "`gallery/index.html`; their prompts: `gallery-prompts.txt`"
     table = "\n".join(f"| {what} | {where} |" for what, where in rows.items())

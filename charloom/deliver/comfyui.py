@@ -135,6 +135,8 @@ def _note(name: str, about: Mapping[str, Any]) -> str:
         f"## {about['name']}",
         f"Put `{about['lora']}` into `ComfyUI/models/loras`. `{about['trigger']}` in the prompt is {about['name']}.",
         "The LoRA loads whole from ComfyUI 0.3.76 on.",
+        # The workflows are written before anything is trained.
+        "**Strength:** 1 here; set the one that the report recommends.",
         "**Sampler:** `euler` with `simple` draws what charloom's previews show. The template of ComfyUI uses "
         "`res_multistep`; try it in its place.",
     ]

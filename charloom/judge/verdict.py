@@ -114,9 +114,9 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     holds = own.identity >= needed - EPSILON
     mine, top, *bar = numbers.apart(own.identity, best, *([] if holds else [needed]))
     found = "is high enough" if holds else f"is too low: {bar[0]} is needed"
-    rest = f"best: {top}" if len(known) > 1 else "there is no other checkpoint to compare with"
-    if holds and own.identity < strict - EPSILON:
-        rest += ", which so few samples hardly tell apart"
+    within = holds and own.identity < strict - EPSILON
+    noise = "; within noise for so few samples" if within else ""
+    rest = f"best: {top}{noise}" if len(known) > 1 else "there is no other checkpoint to compare with"
     reasons = [Reason(holds, f"Identity {mine} {found} ({rest}).")]
     # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)

@@ -257,6 +257,7 @@ def _bitsandbytes():
         import bitsandbytes
     except ImportError:
         raise UserError(
-            "quantization nf4 needs bitsandbytes, which is not installed: pip install bitsandbytes, or choose float8"
+            "quantization nf4 needs bitsandbytes, which is not installed: "
+            "pip install 'charloom[cuda]', or choose float8"
         ) from None
     return bitsandbytes

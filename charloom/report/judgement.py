@@ -29,6 +29,8 @@ _REMEDIES = {
 }
 STRANGER = 0.65
 """Identity below which a preview shows somebody else, where the choice names no limit of its own."""
+SAME = 0.005
+"""Difference of scores that two decimals hide, and that says nothing."""
 
 
 def verdicts(m: Material) -> dict[str, Any]:
@@ -90,8 +92,8 @@ def _compared(scores: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         if here is None or there is None:
             continue
         name = METRICS[key].lower()
-        if round(here, 3) == round(there, 3):
-            parts.append(f"the same {name}")
+        if abs(here - there) < SAME:
+            parts.append(f"about the same {name}")
             continue
         here_text, there_text = numbers.apart(here, there)
         better = (here < there) if key in _LESS_IS_BETTER else (here > there)

@@ -121,7 +121,7 @@ def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
         (p.text for p in m.prompts if p.name in chosen and (not m.trigger or words.count(p.text, m.trigger))),
         prompts.scene("close-up", m.trigger or "a woman", **m.spoken_of),
     )
-    one = snippets.character(m.id, prompt, how)
+    one = snippets.character(m.id, prompt, how, m.strengths.get("recommended"))
     street = prompts.scene("medium", "{trigger}", **m.spoken_of)
     turns = snippets.two_characters(m.id, m.trigger, how, street)
     two = snippets.stacked(m.id, m.trigger, how) if m.kind == "style" else turns

@@ -22,13 +22,14 @@ class Drawing:
     negative: str = ""
 
 
-def character(id_: str, prompt: str, how: Drawing) -> str:
-    """Draws one character."""
+def character(id_: str, prompt: str, how: Drawing, strength: float | None = None) -> str:
+    """Draws one character, at the recommended strength if there is one."""
+    advice = "1.0)  # 0.7 to 0.9: more freedom in the scene" if strength is None else f"{strength})  # as recommended"
     return f"""{_pipeline(how)}
 pipe.load_lora_weights(
     "results/{id_}/final.safetensors", adapter_name="{id_}"
 )
-pipe.set_adapters("{id_}", 1.0)  # 0.7 to 0.9: more freedom in the scene
+pipe.set_adapters("{id_}", {advice}
 image = pipe(
     {json.dumps(prompt, ensure_ascii=False)},
     {_options(how)}

@@ -10,7 +10,7 @@ import yaml
 from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
 from charloom.cli import planning
-from charloom.config import project, scaffold
+from charloom.config import notices, project, scaffold
 
 # new
 
@@ -140,6 +140,7 @@ def test_plan_asks_snakemake(root, monkeypatch):
     for name in ("Snakefile", "rules", "scripts", "profiles", "envs"):
         (root / name).symlink_to(ROOT / name)
     text = said(call("plan", "nika"))
+    assert "draw gallery" in text  # as `snakemake -n nika` lists it
     assert "train segment" in text and "not made yet" in text and "leyla:" not in text
     assert {"make reference", "encode caption", "encode text"} <= set(re.findall(r"^  (\w+ \w+) ", text, re.MULTILINE))
     wrong = call("plan", "results/nobody/final.safetensors")
@@ -148,7 +149,10 @@ def test_plan_asks_snakemake(root, monkeypatch):
     assert said(call("plan", "nikka")) == "error: nothing makes nikka; did you mean nika?\n"
     text = said(call("plan", "config/characters/nika.yaml"))
     assert "train segment" in text and "leyla:" not in text
-    assert "train segment" in said(call("plan", "nika", "--profile", "profiles/gpu-16gb"))
+    with_profile = call("plan", "nika", "--profile", "profiles/gpu-16gb")
+    assert "train segment" in said(with_profile)
+    if not notices.has_gpu():
+        assert "wants a GPU, and none was found" in said(with_profile)
     unknown = call("plan", "results/nika/dataset/nobody.txt")
     assert said(unknown).startswith("error: nothing makes results/nika/dataset/nobody.txt; did you mean results/nika")
     assert said(unknown).count("\n") == 1 and unknown.exit_code == 1

@@ -216,7 +216,9 @@ def test_what_the_default_recipe_needs_on_a_gpu_is_a_note(monkeypatch, tmp_path,
     found = findings(monkeypatch, tmp_path)
     for package, extra in (("bitsandbytes", "cuda"), ("dlib-bin", "photo")):
         one = found[package]
-        assert one.verdict == (doctor.NOTE if gpu else doctor.OK) and f"pip install 'charloom[{extra}]'" in one.remedy
+        assert (
+            one.verdict == (doctor.NOTE if gpu else doctor.ABSENT) and f"pip install 'charloom[{extra}]'" in one.remedy
+        )
 
 
 @pytest.mark.parametrize(
@@ -248,6 +250,8 @@ def test_the_store_of_the_last_run_is_looked_at(monkeypatch, tmp_path):
         "store: 0.0 GB", "shared, of the last run, does not exist on this machine",
     ]  # fmt: skip
     assert {one.verdict for one in stores} == {doctor.OK}
+    (workflow,) = [one for one in doctor.examine(tmp_path, hub=False) if one.what == "workflow"]
+    assert workflow.found == "1 character, 0 styles"
     (tmp_path / "shared").mkdir()
     assert any(str(one) == f"store: {tmp_path}/shared: 0.0 GB" for one in doctor.examine(tmp_path, hub=False))
 
@@ -257,6 +261,19 @@ def test_what_goes_onto_one_disk_is_added(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=40e9))
     one = findings(monkeypatch, tmp_path)["disk of this folder and the hub's cache"]
     assert one.verdict == doctor.NOTE and "about 43 GB" in one.remedy  # each alone would fit
+
+
+@pytest.mark.parametrize(
+    ("total", "verdict", "words"),
+    [(8.0, doctor.NOTE, "needs 16 GiB"), (15.6, doctor.NOTE, "they need 18 GiB"), (24.0, doctor.OK, "")],
+)
+def test_main_memory_is_compared_with_what_the_plan_says(monkeypatch, tmp_path, total, verdict, words):
+    import psutil
+
+    there = types.SimpleNamespace(total=total * 2**30, available=2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: there)
+    one = findings(monkeypatch, tmp_path)["main memory"]
+    assert one.verdict == verdict and words in one.remedy
 
 
 def test_a_hub_out_of_reach_is_a_note_with_a_remedy(monkeypatch, tmp_path):
@@ -270,9 +287,14 @@ def test_a_hub_out_of_reach_is_a_note_with_a_remedy(monkeypatch, tmp_path):
 
 def test_the_command_prints_a_line_each_and_fails_on_a_problem(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    two = [doctor.Finding("GPU", "[none]", doctor.PROBLEM, "buy one"), doctor.Finding("disk", "large")]
+    two = [
+        doctor.Finding("x", "none", doctor.ABSENT),
+        doctor.Finding("GPU", "[none]", doctor.PROBLEM, "buy one"),
+        doctor.Finding("disk", "large"),
+    ]
     monkeypatch.setattr(doctor, "examine", lambda root, hub: iter(two))
     result = call("doctor", "--offline")
     assert result.exit_code == 1 and "problem GPU: [none]; buy one" in said(result)
+    assert "–       x: none" in said(result)
     as_json = call("doctor", "--json")
     assert json.loads(as_json.output)["problems"] == 1 and as_json.exit_code == 1

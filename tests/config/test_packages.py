@@ -34,13 +34,17 @@ def mara(tmp_path, monkeypatch):
         (
             {"train": {"optimizer": "adamw8bit"}},
             True,
-            ["recipe.train.optimizer: adamw8bit", "pip install bitsandbytes"],
+            ["pip install 'charloom[cuda]', or set recipe: {train: {optimizer: adamw}}"],
         ),
         ({"train": {"optimizer": "adamw8bit"}}, False, []),  # plain adamw there
-        ({"train": {"optimizer": "lion"}}, False, ["recipe.train.optimizer: lion", "pip install lion-pytorch"]),
+        (
+            {"train": {"optimizer": "lion"}},
+            False,
+            ["recipe.train.optimizer: lion", "pip install 'charloom[optimizers]'"],
+        ),
         ({"train": {"optimizer": "adamw"}}, True, []),
         ({"train": {"optimizer": "adafactor"}}, True, []),
-        ({"quantization": {"text_encoder": "nf4"}}, False, ["recipe.quantization.text_encoder: nf4", "or set float8"]),
+        ({"quantization": {"text_encoder": "nf4"}}, False, ["or set recipe: {quantization: {text_encoder: float8}}"]),
     ],
 )
 def test_what_the_recipe_lacks_is_a_notice(mara, monkeypatch, recipe, gpu, said):

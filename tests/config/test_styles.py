@@ -296,4 +296,4 @@ def test_lint_of_a_style_from_the_command_line(project: Path) -> None:
 
     drawn_in(project, recipe={"data": {"default_caption": "something, {trigger}"}})
     text = said(call("lint", "ink"))
-    assert "config/styles/ink.yaml: 3 shots, 2 sample prompts: no mistakes" in text and "close-up" not in text
+    assert "config/styles/ink.yaml: 3 shots, 2 sample prompts: the file is valid" in text and "close-up" not in text

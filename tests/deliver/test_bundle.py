@@ -73,12 +73,12 @@ def test_the_same_run_gives_the_same_bytes(folder: Path) -> None:
 def test_extras_come_along_and_hidden_files_do_not(folder: Path) -> None:
     results = folder / "results/mara"
     for name in ("strengths.json", "gallery/index.html", "gallery/01.png", "gallery/.cache/x.png", "gallery/notes.sh"):
-        files.write_text(results / name, "{}")
+        files.write_text(results / name, '{"recommended": 0.9}')
     path, said = bundles.bundle(folder, "results/mara/strengths.json", "results/mara/gallery/index.html")
     found = contents(path)
     assert {"strengths.json", "gallery/index.html", "gallery/01.png"} <= set(found), said
     assert not [name for name in found if "/." in name or name.endswith(".sh")]
-    assert b"gallery/index.html" in found["README.md"] and b"strengths.json" in found["README.md"]
+    assert b"gallery/index.html" in found["README.md"] and b"strengths.json`; recommended: 0.9" in found["README.md"]
 
 
 def test_no_path_of_the_machine_is_in_it(folder: Path) -> None:

@@ -167,7 +167,7 @@ def no_bitsandbytes(monkeypatch):
 
 def test_nf4_without_bitsandbytes_is_a_mistake_in_one_line(no_bitsandbytes):
     for call in (q.quantize, q.restructure):
-        with pytest.raises(UserError, match="pip install bitsandbytes"):
+        with pytest.raises(UserError, match=r"pip install 'charloom\[cuda\]'"):
             call(Blocks(), "nf4")
     assert q.quantize(Blocks(), "float8") == 1
 

@@ -21,10 +21,15 @@ def chosen(results, settings, **choice):
 
 
 def test_a_better_checkpoint_that_was_not_chosen_is_named_with_what_is_better(results, settings):
-    verdicts = [good(50, identity=0.916, obedience=0.99), good(100, identity=0.92)]
+    verdicts = [good(50, identity=0.912, obedience=0.99), good(100, identity=0.92)]
     line, rule = judgement.others(chosen(results, settings, verdicts=verdicts))
-    assert "Step 50 is good too: identity 0.916 (worse than 0.920), obedience 0.99 (better than 0.90)" in line
-    assert "the same bleed" in line and "latest" in rule
+    assert "Step 50 is good too: identity 0.91 (worse than 0.92), obedience 0.99 (better than 0.90)" in line
+    assert "about the same bleed" in line and "latest" in rule
+
+
+def test_a_difference_that_says_nothing_is_no_better_and_no_worse(results, settings):
+    m = chosen(results, settings, verdicts=[good(50, identity=0.882), good(100, identity=0.881)])
+    assert "about the same identity" in judgement.others(m)[0] and "than" not in judgement.others(m)[0]
 
 
 def test_a_lower_bleed_is_better(results, settings):

@@ -54,6 +54,11 @@ def test_both_snippets_run_and_draw_whom_they_name(people: Path, monkeypatch: py
     assert np.abs(two["nika-street.png"] - two["leyla-street.png"]).mean() > 1
 
 
+def test_the_recommended_strength_is_used() -> None:
+    assert 'set_adapters("leyla", 0.9)  # as recommended' in snippets.character("leyla", "l3yla", HOW, 0.9)
+    assert 'set_adapters("leyla", 1.0)' in snippets.character("leyla", "l3yla", HOW)
+
+
 def test_a_style_is_on_top_of_a_character_at_a_strength_of_its_own(
     people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,8 @@ def test_gpus_are_told_by_their_drivers(
     monkeypatch.setattr(notices.shutil, "which", lambda name: "/bin/nvidia-smi" if tool else None)
     monkeypatch.setattr(notices.Path, "exists", lambda self: False)
     assert notices.has_gpu(device) is there
+    if device == "cuda:1":
+        assert notices.has_gpu(device, here=True) is tool
 
 
 @pytest.mark.parametrize(

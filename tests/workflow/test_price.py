@@ -14,7 +14,7 @@ import torch
 from cli_helpers import root  # noqa: F401
 from yaml import safe_load
 
-from charloom.cli import pricing
+from charloom.cli import doctor, pricing
 from charloom.cli.planning import Group
 from charloom.config import yaml
 from charloom.config.project import load
@@ -248,7 +248,10 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = [Group("leyla", "train_segment", 12), Group("leyla", "encode_latents", 30), Group("", "lock_base", 1)]
     given = {"base": "z-image-turbo", "recipe": {"memory": 14.5}}
     text = "\n".join(pricing.lines(root, "leyla", found, given))
-    assert "time: about" in text and "on an H100" in text and "download 33 GB" in text
+    assert text.startswith("time on an H100: ") and "expect hours" in text and "download 33 GB" in text
+    all_of_it = [*found, Group("", "prepare_base", 1), Group("leyla", "sample_checkpoint", 9)]
+    prepared = pricing.lines(root, "leyla", all_of_it, given)
+    assert "main memory 18 GiB (16 if previews wait for the end of training)" in "\n".join(prepared)
     assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
     assert "previews" not in text  # none are planned
     drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
@@ -307,12 +310,21 @@ def test_profiles_are_what_the_forms_give() -> None:
     spec.loader.exec_module(gpu_profiles)
     made = sorted(path.name for path in (small_project.ROOT / "profiles").glob("gpu-*gb"))
     assert made == sorted(f"gpu-{size}gb" for size in gpu_profiles.SIZES)
-    assert set(gpu_profiles.MEASURED) <= set(BUDGETS.values())
+    assert {budget: one for budget, (one, _) in gpu_profiles.MEASURED.items()}.items() <= {
+        (budget, name) for name, budget in BUDGETS.items()
+    }
+    needed = []
     for size in gpu_profiles.SIZES:
         assert gpu_profiles.path(size).read_text() == gpu_profiles.text(size)
         given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], small_project.ROOT)
         assert given["recipe"].get("memory", size) <= size
+        asked = load(small_project.ROOT, overrides=given).characters["leyla"].recipe
+        budget = pricing.budget_of(asked, size, pricing.BESIDE)
+        shown = f"at most {price.gpu_memory(asked, budget)['train']:.1f} GiB"
+        assert shown in gpu_profiles.text(size)  # as the plan says
+        needed.append(round(price.main_memory(asked, budget, ["prepare_base", "train_segment"])))
         character = load(small_project.ROOT, overrides={**given, "device": "cuda"}).characters["leyla"]
         made = {"train_segment": 1} | ({"sample_checkpoint": 1} if character.sampled_steps else {})
         pricing._refuse("leyla", character.recipe, pricing.budget_of(character.recipe, size, pricing.BESIDE))
         pricing._refuse_drawing("leyla", character.recipe, made, size)
+    assert max(needed) == doctor.BESIDE_TRAINING

@@ -56,7 +56,7 @@ function openAtChosen() {
 }
 if (grid) { openAtChosen(); addEventListener("load", openAtChosen); }
 
-// Two checkpoints over each other.
+// Compare two checkpoints.
 const slider = $(".slider");
 if (slider) {
   const [left, right] = $$(".of-step", slider), prompt = $(".of-prompt", slider), range = $("input", slider);
