@@ -162,6 +162,13 @@ def typed() -> Iterator[str]:
             return
 
 
+def seeded(given: int | None) -> int | None:
+    """A seed that torch takes; no option's ``max``, which the help would write out."""
+    if given is not None and given > LARGEST_SEED:
+        raise typer.BadParameter(f"is larger than {LARGEST_SEED}")
+    return given
+
+
 def draw(
     name: Annotated[str, typer.Argument(help="a character")],
     prompt: Annotated[
@@ -172,7 +179,7 @@ def draw(
     steps: Annotated[int | None, typer.Option(min=1, max=200, help="sampler steps; the previews' by default")] = None,
     strength: Annotated[float, typer.Option(min=0.0, help="strength of the LoRA; 1 is full")] = 1.0,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_SEED, help="seed of the first picture; by default a new one")
+        int | None, typer.Option(min=0, callback=seeded, help="seed of the first picture; by default a new one")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="pictures of each prompt, seed after seed")] = 1,
     size_: Annotated[str | None, typer.Option("--size", help="1024 or 1920x1088; the previews' by default")] = None,

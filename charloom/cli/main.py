@@ -17,6 +17,9 @@ from charloom.cli import deliver, install, mistyped, starting, store
 from charloom.cli.draw import draw
 from charloom.core.errors import UserError, disk_problem
 
+START, DATA_SET, TRAIN, USE, MACHINE = "Start", "Data set", "Train", "Use a LoRA", "This machine"
+"""Groups of commands in the help, in the order in which they are first named below."""
+
 app = typer.Typer(
     name="charloom",
     cls=mistyped.Commands,
@@ -71,10 +74,11 @@ def workflow_folder() -> Path:
     return root
 
 
-app.command()(one_line(starting.new))
+for _command in (install.init, starting.new):
+    app.command(rich_help_panel=START)(one_line(_command))
 
 
-@app.command()
+@app.command(rich_help_panel=DATA_SET)
 @one_line
 def lint(
     name: Annotated[str, typer.Argument(help="a character, by name or file")],
@@ -95,7 +99,7 @@ def lint(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA_SET)
 @one_line
 def captions(
     name: Annotated[str, typer.Argument(help="a character, by name or file")],
@@ -142,7 +146,7 @@ def _named(target: str) -> str:
     return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", *inventory.PROJECTS) else target
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=TRAIN)
 @one_line
 def plan(
     targets: Annotated[
@@ -168,7 +172,7 @@ def plan(
             print(line)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=DATA_SET)
 @one_line
 def images(
     name: Annotated[str, typer.Argument(help="a character whose pictures are generated")],
@@ -194,7 +198,7 @@ def images(
         generation.run(root, found, given)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 @one_line
 def watch(
     name: Annotated[str | None, typer.Argument(help="a character; all of them if none is given")] = None,
@@ -207,7 +211,7 @@ def watch(
     serve.serve(root, _named(name) if name else None, port)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 @one_line
 def stop(name: Annotated[str, typer.Argument(help="a character in training")]) -> None:
     """End a running training after its current step, with everything saved. The next snakemake goes on from there."""
@@ -216,7 +220,7 @@ def stop(name: Annotated[str, typer.Argument(help="a character in training")]) -
     steering.stop(workflow_folder(), _known(name), print)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 @one_line
 def ship(
     name: Annotated[str, typer.Argument(help="a character whose checkpoint is good enough")],
@@ -228,7 +232,7 @@ def ship(
     steering.ship(workflow_folder(), _known(name), checkpoint, print)
 
 
-@app.command("try", context_settings={"ignore_unknown_options": True})
+@app.command("try", context_settings={"ignore_unknown_options": True}, rich_help_panel=TRAIN)
 @one_line
 def try_(
     name: Annotated[str, typer.Argument(help="a character")],
@@ -260,7 +264,7 @@ def _known(target: str) -> str:
     return name
 
 
-@app.command("import-ai-toolkit")
+@app.command("import-ai-toolkit", rich_help_panel=START)
 @one_line
 def import_ai_toolkit(
     job: Annotated[Path, typer.Argument(help="an ai-toolkit job, YAML")],
@@ -295,7 +299,7 @@ def import_ai_toolkit(
     starting.say_next(imported.id, imported.base, whole=True)
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 @one_line
 def verify(
     file: Annotated[Path, typer.Argument(help="a LoRA of any trainer, .safetensors")],
@@ -330,10 +334,11 @@ def verify(
         raise typer.Exit(1)
 
 
-app.add_typer(store.app, name="store")
-_DELIVER = (deliver.convert, deliver.merge, deliver.comfy, deliver.unpack, deliver.publish)
-for _command in (draw, *_DELIVER, install.init, install.doctor):
-    app.command()(one_line(_command))
+for _command in (draw, deliver.comfy, deliver.convert, deliver.merge, deliver.publish):
+    app.command(rich_help_panel=USE)(one_line(_command))
+app.command(rich_help_panel=START)(one_line(deliver.unpack))
+app.command(rich_help_panel=MACHINE)(one_line(install.doctor))
+app.add_typer(store.app, name="store", rich_help_panel=MACHINE)
 
 
 if __name__ == "__main__":

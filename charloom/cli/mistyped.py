@@ -37,7 +37,26 @@ EXAMPLES = {
 """What may stand behind each command that needs something."""
 
 
-class Commands(TyperGroup):
+class Group(TyperGroup):
+    """Commands whose help shows no type where an option takes no value: ``--json``, not ``--json <bool>``."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _untyped(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if (found := super().get_command(ctx, cmd_name)) is not None:
+            _untyped(found.get_params(ctx))
+        return found
+
+
+def _untyped(params: list[Any]) -> list[Any]:
+    for one in params:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return params
+
+
+class Commands(Group):
     """The commands of charloom: a mistyped one is answered by :func:`line`, with exit status 2."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charloom.cli import mistyped
 from charloom.core.errors import UserError
 from charloom.report.numbers import size
 
 if TYPE_CHECKING:
     from charloom.core.store import Store
 
-app = typer.Typer(help="Show what lies in the store, or remove what can be made again.", invoke_without_command=True)
+app = typer.Typer(
+    cls=mistyped.Group,
+    help="Show what lies in the store, or remove what can be made again.",
+    invoke_without_command=True,
+)
 
 DAY = 86400.0
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([dhw])")

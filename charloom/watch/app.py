@@ -18,6 +18,7 @@ from starlette.routing import Route
 from charloom.core import last_run
 from charloom.core.errors import UserError
 from charloom.report.templating import render
+from charloom.train import progress
 from charloom.watch import choosing, guard, stream
 from charloom.watch.board_routes import BoardRoutes
 from charloom.watch.state import Watcher
@@ -58,6 +59,7 @@ class Server:
             Route("/events", self.events),
             Route("/state", self.state),
             Route("/files/{path:path}", self.file),
+            Route("/previews/{name}/{key}", self.preview),
             Route("/choose", self.choose, methods=["POST"]),
             *self.board.routes(),
         ]
@@ -118,8 +120,16 @@ class Server:
 
     async def file(self, request: Request) -> Response:
         path = await run_in_threadpool(guard.inside, self.watcher.results, request.path_params["path"])
-        if path is None:
-            return PlainTextResponse("there is no such file in results/\n", 404)
+        return self._sent(path) if path else PlainTextResponse("there is no such file in results/\n", 404)
+
+    async def preview(self, request: Request) -> Response:
+        """A preview of a running training, which is in the store alone."""
+        name, key = request.path_params["name"], request.path_params["key"]
+        path = await self._look(lambda: self.watcher.preview(name, key))
+        return self._sent(path) if path else PlainTextResponse("there is no such preview\n", 404)
+
+    @staticmethod
+    def _sent(path: Path) -> Response:
         # A page from the results runs in an origin of its own: it can neither read the token nor ask for changes.
         policy = "sandbox allow-scripts allow-downloads allow-popups; default-src 'none'; img-src 'self' data:; "
         policy += "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -155,7 +165,11 @@ class Server:
             raise UserError(f"{path.name} says ship: {character.ship}; take that line out to let the scores choose")
         choosing.choose(path, step, str(seen))
         again = last_run.again(self.watcher.root, str(name), str(name))
-        return f"checkpoint: {step} written into {path.name}; make the file with: {again}"
+        written = f"checkpoint: {step} written into {path.name}"
+        if self.watcher.character(str(name))["training"]["state"] != progress.RUNNING:
+            return f"{written}; make the file with: {again}"
+        now = "" if step == "auto" else f" (or end it now: charloom ship {name} --checkpoint {step})"
+        return f"{written}; when training has ended{now}, make the file with: {again}"
 
 
 class Guarded:

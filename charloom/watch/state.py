@@ -6,8 +6,9 @@ works before the first checkpoint and after a crash.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core import files
 from charloom.core.errors import UserError
-from charloom.core.layout import Results, step_name, step_of
+from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.watch import logs, machine
 from charloom.watch.editing import digest
 from charloom.watch.metrics import Metrics
+from charloom.watch.stored import Checkpoints, Pictures, Stored
+from charloom.workflow import samples
 
 SILENT = 90.0
 """Seconds without news after which a training whose process is not known counts as stopped."""
+KEY = re.compile(r"[0-9a-f]{64}")
+"""A key in the store."""
 CONFIG_PAUSE = 3.0
 """Seconds for which the configuration is taken to be unchanged."""
 
@@ -36,6 +41,7 @@ class Watcher:
         self.results = root / "results"
         self.machine = machine.Machine()
         self._metrics: dict[str, Metrics] = {}
+        self._stored: dict[str, Stored] = {}
         self._workflows: dict[str, project.Workflow] = {}
         self._config: tuple[float, dict[str, Character], dict[str, list[str]], str] = (-CONFIG_PAUSE, {}, {}, "")
 
@@ -88,8 +94,8 @@ class Watcher:
     def _card(self, name: str, character: Character) -> dict[str, Any]:
         made = Results(self.results / name)
         training = self._training(name, made, character)
-        newest = next(iter(sorted(sampled(made), reverse=True)), None)
-        shown = list(self._pictures(made, newest, character.prompt_names, {}))[:4] if newest is not None else []
+        _, drawn = self._made(character)
+        shown = list(self._pictures(name, drawn[max(drawn)], {}))[:4] if drawn else []
         if not shown and made.reference.is_file():
             shown = [{"file": self._url(made.reference), "prompt": "reference"}]
         return {
@@ -111,10 +117,10 @@ class Watcher:
         made = Results(self.results / name)
         choice = files.read_mapping(made.validation)
         scores = {step: files.read_mapping(made.scores(step)) for step in [0, *character.saved_steps]}
-        steps, training = sampled(made), self._training(name, made, character)
-        drawn = just_drawn(made, max(steps, default=-1))
+        saved, drawn = self._made(character)
+        training = self._training(name, made, character)
         metrics = self._metrics_of(name, made)
-        file, prompts = self.file_of(name), character.prompt_names
+        file = self.file_of(name)
         return {
             "kind": "one",
             "name": name,
@@ -122,19 +128,18 @@ class Watcher:
             "trigger": character.trigger,
             "base": character.base,
             "problem": problem,
-            "bars": bars(made, character),
+            "bars": bars(made, character, saved, drawn),
             "training": training,
             "curves": metrics.curves(),
             "scores": curves(scores),
+            "prompts": {one.name: one.text for one in character.sample_prompts},
             "previews": [
-                {
-                    "step": step,
-                    "pictures": list(self._pictures(made, step, prompts, scores.get(step, {}), step == drawn)),
-                }
-                for step in newest_and_before([*steps, *([drawn] if drawn is not None else [])])
+                {"step": step, "pictures": list(self._pictures(name, drawn[step], scores.get(step, {})))}
+                for step in sorted(drawn, reverse=True)
             ],
-            "checkpoints": checkpoints(made, character, choice, scores),
+            "checkpoints": checkpoints(character, saved, choice, scores),
             "chosen": choice.get("step"),
+            "how": choice.get("how"),
             "why": [str(line) for line in choice.get("why", ())],
             "configured": character.checkpoint,
             "seen": digest(file.read_bytes()) if file else "",
@@ -167,71 +172,50 @@ class Watcher:
             key: found.get(key) for key in keys
         }
 
-    def _pictures(
-        self, made: Results, step: int, prompts: Iterable[str], document: dict[str, Any], just: bool = False
-    ) -> Iterable[dict[str, Any]]:
-        for prompt in prompts:
-            path = fresh(made, prompt) if just else made.sample(step, prompt)
-            if path.is_file():
-                values = {r["metric"]: r["value"] for r in _rows(document) if r["prompt"] == prompt}
-                yield {
-                    "prompt": prompt,
-                    "file": self._url(path),
-                    "identity": values.get("identity_relative", values.get("identity")),
-                    "obedience": values.get("obedience"),
-                    "misses": [str(miss) for miss in (document.get("misses") or {}).get(prompt, ())],
-                }
+    def _made(self, character: Character) -> tuple[Checkpoints, Pictures]:
+        """The checkpoints and previews of a character that exist so far."""
+        stored = self._stored.setdefault(character.id, Stored(self.root))
+        return stored.look(character, self.base_of(character), self.store_of(character))
+
+    def preview(self, name: str, key: str) -> Path | None:
+        """A preview that is in the store alone, by its key."""
+        character = self.config()[0].get(name)
+        if character is None or not KEY.fullmatch(key):
+            return None
+        path = self.store_of(character).path(samples.KIND, key, ".png")
+        return path if path.is_file() else None
+
+    def _pictures(self, name: str, paths: Mapping[str, Path], document: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        for prompt, path in sorted(paths.items()):
+            values = {r["metric"]: r["value"] for r in _rows(document) if r["prompt"] == prompt}
+            yield {
+                "prompt": prompt,
+                "file": self._url(path) if path.is_relative_to(self.results) else f"/previews/{name}/{path.stem}",
+                "identity": values.get("identity_relative", values.get("identity")),
+                "obedience": values.get("obedience"),
+                "misses": [str(miss) for miss in (document.get("misses") or {}).get(prompt, ())],
+            }
 
     def _url(self, path: Path) -> str:
         """Where the server hands out a file of the results; it changes when the file does."""
         return f"/files/{path.relative_to(self.results).as_posix()}?{path.stat().st_mtime_ns:x}"
 
 
-def sampled(made: Results) -> list[int]:
-    """Steps with at least one preview."""
-    steps = []
-    for folder in (made.root / "samples").glob(step_name("*")):
-        try:
-            step = step_of(folder)
-        except ValueError:
-            continue
-        if next(folder.glob("[0-9]*.png"), None):
-            steps.append(step)
-    return steps
-
-
-def fresh(made: Results, prompt: str) -> Path:
-    """A preview that the trainer has just drawn, before it is a file of the workflow."""
-    return made.newest_previews / f"{prompt}.png"
-
-
-def just_drawn(made: Results, newest: int) -> int | None:
-    """The step whose previews the trainer itself has drawn, if it is later than ``newest``, the last sampled one."""
-    step = files.read_mapping(made.newest_previews / "step.json").get("step")
-    return step if isinstance(step, int) and step > newest else None
-
-
-def newest_and_before(steps: list[int]) -> list[int]:
-    """The newest of the sampled steps, and the one before it to compare with."""
-    return sorted(steps, reverse=True)[:2]
-
-
-def bars(made: Results, character: Character) -> list[dict[str, Any]]:
+def bars(made: Results, character: Character, saved: Checkpoints, drawn: Pictures) -> list[dict[str, Any]]:
     """Progress by stage: ``name``, ``done`` and ``of`` files."""
-    images, prompts = character.image_names, character.prompt_names
-    steps, saved = character.sampled_steps, character.saved_steps
-    stages = [
+    images, prompts, steps = character.image_names, character.prompt_names, character.sampled_steps
+    stages: list[tuple[str, list[Path | None]]] = [
         ("images", [made.image(name) for name in images]),
         ("captions", [made.caption(name) for name in images]),
         ("latents", [made.latents(name) for name in images]),
         ("embeddings", [made.embedding(name) for name in images]),
-        ("checkpoints", [made.checkpoint(step) for step in saved]),
-        ("previews", [made.sample(step, prompt) for step in steps for prompt in prompts]),
+        ("checkpoints", [saved.get(step) for step in character.saved_steps]),
+        ("previews", [drawn.get(step, {}).get(prompt) for step in steps for prompt in prompts]),
         ("scores", [made.scores(step) for step in steps]),
         ("results", [made.validation, made.report, made.final]),
     ]
     return [
-        {"name": name, "done": sum(path.is_file() for path in paths), "of": len(paths)}
+        {"name": name, "done": sum(path is not None and path.is_file() for path in paths), "of": len(paths)}
         for name, paths in stages
         if paths
     ]
@@ -253,7 +237,7 @@ def curves(scores: dict[int, dict[str, Any]]) -> dict[str, list[tuple[int, float
 
 
 def checkpoints(
-    made: Results, character: Character, choice: dict[str, Any], scores: dict[int, dict[str, Any]]
+    character: Character, saved: Collection[int], choice: dict[str, Any], scores: dict[int, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Every checkpoint of the run: whether it is there, its verdict and mean scores."""
     verdicts = {v.get("step"): v for v in choice.get("verdicts", ()) if isinstance(v, dict)}
@@ -261,7 +245,7 @@ def checkpoints(
     return [
         {
             "step": step,
-            "there": made.checkpoint(step).is_file(),
+            "there": step in saved,
             "verdict": (verdicts.get(step) or {}).get("verdict", ""),
             "scores": {metric: dict(points)[step] for metric, points in means.items() if step in dict(points)},
         }

@@ -27,12 +27,15 @@ from charloom.workflow.samples import Painter, Wanted, precision_of
 Log = Callable[[str], None]
 
 
-def checkpoints(character: Character, store: Store, lock: dict[str, Any]) -> dict[int, Path]:
-    """The checkpoints of a character by step, those of a trainer that still runs ahead included."""
-    made = results(character.id)
+def checkpoints(character: Character, store: Store, lock: dict[str, Any], root: Path = Path()) -> dict[int, Path]:
+    """The checkpoints of a character by step, those of a trainer that still runs ahead included.
+
+    ``root`` is the folder of the workflow.
+    """
+    made = results(character.id, root)
     found = {step_of(path): path for path in made.checkpoints()}
     told = progress.read(made.training)
-    record = WORK.prepared(slices.prepared_name(character), ".json")
+    record = root / WORK.prepared(slices.prepared_name(character), ".json")
     if told and made.manifest.is_file() and record.is_file():
         slice_ = json.loads(slices.train(character))
         every, last = character.recipe["save"]["every"], character.saved_steps[-1]

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import board_project
 import pytest
 import small_project
+
+from charloom.config.project import load
+from charloom.core import files
+from charloom.core.layout import WORK, results
+from charloom.core.store import Store
+from charloom.workflow import samples, slices, training
 
 CHARACTER = "config/characters/mara.yaml"
 
@@ -35,6 +43,37 @@ def project(tmp_path: Path) -> Path:
     (made / "training/metrics.jsonl").write_text("\n".join(lines) + "\n")
     (made / "logs/train_segment.log").write_text("first\n10 %\r90 %\nlast <i>line</i>\n")
     return root
+
+
+@pytest.fixture
+def ahead(project: Path) -> Path:
+    """Mara trained to step 150 of 200 by a trainer that still runs: all but step 50 is in the store alone."""
+    small_project.edit(
+        project / "config/config.yaml", recipe={**small_project.CONFIG["recipe"], "train": {"steps": 200}}
+    )
+    made, lock = results("mara", project), {"name": "mini", "components": {"transformer": {}, "vae": {}}}
+    workflow = load(project)
+    character, store = workflow.characters["mara"], Store(project / workflow.store)
+    record = project / WORK.prepared(slices.prepared_name(character), ".json")
+    files.write_json(project / WORK.lock("mini"), lock)
+    files.write_json(record, {"digest": "0" * 64})
+    files.write_json(made.manifest, {"items": []})
+    for prompt in character.prompt_names:
+        files.write_text(made.prompt_embedding(prompt), prompt)
+    told = {"state": "running", "step": 160, "steps": 200, "first": 0, "saved": 150, "started": 1.0, "pid": os.getpid()}
+    files.write_json(made.progress, told | {"updated": time.time()})
+    slice_ = json.loads(slices.train(character))
+    settings = training.settings_of(slice_, every=50, last=200)
+    run = training.key(settings, slice_, made.manifest, files.read_json(record))
+    previews = samples.Previews(made.root, lock, store)
+    for step in (100, 150):
+        with store.put(training.KIND, training.entry(run, step), ".safetensors") as path:
+            path.write_bytes(b"%d" % step)
+        checkpoint = store.path(training.KIND, training.entry(run, step), ".safetensors")
+        for number, one in enumerate(previews.of(step, slices.samples(character), checkpoint)):
+            with store.put(samples.KIND, one.key, ".png") as path:
+                small_project.picture(path.with_suffix(".png"), (128, 128), seed=step + number).replace(path)
+    return project
 
 
 @pytest.fixture

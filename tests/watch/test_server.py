@@ -188,3 +188,19 @@ def test_a_taken_port_and_a_missing_package_are_one_line(project, monkeypatch):
     monkeypatch.setattr(serve, "missing", lambda: serve.INSTALL)
     with pytest.raises(UserError, match=r"pip install 'charloom\[watch\]'"):
         serve.serve(project, None, None)
+
+
+def test_a_preview_is_shown_from_the_store(ahead, client):
+    newest = client.get("/state?name=mara").json()["previews"][0]
+    reply = client.get(newest["pictures"][0]["file"])
+    assert reply.headers["content-type"] == "image/png" and "sandbox" in reply.headers["content-security-policy"]
+    for key in ("0" * 64, "..", "%2e%2e%2fmini", "config", newest["pictures"][0]["file"][-64:].upper()):
+        assert client.get(f"/previews/mara/{key}").status_code == 404
+    assert client.get(newest["pictures"][0]["file"].replace("mara", "nobody")).status_code == 404
+
+
+def test_a_choice_while_it_trains_says_how_to_end_it(ahead, client, server):
+    seen = digest((ahead / CHARACTER).read_bytes())
+    headers = {"origin": ORIGIN, "x-charloom-token": server.token}
+    reply = client.post("/choose", json={"name": "mara", "step": 100, "seen": seen}, headers=headers)
+    assert "when training has ended (or end it now: charloom ship mara --checkpoint 100)" in reply.json()["text"]

@@ -73,7 +73,7 @@ def test_the_newest_previews_stand_beside_the_last_ones(project):
         folder.mkdir()
         small_project.picture(folder / "01.png", (64, 64))
     (project / "results/mara/samples/step-other").mkdir()
-    assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [100, 50]
+    assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [100, 50, 0]
 
 
 def test_what_the_trainer_has_just_drawn_is_shown_at_once(project):
@@ -168,3 +168,26 @@ def test_a_huge_log_is_read_from_its_end(tmp_path):
     found = logs.newest(tmp_path)
     assert found["lines"][-1] == "end" and len("".join(found["lines"])) <= logs.BYTES
     assert logs.newest(tmp_path / "none") == {"name": "", "lines": []}
+
+
+def test_what_a_running_trainer_has_saved_is_there(ahead):
+    """Its checkpoints and previews become files of the workflow only when it has ended."""
+    state = Watcher(ahead).character("mara")
+    assert [(one["step"], one["there"]) for one in state["checkpoints"]] == [
+        (50, True), (100, True), (150, True), (200, False),
+    ]  # fmt: skip
+    assert [(one["step"], len(one["pictures"])) for one in state["previews"]] == [(150, 2), (100, 2), (50, 2)]
+    done = {bar["name"]: (bar["done"], bar["of"]) for bar in state["bars"]}
+    assert (done["checkpoints"], done["previews"]) == ((3, 4), (6, 8))
+    (card,) = Watcher(ahead).everybody()["characters"]
+    assert [one["file"].startswith("/previews/mara/") for one in card["pictures"]] == [True, True]
+
+
+def test_a_lock_file_that_is_being_written_costs_the_store_alone(ahead):
+    (ahead / "work/bases/mini.lock.json").write_text('{"name": "mini"}')
+    state = Watcher(ahead).character("mara")
+    assert [one["step"] for one in state["previews"]] == [50]
+
+
+def test_prompts_are_shown_with_their_texts(project):
+    assert Watcher(project).character("mara")["prompts"]["01"].startswith("a medium shot photo of m4ra, laughing")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import yaml
-from browser import PHONE, opened, sideways
+from browser import DESKTOP, PHONE, opened, sideways
 
 pytest.importorskip("starlette", reason="needs the extra [watch]")
 pytest.importorskip("uvicorn", reason="needs the extra [watch]")
@@ -43,10 +43,28 @@ def test_a_click_chooses_the_checkpoint(chromium, address, project):
         page.locator("button.ship", has_text="Choose this one").click()
         page.wait_for_selector("text=checkpoint: 50 written into mara.yaml")
         assert (project / CHARACTER).read_text() == before + "checkpoint: 50\n"
-        page.wait_for_selector("text=shipped by your choice")
+        page.wait_for_selector("text=ships by your choice")
         page.locator("button.ship", has_text="Let the scores choose").click()
         page.wait_for_selector("text=checkpoint: auto written")
         assert yaml.safe_load((project / CHARACTER).read_text())["checkpoint"] == "auto"
+
+
+@pytest.mark.parametrize("kind", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_of_a_running_training_every_saved_step_can_be_compared_and_chosen(chromium, ahead, served, kind):
+    with opened(chromium, f"{served(ahead)}/c/mara", kind) as page:
+        page.wait_for_selector("text=Previews: step 150")
+        assert "m4ra, laughing" in page.locator(".pairs h3").first.text_content()
+        assert page.locator(".couple").first.inner_text().split() == ["step", "100", "step", "150"]
+        page.select_option("#beside", label="step 50")
+        assert page.locator(".couple").first.inner_text().startswith("step 50 · identity 0.50")
+        for picture in page.locator(".couple img").all():
+            picture.evaluate("image => image.decode()")  # raises if it is none
+        assert page.locator("#part-choices .note").inner_text().startswith("No checkpoint is chosen yet")
+        assert sideways(page) <= 0
+        page.locator("tr", has_text="step 100").locator("button").click()
+        page.wait_for_selector("text=checkpoint: 100 written into mara.yaml")
+        page.wait_for_selector("text=Step 100 ships, because the character file says so.")
+        assert page.locator("#beside").input_value() == "50"
 
 
 def test_a_file_that_changes_at_that_moment_is_left_alone(chromium, address, project):

@@ -55,7 +55,7 @@ function plot(curves, label, mark) {
     svg.append(s("line", { class: "grid", x1: left, x2: width - 8, y1: Y(y), y2: Y(y) }),
       s("text", { x: left - 6, y: Y(y) + 4, "text-anchor": "end" }, y.toFixed(2)));
   }
-  for (const x of ticks(x0, x1)) {
+  for (const x of ticks(x0, x1).filter(Number.isInteger)) {
     svg.append(s("text", { x: X(x), y: height - 6, "text-anchor": X(x) > width - 30 ? "end" : "middle" }, String(Math.round(x))));
   }
   if (mark != null) svg.append(s("line", { class: "mark", x1: X(mark), x2: X(mark), y1: top, y2: height - bottom }));
@@ -100,36 +100,46 @@ function scoresOf({ scores, chosen }) {
   const lines = Object.entries(scores).map(([metric, points]) => ({ name: metric, points, dots: true }));
   return [h("h2", {}, "Scores by checkpoint"), plot(lines, "Scores by checkpoint", lines.length ? chosen : null)];
 }
+const label = step => step ? `step ${step}` : "without LoRA";
 function figure(picture, step, title) {
-  const label = step ? `step ${step}` : "without LoRA", words = `Prompt ${picture.prompt}, ${label}`;
+  const words = `Prompt ${picture.prompt}, ${label(step)}`;
   const numbers = [["identity", picture.identity], ["prompt", picture.obedience]].filter(([, value]) => value != null)
     .map(([key, value]) => `${key} ${value.toFixed(2)}`).join(" · ");
   return h("figure", {}, h("button", { type: "button", onclick: () => zoom(picture.file, [words, title, numbers, ...picture.misses]) },
     h("img", { src: picture.file, alt: words })),
-  h("figcaption", {}, label, numbers ? ` · ${numbers}` : "", picture.misses.length ? h("span", { class: "miss" }, ` ${picture.misses.join("; ")}`) : null));
+  h("figcaption", {}, label(step), numbers ? ` · ${numbers}` : "", picture.misses.length ? h("span", { class: "miss" }, ` ${picture.misses.join("; ")}`) : null));
 }
-function previewsOf(previews) {
+let beside = null;  // the step to compare with, once it was selected; the one before the newest until then
+function previewsOf({ previews, prompts: texts }) {
   if (!previews.length) return [h("h2", {}, "Previews"), h("p", { class: "note" }, "The first ones come with the first checkpoint.")];
-  const [newest, before] = previews;
-  const heading = before ? `Previews: step ${newest.step}, beside ${before.step ? `step ${before.step}` : "the base alone"}` : `Previews: step ${newest.step}`;
-  const prompts = [...new Set(previews.flatMap(one => one.pictures.map(picture => picture.prompt)))].sort();
-  return [h("h2", {}, heading), h("div", { class: "pairs" }, prompts.map(prompt => h("section", {}, h("h3", {}, `Prompt ${prompt}`),
+  const [newest, ...earlier] = previews, before = earlier.find(one => one.step === beside) || earlier[0];
+  const prompts = [...new Set([newest, before].filter(Boolean).flatMap(one => one.pictures.map(picture => picture.prompt)))].sort();
+  const select = before && h("label", { class: "beside" }, "beside ", h("select", { id: "beside", onchange: event => {
+    beside = Number(event.target.value);
+    draw(now);
+    document.getElementById("beside").focus();
+  } }, earlier.map(one => h("option", { value: one.step, selected: one === before }, label(one.step)))));
+  return [h("h2", {}, `Previews: ${label(newest.step)} `, select), h("div", { class: "pairs" }, prompts.map(prompt => h("section", {},
+    h("h3", {}, h("b", {}, prompt), " ", texts[prompt]),
     h("div", { class: "couple" }, [before, newest].filter(Boolean).map(one => {
       const picture = one.pictures.find(found => found.prompt === prompt);
-      return picture ? figure(picture, one.step, "") : h("figure", {}, h("figcaption", {}, "not drawn yet"));
+      return picture ? figure(picture, one.step, texts[prompt]) : h("figure", {}, h("figcaption", {}, `${label(one.step)}: not drawn yet`));
     })))))];
+}
+function shippedOf({ chosen, configured, how }) {
+  if (configured !== "auto") return `Step ${configured} ships, because the character file says so.`;
+  if (chosen == null) return "No checkpoint is chosen yet; that happens after training (checkpoint: auto).";
+  return `Step ${chosen} ships, ${how === "latest" ? "the latest one" : "the best by scores"} (checkpoint: auto).`;
 }
 function choicesOf(state) {
   const metrics = [...new Set(state.checkpoints.flatMap(one => Object.keys(one.scores)))];
-  const shipped = state.configured === "auto" ? state.chosen : state.configured;
   const rows = state.checkpoints.map(one => h("tr", {}, h("td", {}, h("b", {}, `step ${one.step}`)),
-    h("td", {}, one.step === state.chosen ? h("span", { class: "pill good" }, "best by scores") : one.verdict ? h("span", { class: "pill" }, one.verdict) : ""),
+    h("td", {}, one.step === state.chosen ? h("span", { class: "pill good" }, state.how === "latest" ? "latest" : "best by scores") : one.verdict ? h("span", { class: "pill" }, one.verdict) : ""),
     metrics.map(metric => h("td", { class: "number", "data-k": metric }, fixed(one.scores[metric], 3))),
-    h("td", {}, one.step === state.configured ? h("b", {}, "shipped by your choice")
+    h("td", {}, one.step === state.configured ? h("b", {}, "ships by your choice")
       : h("button", { type: "button", class: "ship", disabled: !one.there, onclick: event => choose(one.step, event.target) }, one.there ? "Choose this one" : "not trained yet"))));
   return [h("h2", {}, "Checkpoints"),
-    h("p", { class: "note" }, state.configured === "auto" ? "The best by scores is shipped (checkpoint: auto)."
-      : `Step ${shipped} is shipped, because the character file says so.`,
+    h("p", { class: "note" }, shippedOf(state),
     state.configured === "auto" ? null : [" ", h("button", { type: "button", class: "ship", onclick: event => choose("auto", event.target) }, "Let the scores choose")]),
     state.why.length ? h("ul", { class: "plainlist" }, state.why.map(line => h("li", {}, line))) : null,
     h("div", { class: "scroll" }, h("table", { class: "plain choices" }, h("tr", {}, h("th", {}, "Checkpoint"), h("th", {}, "Verdict"),
@@ -186,9 +196,9 @@ function draw(state) {
     part("training", state.training, trainingOf, true);
     part("loss", state.curves, lossOf);
     part("scores", { scores: state.scores, chosen: state.chosen }, scoresOf);
-    part("previews", state.previews, previewsOf, true);
-    const { checkpoints, chosen, configured, why } = state;
-    part("choices", { checkpoints, chosen, configured, why }, choicesOf, true);
+    const { previews, prompts, checkpoints, chosen, configured, how, why } = state;
+    part("previews", { previews, prompts, beside }, previewsOf, true);
+    part("choices", { checkpoints, chosen, configured, how, why }, choicesOf, true);
     part("stages", state.bars, stagesOf);
     part("machine", state.machine, machineOf);
     part("log", state.log, logOf, true);
