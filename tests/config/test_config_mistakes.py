@@ -137,6 +137,26 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: (p / CONFIG).write_text("base: mini\nbase: mini\n"),
         ["config/config.yaml: line 2: the key 'base' is written twice; remove one"],
     ),
+    "a group in brackets twice": (
+        lambda p: (p / CONFIG).write_text("base: mini\nrecipe: {}\nrecipe: {train: {steps: 2000}}\n"),
+        ["config/config.yaml: line 3: the key 'recipe' is written twice; remove one"],
+    ),
+    "a group inside brackets twice": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1}, train: {lr: 2}}\n"),
+        ["config/config.yaml: line 1: the key 'train' is written twice; remove one"],
+    ),
+    "a group without its bracket": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1}, network: {rank: 8}\n"),
+        ["config/config.yaml: line 1: a [ or { is opened and never closed; close it"],
+    ),
+    "a bracket too many": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1}}}\n"),
+        ["config/config.yaml: line 1: a } too many; remove it"],
+    ),
+    "no comma between two groups": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1} network: {rank: 8}}\n"),
+        ["config/config.yaml: line 1: a comma or a bracket is missing before 'network: {rank: 8}}'; put it there"],
+    ),
     "a tab": (
         lambda p: (p / CONFIG).write_text("base: mini\nrecipe:\n\ttrain: {}\n"),
         ["config/config.yaml: line 3: begins with a tab, which YAML does not allow; indent it with spaces"],
