@@ -41,7 +41,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
 
-class _WrittenTwice(yaml.constructor.ConstructorError):
+class _WrittenTwice(yaml.constructor.ConstructorError):  # type: ignore[misc]
     """A key that a group has already."""
 
 
