@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         recipe(training_adapter="v3"),
         [
             "config/characters/mara.yaml: recipe.training_adapter: config/bases/mini.yaml has no adapter "
-            "v3; one of none, v1"
+            "v3; write v1 or none"
         ],
     ),
     "broken expression": (
@@ -109,6 +109,25 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a name of ai-toolkit": (
         recipe(network={"linear": 8}),
         ["config/config.yaml: recipe.network.linear: unknown key; did you mean recipe.network.rank?"],
+    ),
+    "a name of kohya": (
+        recipe(network={"network_dim": 8}, max_train_steps=300),
+        [
+            "config/config.yaml: recipe.max_train_steps: unknown key; did you mean recipe.train.steps?",
+            "config/config.yaml: recipe.network.network_dim: unknown key; did you mean recipe.network.rank?",
+        ],
+    ),
+    "an adapter in capitals": (
+        recipe(training_adapter="V1"),
+        ["config/characters/mara.yaml: recipe.training_adapter: config/bases/mini.yaml has no adapter V1; write v1 or"],
+    ),
+    "the size of a scene": (
+        lambda p: edit(p / MARA, gallery=[{"prompt": "{trigger} on a bridge", "size": 1024}]),
+        ["config/characters/mara.yaml: gallery[1].size: unknown key; did you mean width and height?"],
+    ),
+    "the size of a preview": (
+        lambda p: edit(p / MARA, sample_prompts=[{"prompt": "{trigger} on a bridge", "size": 1024}]),
+        ["config/characters/mara.yaml: sample_prompts[1].size: unknown key; did you mean width and height?"],
     ),
     "a knob outside of the recipe": (
         lambda p: edit(p / MARA, steps=300),
