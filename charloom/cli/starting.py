@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from charloom.cli.naming import workflow_folder
 from charloom.core import layout, words
 from charloom.core.errors import UserError
 from charloom.core.files import expanded
@@ -52,9 +53,7 @@ def new(
     from charloom.config import inventory, kinds, scaffold
     from charloom.core import tokens
 
-    root = Path(".")
-    if not (root / "config" / "config.yaml").is_file():
-        raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
+    root = workflow_folder()
     places = {folder: root / "config" / folder / f"{scaffold.check_name(name)}.yaml" for folder in inventory.PROJECTS}
     _one_of("--class", class_, kinds.CLASSES)
     _one_of("--look", look, kinds.LOOKS)
