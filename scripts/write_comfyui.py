@@ -15,6 +15,9 @@ def main() -> None:
     parser.add_argument("--results", type=Results, required=True, help="folder of the character's results")
     parser.add_argument("--lock", type=files.read_json, required=True, help="lock file of the base")
     arguments = parser.parse_args()
+    log = jobs.Log(arguments.log, arguments.results.root.name)
+    if arguments.settings["miniature"]:
+        log("warning: ComfyUI cannot load a LoRA of the miniature; train on z-image-turbo for these workflows")
     about = {**arguments.settings, "shift": locks.shift(arguments.lock)}
     for name in comfyui.WORKFLOWS:
         graph = comfyui.workflow(name, about)

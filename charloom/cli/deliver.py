@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from charloom.cli.naming import known, workflow_folder
 from charloom.core import files, last_run, layout, words
 from charloom.core.errors import UserError
 from charloom.core.versions import RECIPES
@@ -95,6 +96,7 @@ def comfy(
     from charloom.deliver import drawing
     from charloom.deliver.server import Server
 
+    name = known(name)
     made = layout.results(name)
     path = Path(workflow) if workflow.endswith(".json") else made.comfyui_api(workflow)
     loaded = drawing.load(path, last_run.again(Path(), name, path.as_posix()))
@@ -118,8 +120,7 @@ def unpack(
     file: Annotated[Path, typer.Argument(help="a bundle that charloom made, .zip")],
 ) -> None:
     """Put the character of a bundle into this workflow, so that it can be trained again. Never overwrites a file."""
-    if not Path("config/config.yaml").is_file():
-        raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
+    workflow_folder()
     from charloom.deliver import unpack as unpacking
 
     made = unpacking.unpack(file, Path("."), {**RECIPES, "train": RECIPE})
@@ -148,6 +149,7 @@ def publish(
     from charloom.config import project
     from charloom.deliver import publish as publishing
 
+    name = known(name)
     workflow = project.as_last_run(Path(), name, ready=False)
     character = workflow.character(name)
     made = publishing.release(character, workflow.bases[character.base], layout.results(name), repo, license_)

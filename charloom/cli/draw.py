@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import typer
 
 from charloom.base import locks
 from charloom.cli.drawing import Loras, Manner, Table, untrained
+from charloom.cli.naming import known
 from charloom.config import project
 from charloom.config.character import Character
 from charloom.core import words
@@ -122,7 +123,13 @@ def shown(how: Manner, table: Table) -> str:
     return ", ".join(parts + [f"{one.name} at {strength:g}" for one, strength in how.styles])
 
 
-def repl(table: Table, how: Manner, loras: Loras, lines: Iterable[str]) -> None:
+def warn(text: str, character: Character, say: Callable[[str], None]) -> None:
+    """Say so if a prompt for the character's own LoRA does not name it."""
+    if not words.count(text, character.trigger):
+        say(f"note: no {words.PLACEHOLDER} in the prompt, so it may show somebody else: {text[:60]}")
+
+
+def repl(table: Table, how: Manner, loras: Loras, lines: Iterable[str], own: bool = True) -> None:
     """Draw what is typed, until the end of ``lines`` or ``/quit``. A mistake is a line, and nothing else is lost."""
     for line in lines:
         text = line.strip()
@@ -136,11 +143,14 @@ def repl(table: Table, how: Manner, loras: Loras, lines: Iterable[str]) -> None:
             elif text.startswith("/checkpoint"):
                 step = text.removeprefix("/checkpoint").strip()
                 one = loras.newest() if step == "final" else loras.checkpoint(numbers(step, "/checkpoint")[0])
-                table.loras = [one]
+                table.loras, own = [one], True
             elif text.startswith("/"):
                 how = changed(how, text, loras)
             elif text:
-                table.draw([filled(text, table.character)], how)
+                prompt = filled(text, table.character)
+                if own and table.loras[0].path:
+                    warn(prompt, table.character, table.say)
+                table.draw([prompt], how)
         except UserError as error:
             table.say(f"error: {error}")
 
@@ -198,6 +208,10 @@ def draw(
     ] = None,
 ) -> None:
     """Draw a character now: with the finished LoRA, or the newest checkpoint. Nothing is ever overwritten."""
+    name = known(name)
+    if prompt and len(prompt) > 1 and not any(re.search(r"\s", one.strip()) for one in prompt):
+        together = shlex.quote(" ".join(prompt))
+        raise UserError(f"{len(prompt)} prompts of one word each; put quotes around the prompt: {together}")
     workflow = project.as_last_run(Path(), name)
     character = workflow.character(name)
     base = workflow.bases[character.base]
@@ -242,8 +256,8 @@ def draw(
             tuple(loras.style(one) for one in style or ()),
         )
         for text in texts:
-            if columns[0].path and not lora and not words.count(text, character.trigger):
-                say(f"note: no {words.PLACEHOLDER} in the prompt, so it may show somebody else: {text[:60]}")
+            if columns[0].path and not lora:
+                warn(text, character, say)
         from charloom.workflow import gallery_slices
 
         many = len(texts) * count * len(columns) >= MANY
@@ -269,7 +283,7 @@ def draw(
             say(f"{table.compare(drawn)}  side by side")
         if interactive:
             say(f"{shown(how, table)}; /help for commands")
-            repl(table, how, loras, typed())
+            repl(table, how, loras, typed(), own=not lora)
 
 
 def _say(line: str) -> None:

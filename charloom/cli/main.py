@@ -15,6 +15,7 @@ import typer
 
 from charloom.cli import deliver, install, mistyped, starting, store
 from charloom.cli.draw import draw
+from charloom.cli.naming import known, named, workflow_folder
 from charloom.core.errors import UserError, disk_problem
 
 START, DATA_SET, TRAIN, USE, MACHINE = "Start", "Data set", "Train", "Use a LoRA", "This machine"
@@ -67,13 +68,6 @@ def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def workflow_folder() -> Path:
-    root = Path(".")
-    if not (root / "config" / "config.yaml").is_file():
-        raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
-    return root
-
-
 for _command in (install.init, starting.new):
     app.command(rich_help_panel=START)(one_line(_command))
 
@@ -90,7 +84,7 @@ def lint(
     from charloom.cli import checking
 
     root = workflow_folder()
-    name = _named(name)
+    name = named(name)
     last = [] if as_json else _say_first(root, name)
     wrong = checking.check(root, name, as_json=as_json, html=html, ocr=not no_ocr)
     for line in last:
@@ -113,7 +107,7 @@ def captions(
     from charloom.cli import reviewing
 
     root = workflow_folder()
-    reviewing.review(root, _named(name), accept or [], keep or [], pictures or [], as_json=as_json, tags=tags)
+    reviewing.review(root, named(name), accept or [], keep or [], pictures or [], as_json=as_json, tags=tags)
 
 
 def _say_first(root: Path, name: str) -> list[str]:
@@ -138,14 +132,6 @@ def _say_first(root: Path, name: str) -> list[str]:
     return last
 
 
-def _named(target: str) -> str:
-    """The name of a character or style given by name or by file: ``config/characters/mara.yaml`` is mara."""
-    from charloom.config import inventory
-
-    path = Path(target)
-    return path.stem if path.suffix in (".yaml", ".yml") and path.parent.name in ("", *inventory.PROJECTS) else target
-
-
 @app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=TRAIN)
 @one_line
 def plan(
@@ -162,7 +148,7 @@ def plan(
 
     root = workflow_folder()
     names = inventory.projects(root)
-    asked = [_named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
+    asked = [named(target) if target.endswith((".yaml", ".yml")) else target for target in targets or []]
     output = planning.dry_run(asked, root)
     found = planning.groups(output)
     for line in [*planning.remarks(output), *planning.summary(found)]:
@@ -187,7 +173,7 @@ def images(
     from charloom.dataset import sources
 
     root = workflow_folder()
-    name = _known(name)
+    name = known(name)
     given, overrides = trial.settings(root, name, options or [])
     workflow = project.load(root, overrides, name, sources.problems)
     character = workflow.character(name)
@@ -208,7 +194,7 @@ def watch(
     from charloom.watch import serve
 
     root = workflow_folder()
-    serve.serve(root, _named(name) if name else None, port)
+    serve.serve(root, named(name) if name else None, port)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -217,7 +203,7 @@ def stop(name: Annotated[str, typer.Argument(help="a character in training")]) -
     """End a running training after its current step, with everything saved. The next snakemake goes on from there."""
     from charloom.cli import steering
 
-    steering.stop(workflow_folder(), _known(name), print)
+    steering.stop(workflow_folder(), known(name), print)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -229,7 +215,7 @@ def ship(
     """Take a checkpoint as the result: writes `ship: STEP` into the character's file and stops its training."""
     from charloom.cli import steering
 
-    steering.ship(workflow_folder(), _known(name), checkpoint, print)
+    steering.ship(workflow_folder(), known(name), checkpoint, print)
 
 
 @app.command("try", context_settings={"ignore_unknown_options": True}, rich_help_panel=TRAIN)
@@ -245,23 +231,12 @@ def try_(
     from charloom.config import project
 
     root = workflow_folder()
-    name = _known(name)
+    name = known(name)
     options, overrides = trial.settings(root, name, options or [])
     character = project.load(root, overrides, ready=name).character(name)
     trial.run(root, character, steps, options)
     for line in trial.verdict(root, character, trial.measured(root, character, steps), price):
         print(line)
-
-
-def _known(target: str) -> str:
-    """The name of a character or style that has a file here; a wrong one is answered with the nearest."""
-    from charloom.config import inventory, schema
-
-    name = _named(target)
-    there = sorted(inventory.projects(Path(".")))
-    if name not in there:
-        raise UserError(f"there is no config/characters/{name}.yaml; {schema.meant(name, there)}")
-    return name
 
 
 @app.command("import-ai-toolkit", rich_help_panel=START)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from charloom.core import layout
+from charloom.cli.naming import workflow_folder
+from charloom.core import layout, words
 from charloom.core.errors import UserError
 from charloom.core.files import expanded
 
@@ -52,9 +53,7 @@ def new(
     from charloom.config import inventory, kinds, scaffold
     from charloom.core import tokens
 
-    root = Path(".")
-    if not (root / "config" / "config.yaml").is_file():
-        raise UserError("there is no config/config.yaml here; change to the folder of the workflow")
+    root = workflow_folder()
     places = {folder: root / "config" / folder / f"{scaffold.check_name(name)}.yaml" for folder in inventory.PROJECTS}
     _one_of("--class", class_, kinds.CLASSES)
     _one_of("--look", look, kinds.LOOKS)
@@ -140,7 +139,8 @@ def _of_folder(
     Raises:
         UserError: there is no folder, or no picture in it.
     """
-    from charloom.config import guesses, image_folder, inventory, kinds, scaffold
+    from charloom.config import guesses, image_folder, inventory, kinds, kohya, scaffold
+    from charloom.config.datasets import is_blank
     from charloom.dataset import captions
 
     folder = expanded(images)
@@ -151,12 +151,17 @@ def _of_folder(
         if folder.exists():
             raise UserError(f"--images {images}: is a file; give the folder it lies in")
         raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")
+    named = kohya.layout(folder)
+    numbered = [] if named else kohya.parts(folder)
+    folder = named.main.path if named else folder
     pictures = list(image_folder.every(folder).values())
     if not pictures:
         raise UserError(
             f"--images {images}: there is no picture in it (such as .png, .jpg or .webp); name the folder that has them"
         )
-    files = [text for picture in pictures if (text := inventory.text_of(picture.with_suffix("")))]
+    stems = [picture.with_suffix("") for picture in pictures]
+    found = [text for stem in stems if (text := inventory.text_of(stem))]
+    files = [text for text in found if not is_blank(text)]
     texts = []
     for file in files[:: max(1, len(files) // MANY)]:
         try:
@@ -168,7 +173,10 @@ def _of_folder(
     known = f"one of {', '.join(kinds.CLASSES[:-1])}"
     comments = {"class": known}
     guessed = guesses.class_and_noun(texts)
-    if given["class"] or not guessed:
+    if named and not given["class"]:
+        said["class"], comments["class"] = named.main.class_, f"from the folder's name; {known}"
+        guessed = named.main.class_, named.main.noun
+    elif given["class"] or not guessed:
         said["class"] = given["class"] or "person"
         if not given["class"]:
             comments["class"] = f"the captions do not say; {known}"
@@ -184,18 +192,31 @@ def _of_folder(
     if crop:
         said["crop"] = "{right: 150, bottom: 150}"
     in_captions = guesses.trigger(texts)
-    word = given["trigger"] or in_captions or _suggested(root, name, count)
-    where = "every caption has it" if word == in_captions else "a made-up word; it is put before captions without it"
-    comments["trigger"] = where
+    in_name = named.main.trigger if named else ""
+    word = given["trigger"] or in_captions or in_name or _suggested(root, name, count)
+    where = {
+        in_name: "from the folder's name; it is put before captions without it",
+        in_captions: "every caption has it",
+    }
+    comments["trigger"] = where.get(word, "a made-up word; it is put before captions without it")
     number, have = len(pictures), f"{len(files)} with a caption"
     comments["images"] = f"from {number} picture{'s' * (number > 1)} of a folder ({have})"
     notes = [f"{number} picture{'s' * (number > 1)} in {folder}, {have}"]
     notes += [f"{key} {said[key]}: {comments[key].partition(';')[0]}" for key in ("class", "look") if key in said]
     if word == in_captions and not given["trigger"]:
         notes.append(f"trigger {word}: found in the captions")
+    elif word == in_name:
+        notes.append(f"trigger {word}: from the folder's name")
+    if blank := [text.name for text in found if text not in files]:
+        notes.append(f"{words.listed(blank, 3)}: empty, which counts as no caption")
+    if lost := [text for stem in stems if (text := inventory.unread_text_of(stem))]:
+        notes.append(f"{len(lost)} with a {lost[0].suffix} file: not read, because captions end in .txt; rename them")
     if number < FEW:
         notes.append(f"{number} pictures are few: 15 to 40 different ones make a good character")
-    return scaffold.folder_file(name, word, _written(root, folder), said, comments), notes
+    notes += kohya.notes(named) if named else kohya.unread(numbered)
+    text = scaffold.folder_file(name, word, _written(root, folder), said, comments)
+    further = kohya.entries(named, lambda path: _written(root, path)) if named else []
+    return text + scaffold.sets(further, named.main.repeats if named and named.more else 1), notes
 
 
 def _written(root: Path, folder: Path) -> str:

@@ -80,16 +80,16 @@ def every(folder: str | Path, without: Collection[Path] = ()) -> dict[str, Path]
         if best[path.suffix.lower()] < best[other.suffix.lower()]:
             chosen[path.with_suffix("")] = path
     below = {path: path.relative_to(folder).with_suffix("").as_posix() for path in chosen.values()}
-    slugs = {path: _slug(name) for path, name in below.items()}
+    slugs = {path: slug(name) for path, name in below.items()}
     times = Counter(slugs.values())
     named = {}
     for path, name in below.items():
-        slug = slugs[path]
+        short = slugs[path]
         # A name that has lost more than its marks would otherwise change as soon as there is a second one like it.
-        lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(name)) or _once(slug) != slug
-        plain = not lost and schema.is_name(slug) and (times[slug] == 1 or slug == name)
+        lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(name)) or _once(short) != short
+        plain = not lost and schema.is_name(short) and (times[short] == 1 or short == name)
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
-        named[slug if plain else f"{_once(slug)[:33].rstrip('-_') or 'picture'}-{digest}"] = path
+        named[short if plain else f"{_once(short)[:33].rstrip('-_') or 'picture'}-{digest}"] = path
     return named
 
 
@@ -98,7 +98,8 @@ def _folded(name: str) -> str:
     return "".join(one for one in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(one))
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name of small letters, digits, - and _, made of any."""
     return re.sub(r"[^a-z0-9_-]+", "-", _folded(name)).strip("-_")
 
 

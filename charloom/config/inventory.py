@@ -54,6 +54,11 @@ def text_of(stem: Path) -> Path | None:
     return plain or next((path for path in map(same, spellings) if path and path.is_file()), None)
 
 
+def unread_text_of(stem: Path) -> Path | None:
+    """The caption of another ending, such as ``<stem>.caption``, which is not read."""
+    return next((path for ending in _OTHER_TEXTS if (path := Path(f"{stem}{ending}")).is_file()), None)
+
+
 def same(path: Path) -> Path | None:
     """The file or folder of this path, also where one of the two writes accents as characters of their own, as macOS
     does; None if there is none."""
@@ -106,9 +111,7 @@ def unread_format(folder: str | Path, stem: str) -> Path | None:
 def unread(folder: str | Path) -> list[Unused]:
     """Pictures directly in a folder whose format is not supported."""
     paths = (path for path in _files(Path(folder)) if _unread(path))
-    return [
-        Unused(str(path), f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}") for path in paths
-    ]
+    return [Unused(str(path), _unsupported(path)) for path in paths]
 
 
 def of_pictures(
@@ -133,13 +136,13 @@ def of_pictures(
         if below != Path("."):
             if not (is_picture(path) or _unread(path) or path.suffix in _TEXTS):
                 return None
-            return f"lie in a folder of their own, which is not looked into; move them to {folder}, or name it as a set"
+            return "in a subfolder, which is not searched; move them up, or list the folder under datasets:"
         if is_picture(path):
             if twin := stems.get(path.stem):
                 return f"not used, because {twin.name} of the same name is; rename one of them, or delete it"
-            return "no shot is called like it, so it is not used; add a shot, or delete it"
+            return "no shot has this name, so it is ignored; add a shot, or delete it"
         if _unread(path):
-            return f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}"
+            return _unsupported(path)
         return _why_no_text(path, stems, texts)
 
     return _grouped(folder, why, without=without)
@@ -168,7 +171,7 @@ def of_tree(folder: str | Path, used: Iterable[Path], without: Collection[Path] 
         if is_picture(path):
             return f"not used, because {beside[path.stem].name} of the same name is; rename one of them, or delete it"
         if _unread(path):
-            return f"of a format that is not read here; save it as PNG or JPEG{_heif(path)}"
+            return _unsupported(path)
         return _why_no_text(path, beside, {name: f"{name}.txt" for name in beside if name == path.stem})
 
     return _grouped(Path(folder), why, MOST, without)
@@ -183,7 +186,7 @@ def of_captions(folder: str | Path, used: Iterable[Path], names: Sequence[str]) 
         if _taken(path, taken):
             return None
         if path.parent != Path(folder):
-            return "lie in a folder of their own, which is not looked into; move them up"
+            return "in a subfolder, which is not searched; move them up"
         return _why_no_text(path, stems, {name: f"{name}.txt" for name in names})
 
     return _grouped(Path(folder), why)
@@ -220,7 +223,7 @@ def of_config(folder: str | Path) -> list[Unused]:
 
     def why(path: Path) -> str | None:
         if path.parent != Path(folder):
-            return "lie in a folder of their own, which is not looked into; move them up"
+            return "in a subfolder, which is not searched; move them up"
         return None if path.suffix == ".yaml" else "not read: files of the configuration end in .yaml; rename it"
 
     return _grouped(Path(folder), why)
@@ -231,12 +234,12 @@ def _why_no_text(path: Path, stems: Mapping[str, Path], texts: Mapping[str, str]
     if ending in _TEXTS:
         inner = Path(path.stem)
         if inner.suffix.lower() in (*pictures.endings(), *pictures.OTHER_ENDINGS) and inner.stem in stems:
-            return f"not read: the caption of {inner} is called {texts.get(inner.stem, inner.stem + '.txt')}; rename it"
+            return f"not read: the name of a caption has no {inner.suffix} in it; take that out"
         if path.stem in stems:
             return f"not read, because {texts.get(path.stem, 'another')} is; keep one of them"
-        return "no image of a shot is called like it, so it is not read; rename or delete it"
+        return "no picture has this name, so it is ignored; rename or delete it"
     if ending in _OTHER_TEXTS:
-        return f"not read: captions end in .txt; rename it{f' to {path.stem}.txt' if path.stem in stems else ''}"
+        return "not read: captions end in .txt; rename them"  # without its name: one line for all of them
     return "neither a picture nor a caption, so it is not used; delete it or keep it elsewhere"
 
 
@@ -244,8 +247,12 @@ def _unread(path: Path) -> bool:
     return path.suffix.lower() in pictures.OTHER_ENDINGS and not is_picture(path)
 
 
-def _heif(path: Path) -> str:
-    return ", or pip install pillow-heif" if path.suffix.lower() in (".heic", ".heif", ".hif") else ""
+def _unsupported(path: Path) -> str:
+    ending = path.suffix.lower()
+    if ending in (".mp4", ".mov", ".webm", ".mkv", ".avi"):
+        return "unsupported format; save frames of it as PNG, or delete it"
+    heif = ", or pip install pillow-heif" if ending in (".heic", ".heif", ".hif") else ""
+    return f"unsupported format; save it as PNG or JPEG{heif}"
 
 
 def _files(folder: Path, below: bool = False, most: int = _LOOKED_AT, without: Collection[Path] = ()) -> list[Path]:

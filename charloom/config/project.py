@@ -323,8 +323,8 @@ def _recipe_mistakes(root: Path, recipe: dict[str, Any], base: Base, label: str)
     lines = []
     adapter = recipe["training_adapter"]
     if adapter != "none" and adapter not in base.adapters:
-        known = ", ".join(["none", *base.adapters])
-        lines.append(f"{label}: recipe.training_adapter: {base.label} has no adapter {adapter}; one of {known}")
+        known = " or ".join([", ".join(base.adapters), "none"] if base.adapters else ["none"])
+        lines.append(f"{label}: recipe.training_adapter: {base.label} has no adapter {adapter}; write {known}")
     every, sampled = recipe["save"]["every"], recipe["sample"]["every"]
     if sampled % every and not recipe["sample"]["disable"]:
         lines.append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -177,6 +178,18 @@ def folder_file(name: str, trigger: str, images: str, said: dict[str, str], comm
     if style:
         lines += ["# Previews of every checkpoint: subjects that the pictures do not hold.", "sample_prompts:"]
         lines.append(prompt_lines(previews.prompts("style", said.get("look", "photographic"))))
+    return "\n".join(lines) + "\n"
+
+
+def sets(entries: Sequence[Mapping[str, object]], repeats: int = 1) -> str:
+    """The end of a character file with extra data sets, whose own pictures are repeated too."""
+    if not entries:
+        return ""
+    lines = ["datasets:"]
+    for entry in entries:
+        texts = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items())
+        lines += [f"  {'  ' if index else '- '}{text}" for index, text in enumerate(texts)]
+    lines += [f"recipe: {{data: {{repeats: {repeats}}}}}"] if repeats > 1 else []
     return "\n".join(lines) + "\n"
 
 

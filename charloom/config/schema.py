@@ -289,10 +289,11 @@ def _misread(kind: str, value: Any) -> str:
 def _instead(key: str, group: dict[str, Any], root: dict[str, Any]) -> str:
     """A remedy for an unknown key of a group: the same key elsewhere, its name here, a similar or any sibling."""
     siblings = list(group.get("properties", {}))
+    # Two keys may stand for one, as width and height for size.
+    own = [name for name in (group.get("aka", {}).get(key),) if name and {*name.split(" and ")} <= {*siblings}]
     there = [f"{prefix}{key}" for prefix, part in _groups(root) if key in part.get("properties", {})]
-    own = [name for name in (group.get("aka", {}).get(key),) if name in siblings]
     other = [f"{prefix}{part['aka'][key]}" for prefix, part in _groups(root) if key in part.get("aka", {})]
-    meant = there or own or other or difflib.get_close_matches(key.lower(), siblings, n=1)
+    meant = own or there or other or difflib.get_close_matches(key.lower(), siblings, n=1)
     if meant:
         return f"did you mean {' or '.join(meant[:3])}?"
     return f"allowed here: {', '.join(siblings)}" if siblings else "nothing is allowed here"

@@ -41,6 +41,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
 
+class _WrittenTwice(yaml.constructor.ConstructorError):  # type: ignore[misc]
+    """A key that a group has already."""
+
+
 class Document(dict[str, Any]):
     """The content of a YAML file; ``text`` is the file as it was written."""
 
@@ -56,9 +60,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             key_node.tag = _TEXT  # a shot may be called 01 or off, with or without quotes
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) and key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key '{key}' is written twice; remove one", key_node.start_mark
-            )
+            raise _WrittenTwice(None, None, f"the key '{key}' is written twice; remove one", key_node.start_mark)
         seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
     loader.flatten_mapping(node)
     values: dict[Any, Any] = loader.construct_mapping(node, deep=True)
@@ -143,6 +145,8 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
     last = min(mark.line, len(lines) - 1)
     first = min(error.context_mark.line, last) if error.context_mark else last
     line, context, problem = lines[last], error.context or "", error.problem or ""
+    if isinstance(error, _WrittenTwice):  # the line itself is right, whatever it looks like
+        return last + 1, problem
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return last + 1, "begins with a tab, which YAML does not allow; indent it with spaces"
     if "quoted scalar" in context:
@@ -150,13 +154,18 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
             return first + 1, "a quote is opened and never closed; close it"
         return last + 1, "\\ has a meaning of its own between double quotes; use single quotes, or / in paths"
     value = re.sub(r"^\s*(?:- +)*(?:[^\s:#'\"{\[][^:]*: +)?", "", line)
-    if re.match(r"\{[^}]*\}[^#]*[^\s#]|[@`%*&!]", value):
+    # A placeholder such as {trigger}; a group of keys has a colon.
+    if re.match(r"\{+[^{}:]*\}+[^#]*[^\s#]|[@`%*&!]", value):
         return last + 1, f"a text that begins with {value[0]} needs quotes: {_quoted(value)}"
     if re.match(r"""("[^"]*"|'[^']*')\s*[^\s#]""", value):
         return last + 1, "text goes on after the closing quote; put all of it in quotes of the other kind"
     if isinstance(error, yaml.constructor.ConstructorError):
         return last + 1, problem
+    if "block" in context and (closing := line[mark.column : mark.column + 1]) in ("]", "}"):
+        return last + 1, f"a {closing} too many; remove it"
     if "flow" in context:
+        if mark.line == first and line[mark.column :].strip():
+            return first + 1, f"a comma or a bracket is missing before '{line[mark.column :].strip()}'; put it there"
         return first + 1, "a [ or { is opened and never closed; close it"
     if "simple key" in context:
         return first + 1, f"no colon and space after '{lines[first].strip()}'; write it as key: value"

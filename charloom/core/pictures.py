@@ -355,7 +355,7 @@ def _why(path: str | Path, error: Exception) -> str:
         return "is empty"
     if isinstance(error, pillow.UnidentifiedImageError):
         if named := _kind(head):
-            return f"is of a format that is not read here ({named})"
+            return f"is in an unsupported format ({named})"
         return "is not a picture that can be read"
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     return f"is not a picture that can be read ({reason})"

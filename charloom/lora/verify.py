@@ -273,9 +273,7 @@ def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, in
         base, config = KNOWN_BASES[report.width]
         shapes = module_shapes(config)
         if report.width != Z_IMAGE_WIDTH:
-            report.notes.append(
-                f"made for a width of {report.width}, {base}; it does not fit Z-Image ({Z_IMAGE_WIDTH})"
-            )
+            report.notes.append(f"made for a width of {report.width}, {base}; it does not fit Z-Image")
     if shapes is None:
         made = "no module tells the width"
         if report.width:
@@ -380,6 +378,9 @@ def _look_up(contents: layouts.Contents, adapter: AdapterFile, report: Report) -
     scales = {module: adapter.scale(module) for module, parts in adapter.modules.items() if "alpha" in parts}
     stated = None if scales else header_scale(report.metadata)
     traits = layouts.traits(contents, scales, stated)
+    if report.width in KNOWN_BASES and report.width != Z_IMAGE_WIDTH:
+        report.notes.append("other programs cannot load that base, so none was tried; charloom draw does")
+        return
     if len(contents.kinds) == 1:
         report.loaders = loaders.about(contents.layout, report.kind, traits)
     if "alpha in the header" in traits:

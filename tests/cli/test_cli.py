@@ -86,7 +86,7 @@ def test_lint_asks_for_the_images_of_one_character_alone(root):
         (root / "nika" / f"{shot}.PNG").touch()
     (root / "nika" / "notes.txt").touch()
     text = said(call("lint", "nika"))
-    assert "30 shots" in text and "warning: nika/notes.txt: no image of a shot" in text
+    assert "30 shots" in text and "warning: nika/notes.txt: no picture has this name" in text
     assert text.count(".PNG: is empty; replace it") == 30
 
 

@@ -184,6 +184,16 @@ def test_lines_are_drawn_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatc
         assert line in text
 
 
+def test_a_typed_prompt_without_the_trigger_is_noted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "typed", lambda: iter(["foo bar\n", PROMPT]))
+    assert run("--repl").count("note: no {trigger} in the prompt, so it may show somebody else: foo bar") == 1
+
+
+def test_a_character_may_be_named_by_its_file(here: Path) -> None:
+    done = call("draw", "config/characters/mara.yaml", "a [trigger]")
+    assert "would be drawn literally" in said(done)
+
+
 def test_prompts_of_a_file(here: Path) -> None:
     Path("prompts.txt").write_text("# a remark\n\na photo of {trigger}\nsomebody else\n")
     text = run("--prompts", "prompts.txt")
@@ -195,6 +205,7 @@ def test_prompts_of_a_file(here: Path) -> None:
     [
         ([], "there is no prompt"),
         ([" "], "the prompt is empty"),
+        (["{trigger}", "on", "a", "bridge"], "put quotes around the prompt: '{trigger} on a bridge'"),
         (["a [trigger]"], "[trigger] would be drawn literally; did you mean {trigger}?"),
         ([PROMPT, "--size", "1000x700"], "sides must be multiples of 16 from 64 to 4096; take 992x704, the nearest"),
         ([PROMPT, "--size", "big"], "--size big: give pixels as 1024 or 1920x1088"),

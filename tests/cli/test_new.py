@@ -45,7 +45,7 @@ def test_a_folder_without_words_needs_three_lines(
     assert found.pop("base") == "z-image-turbo" and found.pop("name") == "Mara" and found.pop("class") == "person"
     assert found == {"trigger": "m4ra", "images": {"source": "folder", "path": folder.as_posix()}}
     assert len(project.load(root).characters["mara"].shots) == 6
-    monkeypatch.setattr(notices, "has_gpu", lambda device: False)
+    monkeypatch.setattr(notices, "has_gpu", lambda *_: False)
     checked = said(call("lint", "mara")).splitlines()
     assert "6 pictures" in checked[0] and checked[-1].startswith("note: base z-image-turbo wants a GPU")
 

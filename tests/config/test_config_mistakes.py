@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         recipe(training_adapter="v3"),
         [
             "config/characters/mara.yaml: recipe.training_adapter: config/bases/mini.yaml has no adapter "
-            "v3; one of none, v1"
+            "v3; write v1 or none"
         ],
     ),
     "broken expression": (
@@ -110,6 +110,25 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         recipe(network={"linear": 8}),
         ["config/config.yaml: recipe.network.linear: unknown key; did you mean recipe.network.rank?"],
     ),
+    "a name of kohya": (
+        recipe(network={"network_dim": 8}, max_train_steps=300),
+        [
+            "config/config.yaml: recipe.max_train_steps: unknown key; did you mean recipe.train.steps?",
+            "config/config.yaml: recipe.network.network_dim: unknown key; did you mean recipe.network.rank?",
+        ],
+    ),
+    "an adapter in capitals": (
+        recipe(training_adapter="V1"),
+        ["config/characters/mara.yaml: recipe.training_adapter: config/bases/mini.yaml has no adapter V1; write v1 or"],
+    ),
+    "the size of a scene": (
+        lambda p: edit(p / MARA, gallery=[{"prompt": "{trigger} on a bridge", "size": 1024}]),
+        ["config/characters/mara.yaml: gallery[1].size: unknown key; did you mean width and height?"],
+    ),
+    "the size of a preview": (
+        lambda p: edit(p / MARA, sample_prompts=[{"prompt": "{trigger} on a bridge", "size": 1024}]),
+        ["config/characters/mara.yaml: sample_prompts[1].size: unknown key; did you mean width and height?"],
+    ),
     "a knob outside of the recipe": (
         lambda p: edit(p / MARA, steps=300),
         ["config/characters/mara.yaml: steps: unknown key; did you mean recipe.train.steps or recipe.sample.steps?"],
@@ -136,6 +155,26 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a key twice": (
         lambda p: (p / CONFIG).write_text("base: mini\nbase: mini\n"),
         ["config/config.yaml: line 2: the key 'base' is written twice; remove one"],
+    ),
+    "a group in brackets twice": (
+        lambda p: (p / CONFIG).write_text("base: mini\nrecipe: {}\nrecipe: {train: {steps: 2000}}\n"),
+        ["config/config.yaml: line 3: the key 'recipe' is written twice; remove one"],
+    ),
+    "a group inside brackets twice": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1}, train: {lr: 2}}\n"),
+        ["config/config.yaml: line 1: the key 'train' is written twice; remove one"],
+    ),
+    "a group without its bracket": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1}, network: {rank: 8}\n"),
+        ["config/config.yaml: line 1: a [ or { is opened and never closed; close it"],
+    ),
+    "a bracket too many": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1}}}\n"),
+        ["config/config.yaml: line 1: a } too many; remove it"],
+    ),
+    "no comma between two groups": (
+        lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1} network: {rank: 8}}\n"),
+        ["config/config.yaml: line 1: a comma or a bracket is missing before 'network: {rank: 8}}'; put it there"],
     ),
     "a tab": (
         lambda p: (p / CONFIG).write_text("base: mini\nrecipe:\n\ttrain: {}\n"),

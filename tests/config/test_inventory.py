@@ -22,13 +22,13 @@ from charloom.dataset.sources import folder
 FOREIGN = [".DS_Store", "._a.png", "._a.txt", "Thumbs.db", "desktop.ini", ".hidden.png", "@eaDir/a.png", ".git/config"]
 LOOSE = {
     "twin.jpg": "not used, because twin.png of the same name is",
-    "nested/x.png": "lie in a folder of their own",
-    "raw.dng": "of a format that is not read here",
-    "layers.PSD": "of a format that is not read here",
-    "a.caption": "captions end in .txt; rename it to a.txt",
-    "b.PNG.txt": "the caption of b.PNG is called b.txt",
-    "lost.txt": "no image of a shot is called like it",
-    "lost.TXT": "no image of a shot is called like it",
+    "nested/x.png": "in a subfolder, which is not searched",
+    "raw.dng": "unsupported format",
+    "layers.PSD": "unsupported format",
+    "a.caption": "captions end in .txt; rename them",
+    "b.PNG.txt": "the name of a caption has no .PNG in it",
+    "lost.txt": "no picture has this name",
+    "lost.TXT": "no picture has this name",
     "twin.TXT": "not read, because twin.txt is",
     "notes": "neither a picture nor a caption",
     "cache.npz": "neither a picture nor a caption",
@@ -85,10 +85,20 @@ def test_many_files_of_a_kind_are_one_line(tmp_path: Path) -> None:
     assert entry.where.startswith(f"{tmp_path.as_posix()}/nested/000.png, ") and entry.where.endswith(" and 92 more")
 
 
+def test_captions_of_another_ending_are_one_line(tmp_path: Path) -> None:
+    fill(tmp_path, [f"{index}{ending}" for index in range(5) for ending in (".png", ".caption", ".png.txt")])
+    assert len(one_set(tmp_path).unused()) == 2
+
+
+def test_frames_of_a_film_can_be_saved(tmp_path: Path) -> None:
+    fill(tmp_path, ["a.png", "clip.mp4"])
+    assert one_set(tmp_path).unused()[0].what == "unsupported format; save frames of it as PNG, or delete it"
+
+
 def test_a_set_of_unread_pictures_says_so(tmp_path: Path) -> None:
     fill(tmp_path, ["a.dng"])
     (line,) = datasets.problems([one_set(tmp_path)])
-    assert "a.dng: of a format that is not read here" in line
+    assert "a.dng: unsupported format" in line
 
 
 def of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> Path:
@@ -127,7 +137,7 @@ def test_an_image_of_a_format_that_is_not_read_is_not_missing(tmp_path: Path, mo
     place = of_folder(tmp_path, monkeypatch)
     (place / "closeup-01.png").rename(place / "closeup-01.jxl")
     (line,) = folder.problems(mara())
-    assert line == "images.path: pics/closeup-01.jxl is of a format that is not read here; save it as PNG or JPEG"
+    assert line == "images.path: pics/closeup-01.jxl is in an unsupported format; save it as PNG or JPEG"
 
 
 @pytest.mark.parametrize(("file", "twice"), [("closeup-01.png", True), ("medium-01.png", False)])

@@ -131,3 +131,17 @@ def test_reruns_start_where_the_schema_says(project: Path) -> None:
         if not node["x-reruns"].startswith(found):
             wrong[name] = f"{found}, not {node['x-reruns']}"
     assert wrong == {}
+
+
+def test_names_in_other_trainers_stand_for_knobs_that_exist() -> None:
+    recipe = schema.load_schema("recipe")
+    for key in recipe["aka"].values():
+        group = recipe
+        for part in key.split("."):
+            group = (
+                group["properties"][part]
+                if "properties" in group
+                else next(one["properties"][part] for one in group["anyOf"] if "properties" in one)
+            )
+    sets = schema.load_schema("dataset")
+    assert {*sets["aka"].values()} <= {*sets["properties"]}

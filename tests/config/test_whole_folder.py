@@ -94,8 +94,8 @@ def test_what_is_not_used_is_named_with_why(folder: Path) -> None:
     told = {unused.where: unused.what for unused in mara().unused_files()}
     assert {name: what.partition(";")[0] for name, what in told.items()} == {
         "pics/a.jpg": "not used, because a.png of the same name is",
-        "pics/sub/c.txt": "no image of a shot is called like it, so it is not read",
-        "pics/e.psd": "of a format that is not read here",
+        "pics/sub/c.txt": "no picture has this name, so it is ignored",
+        "pics/e.psd": "unsupported format",
         "pics/sub/b.caption": "not read: captions end in .txt",
     }
     assert mara().caption_file(mara().shot("sub-b")) == folder / "sub/b.txt"
@@ -105,7 +105,7 @@ def test_no_folder_and_an_empty_one_are_one_line(folder: Path) -> None:
     with pytest.raises(UserError, match=r"images.path: pics has no picture .*; put some there$"):
         mara(ready=True)
     put(folder, "a.psd")
-    with pytest.raises(UserError, match=r"pics has no picture .* that is read, but pics/a.psd: of a format"):
+    with pytest.raises(UserError, match=r"pics has no picture .* that is read, but pics/a.psd: unsupported format"):
         mara(ready=True)
     edit(MARA, images={"source": "folder", "path": "nowhere"})
     with pytest.raises(UserError, match=r"images.path: there is no folder nowhere; correct it"):

@@ -278,10 +278,10 @@ BROKEN = {
     "cut GIF": (saved("GIF")[:40], "is not a picture that can be read"),
     "cut BMP": (saved("BMP")[:100], "is not a picture that can be read"),
     "cut TIFF": (saved("TIFF")[:100], "is not a picture that can be read"),
-    "JPEG XL": (b"\xff\x0a" + bytes(40), "is of a format that is not read here (JPEG XL)"),
-    "SVG": (b'<?xml version="1.0"?><svg/>', "is of a format that is not read here (SVG)"),
-    "web page": (b"<!DOCTYPE html><html>403", "is of a format that is not read here (a web page)"),
-    "film": (b"\0\0\0\x18ftypmp42" + bytes(40), "is of a format that is not read here (a film)"),
+    "JPEG XL": (b"\xff\x0a" + bytes(40), "is in an unsupported format (JPEG XL)"),
+    "SVG": (b'<?xml version="1.0"?><svg/>', "is in an unsupported format (SVG)"),
+    "web page": (b"<!DOCTYPE html><html>403", "is in an unsupported format (a web page)"),
+    "film": (b"\0\0\0\x18ftypmp42" + bytes(40), "is in an unsupported format (a film)"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture that can be read"),
 }  # fmt: skip
 

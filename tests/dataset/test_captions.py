@@ -77,7 +77,7 @@ def test_a_caption_beside_the_image_is_read(tmp_path: Path, monkeypatch: pytest.
     files = [person.caption_file(shot) for shot in person.shots]
     assert files == [Path("photos/closeup-01.txt"), Path("photos/My 2.txt"), None]
     assert [(entry.where, entry.what.partition(",")[0]) for entry in person.unused_files()] == [
-        ("photos/medium-01.txt", "no image of a shot is called like it")
+        ("photos/medium-01.txt", "no picture has this name")
     ]
     own = Path("config/captions/mara/closeup-01.txt")
     own.parent.mkdir(parents=True)

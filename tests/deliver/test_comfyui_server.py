@@ -119,7 +119,7 @@ def test_mistakes_are_told_before_anything_is_sent(mara: Path) -> None:
     (mara / "odd.json").write_text('{"1": {"class_type": "VAELoader", "inputs": {}}}')
     cases = {
         "exists already": ("mara",),
-        "snakemake --cores 2 results/nobody/comfyui/portrait.api.json": ("nobody",),
+        "there is no config/characters/nobody.yaml": ("nobody",),
         "has 0 KSampler nodes": ("mara", "--workflow", str(mara / "odd.json")),
         "a workflow for the window": ("mara", "--workflow", str(mara / "portrait.json")),
     }

@@ -204,6 +204,7 @@ def test_shapes_are_checked_without_a_base(tmp_path, tensors, message):
 def test_what_is_not_made_for_z_image_says_for_what(tmp_path):
     report = verify(Foreign(_sized("layers.7.attention.to_q", 192, 192)).write(tmp_path / "x"))
     assert report.ok and "made for a width of 192, the miniature" in report.notes[0]
+    assert not report.loaders and "other programs cannot load that base" in report.notes[1]
     assert "made for a width of 64, Z-Image has 3840" in verify(ai_toolkit().write(tmp_path / "x")).notes[0]
 
 

@@ -72,7 +72,7 @@ def test_a_folder_with_captions_reaches_training(project: Path, tmp_path: Path) 
         line.startswith("13 captions and 13 images checked: 0 errors") for line in lines
     )
     assert [line for line in lines if line.startswith("warning: captions: 1 picture has no caption")]
-    assert any(line.startswith("warning: ") and "notes.pdf: of a format that is not read" in line for line in lines)
+    assert any(line.startswith("warning: ") and "notes.pdf: unsupported format" in line for line in lines)
     guessed = [line for line in lines if line.startswith("note: balance: guessed")]
     assert guessed and "5 close-ups, 4 medium shots, 3 of the whole figure" in guessed[0] and "behind" not in guessed[0]
 

@@ -94,7 +94,7 @@ def _empty(character: Character) -> list[str]:
 
 
 def _unread(path: Path) -> str:
-    return f"{path} is of a format that is not read here; save it as PNG or JPEG"
+    return f"{path} is in an unsupported format; save it as PNG or JPEG"
 
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
