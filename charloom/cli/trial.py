@@ -6,16 +6,13 @@ The steps are the beginning of the run itself: it goes on from them.
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charloom.cli import pricing
+from charloom.cli import pricing, running
 from charloom.config.character import Character
 from charloom.core import last_run, records
 from charloom.core.errors import UserError
@@ -75,9 +72,8 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     if not character.prompt_names:
         target = results(character.id).checkpoint(steps)
     cores = [] if last_run.cores_given(options) else ["--cores", "all"]
-    command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
     # The trainer would otherwise run ahead to the end of the whole run.
-    if subprocess.run(command, cwd=root, env={**os.environ, UNTIL: str(steps)}).returncode:
+    if running.snakemake([target.as_posix(), *cores, *options], root, {UNTIL: str(steps)}):
         raise UserError(f"try: {character.id} did not get to step {steps}; look at snakemake's lines above")
 
 

@@ -273,18 +273,14 @@ def test_a_problem_is_part_of_the_verdict(root: Path) -> None:
 def test_try_asks_snakemake_for_one_row_and_passes_options_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    class Done:
-        returncode = 1
+    def run(arguments: list[str], root: Path, variables: dict[str, str]) -> int:
+        asked.append([*arguments, variables["CHARLOOM_UNTIL"]])
+        return 1
 
-    def run(command: list[str], cwd: Path, env: dict[str, str]) -> type[Done]:
-        asked.append([*command[2:], env["CHARLOOM_UNTIL"]])
-        return Done
-
-    monkeypatch.setattr(trial.subprocess, "run", run)
+    monkeypatch.setattr(trial.running, "snakemake", run)
     text = said(call("try", "mara", "--steps", "30", "--profile", "profiles/gpu-16gb", "--cores", "8"))
     assert asked == [
         [
-            "snakemake",
             "results/mara/samples/step-000030/grid.png",
             "--profile",
             "profiles/gpu-16gb",
