@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charloom.cli import pricing, running
+from charloom.cli import planning, pricing, running, steering
 from charloom.config.character import Character
 from charloom.core import last_run, records
 from charloom.core.errors import UserError
@@ -63,11 +63,13 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     """Train and draw up to ``steps`` with snakemake, which writes to this terminal.
 
     Raises:
-        UserError: the run is not longer than that, or snakemake has failed.
+        UserError: the run is not longer than that, there is nothing to try, or snakemake has failed.
     """
     whole = character.saved_steps[-1]
     if steps >= whole:
         raise UserError(f"{character.id}: the whole run has {whole} steps; try fewer with --steps")
+    _not_in_training(root, character)
+    _not_trained(root, character, options)
     target = results(character.id).grid(steps)
     if not character.prompt_names:
         target = results(character.id).checkpoint(steps)
@@ -75,6 +77,33 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     # The trainer would otherwise run ahead to the end of the whole run.
     if running.snakemake([target.as_posix(), *cores, *options], root, {UNTIL: str(steps)}):
         raise UserError(f"try: {character.id} did not get to step {steps}; look at snakemake's lines above")
+
+
+def _not_in_training(root: Path, character: Character) -> None:
+    """Refuse beside a running trainer: Snakemake would wait for it, and then train the first steps again."""
+    folder = results(character.id, root).training
+    told = progress.read(folder)
+    if told and steering.running(told):
+        where = f"step {told.step} of {told.steps}"
+    elif progress.started(folder):
+        where = "before its first step"
+    else:
+        return
+    raise UserError(
+        f"{character.id}: is training ({where}), nothing to try; wait, or end it with charloom stop {character.id}"
+    )
+
+
+def _not_trained(root: Path, character: Character, options: Sequence[str]) -> None:
+    """Refuse after the whole run. With other settings than it had there is something to try, which Snakemake knows."""
+    whole = character.saved_steps[-1]
+    last = results(character.id).checkpoint(whole)
+    if not (root / last).is_file():
+        return
+    if "Nothing to be done" in planning.dry_run([last.as_posix(), *options], root):
+        raise UserError(
+            f"{character.id}: is trained to step {whole} already, nothing to try; look at it with charloom draw {character.id}"
+        )
 
 
 def measured(root: Path, character: Character, steps: int) -> Trial:

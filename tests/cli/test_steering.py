@@ -291,3 +291,28 @@ def test_try_asks_snakemake_for_one_row_and_passes_options_on(root: Path, monkey
     ]
     assert text == "error: try: mara did not get to step 30; look at snakemake's lines above\n"
     assert "the whole run has 100 steps" in said(call("try", "mara"))
+
+
+def test_try_beside_a_training_says_so_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.running, "snakemake", lambda *arguments: pytest.fail("would wait, then train again"))
+    writer = trainer()
+    text = said(call("try", "mara", "--steps", "30"))
+    assert text == (
+        "error: mara: is training (step 60 of 100), nothing to try; wait, or end it with charloom stop mara\n"
+    )
+    writer.ended(KeyboardInterrupt())
+    with progress.noticed(results("mara").training):
+        assert "is training (before its first step)" in said(call("try", "mara", "--steps", "30"))
+
+
+@pytest.mark.parametrize(("plan", "tried"), [("Nothing to be done (all files up to date)", False), ("Job 1: x", True)])
+def test_try_of_a_trained_character_needs_other_settings(
+    root: Path, monkeypatch: pytest.MonkeyPatch, plan: str, tried: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(trial.running, "snakemake", lambda *arguments: asked.append(arguments) or 1)
+    monkeypatch.setattr(trial.planning, "dry_run", lambda *arguments: plan)
+    results("mara").checkpoint(100).parent.mkdir(parents=True)
+    results("mara").checkpoint(100).touch()
+    text = said(call("try", "mara", "--steps", "30"))
+    assert bool(asked) is tried and ("mara: is trained to step 100 already" in text) is not tried
