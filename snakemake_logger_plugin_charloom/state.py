@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from logging import WARNING, LogRecord
+from pathlib import Path
 from typing import Any
 
 from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
+from charloom.workflow import stale_locks
 
 from . import logs, words
 
+LOCKS = Path(".snakemake")
 ALIKE = 2
 """Lines of Snakemake's that begin alike (first three words) before the rest is left to the log."""
 WARNINGS = 5
@@ -80,9 +83,13 @@ class Run:
             return [Line("Nothing to do: everything is up to date.")]
         if text.startswith("Terminating processes on user request"):
             self.stopping = True
-            return [Line("Stopping: the jobs that run may save what they have ...")]
+            return [Line("Stopping: running jobs are saving their state ...")]
         if not text or words.NOISE.match(text):
             return []
+        if words.LOCKED.search(text):
+            names = stale_locks.holders(LOCKS)
+            stop = f", or end it with charloom stop {names[0]}" if names else ""
+            return [Line(f"error: {words.in_use(names)}; wait{stop}", "red")]
         if record.levelno >= WARNING:
             if words.COMMAND_FAILED.search(text) or text in self._once or words.OVER.search(text):
                 return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from charloom.core.numbers import clock
 
@@ -106,6 +107,17 @@ OVER = re.compile("At least one job did not complete")
 
 COMMAND_FAILED = re.compile("non-zero exit|CalledProcessError|SpawnedJobError")
 """In errors that only say that a job's command has failed, which the job's own lines say better."""
+
+LOCKED = re.compile("Directory cannot be locked")
+"""In what Snakemake says of a second call for the same files: as an error of a run, as a line of a dry run."""
+
+
+def in_use(names: Sequence[str]) -> str:
+    """That another call makes the files of characters; ``names`` may be empty where that is not known."""
+    if not names:
+        return "another snakemake is making these files in this folder"
+    some = ", ".join([*names[:3], *(["..."] if names[3:] else [])])
+    return f"{some} {'are' if names[1:] else 'is'} being made by another snakemake in this folder"
 
 
 def stage(rule: str, jobs: int) -> str:

@@ -102,7 +102,8 @@ def _not_trained(root: Path, character: Character, options: Sequence[str]) -> No
         return
     if "Nothing to be done" in planning.dry_run([last.as_posix(), *options], root):
         raise UserError(
-            f"{character.id}: is trained to step {whole} already, nothing to try; look at it with charloom draw {character.id}"
+            f"{character.id}: is trained to step {whole} already, nothing to try; "
+            f"look at it with charloom draw {character.id}"
         )
 
 

@@ -79,6 +79,17 @@ def fail(number: int, rule: str, log: str) -> logging.LogRecord:
                   output=[f"results/mara/{rule}-{number}"], shellcmd="run x --settings '{\"a\": 1}'")  # fmt: skip
 
 
+def test_a_second_call_for_the_same_files_names_the_character(run: Run) -> None:
+    said = record(text="LockException:\nError: Directory cannot be locked. ... removed with the --unlock argument.")
+    assert take(run, said) == ["error: another snakemake is making these files in this folder; wait"]
+    Path(".snakemake/locks").mkdir(parents=True)
+    Path(".snakemake/locks/0.output.lock").write_text("work/bases/mini.lock.json\nresults/leyla/final.safetensors\n")
+    making = "leyla is being made by another snakemake in this folder; "
+    assert take(run, said) == [f"error: {making}wait, or end it with charloom stop leyla"]
+    dry = DryRun().take(record(text="Error: Directory cannot be locked. Another Snakemake instance is running."))
+    assert [line.text for line in dry] == [f"note: {making}what it makes is still listed"]
+
+
 def test_a_stage_is_one_line_when_its_last_job_is_done(run: Run, clock: Clock) -> None:
     assert take(run, record("run_info", stats={"crop_watermark": 30, "total": 30})) == ["30 jobs to do"]
     said = []
