@@ -341,6 +341,20 @@ def test_a_run_says_what_was_made_and_a_dry_run_what_would_be(project: Path, mon
     assert "Job stats:" in own.stdout, "who asks for Snakemake's text gets it"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize(
+    ("options", "reader"), [("-n -F", "2> /dev/null; echo $? > status; } | true"),
+                            ("--cores 2 -F", "2>&1; echo $? > status; } | head -n 2 > /dev/null")]
+)  # fmt: skip
+def test_a_reader_that_exits_ends_no_run(project: Path, options: str, reader: str) -> None:
+    environment = {**os.environ, "CHARLOOM_PYTHON": str(project / "pretender"), "PYTHONPATH": str(project)}
+    environment.pop("CHARLOOM_TERMINAL", None)
+    command = f"{{ {sys.executable} -m snakemake {options} {TARGET} {reader}"
+    done = subprocess.run(["bash", "-c", command], cwd=project, env=environment, capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+    assert (project / "status").read_text() == "0\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_bars_and_is_left_as_it_was(project: Path) -> None:
     import pty
