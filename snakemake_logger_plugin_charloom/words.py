@@ -11,7 +11,7 @@ STAGES = {
     "lock_base": ("base identified", "bases identified"),
     "prepare_base": ("base prepared", "bases prepared"),
     "write_prompts": ("prompt sheet written", "prompt sheets written"),
-    "make_reference": ("reference drawn", "references drawn"),
+    "make_reference": ("reference ready", "references ready"),
     "make_source_image": ("picture made", "pictures made"),
     "convert_picture": ("picture converted", "pictures converted"),
     "convert_set_picture": ("picture of a set converted", "pictures of sets converted"),
@@ -61,8 +61,8 @@ SHOWN = {
     "make_bundle": ".zip",
 }
 """Rules whose output is what the user came for, and its ending."""
-TOLD = ("choose_checkpoint",)
-"""Rules whose first log line is worth reading."""
+TOLD = {"choose_checkpoint": "chosen: ", "make_reference": "taken: "}
+"""Rules whose first log line is worth reading, if it begins so."""
 LIGHT = {
     *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
     *(

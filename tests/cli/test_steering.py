@@ -257,8 +257,8 @@ def test_the_verdict_reckons_the_whole_run(root: Path) -> None:
     character = load(".").character("mara")
     text = "\n".join(trial.verdict(root, character, trial.measured(root, character, 30), price=36.0))
     # 100 steps of 0.25 s, two checkpoints with previews of 36 s.
-    assert "whole run  about 0:01:37 (100 steps 0:00:25, 2 × 2 previews 0:01:12), 0.97 at 36 an hour" in text
-    assert "1.0 GiB" in text and "goes on from step 30" in text and "falling" in text
+    assert "whole run  about 97 s (100 steps 25 s, 2 × 2 previews 72 s), 0.97 at 36 an hour" in text
+    assert "1.0 GiB" in text and "looks fine; continue from step 30 with: snakemake" in text and "falling" in text
 
 
 def test_a_problem_is_part_of_the_verdict(root: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_stopped_training_is_no_failure(run: Run) -> None:
     take(run, record("run_info", stats={"train_segment": 1, "total": 1}))
     said = take(run, job(4, "train_segment", "a.log"), fail(4, "train_segment", "a.log"))
     assert said == ["mara: stopped after step 3 of 9; all is saved"]
-    assert [line.text for line in run.end()] == ["0 of 1 jobs done; what is finished is kept."]
+    assert run.end() == [], "all is saved, and 0 of 1 jobs done would sound like the contrary"
 
 
 def test_what_ctrl_c_kills_has_not_failed(run: Run) -> None:
@@ -186,6 +186,28 @@ def test_the_time_left_follows_the_trainer_and_says_what_it_does_not_know(run: R
     clock.time += 5
     take(run, end(2))
     assert run.left() == (15, False)
+
+
+def test_a_trial_counts_to_its_own_last_step(run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLOOM_UNTIL", "30")
+    take(run, record("run_info", stats={"train_segment": 1, "total": 1}), job(1, "train_segment"))
+    writer = progress.Writer(results("mara").training, first=0, steps=800, clock=clock)
+    for step in range(1, 11):
+        clock.time += 2
+        writer.step(step, 0.5, 0.5)
+    assert [(one.step, one.steps, one.eta) for _, one in run.trainings()] == [(10, 30, 40)]
+    assert run.left() == (40, False)
+    assert progress.read(results("mara").training).steps == 800
+
+
+def test_a_reference_of_the_users_own_is_named(run: Run) -> None:
+    Path("a.log").write_text("taken: mara-dash.png\n")
+    Path("b.log").write_text("warning: no hair\n")
+    take(run, record("run_info", stats={"make_reference": 1, "total": 1}))
+    assert take(run, job(1, "make_reference", "a.log"), end(1)) == ["Reference ready: mara-dash.png  0 s"]
+    run = Run(lambda: 0.0, [])
+    take(run, record("run_info", stats={"make_reference": 1, "total": 1}))
+    assert take(run, job(1, "make_reference", "b.log"), end(1))[0] == "Reference ready  0 s"
 
 
 def test_bars_name_step_loss_speed_and_time_left(run: Run, clock: Clock) -> None:
