@@ -1,11 +1,11 @@
 # After a kill or a power cut the next plain call goes on, without `--unlock`. Snakemake itself knows only later whether
-# it is a dry run, which needs no lock.
+# it is a dry run, which takes no lock but complains of one.
 from charloom.workflow import stale_locks
 
 DRY = re.compile("--dry-?run|-[a-zA-Z]*n[a-zA-Z]*")
 
-if workflow.is_main_process and not any(map(DRY.fullmatch, sys.argv)):
-    if stale_locks.enter(Path(".snakemake")):
+if workflow.is_main_process:
+    if stale_locks.enter(Path(".snakemake"), dry=any(map(DRY.fullmatch, sys.argv))):
         print(
             "note: an earlier run was killed and left this folder locked: unlocked",
             file=sys.stderr,

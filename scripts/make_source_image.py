@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from charloom.core import files
 from charloom.core.errors import cli
 from charloom.dataset import sources
@@ -16,6 +18,8 @@ def main() -> None:
     inputs = [str(arguments.user_file)] if arguments.user_file else []
     with files.whole(arguments.output) as temporary:
         sources.get(arguments.settings["source"]).make(arguments.settings, inputs, temporary)
+    if arguments.user_file:
+        print(f"taken: {arguments.user_file.name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

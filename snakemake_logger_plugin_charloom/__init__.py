@@ -27,7 +27,7 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         settings = self.common_settings
-        stream = sys.stdout if getattr(settings, "stdout", False) else sys.stderr
+        stream = self._stream = sys.stdout if getattr(settings, "stdout", False) else sys.stderr
         self._dry = DryRun() if settings.dryrun else None
         self._run = Run()
         self._display = display.Plain(stream) if self._dry else display.of(stream, not settings.nocolor)
@@ -51,7 +51,8 @@ class LogHandler(LogHandlerBase):
             if text.startswith("Elapsed time"):
                 self._finish()
         except BrokenPipeError:
-            raise
+            # The reader has exited (`| head`): no reason to end a run, whose log has everything.
+            display.silence(self._stream)
         except Exception:
             self.handleError(record)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import Any, TextIO
 
@@ -120,6 +121,14 @@ class Live(Plain):
         if busy and not self._trainings:
             table.add_row("now", "", "", ", ".join(busy[:2]) + (" ..." if busy[2:] else ""))
         return table
+
+
+def silence(stream: TextIO) -> None:
+    """Send everything that is still written to ``stream``, by whomever, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def of(stream: TextIO, color: bool = True) -> Plain:

@@ -6,9 +6,10 @@ from logging import ERROR, LogRecord
 from typing import Any
 
 from charloom.cli import planning
+from charloom.workflow import stale_locks
 
 from . import words
-from .state import Line
+from .state import LOCKS, Line
 
 MANY = 6
 """More characters than these are counted together."""
@@ -43,6 +44,8 @@ class DryRun:
             return [Line(planning.summary([])[0])]
         elif text.startswith("This was a dry-run"):
             return self._lines()
+        elif words.LOCKED.search(text):
+            return [Line(f"note: {words.in_use(stale_locks.holders(LOCKS))}; what it makes is still listed", "yellow")]
         elif text and event in ("", "error") and not words.NOISE.match(text):
             style = "red" if record.levelno >= ERROR else ""
             return [Line(line, style) for line in text.splitlines()]

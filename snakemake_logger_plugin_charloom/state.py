@@ -5,20 +5,25 @@ Knows no terminal: :meth:`Run.take` gets a record and returns lines. Records: ``
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import WARNING, LogRecord
+from pathlib import Path
 from typing import Any
 
 from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
+from charloom.workflow import stale_locks
+from charloom.workflow.training import UNTIL
 
 from . import logs, words
 
+LOCKS = Path(".snakemake")
 ALIKE = 2
 """Lines of Snakemake's that begin alike (first three words) before the rest is left to the log."""
 WARNINGS = 5
@@ -45,6 +50,13 @@ class Line:
 
     text: str
     style: str = ""
+
+
+def _bounded(told: progress.Progress) -> progress.Progress:
+    """What a trainer says, up to the step at which this call ends it (``charloom try``)."""
+    last = max(told.step, min(told.steps, int(os.environ.get(UNTIL, told.steps))))
+    known = told.eta is not None and told.seconds_per_step is not None
+    return replace(told, steps=last, eta=told.seconds_per_step * (last - told.step) if known else None)
 
 
 class Run:
@@ -80,9 +92,13 @@ class Run:
             return [Line("Nothing to do: everything is up to date.")]
         if text.startswith("Terminating processes on user request"):
             self.stopping = True
-            return [Line("Stopping: the jobs that run may save what they have ...")]
+            return [Line("Stopping: running jobs are saving their state ...")]
         if not text or words.NOISE.match(text):
             return []
+        if words.LOCKED.search(text):
+            names = stale_locks.holders(LOCKS)
+            stop = f", or end it with charloom stop {names[0]}" if names else ""
+            return [Line(f"error: {words.in_use(names)}; wait{stop}", "red")]
         if record.levelno >= WARNING:
             if words.COMMAND_FAILED.search(text) or text in self._once or words.OVER.search(text):
                 return []
@@ -130,8 +146,8 @@ class Run:
         stage.warned += new
         if ending := words.SHOWN.get(rule):
             stage.files += [path for path in job["output"] or [] if path.endswith(ending)]
-        if rule in words.TOLD and found:
-            stage.told = logs.said(found[0]).removeprefix("chosen: ")
+        if rule in words.TOLD and found and (line := logs.said(found[0])).startswith(words.TOLD[rule]):
+            stage.told = line.removeprefix(words.TOLD[rule])
         # A rule without files only names its inputs.
         return self._stage_line(rule, stage, job) if stage.done >= stage.total and job["output"] else []
 
@@ -211,7 +227,7 @@ class Run:
             if job["rule_name"] == words.TRAINING and number not in self._ended
         ]
         told = [(name, progress.read(results(name).training)) for name in dict.fromkeys(filter(None, names))]
-        return [(name, one) for name, one in told if one is not None and one.state == progress.RUNNING]
+        return [(name, _bounded(one)) for name, one in told if one is not None and one.state == progress.RUNNING]
 
     def end(self, log: str = "") -> list[Line]:
         """The last lines."""
@@ -220,7 +236,9 @@ class Run:
         for rule, stage in self.stages.items():
             if 0 < stage.done < stage.total:
                 lines.append(Line(f"{stage.done} of {words.stage(rule, stage.total)}"))
-        if self.failed or self.stopping or self.done < self.total:
+        if self.stopping and not self.failed and not self.done:
+            pass  # nothing was made whole, and what was stopped has said what is saved
+        elif self.failed or self.stopping or self.done < self.total:
             failed = f", {self.failed} failed" if self.failed else ""
             lines.append(Line(f"{self.done} of {self.total} jobs done{failed}; what is finished is kept.", "yellow"))
         elif self.total:

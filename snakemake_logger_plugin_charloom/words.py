@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from charloom.core.numbers import clock
 
@@ -10,7 +11,7 @@ STAGES = {
     "lock_base": ("base identified", "bases identified"),
     "prepare_base": ("base prepared", "bases prepared"),
     "write_prompts": ("prompt sheet written", "prompt sheets written"),
-    "make_reference": ("reference drawn", "references drawn"),
+    "make_reference": ("reference ready", "references ready"),
     "make_source_image": ("picture made", "pictures made"),
     "convert_picture": ("picture converted", "pictures converted"),
     "convert_set_picture": ("picture of a set converted", "pictures of sets converted"),
@@ -60,8 +61,8 @@ SHOWN = {
     "make_bundle": ".zip",
 }
 """Rules whose output is what the user came for, and its ending."""
-TOLD = ("choose_checkpoint",)
-"""Rules whose first log line is worth reading."""
+TOLD = {"choose_checkpoint": "chosen: ", "make_reference": "taken: "}
+"""Rules whose first log line is worth reading, if it begins so."""
 LIGHT = {
     *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
     *(
@@ -106,6 +107,17 @@ OVER = re.compile("At least one job did not complete")
 
 COMMAND_FAILED = re.compile("non-zero exit|CalledProcessError|SpawnedJobError")
 """In errors that only say that a job's command has failed, which the job's own lines say better."""
+
+LOCKED = re.compile("Directory cannot be locked")
+"""In what Snakemake says of a second call for the same files: as an error of a run, as a line of a dry run."""
+
+
+def in_use(names: Sequence[str]) -> str:
+    """That another call makes the files of characters; ``names`` may be empty where that is not known."""
+    if not names:
+        return "another snakemake is making these files in this folder"
+    some = ", ".join([*names[:3], *(["..."] if names[3:] else [])])
+    return f"{some} {'are' if names[1:] else 'is'} being made by another snakemake in this folder"
 
 
 def stage(rule: str, jobs: int) -> str:

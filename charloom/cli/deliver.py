@@ -125,13 +125,14 @@ def unpack(
 
     made = unpacking.unpack(file, Path("."), {**RECIPES, "train": RECIPE})
     name = made.character
-    print(f"{file}: {name}, {len(made.written)} new files")
+    number = len(made.written)
+    print(f"{file}: {name}, {number} new file{'s' * (number != 1)}")
     for path in made.written:
         if path.suffix == ".yaml":
             print(f"  {path.as_posix()}")
     for note in made.notes:
         print(f"note: {note}")
-    print(f"  snakemake --cores 2 {layout.results(name).final.as_posix()}")
+    print(f"next: snakemake --cores 2 {layout.results(name).final.as_posix()}")
 
 
 def publish(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from charloom.cli import planning
+from charloom.cli import planning, running
 from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.config.generation import GENERATOR, PAID, REFERENCE, Generation
@@ -187,15 +185,15 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
     made = results(found.character.id)
     targets = [made.reference, *(made.source(name) for name in found.character.shot_names)]
     cores = [] if last_run.cores_given(options) else ["--cores", "all"]
-    command = [sys.executable, "-m", "snakemake", *cores, *(path.as_posix() for path in targets), *options]
+    arguments = [*cores, *(path.as_posix() for path in targets), *options]
     # Both runs are one to what is counted, so that the second asks for nothing that the first was refused.
-    environment = {**os.environ, RUN: f"{os.getpid()}-{os.urandom(4).hex()}"}
-    if not subprocess.run(command, cwd=root, env=environment, check=False).returncode:
+    one = {RUN: f"{os.getpid()}-{os.urandom(4).hex()}"}
+    if not running.snakemake(arguments, root, one):
         return
-    lost, name = refused(found, environment[RUN]), found.character.id
+    lost, name = refused(found, one[RUN]), found.character.id
     if lost:
         # Snakemake has stopped at the first that was refused; the others go to their places all the same.
-        subprocess.run([*command, "--keep-going"], cwd=root, env=environment, check=False)
+        running.snakemake([*arguments, "--keep-going"], root, one)
     lines = [f"{name}: {shot}: {why}" for shot, why in lost.items()]
     raise UserError.several([*lines, f"images: not all pictures of {name} are there; what came is kept, run it again"])
 

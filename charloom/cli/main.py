@@ -49,7 +49,7 @@ def options(
 
 
 def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose :class:`UserError` becomes ``error:`` lines and exit status 1."""
+    """A command whose :class:`UserError` becomes ``error:`` lines and exit status 1; Ctrl-C ends it quietly."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -64,6 +64,8 @@ def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             print(f"error: {line}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except KeyboardInterrupt:  # what ran has said how it ended
+            raise typer.Exit(130) from None
 
     return run
 

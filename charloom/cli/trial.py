@@ -6,21 +6,18 @@ The steps are the beginning of the run itself: it goes on from them.
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charloom.cli import pricing
+from charloom.cli import planning, pricing, running, steering
 from charloom.config.character import Character
 from charloom.core import last_run, records
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, results
-from charloom.core.numbers import clock
+from charloom.core.numbers import about
 from charloom.train import progress
 from charloom.workflow.training import UNTIL
 
@@ -66,19 +63,48 @@ def run(root: Path, character: Character, steps: int, options: Sequence[str]) ->
     """Train and draw up to ``steps`` with snakemake, which writes to this terminal.
 
     Raises:
-        UserError: the run is not longer than that, or snakemake has failed.
+        UserError: the run is not longer than that, there is nothing to try, or snakemake has failed.
     """
     whole = character.saved_steps[-1]
     if steps >= whole:
         raise UserError(f"{character.id}: the whole run has {whole} steps; try fewer with --steps")
+    _not_in_training(root, character)
+    _not_trained(root, character, options)
     target = results(character.id).grid(steps)
     if not character.prompt_names:
         target = results(character.id).checkpoint(steps)
     cores = [] if last_run.cores_given(options) else ["--cores", "all"]
-    command = [sys.executable, "-m", "snakemake", target.as_posix(), *cores, *options]
     # The trainer would otherwise run ahead to the end of the whole run.
-    if subprocess.run(command, cwd=root, env={**os.environ, UNTIL: str(steps)}).returncode:
+    if running.snakemake([target.as_posix(), *cores, *options], root, {UNTIL: str(steps)}):
         raise UserError(f"try: {character.id} did not get to step {steps}; look at snakemake's lines above")
+
+
+def _not_in_training(root: Path, character: Character) -> None:
+    """Refuse beside a running trainer: Snakemake would wait for it, and then train the first steps again."""
+    folder = results(character.id, root).training
+    told = progress.read(folder)
+    if told and steering.running(told):
+        where = f"step {told.step} of {told.steps}"
+    elif progress.started(folder):
+        where = "before its first step"
+    else:
+        return
+    raise UserError(
+        f"{character.id}: is training ({where}), nothing to try; wait, or end it with charloom stop {character.id}"
+    )
+
+
+def _not_trained(root: Path, character: Character, options: Sequence[str]) -> None:
+    """Refuse after the whole run. With other settings than it had there is something to try, which Snakemake knows."""
+    whole = character.saved_steps[-1]
+    last = results(character.id).checkpoint(whole)
+    if not (root / last).is_file():
+        return
+    if "Nothing to be done" in planning.dry_run([last.as_posix(), *options], root):
+        raise UserError(
+            f"{character.id}: is trained to step {whole} already, nothing to try; "
+            f"look at it with charloom draw {character.id}"
+        )
 
 
 def measured(root: Path, character: Character, steps: int) -> Trial:
@@ -126,7 +152,7 @@ def verdict(root: Path, character: Character, trial: Trial, price: float | None 
     trends = {
         "falling": "falling",
         "rising": "rising: lower train.lr",
-        "level": "no trend above the scatter of single steps yet",
+        "level": "too noisy to tell yet",
     }
     lines = [
         f"previews   {grid}" if character.prompt_names else "previews   none: there are no sample prompts",
@@ -137,15 +163,15 @@ def verdict(root: Path, character: Character, trial: Trial, price: float | None 
         draws = (trial.row or 0.0) * rows
         lines.append(f"speed      {trial.per_step:.3g} s a step")
         lines.append(f"memory     {trial.memory / GIB:.1f} GiB at most")
-        parts = f"{whole} steps {clock(steps)}"
-        parts += f", {rows} × {len(character.prompt_names)} previews {clock(draws)}" if trial.row else ""
+        parts = f"{whole} steps {about(steps)}"
+        parts += f", {rows} × {len(character.prompt_names)} previews {about(draws)}" if trial.row else ""
         cost = f", {(steps + draws) / 3600 * price:.2f} at {price:g} an hour" if price is not None else ""
-        lines.append(f"whole run  about {clock(steps + draws)} ({parts}){cost}")
+        lines.append(f"whole run  about {about(steps + draws)} ({parts}){cost}")
     lines += [f"warning    {line}" for line in trial.problems]
     good = trial.trend != "rising" and not trial.problems
     again = last_run.again(root, character.id, character.id)
     lines.append(
-        f"verdict    nothing speaks against the whole run, which goes on from step {trial.steps}: {again}"
+        f"verdict    looks fine; continue from step {trial.steps} with: {again}"
         if good
         else "verdict    fix that before the whole run"
     )

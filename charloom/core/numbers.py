@@ -21,6 +21,14 @@ def apart(*values: float) -> list[str]:
     return [f"{value:.{places}f}" for value in values]
 
 
+def about(seconds: float) -> str:
+    """An estimated time, no finer than the estimate is: ``97 s``, ``17 min``, ``2 h 05 min``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def clock(seconds: float) -> str:
     """A time as hours, minutes and seconds: ``2:03:10``."""
     minutes, rest = divmod(round(seconds), 60)

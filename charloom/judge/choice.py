@@ -208,7 +208,8 @@ def _values(verdict: Verdict) -> dict[str, Any]:
 
 def explain(result: Mapping[str, Any]) -> str:
     """The result as lines of text for a log or a terminal."""
-    lines = [f"chosen: step {result['step']} ({result['how']})", *(f"  {line}" for line in result["why"])]
+    how = {"rule": "by scores", "latest": "the newest"}.get(result["how"], result["how"])
+    lines = [f"chosen: step {result['step']} ({how})", *(f"  {line}" for line in result["why"])]
     for verdict in result["verdicts"]:
         lines.append(f"step {verdict['step']}: {verdict['verdict']}")
         lines += [f"  {reason['text']}" for reason in verdict["reasons"]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,22 @@ from charloom.core import files
 from charloom.core.errors import UserError
 
 RUNS = "charloom-runs.json"
+_RESULT = re.compile("results/[^/]+/.")
 SLACK = 2.0
 """Seconds by which two readings of the same moment may differ."""
 
 
-def enter(folder: Path) -> bool:
+def enter(folder: Path, *, dry: bool = False) -> bool:
     """Note this process as a run in ``folder`` (``.snakemake``); True if stale locks were removed on the way.
 
-    Two starts at once wait for each other. A folder that cannot be written to is left as it is.
+    A ``dry`` run holds no lock and is not noted. Two starts at once wait for each other. A folder that cannot be
+    written to is left as it is.
     """
     from filelock import FileLock, Timeout
 
     locks = folder / "locks"
+    if dry and not any(locks.glob("*.lock")):
+        return False
     try:
         folder.mkdir(exist_ok=True)
         with FileLock(folder / f"{RUNS}.lock", timeout=10):
@@ -41,10 +46,19 @@ def enter(folder: Path) -> bool:
                 stale = [path for path in sorted(locks.glob("*.lock")) if path.stat().st_mtime >= begun]
             for path in stale:
                 path.unlink()
-            files.write_json(folder / RUNS, [*living, _this()])
+            files.write_json(folder / RUNS, living if dry else [*living, _this()])
     except (OSError, Timeout, NotImplementedError, UserError):
         return False
     return bool(stale)
+
+
+def holders(folder: Path) -> list[str]:
+    """The characters whose files are locked in ``folder`` (``.snakemake``), by name."""
+    found = set()
+    for lock in folder.glob("locks/*.output.lock"):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found.update(path.split("/")[1] for path in lock.read_text("utf-8").split("\n") if _RESULT.match(path))
+    return sorted(found)
 
 
 def _host() -> str:

@@ -257,8 +257,8 @@ def test_the_verdict_reckons_the_whole_run(root: Path) -> None:
     character = load(".").character("mara")
     text = "\n".join(trial.verdict(root, character, trial.measured(root, character, 30), price=36.0))
     # 100 steps of 0.25 s, two checkpoints with previews of 36 s.
-    assert "whole run  about 0:01:37 (100 steps 0:00:25, 2 × 2 previews 0:01:12), 0.97 at 36 an hour" in text
-    assert "1.0 GiB" in text and "goes on from step 30" in text and "falling" in text
+    assert "whole run  about 97 s (100 steps 25 s, 2 × 2 previews 72 s), 0.97 at 36 an hour" in text
+    assert "1.0 GiB" in text and "looks fine; continue from step 30 with: snakemake" in text and "falling" in text
 
 
 def test_a_problem_is_part_of_the_verdict(root: Path) -> None:
@@ -273,18 +273,14 @@ def test_a_problem_is_part_of_the_verdict(root: Path) -> None:
 def test_try_asks_snakemake_for_one_row_and_passes_options_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    class Done:
-        returncode = 1
+    def run(arguments: list[str], root: Path, variables: dict[str, str]) -> int:
+        asked.append([*arguments, variables["CHARLOOM_UNTIL"]])
+        return 1
 
-    def run(command: list[str], cwd: Path, env: dict[str, str]) -> type[Done]:
-        asked.append([*command[2:], env["CHARLOOM_UNTIL"]])
-        return Done
-
-    monkeypatch.setattr(trial.subprocess, "run", run)
+    monkeypatch.setattr(trial.running, "snakemake", run)
     text = said(call("try", "mara", "--steps", "30", "--profile", "profiles/gpu-16gb", "--cores", "8"))
     assert asked == [
         [
-            "snakemake",
             "results/mara/samples/step-000030/grid.png",
             "--profile",
             "profiles/gpu-16gb",
@@ -295,3 +291,28 @@ def test_try_asks_snakemake_for_one_row_and_passes_options_on(root: Path, monkey
     ]
     assert text == "error: try: mara did not get to step 30; look at snakemake's lines above\n"
     assert "the whole run has 100 steps" in said(call("try", "mara"))
+
+
+def test_try_beside_a_training_says_so_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.running, "snakemake", lambda *arguments: pytest.fail("would wait, then train again"))
+    writer = trainer()
+    text = said(call("try", "mara", "--steps", "30"))
+    assert text == (
+        "error: mara: is training (step 60 of 100), nothing to try; wait, or end it with charloom stop mara\n"
+    )
+    writer.ended(KeyboardInterrupt())
+    with progress.noticed(results("mara").training):
+        assert "is training (before its first step)" in said(call("try", "mara", "--steps", "30"))
+
+
+@pytest.mark.parametrize(("plan", "tried"), [("Nothing to be done (all files up to date)", False), ("Job 1: x", True)])
+def test_try_of_a_trained_character_needs_other_settings(
+    root: Path, monkeypatch: pytest.MonkeyPatch, plan: str, tried: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(trial.running, "snakemake", lambda *arguments: asked.append(arguments) or 1)
+    monkeypatch.setattr(trial.planning, "dry_run", lambda *arguments: plan)
+    results("mara").checkpoint(100).parent.mkdir(parents=True)
+    results("mara").checkpoint(100).touch()
+    text = said(call("try", "mara", "--steps", "30"))
+    assert bool(asked) is tried and ("mara: is trained to step 100 already" in text) is not tried

@@ -27,3 +27,10 @@ def test_what_was_not_scored_needs_no_decimals() -> None:
 
 def test_a_clock_rounds_to_seconds() -> None:
     assert [numbers.clock(seconds) for seconds in (0, 59.6, 7390.4)] == ["0:00:00", "0:01:00", "2:03:10"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(25.4, "25 s"), (97, "97 s"), (1037, "17 min"), (7100, "118 min"), (7505, "2 h 05 min")]
+)
+def test_an_estimate_is_not_told_to_the_second(seconds: float, text: str) -> None:
+    assert numbers.about(seconds) == text

@@ -55,7 +55,7 @@ def test_a_fresh_clone_gets_character_and_base(bundle: Path, clone: Path) -> Non
     result = call("unpack", str(bundle))
     assert result.exit_code == 0, said(result)
     assert set(tree(clone)) - set(before) == {"config/characters/mara.yaml", "config/bases/mini.yaml"}
-    assert "snakemake --cores 2 results/mara/final.safetensors" in said(result)
+    assert "\nnext: snakemake --cores 2 results/mara/final.safetensors\n" in said(result)
     character = project.load(clone).characters["mara"]
     assert character.recipe["train"]["steps"] == 100 and character.base == "mini"
     again = call("unpack", str(bundle))

@@ -194,7 +194,7 @@ def test_result_is_plain_and_explained():
     result = chosen(table)
     assert json.loads(json.dumps(result)) == result
     text = choice.explain(result)
-    assert text.startswith("chosen: step 300 (rule)")
+    assert text.startswith("chosen: step 300 (by scores)")
     assert all(f"step {step}:" in text for step in (100, 200, 300, 400))
 
 

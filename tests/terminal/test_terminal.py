@@ -6,8 +6,6 @@ import errno
 import io
 import json
 import logging
-import os
-import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,10 +13,8 @@ from pathlib import Path
 
 import pytest
 import small_project
-from small_project import TARGET, snakemake
 
 import snakemake_logger_plugin_charloom as plugin
-from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
 from snakemake_logger_plugin_charloom import display, logs, words
@@ -77,6 +73,17 @@ def end(number: int) -> logging.LogRecord:
 def fail(number: int, rule: str, log: str) -> logging.LogRecord:
     return record("job_error", level=logging.ERROR, jobid=number, rule_name=rule, log=[log],
                   output=[f"results/mara/{rule}-{number}"], shellcmd="run x --settings '{\"a\": 1}'")  # fmt: skip
+
+
+def test_a_second_call_for_the_same_files_names_the_character(run: Run) -> None:
+    said = record(text="LockException:\nError: Directory cannot be locked. ... removed with the --unlock argument.")
+    assert take(run, said) == ["error: another snakemake is making these files in this folder; wait"]
+    Path(".snakemake/locks").mkdir(parents=True)
+    Path(".snakemake/locks/0.output.lock").write_text("work/bases/mini.lock.json\nresults/leyla/final.safetensors\n")
+    making = "leyla is being made by another snakemake in this folder; "
+    assert take(run, said) == [f"error: {making}wait, or end it with charloom stop leyla"]
+    dry = DryRun().take(record(text="Error: Directory cannot be locked. Another Snakemake instance is running."))
+    assert [line.text for line in dry] == [f"note: {making}what it makes is still listed"]
 
 
 def test_a_stage_is_one_line_when_its_last_job_is_done(run: Run, clock: Clock) -> None:
@@ -153,7 +160,7 @@ def test_a_stopped_training_is_no_failure(run: Run) -> None:
     take(run, record("run_info", stats={"train_segment": 1, "total": 1}))
     said = take(run, job(4, "train_segment", "a.log"), fail(4, "train_segment", "a.log"))
     assert said == ["mara: stopped after step 3 of 9; all is saved"]
-    assert [line.text for line in run.end()] == ["0 of 1 jobs done; what is finished is kept."]
+    assert run.end() == [], "all is saved, and 0 of 1 jobs done would sound like the contrary"
 
 
 def test_what_ctrl_c_kills_has_not_failed(run: Run) -> None:
@@ -175,6 +182,28 @@ def test_the_time_left_follows_the_trainer_and_says_what_it_does_not_know(run: R
     clock.time += 5
     take(run, end(2))
     assert run.left() == (15, False)
+
+
+def test_a_trial_counts_to_its_own_last_step(run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLOOM_UNTIL", "30")
+    take(run, record("run_info", stats={"train_segment": 1, "total": 1}), job(1, "train_segment"))
+    writer = progress.Writer(results("mara").training, first=0, steps=800, clock=clock)
+    for step in range(1, 11):
+        clock.time += 2
+        writer.step(step, 0.5, 0.5)
+    assert [(one.step, one.steps, one.eta) for _, one in run.trainings()] == [(10, 30, 40)]
+    assert run.left() == (40, False)
+    assert progress.read(results("mara").training).steps == 800
+
+
+def test_a_reference_of_the_users_own_is_named(run: Run) -> None:
+    Path("a.log").write_text("taken: mara-dash.png\n")
+    Path("b.log").write_text("warning: no hair\n")
+    take(run, record("run_info", stats={"make_reference": 1, "total": 1}))
+    assert take(run, job(1, "make_reference", "a.log"), end(1)) == ["Reference ready: mara-dash.png  0 s"]
+    run = Run(lambda: 0.0, [])
+    take(run, record("run_info", stats={"make_reference": 1, "total": 1}))
+    assert take(run, job(1, "make_reference", "b.log"), end(1))[0] == "Reference ready  0 s"
 
 
 def test_bars_name_step_loss_speed_and_time_left(run: Run, clock: Clock) -> None:
@@ -284,80 +313,6 @@ class TestSnakemakesOwnChecks(import_module(OWN_CHECKS).TestLogHandlerBase if fi
 
     def get_log_handler_settings(self):
         return None
-
-
-# With snakemake itself
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose jobs only pretend, and fail for what is in a file ``bad``."""
-    folder = small_project.add_code(small_project.make(tmp_path_factory.mktemp("terminal") / "project"))
-    interpreter = small_project.pretender(folder)
-    bad = 'import os\nif os.path.exists("bad") and "lint_dataset" in sys.argv[1]:\n'
-    bad += '    log = open(sys.argv[sys.argv.index("--log") + 1], "w")\n'
-    bad += '    log.write("error: Mara: closeup-01.txt: is empty; write a caption\\n")\n    sys.exit(1)\n'
-    text = interpreter.read_text().replace("import sys\n", "import sys\n" + bad, 1)
-    interpreter.write_text(text)
-    return folder
-
-
-def test_a_run_says_what_was_made_and_a_dry_run_what_would_be(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHARLOOM_PYTHON", str(project / "pretender"))
-    (project / "bad").touch()
-    failed = snakemake(project, "--cores", "2", TARGET, terminal="")
-    assert failed.returncode == 1
-    lines = failed.stderr.splitlines()
-    at = lines.index("failed: mara: check the data set")
-    assert lines[at + 1] == "  Mara: closeup-01.txt: is empty; write a caption"
-    assert lines[at + 3] == "  again: snakemake --cores 2 results/mara/lint.json"
-    assert "jobs done, 1 failed" in lines[-2] and "{" not in failed.stderr and "Exception" not in failed.stderr
-    (project / "bad").unlink()
-    made = snakemake(project, "--cores", "2", TARGET, "--config", "device=cpu", terminal="")
-    assert made.returncode == 0, made.stderr
-    small = snakemake(project, "--cores", "1", "results/mara/prompts.html", terminal="")
-    assert small.returncode == 0, small.stderr
-    one = last_run.of(project, "mara")
-    assert (one.options, one.config) == (("--cores", "2", "--config", "device=cpu"), {"device": "cpu"})
-    assert made.stderr.splitlines()[-2].startswith("All ") and "2 checkpoints trained" in made.stderr
-    assert len(made.stderr.splitlines()) < 30 and made.stdout == ""
-    full = (project / made.stderr.splitlines()[-1].removeprefix("Full log: ")).read_text()
-    assert "Job stats:" in full and "Finished jobid" in full
-    plan = snakemake(project, "-n", "-F", TARGET, terminal="")
-    assert "  write caption         3  forced" in plan.stdout.splitlines()
-    assert len((plan.stdout + plan.stderr).splitlines()) < 30
-    own = snakemake(project, "-n", "-F", TARGET, "--printshellcmds", terminal="")
-    assert "Job stats:" in own.stdout, "who asks for Snakemake's text gets it"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_terminal_gets_bars_and_is_left_as_it_was(project: Path) -> None:
-    import pty
-
-    environment = {
-        **os.environ,
-        "CHARLOOM_PYTHON": str(project / "pretender"),
-        "PYTHONPATH": str(project),
-        "TERM": "xterm",
-    }
-    environment.pop("CHARLOOM_TERMINAL", None)
-    mine, theirs = pty.openpty()
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "-f", TARGET]
-    done = subprocess.Popen(command, cwd=project, env=environment, stderr=theirs, stdout=theirs, stdin=theirs)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(mine, 4096)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    assert done.wait() == 0
-    text = shown.decode()
-    assert "\u2501" in text and "jobs" in text
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is back"
 
 
 def test_jobs_are_quiet_only_where_their_log_is_shown(tmp_path: Path, monkeypatch, capfd) -> None:

@@ -59,3 +59,40 @@ def test_a_dry_run_leaves_no_note(tmp_path: Path) -> None:
     folder = small_project.make(tmp_path / "project")
     assert snakemake(folder, "-n", TARGET, code=small_project.ROOT).returncode == 0
     assert not (folder / ".snakemake" / stale_locks.RUNS).exists()
+
+
+def test_a_dry_run_takes_the_locks_of_a_dead_run_away(tmp_path: Path) -> None:
+    folder = small_project.make(tmp_path / "project")
+    place = locked(folder / ".snakemake", pid=dead())
+    (place / "locks/0.output.lock").write_text(f"{TARGET}\n")
+    plan = snakemake(folder, "-n", TARGET, code=small_project.ROOT)
+    assert plan.returncode == 0 and "cannot be locked" not in plan.stdout + plan.stderr
+    assert "left this folder locked: unlocked" in plan.stderr
+    assert not list(place.glob("locks/*")) and json.loads((place / stale_locks.RUNS).read_text()) == []
+
+
+def test_a_dry_run_leaves_the_locks_of_a_living_one(tmp_path: Path) -> None:
+    folder = locked(tmp_path / ".snakemake")
+    before = (folder / stale_locks.RUNS).read_text()
+    assert not stale_locks.enter(folder, dry=True)
+    assert list(folder.glob("locks/*.lock")) and json.loads((folder / stale_locks.RUNS).read_text()) == json.loads(
+        before
+    )
+
+
+def test_a_second_run_says_who_is_made_and_not_how_to_break_the_lock(tmp_path: Path) -> None:
+    folder = small_project.make(tmp_path / "project")
+    (locked(folder / ".snakemake") / "locks/0.output.lock").write_text(f"{TARGET}\n")
+    second = snakemake(folder, "--cores", "1", TARGET, code=small_project.ROOT, terminal="")
+    assert second.returncode and "unlock" not in second.stderr
+    assert "error: mara is being made by another snakemake in this folder; wait" in second.stderr
+    plan = snakemake(folder, "-n", TARGET, code=small_project.ROOT, terminal="")
+    assert "note: mara is being made by another snakemake in this folder" in plan.stdout
+    assert "final.safetensors" in (folder / ".snakemake/locks/0.output.lock").read_text()
+
+
+def test_locks_name_the_characters_whose_files_they_hold(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/0.output.lock").write_text("results/mara/a.png\nresults/index.html\nwork/x\nresults/ines/b\n")
+    (tmp_path / "locks/0.input.lock").write_text("results/zoe/a.png\n")
+    assert stale_locks.holders(tmp_path) == ["ines", "mara"]
