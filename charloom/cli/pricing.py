@@ -16,6 +16,7 @@ from charloom.cli.planning import Group
 from charloom.core import files, last_run
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
+from charloom.core.numbers import about
 from charloom.report.numbers import duration
 from charloom.workflow import devices, price
 
@@ -193,14 +194,10 @@ def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]
     parts = [f"{one.rule.replace('_', ' ')} {duration(one.seconds)}{'*' if one.measured else ''}" for one in longest]
     if any(one.measured for one in stages):
         notes.append("* as measured on this machine")
-    head = f"time on an H100: {_about(total)}" if of_h100 else f"time: about {_about(total)}"
+    head = f"time on an H100: {about(total)}" if of_h100 else f"time: about {about(total)}"
     other = ""
     if of_h100 and training:
         slower = "on a consumer card expect hours" if training.seconds > LONG else "other cards are slower"
         other = f"; {slower} (charloom try measures yours)"
     return [f"{head}{' (' + '; '.join(notes) + ')' if notes else ''}{other}", f"  {', '.join(parts)}"]
 
-
-def _about(seconds: float) -> str:
-    """A time no more exact than an estimate is."""
-    return duration(seconds) if seconds < 600 or seconds >= 3600 else f"{seconds / 60:.0f} min"

@@ -184,7 +184,7 @@ def test_pictures_are_dropped(chromium, board, tmp_path):
         page.evaluate(DROP, ["closeup-01", "x.png", base64.b64encode(b"<script>").decode()])
         page.wait_for_selector("#said.bad:has-text('not a picture')")
         page.evaluate(DROP, [None, "nobody.png", new])
-        page.wait_for_selector("#said.bad:has-text('no shot is called like it')")
+        page.wait_for_selector("#said.bad:has-text('there is no shot of that name')")
         with page.expect_file_chooser() as chooser:
             card(page, "closeup-01").get_by_role("button", name="Replace").click()
         chooser.value.set_files(tmp_path / "any name.png")

@@ -199,7 +199,7 @@ addEventListener("drop", async event => {
     const stem = one.name.replace(/\.[^.]+$/, "");
     if (byName.get(stem)?.takes) await put(one, stem);
     else if (state.adds) await put(one, null);
-    else tell({ ok: false, text: state.fixed || `${one.name}: no shot is called like it; drop it onto one.` });
+    else tell({ ok: false, text: state.fixed || `${one.name}: there is no shot of that name; drop it onto one.` });
   }
 });
 
