@@ -3,12 +3,12 @@
     python benchmarks/choice.py run --workers 8 --output work/experiments/choice.jsonl
     python benchmarks/choice.py table work/experiments/choice.jsonl
 
-``run`` trains each character with each seed by the miniature's own recipe. As in the workflow, every checkpoint draws
-the ten previews, the judge scores them, and a step is chosen. Then every checkpoint draws the ten prompts again with
-other seeds (60 pictures), which the choice never saw; the reader tells what they show. The reader is a second network
-that the choice has nothing to do with (charloom/experiments/reader.py), and what should be there is known from the
-renderer. Truth is identity x obedience x (1 - bleed) (charloom/experiments/measures.py). ``table`` writes
-benchmarks/results/choice.json.
+``run`` trains each character with each seed by the miniature's own recipe, but for 800 steps. As in the workflow, every
+checkpoint draws the ten previews, the judge scores them, and a step is chosen. Then every checkpoint draws the ten
+prompts again with other seeds (60 pictures), which the choice never saw; the reader tells what they show. The reader is
+a second network that the choice has nothing to do with (charloom/experiments/reader.py), and what should be there is
+known from the renderer. Truth is identity x obedience x (1 - bleed) (charloom/experiments/measures.py). ``table``
+writes benchmarks/results/choice.json.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ CHARACTERS = ("leyla", "nika", "orla")
 SEEDS = (42, 43, 44, 45, 46)
 DRAWN = (7001, 8001, 9001, 10001, 11001, 12001)
 """Seeds of the pictures that the truth is read from."""
+STEPS = 800
+"""Steps of a training. The recipe stops at 600; the rest shows what that costs."""
 WITHIN = 0.02
 """How far below the best checkpoint the chosen one may be."""
 
@@ -67,9 +69,9 @@ def do(output: Path, draws: int, studio: Any, task: tuple[Training, list[int]]) 
         )
 
 
-def trainings(characters: Sequence[str], seeds: Sequence[int], steps: int | None) -> list[Training]:
+def trainings(characters: Sequence[str], seeds: Sequence[int], steps: int = STEPS) -> list[Training]:
     """Seeds outermost, so that a run cut short has all characters of the first seeds."""
-    changes = {"recipe": {"train": {"steps": steps}, "save": {"every": max(1, steps // 8)}}} if steps else {}
+    changes = {"recipe": {"train": {"steps": steps}, "save": {"every": max(1, steps // 8)}}}
     return [Training(one, seed, canonical_json(changes)) for seed in seeds for one in characters]
 
 
@@ -186,7 +188,7 @@ def agreement(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Correlation of reader and judge over checkpoints, so that it shows whether they say the same thing."""
     import numpy as np
 
-    known = {one.key[:16]: truth.world(one) for one in trainings(CHARACTERS, SEEDS, None)}
+    known = {one.key[:16]: truth.world(one) for one in trainings(CHARACTERS, SEEDS)}
     own = [line for line in lines if line["run"] in known and line["step"]]
     found = {}
     for name in ("identity", "obedience", "bleed"):
@@ -219,7 +221,7 @@ def main() -> None:
         one.add_argument("--characters", nargs="+", default=list(CHARACTERS))
         one.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
         one.add_argument("--reader", type=Path, default=READER, help="weights of the reader")
-        one.add_argument("--steps", type=int, help="another number of steps, to try it out")
+        one.add_argument("--steps", type=int, default=STEPS, help=f"number of steps ({STEPS}); fewer to try it out")
     arguments = parser.parse_args()
     arguments.do(arguments)
 

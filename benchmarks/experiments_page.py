@@ -97,9 +97,9 @@ def choice_section(result: Mapping[str, Any]) -> str:
     lines = [
         "## Choice",
         "",
-        "Is the checkpoint that charloom chooses the best one? Each training runs the miniature's own recipe; "
-        "previews, judge and rule are those of the workflow. Truth is read from other pictures than those that decided "
-        f"({result['pictures']} per checkpoint), by the reader.",
+        "Is the checkpoint that charloom chooses the best one? Each training runs the miniature's own recipe, "
+        "but for 800 steps, not 600; previews, judge and rule are those of the workflow. Truth is read from other "
+        f"pictures than those that decided ({result['pictures']} per checkpoint), by the reader.",
         "",
         f"**{result['within']} of {result['trainings']} choices are within 2 % of the best checkpoint's truth**; on "
         f"average they fall {result['mean_short']:.1%} short, at worst {result['worst_short']:.1%}. Mean truth: chosen "

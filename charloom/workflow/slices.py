@@ -61,7 +61,7 @@ def caption(character: Character, shot_name: str) -> str:
         text = {"default": character.default_caption}
     elif character.whole:
         text = {"trigger": character.trigger}
-    elif not character.shot(shot_name).tier:
+    elif not (character.is_style or character.shot(shot_name).tier):
         text = {}  # imported: nothing to compose one from, and the user's file is the caption
     else:
         text = {"caption": captions.caption(character, character.shot(shot_name))}

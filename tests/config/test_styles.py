@@ -159,6 +159,8 @@ def test_every_picture_shows_somebody_else_somewhere_else_and_its_caption_says_s
         )
     assert len({one["scene"]["background"] for one in how}) == 14, "no place is missing"
     said = [captions.caption(style, shot) for shot in style.shots]
+    composed = [json.loads(slices.caption(style, shot.name)) for shot in style.shots]
+    assert composed == [{"caption": text} for text in said]
     assert len(set(said)) == 40 and not any("ink" in text.split() or "sepia" in text for text in said)
     for one, text in zip(how, said, strict=True):
         assert one["look"] == "ink" and one["scene"]["background"].split()[0] in text

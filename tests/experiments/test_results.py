@@ -34,6 +34,16 @@ def test_the_page_says_what_the_table_says(path: Path, monkeypatch: pytest.Monke
     assert tables.summary(experiment, table) in page
 
 
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_arms_train_as_long_as_those_of_the_table_did(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the miniature's recipe says by now."""
+    monkeypatch.chdir(ROOT)
+    experiment = design.read(path.stem)
+    trained = {arm: int(arm) if path.stem == "steps" else 800 for arm in experiment.arms}
+    assert {arm: look.step for arm, look in experiment.looks([42])} == trained
+    assert {look.training.person.recipe["train"]["batch_size"] for _, look in experiment.looks([42])} == {2}
+
+
 def test_a_seed_that_an_arm_lacks_stays_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is not compared, and waits for the other arms."""
     monkeypatch.chdir(ROOT)
@@ -53,6 +63,19 @@ def test_a_seed_that_an_arm_lacks_stays_in_the_table(tmp_path: Path, monkeypatch
     experiments_page.main()
     assert tables.read(tmp_path / TABLES[0].name) == [*table, *lonely] and lonely
     assert tables.summary(experiment, table) in page.read_text()
+
+
+@pytest.mark.skipif(not CHOICE.is_file(), reason="the proof of the choice has not been run")
+def test_the_choice_is_among_the_checkpoints_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the miniature's recipe says by now."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import choice
+
+    rows = json.loads(CHOICE.read_text(encoding="utf-8"))["rows"]
+    trainings = choice.trainings(choice.CHARACTERS, choice.SEEDS)
+    made = {(one.character, one.seed): choice.steps_of(one) for one in trainings}
+    assert {(row["character"], row["seed"]): [*map(int, row["checkpoints"])] for row in rows} == made
 
 
 @pytest.mark.skipif(not CHOICE.is_file(), reason="the proof of the choice has not been run")

@@ -1,7 +1,7 @@
 """The main job as a newcomer runs it, on the shipped miniature: the LoRA must draw Leyla, and still obey.
 
-Half of her recipe's steps, after which she is drawn as well as at the end. Fixed seeds, two pictures for each sample
-prompt, judged by the probe against her own drawn pictures.
+Two thirds of her recipe's steps, after which she is drawn nearly as well as at the end. Fixed seeds, two pictures for
+each sample prompt, judged by the probe against her own drawn pictures.
 """
 
 from __future__ import annotations
