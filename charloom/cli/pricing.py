@@ -200,4 +200,3 @@ def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]
         slower = "on a consumer card expect hours" if training.seconds > LONG else "other cards are slower"
         other = f"; {slower} (charloom try measures yours)"
     return [f"{head}{' (' + '; '.join(notes) + ')' if notes else ''}{other}", f"  {', '.join(parts)}"]
-
