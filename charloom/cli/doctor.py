@@ -5,8 +5,10 @@ Looks and asks, changes nothing. Imports torch, because only torch knows whether
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import platform
 import re
@@ -24,7 +26,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from charloom.config import notices
-from charloom.core import files
+from charloom.core import files, misfits
 from charloom.core.errors import reason
 from charloom.core.store import STORE
 from charloom.workflow import price
@@ -268,7 +270,11 @@ def _links(folder: Path) -> str:
 def _extras() -> Iterator[Finding]:
     for package, (purpose, extra) in EXTRAS.items():
         try:
-            yield Finding(package, f"{importlib.metadata.version(package)}, for {purpose}")
+            version, module = importlib.metadata.version(package), package.removesuffix("-bin").replace("-", "_")
+            with contextlib.redirect_stderr(io.StringIO()):  # bitsandbytes says what it cannot do on a CPU
+                misfits.hide([module])
+            broken = misfits.remedy(module)
+            yield Finding(package, f"{version}, {broken or f'for {purpose}'}", NOTE if broken else OK)
         except importlib.metadata.PackageNotFoundError:
             wanted = ON_A_GPU.get(package) if notices.has_gpu() else None
             if package == "bitsandbytes" and sys.platform == "darwin":

@@ -233,6 +233,21 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch, tmp_path, build, 
     assert one.verdict == doctor.PROBLEM and "driver 580.1" in one.found and remedy in one.remedy
 
 
+def test_an_extra_that_is_broken_is_not_ok(monkeypatch, tmp_path):
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError('libheif.so.1: cannot open shared object file')")
+    (tmp_path / "pillow_heif-1.0.dist-info").mkdir()
+    (tmp_path / "pillow_heif-1.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pillow-heif\nVersion: 1.0\n"
+    )
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    del sys.modules["pillow_heif"]
+    monkeypatch.setattr("charloom.core.misfits._why", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    one = findings(monkeypatch, tmp_path)["pillow-heif"]
+    assert one.verdict == doctor.NOTE
+    assert "1.0, cannot be imported (libheif.so.1" in one.found and "pip install" in one.found
+
+
 def test_a_torchvision_that_does_not_fit_torch_is_named(monkeypatch, tmp_path):
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
