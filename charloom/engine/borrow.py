@@ -23,6 +23,7 @@ SPARE = 2 * memory.GIB
 
 
 _copies: weakref.WeakValueDictionary[int, HostCopy] = weakref.WeakValueDictionary()
+"""All that are alive, by id: a dict is not hashable."""
 
 
 class CannotBorrow(Exception):
@@ -125,7 +126,7 @@ def in_main_memory(
     both = values, HostCopy(room)
     for name, tensor in weights:
         values[name].copy_(tensor)
-        both[1][name].zero_()  # takes the memory: pinning would, and nothing is launched on the GPU meanwhile
+        both[1][name].zero_()  # touches the pages: otherwise pinning would, which holds up launches on the GPU
         if not wanted():
             raise CannotBorrow("nobody wants them any more")
     if torch.cuda.is_initialized():

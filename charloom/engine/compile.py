@@ -19,7 +19,6 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 from torch._inductor import config as inductor
-from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.runtime import triton_heuristics
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -94,8 +93,11 @@ def start_workers() -> None:
 
     Otherwise torch starts them when it first compiles something, and compiles in this process until they are there.
     """
-    AsyncCompile.warm_pool()
-    AsyncCompile.use_process_pool()
+    with contextlib.suppress(Exception):  # private to torch, and only saves time
+        from torch._inductor.async_compile import AsyncCompile
+
+        AsyncCompile.warm_pool()
+        AsyncCompile.use_process_pool()
 
 
 def mixed_order_reductions(on: bool) -> None:

@@ -161,10 +161,9 @@ class WhileTraining:
             self._reading = Reading(self._reader(precision, engine, torch.device("cpu")))
 
     def _reader(self, precision: str, engine: Any, device: Any) -> Callable[[Callable[[], bool]], tuple[Any, Any]]:
-        """What reads the plain weights while they are wanted, once it is known that they fit where they shall be.
+        """What reads the plain weights as long as they are wanted; checks first that they fit the trained model's places.
 
-        It returns the plain model without weights; and these in main memory, quantised by ``device``, with as much room
-        again.
+        Quantised by ``device``; for :class:`charloom.engine.borrow.Borrowed`.
         """
         import torch
 
