@@ -161,7 +161,7 @@ class WhileTraining:
             self._reading = Reading(self._reader(precision, engine, torch.device("cpu")))
 
     def _reader(self, precision: str, engine: Any, device: Any) -> Callable[[Callable[[], bool]], tuple[Any, Any]]:
-        """What reads the plain weights as long as they are wanted; checks first that they fit the trained model's places.
+        """What reads the plain weights while they are wanted; checks first that they fit the trained model's places.
 
         Quantised by ``device``; for :class:`charloom.engine.borrow.Borrowed`.
         """
