@@ -9,7 +9,7 @@ from charloom.cli import planning
 from charloom.workflow import stale_locks
 
 from . import words
-from .state import LOCKS, Line
+from .state import Line
 
 MANY = 6
 """More characters than these are counted together."""
@@ -45,7 +45,8 @@ class DryRun:
         elif text.startswith("This was a dry-run"):
             return self._lines()
         elif words.LOCKED.search(text):
-            return [Line(f"note: {words.in_use(stale_locks.holders(LOCKS))}; what it makes is still listed", "yellow")]
+            names = stale_locks.holders(stale_locks.FOLDER)
+            return [Line(f"note: {words.in_use(names)}; what it makes is still listed", "yellow")]
         elif text and event in ("", "error") and not words.NOISE.match(text):
             style = "red" if record.levelno >= ERROR else ""
             return [Line(line, style) for line in text.splitlines()]
