@@ -40,7 +40,7 @@ class DryRun:
                 return []
             who = dict(job["wildcards"] or {}).get("character", "")
             planning.add(self._found, planning.Job(who, job["rule_name"], job["reason"], job["shellcmd"] or ""))
-        elif text.startswith("Nothing to be done"):
+        elif planning.nothing_to_do(text):
             return [Line(planning.summary([])[0])]
         elif text.startswith("This was a dry-run"):
             return self._lines()

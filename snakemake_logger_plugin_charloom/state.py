@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from logging import WARNING, LogRecord
 from typing import Any
 
+from charloom.cli import planning
 from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
@@ -86,7 +87,7 @@ class Run:
 
     def _plain(self, record: LogRecord) -> list[Line]:
         text = str(record.msg or "").strip()
-        if text.startswith("Nothing to be done"):
+        if planning.nothing_to_do(text):
             return [Line("Nothing to do: everything is up to date.")]
         if text.startswith("Terminating processes on user request"):
             self.stopping = True

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charloom.config import guesses, image_folder, kinds
+from charloom.core import words
 
 _NAME = re.compile(r"([1-9]\d{0,2})_(\S.*)")
 """A year such as 2024_summer is no number of repeats."""
@@ -101,7 +102,7 @@ def entries(found: Layout, written: Callable[[Path], str]) -> list[dict[str, obj
 
 
 def notes(found: Layout) -> list[str]:
-    """What was made of the folders, for somebody who reads along."""
+    """What was made of the folders."""
     lines = []
     if not found.more:
         lines.append(f"{found.main.path.name}: its repeats count for nothing here; recipe.train.steps says how long")
@@ -110,8 +111,7 @@ def notes(found: Layout) -> list[str]:
     for one in found.regularization:
         lines.append(f"{one.path.name}: pictures of others, under datasets with regularization: true")
     if found.outside:
-        many = f"{found.outside} picture{'s' * (found.outside > 1)}"
-        lines.append(f"{many} outside of these folders: left out, as by kohya")
+        lines.append(f"{words.several(found.outside, 'picture')} outside of these folders: left out, as by kohya")
     return lines
 
 

@@ -108,3 +108,9 @@ def test_an_empty_caption_counts_as_none(root: Path) -> None:
     Path("img/2.txt").write_text(" \n")
     result = said(call("new", "mara", "--images", "img"))
     assert "6 pictures in img, 5 with a caption" in result and "2.txt: empty, which counts as no caption" in result
+
+
+def test_a_single_picture_is_singular(root: Path) -> None:
+    pictures("img", 1)
+    result = said(call("new", "mara", "--images", "img"))
+    assert "1 picture in img, 0 with a caption" in result and "only 1 picture: 15 to 40" in result
