@@ -5,7 +5,7 @@ from charloom.workflow import stale_locks
 DRY = re.compile("--dry-?run|-[a-zA-Z]*n[a-zA-Z]*")
 
 if workflow.is_main_process:
-    if stale_locks.enter(Path(".snakemake"), dry=any(map(DRY.fullmatch, sys.argv))):
+    if stale_locks.enter(stale_locks.FOLDER, dry=any(map(DRY.fullmatch, sys.argv))):
         print(
             "note: an earlier run was killed and left this folder locked: unlocked",
             file=sys.stderr,

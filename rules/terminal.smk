@@ -7,7 +7,7 @@ from charloom.workflow import notify, updates
 # Whether to warn that there is no GPU: a CUDA device that is named must be in this machine if the jobs run here.
 GPU_FOUND = notices.has_gpu(
     WORKFLOW.device,
-    here=workflow.local_exec and not last_run.on_other_machines(sys.argv, Path()),
+    here=not last_run.on_other_machines(sys.argv, Path()),
 )
 
 if workflow.is_main_process:

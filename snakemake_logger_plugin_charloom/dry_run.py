@@ -9,7 +9,7 @@ from charloom.cli import planning
 from charloom.workflow import stale_locks
 
 from . import words
-from .state import LOCKS, Line
+from .state import Line
 
 MANY = 6
 """More characters than these are counted together."""
@@ -40,12 +40,13 @@ class DryRun:
                 return []
             who = dict(job["wildcards"] or {}).get("character", "")
             planning.add(self._found, planning.Job(who, job["rule_name"], job["reason"], job["shellcmd"] or ""))
-        elif text.startswith("Nothing to be done"):
+        elif planning.nothing_to_do(text):
             return [Line(planning.summary([])[0])]
         elif text.startswith("This was a dry-run"):
             return self._lines()
         elif words.LOCKED.search(text):
-            return [Line(f"note: {words.in_use(stale_locks.holders(LOCKS))}; what it makes is still listed", "yellow")]
+            names = stale_locks.holders(stale_locks.FOLDER)
+            return [Line(f"note: {words.in_use(names)}; what it makes is still listed", "yellow")]
         elif text and event in ("", "error") and not words.NOISE.match(text):
             style = "red" if record.levelno >= ERROR else ""
             return [Line(line, style) for line in text.splitlines()]

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from logging import WARNING, LogRecord
-from pathlib import Path
 from typing import Any
 
+from charloom.cli import planning
 from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
@@ -23,7 +23,6 @@ from charloom.workflow.training import UNTIL
 
 from . import logs, words
 
-LOCKS = Path(".snakemake")
 ALIKE = 2
 """Lines of Snakemake's that begin alike (first three words) before the rest is left to the log."""
 WARNINGS = 5
@@ -88,7 +87,7 @@ class Run:
 
     def _plain(self, record: LogRecord) -> list[Line]:
         text = str(record.msg or "").strip()
-        if text.startswith("Nothing to be done"):
+        if planning.nothing_to_do(text):
             return [Line("Nothing to do: everything is up to date.")]
         if text.startswith("Terminating processes on user request"):
             self.stopping = True
@@ -96,8 +95,9 @@ class Run:
         if not text or words.NOISE.match(text):
             return []
         if words.LOCKED.search(text):
-            names = stale_locks.holders(LOCKS)
-            stop = f", or end it with charloom stop {names[0]}" if names else ""
+            names = stale_locks.holders(stale_locks.FOLDER)
+            # Of several nobody here knows which of them is in this call's way.
+            stop = f", or end it with charloom stop {names[0]}" if len(names) == 1 else ""
             return [Line(f"error: {words.in_use(names)}; wait{stop}", "red")]
         if record.levelno >= WARNING:
             if words.COMMAND_FAILED.search(text) or text in self._once or words.OVER.search(text):

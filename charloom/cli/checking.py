@@ -8,6 +8,7 @@ from pathlib import Path
 from charloom.config import project
 from charloom.core import files, last_run, layout
 from charloom.core.store import Store
+from charloom.core.words import several
 from charloom.dataset import lint, sources
 from charloom.workflow import inspection, lint_slices, looking
 from charloom.workflow.inspection import Inspection
@@ -41,8 +42,8 @@ def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> boo
 
 def _say(found: Inspection, base: str) -> None:
     character, record = found.character, lint.as_record(found.findings)
-    shots = _several(len(character.shots), "picture" if character.whole else "shot")
-    print(f"{character.label}: {shots}, {_several(len(character.sample_prompts), 'sample prompt')}: the file is valid")
+    shots = several(len(character.shots), "picture" if character.whole else "shot")
+    print(f"{character.label}: {shots}, {several(len(character.sample_prompts), 'sample prompt')}: the file is valid")
     for finding in found.findings:
         print(finding)
     if found.missing:
@@ -53,11 +54,7 @@ def _say(found: Inspection, base: str) -> None:
         print(f"note: {line}")
     if not found.exact:
         print(f"The tokenizer of base {base} is not on this machine: token counts are estimates.")
-    result = f"{_several(record['errors'], 'error')}, {_several(record['warnings'], 'warning')}"
+    result = f"{several(record['errors'], 'error')}, {several(record['warnings'], 'warning')}"
     allowed = f", {len(found.allowed)} allowed" if found.allowed else ""
-    looked = f"{_several(len(found.items), 'caption')} and {_several(len(found.items) - found.missing, 'image')}"
+    looked = f"{several(len(found.items), 'caption')} and {several(len(found.items) - found.missing, 'image')}"
     print(f"{looked} checked: {result}{allowed}")
-
-
-def _several(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

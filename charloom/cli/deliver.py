@@ -125,8 +125,7 @@ def unpack(
 
     made = unpacking.unpack(file, Path("."), {**RECIPES, "train": RECIPE})
     name = made.character
-    number = len(made.written)
-    print(f"{file}: {name}, {number} new file{'s' * (number != 1)}")
+    print(f"{file}: {name}, {words.several(len(made.written), 'new file')}")
     for path in made.written:
         if path.suffix == ".yaml":
             print(f"  {path.as_posix()}")

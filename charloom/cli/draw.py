@@ -15,7 +15,6 @@ from typing import Annotated
 
 import typer
 
-from charloom.base import locks
 from charloom.cli.drawing import Loras, Manner, Table, untrained
 from charloom.cli.naming import known
 from charloom.config import project
@@ -209,7 +208,7 @@ def draw(
 ) -> None:
     """Draw a character now: with the finished LoRA, or the newest checkpoint. Nothing is ever overwritten."""
     name = known(name)
-    if prompt and len(prompt) > 1 and not any(re.search(r"\s", one.strip()) for one in prompt):
+    if prompt and len(prompt) > 1 and all(map(_one_word, prompt)):
         together = shlex.quote(" ".join(prompt))
         raise UserError(f"{len(prompt)} prompts of one word each; put quotes around the prompt: {together}")
     workflow = project.as_last_run(Path(), name)
@@ -228,6 +227,8 @@ def draw(
     width, height = size(size_) if size_ else (sample["width"], sample["height"])
     import logging
 
+    # Not above: it imports safetensors, and charloom doctor is to name a package that is missing.
+    from charloom.base import locks
     from charloom.workflow import studio as studios
 
     # It warns of what nothing here uses.
@@ -284,6 +285,11 @@ def draw(
         if interactive:
             say(f"{shown(how, table)}; /help for commands")
             repl(table, how, loras, typed(), own=not lora)
+
+
+def _one_word(prompt: str) -> bool:
+    """Whether a prompt is a single word; a whole sentence is none in Chinese, which has no spaces."""
+    return prompt.replace(words.PLACEHOLDER, "").isascii() and not re.search(r"\s", prompt.strip())
 
 
 def _say(line: str) -> None:

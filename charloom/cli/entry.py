@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
-PACKAGES = {"PIL": "pillow", "yaml": "pyyaml"}
-"""Packages that are called otherwise than what they hold."""
+PACKAGES = {
+    "PIL": "pillow",
+    "cudnn": "nvidia-cudnn-frontend",
+    "cv2": "opencv-contrib-python-headless",
+    "dlib": "dlib-bin",
+    "google": "google-genai",
+    "google.genai": "google-genai",
+    "ruamel": "ruamel.yaml",
+    "ruamel.yaml": "ruamel.yaml",
+    "yaml": "pyyaml",
+}
+"""Distribution names that differ from the module's."""
 
 
 def main() -> None:
@@ -15,12 +26,19 @@ def main() -> None:
 
         app()
     except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module in ("", "charloom"):
+        if not (package := missing(error.name or "")):
             raise
-        package = PACKAGES.get(module, module)
         print(f"error: the package {package} is missing; pip install {package}", file=sys.stderr)
         sys.exit(1)
+
+
+def missing(module: str) -> str:
+    """The distribution that ``module`` is of; empty if it is installed without this part, or is charloom itself."""
+    # Several distributions share google and ruamel.
+    whole = module if module in PACKAGES else module.partition(".")[0]
+    if whole in ("", "charloom") or find_spec(whole) is not None:
+        return ""
+    return PACKAGES.get(whole, whole)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def _stale(root: Path, path: Path) -> bool:
     """Whether Snakemake would make a picture anew; nothing of it is run."""
     if not (root / "Snakefile").is_file():
         return False
-    return "Nothing to be done" not in planning.dry_run([path.relative_to(root).as_posix()], root)
+    return not planning.nothing_to_do(planning.dry_run([path.relative_to(root).as_posix()], root))
 
 
 def lines(found: Outlook, base: Base) -> list[str]:

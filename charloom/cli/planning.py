@@ -77,9 +77,14 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
     output = done.stdout + done.stderr
     if done.returncode:
         raise UserError(_complaint(output, root))
-    if not re.search(r"^Job \d+:|Nothing to be done", output, re.MULTILINE):
+    if not nothing_to_do(output) and not re.search(r"^Job \d+:", output, re.MULTILINE):
         raise UserError("plan: snakemake listed no jobs; leave out options such as --quiet")
     return output
+
+
+def nothing_to_do(output: str) -> bool:
+    """Whether Snakemake says that all is made."""
+    return re.search("^Nothing to be done", output, re.MULTILINE) is not None
 
 
 def _complaint(output: str, root: Path) -> str:

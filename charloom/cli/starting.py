@@ -200,8 +200,8 @@ def _of_folder(
     }
     comments["trigger"] = where.get(word, "a made-up word; it is put before captions without it")
     number, have = len(pictures), f"{len(files)} with a caption"
-    comments["images"] = f"from {number} picture{'s' * (number > 1)} of a folder ({have})"
-    notes = [f"{number} picture{'s' * (number > 1)} in {folder}, {have}"]
+    comments["images"] = f"from {words.several(number, 'picture')} of a folder ({have})"
+    notes = [f"{words.several(number, 'picture')} in {folder}, {have}"]
     notes += [f"{key} {said[key]}: {comments[key].partition(';')[0]}" for key in ("class", "look") if key in said]
     if word == in_captions and not given["trigger"]:
         notes.append(f"trigger {word}: found in the captions")
@@ -212,7 +212,7 @@ def _of_folder(
     if lost := [text for stem in stems if (text := inventory.unread_text_of(stem))]:
         notes.append(f"{len(lost)} with a {lost[0].suffix} file: not read, because captions end in .txt; rename them")
     if number < FEW:
-        notes.append(f"{number} pictures are few: 15 to 40 different ones make a good character")
+        notes.append(f"only {words.several(number, 'picture')}: 15 to 40 different ones make a good character")
     notes += kohya.notes(named) if named else kohya.unread(numbered)
     text = scaffold.folder_file(name, word, _written(root, folder), said, comments)
     further = kohya.entries(named, lambda path: _written(root, path)) if named else []

@@ -100,7 +100,7 @@ def _not_trained(root: Path, character: Character, options: Sequence[str]) -> No
     last = results(character.id).checkpoint(whole)
     if not (root / last).is_file():
         return
-    if "Nothing to be done" in planning.dry_run([last.as_posix(), *options], root):
+    if planning.nothing_to_do(planning.dry_run([last.as_posix(), *options], root)):
         raise UserError(
             f"{character.id}: is trained to step {whole} already, nothing to try; "
             f"look at it with charloom draw {character.id}"

@@ -80,17 +80,22 @@ def every(folder: str | Path, without: Collection[Path] = ()) -> dict[str, Path]
         if best[path.suffix.lower()] < best[other.suffix.lower()]:
             chosen[path.with_suffix("")] = path
     below = {path: path.relative_to(folder).with_suffix("").as_posix() for path in chosen.values()}
-    slugs = {path: slug(name) for path, name in below.items()}
+    return named(below)
+
+
+def named(texts: Mapping[Path, str], otherwise: str = "picture") -> dict[str, Path]:
+    """Paths by names made of their ``texts``, no two of which are the same; ``otherwise`` where no letter is left."""
+    slugs = {path: slug(text) for path, text in texts.items()}
     times = Counter(slugs.values())
-    named = {}
-    for path, name in below.items():
+    found = {}
+    for path, text in texts.items():
         short = slugs[path]
         # A name that has lost more than its marks would otherwise change as soon as there is a second one like it.
-        lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(name)) or _once(short) != short
-        plain = not lost and schema.is_name(short) and (times[short] == 1 or short == name)
-        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
-        named[short if plain else f"{_once(short)[:33].rstrip('-_') or 'picture'}-{digest}"] = path
-    return named
+        lost = any(letter.isalnum() and not letter.isascii() for letter in _folded(text)) or _once(short) != short
+        plain = not lost and schema.is_name(short) and (times[short] == 1 or short == text)
+        digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
+        found[short if plain else f"{_once(short)[:33].rstrip('-_') or otherwise}-{digest}"] = path
+    return found
 
 
 def _folded(name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charloom.config import guesses, image_folder, kinds
+from charloom.core import words
 
 _NAME = re.compile(r"([1-9]\d{0,2})_(\S.*)")
 """A year such as 2024_summer is no number of repeats."""
@@ -69,8 +70,12 @@ def layout(folder: Path) -> Layout | None:
     if not any(one.class_ for one in there):
         return None
     named = [one for one in there if one.identifier]
-    own = named or there
-    main = max(own, key=lambda one: len(image_folder.images(one.path)))
+    # The main one says the class of the character.
+    main = max(
+        [one for one in named if one.class_] or [one for one in there if one.class_],
+        key=lambda one: len(image_folder.images(one.path)),
+    )
+    own = named if main in named else there
     inside = sum(len(image_folder.every(one.path)) for one in there)
     others = tuple(one for one in there if one not in own)
     return Layout(main, tuple(one for one in own if one is not main), others, len(image_folder.every(folder)) - inside)
@@ -80,10 +85,13 @@ def entries(found: Layout, written: Callable[[Path], str]) -> list[dict[str, obj
     """What ``datasets:`` of the character file says of the further folders; ``written`` gives a folder's path."""
     line = "{trigger} style" if found.main.class_ == "style" else f"{{trigger}}, {kinds.with_article(found.main.word)}"
     sets: list[dict[str, object]] = []
-    for one in (*found.more, *found.regularization):
-        name = re.sub(r"^\d+_", "", image_folder.slug(one.path.name)[:40])
-        sets.append({"name": name if name not in [entry["name"] for entry in sets] else f"{one.repeats}_{name}"})
-        sets[-1]["path"] = written(one.path)
+    further = (*found.more, *found.regularization)
+    texts = {one.path: one.path.name.partition("_")[2] for one in further}
+    if len(set(texts.values())) < len(texts):  # they differ in their repeats alone
+        texts = {path: path.name for path in texts}
+    names = {path: name for name, path in image_folder.named(texts, "set").items()}
+    for one in further:
+        sets.append({"name": names[one.path], "path": written(one.path)})
         # One number for all pictures of other people changes nothing.
         if one in found.more or len(found.regularization) > 1:
             sets[-1]["repeats"] = one.repeats
@@ -94,7 +102,7 @@ def entries(found: Layout, written: Callable[[Path], str]) -> list[dict[str, obj
 
 
 def notes(found: Layout) -> list[str]:
-    """What was made of the folders, for somebody who reads along."""
+    """What was made of the folders."""
     lines = []
     if not found.more:
         lines.append(f"{found.main.path.name}: its repeats count for nothing here; recipe.train.steps says how long")
@@ -103,8 +111,7 @@ def notes(found: Layout) -> list[str]:
     for one in found.regularization:
         lines.append(f"{one.path.name}: pictures of others, under datasets with regularization: true")
     if found.outside:
-        many = f"{found.outside} picture{'s' * (found.outside > 1)}"
-        lines.append(f"{many} outside of these folders: left out, as by kohya")
+        lines.append(f"{words.several(found.outside, 'picture')} outside of these folders: left out, as by kohya")
     return lines
 
 

@@ -164,8 +164,14 @@ def _remedy(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
     if "block" in context and (closing := line[mark.column : mark.column + 1]) in ("]", "}"):
         return last + 1, f"a {closing} too many; remove it"
     if "flow" in context:
-        if mark.line == first and line[mark.column :].strip():
-            return first + 1, f"a comma or a bracket is missing before '{line[mark.column :].strip()}'; put it there"
+        rest = line[mark.column :].strip()
+        if mark.line == first and rest:
+            if begun := re.search(r"\{+[^{}:,]*\}+\s*$", line[: mark.column]):
+                text = line[begun.start() : mark.column] + re.split(r"[,\]}]", rest)[0]
+                return first + 1, f"a text that begins with {{ needs quotes: {_quoted(text)}"
+            if rest.startswith(":"):  # what stands before it was read as one text
+                return first + 1, "a comma is missing in this line; put one between its entries"
+            return first + 1, f"a comma or a bracket is missing before '{rest}'; put it there"
         return first + 1, "a [ or { is opened and never closed; close it"
     if "simple key" in context:
         return first + 1, f"no colon and space after '{lines[first].strip()}'; write it as key: value"

@@ -24,6 +24,8 @@ RECORDS = Path("work/runs")
 CORES = ("--cores", "-c", "--jobs", "-j")
 _IN_ONE = re.compile("--(cores|jobs)=|-[cj].")
 """These options with their number in the same word: ``--cores=4``, ``-c4``, ``-call``."""
+EXECUTOR, LOCAL = ("--executor", "-e"), "local"
+_EXECUTOR_IN_ONE = re.compile("--executor=|-e(?=.)")
 CONFIG, FILES = ("--config", "-C"), ("--configfile", "--configfiles")
 """Options of Snakemake's that take every word after them: settings, and files of them."""
 OF_THE_CALL = ("shard", "notify", "characters")
@@ -111,11 +113,24 @@ def profile(options: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 def on_other_machines(options: Sequence[str], root: Path) -> bool:
-    """Whether jobs run elsewhere, because the profile among ``options`` names a cluster's executor."""
+    """Whether jobs run elsewhere: by the executor that ``options`` name, else by that of the profile among them."""
+    if given := executor(options):
+        return given != LOCAL
     try:
-        return bool(profile(options, root).get("executor", "local") != "local")
+        return bool(profile(options, root).get("executor", LOCAL) != LOCAL)
     except (OSError, ValueError, yaml.YAMLError):
         return False
+
+
+def executor(options: Sequence[str]) -> str:
+    """The last ``--executor`` among ``options``; empty if there is none."""
+    found = ""
+    for index, word in enumerate(options):
+        if word in EXECUTOR:
+            found = "".join(options[index + 1 : index + 2])
+        elif match := _EXECUTOR_IN_ONE.match(word):
+            found = word[match.end() :]
+    return found
 
 
 def cores_given(options: Sequence[str]) -> bool:

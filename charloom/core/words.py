@@ -68,6 +68,11 @@ def tidy(text: str) -> str:
     return " ".join(text.split())
 
 
+def several(number: int, what: str) -> str:
+    """``1 picture``, ``2 pictures``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def listed(names: Sequence[str], most: int) -> str:
     """Names for a sentence: ``a, b and 3 more``."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")

@@ -17,6 +17,8 @@ from typing import Any
 from charloom.core import files
 from charloom.core.errors import UserError
 
+FOLDER = Path(".snakemake")
+"""What Snakemake keeps in a workflow folder."""
 RUNS = "charloom-runs.json"
 _RESULT = re.compile("results/[^/]+/.")
 SLACK = 2.0
@@ -56,8 +58,10 @@ def holders(folder: Path) -> list[str]:
     """The characters whose files are locked in ``folder`` (``.snakemake``), by name."""
     found = set()
     for lock in folder.glob("locks/*.output.lock"):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            found.update(path.split("/")[1] for path in lock.read_text("utf-8").split("\n") if _RESULT.match(path))
+        with contextlib.suppress(OSError):
+            # Snakemake writes it in the encoding of the system. Names of characters are ASCII in any.
+            paths = lock.read_text("utf-8", errors="replace").split("\n")
+            found.update(path.split("/")[1] for path in paths if _RESULT.match(path))
     return sorted(found)
 
 

@@ -208,6 +208,7 @@ def test_prompts_of_a_file(here: Path) -> None:
         (["{trigger}", "on", "a", "bridge"], "put quotes around the prompt: '{trigger} on a bridge'"),
         (["a [trigger]"], "[trigger] would be drawn literally; did you mean {trigger}?"),
         ([PROMPT, "--size", "1000x700"], "sides must be multiples of 16 from 64 to 4096; take 992x704, the nearest"),
+        (["{trigger}，在桥上", "{trigger}在海边", "--size", "big"], "--size big: give pixels as 1024 or 1920x1088"),
         ([PROMPT, "--size", "big"], "--size big: give pixels as 1024 or 1920x1088"),
         ([PROMPT, "--checkpoint", "75"], "mara has no checkpoint of step 75; take one of 50, 100"),
         ([PROMPT, "--checkpoints", "50,x"], "--checkpoints 50,x: give steps with commas between them"),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cli_helpers import call, said
 
+from charloom.cli import entry
+
 HIDDEN = """\
 import sys
 sys.modules[{module!r}] = None
@@ -20,13 +22,50 @@ main()
 
 @pytest.mark.parametrize(
     "module, package, arguments",
-    [("safetensors", "safetensors", ["doctor"]), ("yaml", "pyyaml", ["lint", "leyla"])],
+    [("safetensors", "safetensors", ["verify", __file__]), ("yaml", "pyyaml", ["lint", "leyla"])],
 )
 def test_a_missing_package_is_one_line(module: str, package: str, arguments: list[str]) -> None:
     code = HIDDEN.format(module=module, arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"error: the package {package} is missing; pip install {package}\n"
+
+
+def test_doctor_names_the_package_among_its_other_findings() -> None:
+    gone = """\
+import importlib.metadata
+known = importlib.metadata.version
+def version(name):
+    if name == "safetensors":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+importlib.metadata.version = version
+"""
+    code = gone + HIDDEN.format(module="safetensors", arguments=["doctor", "--offline"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "safetensors: not installed; pip install 'safetensors" in done.stdout
+    assert "main memory" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [
+        ("no_such_package", "no_such_package"),
+        ("no_such_package.part", "no_such_package"),
+        ("torch.no_such_module", ""),
+        ("charloom.no_such_module", ""),
+        ("", ""),
+    ],
+)
+def test_a_part_missing_from_an_installed_package_is_no_missing_package(module: str, package: str) -> None:
+    assert entry.missing(module) == package
+
+
+@pytest.mark.parametrize("module", ["ruamel", "ruamel.yaml"])
+def test_a_package_of_a_shared_name_is_named_whole(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "find_spec", lambda name: None)
+    assert entry.missing(module) == "ruamel.yaml"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,36 @@ def test_folders_of_one_tree_become_data_sets(root: Path) -> None:
     assert len(character.shots) == 6 and [part.regularization for part in character.datasets] == [False, True]
 
 
+def test_a_folder_without_a_class_is_a_set_of_the_character(root: Path) -> None:
+    pictures("img/10_m4ra woman", 2)
+    pictures("img/5_beach", 4)
+    pictures("img/1_woman", 3)
+    said(call("new", "kmara", "--images", "img"))
+    found = written("kmara")
+    assert (found["trigger"], found["class"]) == ("m4ra", "woman")
+    assert found["images"]["path"] == "img/10_m4ra woman"
+    beach, woman = found["datasets"]
+    assert beach == {"name": "beach", "path": "img/5_beach", "repeats": 5, "default_caption": "{trigger}, a woman"}
+    assert woman["regularization"]
+    assert len(project.load(root).characters["kmara"].shots) == 2
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("5_美女 woman", "3_美女 woman", "2_海边"),
+        ("5_m4ra woman", "3_m4ra woman", "2_m4ra  woman"),
+        (f"5_{'long ' * 12}woman", f"3_{'long ' * 12}woman"),
+    ],
+)
+def test_names_of_sets_are_valid_and_differ(root: Path, folders: tuple[str, ...]) -> None:
+    pictures("img/10_m4ra woman", 6)
+    for folder in folders:
+        pictures(f"img/{folder}", 1)
+    said(call("new", "kmara", "--images", "img"))
+    assert len(project.load(root).characters["kmara"].datasets) == len(folders)
+
+
 def test_one_folder_says_trigger_and_class(root: Path) -> None:
     pictures("img/10_r3x dog", 6)
     result = said(call("new", "rex", "--images", "img"))
@@ -78,3 +108,9 @@ def test_an_empty_caption_counts_as_none(root: Path) -> None:
     Path("img/2.txt").write_text(" \n")
     result = said(call("new", "mara", "--images", "img"))
     assert "6 pictures in img, 5 with a caption" in result and "2.txt: empty, which counts as no caption" in result
+
+
+def test_a_single_picture_is_singular(root: Path) -> None:
+    pictures("img", 1)
+    result = said(call("new", "mara", "--images", "img"))
+    assert "1 picture in img, 0 with a caption" in result and "only 1 picture: 15 to 40" in result

@@ -176,6 +176,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: (p / CONFIG).write_text("recipe: {train: {steps: 1} network: {rank: 8}}\n"),
         ["config/config.yaml: line 1: a comma or a bracket is missing before 'network: {rank: 8}}'; put it there"],
     ),
+    "a trigger without quotes between brackets": (
+        lambda p: (p / CONFIG).write_text("p: {prompt: {trigger} here, seed: 1}\n"),
+        ["config/config.yaml: line 1: a text that begins with { needs quotes: '{trigger} here'"],
+    ),
+    "no comma between two keys": (
+        lambda p: (p / CONFIG).write_text("crop: {right: 150 bottom: 150}\n"),
+        ["config/config.yaml: line 1: a comma is missing in this line; put one between its entries"],
+    ),
     "a tab": (
         lambda p: (p / CONFIG).write_text("base: mini\nrecipe:\n\ttrain: {}\n"),
         ["config/config.yaml: line 3: begins with a tab, which YAML does not allow; indent it with spaces"],

@@ -56,3 +56,23 @@ def test_cores_alone_are_no_settings() -> None:
     assert not last_run.sets(["--cores", "4", "-n"]) and last_run.sets(["--profile=a"]) and last_run.sets(["-C", "a=b"])
     cores = ["-j", "3", "-c4", "-jall", "--jobs=2"]
     assert last_run.without_cores(["--profile", "a", *cores, "b"]) == ["--profile", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "elsewhere"),
+    [
+        ([], False),
+        (["--profile", "cluster"], True),
+        (["--executor", "slurm"], True),
+        (["-e", "slurm", "mara"], True),
+        (["--executor=slurm", "--profile", "gone"], True),
+        (["--profile", "cluster", "--executor", "local"], False),
+        (["-elocal", "--profile=cluster"], False),
+    ],
+)
+def test_the_executor_of_the_call_comes_before_that_of_the_profile(
+    tmp_path: Path, options: list[str], elsewhere: bool
+) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster/config.yaml").write_text("executor: slurm\n")
+    assert last_run.on_other_machines(options, tmp_path) is elsewhere

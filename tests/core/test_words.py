@@ -162,3 +162,7 @@ def test_a_base_of_the_hub_is_looked_up_in_the_cache(tmp_path: Path, monkeypatch
 
 def test_names_are_listed_up_to_a_number() -> None:
     assert [words.listed(["a", "b", "c"], most) for most in (1, 2, 3)] == ["a and 2 more", "a, b and 1 more", "a, b, c"]
+
+
+def test_a_number_of_things() -> None:
+    assert [words.several(number, "picture") for number in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]

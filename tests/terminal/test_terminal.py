@@ -82,6 +82,10 @@ def test_a_second_call_for_the_same_files_names_the_character(run: Run) -> None:
     Path(".snakemake/locks/0.output.lock").write_text("work/bases/mini.lock.json\nresults/leyla/final.safetensors\n")
     making = "leyla is being made by another snakemake in this folder; "
     assert take(run, said) == [f"error: {making}wait, or end it with charloom stop leyla"]
+    Path(".snakemake/locks/1.output.lock").write_text("results/mara/final.safetensors\n")
+    both = "leyla, mara are being made by another snakemake in this folder; wait"
+    assert take(run, said) == [f"error: {both}"]
+    Path(".snakemake/locks/1.output.lock").unlink()
     dry = DryRun().take(record(text="Error: Directory cannot be locked. Another Snakemake instance is running."))
     assert [line.text for line in dry] == [f"note: {making}what it makes is still listed"]
 

@@ -284,7 +284,9 @@ def test_a_plan_names_the_knob_and_the_file(project: Path, monkeypatch: pytest.M
         output = planning.dry_run([TARGET], project)
         return {group.rule: ", ".join([*group.causes, *group.files]) for group in planning.groups(output)}
 
+    assert planning.nothing_to_do(planning.dry_run([TARGET], project))
     replace(project, CHARACTER, "scale: 0.8", "scale: 0.7")
+    assert not planning.nothing_to_do(planning.dry_run([TARGET], project))
     assert why()["sample_checkpoint"] == "scale 0.8 → 0.7"
     replace(project, CONFIG, "recipe:\n", "recipe:\n  network:\n    rank: 8\n")
     assert why()["train_segment"].startswith("network.rank 32 → 8")

@@ -94,5 +94,6 @@ def test_a_second_run_says_who_is_made_and_not_how_to_break_the_lock(tmp_path: P
 def test_locks_name_the_characters_whose_files_they_hold(tmp_path: Path) -> None:
     (tmp_path / "locks").mkdir()
     (tmp_path / "locks/0.output.lock").write_text("results/mara/a.png\nresults/index.html\nwork/x\nresults/ines/b\n")
-    (tmp_path / "locks/0.input.lock").write_text("results/zoe/a.png\n")
-    assert stale_locks.holders(tmp_path) == ["ines", "mara"]
+    (tmp_path / "locks/1.output.lock").write_bytes("results/zoe/Zoë.png\nresults/rex/a.png\n".encode("cp1252"))
+    (tmp_path / "locks/0.input.lock").write_text("results/kim/a.png\n")
+    assert stale_locks.holders(tmp_path) == ["ines", "mara", "rex", "zoe"]
