@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charloom.cli import mistyped
+from charloom.cli.naming import workflow_folder
 from charloom.core.errors import UserError
 from charloom.report.numbers import size
 
@@ -126,7 +127,7 @@ def _pruned(store: Store, root: Path, keep_final: bool, older: str, yes: bool) -
 def store(context: typer.Context) -> None:
     """Show what lies in the store, by character, kind and age."""
     if context.invoked_subcommand is None:
-        from charloom.cli.main import one_line, workflow_folder
+        from charloom.cli.main import one_line
 
         one_line(lambda: print("\n".join(show(workflow_folder()))))()
 
@@ -140,6 +141,6 @@ def prune_(
     yes: Annotated[bool, typer.Option("--yes", help="remove; without it, only say what would go")] = False,
 ) -> None:
     """Remove what can be made again and was not used for long. Results are files of their own and stay."""
-    from charloom.cli.main import one_line, workflow_folder
+    from charloom.cli.main import one_line
 
     one_line(lambda: print("\n".join(prune(workflow_folder(), keep_final, older, yes))))()
