@@ -19,6 +19,7 @@ from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.core.store import Store
+from charloom.judge.choice import how_in_words
 from charloom.watch import logs, machine
 from charloom.watch.editing import digest
 from charloom.watch.metrics import Metrics
@@ -140,7 +141,7 @@ class Watcher:
             ],
             "checkpoints": checkpoints(character, saved, choice, scores),
             "chosen": choice.get("step"),
-            "how": choice.get("how"),
+            "how": how_in_words(choice.get("how", "")),
             "why": [str(line) for line in choice.get("why", ())],
             "configured": character.checkpoint,
             "seen": digest(file.read_bytes()) if file else "",

@@ -116,6 +116,13 @@ def test_a_picture_that_is_removed_during_a_look_costs_only_itself(project, monk
     assert [one["prompt"] for one in card["pictures"]] == ["02"]
 
 
+def test_the_page_says_how_a_checkpoint_was_chosen_as_the_terminal_does(project):
+    path = project / "results/mara/validation.json"
+    for how, words in (("rule", "by scores"), ("fallback", "the best available"), ("latest", "the newest")):
+        path.write_text(json.dumps({"step": 50, "how": how}))
+        assert Watcher(project).character("mara")["how"] == words
+
+
 def test_broken_files_of_a_crash_cost_only_themselves(project):
     made = project / "results/mara"
     (made / "scores/step-000050.json").write_text('{"rows": [{"metric": "identity"}, 7, null], "misses": 3')
