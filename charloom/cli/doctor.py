@@ -213,8 +213,9 @@ def _memory() -> Iterator[Finding]:
     import psutil
 
     total, free = psutil.virtual_memory().total / GIB, psutil.virtual_memory().available / GIB
-    short, remedy = round(total) < price.PREPARING, ""  # the system keeps a part of 16 GB for itself
-    if short:
+    remedy = ""
+    # Firmware and integrated graphics keep up to 1 GiB of 16 to themselves.
+    if total < price.PREPARING - 1:
         remedy = f"preparing Z-Image-Turbo needs {price.PREPARING:.0f} GiB, or swap space"
     elif round(total) < BESIDE_TRAINING:
         remedy = f"previews of Z-Image-Turbo wait for the end of training: beside it they need {BESIDE_TRAINING} GiB"
@@ -237,20 +238,23 @@ def _store(root: Path) -> Iterator[Finding]:
         return
     from charloom.config import project
 
-    there = project.read(root)
-    kinds = {"character": {*there.characters, *there.broken}, "style": {*there.styles, *there.broken_styles}}
+    workflow = project.read(root)
+    kinds = {
+        "character": {*workflow.characters, *workflow.broken},
+        "style": {*workflow.styles, *workflow.broken_styles},
+    }
     counts = [f"{len(names)} {kind}{'' if len(names) == 1 else 's'}" for kind, names in kinds.items()]
     yield Finding("workflow", ", ".join(counts))
     own, *others = project.stores(root)
     for store in (own, *others):
-        there = files.existing(store)
+        existing = files.existing(store)
         if store != own and not store.is_dir():  # a profile for a cluster names a folder of its machines
             yield Finding("store", f"{store}, of the last run, does not exist on this machine")
-        elif not os.access(there, os.W_OK):
-            yield Finding("store", f"{there} may not be written to", PROBLEM, f"change its owner, or set {STORE}")
+        elif not os.access(existing, os.W_OK):
+            yield Finding("store", f"{existing} may not be written to", PROBLEM, f"change its owner, or set {STORE}")
         else:
             size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
-            yield Finding("store", f"{store}: {size / 1e9:.1f} GB{_links(there)}")
+            yield Finding("store", f"{store}: {size / 1e9:.1f} GB{_links(existing)}")
 
 
 def _links(folder: Path) -> str:

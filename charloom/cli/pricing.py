@@ -16,8 +16,7 @@ from charloom.cli.planning import Group
 from charloom.core import files, last_run
 from charloom.core.errors import UserError
 from charloom.core.layout import WORK
-from charloom.core.numbers import about
-from charloom.report.numbers import duration
+from charloom.core.numbers import roughly
 from charloom.workflow import devices, price
 
 BESIDE = 1.5
@@ -187,16 +186,17 @@ def _previews_later(recipe: dict[str, Any], budget: float | None, jobs: dict[str
 def _times(stages: Sequence[price.Stage], jobs: dict[str, int], notes: list[str]) -> list[str]:
     total = sum(one.seconds for one in stages)
     training = next((one for one in stages if one.rule == "train_segment"), None)
-    of_h100 = not training.measured if training else not any(one.measured for one in stages)
+    measured = any(one.measured for one in stages)
     longest = sorted(stages, key=lambda one: -one.seconds)[:LISTED]
     unknown = sum(count for rule, count in jobs.items() if rule not in {one.rule for one in stages})
     notes = [*notes, *([f"{unknown} jobs not estimated"] if unknown else [])]
-    parts = [f"{one.rule.replace('_', ' ')} {duration(one.seconds)}{'*' if one.measured else ''}" for one in longest]
-    if any(one.measured for one in stages):
-        notes.append("* as measured on this machine")
-    head = f"time on an H100: {about(total)}" if of_h100 else f"time: about {about(total)}"
+    parts = [f"{one.rule.replace('_', ' ')} {roughly(one.seconds)}{'*' if one.measured else ''}" for one in longest]
+    if measured:
+        rest = ", the rest as on an H100" if training and not training.measured else ""
+        notes.append(f"* as measured on this machine{rest}")
+    head = f"time: about {roughly(total)}" if measured else f"time on an H100: {roughly(total)}"
     other = ""
-    if of_h100 and training:
+    if training and not training.measured:
         slower = "on a consumer card expect hours" if training.seconds > LONG else "other cards are slower"
         other = f"; {slower} (charloom try measures yours)"
     return [f"{head}{' (' + '; '.join(notes) + ')' if notes else ''}{other}", f"  {', '.join(parts)}"]

@@ -17,7 +17,7 @@ from charloom.config.character import Character
 from charloom.core import last_run, records
 from charloom.core.errors import UserError
 from charloom.core.layout import Results, results
-from charloom.core.numbers import about
+from charloom.core.numbers import roughly
 from charloom.train import progress
 from charloom.workflow.training import UNTIL
 
@@ -163,10 +163,10 @@ def verdict(root: Path, character: Character, trial: Trial, price: float | None 
         draws = (trial.row or 0.0) * rows
         lines.append(f"speed      {trial.per_step:.3g} s a step")
         lines.append(f"memory     {trial.memory / GIB:.1f} GiB at most")
-        parts = f"{whole} steps {about(steps)}"
-        parts += f", {rows} × {len(character.prompt_names)} previews {about(draws)}" if trial.row else ""
+        parts = f"{whole} steps {roughly(steps)}"
+        parts += f", {rows} × {len(character.prompt_names)} previews {roughly(draws)}" if trial.row else ""
         cost = f", {(steps + draws) / 3600 * price:.2f} at {price:g} an hour" if price is not None else ""
-        lines.append(f"whole run  about {about(steps + draws)} ({parts}){cost}")
+        lines.append(f"whole run  about {roughly(steps + draws)} ({parts}){cost}")
     lines += [f"warning    {line}" for line in trial.problems]
     good = trial.trend != "rising" and not trial.problems
     again = last_run.again(root, character.id, character.id)

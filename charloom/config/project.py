@@ -151,9 +151,15 @@ def all_as_last_run(root: Path) -> dict[str, Workflow]:
 
 
 def stores(root: Path) -> list[Path]:
-    """The stores of the workflow: first that of ``config/config.yaml``, then others of the last trainings."""
+    """The stores of the workflow: first that of ``config/config.yaml``, then others of the last trainings.
+
+    Each folder once, however it is written.
+    """
     found = [read(root).store, *(one.store for one in all_as_last_run(root).values())]
-    return list(dict.fromkeys(root / store for store in found))
+    by_folder: dict[Path, Path] = {}
+    for store in found:
+        by_folder.setdefault((root / store).resolve(), root / store)
+    return list(by_folder.values())
 
 
 def read(

@@ -6,7 +6,8 @@ Names alone, nothing is opened. Roots and names may hold the wildcards of a rule
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def step_name(step: int | str) -> str:
 def step_of(path: str | Path) -> int:
     """The step that :func:`step_name` put into the name of a file or folder."""
     return int(Path(path).stem.removeprefix("step-"))
+
+
+def _of_steps(paths: Iterable[Path]) -> list[Path]:
+    """Those named after a step, sorted; not a copy made by hand, such as ``step-000100 (copy)``."""
+    return sorted(path for path in paths if re.fullmatch(step_name("[0-9]+"), path.stem))
 
 
 def strength_name(strength: float) -> str:
@@ -164,7 +170,7 @@ class Results(_Folder):
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints that exist, in ascending order."""
-        return sorted((self.root / "checkpoints").glob(f"{step_name('*')}.safetensors"))
+        return _of_steps((self.root / "checkpoints").glob(f"{step_name('*')}.safetensors"))
 
     def samples(self, step: int | str) -> Path:
         """The folder with the previews of a checkpoint."""
@@ -176,7 +182,7 @@ class Results(_Folder):
 
     def sampled_steps(self) -> Iterator[int]:
         """The steps that have a folder of previews, in ascending order."""
-        return map(step_of, sorted((self.root / "samples").glob(step_name("*"))))
+        return map(step_of, _of_steps((self.root / "samples").glob(step_name("*"))))
 
     def grid(self, step: int | str) -> Path:
         """All previews of a checkpoint on one picture."""

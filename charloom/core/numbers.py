@@ -21,10 +21,10 @@ def apart(*values: float) -> list[str]:
     return [f"{value:.{places}f}" for value in values]
 
 
-def about(seconds: float) -> str:
+def roughly(seconds: float) -> str:
     """An estimated time, no finer than the estimate is: ``97 s``, ``17 min``, ``2 h 05 min``."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{round(seconds) or int(seconds > 0)} s"  # never 0 s for a short one
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 

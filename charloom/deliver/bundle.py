@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,8 @@ FORMAT, VERSION = "charloom bundle", 1
 MANIFEST = "manifest.json"
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".html", ".css", ".js", ".json", ".csv", ".txt")
 _TEXT = (".md", ".txt", ".json", ".yaml", ".html", ".css", ".js", ".csv", ".py")
+_SOURCE = ("source", "repository", "sourcecode", "github")
+"""Labels by which package metadata names a repository: packaging.python.org, well-known project URLs."""
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[po]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}")
 
 
@@ -225,6 +228,8 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
     if "gallery/index.html" in contents:
         rows["scenes"] = "`gallery/index.html`; their prompts: `gallery-prompts.txt`"
     table = "\n".join(f"| {what} | {where} |" for what, where in rows.items())
+    address = _repository()
+    known = "." if address else "; for `ADDRESS` write the address of charloom's repository."
     return f"""# {about["name"]}
 
 {model_card.introduction(about)}
@@ -235,11 +240,11 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
 
 ## Train it again
 
-With Python 3.11 or newer; for `ADDRESS` write the address of charloom's repository. In a workflow folder that you have
+With Python 3.11 or newer{known} In a workflow folder that you have
 already, the last two lines are enough.
 
 ```sh
-pip install git+ADDRESS
+pip install git+{address or "ADDRESS"}
 charloom init studio && cd studio
 charloom unpack ../bundle.zip
 snakemake --cores 2 results/{name}/final.safetensors
@@ -247,6 +252,18 @@ snakemake --cores 2 results/{name}/final.safetensors
 
 On a CPU, with the same versions of torch and Pillow and the same checkpoint chosen, the same bytes come out.
 {_left_behind(about)}""".encode()
+
+
+def _repository() -> str | None:
+    """The address of charloom's repository, if the installed package names it: who gets a bundle does not know it."""
+    try:
+        named = importlib.metadata.metadata("charloom").get_all("Project-URL") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for label, _, address in (line.partition(",") for line in named):
+        if re.sub(r"[\W_]", "", label.lower()) in _SOURCE:
+            return str(address.strip())
+    return None
 
 
 def _left_behind(about: Mapping[str, Any]) -> str:

@@ -206,10 +206,15 @@ def _values(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def how_in_words(how: object) -> str:
+    """``how`` of a result as terminal and live page print it."""
+    words = {"rule": "by scores", "fallback": "the best available", "latest": "the newest"}
+    return words.get(str(how), str(how))
+
+
 def explain(result: Mapping[str, Any]) -> str:
     """The result as lines of text for a log or a terminal."""
-    how = {"rule": "by scores", "latest": "the newest"}.get(result["how"], result["how"])
-    lines = [f"chosen: step {result['step']} ({how})", *(f"  {line}" for line in result["why"])]
+    lines = [f"chosen: step {result['step']} ({how_in_words(result['how'])})", *(f"  {line}" for line in result["why"])]
     for verdict in result["verdicts"]:
         lines.append(f"step {verdict['step']}: {verdict['verdict']}")
         lines += [f"  {reason['text']}" for reason in verdict["reasons"]]

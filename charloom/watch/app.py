@@ -163,10 +163,12 @@ class Server:
             raise UserError(f"{step} is not a checkpoint of this run; take one of {', '.join(map(str, steps))}")
         if step == "auto" and character.ship:
             raise UserError(f"{path.name} says ship: {character.ship}; take that line out to let the scores choose")
+        # All that the answer needs is asked first: once the file is written, nothing may fail any more.
+        again = last_run.again(self.watcher.root, character.id, character.id)
+        running = self.watcher.training(character)["state"] == progress.RUNNING
         choosing.choose(path, step, str(seen))
-        again = last_run.again(self.watcher.root, str(name), str(name))
         written = f"checkpoint: {step} written into {path.name}"
-        if self.watcher.character(str(name))["training"]["state"] != progress.RUNNING:
+        if not running:
             return f"{written}; make the file with: {again}"
         now = "" if step == "auto" else f" (or end it now: charloom ship {name} --checkpoint {step})"
         return f"{written}; when training has ended{now}, make the file with: {again}"

@@ -19,6 +19,7 @@ from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.core.store import Store
+from charloom.judge.choice import how_in_words
 from charloom.watch import logs, machine
 from charloom.watch.editing import digest
 from charloom.watch.metrics import Metrics
@@ -93,11 +94,12 @@ class Watcher:
 
     def _card(self, name: str, character: Character) -> dict[str, Any]:
         made = Results(self.results / name)
-        training = self._training(name, made, character)
+        training = self.training(character)
         _, drawn = self._made(character)
         shown = list(self._pictures(name, drawn[max(drawn)], {}))[:4] if drawn else []
-        if not shown and made.reference.is_file():
-            shown = [{"file": self._url(made.reference), "prompt": "reference"}]
+        if not shown:
+            url = self._url(made.reference)
+            shown = [{"file": url, "prompt": "reference"}] if url else []
         return {
             "name": name,
             "title": character.name,
@@ -118,7 +120,7 @@ class Watcher:
         choice = files.read_mapping(made.validation)
         scores = {step: files.read_mapping(made.scores(step)) for step in [0, *character.saved_steps]}
         saved, drawn = self._made(character)
-        training = self._training(name, made, character)
+        training = self.training(character)
         metrics = self._metrics_of(name, made)
         file = self.file_of(name)
         return {
@@ -139,12 +141,12 @@ class Watcher:
             ],
             "checkpoints": checkpoints(character, saved, choice, scores),
             "chosen": choice.get("step"),
-            "how": choice.get("how"),
+            "how": how_in_words(choice.get("how", "")),
             "why": [str(line) for line in choice.get("why", ())],
             "configured": character.checkpoint,
             "seen": digest(file.read_bytes()) if file else "",
             "final": made.final.is_file(),
-            "report": self._url(made.report) if made.report.is_file() else "",
+            "report": self._url(made.report),
             "machine": self.machine.now(),
             "log": logs.newest(made.root / "logs"),
         }
@@ -156,11 +158,11 @@ class Watcher:
         known.read()
         return known
 
-    def _training(self, name: str, made: Results, character: Character) -> dict[str, Any]:
+    def training(self, character: Character) -> dict[str, Any]:
         """How far training is: ``state``, ``step``, ``steps``, ``loss``, ``seconds_per_step``, ``eta``, ``problem``."""
-        steps = character.recipe["train"]["steps"]
+        made, steps = Results(self.results / character.id), character.recipe["train"]["steps"]
         found = files.read_mapping(made.progress)
-        metrics = self._metrics_of(name, made)
+        metrics = self._metrics_of(character.id, made)
         if not found:
             return _from_metrics(metrics, steps, made)
         state, problem = str(found.get("state", "")), str(found.get("problem") or "")
@@ -188,17 +190,24 @@ class Watcher:
     def _pictures(self, name: str, paths: Mapping[str, Path], document: dict[str, Any]) -> Iterable[dict[str, Any]]:
         for prompt, path in sorted(paths.items()):
             values = {r["metric"]: r["value"] for r in _rows(document) if r["prompt"] == prompt}
+            file = self._url(path) if path.is_relative_to(self.results) else f"/previews/{name}/{path.stem}"
+            if not file:  # Snakemake has just removed it to draw it again
+                continue
             yield {
                 "prompt": prompt,
-                "file": self._url(path) if path.is_relative_to(self.results) else f"/previews/{name}/{path.stem}",
+                "file": file,
                 "identity": values.get("identity_relative", values.get("identity")),
                 "obedience": values.get("obedience"),
                 "misses": [str(miss) for miss in (document.get("misses") or {}).get(prompt, ())],
             }
 
     def _url(self, path: Path) -> str:
-        """Where the server hands out a file of the results; it changes when the file does."""
-        return f"/files/{path.relative_to(self.results).as_posix()}?{path.stat().st_mtime_ns:x}"
+        """Where the server hands out a file of the results; it changes when the file does. Empty if there is none."""
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            return ""
+        return f"/files/{path.relative_to(self.results).as_posix()}?{changed:x}"
 
 
 def bars(made: Results, character: Character, saved: Checkpoints, drawn: Pictures) -> list[dict[str, Any]]:

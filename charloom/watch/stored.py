@@ -12,7 +12,7 @@ from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core import files
 from charloom.core.errors import UserError
-from charloom.core.layout import WORK, Results, step_name, step_of
+from charloom.core.layout import WORK, Results, step_of
 from charloom.core.store import Store
 from charloom.train import progress
 from charloom.workflow import samples, slices, studio
@@ -78,14 +78,7 @@ class Stored:
 
 def _drawn(made: Results, prompts: list[str]) -> Pictures:
     """The previews among the results."""
-    found: Pictures = {}
-    for folder in (made.root / "samples").glob(step_name("*")):
-        try:
-            step = step_of(folder)
-        except ValueError:
-            continue
-        found[step] = _there({prompt: made.sample(step, prompt) for prompt in prompts})
-    return found
+    return {step: _there({prompt: made.sample(step, prompt) for prompt in prompts}) for step in made.sampled_steps()}
 
 
 def _newest(made: Results, prompts: list[str]) -> tuple[int, dict[str, Path]]:

@@ -271,6 +271,22 @@ def test_the_store_of_the_last_run_is_looked_at(monkeypatch, tmp_path):
     assert any(str(one) == f"store: {tmp_path}/shared: 0.0 GB" for one in doctor.examine(tmp_path, hub=False))
 
 
+@pytest.mark.parametrize(
+    ("total", "remedy"),
+    [
+        (7.6, "preparing Z-Image-Turbo needs 16 GiB"),
+        (15.3, "previews of Z-Image-Turbo wait"),  # 16 GB with integrated graphics
+        (15.46, "previews of Z-Image-Turbo wait"),
+        (31.2, ""),
+    ],
+)
+def test_a_machine_of_16_gb_can_prepare_the_base(monkeypatch, tmp_path, total, remedy):
+    memory = types.SimpleNamespace(total=total * 2**30, available=4 * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    one = findings(monkeypatch, tmp_path)["main memory"]
+    assert one.remedy.startswith(remedy) and one.verdict == (doctor.NOTE if remedy else doctor.OK)
+
+
 def test_what_goes_onto_one_disk_is_added(monkeypatch, tmp_path):
     monkeypatch.setattr("charloom.base.hub.cache", lambda: tmp_path / "hub")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=40e9))

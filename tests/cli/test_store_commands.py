@@ -209,6 +209,12 @@ def test_the_store_of_the_last_run_counts_too(store: Store, last_run_elsewhere: 
     assert keeping.entries(last_run_elsewhere) == [] and keeping.entries(store)
 
 
+def test_a_store_that_is_written_in_two_ways_is_shown_and_pruned_once(store: Store) -> None:
+    last_run.remember(["mara"], {"store": str(store.root.resolve())}, [])
+    assert said(call("store")).count(" entries, ") == 1
+    assert prune().count("would be removed") == 1
+
+
 def test_a_store_of_other_machines_is_not_called_empty(store: Store, last_run_elsewhere: Store) -> None:
     shutil.rmtree(last_run_elsewhere.root)
     assert said(call("store")).endswith(f"{last_run_elsewhere.root}: does not exist on this machine\n")

@@ -17,6 +17,16 @@ def test_a_step_is_read_back_from_its_name(step: int) -> None:
     assert step_of(f"samples/{step_name(step)}") == step == step_of(Results("r").checkpoint(step))
 
 
+def test_a_copy_made_by_hand_is_no_checkpoint(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    for step in ("000050", "000100", "000100 (copy)", "best"):
+        made.samples(step).mkdir(parents=True)
+        made.checkpoint(step).parent.mkdir(exist_ok=True)
+        made.checkpoint(step).touch()
+    assert made.checkpoints() == [made.checkpoint(50), made.checkpoint(100)]
+    assert list(made.sampled_steps()) == [50, 100]
+
+
 def test_the_pattern_of_a_rule_is_the_path_that_scripts_use() -> None:
     pattern, made = Results("results/{character}"), results("mara")
     values = {"character": "mara", "step": "000250", "prompt": "01", "shot": "more/a"}

@@ -30,7 +30,8 @@ def test_a_clock_rounds_to_seconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(25.4, "25 s"), (97, "97 s"), (1037, "17 min"), (7100, "118 min"), (7505, "2 h 05 min")]
+    ("seconds", "text"),
+    [(0, "0 s"), (0.3, "1 s"), (25.4, "25 s"), (97, "97 s"), (1037, "17 min"), (7100, "118 min"), (7505, "2 h 05 min")],
 )
 def test_an_estimate_is_not_told_to_the_second(seconds: float, text: str) -> None:
-    assert numbers.about(seconds) == text
+    assert numbers.roughly(seconds) == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from email.message import Message
 from pathlib import Path
 
 import bundles
@@ -16,7 +17,10 @@ from small_project import edit, with_sets
 
 from charloom.config import project
 from charloom.core import files
+from charloom.core.layout import Results
 from charloom.dataset.crop import crop_file
+from charloom.deliver.bundle import members
+from charloom.workflow import delivery
 
 
 @pytest.fixture
@@ -50,12 +54,23 @@ def test_everything_is_in_it(folder: Path) -> None:
         "charloom unpack ../bundle.zip",
         "snakemake --cores 2 results/mara/final.safetensors",
     ]
-    assert "`m4ra` in a prompt" in readme
+    assert "`m4ra` in a prompt" in readme and "for `ADDRESS` write" in readme
     made = json.loads(found["provenance.json"])
     assert made["training"] == {"base_digest": "4" * 64, "step": 100}
     assert made["base"]["components"] == {"transformer": "1" * 64} and made["base"]["adapters"] == {
         "v1": {"sha256": "2" * 64}
     }
+
+
+def test_the_address_that_the_package_names_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = Message()
+    for url in ("Homepage, https://example.org/charloom", "Source Code, https://example.org/charloom.git"):
+        metadata["Project-URL"] = url
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: metadata)
+    workflow = project.load(folder)
+    about = json.loads(delivery.bundle(workflow.characters["mara"], workflow.bases["mini"]))
+    readme = members(Results("results/mara"), about, bundles.LOCK, [])["README.md"].decode()
+    assert "pip install git+https://example.org/charloom.git\n" in readme and "ADDRESS" not in readme
 
 
 def test_the_same_run_gives_the_same_bytes(folder: Path) -> None:

@@ -90,6 +90,7 @@ def test_overfit_all_against_the_base():
     assert "overfit" in result["warnings"][0]
     assert {"keep", "lr", "0.7"} <= {word for word in ("keep", "lr", "0.7") if word in " ".join(result["advice"])}
     assert result["step"] == 100 and result["how"] == "fallback"
+    assert choice.explain(result).startswith("chosen: step 100 (the best available)\n")
 
 
 def test_early_unkept_checkpoints_tell_what_was_possible():

@@ -16,7 +16,7 @@ pytest.importorskip("httpx", reason="needs httpx")
 from starlette.testclient import TestClient  # noqa: E402
 
 from charloom.core.errors import UserError
-from charloom.watch import serve, stream
+from charloom.watch import choosing, serve, stream
 from charloom.watch.app import Server
 from charloom.watch.editing import digest
 
@@ -204,3 +204,16 @@ def test_a_choice_while_it_trains_says_how_to_end_it(ahead, client, server):
     headers = {"origin": ORIGIN, "x-charloom-token": server.token}
     reply = client.post("/choose", json={"name": "mara", "step": 100, "seen": seen}, headers=headers)
     assert "when training has ended (or end it now: charloom ship mara --checkpoint 100)" in reply.json()["text"]
+
+
+def test_a_choice_that_was_written_is_never_answered_with_an_error(client, order, project, server, monkeypatch):
+    """The character may be broken by the user's next edit before the answer is made."""
+
+    def written_then_broken(path, step, seen, choose=choosing.choose):
+        choose(path, step, seen)
+        server.watcher.forget()
+        path.write_text(path.read_text() + "nonsense: [")
+
+    monkeypatch.setattr("charloom.watch.app.choosing.choose", written_then_broken)
+    reply = client.post("/choose", json=order[0], headers=order[1])
+    assert reply.status_code == 200 and "checkpoint: 50 written into mara.yaml" in reply.json()["text"]

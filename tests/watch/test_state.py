@@ -89,6 +89,40 @@ def test_what_the_trainer_has_just_drawn_is_shown_at_once(project):
     assert [one["step"] for one in Watcher(project).character("mara")["previews"]] == [50]
 
 
+def test_a_copied_checkpoint_leaves_the_page_up(project):
+    """Beside the step it is a copy of: that is what file managers do."""
+    made = project / "results/mara"
+    (made / "checkpoints/step-000050 (copy).safetensors").write_bytes(b"x")
+    (made / "samples/step-000050 (copy)").mkdir()
+    state = Watcher(project).character("mara")
+    assert [(one["step"], one["there"]) for one in state["checkpoints"]] == [(50, True), (100, False)]
+
+
+def test_a_picture_that_is_removed_during_a_look_costs_only_itself(project, monkeypatch):
+    """Snakemake deletes a preview before it draws it again."""
+    watcher, made = Watcher(project), project / "results/mara"
+    found = watcher._made
+
+    def then_removed(character):
+        seen = found(character)
+        (made / "samples/step-000050/01.png").unlink(missing_ok=True)
+        return seen
+
+    monkeypatch.setattr(watcher, "_made", then_removed)
+    (newest,) = watcher.character("mara")["previews"]
+    assert [one["prompt"] for one in newest["pictures"]] == ["02"]
+    small_project.picture(made / "samples/step-000050/01.png", (64, 64))
+    (card,) = watcher.everybody()["characters"]
+    assert [one["prompt"] for one in card["pictures"]] == ["02"]
+
+
+def test_the_page_says_how_a_checkpoint_was_chosen_as_the_terminal_does(project):
+    path = project / "results/mara/validation.json"
+    for how, words in (("rule", "by scores"), ("fallback", "the best available"), ("latest", "the newest")):
+        path.write_text(json.dumps({"step": 50, "how": how}))
+        assert Watcher(project).character("mara")["how"] == words
+
+
 def test_broken_files_of_a_crash_cost_only_themselves(project):
     made = project / "results/mara"
     (made / "scores/step-000050.json").write_text('{"rows": [{"metric": "identity"}, 7, null], "misses": 3')

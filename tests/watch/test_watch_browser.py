@@ -49,6 +49,13 @@ def test_a_click_chooses_the_checkpoint(chromium, address, project):
         assert yaml.safe_load((project / CHARACTER).read_text())["checkpoint"] == "auto"
 
 
+def test_a_checkpoint_that_is_only_the_best_available_is_not_praised(chromium, address, project):
+    (project / "results/mara/validation.json").write_text('{"step": 50, "how": "fallback"}')
+    with opened(chromium, f"{address}/c/mara") as page:
+        page.wait_for_selector("text=Step 50 ships (checkpoint: auto, the best available).")
+        assert page.locator(".choices .pill.good").text_content() == "the best available"
+
+
 @pytest.mark.parametrize("kind", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_of_a_running_training_every_saved_step_can_be_compared_and_chosen(chromium, ahead, served, kind):
     with opened(chromium, f"{served(ahead)}/c/mara", kind) as page:

@@ -129,12 +129,12 @@ function previewsOf({ previews, prompts: texts }) {
 function shippedOf({ chosen, configured, how }) {
   if (configured !== "auto") return `Step ${configured} ships, because the character file says so.`;
   if (chosen == null) return "No checkpoint is chosen yet; that happens after training (checkpoint: auto).";
-  return `Step ${chosen} ships, ${how === "latest" ? "the latest one" : "the best by scores"} (checkpoint: auto).`;
+  return `Step ${chosen} ships (checkpoint: auto, ${how}).`;
 }
 function choicesOf(state) {
   const metrics = [...new Set(state.checkpoints.flatMap(one => Object.keys(one.scores)))];
   const rows = state.checkpoints.map(one => h("tr", {}, h("td", {}, h("b", {}, `step ${one.step}`)),
-    h("td", {}, one.step === state.chosen ? h("span", { class: "pill good" }, state.how === "latest" ? "latest" : "best by scores") : one.verdict ? h("span", { class: "pill" }, one.verdict) : ""),
+    h("td", {}, one.step === state.chosen ? h("span", { class: "pill good" }, state.how) : one.verdict ? h("span", { class: "pill" }, one.verdict) : ""),
     metrics.map(metric => h("td", { class: "number", "data-k": metric }, fixed(one.scores[metric], 3))),
     h("td", {}, one.step === state.configured ? h("b", {}, "ships by your choice")
       : h("button", { type: "button", class: "ship", disabled: !one.there, onclick: event => choose(one.step, event.target) }, one.there ? "Choose this one" : "not trained yet"))));
