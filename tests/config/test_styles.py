@@ -16,7 +16,7 @@ from small_project import edit, picture, snakemake, write_yaml
 
 from charloom.config.project import load, read
 from charloom.core.errors import UserError
-from charloom.dataset import captions, lint, picture_files, sources
+from charloom.dataset import captions, lint, picture_files, proposals, sources
 from charloom.dataset.lint import Item
 from charloom.workflow import board, caption_slices, delivery, slices
 
@@ -122,6 +122,14 @@ def test_a_style_may_have_a_captioner_and_levels_of_its_own(project: Path) -> No
     assert caption_slices.described(style) == caption_slices.taken(style) == ["cup"]
     assert "how it is drawn" in json.loads(caption_slices.captioner(style))["prompt"]
     assert json.loads(slices.lint(style))["lint"] == {"levels": {"few": "ignore"}}
+
+
+@pytest.mark.parametrize("trigger", [{}, {"trigger": "1nk"}])
+def test_what_a_captioner_says_is_taken_with_and_without_a_trigger(project: Path, trigger: dict[str, str]) -> None:
+    write_yaml(project / INK, {**STYLE, **trigger, "sample_prompts": ["a house, {trigger}" if trigger else "a house"]})
+    settings = caption_slices.clean_settings(load(project).styles["ink"], "001")
+    made = proposals.propose("001", "The image shows a boat on a lake.", "", settings)
+    assert made.good and made.text.endswith("a boat on a lake") and ("1nk" in made.text) == bool(trigger), made
 
 
 def test_a_style_stands_beside_the_characters_and_is_made_only_when_asked_for(project: Path) -> None:
