@@ -164,6 +164,13 @@ def negative_embedding(wildcards):
 def strength_pictures(wildcards):
     """The pictures of the strength sweep."""
     character = person(wildcards.character)
+    if not character.strengths:
+        why = (
+            "a style has no strength sweep"
+            if character.is_style
+            else "no strengths: recipe.sample leaves none to draw"
+        )
+        stop([f"{results(character.id).strengths}: {why}"])
     return [
         results(character.id).strength(strength, prompt.name)
         for strength in character.strengths
@@ -182,6 +189,12 @@ def scenes_of(wildcards):
     """The pictures of the gallery."""
     character = person(wildcards.character)
     if not character.gallery:
+        if not character.has_sheet:  # its file cannot have one
+            stop(
+                [
+                    f"{results(character.id).gallery}: a style has no gallery; name it in that of a character"
+                ]
+            )
         remedy = "write the prompts of scenes there, as in config/characters/leyla.yaml"
         stop([f"{character.label}: gallery: is missing; {remedy}"])
     return [results(character.id).scene(scene.name) for scene in character.gallery]

@@ -124,8 +124,9 @@ def shown(how: Manner, table: Table) -> str:
 
 def warn(text: str, character: Character, say: Callable[[str], None]) -> None:
     """Say so if a prompt for the character's own LoRA does not name it."""
-    if not words.count(text, character.trigger):
-        say(f"note: no {words.PLACEHOLDER} in the prompt, so it may show somebody else: {text[:60]}")
+    if not character.shown_by(text):
+        lost = "be in another style" if character.is_style else "show somebody else"
+        say(f"note: no {words.PLACEHOLDER} in the prompt, so it may {lost}: {text[:60]}")
 
 
 def repl(table: Table, how: Manner, loras: Loras, lines: Iterable[str], own: bool = True) -> None:

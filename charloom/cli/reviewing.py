@@ -97,6 +97,8 @@ def _say_tags(found: Review) -> None:
     print(f"In at least half of {statistics['captions']} captions:")
     for term in statistics["common"]:
         print(f"  {term['share']:4.0%}  {term['term']}")
+    if not statistics["described"]:
+        return
     print(f"Shown by at least half of {statistics['described']} described pictures, and in no caption:")
     for term in statistics["unsaid"]:
         print(f"  {term['share']:4.0%}  {term['term']}: {', '.join(term['pictures'][:8])}")

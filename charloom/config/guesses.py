@@ -92,7 +92,8 @@ def trigger(captions: Sequence[str]) -> str | None:
     held: Counter[str] = Counter()
     begun: Counter[str] = Counter()
     for caption in captions:
-        found = re.findall(r"[A-Za-z0-9]{2,20}", caption)
+        said = re.sub(r"\[trigger\]|\{trigger\}", " ", caption)  # stands for the word, and is none itself
+        found = re.findall(r"[A-Za-z0-9]{2,20}", said)
         held.update({word for word in found if words.count(caption, word) == 1})
         begun.update(found[:1])
     enough = 0.8 * len(captions)

@@ -79,7 +79,9 @@ def _problems(name: str, cleaned: Cleaned, settings: Mapping[str, Any]) -> list[
         plain["sets"] = [{"name": name.rpartition("/")[0], "regularization": True}]
     item = Item(image if settings["trigger"] else name, cleaned.text, None, name, name)
     data = Data([item], plain)
-    found = [finding.what for rule in _RULES for finding in RULES[rule].findings(data)]
+    # Neither pictures of others nor those of a style without a trigger can have it.
+    rules = [rule for rule in _RULES if settings["trigger"] or rule != "trigger-count"]
+    found = [finding.what for rule in rules for finding in RULES[rule].findings(data)]
     if words.misspelt_placeholder(cleaned.text):
         found.append(f"has the placeholder {words.misspelt_placeholder(cleaned.text)}")
     return found

@@ -7,6 +7,8 @@ rate is a pure function of the step.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -53,7 +55,8 @@ def build(
         )
     if name == "prodigy":
         prodigy = _library("prodigyopt", "Prodigy", name)
-        return prodigy(values, lr=lr, weight_decay=decay, eps=ADAM_EPS)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it was told to do
+            return prodigy(values, lr=lr, weight_decay=decay, eps=ADAM_EPS)
     if name == "lion":
         lion = _library("lion_pytorch", "Lion", name)
         return lion(values, lr=lr, weight_decay=decay)

@@ -61,8 +61,8 @@ def caption(character: Character, shot_name: str) -> str:
         text = {"default": character.default_caption}
     elif character.whole:
         text = {"trigger": character.trigger}
-    elif not (character.is_style or character.shot(shot_name).tier):
-        text = {}  # imported: nothing to compose one from, and the user's file is the caption
+    elif character.source == "folder" and not character.shot(shot_name).tier:
+        text = {}  # imported, or a style's: nothing to compose one from, and the user's file is the caption
     else:
         text = {"caption": captions.caption(character, character.shot(shot_name))}
     return canonical_json({**text, **caption_slices.automatic(character, shot_name)})

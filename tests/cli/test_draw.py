@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from small_project import edit
 
 from charloom.base import locks
 from charloom.cli import draw, drawing
+from charloom.config.project import load
 from charloom.core import files
 from charloom.core.errors import UserError
 from charloom.core.layout import results
@@ -187,6 +189,14 @@ def test_lines_are_drawn_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_typed_prompt_without_the_trigger_is_noted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draw, "typed", lambda: iter(["foo bar\n", PROMPT]))
     assert run("--repl").count("note: no {trigger} in the prompt, so it may show somebody else: foo bar") == 1
+
+
+def test_only_a_trigger_that_exists_can_be_missing(here: Path) -> None:
+    mara, noted = load().characters["mara"], []
+    for one in (mara, replace(mara, is_style=True), replace(mara, is_style=True, trigger="")):
+        draw.warn("a house", one, noted.append)
+    before = "note: no {trigger} in the prompt, so it may"
+    assert noted == [f"{before} show somebody else: a house", f"{before} be in another style: a house"]
 
 
 def test_a_character_may_be_named_by_its_file(here: Path) -> None:

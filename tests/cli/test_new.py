@@ -234,6 +234,7 @@ def test_suggestions_are_short_hold_a_digit_and_never_run_out(name: str) -> None
         (["a photo of a woman"] * 5, None),
         (["1girl, sitting", "1girl, standing", "1girl, lying"], None),
         (["85mm photo, m4ra", "85mm photo, m4ra smiling", "85mm photo, m4ra sad"], "m4ra"),
+        (["[trigger] at sea", "[trigger] at home", "{trigger} in the snow"], None),
         (["m4ra"] * 2, None),
         ([], None),
     ],

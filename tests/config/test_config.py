@@ -120,6 +120,14 @@ def test_images_that_are_taken_whole_need_half_the_smallest_resolution(
     assert json.loads(slices.crop(mara, "medium-01"))["minimum"] == minimum == json.loads(slices.lint(mara))["minimum"]
 
 
+def test_a_crop_that_was_filled_in_may_be_written_as_bundles_do(project: Path) -> None:
+    smallest = {"data": {"resolutions": [32]}}
+    edit(project / MARA, crop={"right": 0, "bottom": 0}, recipe=smallest)
+    filled = load(project).characters["mara"].crop
+    edit(project / MARA, crop=filled)
+    assert load(project).characters["mara"].crop == filled and filled["minimum"] == 16
+
+
 @pytest.mark.parametrize(("every", "sampled"), [(50, 250), (200, 400), (250, 250), (300, 300)])
 def test_previews_follow_the_checkpoints_unless_it_is_said(project: Path, every: int, sampled: int) -> None:
     edit(project / CONFIG, recipe={"save": {"every": every}})

@@ -16,7 +16,7 @@ from small_project import edit, picture, snakemake, write_yaml
 
 from charloom.config.project import load, read
 from charloom.core.errors import UserError
-from charloom.dataset import captions, lint, picture_files, sources
+from charloom.dataset import captions, lint, picture_files, proposals, sources
 from charloom.dataset.lint import Item
 from charloom.workflow import board, caption_slices, delivery, slices
 
@@ -124,6 +124,14 @@ def test_a_style_may_have_a_captioner_and_levels_of_its_own(project: Path) -> No
     assert json.loads(slices.lint(style))["lint"] == {"levels": {"few": "ignore"}}
 
 
+@pytest.mark.parametrize("trigger", [{}, {"trigger": "1nk"}])
+def test_what_a_captioner_says_is_taken_with_and_without_a_trigger(project: Path, trigger: dict[str, str]) -> None:
+    write_yaml(project / INK, {**STYLE, **trigger, "sample_prompts": ["a house, {trigger}" if trigger else "a house"]})
+    settings = caption_slices.clean_settings(load(project).styles["ink"], "001")
+    made = proposals.propose("001", "The image shows a boat on a lake.", "", settings)
+    assert made.good and made.text.endswith("a boat on a lake") and ("1nk" in made.text) == bool(trigger), made
+
+
 def test_a_style_stands_beside_the_characters_and_is_made_only_when_asked_for(project: Path) -> None:
     workflow = load(project)
     assert list(workflow.characters) == ["mara"] and list(workflow.styles) == ["ink"]
@@ -139,10 +147,24 @@ def test_a_style_stands_beside_the_characters_and_is_made_only_when_asked_for(pr
     assert not {"write_prompts", "sample_strength", "study_references", "sample_drift"} & set(jobs)
 
 
-def test_the_bundle_of_a_style_is_refused_in_one_line(project: Path) -> None:
-    result = snakemake(project, "-n", "results/ink/bundle.zip", code=small_project.ROOT)
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("bundle.zip", "a style has no bundle"),
+        ("strengths.json", "a style has no strength sweep"),
+        ("gallery/index.html", "a style has no gallery"),
+    ],
+)
+def test_what_a_style_does_not_have_is_refused_in_one_line(project: Path, file: str, words: str) -> None:
+    result = snakemake(project, "-n", f"results/ink/{file}", code=small_project.ROOT)
     lines = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("error: ")]
-    assert result.returncode and len(lines) == 1 and "a style has no bundle" in lines[0]
+    assert result.returncode and len(lines) == 1 and lines[0].startswith(f"error: results/ink/{file}: {words}")
+
+
+def test_a_strength_sweep_of_no_strengths_is_refused_before_anything_is_drawn(project: Path) -> None:
+    edit(project / "config/characters/mara.yaml", recipe={"sample": {"strengths": []}})
+    result = snakemake(project, "-n", "results/mara/strengths.json", code=small_project.ROOT)
+    assert result.returncode and "results/mara/strengths.json: no strengths" in result.stdout + result.stderr
 
 
 def test_every_picture_shows_somebody_else_somewhere_else_and_its_caption_says_so(project: Path) -> None:

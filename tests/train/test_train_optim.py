@@ -78,6 +78,12 @@ def test_adamw8bit_on_the_cpu_is_adamw_with_a_warning():
     assert type(optimizer) is torch.optim.AdamW
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_nothing_is_printed_between_the_lines_of_the_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make(name, parameters())
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(("name", "package"), [("prodigy", "prodigyopt"), ("lion", "lion-pytorch")])
 def test_missing_packages_are_named(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)

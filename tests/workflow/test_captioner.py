@@ -121,6 +121,7 @@ def test_all_takes_what_passes_the_check(project: Path) -> None:
 
 
 def test_what_pictures_show_and_no_caption_says(project: Path) -> None:
+    assert "described pictures" not in charloom("captions", "mara", "--tags")
     say(SAID)
     record = json.loads(charloom("captions", "mara", "--json"))
     unsaid = {term["term"]: term["pictures"] for term in record["statistics"]["unsaid"]}
