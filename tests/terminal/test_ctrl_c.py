@@ -42,11 +42,15 @@ class Shell:
         import pty
         import termios
 
+        def take_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where these tests run in the background
+
         self._mine, theirs = pty.openpty()
         self.process = subprocess.Popen(
             ["bash", "--norc", "--noprofile", "-i"], cwd=folder, env={**environment, "PS1": PROMPT},
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
         )  # fmt: skip
         os.close(theirs)
         self.shown = ""

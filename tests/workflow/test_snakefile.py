@@ -262,7 +262,7 @@ def test_what_to_know_beforehand_is_said_once_of_whoever_is_made(
     small_project.write_yaml(project / "config/characters/mira.yaml", mira)
     (project / "charloom/config/notices.py").write_text(
         "def notices(character, base, *more):\n    return [f'{character.name} on {base.name} is a trial']\n"
-        "def has_gpu(device):\n    return False\n"
+        "def has_gpu(*_, **__):\n    return False\n"
         "def of_base(character, base):\n    return []\n"
     )
     for arguments in (("-n",), ("--cores", "1")):
