@@ -5,7 +5,6 @@ With ``--gpus`` above 1 the training is done by as many processes, each of them 
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -113,8 +112,7 @@ def main() -> None:
             train(job, store, arguments.until, on_progress=report, log=report)
         finally:
             drawing.release()
-        # A pruned store may hold the last step and lack this one. Two models may be more than there is room for.
-        gc.collect()
+        # A pruned store may hold the last step and lack this one.
         train(job, store, arguments.step, on_progress=report, log=report)
 
     if rank:

@@ -29,6 +29,7 @@ from charloom.config import notices
 from charloom.core import files, misfits
 from charloom.core.errors import reason
 from charloom.core.store import STORE
+from charloom.core.words import several
 from charloom.workflow import price
 
 GIB = 2**30
@@ -243,8 +244,7 @@ def _store(root: Path) -> Iterator[Finding]:
         "character": {*workflow.characters, *workflow.broken},
         "style": {*workflow.styles, *workflow.broken_styles},
     }
-    counts = [f"{len(names)} {kind}{'' if len(names) == 1 else 's'}" for kind, names in kinds.items()]
-    yield Finding("workflow", ", ".join(counts))
+    yield Finding("workflow", ", ".join(several(len(names), kind) for kind, names in kinds.items()))
     own, *others = project.stores(root)
     for store in (own, *others):
         existing = files.existing(store)

@@ -17,6 +17,7 @@ from pathlib import Path
 from charloom.cli import changes
 from charloom.config import schema
 from charloom.core.errors import UserError
+from charloom.core.words import several
 from charloom.workflow import arguments
 
 TERMINAL = "CHARLOOM_TERMINAL"
@@ -201,7 +202,7 @@ def summary(found: Sequence[Group]) -> list[str]:
     if not found:
         return ["Nothing to do: everything is up to date."]
     total = sum(group.jobs for group in found)
-    lines = [f"{total} job{'s' if total > 1 else ''} to do; everything else is up to date."]
+    lines = [f"{several(total, 'job')} to do; everything else is up to date."]
     width = max(len(group.rule) for group in found)
     # What characters share (bases) comes first.
     for who in sorted({group.who for group in found}, key=lambda name: (name != "", name)):

@@ -50,7 +50,7 @@ def new(
 
     Never overwrites a file; asks nothing that it can guess.
     """
-    from charloom.config import inventory, kinds, scaffold
+    from charloom.config import inventory, kinds, scaffold, triggers
     from charloom.core import tokens
 
     root = workflow_folder()
@@ -63,7 +63,7 @@ def new(
         raise UserError("--crop: goes with --images (pictures that charloom draws are cropped anyway); leave it out")
     if there := next((path for path in places.values() if path.exists()), None):
         raise UserError(f"{there}: exists already and is not overwritten; choose another name or edit it")
-    if trigger and not re.fullmatch(r"[A-Za-z0-9]{2,20}", trigger):
+    if trigger and not triggers.FORM.fullmatch(trigger):
         raise UserError(
             f"--trigger {trigger}: use 2 to 20 letters and digits, for example {scaffold.trigger_for(name)}"
         )

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from charloom.config.triggers import FORM
 from charloom.core import words
 
 MOST = 0.6
@@ -93,7 +94,7 @@ def trigger(captions: Sequence[str]) -> str | None:
     begun: Counter[str] = Counter()
     for caption in captions:
         said = re.sub(r"\[trigger\]|\{trigger\}", " ", caption)  # stands for the word, and is none itself
-        found = re.findall(r"[A-Za-z0-9]{2,20}", said)
+        found = FORM.findall(said)
         held.update({word for word in found if words.count(caption, word) == 1})
         begun.update(found[:1])
     enough = 0.8 * len(captions)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.config import guesses, image_folder, kinds
+from charloom.config import guesses, image_folder, kinds, triggers
 from charloom.core import words
 
 _NAME = re.compile(r"([1-9]\d{0,2})_(\S.*)")
@@ -30,7 +30,7 @@ class Part:
     @property
     def trigger(self) -> str:
         """The identifier if it can be a trigger, else empty."""
-        return self.identifier if self.class_ and re.fullmatch(r"[A-Za-z0-9]{2,20}", self.identifier) else ""
+        return self.identifier if self.class_ and triggers.FORM.fullmatch(self.identifier) else ""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from charloom.core.canonical import canonical_json
 from charloom.core.errors import UserError
 from charloom.core.files import expanded, on_any_system
 from charloom.core.store import STORE
+from charloom.core.words import several
 
 CONFIG = "config/config.yaml"
 ImageProblems = Callable[[Character], list[str]]
@@ -288,7 +289,7 @@ def _character_files(
     if shard:
         part, parts = map(int, shard.split("/"))
         if part > (most := min(parts, len(names))):
-            found = f"{len(names)} character{'s' if len(names) > 1 else ''}"
+            found = several(len(names), "character")
             problems.append(f"{CONFIG}: shard: {shard} is none of {found}; count from 1/{most} to {most}/{most}")
         every = sorted(names)
         names = every[part - 1 :: parts]

@@ -9,6 +9,8 @@ from pathlib import Path
 from charloom.config import inventory
 from charloom.core.tokens import Counter
 
+FORM = re.compile("[A-Za-z0-9]{2,20}")
+"""What a trigger may be made of."""
 WRITTEN = re.compile(r"^trigger: *[\"']?([A-Za-z0-9]+)", re.MULTILINE)
 """The trigger in the text of a file that may have mistakes."""
 _DIGITS = {"i": "1", "e": "3", "a": "4", "o": "0", "s": "5", "l": "1", "t": "7"}

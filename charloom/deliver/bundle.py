@@ -223,13 +223,13 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
     if (started := start_name(name)) in contents:
         rows["the LoRA that its training started from"] = f"`{started}`, by its own authors"
     if "strengths.json" in contents:
-        known = files.read_mapping(contents["strengths.json"]).get("recommended")
-        rows["what it does at which strength"] = "`strengths.json`" + (f"; recommended: {known:g}" if known else "")
+        best = files.read_mapping(contents["strengths.json"]).get("recommended")
+        rows["what it does at which strength"] = "`strengths.json`" + (f"; recommended: {best:g}" if best else "")
     if "gallery/index.html" in contents:
         rows["scenes"] = "`gallery/index.html`; their prompts: `gallery-prompts.txt`"
     table = "\n".join(f"| {what} | {where} |" for what, where in rows.items())
     address = _repository()
-    known = "." if address else "; for `ADDRESS` write the address of charloom's repository."
+    asked = "." if address else "; for `ADDRESS` write the address of charloom's repository."
     return f"""# {about["name"]}
 
 {model_card.introduction(about)}
@@ -240,7 +240,7 @@ def _readme(about: Mapping[str, Any], contents: Mapping[str, Any]) -> bytes:
 
 ## Train it again
 
-With Python 3.11 or newer{known} In a workflow folder that you have
+With Python 3.11 or newer{asked} In a workflow folder that you have
 already, the last two lines are enough.
 
 ```sh

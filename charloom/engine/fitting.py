@@ -155,7 +155,8 @@ class Fitting:
         # Trials take seconds, and pictures of many shapes have about as many tokens.
         if (like := hardly_larger(key, self._tried)) is not None:
             self.kept[key], self.results[key] = self.kept[like], self.results[like]
-            self.offloads |= {key} if like in self.offloads else set()
+            if like in self.offloads:
+                self.offloads.add(key)
             self.apply(key)
             try:
                 graphs.warm_up(step)

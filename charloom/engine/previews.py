@@ -224,7 +224,7 @@ class Adapters:
             self._slots[name].up.copy_(up)
 
     def _make(self, shapes: Shapes) -> None:
-        """Wrappers for matrices of these shapes, without effect unless those that are there have the same shapes."""
+        """Wrap Linears for matrices of these shapes. New ones have no effect; any that fit already stay as they are."""
         if shapes == self._shapes():
             return
         self.remove()

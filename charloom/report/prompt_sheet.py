@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from charloom.core.words import several
 from charloom.dataset.prompts import Sheet
 from charloom.report.templating import render
 
@@ -17,6 +18,6 @@ def as_html(sheet: Sheet) -> str:
     for tier, title in _TITLES.items():
         prompts = [(name, prompt) for its_tier, name, prompt in sheet.shots if its_tier == tier]
         if prompts:
-            note = f"{len(prompts)} image{'s' * (len(prompts) > 1)}, each with the reference attached."
+            note = f"{several(len(prompts), 'image')}, each with the reference attached."
             sections.append({"title": title, "note": note, "prompts": prompts})
     return render("prompts.html.j2", name=sheet.name, sections=sections)

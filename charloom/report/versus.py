@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.core import numbers
+from charloom.core.words import several
 from charloom.report import pictures
 from charloom.report.grid import short
 from charloom.report.templating import render
@@ -100,9 +101,7 @@ def _pairs(
     notes = []
     for only, others, when in ((new, old, "now"), (old, new, "before")):
         if count := len(only.keys() - others.keys()):
-            notes.append(
-                f"{count} picture{'s' if count > 1 else ''} drawn {when} alone: another prompt, seed, strength or size."
-            )
+            notes.append(f"{several(count, 'picture')} drawn {when} alone: another prompt, seed, strength or size.")
     if not pairs:
         notes.insert(0, "No prompt was drawn by both with the same seed, strength and size.")
     return pairs, notes

@@ -12,7 +12,7 @@ from charloom.config.base import Base
 from charloom.config.character import Character
 from charloom.core import files
 from charloom.core.errors import UserError
-from charloom.core.layout import WORK, Results, step_of
+from charloom.core.layout import WORK, Results, results, step_of
 from charloom.core.store import Store
 from charloom.train import progress
 from charloom.workflow import samples, slices, studio
@@ -33,7 +33,7 @@ class Stored:
 
     def look(self, character: Character, base: Base | None, store: Store) -> tuple[Checkpoints, Pictures]:
         """The checkpoints and the previews that exist; step 0 is the base alone."""
-        made = Results(self.root / "results" / character.id)
+        made = results(character.id, self.root)
         saved = {step_of(path): path for path in made.checkpoints()}
         drawn = _drawn(made, character.prompt_names)
         lock = files.read_mapping(self.root / WORK.lock(base.name)) if base else {}

@@ -111,7 +111,7 @@ def _trigger(job: Job, id: str, root: Path) -> str:
         elif own and own != word:
             job.refuse(f"{job.prefix(index)}.trigger_word", "a character has one trigger")
     job.trigger_word = word
-    if re.fullmatch(r"[A-Za-z0-9]{2,20}", word):
+    if triggers.FORM.fullmatch(word):
         if line := triggers.shared(word, root, id):
             job.todo.append(f"trigger: {line}")
         return word
