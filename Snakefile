@@ -60,6 +60,7 @@ localrules:
     draw_grid,
     lock_judge,
     choose_checkpoint,
+    verify_checkpoint,
     write_report,
     write_index,
     export_final,

@@ -1,9 +1,33 @@
-# The file to ship.
+# The file to ship. Verifying it loads torch and diffusers, which takes a while; the report is written meanwhile.
+
+
+rule verify_checkpoint:
+    input:
+        validation=RESULTS.validation,
+        checkpoints=shippable_checkpoints,
+        lock=lock_of,
+    output:
+        verification=RESULTS.verification,
+    log:
+        RESULTS.log("verify_checkpoint"),
+    benchmark:
+        RESULTS.benchmark("verify_checkpoint")
+    priority: 2
+    conda:
+        "../envs/charloom.yaml"
+    threads: 1
+    params:
+        settings=settings(delivery.shipped),
+    message:
+        "{wildcards.character}: verify the checkpoint to ship"
+    shell:
+        "run verify_checkpoint {input.validation:q} --results results/{wildcards.character} "
+        "--lock {input.lock:q} --settings {params.settings:q} --output {output.verification:q} --log {log:q}"
 
 
 rule export_final:
     input:
-        validation=RESULTS.validation,
+        verification=RESULTS.verification,
         report=RESULTS.report,
         checkpoints=shippable_checkpoints,
         samples=lambda wildcards: delivery.thumbnails(person(wildcards.character)),
@@ -24,5 +48,5 @@ rule export_final:
     message:
         "{wildcards.character}: the LoRA to ship"
     shell:
-        "run export_final {input.validation:q} --results results/{wildcards.character} "
+        "run export_final {input.verification:q} --results results/{wildcards.character} "
         "--lock {input.lock:q} --settings {params.settings:q} --drawn {params.drawn:q} --output {output.lora:q} --log {log:q}"

@@ -61,7 +61,7 @@ def table(rows: Iterable[tuple[str, Mapping[str, int]]]) -> str:
         "# What an edit rebuilds",
         "",
         "Jobs that `snakemake -n` plans after one edit of a finished character with three pictures, two sample",
-        "prompts, two checkpoints and five strengths (51 jobs in all). `tests/workflow/test_matrix.py` compares each",
+        "prompts, two checkpoints and five strengths (52 jobs in all). `tests/workflow/test_matrix.py` compares each",
         "list, job by job, with what the graph of jobs and the [*reruns from* column](knobs.md) say, also where half",
         "of the files are missing and where the store is empty. A job whose result is stored takes milliseconds.",
         "",

@@ -25,7 +25,7 @@ from charloom.core.versions import RECIPES
 CHARACTER, CONFIG = "config/characters/mara.yaml", "config/config.yaml"
 LATE = (
     *("train_segment", "sample_checkpoint", "draw_grid", "score_checkpoint", "choose_checkpoint", "sample_strength"),
-    *("score_strengths", "write_report", "export_final"),
+    *("score_strengths", "verify_checkpoint", "write_report", "export_final"),
 )
 """Rules whose files are missing where half is made."""
 

@@ -144,7 +144,8 @@ def add_code(folder: Path) -> Path:
 PRETENDER = """#!{python} -S
 # Stands in for the interpreter of the jobs: writes the files that a script is asked for, and nothing else.
 import sys
-for flag, value in zip(sys.argv, sys.argv[1:]):
+made = sys.argv[sys.argv.index("--output") if "--output" in sys.argv else 0 :]  # what stands before it is read
+for flag, value in zip(made, made[1:]):
     if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
                 "--scores-plot", "--loss-plot", "--strip"):
         with open(value, "w") as file:

@@ -216,6 +216,11 @@ class Results(_Folder):
         return self.root / "validation.json"
 
     @property
+    def verification(self) -> Path:
+        """Whether that checkpoint is intact, and what can load it."""
+        return self.root / "verification.json"
+
+    @property
     def report(self) -> Path:
         """The page about the character."""
         return self.root / "report.html"

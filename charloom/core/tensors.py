@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from charloom.core import headers
 from charloom.core.errors import UserError
 
 LARGEST_HEADER = 100_000_000
@@ -38,8 +38,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whose bytes depend on the content only; tensors and metadata sorted by name."""
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    offset = 0
+    header, offset = {}, 0
     for name in sorted(tensors):
         size = tensors[name].numel() * tensors[name].element_size()
         header[name] = {
@@ -48,10 +47,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
             "data_offsets": [offset, offset + size],
         }
         offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors start on an eight-byte boundary
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(headers.packed(header, metadata))
         for name in sorted(tensors):
             file.write(tensor_bytes(tensors[name]))
 

@@ -26,6 +26,7 @@ RECIPES: dict[str, int] = {
     "drift": 1,
     "choice": 6,
     "strengths": 1,
+    "verification": 1,
     "report": 3,
     "index": 1,
     "final": 2,

@@ -7,15 +7,13 @@ picture becomes the workflow that draws it. No path and no name of a user is in 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charloom.core import files, pictures
+from charloom.core import files, headers, pictures
 from charloom.deliver import comfyui
 
 VERSION = "charloom"
@@ -82,10 +80,7 @@ def _quoted(value: str) -> str:
 
 def tensors_hash(path: Path) -> str:
     """Twelve digits of the SHA-256 of a safetensors file without its header, by which LoRAs are looked up."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        file.seek(8 + length)
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return headers.tensors_sha256(path)[:12]
 
 
 def write(picture: Any, output: Path, texts: Mapping[str, str]) -> None:

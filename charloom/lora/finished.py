@@ -8,18 +8,14 @@ on the time, the machine or the user, so the same run gives the same bytes; a da
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from charloom.core import pictures
 from charloom.core.canonical import canonical_json
 from charloom.core.epoch import moment
-from charloom.core.tensors import tensor_bytes
 
 LARGEST_THUMBNAIL = 64 * 1024
 """Bytes of a thumbnail as it stands in the header: a data URI."""
@@ -28,13 +24,13 @@ SIDE = 256
 
 
 def header(
-    trained: Mapping[str, str], tensors: Mapping[str, Tensor], about: Mapping[str, Any], sample: Path | None, epoch: str
+    trained: Mapping[str, str], sha256: str, about: Mapping[str, Any], sample: Path | None, epoch: str
 ) -> dict[str, str]:
     """The whole header of the file to ship.
 
     Args:
         trained: the header of the checkpoint.
-        tensors: the tensors of the checkpoint, which are hashed.
+        sha256: digest of its tensors (:func:`charloom.core.headers.tensors_sha256`).
         about: ``name``, ``base``, ``license``, ``resolution`` (pixels), ``shift`` (of the noise levels), ``sampler``
             (``steps``, ``guidance``, where 1 is without) and ``sample`` (``prompt``, ``seed``, ``strength``) of the
             picture, or None; ``architecture`` if the base is not Z-Image-Turbo.
@@ -45,9 +41,6 @@ def header(
         UserError: ``epoch`` is not a number of seconds, or the picture cannot be read.
     """
     sampler = {"sampler": "euler", "scheduler": "simple", "shift": about["shift"], **about["sampler"]}
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensor_bytes(tensors[name]))
     out = {
         **trained,
         "modelspec.title": about["name"],
@@ -56,8 +49,8 @@ def header(
         "modelspec.prediction_type": "v",
         "modelspec.usage_hint": "{steps} steps, cfg {guidance:g}, sampler {sampler}, schedule {scheduler}, "
         "shift {shift:g}".format(**sampler),
-        "modelspec.hash_sha256": f"0x{digest.hexdigest()}",
-        "sshs_model_hash": digest.hexdigest(),
+        "modelspec.hash_sha256": f"0x{sha256}",
+        "sshs_model_hash": sha256,
         "charloom.base": about["base"],
         **({"modelspec.architecture": about["architecture"]} if "architecture" in about else {}),
         "charloom.sampler": canonical_json(sampler),

@@ -3,9 +3,10 @@
 Where many jobs are ready, ``--scheduler-subsample`` considers some of them, chosen at random and whatever their
 priority: a base that everything waits for was prepared half a minute late, because a hundred pictures and captions were
 ready too. And after each job Snakemake records the digest of every file the job has read; the checkpoints of a
-character, hundreds of megabytes each, are read by every preview and every picture of the strength sweep. Last, what a
+character, hundreds of megabytes each, are read by every preview and every picture of the strength sweep. What a
 training draws on its way may be ready before the training is: then a process started for ten previews of the base alone
-held the only GPU for 40 seconds.
+held the only GPU for 40 seconds. Last, where one process makes the files of all its sibling jobs, these only link them;
+but each claimed the GPU, and seventy of them took ten seconds, one after the other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,16 @@ from typing import Any
 
 from charloom.core.contents import signature
 from charloom.planning import swaps
+
+MADE_TOGETHER = (
+    "encode_latents",
+    "encode_caption",
+    "encode_class_caption",
+    "encode_text",
+    "sample_strength",
+    "sample_drift",
+)
+"""Rules whose first job for a character makes the files of all others, which then link them from the store."""
 
 
 def _state(file: str) -> tuple[int, ...] | None:
@@ -49,7 +60,8 @@ def hash_once() -> None:
 
 
 def choose_well() -> None:
-    """Let the jobs that are considered be of all rules, and a training start before what it draws itself."""
+    """Let the jobs that are considered be of all rules, a training start before what it draws itself, and links be made
+    side by side."""
     from snakemake.scheduling import job_scheduler
 
     def starting(original: Any) -> Any:
@@ -57,6 +69,7 @@ def choose_well() -> None:
             original(self, *arguments, **named)
             self.subsample = None  # it is done below
             self.trainings = None
+            self.makers = {}
 
         return __init__
 
@@ -66,7 +79,13 @@ def choose_well() -> None:
             jobs = without_base_previews(self, jobs)
             if not jobs:
                 return []
-            return original(self, some_of_each_rule(jobs, most) if most and len(jobs) > most else jobs)
+            considered = some_of_each_rule(jobs, most) if most and len(jobs) > most else jobs
+            let_links_run(self, considered)
+            selected = original(self, considered)
+            for job in filter(_with_siblings, selected):
+                if self.makers.get(_family(job)) in {None, *self.failed}:
+                    self.makers[_family(job)] = job
+            return selected
 
         return job_selector
 
@@ -87,6 +106,32 @@ def without_base_previews(scheduler: Any, jobs: Collection[Any]) -> Collection[A
     coming = {job.wildcards.character for job in filterfalse(dag.finished, scheduler.trainings)}
     others = {job for job in jobs if not (_of_base_alone(job) and job.wildcards.character in coming)}
     return others if others or scheduler.running else jobs
+
+
+def let_links_run(scheduler: Any, jobs: Collection[Any]) -> None:
+    """Let those of ``jobs`` whose files an earlier job has made claim no GPU and one core.
+
+    If one has something to make after all, its process waits for a free GPU by itself.
+    """
+    if not scheduler.workflow.local_exec:
+        return
+    for job in filter(_with_siblings, jobs):
+        if _made(scheduler, job):
+            job.scheduler_resources.update(gpu=0, _cores=1)
+
+
+def _made(scheduler: Any, job: Any) -> bool:
+    """Whether a sibling of ``job`` that was started first has made the files of all."""
+    maker = scheduler.makers.get(_family(job))
+    return maker is not None and scheduler.workflow.dag.finished(maker)
+
+
+def _with_siblings(job: Any) -> bool:
+    return _named(job) in MADE_TOGETHER
+
+
+def _family(job: Any) -> tuple[str, str]:
+    return job.rule.name, job.wildcards.character
 
 
 def _named(job: Any) -> str:

@@ -23,6 +23,13 @@ def thumbnail(character: Character) -> str:
     return next(shown, "") if character.sampled_steps else ""
 
 
+def shipped(character: Character) -> str:
+    """Which checkpoint is to be shipped."""
+    return canonical_json(
+        {"checkpoint": character.checkpoint, "name": character.name, "recipe": RECIPES["verification"]}
+    )
+
+
 def final(character: Character, base: Base) -> str:
     """For the file to ship."""
     recipe = character.recipe
@@ -30,7 +37,6 @@ def final(character: Character, base: Base) -> str:
     sample = {"name": shown.name, "prompt": shown.text, "seed": shown.seed, "strength": shown.scale} if shown else None
     return canonical_json(
         {
-            "checkpoint": character.checkpoint,
             "name": character.name,
             "base": base.name,
             "license": base.license,

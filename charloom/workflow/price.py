@@ -60,7 +60,8 @@ PER_JOB = {
     "encode_latents": 0.78, "encode_caption": 0.03, "encode_text": 0.03, "encode_class_caption": 0.03, "lock_base": 9.0,
     "prepare_base": 30.0, "write_manifest": 0.2, "write_prompts": 0.2, "draw_grid": 1.6, "sample_checkpoint": 0.2,
     "score_checkpoint": 5.5, "sample_strength": 0.95, "score_strengths": 4.8, "study_references": 2.7,
-    "lock_judge": 0.5, "choose_checkpoint": 0.5, "write_report": 12.0, "export_final": 8.0,
+    "lock_judge": 0.5, "choose_checkpoint": 0.5, "write_report": 12.0,
+    "verify_checkpoint": 8.0, "export_final": 1.0,
 }  # fmt: skip
 """Seconds per job besides training (``whole_run.json``), and once for jobs that load a model: :data:`ONCE`."""
 ONCE = {"encode_caption": 22.0, "sample_strength": 31.0}

@@ -46,6 +46,7 @@ MADE_AGAIN = {
     "drift": "scores of drift",
     "choice": "the choice of the checkpoint",
     "strengths": "the strength sweep",
+    "verification": "the verification of the checkpoint to ship",
     "report": "reports",
     "index": "the page of all characters",
     "final": "the file to ship; its tensors stay",

@@ -137,7 +137,7 @@ def test_what_leaves_the_workflow_says_how_the_base_is_drawn() -> None:
     assert nodes["Negative prompt"]["text"] == character.negative_prompt
     text = snippets.character("leyla", "l3yla", snippets.Drawing("Tongyi-MAI/Z-Image", 30, 4.0, 64, 64, 1, "blurry"))
     assert "guidance_scale=3," in text and 'negative_prompt="blurry",' in text
-    header = finished.header({}, {}, {**json.loads(delivery.final(character, base)), "shift": 6.0}, None, "")
+    header = finished.header({}, "", {**json.loads(delivery.final(character, base)), "shift": 6.0}, None, "")
     assert "30 steps, cfg 4" in header["modelspec.usage_hint"] and "shift 6" in header["modelspec.usage_hint"]
     assert header["modelspec.architecture"] == "z-image/lora"
     assert "architecture" not in json.loads(delivery.final(*of("z-image-turbo")))

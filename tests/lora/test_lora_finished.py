@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from charloom.core import headers
 from charloom.core.errors import UserError
 from charloom.core.tensors import write_safetensors
 from charloom.lora import finished
@@ -26,6 +27,7 @@ ABOUT = {
     "sample": {"name": "01", "prompt": "a photo of m4ra", "seed": 42, "strength": 1.0},
 }
 TENSORS = {"b": torch.arange(6.0).bfloat16(), "a": torch.ones(2, 2)}
+SHA256 = "c0ffee"
 TRAINED = {"ss_network_dim": "4", "modelspec.trigger_phrase": "m4ra", "modelspec.title": "mara"}
 
 
@@ -45,7 +47,7 @@ def test_a_thumbnail_is_a_small_jpeg_whatever_the_picture(noise: Path) -> None:
 
 
 def test_it_says_what_readers_look_for(noise: Path) -> None:
-    made = finished.header(TRAINED, TENSORS, ABOUT, noise, "")
+    made = finished.header(TRAINED, SHA256, ABOUT, noise, "")
     assert made["modelspec.title"] == "Mara" and made["modelspec.resolution"] == "1024x1024"
     assert made["modelspec.usage_hint"] == "8 steps, cfg 1, sampler euler, schedule simple, shift 3"
     assert made["modelspec.license"] == "Apache-2.0" and made["ss_network_dim"] == "4"
@@ -53,21 +55,33 @@ def test_it_says_what_readers_look_for(noise: Path) -> None:
 
 
 def test_the_hash_is_that_of_all_bytes_after_the_header(tmp_path: Path) -> None:
-    made = finished.header(TRAINED, TENSORS, {**ABOUT, "sample": None}, None, "")
-    write_safetensors(tmp_path / "x.safetensors", TENSORS, made)
-    data = (tmp_path / "x.safetensors").read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    assert made["modelspec.hash_sha256"] == f"0x{hashlib.sha256(data[start:]).hexdigest()}"
+    checkpoint = tmp_path / "x.safetensors"
+    write_safetensors(checkpoint, TENSORS, TRAINED)
+    data = checkpoint.read_bytes()
+    sha256 = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    assert headers.tensors_sha256(checkpoint) == sha256
+    made = finished.header(TRAINED, sha256, {**ABOUT, "sample": None}, None, "")
+    assert made["modelspec.hash_sha256"] == f"0x{sha256}" and made["sshs_model_hash"] == sha256
+
+
+def test_another_header_leaves_the_tensors_as_a_writer_would_write_them(tmp_path: Path) -> None:
+    old, new, expected = (tmp_path / f"{name}.safetensors" for name in ("old", "new", "expected"))
+    write_safetensors(old, TENSORS, TRAINED)
+    header = {**TRAINED, "b": "é \U0001f98a", "a": "x" * 70_000}
+    headers.with_metadata(old, new, header)
+    write_safetensors(expected, TENSORS, header)
+    assert new.read_bytes() == expected.read_bytes()
+    assert headers.metadata(new) == header and headers.metadata(old) == TRAINED
 
 
 def test_without_a_sample_there_is_neither_picture_nor_prompt() -> None:
-    made = finished.header(TRAINED, TENSORS, ABOUT, None, "")
+    made = finished.header(TRAINED, SHA256, ABOUT, None, "")
     assert "modelspec.thumbnail" not in made and "charloom.sample" not in made
 
 
 def test_a_date_comes_from_the_environment_alone(noise: Path) -> None:
-    assert "modelspec.date" not in finished.header(TRAINED, TENSORS, ABOUT, noise, "")
-    assert finished.header(TRAINED, TENSORS, ABOUT, noise, "86400")["modelspec.date"] == "1970-01-02T00:00:00Z"
+    assert "modelspec.date" not in finished.header(TRAINED, SHA256, ABOUT, noise, "")
+    assert finished.header(TRAINED, SHA256, ABOUT, noise, "86400")["modelspec.date"] == "1970-01-02T00:00:00Z"
     for wrong in ("yesterday", "1e99", "9" * 30):
         with pytest.raises(UserError, match="SOURCE_DATE_EPOCH"):
             finished.date(wrong)

@@ -21,7 +21,8 @@ if sys.argv[1].endswith("train_segment.py"):
     end = time.monotonic() + 60
     while not os.path.exists("measured") and time.monotonic() < end:
         time.sleep(0.05)
-for flag, value in zip(sys.argv, sys.argv[1:]):
+made = sys.argv[sys.argv.index("--output") if "--output" in sys.argv else 0 :]  # what stands before it is read
+for flag, value in zip(made, made[1:]):
     if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
                 "--scores-plot", "--loss-plot", "--strip"):
         with open(value, "w") as file:

@@ -25,6 +25,7 @@ from small_project import TARGET, edit, snakemake, write_yaml
 from tiny_run import RECIPE, build
 
 from charloom.config.project import load
+from charloom.core.canonical import file_digest
 from charloom.workflow import delivery
 
 
@@ -81,6 +82,9 @@ def test_every_file_is_there(project: Path) -> None:
         assert trained.metadata().items() - {("modelspec.title", "mara")} <= header.items()
     assert header["modelspec.title"] == "Mara" and header["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
     assert json.loads(header["charloom.sample"])["prompt"].startswith("a medium shot photo of m4ra")
+    verified = json.loads((results / "verification.json").read_text())
+    assert (verified["step"], verified["by"], verified["ok"], verified["problems"]) == (chosen, "validation", True, [])
+    assert verified["sha256"] == file_digest(checkpoint) and verified["loaders"]
     # Neither a date nor a place.
     assert "modelspec.date" not in header and str(project) not in str(header) and "/" not in header["charloom.base"]
 
@@ -151,25 +155,35 @@ def test_several_processes_train_to_the_bytes_of_one(copy: Path, tmp_path: Path)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr, again.stdout
 
 
-def test_a_broken_checkpoint_is_not_shipped(copy: Path) -> None:
+def test_a_broken_checkpoint_is_not_shipped(copy: Path, tmp_path: Path) -> None:
     final = copy / "results/mara/final.safetensors"
     before, steps = final.read_bytes(), sorted((copy / "results/mara/checkpoints").iterdir())
     tensors = load_file(steps[-1])
     next(value for name, value in tensors.items() if name.endswith("lora_B.weight"))[0, 0] = float("nan")
     steps[-1].unlink()
     save_file(tensors, steps[-1])
-    script, lock = small_project.ROOT / "scripts/export_final.py", copy / "work/bases/mini.lock.json"
+    script, lock = small_project.ROOT / "scripts/verify_checkpoint.py", copy / "work/bases/mini.lock.json"
     results = copy / "results/mara"
     command = [sys.executable, script, results / "validation.json", "--results", results, "--lock", lock]
     edit(copy / "config/characters/mara.yaml", checkpoint=6)
     workflow = load(copy)
-    settings = delivery.final(workflow.characters["mara"], workflow.bases["mini"])
+    settings, output = delivery.shipped(workflow.characters["mara"]), results / "verification.json"
+    verified = output.read_bytes()
     result = subprocess.run(
-        [*command, "--settings", settings, "--output", final], cwd=copy, capture_output=True, text=True
+        [*command, "--settings", settings, "--output", output], cwd=copy, capture_output=True, text=True
     )
     assert result.returncode == 1
     assert "step-000006.safetensors" in result.stderr and "NaN or infinity in 1 of" in result.stderr
     assert "Traceback" not in result.stderr
+    assert output.read_bytes() == verified
+    # Nor is one that was broken after it had been verified.
+    script = small_project.ROOT / "scripts/export_final.py"
+    settings = delivery.final(workflow.characters["mara"], workflow.bases["mini"])
+    record = tmp_path / "verification.json"
+    record.write_text(json.dumps({**json.loads(verified), "step": 6}))
+    command = [sys.executable, script, record, *command[3:], "--settings", settings, "--output", final]
+    result = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert result.returncode == 1 and "has changed since it was verified" in result.stderr, result.stderr
     assert final.read_bytes() == before
 
 

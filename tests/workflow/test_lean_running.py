@@ -93,6 +93,7 @@ class Scheduler:
         self.workflow = SimpleNamespace(scheduling_settings=settings, local_exec=True, dag=self.dag)
         self.considered: list[int] = []
         self.running: set[Job] = set()
+        self.failed: set[Job] = set()
 
     def job_selector(self, jobs: Any) -> list[Any]:
         self.considered.append(len(jobs))
@@ -104,6 +105,7 @@ class Job:
 
     def __init__(self, rule: str, priority: int, **wildcards: str) -> None:
         self.rule, self.priority, self.wildcards = SimpleNamespace(name=rule), priority, SimpleNamespace(**wildcards)
+        self.scheduler_resources = {"gpu": 1, "_cores": 4}
 
     def is_group(self) -> bool:
         return False
@@ -148,7 +150,7 @@ def chosen(scheduler: Any, *jobs: Job) -> Job:
 
 
 def test_what_the_training_draws_does_not_start_before_it(scheduler: Any) -> None:
-    waits, other = preview("leyla"), Job("encode_latents", 1)
+    waits, other = preview("leyla"), Job("draw_grid", 1)
     assert chosen(scheduler, waits, other) is other
     training, done = scheduler.dag.jobs
     assert chosen(scheduler, waits, training) is training
@@ -158,7 +160,7 @@ def test_what_the_training_draws_does_not_start_before_it(scheduler: Any) -> Non
 
 @pytest.mark.parametrize("job", [preview("mara"), preview("leyla", "000200")])
 def test_other_previews_do_not_wait(scheduler: Any, job: Job) -> None:
-    assert chosen(scheduler, job, Job("encode_latents", 1)) is job
+    assert chosen(scheduler, job, Job("draw_grid", 1)) is job
 
 
 def test_nothing_waits_where_nothing_else_goes_on(scheduler: Any) -> None:
@@ -176,3 +178,40 @@ def test_rules_share_what_is_considered() -> None:
     chosen = running.some_of_each_rule(jobs, 23)
     assert Counter(job.rule.name for job in chosen) == {"a": 10, "b": 3, "c": 10}
     assert len(running.some_of_each_rule(jobs, 1)) == 3, "one of each"
+
+
+LINKS = {"gpu": 0, "_cores": 1}
+
+
+def test_jobs_that_only_link_what_a_sibling_has_made_claim_no_gpu(scheduler: Any) -> None:
+    first, *others = (Job("encode_latents", 10, character="leyla") for _ in range(3))
+    of_another, other_rule = Job("encode_latents", 10, character="mara"), Job("make_mask", 10, character="leyla")
+    assert chosen(scheduler, first) is first
+    waiting = (*others, of_another, other_rule)
+    chosen(scheduler, *waiting)
+    assert [job.scheduler_resources["gpu"] for job in waiting] == [1, 1, 1, 1], "the first is still at work"
+    scheduler.dag.done |= {first}
+    for _ in range(2):  # also when others have been chosen since
+        chosen(scheduler, *others)
+        assert [job.scheduler_resources for job in others] == [LINKS, LINKS]
+    chosen(scheduler, *waiting)
+    assert [job.scheduler_resources["gpu"] for job in (first, of_another, other_rule)] == [1, 1, 1]
+
+
+def test_after_a_failure_another_sibling_claims_the_gpu(scheduler: Any) -> None:
+    failed, other, third = (Job("sample_strength", 3, character="leyla") for _ in range(3))
+    chosen(scheduler, failed)
+    scheduler.failed |= {failed}
+    assert chosen(scheduler, other).scheduler_resources["gpu"] == 1
+    scheduler.dag.done |= {other}
+    chosen(scheduler, third)
+    assert third.scheduler_resources == LINKS
+
+
+def test_on_a_cluster_every_job_claims_what_its_rule_says(scheduler: Any) -> None:
+    scheduler.workflow.local_exec = False
+    first, other = (Job("encode_text", 3, character="leyla") for _ in range(2))
+    chosen(scheduler, first)
+    scheduler.dag.done |= {first}
+    chosen(scheduler, other)
+    assert other.scheduler_resources["gpu"] == 1

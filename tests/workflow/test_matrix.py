@@ -29,7 +29,7 @@ SAMPLE = (
 @pytest.fixture(scope="module")
 def before(finished: Path) -> Graph:
     found = graph(finished)
-    assert not found.runs and len(found.jobs) == 51
+    assert not found.runs and len(found.jobs) == 52
     assert len(set(found.jobs.values())) == len(found.jobs)  # every job has a name of its own
     return found
 

@@ -35,7 +35,8 @@ WORKER = """#!{python} -S
 import json, sys
 arguments = dict(zip(sys.argv, sys.argv[1:]))
 file = json.loads(arguments.get("--user-file", "null"))
-for flag, value in arguments.items():
+made = sys.argv[sys.argv.index("--output") if "--output" in sys.argv else 0 :]  # what stands before it is read
+for flag, value in zip(made, made[1:]):
     if flag in ("--output", "--comparison", "--html", "--txt", "--record", "--validation", "--table",
                 "--scores-plot", "--loss-plot", "--strip"):
         content = open(file, "rb").read() if file else value.encode()

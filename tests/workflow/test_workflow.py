@@ -66,7 +66,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
         lambda p: replace(p, CHARACTER, "scale: 0.8", "scale: 0.7"),
         {**EVERY_PREVIEW_OF_A_PROMPT, **AFTER_SAMPLES},
     ),
-    "the checkpoint": (lambda p: edit(p / CHARACTER, checkpoint=50), SWEPT),
+    "the checkpoint": (lambda p: edit(p / CHARACTER, checkpoint=50), {"verify_checkpoint": 1, **SWEPT}),
     "the strengths": (
         lambda p: edit(p / CHARACTER, recipe={"sample": {"strengths": [0.5, 1.0]}}),
         {"sample_strength": 2, "score_strengths": 1, **REPORTED},
@@ -203,7 +203,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     ),
     "no previews": (
         lambda p: edit(p / CHARACTER, recipe={"sample": {"disable": True}}),
-        {"choose_checkpoint": 1, **REPORTED},
+        {"choose_checkpoint": 1, "verify_checkpoint": 1, **REPORTED},
     ),
     "a picture left out": (
         lambda p: edit(p / CHARACTER, images={"source": "paperdoll", "count": 3, "exclude": ["medium-01"]}),
