@@ -1,6 +1,6 @@
-"""What the plan says against what runs, on one GPU made as small as a card of 8, 10, 12 or 24 GiB.
+"""What the plan says against what runs, on one GPU made as small as a card of 8, 10, 12, 16 or 24 GiB.
 
-    python benchmarks/limited_cards.py --model FOLDER --work FOLDER [--sizes 8 10 12 24] [--steps 100]
+    python benchmarks/limited_cards.py --model FOLDER --work FOLDER [--sizes 8 10 12 16 24] [--steps 100]
 
 A process of its own takes the rest of the GPU's memory, so that CUDA's context and libraries have to fit as well; it
 also watches how much the run takes at its peak. Each size trains with its profile and its own seed, so nothing but the
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base")
     parser.add_argument("--work", type=Path, required=True, help="folder to run in; may be an earlier one's")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 10, 12, 24], help="GiB of the card")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 10, 12, 16, 24], help="GiB of the card")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output", type=Path, default=whole_run.ROOT / "benchmarks" / "results" / "limited_cards.json")

@@ -126,9 +126,9 @@ def jobs(work: Path) -> dict[str, dict[str, float]]:
 
 def training(work: Path, started: float) -> dict[str, Any]:
     """What the trainer's log says: start, first step, seconds per step between checkpoints, and per checkpoint."""
-    logs = sorted(
-        (work / "results" / CHARACTER / "logs" / "train_segment").glob("*.log"), key=lambda p: p.stat().st_size
-    )
+    there = (work / "results" / CHARACTER / "logs" / "train_segment").glob("*.log")
+    # Not those of an earlier run in the same folder.
+    logs = sorted((p for p in there if p.stat().st_mtime >= started), key=lambda p: p.stat().st_size)
     text = logs[-1].read_text()
     rows = [(float(m[1]), m[2]) for m in re.finditer(r"^ *([\d.]+) s  (.*)$", text, re.MULTILINE)]
     steps = [(at, int(m[1])) for at, line in rows if (m := re.match(r"step (\d+)/", line))]

@@ -27,7 +27,7 @@ MEASURED = {
 }
 """Configurations of benchmarks/results/train_step.json by budget, and what was done, in words."""
 LIMITED = ROOT / "benchmarks/results/limited_cards.json"
-"""Runs with these profiles on an H100 made as small as their cards."""
+"""Runs with these profiles on a GPU made as small as their cards."""
 
 
 def recipe(size: int) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def recipe(size: int) -> dict[str, Any]:
 def limited() -> dict[int, str]:
     """What was measured by size of the card."""
     return {
-        row["size_gib"]: f"made as small: {row['allocated_gib']['measured']:.1f} GiB, "
+        row["size_gib"]: f"on an {row['device'].split()[1]} made as small: {row['allocated_gib']['measured']:.1f} GiB, "
         f"{row['seconds_per_step']['measured']:.2f} s per step on average"
         for row in json.loads(LIMITED.read_text(encoding="utf-8"))
     }
@@ -53,7 +53,7 @@ def stepped() -> dict[float, str]:
         rows = [row for row in map(json.loads, lines) if row.get("configuration") == configuration]
         seconds = mean(row["seconds"] for row in rows if row["size"] == 1024)
         peak = max(row["peak_gib"] for row in rows)
-        found[budget] = f"{how}: {peak:.1f} GiB, {seconds:.3f} s per step of 1024 pixels"
+        found[budget] = f"on an H100 {how}: {peak:.1f} GiB, {seconds:.3f} s per step of 1024 pixels"
     return found
 
 
@@ -72,7 +72,7 @@ def text(size: int) -> str:
         else "no block recomputes"
     )
     measured = limited().get(size) or stepped().get(32.0 if budget > 32 and not found.recomputing else budget)
-    said = f"Measured on an H100 {measured}." if measured else "No measurement at this size."
+    said = f"Measured {measured}." if measured else "No measurement at this size."
     encoder = "bf16" if size >= BF16_TEXTS else "float8"
     need, memory, previews = price.drawing(recipe(size)), budget, ""
     if budget < need <= size - CONTEXT:

@@ -43,3 +43,5 @@ CLEANED_CAPTIONS = 1
 """The same for the caption that is made of a captioner's text."""
 QUANTISED_LINEARS = 2
 """The same for which Linears are quantised; raising it rebuilds prepared bases and retrains on them."""
+SCALES_ON_CPU = 2
+"""The same for the scales that a CPU computes for float8 and int8; since the second, they are a GPU's bit for bit."""

@@ -45,6 +45,12 @@ TRACED = (
 )
 """Modules with code that is compiled into the blocks, or with operators that compiled blocks call."""
 
+OPERATORS = (
+    *("attend", "attend_gradient", "rotate", "rotate_gradient", "frozen_linear", "frozen_linear_gradient"),
+    *("float8_linear", "float8_product"),
+)
+"""Our own, by their names in ``torch.ops.charloom``."""
+
 _MIXED = ("mix_order_reduction", "mix_order_reduction_non_strict_mode")
 _BEFORE, _COMPILED = "_forward_before_compiling", "_compiled_forward"
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -67,6 +73,7 @@ def compile_blocks(model: nn.Module, prefer_cudnn: bool = True, **how: Any) -> N
     ``prefer_cudnn`` as for :func:`attention`; ``how`` goes to ``torch.compile``.
     """
     _choose_cache(cache_folder(prefer_cudnn))
+    _introduce_operators()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * RECOMPILE_LIMIT
@@ -100,6 +107,21 @@ def start_workers() -> None:
         AsyncCompile.use_process_pool()
 
 
+def _introduce_operators() -> None:
+    """Tell Inductor of our operators before it compiles any.
+
+    It notes that their inputs must be in memory when it first meets one, halfway through a block. So the first block
+    that a process compiled was fused in another way than all later ones, with other last bits: a preview depended on
+    whether a training had gone before.
+    """
+    from charloom.kernels import attention, products, rotary  # noqa: F401 (they register the operators)
+
+    with contextlib.suppress(ImportError, AttributeError):  # private to torch
+        from torch._inductor import lowering
+
+        lowering.add_needs_realized_inputs([getattr(torch.ops.charloom, name).default for name in OPERATORS])
+
+
 def mixed_order_reductions(on: bool) -> None:
     """Turn Inductor's mixed-order reductions on or off (token sums fused into per-token channel sums).
 
@@ -113,10 +135,12 @@ def mixed_order_reductions(on: bool) -> None:
 
 
 def choose_by_rule(on: bool) -> None:
-    """Let the compiler choose tile sizes by rules, instead of by timings that may differ from run to run."""
+    """Let the compiler choose tile sizes by rules, instead of by timings that may differ from run to run.
+
+    Not by ``inductor.deterministic``: torch switches it off after each function that it compiles, so that kernels
+    depended on what was compiled before them.
+    """
     global _by_rule
-    if hasattr(inductor, "deterministic"):
-        inductor.deterministic = on
     # torch considers these harmless. But the number of elements per thread can decide which products and sums are
     # contracted to one instruction, and with that the last bit.
     inductor.triton.autotune_pointwise = not on
@@ -130,7 +154,7 @@ def choose_by_rule(on: bool) -> None:
 
 
 def _ranks(autotuner: Any, *arguments: Any, **named: Any) -> dict[Any, float]:
-    """In place of timings: what torch would try first wins. Some kernels are still timed in its deterministic mode."""
+    """In place of timings: what torch would try first wins."""
     if _by_rule:
         return {launcher: float(rank) for rank, launcher in enumerate(autotuner.launchers)}
     return getattr(autotuner, _TIMED)(*arguments, **named)
@@ -139,9 +163,8 @@ def _ranks(autotuner: Any, *arguments: Any, **named: Any) -> dict[Any, float]:
 @contextlib.contextmanager
 def by_rule() -> Iterator[None]:
     """Inside the block, compile so that the result does not depend on timings or on what this process did before."""
-    names = [name for name in ("deterministic", "shape_padding") if hasattr(inductor, name)]
     of_triton = ["autotune_pointwise", *(name for name in _MIXED if hasattr(inductor.triton, name))]
-    before, ruled = {name: getattr(inductor, name) for name in names}, _by_rule
+    ruled, padding = _by_rule, inductor.shape_padding
     before_triton = {name: getattr(inductor.triton, name) for name in of_triton}
     choose_by_rule(True)
     mixed_order_reductions(False)
@@ -149,8 +172,7 @@ def by_rule() -> Iterator[None]:
         yield
     finally:
         choose_by_rule(ruled)
-        for name, value in before.items():
-            setattr(inductor, name, value)
+        inductor.shape_padding = padding
         for name, value in before_triton.items():
             setattr(inductor.triton, name, value)
 

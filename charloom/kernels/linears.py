@@ -157,7 +157,7 @@ class Int8Linear(QuantizedLinear):
     @staticmethod
     def pack(wide: Tensor) -> tuple[Tensor, Tensor]:
         wide = wide.float()
-        scale = wide.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / 127.0
+        scale = wide.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) * (1 / 127.0)  # as in _to_rows
         return (wide / scale).round().to(torch.int8), scale
 
     @staticmethod

@@ -32,7 +32,8 @@ def _to_rows(*parts: Tensor) -> tuple[Tensor, Tensor]:
     largest = largest.clamp(min=_TINY)
     # Multiply by the inverse: exact division would make these passes compute-bound.
     rows = [(part * (_LARGEST / largest)).to(torch.float8_e4m3fn) for part in parts]
-    return torch.cat(rows, dim=-1) if len(rows) > 1 else rows[0].contiguous(), largest / _LARGEST
+    # By the inverse here too: that is how torch divides by a number on a GPU, while a CPU's quotient may be another.
+    return torch.cat(rows, dim=-1) if len(rows) > 1 else rows[0].contiguous(), largest * (1 / _LARGEST)
 
 
 def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor | None, emulate: bool, fast: bool) -> Tensor:

@@ -17,6 +17,7 @@ from charloom.core.store import Store
 T = TypeVar("T")
 FULL_PRECISION = "none"
 _UNQUANTISED = (FULL_PRECISION, "bf16")
+_SCALED = ("float8", "int8")
 _KIND = "charloom.quantization"
 _SUMS = "charloom.sums"
 
@@ -36,6 +37,7 @@ def key(lock: dict[str, Any], settings: dict[str, Any], device: str = "cpu") -> 
             "recipe": settings["recipe"],
             **({} if settings["quantization"] in _UNQUANTISED else {"choice": versions.QUANTISED_LINEARS}),
             **({} if device == "cpu" else {"device": device}),
+            **({"scales": versions.SCALES_ON_CPU} if device == "cpu" and settings["quantization"] in _SCALED else {}),
         }
     )
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import small_project
 import torch
 from diffusers import ZImageTransformer2DModel
 from engine_helpers import CPU, adapted, assert_same, gradients
 from tiny_models import build_transformer
+from torch._inductor import lowering
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from charloom.engine import compile as compiling
@@ -198,3 +202,63 @@ def test_sizes_that_are_equal_by_chance_are_not_one_size():
         pad = torch.zeros(1, length, 1, dtype=torch.bool)
         forward.forward(model, x, torch.tensor([0.3]), caps, pad).sum().backward()
     assert len(graphs) == 3  # noise refiner; main blocks, whose first input has no gradient
+
+
+FIRST_AND_SECOND = """
+import torch
+from tiny_models import build_transformer
+from torch._inductor.graph import GraphLowering
+from charloom.engine import compile as compiling
+from charloom.kernels import quantize
+from charloom.zimage import forward
+
+found = []
+
+
+class Enough(Exception):
+    pass
+
+
+def codegen(graph):
+    made = original(graph)[0]
+    found.append(made.value.split("\\n", 1)[1])  # the first line counts what was compiled
+    raise Enough
+
+
+original, GraphLowering.codegen = GraphLowering.codegen, codegen
+model = build_transformer().to(torch.bfloat16).requires_grad_(False)
+quantize.quantize(model, "float8")
+quantize.set_mode(model, "emulate")
+forward.prepare(model)
+x, t, caps = torch.zeros(1, 16, 16, 16), torch.zeros(1), torch.zeros(1, 32, 32)
+for _ in range(2):
+    torch.compiler.reset()
+    compiling.compile_blocks(model)
+    try:
+        with torch.no_grad(), compiling.by_rule():
+            forward.forward(model, x, t, caps, torch.zeros(1, 32, 1, dtype=torch.bool))
+    except Exception as error:
+        assert isinstance(error.__cause__, Enough) or "Enough" in repr(error), error
+    compiling.plain_blocks(model)
+first, second = found
+print("same" if first == second else "another")
+"""
+
+
+def test_a_block_is_compiled_alike_whatever_the_process_compiled_before(tmp_path) -> None:
+    """A preview is drawn by the trainer, or by a process that does nothing else."""
+    environment = {
+        **os.environ,
+        "CHARLOOM_STORE": str(tmp_path / "store"),
+        "PYTHONPATH": os.pathsep.join([str(small_project.ROOT), str(small_project.ROOT / "tests")]),
+    }
+    made = subprocess.run([sys.executable, "-c", FIRST_AND_SECOND], env=environment, capture_output=True, text=True)
+    assert made.stdout.split() == ["same"], made.stderr[-2000:]
+
+
+def test_inductor_is_told_of_every_operator() -> None:
+    compiling.compile_blocks(model := build_transformer(), backend="eager")
+    compiling.plain_blocks(model)
+    ours = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("charloom::")}
+    assert {f"charloom::{name}" for name in compiling.OPERATORS} == ours
+    assert {getattr(torch.ops.charloom, name).default for name in compiling.OPERATORS} <= lowering.needs_realized_inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import nn
 from charloom.core.errors import UserError
 from charloom.kernels import products
 from charloom.kernels import quantize as q
-from charloom.kernels.linears import Float8Linear
+from charloom.kernels.linears import Float8Linear, Int8Linear
 
 WEIGHT_ERROR = {"float8": 0.03, "int8": 0.01, "nf4": 0.1}
 """Largest relative error (Frobenius) of normally distributed weights."""
@@ -170,6 +171,16 @@ def test_nf4_without_bitsandbytes_is_a_mistake_in_one_line(no_bitsandbytes):
         with pytest.raises(UserError, match=r"pip install 'charloom\[cuda\]'"):
             call(Blocks(), "nf4")
     assert q.quantize(Blocks(), "float8") == 1
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("float8", 448), ("int8", 127)])
+def test_scales_are_computed_as_on_a_card(kind, largest) -> None:
+    """There torch divides by a number by multiplying with its inverse in fp32; the quotient often has another last bit."""
+    wide = vary(64, 256)
+    found = {"float8": Float8Linear, "int8": Int8Linear}[kind].pack(wide)[1].flatten().numpy()
+    most = wide.abs().amax(1).numpy()
+    assert (found == most * (np.float32(1) / np.float32(largest))).all()
+    assert (found != most / np.float32(largest)).any()
 
 
 # On a card
