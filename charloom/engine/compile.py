@@ -119,7 +119,8 @@ def _introduce_operators() -> None:
     with contextlib.suppress(ImportError, AttributeError):  # private to torch
         from torch._inductor import lowering
 
-        lowering.add_needs_realized_inputs([getattr(torch.ops.charloom, name).default for name in OPERATORS])
+        for name in OPERATORS:
+            lowering.add_needs_realized_inputs(getattr(torch.ops.charloom, name).default)
 
 
 def mixed_order_reductions(on: bool) -> None:

@@ -175,7 +175,7 @@ def test_nf4_without_bitsandbytes_is_a_mistake_in_one_line(no_bitsandbytes):
 
 @pytest.mark.parametrize(("kind", "largest"), [("float8", 448), ("int8", 127)])
 def test_scales_are_computed_as_on_a_card(kind, largest) -> None:
-    """There torch divides by a number by multiplying with its inverse in fp32; the quotient often has another last bit."""
+    """There torch divides by multiplying with the inverse in fp32; a quotient often has another last bit."""
     wide = vary(64, 256)
     found = {"float8": Float8Linear, "int8": Int8Linear}[kind].pack(wide)[1].flatten().numpy()
     most = wide.abs().amax(1).numpy()
