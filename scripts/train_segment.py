@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.base import locks
-from charloom.core import files
+from charloom.core import files, garbage
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError
 from charloom.core.layout import Results
@@ -66,6 +66,7 @@ def main() -> None:
         from charloom.workflow import prepared, samples
         from charloom.workflow.while_training import WhileTraining
 
+        garbage.loaded()  # this process stays for hours
         log.quietly(f"torch loaded, on {device}")
         options = EngineOptions.from_values(arguments.engine)
         if device.type == "cuda" and options.compile:

@@ -23,7 +23,9 @@ def main() -> None:
     """Run the command line."""
     try:
         from charloom.cli.main import app
+        from charloom.core import garbage
 
+        garbage.while_loading()
         app()
     except ModuleNotFoundError as error:
         if not (package := missing(error.name or "")):

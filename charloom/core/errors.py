@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from charloom.core import garbage
+
 STOPPED = "stopped: "
 """How the last line of a job begins that was stopped on request."""
 
@@ -105,6 +107,7 @@ def cli(main: Callable[[], None]) -> NoReturn:
 
     A :class:`Stopped` becomes a ``stopped: ...`` line, with the same status.
     """
+    garbage.while_loading()
     try:
         main()
     except UserError as error:
