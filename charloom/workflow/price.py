@@ -272,7 +272,7 @@ def draws(recipe: Mapping[str, Any], budget: float | None) -> bool:
     if kind != drawn_in(recipe) or recipe["sample"]["disable"] or training(recipe, budget).swapped:
         return False
     area = max(1.0, recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20)
-    return budget is None or _fixed(recipe) / GIB + ROOM * area <= budget
+    return budget is None or _fixed(recipe) / GIB + ROOM * area + MARGIN <= budget  # a card of 10 GiB did not
 
 
 def main_memory(recipe: Mapping[str, Any], budget: float | None, jobs: Collection[str]) -> float:
