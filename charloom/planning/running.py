@@ -82,9 +82,7 @@ def choose_well() -> None:
             considered = some_of_each_rule(jobs, most) if most and len(jobs) > most else jobs
             let_links_run(self, considered)
             selected = original(self, considered)
-            for job in filter(_with_siblings, selected):
-                if self.makers.get(_family(job)) in {None, *self.failed}:
-                    self.makers[_family(job)] = job
+            note_makers(self, selected, jobs)
             return selected
 
         return job_selector
@@ -111,27 +109,38 @@ def without_base_previews(scheduler: Any, jobs: Collection[Any]) -> Collection[A
 def let_links_run(scheduler: Any, jobs: Collection[Any]) -> None:
     """Let those of ``jobs`` whose files an earlier job has made claim no GPU and one core.
 
-    If one has something to make after all, its process waits for a free GPU by itself.
+    If one has something to make after all, because the earlier one found its own file in the store, its process waits
+    for a free GPU by itself where GPUs are leased, and its siblings wait for it.
     """
     if not scheduler.workflow.local_exec:
         return
     for job in filter(_with_siblings, jobs):
-        if _made(scheduler, job):
+        if scheduler.workflow.dag.finished(scheduler.makers.get(job)):
             job.scheduler_resources.update(gpu=0, _cores=1)
 
 
-def _made(scheduler: Any, job: Any) -> bool:
-    """Whether a sibling of ``job`` that was started first has made the files of all."""
-    maker = scheduler.makers.get(_family(job))
-    return maker is not None and scheduler.workflow.dag.finished(maker)
+def note_makers(scheduler: Any, selected: Collection[Any], ready: Collection[Any]) -> None:
+    """Remember which of the ``selected`` jobs makes the files of its siblings.
+
+    Of those that are ``ready`` too: one whose caption, picture or checkpoint comes later has something to make.
+    """
+    without = {None, *scheduler.failed}
+    new: dict[Any, Any] = {}
+    for job in filter(_with_siblings, selected):
+        if scheduler.makers.get(job) in without:
+            new.setdefault(_family(job), job)
+    for job in filter(_with_siblings, ready) if new else ():
+        if _family(job) in new and scheduler.makers.get(job) in without:
+            scheduler.makers[job] = new[_family(job)]
 
 
 def _with_siblings(job: Any) -> bool:
     return _named(job) in MADE_TOGETHER
 
 
-def _family(job: Any) -> tuple[str, str]:
-    return job.rule.name, job.wildcards.character
+def _family(job: Any) -> tuple[str, str, str]:
+    """Images of an extra data set have a folder of their own, and are encoded folder by folder."""
+    return job.rule.name, job.wildcards.character, getattr(job.wildcards, "shot", "").rpartition("/")[0]
 
 
 def _named(job: Any) -> str:

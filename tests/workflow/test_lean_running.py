@@ -184,10 +184,13 @@ LINKS = {"gpu": 0, "_cores": 1}
 
 
 def test_jobs_that_only_link_what_a_sibling_has_made_claim_no_gpu(scheduler: Any) -> None:
-    first, *others = (Job("encode_latents", 10, character="leyla") for _ in range(3))
-    of_another, other_rule = Job("encode_latents", 10, character="mara"), Job("make_mask", 10, character="leyla")
-    assert chosen(scheduler, first) is first
+    first, *others = (Job("encode_latents", 10 - n, character="leyla", shot=f"closeup-0{n}") for n in range(3))
+    of_another, other_rule = (
+        Job("encode_latents", 1, character="mara", shot="a"),
+        Job("make_mask", 1, character="leyla"),
+    )
     waiting = (*others, of_another, other_rule)
+    assert chosen(scheduler, first, *waiting) is first
     chosen(scheduler, *waiting)
     assert [job.scheduler_resources["gpu"] for job in waiting] == [1, 1, 1, 1], "the first is still at work"
     scheduler.dag.done |= {first}
@@ -198,11 +201,44 @@ def test_jobs_that_only_link_what_a_sibling_has_made_claim_no_gpu(scheduler: Any
     assert [job.scheduler_resources["gpu"] for job in (first, of_another, other_rule)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("rule", "early", "late"),
+    [
+        ("encode_caption", {"shot": "closeup-01"}, {"shot": "closeup-02"}),
+        ("sample_drift", {"step": "000250", "drift": "01-class"}, {"step": "000500", "drift": "01-class"}),
+    ],
+)
+def test_what_was_not_there_when_the_first_started_claims_the_gpu(
+    scheduler: Any, rule: str, early: dict[str, str], late: dict[str, str]
+) -> None:
+    """A caption that a model wrote meanwhile, a checkpoint trained meanwhile."""
+    first, maker, linked = (
+        Job(rule, 1, character="leyla", **early),
+        *(Job(rule, 2 - n, character="leyla", **late) for n in range(2)),
+    )
+    chosen(scheduler, first)
+    scheduler.dag.done |= {first}
+    assert chosen(scheduler, maker, linked) is maker
+    assert [job.scheduler_resources["gpu"] for job in (maker, linked)] == [1, 1]
+    scheduler.dag.done |= {maker}
+    chosen(scheduler, linked)
+    assert linked.scheduler_resources == LINKS
+
+
+def test_each_folder_of_images_is_encoded_by_a_job_of_its_own(scheduler: Any) -> None:
+    """``encode_latents`` encodes the folder of its image; those of an extra data set lie in another."""
+    first, of_set = (Job("encode_latents", 2, character="leyla", shot=shot) for shot in ("closeup-01", "people/01"))
+    of_set.priority = 1
+    assert chosen(scheduler, first, of_set) is first
+    scheduler.dag.done |= {first}
+    assert chosen(scheduler, of_set).scheduler_resources["gpu"] == 1
+
+
 def test_after_a_failure_another_sibling_claims_the_gpu(scheduler: Any) -> None:
-    failed, other, third = (Job("sample_strength", 3, character="leyla") for _ in range(3))
-    chosen(scheduler, failed)
+    failed, other, third = (Job("sample_strength", 3 - n, character="leyla") for n in range(3))
+    assert chosen(scheduler, failed, other, third) is failed
     scheduler.failed |= {failed}
-    assert chosen(scheduler, other).scheduler_resources["gpu"] == 1
+    assert chosen(scheduler, other, third) is other and other.scheduler_resources["gpu"] == 1
     scheduler.dag.done |= {other}
     chosen(scheduler, third)
     assert third.scheduler_resources == LINKS
@@ -210,8 +246,8 @@ def test_after_a_failure_another_sibling_claims_the_gpu(scheduler: Any) -> None:
 
 def test_on_a_cluster_every_job_claims_what_its_rule_says(scheduler: Any) -> None:
     scheduler.workflow.local_exec = False
-    first, other = (Job("encode_text", 3, character="leyla") for _ in range(2))
-    chosen(scheduler, first)
+    first, other = (Job("encode_text", 3 - n, character="leyla") for n in range(2))
+    assert chosen(scheduler, first, other) is first
     scheduler.dag.done |= {first}
     chosen(scheduler, other)
     assert other.scheduler_resources["gpu"] == 1
