@@ -26,7 +26,7 @@ def main() -> None:
     step = arguments.verification["step"]
     chosen = arguments.results.checkpoint(step)
     if file_digest(chosen) != arguments.verification["sha256"]:
-        raise UserError(f"{chosen}: has changed since it was verified; run again, which verifies it")
+        raise UserError(f"{chosen}: is not what was verified; delete it and run again, which restores it")
     sample = arguments.results.sample(step, about["sample"]["name"]) if about["sample"] else None
     if sample is None or not sample.is_file():
         log(f"no thumbnail in the file: step {step} drew no sample prompt with the trigger")

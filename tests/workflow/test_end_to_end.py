@@ -183,7 +183,27 @@ def test_a_broken_checkpoint_is_not_shipped(copy: Path, tmp_path: Path) -> None:
     record.write_text(json.dumps({**json.loads(verified), "step": 6}))
     command = [sys.executable, script, record, *command[3:], "--settings", settings, "--output", final]
     result = subprocess.run(command, cwd=copy, capture_output=True, text=True)
-    assert result.returncode == 1 and "has changed since it was verified" in result.stderr, result.stderr
+    assert result.returncode == 1 and "is not what was verified" in result.stderr, result.stderr
+    assert final.read_bytes() == before
+
+
+def test_a_checkpoint_that_a_disk_damaged_after_it_was_verified_is_restored(copy: Path) -> None:
+    """Its dates stay, so nothing verifies it again by itself."""
+    final = copy / "results/mara/final.safetensors"
+    verified = json.loads((copy / "results/mara/verification.json").read_text())
+    before, checkpoint = final.read_bytes(), copy / verified["file"]
+    dates, data = checkpoint.stat(), bytearray(checkpoint.read_bytes())
+    data[-1] ^= 1
+    checkpoint.unlink()
+    checkpoint.write_bytes(data)
+    os.utime(checkpoint, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    command = ("--cores", "2", "--forcerun", "export_final", "--", TARGET)
+    made = snakemake(copy, *command, code=small_project.ROOT)
+    said_so = "is not what was verified; delete it and run again, which restores it"
+    assert made.returncode == 1 and said_so in made.stdout + made.stderr
+    checkpoint.unlink()
+    made = snakemake(copy, *command, code=small_project.ROOT)
+    assert made.returncode == 0, made.stderr
     assert final.read_bytes() == before
 
 
