@@ -35,11 +35,18 @@ def key(lock: dict[str, Any], settings: dict[str, Any], device: str = "cpu") -> 
             "adapter": adapter and {name: adapter[name] for name in sorted(adapter) if name != "path"},
             "quantization": settings["quantization"],
             "recipe": settings["recipe"],
-            **({} if settings["quantization"] in _UNQUANTISED else {"choice": versions.QUANTISED_LINEARS}),
+            **numbers(settings["quantization"], device),
             **({} if device == "cpu" else {"device": device}),
-            **({"scales": versions.SCALES_ON_CPU} if device == "cpu" and settings["quantization"] in _SCALED else {}),
         }
     )
+
+
+def numbers(kind: str, device: str = "cpu") -> dict[str, int]:
+    """The recipe numbers of what is done for one kind of quantisation."""
+    return {
+        **({} if kind in _UNQUANTISED else {"choice": versions.QUANTISED_LINEARS}),
+        **({"scales": versions.SCALES_ON_CPU} if device == "cpu" and kind in _SCALED else {}),
+    }
 
 
 def make(

@@ -20,7 +20,7 @@ from charloom.core.versions import RECIPES
 from charloom.dataset import captions, sources
 from charloom.train.keys import recipe_number
 from charloom.train.settings import DATASET_STAGE_KEYS
-from charloom.workflow import caption_slices, lint_slices, price
+from charloom.workflow import caption_slices, lint_slices, prepared, price
 
 
 def prompt_sheet(character: Character) -> str:
@@ -191,7 +191,8 @@ def base_lock(base: Base) -> str:
 
 def prepared_base(adapter: str, quantization: str) -> str:
     """For the prepared transformer."""
-    return canonical_json({"adapter": adapter, "quantization": quantization, "recipe": RECIPES["base"]})
+    numbers = prepared.numbers(quantization)
+    return canonical_json({"adapter": adapter, "quantization": quantization, "recipe": RECIPES["base"], **numbers})
 
 
 def prepared_name(character: Character) -> str:

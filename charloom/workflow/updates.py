@@ -16,6 +16,7 @@ from charloom.core.versions import (
     FACES_IN_PICTURES,
     QUANTISED_LINEARS,
     RECIPES,
+    SCALES_ON_CPU,
     TEXT_IN_PICTURES,
 )
 from charloom.train.keys import RECIPE, RECIPE_WITH_DROPOUT
@@ -56,6 +57,7 @@ MADE_AGAIN = {
     "training with dropout": "trainings with network.dropout and several samples per step, and what follows",
     "cleanup": "proposed captions as they are cleaned up",
     "quantised Linears": "prepared bases in float8, int8 and nf4, and every training on them",
+    "scales on the CPU": "prepared bases in float8 and int8; every training on one that the CPU prepared",
     "faces in pictures": "the look for faces in pictures",
     "text in pictures": "the look for text in pictures",
 }
@@ -81,6 +83,7 @@ def current() -> dict[str, int]:
         "training with dropout": RECIPE_WITH_DROPOUT,
         "cleanup": CLEANED_CAPTIONS,
         "quantised Linears": QUANTISED_LINEARS,
+        "scales on the CPU": SCALES_ON_CPU,
         "faces in pictures": FACES_IN_PICTURES,
         "text in pictures": TEXT_IN_PICTURES,
     }

@@ -26,7 +26,7 @@ from charloom.kernels import quantize as q
 from charloom.lora.adapter import load_into, merge
 from charloom.lora.attach import attach
 from charloom.lora.network import Network
-from charloom.workflow import prepared, texts
+from charloom.workflow import prepared, slices, texts
 from charloom.zimage import forward
 
 
@@ -199,10 +199,12 @@ def test_a_prepared_base_comes_back_as_it_was_made(base_folder, store, tmp_path,
     record = prepared.make(lock, settings, output, store, said.append)
     assert record["quantization"] == kind and record["merged"]["modules"] == 8
     # Which Linears are quantised is part of what weights were prepared for.
-    key = prepared.key(lock, settings)
-    with monkeypatch.context() as patch:
-        patch.setattr(versions, "QUANTISED_LINEARS", 1)
-        assert (prepared.key(lock, settings) == key) == (kind not in q.KINDS)
+    for number, kinds in (("QUANTISED_LINEARS", q.KINDS), ("SCALES_ON_CPU", ("float8", "int8"))):
+        key, of_rule = prepared.key(lock, settings), slices.prepared_base("v1", kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, number, 99)
+            assert (prepared.key(lock, settings) == key) == (kind not in kinds)
+            assert (slices.prepared_base("v1", kind) == of_rule) == (kind not in kinds), "the rule would not run again"
     again = tmp_path / "again.safetensors"
     prepared.make(lock, settings, again, store, hub.silent)
     assert again.read_bytes() == output.read_bytes()

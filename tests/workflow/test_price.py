@@ -57,9 +57,9 @@ def test_seconds_within_a_fifth() -> None:
         assert reckoned == pytest.approx(line["seconds"], rel=0.2), (line["configuration"], line["size"])
 
 
-@pytest.mark.parametrize("size", [8, 10, 12, 24])
+@pytest.mark.parametrize("size", [8, 10, 12, 16, 24])
 def test_cards_made_small(size: int) -> None:
-    """Memory within a tenth, seconds within a fifth; 8 GiB ran out of memory once and moved more blocks."""
+    """Memory within a tenth but for 8 GiB, seconds within a fifth, as docs/planning.md says."""
     rows = json.loads((RECORDED / "limited_cards.json").read_text())
     measured = next(row for row in rows if row["size_gib"] == size)
     given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], small_project.ROOT)
