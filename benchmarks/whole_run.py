@@ -129,6 +129,8 @@ def training(work: Path, started: float) -> dict[str, Any]:
     there = (work / "results" / CHARACTER / "logs" / "train_segment").glob("*.log")
     # Not those of an earlier run in the same folder.
     logs = sorted((p for p in there if p.stat().st_mtime >= started), key=lambda p: p.stat().st_size)
+    if not logs:
+        sys.exit(f"{work}: nothing was trained, it was there already; name an empty folder or delete it")
     text = logs[-1].read_text()
     rows = [(float(m[1]), m[2]) for m in re.finditer(r"^ *([\d.]+) s  (.*)$", text, re.MULTILINE)]
     steps = [(at, int(m[1])) for at, line in rows if (m := re.match(r"step (\d+)/", line))]

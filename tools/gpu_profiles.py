@@ -42,6 +42,7 @@ def limited() -> dict[int, str]:
         row["size_gib"]: f"on an {row['device'].split()[1]} made as small: {row['allocated_gib']['measured']:.1f} GiB, "
         f"{row['seconds_per_step']['measured']:.2f} s per step on average"
         for row in json.loads(LIMITED.read_text(encoding="utf-8"))
+        if row["finished"]
     }
 
 
