@@ -6,6 +6,8 @@
 #   snakemake -n                                            what would be made, and why (shorter: charloom plan)
 from snakemake.utils import min_version
 
+from charloom.core import missing_package
+
 min_version("9.11.7")
 
 
@@ -13,11 +15,13 @@ min_version("9.11.7")
 report: "rules/captions/workflow.rst"
 
 
-include: "rules/common.smk"
-include: "rules/inputs.smk"
-include: "rules/generator_inputs.smk"
-include: "rules/terminal.smk"
-include: "rules/locks.smk"
+with missing_package.named():
+
+    include: "rules/common.smk"
+    include: "rules/inputs.smk"
+    include: "rules/generator_inputs.smk"
+    include: "rules/terminal.smk"
+    include: "rules/locks.smk"
 
 
 wildcard_constraints:

@@ -14,12 +14,15 @@ from typing import Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
-from charloom.cli.planning import TERMINAL
-from charloom.workflow.jobs import QUIET
+from charloom.core import missing_package
 
-from . import display
-from .dry_run import DryRun
-from .state import Run
+with missing_package.named():
+    from charloom.cli.planning import TERMINAL
+    from charloom.workflow.jobs import QUIET
+
+    from . import display
+    from .dry_run import DryRun
+    from .state import Run
 
 
 class LogHandler(LogHandlerBase):

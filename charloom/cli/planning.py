@@ -16,6 +16,7 @@ from pathlib import Path
 
 from charloom.cli import changes
 from charloom.config import schema
+from charloom.core import missing_package
 from charloom.core.errors import UserError
 from charloom.core.words import several
 from charloom.workflow import arguments
@@ -72,6 +73,7 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
     Raises:
         UserError: the configuration or a target is wrong, with Snakemake's own lines.
     """
+    missing_package.need("snakemake")
     environment = {**os.environ, TERMINAL: "plain"}
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from charloom.core import missing_package
+
 
 def snakemake(arguments: Sequence[str], root: Path, variables: Mapping[str, str]) -> int:
     """Run snakemake in ``root`` with more environment ``variables`` and wait for it; returns its exit status.
@@ -21,6 +23,7 @@ def snakemake(arguments: Sequence[str], root: Path, variables: Mapping[str, str]
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; Snakemake has ended and has said where.
     """
+    missing_package.need("snakemake")
     command = [sys.executable, "-m", "snakemake", *arguments]
     with _waits_for_child() as pressed:
         code = subprocess.Popen(command, cwd=root, env={**os.environ, **variables}).wait()

@@ -21,7 +21,12 @@ from charloom.core.home import home
 
 SNAKEFILE = """\
 # The workflow of the installed charloom; update it with  pip install --upgrade charloom  and  charloom init --update .
-from charloom.core.home import home
+try:
+    from charloom.core.home import home
+except ModuleNotFoundError:
+    raise SystemExit(
+        "error: charloom is not installed in this environment; activate the one that has it, or pip install charloom"
+    ) from None
 
 
 include: str(home() / "Snakefile")

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_project
 from cli_helpers import call, said
 
-from charloom.cli import entry
+from charloom.cli import planning
+from charloom.config import folder
+from charloom.core import missing_package
 
 HIDDEN = """\
 import sys
@@ -29,6 +32,38 @@ def test_a_missing_package_is_one_line(module: str, package: str, arguments: lis
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"error: the package {package} is missing; pip install {package}\n"
+
+
+@pytest.mark.parametrize(
+    "module, package",
+    [
+        ("filelock", "filelock"),  # imported by the rules
+        ("jsonschema", "jsonschema"),  # used by what they call
+        ("safetensors", "safetensors"),  # imported by the logger, before Snakemake looks for a Snakefile
+        ("yaml", "pyyaml"),
+    ],
+)
+def test_so_it_is_while_snakemake_reads_the_rules(module: str, package: str, tmp_path: Path) -> None:
+    small_project.make(tmp_path)
+    code = f"import sys; sys.modules[{module!r}] = None; from snakemake.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "-n", "-s", str(small_project.ROOT / "Snakefile")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == f"error: the package {package} is missing; pip install {package}"
+
+
+def test_snakemake_of_another_environment_than_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of ``charloom init`` without a clone around it."""
+    monkeypatch.setitem(sys.modules, "charloom.core.home", None)
+    with pytest.raises(SystemExit, match="^error: charloom is not installed in this environment; activate "):
+        exec(folder.SNAKEFILE.partition("include:")[0], {})
+
+
+def test_plan_without_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "snakemake", None)
+    with pytest.raises(SystemExit, match="the package snakemake is missing; pip install snakemake"):
+        with missing_package.named():
+            planning.dry_run(["leyla"])
 
 
 def test_doctor_names_the_package_among_its_other_findings() -> None:
@@ -59,13 +94,13 @@ importlib.metadata.version = version
     ],
 )
 def test_a_part_missing_from_an_installed_package_is_no_missing_package(module: str, package: str) -> None:
-    assert entry.missing(module) == package
+    assert missing_package.missing(module) == package
 
 
 @pytest.mark.parametrize("module", ["ruamel", "ruamel.yaml"])
 def test_a_package_of_a_shared_name_is_named_whole(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry, "find_spec", lambda name: None)
-    assert entry.missing(module) == "ruamel.yaml"
+    monkeypatch.setattr(missing_package, "find_spec", lambda name: None)
+    assert missing_package.missing(module) == "ruamel.yaml"
 
 
 @pytest.mark.parametrize(
