@@ -82,6 +82,7 @@ onstart:
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
     note_training()
+    need_gpus(TO_TRAIN)
     remember()
     listen()
 

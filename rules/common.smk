@@ -103,8 +103,7 @@ def person(name):
     except UserError as error:
         stop(str(error).splitlines())
     if workflow.is_main_process:
-        base = BASES[character.base]
-        for line in notices.notices(character, base, GPU_FOUND, OWN_PYTHON):
+        for line in notes_on(character):
             print(f"note: {name}: {line}", file=sys.stderr)
     return character
 

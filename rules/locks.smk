@@ -3,9 +3,10 @@
 from charloom.workflow import stale_locks
 
 DRY = re.compile("--dry-?run|-[a-zA-Z]*n[a-zA-Z]*")
+IS_DRY = any(map(DRY.fullmatch, sys.argv))
 
 if workflow.is_main_process:
-    if stale_locks.enter(stale_locks.FOLDER, dry=any(map(DRY.fullmatch, sys.argv))):
+    if stale_locks.enter(stale_locks.FOLDER, dry=IS_DRY):
         print(
             "note: an earlier run was killed and left this folder locked: unlocked",
             file=sys.stderr,

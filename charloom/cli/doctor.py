@@ -30,7 +30,7 @@ from charloom.core import files, misfits
 from charloom.core.errors import reason
 from charloom.core.store import STORE
 from charloom.core.words import several
-from charloom.workflow import price
+from charloom.workflow import devices, price
 
 GIB = 2**30
 OK, ABSENT, NOTE, PROBLEM = "ok", "absent", "note", "problem"
@@ -245,6 +245,10 @@ def _store(root: Path) -> Iterator[Finding]:
         "style": {*workflow.styles, *workflow.broken_styles},
     }
     yield Finding("workflow", ", ".join(several(len(names), kind) for kind, names in kinds.items()))
+    wanted = max(map(workflow.gpus_for, workflow.projects.values()), default=1)
+    if few := devices.shortage(workflow.device, wanted):
+        found, _, remedy = few.partition("; ")
+        yield Finding("training", found, NOTE, remedy)
     own, *others = project.stores(root)
     for store in (own, *others):
         existing = files.existing(store)

@@ -119,6 +119,7 @@ def _say_first(root: Path, name: str) -> list[str]:
     """
     from charloom.config import notices, project
     from charloom.core import last_run
+    from charloom.workflow import devices
 
     try:
         workflow = project.as_last_run(root, name, ready=False)
@@ -131,7 +132,8 @@ def _say_first(root: Path, name: str) -> list[str]:
     for line in notices.notices(character, base, gpu):
         if line not in last:
             print(f"warning: {line}")
-    return last
+    few = devices.shortage(workflow.device, workflow.gpus_for(character)) if here else ""
+    return [*last, *[few] * bool(few)]
 
 
 @app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=TRAIN)

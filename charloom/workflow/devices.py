@@ -109,13 +109,26 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
     devices = named(name)
     if not devices and count == 1:
         return []  # another maker's, or none: whoever asks for it says so
-    if len(devices) < count:
-        raise UserError(
-            f"gpus: {count}, but device {name} is {_counted(len(devices))}; set gpus: {max(1, len(devices))}"
-        )
+    _check(name, count, len(devices))
     if os.environ.get(SHARE):
         return [device.place for device in devices[:count]] if count > 1 or ":" in name else []
     return [device.place for device in _locked(devices, count, log or _say)]
+
+
+def shortage(name: str, count: int) -> str:
+    """What :func:`lease` would say of GPUs that this machine lacks, before anything is made; empty if it lacks none."""
+    if count == 1 or not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
+        return ""
+    try:
+        _check(name, count, len(visible()))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _check(name: str, count: int, there: int) -> None:
+    if there < count:
+        raise UserError(f"gpus: {count}, but device {name} is {_counted(there)}; set gpus: {max(1, there)}")
 
 
 def beside(name: str) -> list[str]:

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import small_project
+from cli_helpers import call
 
+from charloom.cli import doctor
 from charloom.core.errors import UserError
 from charloom.workflow import devices, jobs
 
@@ -205,14 +208,57 @@ def test_asking_for_what_is_not_there_is_one_line(machine, monkeypatch):
         devices.lease("cuda", 3)
 
 
+@pytest.fixture
+def on_four(tmp_path) -> Path:
+    """A project whose training takes four GPUs."""
+    folder = small_project.make(tmp_path / "project")
+    recipe = {**small_project.CONFIG["recipe"], "train": {"steps": 100, "batch_size": 4}}
+    small_project.edit(folder / "config/config.yaml", gpus=4, recipe=recipe)
+    return folder
+
+
+FEW = "gpus: 4, but device auto is 3 GPUs; set gpus: 3"
+
+
+def test_too_few_gpus_stop_a_run_before_anything_is_made(machine, on_four):
+    done = small_project.snakemake(on_four, "--cores", "1", small_project.TARGET, code=ROOT)
+    assert done.returncode == 1 and not list(on_four.glob("results/mara/*/*"))
+    assert [line for line in done.stderr.splitlines() if "gpus: 4" in line] == [f"error: mara: {FEW}"]
+    # It has left the folder unlocked, and a run that trains nothing does not want them.
+    done = small_project.snakemake(on_four, "--cores", "1", "results/mara/prompts.html", code=ROOT)
+    assert done.returncode == 0 and "gpus: 4" not in done.stderr, done.stderr
+
+
+def test_a_plan_lint_and_doctor_say_that_there_are_too_few_gpus(machine, on_four, monkeypatch, capsys):
+    planned = small_project.snakemake(on_four, "-n", small_project.TARGET, code=ROOT)
+    assert planned.returncode == 0 and f"note: mara: {FEW}\n" in planned.stderr
+    monkeypatch.chdir(on_four)
+    assert call("lint", "mara").stdout.splitlines()[-1] == f"note: {FEW}"
+    assert f"training: {FEW}" in map(str, doctor.examine(on_four, hub=False))
+
+
+@pytest.mark.parametrize("change", [{"device": "cpu"}, {"gpus": 3}, {"recipe": small_project.CONFIG["recipe"]}])
+def test_enough_gpus_need_no_words(machine, on_four, change):
+    """The CPU has no number of them, and a step of one sample wants one."""
+    small_project.edit(on_four / "config/config.yaml", **change)
+    planned = small_project.snakemake(on_four, "-n", small_project.TARGET, code=ROOT)
+    assert planned.returncode == 0 and "gpus: " not in planned.stderr + planned.stdout
+
+
+def test_gpus_of_other_machines_are_not_counted(machine, on_four):
+    """A cluster's, planned on a machine with fewer; the executor stands for one that may not be installed."""
+    planned = small_project.snakemake(on_four, "-n", "--executor", "touch", small_project.TARGET, code=ROOT)
+    assert planned.returncode == 0 and "gpus: " not in planned.stderr + planned.stdout
+
+
 def test_characters_do_not_wait_for_each_other(tmp_path, monkeypatch):
     """Jobs of a stage share a lock with their siblings, and with nobody else's."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     names = {}
     for script in sorted((ROOT / "scripts").glob("*.py")):
-        for call in ast.walk(ast.parse(script.read_text())):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "jobs.serve":
-                names[script.stem] = ast.unparse(call.args[5])
+        for node in ast.walk(ast.parse(script.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "jobs.serve":
+                names[script.stem] = ast.unparse(node.args[5])
     assert len(names) == 9
     for name, lock in names.items():
         text = (ROOT / "scripts" / f"{name}.py").read_text()
