@@ -95,6 +95,10 @@ CASES: dict[str, tuple[Any, Any]] = {
     # name of the rule: (a data set that it finds fault with, one that passes); (items, changes of the settings)
     "trigger": (([], {"trigger": "leyla"}), ([], {"trigger": "l3yla"})),
     "trigger-count": (([item("a", caption="a photo")], {}), ([item("a", caption="m4ra, a photo")], {})),
+    "placeholder": (
+        ([item("s/a", caption="[trigger] on a pier")], {"sets": [part("s", regularization=True)]}),
+        ([item("s/a", caption="a man, by a sign with an arrow [left]")], {"sets": [part("s", regularization=True)]}),
+    ),
     "trigger-of-others": (
         ([item("s/a", caption="m4ra")], {"sets": [part("s", regularization=True)]}),
         ([item("s/a", caption="a man")], {"sets": [part("s", regularization=True)]}),
@@ -255,6 +259,26 @@ def test_a_style_has_rules_of_its_own() -> None:
     ]
     # One without a trigger asks for none.
     assert lint.lint(items, {**style, "trigger": ""}) == []
+
+
+@pytest.mark.parametrize("text", ["[trigger]", "{trigger}", "<trigger>"])
+@pytest.mark.parametrize(
+    ("name", "caption", "settings", "rule"),
+    [
+        ("a", "m4ra, {}, on a pier", {}, "placeholder"),
+        ("a", "{} on a pier", {}, "trigger-count"),
+        ("s/a", "{} on a pier", {"sets": [part("s")]}, "trigger-count"),
+        ("s/a", "{} on a pier", {"sets": [part("s", regularization=True)]}, "placeholder"),
+        ("a", "{} on a pier", {"kind": "style"}, "trigger-count"),
+        ("a", "{} on a pier", {"kind": "style", "trigger": ""}, "placeholder"),
+    ],
+)
+def test_a_placeholder_in_a_caption_is_named_once(
+    text: str, name: str, caption: str, settings: dict[str, Any], rule: str
+) -> None:
+    data = Data([item(name, caption=caption.replace("{}", text))], {**SETTINGS, **settings})
+    found = [one for rule in ("trigger-count", "placeholder") for one in lint.RULES[rule].findings(data)]
+    assert [(one.rule, text in str(one)) for one in found] == [(rule, True)]
 
 
 def test_levels_and_allowances_are_the_users() -> None:

@@ -48,17 +48,18 @@ def trigger(data: Data) -> Iterator[Hit]:
 def trigger_count(data: Data) -> Iterator[Hit]:
     """An error for the shots; an extra set may show somebody else on purpose."""
     for item in data.written:
-        times = words.count(item.caption, data.trigger)
-        if times == 1 or data.role(item) == "regularisation":
+        if not _miscounted(data, item):
             continue
-        said, evidence = _placeholder(item.caption, data.trigger), {"times": times}
+        times = words.count(item.caption, data.trigger)
+        meant = _placeholder(item.caption)
+        said = f" (write {data.trigger} instead of {meant}: captions have no placeholders)" if meant else ""
+        evidence = {"times": times}
         if data.style:
             what, remedy = (
                 f"has the trigger {data.trigger} {times} times",
-                "use it once, so that the word means the style",
+                f"use it once, so that the word means the style{said}",
             )
-            if data.trigger:  # a style may have none
-                yield Hit(item.text, what, (item.name,), evidence, "warning", remedy)
+            yield Hit(item.text, what, (item.name,), evidence, "warning", remedy)
         elif item.part:
             what = f"has the trigger {data.trigger} {times} times"
             remedy = f"use it once if the image shows the character, else set regularization: true{said}"
@@ -68,9 +69,22 @@ def trigger_count(data: Data) -> Iterator[Hit]:
             yield Hit(item.text, what, (item.name,), evidence, remedy=f"it must appear exactly once{said}")
 
 
-def _placeholder(caption: str, trigger: str) -> str:
-    meant = words.PLACEHOLDER if words.PLACEHOLDER in caption else words.misspelt_placeholder(caption)
-    return f" (write {trigger} instead of {meant}: captions have no placeholders)" if meant else ""
+def _miscounted(data: Data, item: Item) -> bool:
+    """Whether a caption should have the trigger once and has not; a style may be without one."""
+    wanted = data.trigger and data.role(item) != "regularisation"
+    return bool(wanted) and words.count(str(item.caption), data.trigger) != 1
+
+
+def _placeholder(caption: str) -> str | None:
+    return words.PLACEHOLDER if words.PLACEHOLDER in caption else words.misspelt_placeholder(caption)
+
+
+@rule("placeholder", "warning", "A caption has a placeholder, which is trained on as it stands.", remedy="remove it")
+def placeholder(data: Data) -> Iterator[Hit]:
+    """Where nothing is missing otherwise: beside the trigger, in pictures of others, in a style without a trigger."""
+    for item in data.written:
+        if (meant := _placeholder(item.caption)) and not _miscounted(data, item):
+            yield Hit(item.text, f"{meant} is trained on as it stands", (item.name,), {"text": meant})
 
 
 @rule("trigger-of-others", "error", "A picture of somebody else has the trigger.", remedy="remove it")
