@@ -142,13 +142,14 @@ CASES: dict[str, tuple[Any, Any]] = {
             ],
             {},
         ),
-        # Black clothes on white, as in a studio.
+        # As in a studio: black clothes on white, and blonde hair and white clothes on white.
         (
             [
                 item(
-                    "a",
-                    Image.fromarray(np.where(np.arange(256)[:, None] > 150, 12, 250).repeat(256, 1).astype(np.uint8)),
+                    name,
+                    Image.fromarray(np.where(np.arange(256)[:, None] > 150, grey, 250).repeat(256, 1).astype("u1")),
                 )
+                for name, grey in (("a", 12), ("b", 170))
             ],
             {},
         ),

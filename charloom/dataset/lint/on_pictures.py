@@ -16,9 +16,9 @@ from charloom.dataset.lint.twins import MIRRORED, SAME_KIND, Thumbnails, Twin
 
 SHARP = 12.0
 """Variance of the Laplacian (grey levels squared, 512 pixels wide) below which an image looks blurred."""
-DARK, LIGHT = (20.0, 80.0), (150.0, 235.0)
+DARK, LIGHT = (20.0, 80.0), (200.0, 235.0)
 """An image is too dark if its median and its 95th percentile (grey levels) are below these, and too light if its 5th
-percentile and its median are above those. White backgrounds and black clothes pass."""
+percentile and its median are above those. White backgrounds pass, with black clothes and with a blonde in white."""
 FLAT = 30.0
 """Grey levels between the 5th and the 95th percentile below which there is hardly any contrast."""
 MARK = 6.0
