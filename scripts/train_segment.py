@@ -108,6 +108,7 @@ def main() -> None:
                 **({"init_sha256": file_digest(arguments.init)} if arguments.init else {}),
             },
             ranks=ranks.joined(device),
+            trial=int(os.environ.get(training.UNTIL, "0")),
         )
         try:
             train(job, store, arguments.until, on_progress=report, log=report)

@@ -5,7 +5,6 @@ Knows no terminal: :meth:`Run.take` gets a record and returns lines. Records: ``
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -19,7 +18,6 @@ from charloom.core import last_run
 from charloom.core.layout import results
 from charloom.train import progress
 from charloom.workflow import stale_locks
-from charloom.workflow.training import UNTIL
 
 from . import logs, words
 
@@ -49,13 +47,6 @@ class Line:
 
     text: str
     style: str = ""
-
-
-def _bounded(told: progress.Progress) -> progress.Progress:
-    """What a trainer says, up to the step at which this call ends it (``charloom try``)."""
-    last = max(told.step, min(told.steps, int(os.environ.get(UNTIL, told.steps))))
-    known = told.eta is not None and told.seconds_per_step is not None
-    return replace(told, steps=last, eta=told.seconds_per_step * (last - told.step) if known else None)
 
 
 class Run:
@@ -227,7 +218,8 @@ class Run:
             if job["rule_name"] == words.TRAINING and number not in self._ended
         ]
         told = [(name, progress.read(results(name).training)) for name in dict.fromkeys(filter(None, names))]
-        return [(name, _bounded(one)) for name, one in told if one is not None and one.state == progress.RUNNING]
+        running = [(name, one) for name, one in told if one is not None and one.state == progress.RUNNING]
+        return [(name, replace(one, steps=one.end)) for name, one in running]
 
     def end(self, log: str = "") -> list[Line]:
         """The last lines."""

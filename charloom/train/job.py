@@ -73,6 +73,8 @@ class TrainJob:
     make_engine: Callable[..., Engine] = build_engine
     on_checkpoint: Callable[[int, Path | None, Engine, Callable[[], bool]], None] | None = None
     ranks: Ranks = ALONE
+    trial: int = 0
+    """The step at which ``charloom try`` ends the run, for those who watch; 0 if it does not."""
 
     def stored(self, store: Store, step: int) -> bool:
         """Whether the checkpoint of a step is in the store."""

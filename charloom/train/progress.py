@@ -34,10 +34,11 @@ RUNNING, WAITING, STOPPED, FINISHED, FAILED = "running", "waiting", "stopped", "
 class Progress:
     """What the file says. Times in seconds (``started``, ``updated``: since the epoch), ``memory`` in bytes.
 
-    ``steps`` is the last step of the run, ``first`` the step from which this process went on, ``saved`` the newest
-    checkpoint. ``seconds_per_step`` and ``eta`` (of the steps alone) are None until two steps have been timed.
-    ``previews`` are those of the newest checkpoint; ``previews_done`` (and the seconds they took) counts all that this
-    process has drawn. ``doing`` is :data:`DRAWING` or empty. ``problem`` is one line.
+    ``steps`` is the last step of the run, ``trial`` the step at which ``charloom try`` ends it (0 without that),
+    ``first`` the step from which this process went on, ``saved`` the newest checkpoint. ``seconds_per_step`` and
+    ``eta`` (of the steps alone) are None until two steps have been timed. ``previews`` are those of the newest
+    checkpoint; ``previews_done`` (and the seconds they took) counts all that this process has drawn. ``doing`` is
+    :data:`DRAWING` or empty. ``problem`` is one line.
     """
 
     state: str
@@ -58,6 +59,12 @@ class Progress:
     started: float = 0.0
     updated: float = 0.0
     problem: str = ""
+    trial: int = 0
+
+    @property
+    def end(self) -> int:
+        """The step to which this process and those after it train."""
+        return max(self.step, min(self.steps, self.trial or self.steps))
 
 
 def read(folder: str | Path) -> Progress | None:
@@ -134,11 +141,18 @@ class Writer:
     """
 
     def __init__(
-        self, folder: Path, *, first: int, steps: int, saved: int = 0, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        *,
+        first: int,
+        steps: int,
+        saved: int = 0,
+        trial: int = 0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder, self._clock = Path(folder), clock
         now = clock()
-        self.now = Progress(RUNNING, first, steps, first, saved=saved, pid=os.getpid(), started=now)
+        self.now = Progress(RUNNING, first, steps, first, saved=saved, pid=os.getpid(), started=now, trial=trial)
         self._times: deque[tuple[int, float]] = deque(maxlen=WINDOW + 1)
         self._written, self._drew = -1.0, now
         self._write(force=True)
@@ -151,7 +165,7 @@ class Writer:
         now.step, now.loss, now.smoothed, now.memory = step, loss, smoothed, max(memory, now.memory)
         if later > earlier:
             now.seconds_per_step = (ended - began) / (later - earlier)
-            now.eta = now.seconds_per_step * max(0, now.steps - step)
+            now.eta = now.seconds_per_step * (now.end - step)
         self._write()
 
     def paused(self) -> None:

@@ -86,7 +86,7 @@ class Records:
         self.metrics.begin(lines, smoothed)
         self.stop = Stop(job.log_dir)
         newest = max((step for step in whole if job.stored(store, step)), default=0)
-        self.progress = Writer(job.log_dir, first=start, steps=whole[-1], saved=newest)
+        self.progress = Writer(job.log_dir, first=start, steps=whole[-1], saved=newest, trial=job.trial)
 
     def __enter__(self) -> Self:
         return self

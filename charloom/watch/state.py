@@ -169,10 +169,11 @@ class Watcher:
         if state == "running" and not _alive(found):
             state = "crashed"
             problem = "the trainer ended without saying why; start snakemake again, it goes on from the last checkpoint"
+        steps, trial = found.get("steps", steps), found.get("trial")
+        if trial and state == "running":  # when it is over, what is left is the whole run
+            steps = min(steps, trial)
         keys = ("step", "saved", "loss", "smoothed", "seconds_per_step", "eta", "memory", "first")
-        return {"state": state, "problem": problem, "steps": found.get("steps", steps)} | {
-            key: found.get(key) for key in keys
-        }
+        return {"state": state, "problem": problem, "steps": steps} | {key: found.get(key) for key in keys}
 
     def _made(self, character: Character) -> tuple[Checkpoints, Pictures]:
         """The checkpoints and previews of a character that exist so far."""

@@ -188,10 +188,9 @@ def test_the_time_left_follows_the_trainer_and_says_what_it_does_not_know(run: R
     assert run.left() == (15, False)
 
 
-def test_a_trial_counts_to_its_own_last_step(run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHARLOOM_UNTIL", "30")
+def test_a_trial_counts_to_its_own_last_step(run: Run, clock: Clock) -> None:
     take(run, record("run_info", stats={"train_segment": 1, "total": 1}), job(1, "train_segment"))
-    writer = progress.Writer(results("mara").training, first=0, steps=800, clock=clock)
+    writer = progress.Writer(results("mara").training, first=0, steps=800, trial=30, clock=clock)
     for step in range(1, 11):
         clock.time += 2
         writer.step(step, 0.5, 0.5)

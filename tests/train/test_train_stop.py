@@ -169,7 +169,7 @@ def test_a_segment_waits_and_a_failure_is_told(job, tmp_path, asked_at):
     store = Store(tmp_path / "store")
     train(job, store, 6, quiet)
     told = progress.read(job.log_dir)
-    assert (told.state, told.step, told.steps, told.saved) == (progress.WAITING, 6, 12, 6)
+    assert (told.state, told.step, told.steps, told.saved, told.end) == (progress.WAITING, 6, 12, 6, 12)
 
     def broken():
         raise RuntimeError("the card fell out\nof its slot")
@@ -179,6 +179,12 @@ def test_a_segment_waits_and_a_failure_is_told(job, tmp_path, asked_at):
         train(job, store, 12, quiet)
     told = progress.read(job.log_dir)
     assert (told.state, told.problem) == (progress.FAILED, "the card fell out")
+
+
+def test_a_trial_is_told_with_the_step_at_which_it_ends(job, tmp_path):
+    train(replace(job, trial=8), Store(tmp_path / "store"), 6, quiet)
+    told = progress.read(job.log_dir)
+    assert (told.step, told.steps, told.end) == (6, 12, 8)
 
 
 class Clock:

@@ -54,6 +54,14 @@ def test_a_quiet_trainer_that_lives_is_running(project):
     assert Watcher(project).character("mara")["training"]["state"] == "running"
 
 
+def test_a_trial_counts_to_its_own_last_step(project):
+    """As the terminal does; when it is over, what is left is the whole run."""
+    for state, steps in (("running", 80), ("waiting", 100)):
+        progress(project, state=state, trial=80, eta=2.0)
+        training = Watcher(project).character("mara")["training"]
+        assert (training["step"], training["steps"], training["eta"]) == (60, steps, 2.0)
+
+
 def test_a_failure_is_told_in_the_trainers_words(project):
     progress(project, state="failed", problem="CUDA out of memory")
     training = Watcher(project).character("mara")["training"]
