@@ -40,7 +40,6 @@ def test_a_missing_package_is_one_line(module: str, package: str, arguments: lis
         ("filelock", "filelock"),  # imported by the rules
         ("jsonschema", "jsonschema"),  # used by what they call
         ("safetensors", "safetensors"),  # imported by the logger, before Snakemake looks for a Snakefile
-        ("yaml", "pyyaml"),
     ],
 )
 def test_so_it_is_while_snakemake_reads_the_rules(module: str, package: str, tmp_path: Path) -> None:
