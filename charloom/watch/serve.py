@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 from charloom.config import schema
+from charloom.core import garbage
 from charloom.core.errors import UserError
 
 HOST = "127.0.0.1"
@@ -71,4 +72,5 @@ def serve(root: Path, name: str | None, port: int | None) -> None:
             server.close()  # ends the streams of events, which would outlive the grace period
             await super().shutdown(sockets)
 
+    garbage.loaded()  # it may stay for days
     Uvicorn(config).run(sockets=[listener])
