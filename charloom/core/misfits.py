@@ -20,8 +20,8 @@ BESIDE_TORCH = (
     "gptqmodel", "hqq", "aqlm", "eetq", "gguf", "transformer_engine",
 )  # fmt: skip
 """What diffusers imports if it is installed."""
-FOR_PICTURES = ("torchvision", "torchaudio", "soundfile", "torchao", "hqq")
-"""Those that transformers imports for a model that looks at pictures."""
+FOR_PICTURES = ("torchvision", "torchaudio", "soundfile", "librosa", "torchao", "hqq")
+"""Those that transformers imports, in one of its versions, for a model that looks at pictures."""
 _why: dict[str, str] = {}
 
 

@@ -33,7 +33,9 @@ LINES = {
 @pytest.mark.parametrize("typed", LINES)
 def test_a_mistyped_command_is_one_line(typed: str) -> None:
     result = call(*typed.split())
-    assert (result.stderr, result.stdout, result.exit_code) == (f"error: {LINES[typed]}\n", "", 2)
+    # Older versions of typer say it in click's words.
+    said = result.stderr.replace("'x' is not a valid", "should be a valid")
+    assert (said, result.stdout, result.exit_code) == (f"error: {LINES[typed]}\n", "", 2)
 
 
 def test_there_is_an_example_for_each_command_that_needs_something() -> None:
