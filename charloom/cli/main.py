@@ -133,7 +133,7 @@ def _say_first(root: Path, name: str) -> list[str]:
         if line not in last:
             print(f"warning: {line}")
     few = devices.shortage(workflow.device, workflow.gpus_for(character)) if here else ""
-    return [*last, *[few] * bool(few)]
+    return [*last, few] if few else last
 
 
 @app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=TRAIN)

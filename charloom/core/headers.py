@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +19,7 @@ def packed(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     header = {**({"__metadata__": dict(sorted(metadata.items()))} if metadata else {}), **entries}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start on an eight-byte boundary
-    return struct.pack("<Q", len(text)) + text
+    return len(text).to_bytes(8, "little") + text
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -32,7 +31,7 @@ def metadata(path: Path) -> dict[str, str]:
 def tensors_sha256(path: Path) -> str:
     """SHA-256 of a file without its header, by which LoRAs are looked up."""
     with open(path, "rb") as file:
-        _skip(file)
+        file.seek(8 + _length(file))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -47,10 +46,6 @@ def with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> No
 def _read(file: BinaryIO) -> dict[str, Any]:
     header: dict[str, Any] = json.loads(file.read(_length(file)))
     return header
-
-
-def _skip(file: BinaryIO) -> None:
-    file.seek(_length(file), 1)
 
 
 def _length(file: BinaryIO) -> int:

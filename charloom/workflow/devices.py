@@ -109,7 +109,8 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
     devices = named(name)
     if not devices and count == 1:
         return []  # another maker's, or none: whoever asks for it says so
-    _check(name, count, len(devices))
+    if few := _too_few(name, count, len(devices)):
+        raise few
     if os.environ.get(SHARE):
         return [device.place for device in devices[:count]] if count > 1 or ":" in name else []
     return [device.place for device in _locked(devices, count, log or _say)]
@@ -119,16 +120,13 @@ def shortage(name: str, count: int) -> str:
     """What :func:`lease` would say of GPUs that this machine lacks, before anything is made; empty if it lacks none."""
     if count == 1 or not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
         return ""
-    try:
-        _check(name, count, len(visible()))
-    except UserError as error:
-        return str(error)
-    return ""
+    return str(_too_few(name, count, len(visible())) or "")
 
 
-def _check(name: str, count: int, there: int) -> None:
-    if there < count:
-        raise UserError(f"gpus: {count}, but device {name} is {_counted(there)}; set gpus: {max(1, there)}")
+def _too_few(name: str, count: int, there: int) -> UserError | None:
+    if there >= count:
+        return None
+    return UserError(f"gpus: {count}, but device {name} is {_counted(there)}; set gpus: {max(1, there)}")
 
 
 def beside(name: str) -> list[str]:
