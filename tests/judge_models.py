@@ -1,4 +1,4 @@
-"""Tiny random models of the classes that judge, each a folder as the hub has it."""
+"""Random models of the classes that judge, each a folder as the hub has it; tiny if no sizes are given."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from tiny_models import build_tokenizer
+
+Sizes = dict[str, int]
 
 NORMALISED = {
     "do_convert_rgb": True,
@@ -17,20 +19,20 @@ NORMALISED = {
 }
 
 
-def dinov2(folder: Path) -> Path:
-    """DINOv2 with patches of 14 pixels."""
+def dinov2(folder: Path, side: int = 28, **sizes: int) -> Path:
+    """DINOv2 with patches of 14 pixels; ``side`` of the picture that it sees."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(1)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "mlp_ratio": 2}
-    Dinov2Model(Dinov2Config(patch_size=14, **sizes)).save_pretrained(folder)
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2}
+    Dinov2Model(Dinov2Config(patch_size=14, image_size=side, **{**tiny, **sizes})).save_pretrained(folder)
     _preprocessor(
         folder,
         image_processor_type="BitImageProcessor",
-        size={"shortest_edge": 32},
+        size={"shortest_edge": side + 4},
         do_center_crop=True,
-        crop_size={"height": 28, "width": 28},
+        crop_size={"height": side, "width": side},
         resample=3,
         image_mean=[0.485, 0.456, 0.406],
         image_std=[0.229, 0.224, 0.225],
@@ -38,21 +40,21 @@ def dinov2(folder: Path) -> Path:
     return folder
 
 
-def siglip(folder: Path) -> Path:
-    """SigLIP, the class of SigLIP 2 at fixed resolutions, with a tokenizer."""
+def siglip(folder: Path, side: int = 32, words: int = 0, length: int = 16, **sizes: int) -> Path:
+    """SigLIP, the class of SigLIP 2 at fixed resolutions, with a tokenizer; embeds at least ``words`` words."""
     import torch
     from transformers import SiglipConfig, SiglipModel
 
     torch.manual_seed(2)
     tokenizer = build_tokenizer()
-    layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
-    text = {**layers, **special, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32}
-    config = SiglipConfig(text_config=text, vision_config={**layers, "image_size": 32, "patch_size": 16})
+    layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, **sizes}
+    special = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": length}
+    text = {**layers, **special, "vocab_size": max(words, len(tokenizer)), "projection_size": layers["hidden_size"]}
+    config = SiglipConfig(text_config=text, vision_config={**layers, "image_size": side, "patch_size": 16})
     SiglipModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    size = {"height": 32, "width": 32}
+    size = {"height": side, "width": side}
     _preprocessor(folder, image_processor_type="SiglipImageProcessor", size=size, resample=2, **half)
     return folder
 
@@ -76,8 +78,10 @@ def siglip2(folder: Path) -> Path:
     return folder
 
 
-def vision_language(folder: Path, words: bool = True) -> Path:
-    """LLaVA: a CLIP tower and a small Llama, with a chat template; without ``words`` it cannot say yes."""
+def vision_language(
+    folder: Path, words: bool = True, side: int = 28, tower: Sizes | None = None, language: Sizes | None = None
+) -> Path:
+    """LLaVA: a CLIP tower and a Llama, with a chat template; without ``words`` it cannot say yes."""
     import torch
     from transformers import (
         CLIPVisionConfig,
@@ -92,20 +96,20 @@ def vision_language(folder: Path, words: bool = True) -> Path:
     tokenizer = build_tokenizer()
     tokenizer.add_tokens(["<image>", *(["yes", "no"] if words else [])])
     layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tower = CLIPVisionConfig(**layers, image_size=28, patch_size=14, projection_dim=32)
+    seen = CLIPVisionConfig(**{**layers, **(tower or {})}, image_size=side, patch_size=14)
     special = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
-    language = LlamaConfig(**layers, **special, vocab_size=len(tokenizer), num_key_value_heads=2)
+    tiny = {**layers, **special, "vocab_size": len(tokenizer), "num_key_value_heads": 2}
+    said = LlamaConfig(**{**tiny, **(language or {})})
     image = tokenizer.convert_tokens_to_ids("<image>")
     LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=tower, text_config=language, image_token_index=image, image_token_id=image)
+        LlavaConfig(vision_config=seen, text_config=said, image_token_index=image, image_token_id=image)
     ).save_pretrained(folder)
     template = (
         "{% for message in messages %}{% for part in message['content'] %}"
         "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endfor %} assistant "
     )
-    size = {"shortest_edge": 28}
     LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size=size, crop_size={"height": 28, "width": 28}),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
         tokenizer=tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
