@@ -113,7 +113,7 @@ def compared(work: Path, size: int, steps: int, log: Sequence[str]) -> dict[str,
     """The plan's figures for a card of ``size`` GiB, and those that the trainer's log has."""
     given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], whole_run.ROOT)
     recipe = load(work, overrides=given).characters[whole_run.CHARACTER].recipe
-    budget = pricing.budget_of(recipe, size, pricing.BESIDE)
+    budget = pricing.budget_of(recipe, size, pricing.beside(size))
     edges = recipe["data"]["resolutions"]
     drawn = sum(int(one[1]) for line in log if (one := re.search(r"step \d+: (\d+) previews of", line)))
     jobs = {"train_segment": 1, **({"sample_checkpoint": drawn} if drawn else {})}

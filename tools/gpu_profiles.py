@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from charloom.cli.pricing import BESIDE, CONTEXT
+from charloom.cli.pricing import CONTEXT, beside
 from charloom.config.project import load
 from charloom.workflow import price
 
@@ -32,7 +32,7 @@ LIMITED = ROOT / "benchmarks/results/limited_cards.json"
 
 def recipe(size: int) -> dict[str, Any]:
     """The shipped recipe on the real base, as the profile of a size sets it."""
-    given = {"base": "z-image-turbo", "recipe": {"memory": size - BESIDE}}
+    given = {"base": "z-image-turbo", "recipe": {"memory": size - beside(size)}}
     return load(ROOT, overrides=given).characters["leyla"].recipe
 
 
@@ -40,7 +40,7 @@ def limited() -> dict[int, str]:
     """What was measured by size of the card."""
     return {
         row["size_gib"]: f"on an {row['device'].split()[1]} made as small: {row['allocated_gib']['measured']:.1f} GiB, "
-        f"{row['seconds_per_step']['measured']:.2f} s per step on average"
+        f"{row['seconds_per_step']['measured']:.2f} s per step on average{row.get('but', '')}"
         for row in json.loads(LIMITED.read_text(encoding="utf-8"))
         if row["finished"]
     }
@@ -60,7 +60,7 @@ def stepped() -> dict[float, str]:
 
 def text(size: int) -> str:
     """The profile of a card with so many GiB."""
-    budget = size - BESIDE
+    budget = size - beside(size)
     found = price.training(recipe(size), budget)
     assert found.fits, size
     most = price.gpu_memory(recipe(size), budget)["train"]  # a smaller size of pictures may need more, as in the plan

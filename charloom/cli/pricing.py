@@ -21,6 +21,9 @@ from charloom.workflow import devices, price
 
 BESIDE = 1.5
 """GiB of a card that are not for training: the desktop, the driver, cuBLAS workspaces; as profiles/gpu-16gb leaves."""
+SMALL, BESIDE_SMALL = 9.0, 2.0
+"""Below so many GiB a card has to swap blocks, and so much is not for training: with 6.5 of 8 GiB allowed it ran out of
+memory once and went on with more blocks in main memory (``limited_cards.json``)."""
 CONTEXT = 0.5
 """GiB of a card that CUDA itself takes."""
 PREVIEWS = ("sample_checkpoint", "sample_strength", "sample_drift")
@@ -87,7 +90,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         stages = [one for one in price.stages(jobs, recipe, steps, None, here) if one.measured]
         return _times(stages, jobs, []) if stages else []
     there = card(workflow.device)
-    budget = budget_of(recipe, there, BESIDE)
+    budget = budget_of(recipe, there, beside(there))
     if "train_segment" in jobs and budget is not None:
         _refuse(name, recipe, budget)
     _refuse_drawing(name, recipe, jobs, there)
@@ -118,6 +121,11 @@ def _short(needs: Sequence[tuple[str, Path, float]]) -> str:
         for one in files.disks(needs)
         if one.free < one.needed
     )
+
+
+def beside(there: float | None) -> float:
+    """GiB of a card of ``there`` GiB that are not for training."""
+    return BESIDE if there is None or there >= SMALL else BESIDE_SMALL
 
 
 def budget_of(recipe: dict[str, Any], there: float | None, others: float) -> float | None:

@@ -234,10 +234,12 @@ def gpu_memory(recipe: Mapping[str, Any], budget: float | None) -> dict[str, flo
     area = recipe["sample"]["width"] * recipe["sample"]["height"] / 2**20
     kind = recipe["quantization"]["text_encoder"]
     text = weights("bf16" if kind == "none" else kind, MODEL.text_encoder, MODEL.text_wide)
-    # Where blocks recompute, a smaller size may fill the budget better.
-    sizes = [training(recipe, budget, edge) for edge in sorted(recipe["data"]["resolutions"])]
+    largest = training(recipe, budget)
+    # Where blocks recompute, a smaller size may fill the budget better; where they are swapped, the largest size says
+    # how many.
+    sizes = [] if largest.swapped else [training(recipe, budget, edge) for edge in recipe["data"]["resolutions"]]
     return {
-        "train": max(one.peak for one in sizes if bool(one.swapped) == bool(sizes[-1].swapped)),
+        "train": max(one.peak for one in [largest, *sizes]),
         # At least what the engine wants to see free before it draws.
         "previews": max(_drawn_with(recipe) + 2.0 * area, drawing(recipe)),
         "texts": text / GIB + 1.0,

@@ -59,19 +59,25 @@ def test_seconds_within_a_fifth() -> None:
 
 @pytest.mark.parametrize("size", [8, 10, 12, 16, 24])
 def test_cards_made_small(size: int) -> None:
-    """Memory within a tenth but for 8 GiB, seconds within a fifth, as docs/planning.md says."""
-    rows = json.loads((RECORDED / "limited_cards.json").read_text())
-    measured = next(row for row in rows if row["size_gib"] == size)
+    """Memory within a tenth, seconds within a fifth, as docs/planning.md says."""
+    rows = [row for row in json.loads((RECORDED / "limited_cards.json").read_text()) if row["size_gib"] == size]
     given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], small_project.ROOT)
     asked = load(small_project.ROOT, overrides=given).characters["leyla"].recipe
-    budget = pricing.budget_of(asked, size, pricing.BESIDE)
+    budget = pricing.budget_of(asked, size, pricing.beside(size))
     reckoned = price.training(asked, budget)
     assert reckoned.fits
-    near = 0.1 if size > 8 else 0.13
-    assert reckoned.peak == pytest.approx(measured["allocated_gib"]["measured"], rel=near)
     edges = asked["data"]["resolutions"]
     seconds = sum(price.step_seconds(asked, edge, budget) for edge in edges) / len(edges)
-    assert seconds == pytest.approx(measured["seconds_per_step"]["measured"], rel=0.2)
+    for measured in rows:
+        assert reckoned.peak == pytest.approx(measured["allocated_gib"]["measured"], rel=0.1)
+        assert seconds == pytest.approx(measured["seconds_per_step"]["measured"], rel=0.2)
+
+
+def test_the_plan_of_a_small_card_is_that_of_its_largest_pictures() -> None:
+    """How many blocks are swapped is decided once; small pictures do not get more of them on the GPU."""
+    given = yaml.merge(recipe(), {"memory": 6.0})
+    assert price.training(given, 6.0).swapped
+    assert price.gpu_memory(given, 6.0)["train"] == price.training(given, 6.0).peak
 
 
 def test_whole_runs_within_a_fifth() -> None:
@@ -321,12 +327,12 @@ def test_profiles_are_what_the_forms_give() -> None:
         given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], small_project.ROOT)
         assert given["recipe"].get("memory", size) <= size
         asked = load(small_project.ROOT, overrides=given).characters["leyla"].recipe
-        budget = pricing.budget_of(asked, size, pricing.BESIDE)
+        budget = pricing.budget_of(asked, size, pricing.beside(size))
         shown = f"at most {price.gpu_memory(asked, budget)['train']:.1f} GiB"
         assert shown in gpu_profiles.text(size)  # as the plan says
         needed.append(round(price.main_memory(asked, budget, ["prepare_base", "train_segment"])))
         character = load(small_project.ROOT, overrides={**given, "device": "cuda"}).characters["leyla"]
         made = {"train_segment": 1} | ({"sample_checkpoint": 1} if character.sampled_steps else {})
-        pricing._refuse("leyla", character.recipe, pricing.budget_of(character.recipe, size, pricing.BESIDE))
+        pricing._refuse("leyla", character.recipe, pricing.budget_of(character.recipe, size, pricing.beside(size)))
         pricing._refuse_drawing("leyla", character.recipe, made, size)
     assert max(needed) == doctor.BESIDE_TRAINING
