@@ -73,7 +73,8 @@ def load_transformer(
     """
     quantize.check(precision, device)
     model = empty_transformer(root, precision)
-    model = model.to(torch.bfloat16) if device.type == "cuda" else model  # still without values: for its size
+    # Still without values: for its size. Not to(torch.bfloat16), at which diffusers warns even if all may be cast.
+    model = model.bfloat16() if device.type == "cuda" else model
     try:
         if device.type == "cuda" and not fits(model, budget := memory.budget(options.limit, device)):
             raise torch.OutOfMemoryError
@@ -100,7 +101,7 @@ def quick_decoder(vae: nn.Module, device: torch.device) -> nn.Module:
     Not for encoding the latents that are trained on.
     """
     vae = vae.to(device)
-    return vae.to(torch.bfloat16, memory_format=torch.channels_last) if device.type == "cuda" else vae
+    return vae.bfloat16().to(memory_format=torch.channels_last) if device.type == "cuda" else vae
 
 
 def fits(model: nn.Module, budget: int) -> bool:
