@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ KIND = "sample"
 REMEMBERED = 2**22
 """Bytes of a file beyond which its digest is kept in the store."""
 SAVING = 8
-"""Pictures packed as PNG at a time; each takes a quarter of a second, for which the GPU would wait."""
+"""Pictures packed as PNG at a time; each takes a quarter of a second of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,25 @@ class Painter:
         """
         # In the order of the prompts: on the CPU, pictures of a batch may depend on each other in the last bit.
         missing = [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
+        missing.sort(key=lambda one: (one.step, one.prompt))
+        # A GPU draws one picture at a time anyway, and the next one while the last is packed.
+        drawn = self.paint(missing, 1 if self.device.type == "cuda" else None, asked)
+        packing: list[Future[None]] = []
         started = time.monotonic()
-        for members, pixels in self.paint(sorted(missing, key=lambda one: (one.step, one.prompt)), asked=asked):
-            with ThreadPoolExecutor(SAVING) as pool:
-                list(pool.map(self.keep, members, pixels))
-            step, size = members[0].step, "{width}x{height}".format(**members[0].settings)
-            self.log(f"step {step}: {len(members)} previews of {size} in {time.monotonic() - started:.1f} s")
-            started = time.monotonic()
+        with ThreadPoolExecutor(SAVING) as pool:
+            for _, group in groupby(drawn, key=lambda part: alike(part[0][0])):
+                count = 0
+                for members, pixels in group:
+                    packing += [pool.submit(self.keep, *one) for one in zip(members, pixels, strict=True)]
+                    count += len(members)
+                    for done in [one for one in packing if one.done()]:
+                        packing.remove(done)
+                        done.result()
+                step, size = members[0].step, "{width}x{height}".format(**members[0].settings)
+                self.log(f"step {step}: {count} previews of {size} in {time.monotonic() - started:.1f} s")
+                started = time.monotonic()
+        for one in packing:
+            one.result()
 
     def keep(self, one: Wanted, picture: Any) -> None:
         """Store the pixels of ``one``, (height, width, 3) uint8."""
@@ -191,9 +204,7 @@ class Painter:
 
         groups: dict[tuple[Any, ...], list[Wanted]] = {}
         for one in wanted:
-            s = one.settings
-            key = (one.loras, s["scale"], s["width"], s["height"], s["steps"], s["guidance"], one.negative)
-            groups.setdefault(key, []).append(one)
+            groups.setdefault(alike(one), []).append(one)
         for (loras, _, width, height, steps, guidance, negative), group in groups.items():
             size = (width, height)
 
@@ -242,6 +253,12 @@ def make(
             by_format.setdefault(precision_of(one.settings), []).append(one)
     for precision, members in by_format.items():
         Painter(previews.lock, store, device, log, options, precision).draw(members)
+
+
+def alike(one: Wanted) -> tuple[Any, ...]:
+    """What pictures share that are drawn together: LoRAs, size, steps, guidance."""
+    s = one.settings
+    return one.loras, s["scale"], s["width"], s["height"], s["steps"], s["guidance"], one.negative
 
 
 def precision_of(settings: dict[str, Any]) -> str:

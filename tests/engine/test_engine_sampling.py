@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from charloom.base.hub import silent
 from charloom.config import schema
 from charloom.config.project import load
 from charloom.core.canonical import file_digest
-from charloom.core.errors import UserError
+from charloom.core.errors import Stopped, UserError
 from charloom.core.store import Store
 from charloom.core.tensors import write_safetensors
 from charloom.engine import memory
@@ -158,6 +159,37 @@ def test_the_trainer_draws_what_the_rule_would_draw(previews, tmp_path) -> None:
     files = [[stores[name].path(samples.KIND, one.key, ".png") for one in wanted] for name in stores]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
     assert [(newest / f"{n:02d}.png").read_bytes() for n in (1, 2, 3)] == [path.read_bytes() for path in files[0][3:]]
+
+
+def test_on_a_gpu_the_next_picture_is_drawn_while_one_is_packed(previews, monkeypatch) -> None:
+    plan = {"width": 64, "height": 64, "scale": 1.0, "steps": 2, "guidance": 1.0, "recipe": 1}
+    wanted = previews.all({"steps": [0], "prompts": {f"{n:02d}": {**plan, "seed": n} for n in (1, 2, 3)}})
+    lines, store = [], previews.store
+    painter = samples.Painter(previews.lock, store, CPU, lines.append, EngineOptions(), "bf16")
+    painter.device = SimpleNamespace(type="cuda")  # on the CPU all three are a batch
+    drawn, keep, second = [], painter.keep, threading.Event()
+
+    def slow(one: samples.Wanted, picture: np.ndarray) -> None:
+        assert one.prompt != "01" or second.wait(30), "the second picture waited for the first"
+        keep(one, picture)
+
+    def asked() -> bool:
+        drawn.append(1)
+        if len(drawn) > 2:
+            second.set()
+        return len(drawn) == 6  # in the middle of the third
+
+    monkeypatch.setattr(painter, "keep", slow)
+    with pytest.raises(Stopped):
+        painter.draw(wanted, asked)
+    assert [store.has(samples.KIND, one.key, ".png") for one in wanted] == [True, True, False]
+    painter.draw(wanted)
+    assert all(store.has(samples.KIND, one.key, ".png") for one in wanted)
+    assert [line.partition(" in ")[0] for line in lines] == ["step 0: 1 previews of 64x64"]
+    monkeypatch.setattr(painter, "keep", failing(keep, lambda *_: False, []))
+    store.remove(store.path(samples.KIND, wanted[0].key, ".png"))
+    with pytest.raises(torch.OutOfMemoryError):
+        painter.draw(wanted)
 
 
 @pytest.mark.parametrize(("seconds", "drawn"), [(5.0, True), (5.1, False)])
