@@ -1,13 +1,15 @@
 """A run in memory: how it is loaded and resumed, and how its checkpoints and states are written.
 
-The order of the writes is what makes it safe to kill a run at any moment: first the state (and the metrics that belong
-to it), then the checkpoint, which marks the step as complete.
+A run may be killed at any moment: files appear whole or not at all, and metrics before the checkpoint that marks their
+step as complete. The state, three times as large, is written while previews are drawn; a run that was killed before it
+was there goes on from the state before, to the same checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -135,20 +137,27 @@ class Run:
         if self.job.holdout is not None:
             values["holdout"] = self._evaluate(self.job.holdout)
         self.records.metrics.write(step, values)
-        self.keep_state(step)
-        # Last: the checkpoint marks the step as complete.
-        self._checkpoint(step)
-        self.records.progress.checkpoint(step)
-        self._draw(step, self.store.path(CHECKPOINT, checkpoint_key(self.job.run_key, step), ".safetensors"))
+        self._keep_metrics(step)
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(states.save, self.store, self._state(step))
+            self._checkpoint(step)
+            self.records.progress.checkpoint(step)
+            self._draw(step, self.store.path(CHECKPOINT, checkpoint_key(self.job.run_key, step), ".safetensors"))
+        writing.result()
 
     def keep_state(self, step: int) -> None:
         """Store what going on from a step takes, and nothing else."""
-        metrics, key = self.records.metrics, self.job.run_key
-        with self.store.put(METRICS, checkpoint_key(key, step), ".jsonl") as path:
-            metrics.copy_to(path)
+        self._keep_metrics(step)
+        states.save(self.store, self._state(step))
+
+    def _keep_metrics(self, step: int) -> None:
+        with self.store.put(METRICS, checkpoint_key(self.job.run_key, step), ".jsonl") as path:
+            self.records.metrics.copy_to(path)
+
+    def _state(self, step: int) -> states.State:
         tensors, optimizer = self.trainable.state()
-        values = {"optimizer": optimizer, "metrics": metrics.values(), "engine": self._facts()}
-        states.save(self.store, states.State(key, step, tensors, values))
+        values = {"optimizer": optimizer, "metrics": self.records.metrics.values(), "engine": self._facts()}
+        return states.State(self.job.run_key, step, tensors, values)
 
     def _checkpoint(self, step: int) -> None:
         network, dtype = self.settings.network, self.settings.save.dtype

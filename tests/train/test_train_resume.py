@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -116,17 +117,48 @@ def test_a_run_killed_between_state_and_checkpoint_makes_the_checkpoint(make_dat
     assert checkpoint_bytes(store, job, [5, 10, 15, 20]) == checkpoint_bytes(straight, job, [5, 10, 15, 20])
 
 
-def test_a_checkpoint_is_stored_after_what_going_on_from_it_takes(make_dataset, tmp_path):
-    """It marks the step as complete: a run killed before it must have nothing else left to write."""
-    stored = []
+def test_a_run_killed_before_its_state_was_written_goes_on_from_the_one_before(make_dataset, tmp_path):
+    job = job_of(make_dataset(), recipe(save={"every": 5}), tmp_path / "log")
+    straight, store = Store(tmp_path / "straight"), Store(tmp_path / "store")
+    train(job, straight, 20, quiet)
+    train(job, store, 10, quiet)
+    store.path("state", checkpoint_key(job.run_key, 10), ".safetensors").unlink()
+    train(job, store, 20, quiet)
+    assert checkpoint_bytes(store, job, [5, 10, 15, 20]) == checkpoint_bytes(straight, job, [5, 10, 15, 20])
+    assert state_bytes(store, job, 20) == state_bytes(straight, job, 20)
+    lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
 
-    class Noting(Store):
-        def put(self, kind, key, *others, **named):
-            stored.append((kind, int(key[-6:])))
-            return super().put(kind, key, *others, **named)
 
-    train(job_of(make_dataset(), recipe(save={"every": 2}), tmp_path / "log"), Noting(tmp_path / "store"), 4, quiet)
-    assert stored == [(kind, step) for step in (2, 4) for kind in ("metrics", "state", "checkpoint")]
+def test_the_state_is_written_while_previews_are_drawn(make_dataset, tmp_path, monkeypatch):
+    drawing, written, seen = threading.Event(), states.save, []
+
+    def slow(store, state):
+        assert drawing.wait(30), "nothing is drawn before the state is written"
+        written(store, state)
+
+    def draw(step, path, engine, asked):
+        # What the rule of this step takes besides the checkpoint.
+        metrics = store.path("metrics", checkpoint_key(job.run_key, step), ".jsonl")
+        seen.append((step, not step or metrics.is_file()))
+        if step:
+            drawing.set()
+
+    monkeypatch.setattr(states, "save", slow)
+    store = Store(tmp_path / "store")
+    job = replace(job_of(make_dataset(), recipe(save={"every": 2}), tmp_path / "log"), on_checkpoint=draw)
+    train(job, store, 4, quiet)
+    assert seen == [(0, True), (2, True), (4, True)]
+    assert [store.has("state", checkpoint_key(job.run_key, step), ".safetensors") for step in (2, 4)] == [True, True]
+
+
+def test_a_state_that_cannot_be_written_ends_the_run(make_dataset, tmp_path, monkeypatch):
+    def full(store, state):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(states, "save", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        train(job_of(make_dataset(), recipe(save={"every": 2}), tmp_path / "log"), Store(tmp_path / "store"), 4, quiet)
 
 
 def test_step_n_is_n_updates(make_dataset, tmp_path):
