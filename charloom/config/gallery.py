@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charloom.config import schema
-from charloom.core import files, words
+from charloom.core import files, layout, words
 from charloom.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Style:
     @property
     def label(self) -> str:
         """The style as people know it."""
-        return self.style or Path(self.file).stem
+        return self.style or layout.lora_name(Path(self.file))
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,20 @@ def mistakes(data: Any, scenes: Sequence[Scene], trigger: str, root: Path) -> li
 
 
 def with_styles(
-    character: Character, styles: Mapping[str, Character], broken: Mapping[str, Sequence[str]] | None = None
+    character: Character,
+    styles: Mapping[str, Character],
+    broken: Mapping[str, Sequence[str]] | None = None,
+    people: Collection[str] = (),
 ) -> Character:
     """``character`` with the triggers of its styles in the prompts that do not have them.
 
-    ``broken`` has a line per mistake of the styles that cannot be read.
+    ``broken`` has a line per mistake of the styles that cannot be read, ``people`` the names of all characters.
 
     Raises:
         UserError: as :func:`style_of`.
     """
     where = f"{character.label}: gallery: styles"
-    found = {name: style_of(name, character, styles, broken or {}, where) for name in names(character.gallery)}
+    found = {name: style_of(name, character, styles, broken or {}, where, people) for name in names(character.gallery)}
     scenes = []
     for scene in character.gallery:
         text = with_triggers(scene.text, (found[one.style].trigger for one in scene.styles if one.style))
@@ -122,7 +125,12 @@ def with_styles(
 
 
 def style_of(
-    name: str, character: Character, styles: Mapping[str, Character], broken: Mapping[str, Sequence[str]], where: str
+    name: str,
+    character: Character,
+    styles: Mapping[str, Character],
+    broken: Mapping[str, Sequence[str]],
+    where: str,
+    people: Collection[str] = (),
 ) -> Character:
     """The style called ``name``, for pictures of ``character``; ``where`` is what asks for it.
 
@@ -132,6 +140,9 @@ def style_of(
     if name in broken:
         more = f" ({len(broken[name]) - 1} more: charloom lint {name})" if broken[name][1:] else ""
         raise UserError(f"{where}: {broken[name][0]}{more}")
+    if name not in styles and name in people:
+        file = layout.results(name).final.as_posix()
+        raise UserError(f"{where}: {name} is a character, not a style; give its file instead: {file}")
     if name not in styles:
         raise UserError(f"{where}: there is no config/styles/{name}.yaml; {schema.meant(name, list(styles))}")
     if (other := styles[name].base) != character.base:

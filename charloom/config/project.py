@@ -235,7 +235,7 @@ def read(
     for name, line in _same_triggers({**people, **styles}).items():
         del styles[name]
         broken_styles[name] = [line]
-    for name, line in _with_styles(people, styles, broken_styles).items():
+    for name, line in _with_styles(people, styles, broken_styles, [*people, *broken]).items():
         del people[name]
         broken[name] = [line]
     if overrides and isinstance(named := overrides.get("characters"), list):
@@ -351,13 +351,13 @@ def _recipe_mistakes(root: Path, recipe: dict[str, Any], base: Base, label: str)
 
 
 def _with_styles(
-    people: dict[str, Character], styles: dict[str, Character], broken: dict[str, list[str]]
+    people: dict[str, Character], styles: dict[str, Character], broken: dict[str, list[str]], names: list[str]
 ) -> dict[str, str]:
     """Fill the triggers of styles into the galleries; a line per character that asks for a wrong style, by its id."""
     lines = {}
     for name in people:
         try:
-            people[name] = gallery.with_styles(people[name], styles, broken)
+            people[name] = gallery.with_styles(people[name], styles, broken, names)
         except UserError as error:
             lines[name] = str(error)
     return lines

@@ -268,7 +268,9 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
 def meant(name: str, names: Sequence[str]) -> str:
     """A remedy for an unknown name: the similar one of ``names``, or all of them."""
     close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"there is only {names[0]}" if len(names) == 1 else f"there are {', '.join(names) or 'none'}"
 
 
 def _choices(word: str, allowed: list[str]) -> str:

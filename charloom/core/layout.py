@@ -322,6 +322,16 @@ INDEX = Path("results/index.html")
 """The page of all characters."""
 
 
+def lora_name(path: Path) -> str:
+    """What pictures call a LoRA: a finished one and a checkpoint by their character, any other by its file."""
+    if path == Results(path.parent).final:
+        return path.parent.name or path.stem
+    made = Results(path.parent.parent)
+    if re.fullmatch(step_name("[0-9]+"), path.stem) and path == made.checkpoint(step_of(path)):
+        return f"{made.root.name}-{path.stem}".lstrip("-")
+    return path.stem
+
+
 def results(character: str, root: Path = Path()) -> Results:
     """The files of a character, below the folder of the workflow (``root``)."""
     return Results(root / "results" / character)

@@ -74,6 +74,7 @@ def test_a_style_brings_its_trigger_and_must_fit_the_base(root: Path) -> None:
     mara = load(root).characters["mara"]
     assert mara.gallery[0].styles == (gallery.Style("", "ink.safetensors", 0.6),)
     scene = replace(mara.gallery[0], styles=(gallery.Style("ink", "", 0.8),))
+    assert gallery.Style("", "results/nika/final.safetensors", 1).label == "nika"
     mara = replace(mara, gallery=(scene, replace(scene, text="1nk drawing of m4ra")))
     style = replace(mara, id="ink", trigger="1nk", gallery=())
     found = gallery.with_styles(mara, {"ink": style})
@@ -83,6 +84,15 @@ def test_a_style_brings_its_trigger_and_must_fit_the_base(root: Path) -> None:
         gallery.with_styles(mara, {"ink": replace(style, base="other")})
     with pytest.raises(UserError, match=r"there is no config/styles/ink.yaml; did you mean inky\?"):
         gallery.with_styles(mara, {"inky": style})
+    with pytest.raises(UserError, match=r"there is no config/styles/ink.yaml; there is only wash"):
+        gallery.with_styles(mara, {"wash": style})
+
+
+def test_a_character_is_no_style(root: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        scenes(root, [{"prompt": "{trigger} and a friend", "styles": ["mara"]}])
+    (line,) = [line for line in str(caught.value).splitlines() if line.startswith(MARA)]
+    assert line.endswith("mara is a character, not a style; give its file instead: results/mara/final.safetensors")
 
 
 def test_a_style_with_mistakes_is_not_called_missing(root: Path) -> None:

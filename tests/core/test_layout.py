@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from charloom.core.layout import WORK, Results, Work, prepared_name, results, step_name, step_of
+from charloom.core.layout import WORK, Results, Work, lora_name, prepared_name, results, step_name, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +25,15 @@ def test_a_copy_made_by_hand_is_no_checkpoint(tmp_path: Path) -> None:
         made.checkpoint(step).touch()
     assert made.checkpoints() == [made.checkpoint(50), made.checkpoint(100)]
     assert list(made.sampled_steps()) == [50, 100]
+
+
+def test_a_lora_is_called_by_its_character_not_by_its_place() -> None:
+    nika = results("nika")
+    assert lora_name(nika.final) == lora_name(Path("/studio") / nika.final) == "nika"
+    assert lora_name(nika.checkpoint(250)) == "nika-step-000250"
+    names = ["final", "step-000250", "my-ink"]
+    assert [lora_name(Path(f"{name}.safetensors")) for name in names] == names
+    assert lora_name(Path("loras/step-1.safetensors")) == "step-1"
 
 
 def test_the_pattern_of_a_rule_is_the_path_that_scripts_use() -> None:
