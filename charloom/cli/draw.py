@@ -201,6 +201,7 @@ def draw(
         str | None, typer.Option(help="steps side by side in one picture, e.g. 2000,2500,3000; 0 is the base alone")
     ] = None,
     lora: Annotated[Path | None, typer.Option(help="draw with this LoRA, of any trainer, instead")] = None,
+    sheet: Annotated[bool, typer.Option("--sheet", help="also put all pictures on one, with labels")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; results/NAME/drawn by default")] = None,
     compiled: Annotated[
         bool | None,
@@ -221,6 +222,8 @@ def draw(
         raise UserError(
             "--repl: draws with one checkpoint at a time; leave the steps out and change it there by /checkpoint N"
         )
+    if sheet and checkpoints is not None:
+        raise UserError("--sheet: --checkpoints puts the pictures on one already; leave --sheet out")
     texts = [filled(text, character) for text in [*(prompt or ()), *_lines(prompts)]]
     if not texts and not interactive:
         raise UserError('there is no prompt; add one, e.g. "a medium shot photo of {trigger}, city street", or --repl')
@@ -283,6 +286,8 @@ def draw(
         drawn = table.draw(texts, how) if texts else []
         if len(columns) > 1:
             say(f"{table.compare(drawn)}  side by side")
+        if sheet and drawn:
+            say(f"{table.sheet(drawn)}  all on one")
         if interactive:
             say(f"{shown(how, table)}; /help for commands")
             repl(table, how, loras, typed(), own=not lora)

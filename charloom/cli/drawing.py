@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from charloom.config import gallery
 from charloom.config.character import Character
 from charloom.config.project import Workflow
-from charloom.core import files, last_run
+from charloom.core import files, last_run, layout
 from charloom.core.errors import UserError, disk_problem
 from charloom.core.layout import results, step_name
 from charloom.core.store import Store
@@ -115,6 +115,17 @@ class Table:
         labels = [(str(seed), grid.short(text, self.character.trigger)) for text, seed in rows]
         page = grid.comparison_grid(labels, columns, title=f"{self.character.name}: checkpoints", cell=grid.DRAWN_CELL)
         path = reserve(self.folder, f"{rows[0][1]}-checkpoints")
+        grid.save_picture(page, path)
+        return path
+
+    def sheet(self, drawn: Sequence[Drawn]) -> Path:
+        """Save the pictures as one, each with its file's name and what sets its prompt apart."""
+        from charloom.report import grid
+
+        words = grid.differences([grid.short(one.prompt, self.character.trigger) for one in drawn])
+        cells = [grid.Cell(one.path.stem, text, one.path) for one, text in zip(drawn, words, strict=True)]
+        page = grid.checkpoint_grid(cells, title=self.character.name, largest=grid.DRAWN_CELL)
+        path = reserve(self.folder, f"{drawn[0].seed}-sheet")
         grid.save_picture(page, path)
         return path
 
@@ -230,7 +241,7 @@ class Loras:
         path_, notes = usable.checked(path, self.lock, self.folder)
         for note in notes:
             self.say(f"note: {note}")
-        return Lora(name or path.stem, path_, trigger=trigger)
+        return Lora(name or layout.lora_name(path), path_, trigger=trigger)
 
     def style(self, text: str) -> tuple[Lora, float]:
         """``ink``, ``ink=0.8`` or ``file.safetensors=0.8``: a LoRA on top and its strength.
@@ -248,7 +259,8 @@ class Loras:
         if name.endswith(".safetensors"):
             return self.file(files.expanded(name)), value
         known = self.workflow
-        style = gallery.style_of(name, self.character, known.styles, known.broken_styles, f"--style {name}")
+        people = {**known.characters, **known.broken}
+        style = gallery.style_of(name, self.character, known.styles, known.broken_styles, f"--style {name}", people)
         made = results(name)
         if not made.final.is_file():
             raise UserError(f"{name} is not finished; to train it, run {last_run.again(Path(), name, name)}")

@@ -109,6 +109,14 @@ def short(text: str, trigger: str = "") -> str:
     return text.removeprefix("a ").removeprefix("an ")
 
 
+def differences(texts: Sequence[str]) -> list[str]:
+    """What tells prompts apart: each without the phrases, between commas, that all of them have; whole if alike."""
+    phrases = [text.split(", ") for text in texts]
+    shared = set(phrases[0]).intersection(*phrases[1:]) if len(set(texts)) > 1 else set()
+    own = [", ".join(part for part in parts if part not in shared) for parts in phrases]
+    return [left or text for left, text in zip(own, texts, strict=True)]
+
+
 def _rounded(image: Image.Image, radius: int) -> Image.Image:
     """A mask with round corners, drawn large and reduced, because Pillow does not smooth edges."""
     mask = Image.new("L", (image.width * 4, image.height * 4), 0)
@@ -116,18 +124,19 @@ def _rounded(image: Image.Image, radius: int) -> Image.Image:
     return mask.resize(image.size, Image.Resampling.LANCZOS)
 
 
-def checkpoint_grid(cells: Sequence[Cell], *, title: str) -> Image.Image:
+def checkpoint_grid(cells: Sequence[Cell], *, title: str, largest: int = CELL) -> Image.Image:
     """The samples of one checkpoint as one labelled picture.
 
     Args:
         cells: samples in the order of the prompts.
         title: heading, for example the character and the step.
+        largest: greatest width of a sample.
     """
     if not cells:
         raise UserError("a grid needs at least one sample; draw one")
     pictures = [open_rgb(cell.picture) for cell in cells]
     columns = min(COLUMNS, len(cells))
-    width = min(CELL, max(image.width for image in pictures))
+    width = min(largest, max(image.width for image in pictures))
     height = round(width * max(image.height / image.width for image in pictures))
     gap, margin = round(width * 0.07), round(width * 0.12)
     label, number, heading = _font(width * 0.048), _font(width * 0.062), _font(width * 0.125)
@@ -148,7 +157,7 @@ def checkpoint_grid(cells: Sequence[Cell], *, title: str) -> Image.Image:
         image = fit(image, width, height)
         page.paste(image, (x, y), _rounded(image, max(3, width // 40)))
         top = y + height + round(width * 0.035)
-        indent = round(width * 0.115)
+        indent = max(round(width * 0.115), *(round(number.getlength(one.number) + width * 0.005) for one in cells))
         draw.text((x, top + 0.75 * line), cell.number, MARK, font=number, anchor="ls")
         for i, words_ in enumerate(wrap(cell.text, label, width - indent, 3)):
             draw.text((x + indent, top + (i + 0.75) * line), words_, INK if i == 0 else SOFT, font=label, anchor="ls")

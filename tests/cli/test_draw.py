@@ -149,6 +149,11 @@ def test_a_style_of_the_workflow_brings_its_trigger_and_must_fit_the_base(here: 
         results("ink").root.mkdir(parents=True)
         shutil.copy(results("mara").checkpoint(50), results("ink").final)
         run(PROMPT, "a 1nk drawing of {trigger}", "--seed", "1", "--style", "ink=0.5")
+        run(PROMPT, "--seed", "2", "--style", f"{results('ink').final}=0.7")
+        with Image.open(here / "2.png") as image:
+            assert image.info["parameters"].startswith(
+                "a medium shot photo of m4ra, kitchen <lora:mara-step-000100:1> <lora:ink:0.7>"
+            )
         for name, text in (
             ("1.png", "1nk, a medium shot photo of m4ra, kitchen"),
             ("1-2.png", "a 1nk drawing of m4ra"),
@@ -210,6 +215,20 @@ def test_prompts_of_a_file(here: Path) -> None:
     assert names(here) == ["42.png", "43.png"] and "note: no {trigger} in the prompt" in text
 
 
+def test_an_expression_sheet(here: Path) -> None:
+    Path("faces.txt").write_text("".join(f"a close-up photo of {{trigger}}, {face}, studio\n" for face in "abcdef"))
+    text = run("--prompts", "faces.txt", "--seed", "7", "--sheet")
+    assert names(here) == sorted(["7.png", *(f"7-{i}.png" for i in range(2, 7)), "7-sheet.png"])
+    assert "results/mara/drawn/7-sheet.png  all on one" in text
+    page = pixels(here / "7-sheet.png")
+    assert page.shape[1] > 5 * 64  # five in a row, the sixth below
+    for stem in ("7", "7-6"):
+        inner = pixels(here / f"{stem}.png")[20:28, 20:28]
+        windows = np.lib.stride_tricks.sliding_window_view(page, (8, 8, 3))
+        assert np.abs(windows - inner).max(axis=(-1, -2, -3)).min() == 0
+    assert "leave --sheet out" in refused(PROMPT, "--checkpoints", "50,100", "--sheet")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -227,6 +246,7 @@ def test_prompts_of_a_file(here: Path) -> None:
         ([PROMPT, "--lora", "~nosuchuser/x.safetensors"], "~nosuchuser/x.safetensors: there is no such file"),
         ([PROMPT, "--style", "~nosuchuser/x.safetensors"], "~nosuchuser/x.safetensors: there is no such file"),
         ([PROMPT, "--style", "inkk"], "--style inkk: there is no config/styles/inkk.yaml"),
+        ([PROMPT, "--style", "mara"], "mara is a character, not a style; give its file instead: results/mara/final."),
         ([PROMPT, "--style", "ink=x"], "--style ink=x: the strength must be a number"),
         ([PROMPT, "--prompts", "no.txt"], "no.txt: there is no such file"),
     ],

@@ -62,6 +62,16 @@ def test_words_are_wrapped_to_the_width():
     assert font.getlength(grid.wrap("Donaudampfschifffahrtsgesellschaftskapitän", font, 90, 1)[0]) <= 90
 
 
+def test_prompts_of_a_sheet_are_told_apart_by_what_differs():
+    texts = [
+        "close-up, smiling, red hoodie, studio",
+        "close-up, sad, red hoodie, studio",
+        "close-up, red hoodie, studio",
+    ]
+    assert grid.differences(texts) == ["smiling", "sad", texts[2]]
+    assert grid.differences([texts[0], texts[0]]) == [texts[0]] * 2 and grid.differences(texts[:1]) == texts[:1]
+
+
 def test_short_leaves_out_what_all_prompts_share():
     assert grid.short(PROMPT, "n1ka") == "full body, dancing, wearing a <red> gown & scarf"
     assert grid.short("a medium shot photo of n1ka, waving", "n1ka") == "medium shot, waving"
