@@ -146,7 +146,11 @@ class Watcher:
             "configured": character.checkpoint,
             "seen": digest(file.read_bytes()) if file else "",
             "final": made.final.is_file(),
-            "report": self._url(made.report),
+            "pages": [
+                [words, url]
+                for words, path in (("Report", made.report), ("Gallery", made.gallery), ("Before and now", made.versus))
+                if (url := self._url(path))
+            ],
             "machine": self.machine.now(),
             "log": logs.newest(made.root / "logs"),
         }

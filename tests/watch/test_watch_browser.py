@@ -54,6 +54,29 @@ def test_a_checkpoint_that_is_only_the_best_available_is_not_praised(chromium, a
     with opened(chromium, f"{address}/c/mara") as page:
         page.wait_for_selector("text=Step 50 ships (checkpoint: auto, the best available).")
         assert page.locator(".choices .pill.good").text_content() == "the best available"
+        verdicts = '{"step": 50, "how": "fallback", "verdicts": [{"step": 50, "verdict": "undertrained"}]}'
+        (project / "results/mara/validation.json").write_text(verdicts)
+        page.wait_for_selector(".choices .pill:text-is('undertrained')")
+        assert page.locator(".choices .pill.good").text_content() == "the best available"
+
+
+def test_what_the_run_has_made_is_linked_at_the_top(chromium, address, project):
+    made = project / "results/mara"
+    with opened(chromium, f"{address}/c/mara") as page:
+        page.wait_for_selector("text=Training: step 60 of 100")
+        assert page.locator(".crumbs a").all_inner_texts() == ["All characters", "Data set"]
+        (made / "gallery").mkdir()
+        for file in ("report.html", "gallery/index.html", "compare.html"):
+            (made / file).write_text('<link rel="icon" href="data:,">')
+        page.wait_for_selector(".crumbs >> text=Before and now")
+        links = page.locator(".crumbs a")
+        assert links.all_inner_texts()[2:] == ["Report", "Gallery", "Before and now"]
+        links.nth(2).focus()
+        (made / "training/metrics.jsonl").open("a").write('{"step": 80, "loss": 0.1, "smoothed": 0.1}\n')
+        page.wait_for_selector("text=Training: step 80 of 100")
+        assert links.nth(2).evaluate("link => link === document.activeElement")
+        links.nth(3).click()
+        page.wait_for_url("**/files/mara/gallery/index.html?*")
 
 
 @pytest.mark.parametrize("kind", [DESKTOP, PHONE], ids=["desktop", "phone"])

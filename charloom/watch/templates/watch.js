@@ -134,7 +134,7 @@ function shippedOf({ chosen, configured, how }) {
 function choicesOf(state) {
   const metrics = [...new Set(state.checkpoints.flatMap(one => Object.keys(one.scores)))];
   const rows = state.checkpoints.map(one => h("tr", {}, h("td", {}, h("b", {}, `step ${one.step}`)),
-    h("td", {}, one.step === state.chosen ? h("span", { class: "pill good" }, state.how) : one.verdict ? h("span", { class: "pill" }, one.verdict) : ""),
+    h("td", {}, one.step === state.chosen ? [h("span", { class: "pill good" }, state.how), " "] : null, one.verdict ? h("span", { class: "pill" }, one.verdict) : null),
     metrics.map(metric => h("td", { class: "number", "data-k": metric }, fixed(one.scores[metric], 3))),
     h("td", {}, one.step === state.configured ? h("b", {}, "ships by your choice")
       : h("button", { type: "button", class: "ship", disabled: !one.there, onclick: event => choose(one.step, event.target) }, one.there ? "Choose this one" : "not trained yet"))));
@@ -178,11 +178,19 @@ function part(id, values, build, full = false) {
   if (pre) pre.scrollTop = pre.scrollHeight;
   parts.set(id, { text, element });
 }
+const pages = document.getElementById("pages");
+// What the run has made to look at, beside the way back.
+function link(made) {
+  if (pages.dataset.made === JSON.stringify(made)) return;
+  pages.dataset.made = JSON.stringify(made);
+  pages.replaceChildren(...made.flatMap(([words, to]) => [" · ", h("a", { href: to }, words)]));
+}
 let used = new Set(), now = null;
 function draw(state) {
   now = state;
   used = new Set();
   document.getElementById("title").textContent = state.kind === "all" ? "All characters" : state.title;
+  if (pages) link(state.pages || []);
   if (state.problem) part("problem", state.problem, line => [h("h2", {}, "The configuration cannot be read"), h("p", { class: "miss" }, line)], true);
   if (state.kind === "all") {
     stateOf.textContent = "live"; stateOf.className = "pill good";
@@ -202,7 +210,6 @@ function draw(state) {
     part("stages", state.bars, stagesOf);
     part("machine", state.machine, machineOf);
     part("log", state.log, logOf, true);
-    if (state.report) part("report", state.report, link => [h("p", {}, h("a", { href: link }, "Open the report"))], true);
   } else { stateOf.textContent = "not known"; stateOf.className = "pill bad"; }
   for (const [id, { element }] of parts) if (!used.has(id)) { element.remove(); parts.delete(id); }
 }
