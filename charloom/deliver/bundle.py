@@ -6,9 +6,10 @@ import html
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from markupsafe import Markup
 
@@ -25,6 +26,12 @@ _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".html", ".css", ".js", ".json", ".c
 _TEXT = (".md", ".txt", ".json", ".yaml", ".html", ".css", ".js", ".csv", ".py")
 _SOURCE = ("source", "repository", "sourcecode", "github")
 """Labels by which package metadata names a repository: packaging.python.org, well-known project URLs."""
+_LINKS = [
+    re.compile(r'<li><a href="(?P<to>[^"#][^":]*)">[^<]*</a>: [^<]*</li>'),
+    re.compile(r'<a href="(?P<to>[^"#][^":]*)">(?P<words>[^<]*)</a>'),
+    re.compile(r' data-file="(?P<to>[^"]*)"'),
+]
+"""Links of the report to files beside it: the list of files, links in texts, and pictures that open whole."""
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[po]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}")
 
 
@@ -44,7 +51,7 @@ def members(
     name = about["id"]
     out: dict[str, Any] = {
         f"{name}.safetensors": results.final,
-        "report.html": _report(results, about),
+        "report.html": b"",  # written when all that it may link to is known
         "comparison.png": results.comparison,
         "prompts.html": results.prompt_page,
         "prompts.txt": results.prompt_text,
@@ -78,6 +85,7 @@ def members(
                 continue
             if path.suffix in _SHOWN and not any(part.startswith(".") for part in inside.parts):
                 out[inside.as_posix()] = path
+    out["report.html"] = _report(results, about, out)
     out["README.md"] = _readme(about, out)
     check_private(out)
     listed = {key: {"sha256": _digest(value), "bytes": _size(value)} for key, value in sorted(out.items())}
@@ -92,13 +100,21 @@ def start_name(character: str) -> str:
     return f"{character}-start.safetensors"
 
 
-def _report(results: Results, about: Mapping[str, Any]) -> bytes:
-    """The report, with the folders that another machine has in place of the user's, and the LoRA by its name here."""
+def _report(results: Results, about: Mapping[str, Any], there: Collection[str]) -> bytes:
+    """The report, with the folders that another machine has in place of the user's, the LoRA by its name here, and
+    links to nothing but ``there``, the files in the bundle."""
     text = results.report.read_text(encoding="utf-8")
     for path in sorted(about["elsewhere"], key=len, reverse=True):
         for written in {path, html.escape(path), str(Markup.escape(path))}:
             text = text.replace(written, about["elsewhere"][path])
-    return text.replace('href="final.safetensors"', f'href="{about["id"]}.safetensors"').encode()
+    text = text.replace('href="final.safetensors"', f'href="{about["id"]}.safetensors"')
+
+    def kept(link: re.Match[str]) -> str:
+        return link[0] if unquote(html.unescape(link["to"])) in there else link.groupdict().get("words") or ""
+
+    for link in _LINKS:
+        text = link.sub(kept, text)
+    return text.encode()
 
 
 def _mask(path: Path) -> bytes:

@@ -96,6 +96,21 @@ def test_extras_come_along_and_hidden_files_do_not(folder: Path) -> None:
     assert b"gallery/index.html" in found["README.md"] and b"strengths.json`; recommended: 0.9" in found["README.md"]
 
 
+def test_its_report_links_to_nothing_that_is_not_in_it(folder: Path) -> None:
+    page = (
+        '<a href="#use">Use</a> <a href="gallery/index.html">Gallery</a> <a href="samples/01.png">Prompt 01</a>'
+        '<button data-r="0" data-file="samples/01.png"><button data-r="1" data-file="dataset/medium-01.png">'
+        '<li><a href="final.safetensors">final.safetensors</a>: the LoRA</li>'
+        '<li><a href="lint.json">lint.json</a>: what was found</li><a class="file">Open the file</a>'
+    )
+    (folder / "results/mara/report.html").write_text(page)
+    assert contents(bundles.bundle(folder)[0])["report.html"].decode() == (
+        '<a href="#use">Use</a> Gallery Prompt 01'
+        '<button data-r="0"><button data-r="1" data-file="dataset/medium-01.png">'
+        '<li><a href="mara.safetensors">final.safetensors</a>: the LoRA</li><a class="file">Open the file</a>'
+    )
+
+
 def test_no_path_of_the_machine_is_in_it(folder: Path) -> None:
     text = b"\n".join(contents(bundles.bundle(folder)[0]).values()).decode("utf-8", "replace")
     assert str(folder) not in text and "/somebody/else" not in text
