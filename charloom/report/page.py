@@ -32,6 +32,7 @@ SHOWN = 240
 """Training images that the page shows of a larger data set: some of everywhere in it, and all that previews copy."""
 
 _TIERS = {"close-up": "Close-ups", "medium": "Medium shots", "full-body": "Full body", "": "Others"}
+_NETWORKS = {"lora": "LoRA", "lokr": "LoKr", "dora": "DoRA"}
 
 
 def page(material: Material) -> str:
@@ -83,13 +84,14 @@ def page(material: Material) -> str:
 def _facts(m: Material) -> list[tuple[str, str, bool]]:
     """(name, value, whether it is code) of what stands beside the name."""
     network = m.recipe.get("network", {})
+    kind = _NETWORKS.get(network.get("type", ""), "")
     facts = [
         ("Trigger", m.trigger, True),
         ("Recommended", f"step {m.choice['step']} of {m.recipe.get('train', {}).get('steps', '?')}", False),
         ("File", f"results/{m.id}/final.safetensors", True),
         ("Size", size(m.file_bytes) if m.file_bytes else "", False),
         ("Base", m.base, False),
-        ("Network", f"{network['type']}, rank {network['rank']}" if {"type", "rank"} <= set(network) else "", False),
+        ("Network", f"{kind}, rank {network['rank']}" if kind and "rank" in network else "", False),
     ]
     return [fact for fact in facts if fact[1]]
 
@@ -121,11 +123,12 @@ def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
         (p.text for p in m.prompts if p.name in chosen and (not m.trigger or words.count(p.text, m.trigger))),
         prompts.scene("close-up", m.trigger or "a woman", **m.spoken_of),
     )
-    one = snippets.character(m.id, prompt, how, m.strengths.get("recommended"))
+    strength = m.strengths.get("recommended")
+    one = snippets.character(m.id, prompt, how, strength)
     street = prompts.scene("medium", "{trigger}", **m.spoken_of)
     turns = snippets.two_characters(m.id, m.trigger, how, street)
     two = snippets.stacked(m.id, m.trigger, how) if m.kind == "style" else turns
-    return {"snippet": one, "two": two}
+    return {"snippet": one, "two": two, "draw": snippets.command(m.id, prompt, strength)}
 
 
 def _tiers(m: Material) -> list[dict[str, Any]]:
@@ -185,20 +188,21 @@ def _link(m: Material, path: Path) -> str:
 def _files(m: Material) -> list[tuple[str, str]]:
     """(link, what it is) of the files beside the page."""
     made = Results(m.folder)
-    final = made.final.relative_to(m.folder).as_posix()  # made after the page, as the gallery is
+    final = made.final.relative_to(m.folder).as_posix()  # made after the page, as the two others are
     found = [
         (_link(m, path), words)
         for path, words in (
             (made.prompt_page, "the prompts of the data set"),
             (made.score_table, "every score of every preview"),
             (made.validation, "the choice, for programs"),
-            (made.comparison, "all previews on one picture"),
             (made.metrics, "loss by step"),
             (made.lint, "what the check of the data set found"),
             (made.manifest, "the data set, with checksums"),
         )
     ]
     later = [(final, "the LoRA")]
+    if m.samples:
+        later.append((made.comparison.relative_to(m.folder).as_posix(), "all previews on one picture"))
     if m.gallery:
         later.append((made.gallery.relative_to(m.folder).as_posix(), f"{m.gallery} scenes that it draws"))
     return [*later, *(one for one in found if one[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 
 STREET = "a medium shot photo of {trigger}, smiling, city street"
@@ -20,6 +21,12 @@ class Drawing:
     height: int
     seed: int
     negative: str = ""
+
+
+def command(id_: str, prompt: str, strength: float | None = None) -> str:
+    """Draws four pictures with charloom, at the recommended strength if that is not 1."""
+    less = f" --strength {strength:g}" if strength not in (None, 1.0) else ""
+    return f"charloom draw {id_} {shlex.quote(prompt)} --count 4{less}"
 
 
 def character(id_: str, prompt: str, how: Drawing, strength: float | None = None) -> str:

@@ -14,4 +14,5 @@ def test_characters_are_listed_with_links_to_their_pages(results, settings):
     assert text.count("data:image/webp") == 3
     assert 'href="nika/report.html"' in text and "Nika &lt;script&gt;" in text and "Step" in text
     assert "&lt;b&gt;Mara" in text and "Not finished: snakemake mara" in text and 'href="mara' not in text
+    assert "2 characters. " in text and "1 character. " in index(results.parent, [one])
     assert not re.search(r'(?:src|href)="(?:https?:)?//', text)

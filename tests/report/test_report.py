@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from charloom.core.errors import UserError
 from charloom.judge import choice
-from charloom.report import charts, comparison, curves, palette
+from charloom.report import charts, comparison, curves, palette, snippets
 from charloom.report.gather import Material, TrainingImage, gather
 from charloom.report.page import page
 
@@ -102,15 +103,31 @@ def test_the_snippet_asks_for_the_character(results, settings):
     document["rows"] = [r for r in document["rows"] if (r["prompt"], r["metric"]) != ("01", "identity_relative")]
     path.write_text(json.dumps(document))
     text = page(gather(results, settings))
-    assert unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1]).count("n1ka,") == 1
+    assert unescape(re.search(r"<h3>diffusers</h3><pre>(.*?)</pre>", text, re.S)[1]).count("n1ka,") == 1
     found = re.findall(r'<span class="scores">(.*?)</span>', text)
     found = [text.replace("\N{NO-BREAK SPACE}", " ") for text in found]
     assert found == [f"{own}prompt 0.90" for own in ("identity 0.50 · ", "", "identity 0.50 · ", "identity 0.95 · ")]
 
 
+def test_the_command_draws_what_the_page_shows(results, settings):
+    text = page(gather(results, settings))
+    command = unescape(re.search(r"<h3>charloom</h3><pre>(.*?)</pre>", text, re.S)[1])
+    program, verb, who, prompt, *options = shlex.split(command)
+    assert [program, verb, who] == ["charloom", "draw", "nika"] and options == ["--count", "4"]
+    assert prompt == settings["prompts"][0]["text"] and "LoRA, rank" in text
+    assert snippets.command("nika", "n1ka", 0.8).endswith(" n1ka --count 4 --strength 0.8")
+
+
+def test_every_file_that_is_made_beside_the_page_is_listed(results, settings):
+    """Those that are made after it too."""
+    text = page(gather(results, settings))
+    assert {"final.safetensors", "comparison.png"} <= set(re.findall(r'<li><a href="([^"]+)"', text))
+    assert not (results / "comparison.png").exists()
+
+
 def test_the_snippet_is_python(results, settings):
     text = page(gather(results, settings))
-    code = unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1])
+    code = unescape(re.search(r"<h3>diffusers</h3><pre>(.*?)</pre>", text, re.S)[1])
     compile(code, "snippet", "exec")
     assert '"results/nika/final.safetensors"' in code and "n1ka" in code and "guidance_scale=0" in code
 
