@@ -20,8 +20,9 @@ SHOWN = 4
 def index(folder: Path, characters: Sequence[Mapping[str, Any]]) -> str:
     """The page as text; ``folder`` is ``results``.
 
-    Each character has ``character`` (its id), ``name``, ``trigger``, ``base`` and ``prompts`` (names). One whose
-    choice is missing or broken is listed as not finished.
+    Each character has ``character`` (its id), ``name``, ``trigger``, ``base`` and ``prompts`` (names), and
+    ``checkpoint`` where its file says which step ships. One whose choice is missing or broken is listed as not
+    finished.
     """
     cards = [_card(folder / one["character"], one) for one in characters]
     embedded = pictures.embed([path for card in cards for path in card["paths"]], BUDGET, (320, 256, 192, 128, 96))
@@ -34,6 +35,8 @@ def _card(root: Path, one: Mapping[str, Any]) -> dict[str, Any]:
     made = Results(root)
     choice = files.read_mapping(made.validation)
     step = choice.get("step")
+    by_hand = one.get("checkpoint") if step is not None else None
+    step = by_hand or step
     verdict = next((v for v in choice.get("verdicts", ()) if v.get("step") == step), {})
     scores = verdict.get("scores") or {}
     known = [(key, scores[key]) for key in ("identity", "style", "obedience", "bleed") if scores.get(key) is not None]
@@ -45,6 +48,7 @@ def _card(root: Path, one: Mapping[str, Any]) -> dict[str, Any]:
         "trigger": one["trigger"],
         "base": one["base"],
         "step": step,
+        "by_hand": bool(by_hand),
         "verdict": verdict.get("verdict", ""),
         "scores": [(key, numbers.apart(value)[0]) for key, value in known],
         "warnings": choice.get("warnings", ()),

@@ -146,6 +146,7 @@ def index(characters: Iterable[Character]) -> str:
             "trigger": one.trigger,
             "base": one.base,
             "prompts": one.prompt_names if one.sampled_steps else [],
+            **({} if one.checkpoint == "auto" else {"checkpoint": one.checkpoint}),
         }
         for one in characters
     ]
