@@ -123,8 +123,9 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     allowed = max(limits.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else limits.strangers
     if own.strangers > allowed + EPSILON:
         number = round(own.strangers * own.portraits)
-        lost = f" (prompts {', '.join(own.lost)})" if own.lost else ""
-        reasons.append(Reason(False, f"{number} of {own.portraits} samples show somebody else{lost}."))
+        lost = f" (prompt{'s' if own.lost[1:] else ''} {', '.join(own.lost)})" if own.lost else ""
+        show = "shows" if number == 1 else "show"
+        reasons.append(Reason(False, f"{number} of {own.portraits} samples {show} somebody else{lost}."))
     if own.faceless:
         asked = own.portraits + own.faceless
         reasons.append(Reason(None, f"In {own.faceless} of {asked} samples the judge found nobody to compare."))
@@ -141,8 +142,10 @@ def _style(own: Summary, everyone: Sequence[Summary], limits: Limits) -> list[Re
     found = "is high enough" if holds else f"is too low: {bar[0]} is needed"
     reasons = [Reason(holds, f"Style {mine} {found} (best: {top}).")]
     if len(own.unstyled) > limits.strangers * own.samples + EPSILON:
-        listed = ", ".join(own.unstyled)
-        reasons.append(Reason(False, f"{len(own.unstyled)} of {own.samples} samples are not drawn in it ({listed})."))
+        which = f"(prompt{'s' if own.unstyled[1:] else ''} {', '.join(own.unstyled)})"
+        are = "are" if own.unstyled[1:] else "is"
+        said = f"{len(own.unstyled)} of {own.samples} samples {are} not drawn in the style {which}."
+        reasons.append(Reason(False, said))
     return reasons
 
 

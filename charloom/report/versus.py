@@ -9,11 +9,15 @@ from typing import Any
 from charloom.core import numbers
 from charloom.core.words import several
 from charloom.report import pictures
+from charloom.report.curves import METRICS
 from charloom.report.grid import short
 from charloom.report.templating import render
 
 BUDGET = 9_000_000
 """Characters of all embedded pictures together."""
+WORDS = {"strangers": "share that shows somebody else"}
+COUNTS = ("step", "samples", "portraits", "blank", "faceless")
+"""What a summary of scores counts besides measuring."""
 SAME = ("text", "seed", "scale", "width", "height")
 """What two pictures must have in common to be shown as a pair."""
 
@@ -62,17 +66,22 @@ def _facts(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[dict[str, 
 def _scores(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[dict[str, Any]]:
     old, new = before.get("scores") or {}, now.get("scores") or {}
     rows = []
-    for metric in sorted({*old, *new}):
+    known = [*METRICS, *sorted({*old, *new} - {*METRICS, *COUNTS})]
+    for metric in [metric for metric in known if metric in old or metric in new]:
         both = metric in old and metric in new
         rows.append(
             {
-                "metric": metric.replace("_", " "),
+                "metric": WORDS.get(metric, metric).replace("_", " "),
                 "before": numbers.apart(old[metric])[0] if metric in old else "not scored",
                 "now": numbers.apart(new[metric])[0] if metric in new else "not scored",
-                "change": f"{new[metric] - old[metric]:+.3f}" if both else "",
+                "change": _change(new[metric] - old[metric]) if both else "",
             }
         )
     return rows
+
+
+def _change(difference: float) -> str:
+    return "none" if abs(difference) < 0.0005 else f"{difference:+.3f}"
 
 
 def _pairs(
@@ -92,7 +101,7 @@ def _pairs(
     pairs = [
         {
             "words": short(key[0], now["trigger"]),
-            "details": f"seed {key[1]}, strength {key[2]:g}, {key[3]} x {key[4]}",
+            "details": f"seed {key[1]}, strength {key[2]:g}, {key[3]} × {key[4]}",
             "paths": [old[key], path],
         }
         for key, path in new.items()

@@ -149,7 +149,7 @@ def test_samples_without_the_trigger_do_not_count_as_strangers():
     result = chosen([{**row, "value": 0.3} if row["prompt"] == "05" and row["step"] == 400
                      and row["metric"] == "identity_relative" else row for row in table])  # fmt: skip
     assert result["verdicts"][0]["scores"]["portraits"] == 8 and result["verdicts"][0]["scores"]["samples"] == 10
-    assert result["step"] == 300 and "1 of 8 samples show somebody else" in reasons(result, 3)
+    assert result["step"] == 300 and "1 of 8 samples shows somebody else" in reasons(result, 3)
 
 
 def test_missing_identity_is_not_a_pass():

@@ -131,7 +131,7 @@ def test_the_latest_checkpoint_that_draws_the_style_is_chosen() -> None:
     assert "draws the style clearly and sharply" in made["why"][0]
     first = made["verdicts"][0]
     assert first["verdict"] == "undertrained" and first["scores"]["unstyled"] == ["01", "02"]
-    assert any("2 of 3 samples are not drawn in it (01, 02)." in r["text"] for r in first["reasons"])
+    assert any("2 of 3 samples are not drawn in the style (prompts 01, 02)." in r["text"] for r in first["reasons"])
 
 
 def test_blur_speaks_against_a_style_and_weakness_is_said() -> None:

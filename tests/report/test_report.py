@@ -118,6 +118,13 @@ def test_the_command_draws_what_the_page_shows(results, settings):
     assert snippets.command("nika", "n1ka", 0.8).endswith(" n1ka --count 4 --strength 0.8")
 
 
+def test_what_did_not_fail_of_a_style_is_said_of_a_style(results, settings):
+    path = results / "scores/step-000100.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "misses": {}}))
+    for kind, words in (("style", "is drawn in the style"), ("character", "shows the character and what its prompt")):
+        assert f"Nothing that was scored: every preview {words}" in page(gather(results, settings | {"kind": kind}))
+
+
 def test_every_file_that_is_made_beside_the_page_is_listed(results, settings):
     """Those that are made after it too."""
     text = page(gather(results, settings))

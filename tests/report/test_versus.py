@@ -6,8 +6,10 @@ import os
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browser import PHONE, opened, sideways
 from finished_results import OTHER, PROMPT, finish
 
 from charloom.core.layout import Results
@@ -43,8 +45,21 @@ def test_the_same_prompts_and_seeds_stand_side_by_side_with_scores(tmp_path: Pat
     assert text.count("<img") == 2  # the second prompt has another seed
     assert "1 picture drawn now alone" in text and "1 picture drawn before alone" in text
     assert re.search(r"identity</th><td>0\.80</td><td>0\.90</td><td>\+0\.100", text)
+    assert re.search(r"obedience</th><td>0\.70</td><td>0\.70</td><td>none</td>", text)
+    assert re.search(r"share that shows somebody else</th><td>0\.10</td>", text)
+    assert not re.search(r"<th>(step|samples|blank|faceless|portraits)</th>", text)
     assert re.search(r"revision</th><td>old</td><td class=\"other\">new", text)
     assert "<b>jumping" not in text
+
+
+def test_it_fits_a_phone(tmp_path: Path, store: Store, chromium: Any) -> None:
+    finish(tmp_path / "mara", store, "old")
+    finish(tmp_path / "mara", store, "new")
+    file = tmp_path / "mara/compare.html"
+    about = page(store, tmp_path / "mara/final.safetensors").replace("owner/name", "resources/bases/a-long-name")
+    file.write_text(about, encoding="utf-8")
+    with opened(chromium, file.as_uri(), PHONE) as shown:
+        assert sideways(shown) <= 0 and shown.locator("a", has_text="Report").get_attribute("href") == "report.html"
 
 
 def test_a_result_of_another_base_goes_before_a_newer_one_of_the_same(tmp_path: Path, store: Store) -> None:
