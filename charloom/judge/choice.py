@@ -70,7 +70,9 @@ def choose(
         for name in (("detail",) if style else ("identity", "obedience", "bleed", "detail"))
         if all(v.scores is None or getattr(v.scores, name) is None for v in verdicts)
     ]
-    if missing:
+    if not any(v.scores for v in verdicts):
+        warnings.append("No previews were drawn, so nothing is scored. See what it draws with charloom draw.")
+    elif missing:
         warnings.append(f"Not scored: {', '.join(missing)}. Compare the samples by eye.")
     return {
         "step": step,

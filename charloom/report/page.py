@@ -28,6 +28,9 @@ from charloom.zimage.shapes import Z_IMAGE_WIDTH
 IMAGES_BUDGET = 2_000_000
 """Characters of all embedded training images together."""
 
+ROWS = 12
+"""Checkpoints from which on their verdicts are folded."""
+
 SHOWN = 240
 """Training images that the page shows of a larger data set: some of everywhere in it, and all that previews copy."""
 
@@ -55,9 +58,10 @@ def page(material: Material) -> str:
         why=m.choice.get("why", ()),
         others=judgement.others(m),
         verdicts=judgement.verdicts(m),
+        rows=ROWS,
         failures=judgement.failures(m),
         judged=m.choice["step"] in m.scores,
-        unscored=judgement.unscored(m),
+        unscored=judgement.unscored(m) if any(m.samples.values()) else [],
         judges=judgement.judges(m),
         samples=comparison.samples(m),
         strengths=strengths.strip(m),

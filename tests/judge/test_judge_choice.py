@@ -182,6 +182,7 @@ def test_no_samples_at_all():
     result = chosen([], (100, 200))
     assert (result["step"], words(result)) == (200, ["not sampled"] * 2)
     assert "no samples" in result["why"][0]
+    assert result["warnings"] == ["No previews were drawn, so nothing is scored. See what it draws with charloom draw."]
 
 
 def test_keep_by_score():

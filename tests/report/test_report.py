@@ -176,7 +176,12 @@ def test_page_with_next_to_nothing(tmp_path, settings):
     root.mkdir(parents=True)
     (root / "validation.json").write_text(json.dumps(choice.choose([], [50])))
     text = page(gather(root, {**settings, "shots": [], "steps": []}))
-    assert "No samples were drawn" in text and "Why step 50" in text and "Training loss" not in text
+    assert (
+        "None were drawn" in text
+        and "What was not scored" not in text
+        and "Why step 50" in text
+        and "Training loss" not in text
+    )
     assert comparison.grid(gather(root, {**settings, "steps": []})).size == (256, 256)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,31 @@ def test_the_grid_opens_at_the_chosen_step(chromium, url, kind):
         cell = page.locator("td.chosen").first.bounding_box()
         assert cell["x"] >= 0 and cell["x"] + cell["width"] <= kind["viewport"]["width"]
         assert page.evaluate("scrollY") == 0 and sideways(page) <= 0
+
+
+def test_long_names_wrap(chromium, results, settings):
+    settings |= {"name": "Maximiliane-Konstantina von Hohenzollern-Sigmaringen" + "x" * 40, "trigger": "x" * 60}
+    (results / "report.html").write_text(report(gather(results, settings)), encoding="utf-8")
+    with opened(chromium, (results / "report.html").as_uri(), PHONE) as page:
+        assert sideways(page) <= 0
+
+
+def test_the_verdicts_on_many_checkpoints_are_folded(chromium, results, settings):
+    choice = json.loads((results / "validation.json").read_text())
+    _, last = choice["verdicts"]
+    choice["verdicts"] = [*({**last, "step": step} for step in range(1, 31)), last]
+    for verdicts, shown in ((choice["verdicts"], False), ([last], True)):
+        found = {**choice, "verdicts": verdicts, "why": []}
+        (results / "validation.json").write_text(json.dumps(found))
+        (results / "report.html").write_text(report(gather(results, settings)), encoding="utf-8")
+        with opened(chromium, (results / "report.html").as_uri()) as page:
+            assert page.locator(".verdicts").is_visible() == shown
+            if not shown:
+                assert not page.locator("text=Step 7 is good too").is_visible()
+                page.locator("summary", has_text="Why not another one").click()
+                assert page.locator("text=Step 7 is good too").is_visible()
+                page.locator("summary", has_text="The verdicts on all 31").press("Enter")
+                assert page.locator(".verdicts tr.chosen").is_visible()
 
 
 def test_a_phone_needs_no_keys(chromium, url):
