@@ -6,6 +6,7 @@ Front matter: https://huggingface.co/docs/hub/model-cards. Independent of the ne
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,11 @@ _LICENSES = ("apache-2.0", "mit", "openrail", "creativeml-openrail-m", "cc0-1.0"
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture on the card: its name in the repository, and the prompt that drew it."""
+    """A picture on the card: its name in the repository, the prompt that drew it, and what else took part."""
 
     name: str
     prompt: str
+    more: str = ""
 
 
 def card(about: Mapping[str, Any], pictures: Sequence[Shown], licence: str | None = None) -> str:
@@ -51,8 +53,8 @@ def _front(about: Mapping[str, Any], pictures: Sequence[Shown], licence: str | N
     }
     if about["trigger"]:
         front["instance_prompt"] = about["trigger"]
-    if pictures:
-        front["widget"] = [{"text": one.prompt, "output": {"url": one.name}} for one in pictures]
+    if alone := [one for one in pictures if not one.more]:
+        front["widget"] = [{"text": one.prompt, "output": {"url": one.name}} for one in alone]
     return front
 
 
@@ -71,14 +73,15 @@ def _body(about: Mapping[str, Any], pictures: Sequence[Shown]) -> str:
     if about["miniature"]:
         parts.append("It fits charloom's miniature alone, which ComfyUI and the hub's own widgets cannot load.")
     if pictures:
-        parts.append(" ".join(f'<img src="{one.name}" width="256" alt="{_quoted(one.prompt)}">' for one in pictures))
+        parts.append("\n".join(map(_picture, pictures)))
     strength = f" at a strength of {about['strength']:g}" if about["strength"] else ""
     prompt = next((one.prompt for one in pictures), f"a photo of {about['trigger']}" if about["trigger"] else "a photo")
-    parts += [
-        "## Use",
+    own = f"```sh\ncharloom draw {id_} {shlex.quote(prompt)} --lora {id_}.safetensors\n```"
+    elsewhere = (
         f"In ComfyUI put `{id_}.safetensors` into `models/loras` and load it with LoraLoaderModelOnly{strength}: "
-        f"{about['steps']} steps, cfg {about['guidance']:g}, sampler euler, scheduler simple.",
-    ]
+        f"{about['steps']} steps, cfg {about['guidance']:g}, sampler euler, scheduler simple."
+    )
+    parts += ["## Use", own if about["miniature"] else elsewhere]
     if about["base_repo"]:
         parts.append(_python(about, prompt))
     parts.append("Trained with charloom; how, by digest, stands in the header of the file.")
@@ -88,18 +91,26 @@ def _body(about: Mapping[str, Any], pictures: Sequence[Shown]) -> str:
 def _python(about: Mapping[str, Any], prompt: str) -> str:
     import json
 
+    less = about["strength"] not in (None, 1.0)
+    name = f', adapter_name="{about["id"]}"' if less else ""
+    at = f'pipe.set_adapters("{about["id"]}", {about["strength"]:g})\n' if less else ""
     scale = max(0.0, about["guidance"] - 1.0)  # in the pipeline 0 means no guidance, in the recipe 1
     return f"""```python
 import torch
 from diffusers import ZImagePipeline
 
 pipe = ZImagePipeline.from_pretrained({json.dumps(about["base_repo"])}, torch_dtype=torch.bfloat16).to("cuda")
-pipe.load_lora_weights({json.dumps(about["repo"])}, weight_name="{about["id"]}.safetensors")
-image = pipe(
+pipe.load_lora_weights({json.dumps(about["repo"])}, weight_name="{about["id"]}.safetensors"{name})
+{at}image = pipe(
     {json.dumps(prompt, ensure_ascii=False)},
     num_inference_steps={about["steps"]}, guidance_scale={scale:g}, width={about["width"]}, height={about["height"]},
 ).images[0]
 ```"""
+
+
+def _picture(one: Shown) -> str:
+    words = _quoted(f"{one.prompt} ({one.more})" if one.more else one.prompt)
+    return f'<img src="{one.name}" width="256" alt="{words}" title="{words}">'
 
 
 def plain(text: str) -> str:

@@ -55,7 +55,8 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
         if not path.is_file():
             again = last_run.again(Path(), character.id, results.final.as_posix())
             raise UserError(f"{path}: is not made yet; run {again}")
-    step = read_mapping(results.validation).get("step")
+    # The one that ships, which a user may have chosen against the scores.
+    step = read_mapping(results.verification).get("step", read_mapping(results.validation).get("step"))
     files: dict[str, bytes | Path] = {f"{character.id}.safetensors": results.final}
     shown = []
     for prompt in character.sample_prompts:
@@ -66,6 +67,8 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
     for scene in character.gallery[:MOST]:  # not those that were taken out of the file since
         if (picture := results.scene(scene.name)).is_file():
             files[f"gallery/{picture.name}"] = picture
+            on_top = ", ".join(f"{style.label} at {style.strength:g}" for style in scene.styles)
+            shown.append(Shown(f"gallery/{picture.name}", scene.text, f"with {on_top}" if on_top else ""))
     about = _about(character, base, results, repo)
     files = {"README.md": model_card.card(about, shown, licence).encode(), **files}
     bundle.check_private(files)
@@ -84,7 +87,7 @@ def _about(character: Character, base: Base, results: Results, repo: str) -> dic
         "license": base.license,
         "miniature": base.miniature,
         "repo": repo,
-        "strength": read_mapping(results.strengths).get("strength"),
+        "strength": read_mapping(results.strengths).get("recommended"),
         **{key: sample[key] for key in ("steps", "guidance", "width", "height")},
     }
 
@@ -112,7 +115,8 @@ def upload(one: Release, public: bool, log: Log) -> str:
                     "another name"
                 )
             old = {sibling.rfilename for sibling in info.siblings or ()} & set(one.files)
-            log(f"{one.repo} exists already: {len(old)} files are replaced, and stay in its history")
+            replaced = "1 file of it is" if len(old) == 1 else f"{len(old)} files of it are"
+            log(f"{one.repo} exists already: {replaced} replaced, and kept in its history")
             if public and info.private:
                 log(f"{one.repo} stays private; to make it public, change its settings on the hub")
         else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from charloom.core.canonical import canonical_json, file_digest
 from charloom.core.errors import UserError
+from charloom.core.words import several
 from charloom.lora import convert
 from charloom.lora.export import PREFIX
 from charloom.lora.files import AdapterFile
@@ -48,7 +49,7 @@ def merge(
             files for weights of different shapes.
     """
     if len(strengths) != len(paths):
-        raise UserError(f"--strengths: {len(strengths)} strengths for {len(paths)} files; give one for each")
+        raise UserError(f"--strengths: {several(len(strengths), 'strength')} for {len(paths)} files; give one for each")
     if not all(map(math.isfinite, strengths)) or not any(strengths):
         raise UserError("--strengths: must be numbers that are not all 0; give others")
     read = [convert.read(path) for path in paths]

@@ -118,10 +118,43 @@ def test_a_base_of_the_hub_is_named_with_a_snippet_for_it(made: Results, monkeyp
     assert front["license"] == "cc-by-nc-4.0"
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
+    assert "set_adapters" not in code
+    files.write_json(made.strengths, {"recommended": 0.8})
+    weaker = publishing.release(character, workflow.bases["mini"], made, REPO).files["README.md"].decode()
+    code = weaker.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert 'adapter_name="mara")\npipe.set_adapters("mara", 0.8)\n' in code and "at a strength of 0.8:" in weaker
     assert '"me/mara", weight_name="mara.safetensors"' in code
     own = publishing.release(character, workflow.bases["mini"], made, REPO, "My own terms").files["README.md"].decode()
     front = yaml.safe_load(own.split("---\n")[1])
     assert (front["license"], front["license_name"]) == ("other", "my-own-terms")
+
+
+def test_the_previews_are_those_of_the_checkpoint_that_ships(hub: FakeHub, made: Results) -> None:
+    """Also where the user chose another one than the scores."""
+    made.sample(50, "01").parent.mkdir(parents=True)
+    Image.new("RGB", (16, 16), (0, 0, 250)).save(made.sample(50, "01"))
+    files.write_json(made.verification, {"step": 50, "by": "hand"})
+    publish("--yes")
+    there = hub.repos[REPO]["files"]
+    assert there["images/01.png"] == made.sample(50, "01").read_bytes() and "images/02.png" not in there
+
+
+def test_the_card_shows_the_gallery_and_which_scenes_have_a_style(hub: FakeHub, made: Results) -> None:
+    Path("ink.safetensors").touch()
+    ink = {"prompt": '{trigger} at "sea"', "styles": [{"file": "ink.safetensors", "strength": 0.7}]}
+    edit(Path("config/characters/mara.yaml"), gallery=["{trigger} at home", ink])
+    for name in ("01", "02"):
+        made.scene(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(made.scene(name))
+    edit(Path("config/bases/mini.yaml"), miniature=True)
+    publish("--yes")
+    text = hub.repos[REPO]["files"]["README.md"].decode()
+    front = yaml.safe_load(text.split("---\n")[1])
+    pictures = [one["output"]["url"] for one in front["widget"]]
+    assert pictures == ["images/01.png", "images/02.png", "gallery/01.png"]
+    assert 'alt="m4ra at &quot;sea&quot; (with ink at 0.7)"' in text
+    assert "LoraLoaderModelOnly" not in text and "charloom draw mara 'a medium shot" in text  # ComfyUI cannot load it
 
 
 def test_public_is_public(hub: FakeHub) -> None:
@@ -132,7 +165,7 @@ def test_public_is_public(hub: FakeHub) -> None:
 def test_a_repository_that_exists_gets_the_new_files_and_keeps_its_others(hub: FakeHub) -> None:
     hub.repos[REPO] = {"private": True, "files": {"README.md": b"old", "notes.txt": b"mine"}}
     lines = publish("--yes")
-    assert any("exists already: 1 files are replaced" in line for line in lines)
+    assert any("exists already: 1 file of it is replaced" in line for line in lines)
     assert hub.repos[REPO]["files"]["notes.txt"] == b"mine" and hub.repos[REPO]["files"]["README.md"] != b"old"
     assert "POST /api/repos/create" not in hub.asked
 

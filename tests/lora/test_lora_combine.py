@@ -77,7 +77,7 @@ def test_kinds_and_models_that_cannot_be_added_are_refused(pair: list[Path], tmp
     small = {f"{name}.lora_A.weight": torch.ones(2, 5), f"{name}.lora_B.weight": torch.ones(5, 2)}
     with pytest.raises(UserError, match="belong to different models"):
         combine.merge([pair[0], Foreign(small).write(tmp_path / "small.safetensors")], [1.0, 1.0])
-    with pytest.raises(UserError, match="1 strengths for 2 files"):
+    with pytest.raises(UserError, match="1 strength for 2 files"):
         combine.merge(pair, [1.0])
 
 
@@ -87,7 +87,7 @@ def test_the_command_states_the_error(pair: list[Path], tmp_path: Path) -> None:
     result = call("merge", *files, "--strengths", "1,0.8", "--rank", "2", "--output", str(out))
     assert result.exit_code == 0 and "rank 2, " in said(result) and "% away from the exact sum" in said(result)
     assert call("merge", *files, "--output", str(out)).exit_code == 1
-    for arguments, words in ((("--strengths", "1;2"), "with commas"), (("--strengths", "1"), "1 strengths for 2")):
+    for arguments, words in ((("--strengths", "1;2"), "with commas"), (("--strengths", "1"), "1 strength for 2")):
         wrong = call("merge", *files, *arguments, "--output", str(tmp_path / "x.safetensors"))
         assert wrong.exit_code == 1 and words in said(wrong)
     assert "one file alone" in said(call("merge", files[0], "--output", str(tmp_path / "x.safetensors")))
