@@ -88,10 +88,12 @@ def page(material: Material) -> str:
 def _facts(m: Material) -> list[tuple[str, str, bool]]:
     """(name, value, whether it is code) of what stands beside the name."""
     network = m.recipe.get("network", {})
+    shipped = m.strengths.get("step")  # they are tried of the checkpoint that ships
     kind = _NETWORKS.get(network.get("type", ""), "")
     facts = [
         ("Trigger", m.trigger, True),
         ("Recommended", f"step {m.choice['step']} of {m.recipe.get('train', {}).get('steps', '?')}", False),
+        ("Ships", f"step {shipped}, your choice" if shipped not in (None, m.choice["step"]) else "", False),
         ("File", f"results/{m.id}/final.safetensors", True),
         ("Size", size(m.file_bytes) if m.file_bytes else "", False),
         ("Base", m.base, False),

@@ -15,8 +15,8 @@ BUDGET = 1_500_000
 
 
 def strip(m: Material) -> dict[str, Any] | None:
-    """What the page shows of ``strengths.json``: ``recommended``, ``why``, the ``rows`` (strength and values), and the
-    strip as a ``picture``; None where no strengths were tried."""
+    """What the page shows of ``strengths.json``: ``recommended``, ``step``, ``why``, the ``rows`` (strength and
+    values), and the strip as a ``picture``; None where no strengths were tried."""
     if not m.strengths:
         return None
     found = m.strengths
@@ -27,6 +27,7 @@ def strip(m: Material) -> dict[str, Any] | None:
     image = _picture(m.folder)
     return {
         "recommended": found.get("recommended"),
+        "step": found.get("step"),
         "why": _lines(found.get("why")),
         "columns": columns,
         "rows": [[row.get("strength"), *(row.get(key) for key in columns)] for row in rows],

@@ -118,6 +118,13 @@ def test_the_command_draws_what_the_page_shows(results, settings):
     assert snippets.command("nika", "n1ka", 0.8).endswith(" n1ka --count 4 --strength 0.8")
 
 
+def test_a_checkpoint_chosen_by_hand_is_named_where_strengths_were_tried(results, settings):
+    for step, said in ((100, False), (50, True)):
+        (results / "strengths.json").write_text(json.dumps({"step": step, "recommended": 0.9, "why": ["It is best."]}))
+        text = page(gather(results, settings))
+        assert ("Of step 50, which ships" in text) == ("<dd>step 50, your choice</dd>" in text) == said
+
+
 def test_what_did_not_fail_of_a_style_is_said_of_a_style(results, settings):
     path = results / "scores/step-000100.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "misses": {}}))
