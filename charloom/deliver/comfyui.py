@@ -145,7 +145,7 @@ def _note(name: str, about: Mapping[str, Any]) -> str:
         lines.append(f"**Size:** {SCENE[0]} x {SCENE[1]} at {steps} steps; both sides must be multiples of 16.")
     if name == "character-and-style":
         lines.append(
-            f"**Style:** replace `{about['style']}` by the LoRA of a style. If the face suffers, lower its strength "
+            f"**Style:** replace `{about['style']}` with the LoRA of a style. If the face suffers, lower its strength "
             f"({STYLE_STRENGTH:g}) first."
         )
     if about["miniature"]:

@@ -44,8 +44,13 @@ def test_a_click_chooses_the_checkpoint(chromium, address, project):
         page.wait_for_selector("text=checkpoint: 50 written into mara.yaml")
         assert (project / CHARACTER).read_text() == before + "checkpoint: 50\n"
         page.wait_for_selector("text=ships by your choice")
+        reasons = '{"step": 100, "how": "rule", "why": ["It is the latest."]}'
+        (project / "results/mara/validation.json").write_text(reasons)
+        page.wait_for_selector("text=The scores prefer step 100:")
         page.locator("button.ship", has_text="Let the scores choose").click()
         page.wait_for_selector("text=checkpoint: auto written")
+        page.wait_for_selector("text=Step 100 ships (checkpoint: auto, by scores).")
+        assert page.locator("text=The scores prefer").count() == 0
         assert yaml.safe_load((project / CHARACTER).read_text())["checkpoint"] == "auto"
 
 

@@ -141,6 +141,8 @@ function choicesOf(state) {
   return [h("h2", {}, "Checkpoints"),
     h("p", { class: "note" }, shippedOf(state),
     state.configured === "auto" ? null : [" ", h("button", { type: "button", class: "ship", onclick: event => choose("auto", event.target) }, "Let the scores choose")]),
+    state.why.length && state.configured !== "auto" && state.chosen != null
+      ? h("p", {}, `The scores prefer step ${state.chosen}:`) : null,
     state.why.length ? h("ul", { class: "plainlist" }, state.why.map(line => h("li", {}, line))) : null,
     h("div", { class: "scroll" }, h("table", { class: "plain choices" }, h("tr", {}, h("th", {}, "Checkpoint"), h("th", {}, "Verdict"),
       metrics.map(metric => h("th", { class: "number" }, metric)), h("th", {}, "")), rows))];
