@@ -65,6 +65,25 @@ def test_a_checkpoint_that_is_only_the_best_available_is_not_praised(chromium, a
         assert page.locator(".choices .pill.good").text_content() == "the best available"
 
 
+def test_an_enlarged_preview_goes_on_to_its_neighbours(chromium, ahead, served):
+    with opened(chromium, f"{served(ahead)}/c/mara") as page:
+        page.wait_for_selector("text=Previews: step 150")
+        first = page.locator(".couple button").first
+        first.focus()
+        page.keyboard.press("Enter")
+        words = page.locator("dialog[open] .words")
+        assert words.text_content().startswith("Prompt 01, step 100")
+        assert page.locator("[data-go='-1']").is_disabled()
+        page.keyboard.press("ArrowRight")
+        assert words.text_content().startswith("Prompt 01, step 150")
+        page.locator("[data-go='1']").click()
+        assert words.text_content().startswith("Prompt 02, step 100")
+        page.keyboard.press("ArrowLeft")
+        assert words.text_content().startswith("Prompt 01, step 150")
+        page.keyboard.press("Escape")
+        assert page.locator("dialog[open]").count() == 0
+
+
 def test_what_the_run_has_made_is_linked_at_the_top(chromium, address, project):
     made = project / "results/mara"
     with opened(chromium, f"{address}/c/mara") as page:

@@ -30,7 +30,7 @@ function zoom(file, lines) {
   seen.src = file;
   seen.alt = lines[0];
   box.querySelector(".words").textContent = lines.filter(Boolean).join("\n");
-  box.showModal();
+  if (!box.open) box.showModal();
 }
 box.querySelector(".close").addEventListener("click", () => box.close());
 box.addEventListener("click", event => { if (event.target === box) box.close(); });

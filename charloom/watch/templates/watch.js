@@ -105,10 +105,28 @@ function figure(picture, step, title) {
   const words = `Prompt ${picture.prompt}, ${label(step)}`;
   const numbers = [["identity", picture.identity], ["prompt", picture.obedience]].filter(([, value]) => value != null)
     .map(([key, value]) => `${key} ${value.toFixed(2)}`).join(" · ");
-  return h("figure", {}, h("button", { type: "button", onclick: () => zoom(picture.file, [words, title, numbers, ...picture.misses]) },
+  return h("figure", {}, h("button", { type: "button", onclick: () => { zoom(picture.file, [words, title, numbers, ...picture.misses]); go(0); } },
     h("img", { src: picture.file, alt: words })),
   h("figcaption", {}, label(step), numbers ? ` · ${numbers}` : "", picture.misses.length ? h("span", { class: "miss" }, ` ${picture.misses.join("; ")}`) : null));
 }
+// The enlarged preview's neighbours, by keys and buttons: the other checkpoint's, then the next prompt's.
+function beyond(move) {
+  const all = [...document.querySelectorAll(".couple button")];
+  const at = all.findIndex(button => button.querySelector("img").src === seen.src);
+  return at < 0 ? null : all[at + move];
+}
+const goers = [...box.querySelectorAll(".go")];
+function go(move) {
+  if (move) beyond(move)?.click();
+  goers.forEach(button => { button.disabled = !beyond(Number(button.dataset.go)); });
+}
+goers.forEach(button => button.addEventListener("click", () => go(Number(button.dataset.go))));
+addEventListener("keydown", event => {
+  const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!box.open || !move) return;
+  event.preventDefault();
+  go(move);
+});
 let beside = null;  // the step to compare with, once it was selected; the one before the newest until then
 function previewsOf({ previews, prompts: texts }) {
   if (!previews.length) return [h("h2", {}, "Previews"), h("p", { class: "note" }, "The first ones come with the first checkpoint.")];
