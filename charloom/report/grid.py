@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from charloom.config.kinds import PICTURES
 from charloom.core import files
 from charloom.core import pictures as pictures_of
 from charloom.core.errors import UserError
 from charloom.core.words import pattern
+from charloom.report import fonts
 from charloom.report.palette import LIGHT
 
 PAPER, INK, SOFT, LINE, MARK = (LIGHT[name] for name in ("paper", "ink", "soft", "line", "mark"))
@@ -38,10 +39,6 @@ class Cell:
     number: str
     text: str
     picture: Path | Image.Image
-
-
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(max(9, round(size)))
 
 
 def open_rgb(picture: Path | Image.Image) -> Image.Image:
@@ -68,12 +65,17 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     return page
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+def wrap(text: str, font: fonts.Font, width: int, lines: int) -> list[str]:
     """``text`` in at most ``lines`` lines of ``width`` pixels; what does not fit ends in an ellipsis."""
     out: list[str] = []
     words = text.split()
     while words and len(out) < lines:
         line = words.pop(0)
+        if not line.isascii() and (fitting := _fitting(line, font, width)) < len(line):
+            # A sentence of a script without blanks may go on in the next line.
+            words.insert(0, line[fitting:])
+            out.append(line[:fitting])
+            continue
         while words and font.getlength(f"{line} {words[0]}") <= width:
             line += f" {words.pop(0)}"
         out.append(line)
@@ -83,7 +85,12 @@ def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     return [_cut(line, font, width) for line in out]
 
 
-def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _fitting(line: str, font: fonts.Font, width: int) -> int:
+    """How many of its letters, one at least, fit into ``width`` pixels."""
+    return next((end for end in range(len(line), 1, -1) if font.getlength(line[:end]) <= width), 1)
+
+
+def _cut(line: str, font: fonts.Font, width: int) -> str:
     if font.getlength(line) <= width:
         return line
     line = line.removesuffix(" …")
@@ -139,7 +146,8 @@ def checkpoint_grid(cells: Sequence[Cell], *, title: str, largest: int = CELL) -
     width = min(largest, max(image.width for image in pictures))
     height = round(width * max(image.height / image.width for image in pictures))
     gap, margin = round(width * 0.07), round(width * 0.12)
-    label, number, heading = _font(width * 0.048), _font(width * 0.062), _font(width * 0.125)
+    font = fonts.of([title, *(cell.text for cell in cells)])
+    label, number, heading = font(width * 0.048), font(width * 0.062), font(width * 0.125)
     line = round(width * 0.062)
     head = round(width * 0.24)
     words = 3 * line + round(width * 0.05)
@@ -189,7 +197,8 @@ def comparison_grid(
     gap, margin, side = cell // 24, cell // 6, round(cell * 0.92)
     shapes = [image.height / image.width for column in pictures for image in column if image]
     height = round(cell * max(shapes, default=1.0))
-    label, number, heading = _font(cell * 0.062), _font(cell * 0.085), _font(cell * 0.15)
+    font = fonts.of([title, *(words for _, words in rows), *(name for name, _ in columns)])
+    label, number, heading = font(cell * 0.062), font(cell * 0.085), font(cell * 0.15)
     top = margin + round(cell * 0.3) + round(cell * 0.2)
     page = Image.new(
         "RGB",

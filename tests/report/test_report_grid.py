@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from charloom.core.errors import UserError
-from charloom.report import grid, pictures
+from charloom.report import fonts, grid, pictures
 
 PROMPT = "a full body photo of n1ka, a woman with short red hair, dancing, wearing a <red> gown & scarf"
 
@@ -54,12 +54,27 @@ def test_comparison_grid_highlights_the_chosen_column():
 
 
 def test_words_are_wrapped_to_the_width():
-    font = grid._font(16)
+    font = fonts.of([])(16)
     lines = grid.wrap("one two three four five six seven eight nine ten eleven twelve", font, 120, 2)
     assert len(lines) == 2 and lines[-1].endswith("…")
     assert all(font.getlength(line) <= 120 for line in lines)
     assert grid.wrap("short", font, 120, 2) == ["short"]
     assert font.getlength(grid.wrap("Donaudampfschifffahrtsgesellschaftskapitän", font, 90, 1)[0]) <= 90
+    assert "".join(grid.wrap("一个女人在桥上笑" * 4, font, 120, 20)) == "一个女人在桥上笑" * 4
+
+
+def test_names_in_any_language_have_letters_and_no_boxes(monkeypatch):
+    def without(text, font):
+        return fonts._lacking(font, text.replace(" ", ""))
+
+    for text in ("Zoë Müller, große Augen – “ja”", "Лейла смеётся", "Ελένη", "plain"):
+        assert without(text, fonts.of([text])(20)) == 0, text
+    assert without("Zoë", fonts.of(["plain"])(20)) == 1  # Pillow's own, as ever
+    monkeypatch.setattr(fonts, "ELSEWHERE", ("no-such-font.ttf",))
+    assert fonts.of(["笑っている, Zoë"])(20).getlength("Zoë")  # boxes where no font has them, and no mistake
+    one = grid.checkpoint_grid([grid.Cell("01", "Zoë", picture(0))], title="Zoë")
+    other = grid.checkpoint_grid([grid.Cell("01", "Zoî", picture(0))], title="Zoî")
+    assert not np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def test_prompts_of_a_sheet_are_told_apart_by_what_differs():
