@@ -1,7 +1,7 @@
 """One spelling for every value, and digests of it.
 
-Store keys and the settings strings of the rules are made here, so equal settings must always give
-equal bytes. Standard library only: light scripts import this on every call.
+Store keys and the settings strings of the rules are made here, so equal settings must always give equal bytes.
+Standard library only: light scripts import this on every call.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-HEADER = 100_000_000
-"""Largest header of a safetensors file, as the library has it."""
 PEFT_CONFIG = "lora_adapter_metadata"
 """Where the header of a LoRA has PEFT's configuration."""
 
@@ -54,23 +52,3 @@ def file_digest(path: str | Path) -> str:
     """SHA-256 of the bytes of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tensors_digest(path: str | Path) -> str:
-    """SHA-256 of the tensors of a safetensors file, with their names and shapes but without its metadata.
-
-    PEFT's own configuration counts too: it may hold the alpha of a LoRA.
-
-    Raises ``ValueError`` if it is no such file.
-    """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > HEADER:
-            raise ValueError(f"{path} has no safetensors header")
-        header = json.loads(file.read(length))
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        found = hashlib.sha256(canonical_json(entries).encode("ascii"))
-        found.update(header.get("__metadata__", {}).get(PEFT_CONFIG, "").encode())
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()

@@ -13,9 +13,6 @@ from torch import Tensor
 from charloom.core import headers
 from charloom.core.errors import UserError
 
-LARGEST_HEADER = 100_000_000
-"""Bytes of a header, at most, as the safetensors library has it; a file may claim any length."""
-
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -100,7 +97,7 @@ def _what_it_is(path: Path, error: Exception) -> str:
 
 def _expected_size(path: Path, header: int) -> int | None:
     """Size that a safetensors file has by its header of ``header`` bytes; None if that is not whole."""
-    if header > LARGEST_HEADER:
+    if header > headers.LARGEST:
         return None
     with open(path, "rb") as file:
         try:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from charloom.base import locks
-from charloom.core.canonical import digest, file_digest, tensors_digest
+from charloom.core.canonical import digest, file_digest
 from charloom.core.errors import UserError
+from charloom.core.headers import tensors_digest
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.engine.options import EngineOptions
