@@ -24,7 +24,7 @@ rule write_prompts:
 
 rule make_reference:
     input:
-        source_inputs,
+        files=source_inputs,
     output:
         image=RESULTS.reference,
     log:
@@ -50,7 +50,7 @@ rule make_reference:
 
 rule make_source_image:
     input:
-        source_inputs,
+        files=source_inputs,
     output:
         image=RESULTS.source("{shot}"),
     log:
@@ -102,7 +102,7 @@ rule crop_watermark:
 # starting Python.
 rule convert_picture:
     input:
-        source_inputs,
+        files=source_inputs,
     output:
         image=RESULTS.image("{shot}"),
     log:
@@ -182,7 +182,7 @@ ruleorder: take_set_caption > write_caption
 
 rule write_caption:
     input:
-        raw_caption_of,
+        raw=raw_caption_of,
     output:
         caption=RESULTS.caption("{shot}"),
     log:
