@@ -1,1 +1,4 @@
-"""Faster plans: parts of Snakemake replaced by ones that do the same with less work. Knows nothing of characters."""
+"""Functions of Snakemake replaced by faster ones that give the same plans, and the order in which ready jobs start.
+
+Knows nothing of characters or configuration; :mod:`charloom.planning.running` alone knows some rules by name.
+"""

@@ -1,8 +1,8 @@
-"""The graph of jobs, built with fewer questions and smaller objects; the second half of :mod:`charloom.planning.lean`.
+"""Builds the graph of jobs with fewer lookups and smaller objects; the second part of :mod:`charloom.planning.lean`.
 
-Which rule makes a file is looked up again for every job that reads it, whether a file name has a flag is asked a
-hundred times per job by way of an abstract class, and the lists, sets and file names of a job are each objects of their
-own where they could be shared. What changes objects that a run would go on with is done in dry runs only.
+Snakemake looks up anew for every job which rule makes each file that it reads, asks a hundred times per job, through an
+abstract class, whether a file name has a flag, and gives each job its own lists, sets and file names where they could
+be shared. Objects that a run would go on to use are changed in dry runs only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _know_producers() -> None:
 
 
 def _visit_producers_once() -> None:
-    """Fill Snakemake's own table of known producers, in which it notes only files that nothing makes."""
+    """Fill Snakemake's own table of known producers, which otherwise holds only files that nothing makes."""
     from snakemake.workflow import DAG
 
     def made(original: Any) -> Any:
@@ -54,12 +54,12 @@ def _visit_producers_once() -> None:
 
     if {"file", "known_producers"} <= set(inspect.signature(DAG.update).parameters):
         swaps.method(DAG, "update", made)
-        # Now three calls lie between a job and one that it needs, where there were two.
+        # The recursion takes three calls per job now, instead of two.
         sys.setrecursionlimit(max(sys.getrecursionlimit(), 1500))
 
 
 def _ask_flags_directly() -> None:
-    """Look at the flags of a file's name without asking what an abstract class is."""
+    """Look at the flags of a file name without ``isinstance`` on an abstract class."""
     from snakemake import io
 
     file_type, text_type = io._IOFile, io.AnnotatedString
@@ -90,7 +90,7 @@ def _ask_flags_directly() -> None:
 
 
 def _flag_only_the_flagged() -> None:
-    """Give a file name a dictionary for its flags when somebody asks for it, not for the flags of a pattern without."""
+    """Create the dictionary of a file name's flags when it is first used, not when a pattern's are copied."""
     from snakemake import io
 
     kind, given = io._IOFile, io._IOFile.flags
@@ -123,13 +123,13 @@ class _NoFlags(dict[str, Any]):
             self.file._file.flags = self
 
     def update(self, *flags: Any, **more: Any) -> None:
-        """As of any dictionary, which would not ask :meth:`__setitem__`."""
+        """As in any dictionary, whose own method would bypass :meth:`__setitem__`."""
         for name, value in dict(*flags, **more).items():
             self[name] = value
 
 
 def _make_lists_directly() -> None:
-    """Make the lists of a job (inputs, outputs, wildcards ...) without parts that are the same in all of them."""
+    """Make the lists of a job (inputs, outputs, wildcards, ...) without the attributes that all of them share."""
     from snakemake.iocontainers import Namedlist
 
     shared = {name: value for name, value in Namedlist().__dict__.items() if name != "_names"}
@@ -200,9 +200,9 @@ def _in_storage(workflow: Any) -> bool:
 
 
 def _once(known: dict[Any, Any], concretize: Any, item: Any, wildcards: Any, source: Any, incomplete: Any) -> Any:
-    """The name of an input, the same object for the same text from the same place in the rule: a function, or ``item``.
+    """The name of an input: one object per text and place in the rule (an input function, or ``item``).
 
-    Its flags come from there, so that jobs may share it.
+    Its flags come from that place, so that jobs may share it.
     """
     if isinstance(item, PurePath):
         item = item.as_posix()

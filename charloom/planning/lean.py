@@ -1,12 +1,12 @@
-"""Plans of many thousand jobs in half the time: what Snakemake computes anew for every job and file, computed once.
+"""Plans many thousand jobs in half the time: what Snakemake computes anew for every job and file is computed once.
 
 Some costs of a plan grow with the number of jobs and have nothing to do with the jobs themselves. Python's garbage
-collector walks through all of them again and again though none is garbage; ``inspect.signature`` is asked several times
-per file for the same few functions; each message and command is formatted with several copies of all the names of the
-workflow, whether somebody reads it or not; and what :mod:`charloom.planning.graph` says of files and lists, and
-:mod:`charloom.planning.memory` of memory. Plans stay the same, line by line (``tests/workflow/test_lean.py``). A
-version of Snakemake that lacks one of these functions just keeps its own speed, and so does one that was not tried, or
-any with ``CHARLOOM_PLAN=plain``. ``benchmarks/planning.py`` measures what it gives.
+collector walks through all of them again and again although none is garbage. ``inspect.signature`` is called several
+times per file for the same few functions. Each message and command is formatted with several copies of all names of the
+workflow, whether anybody reads it or not. :mod:`charloom.planning.graph` does the same for files and lists,
+:mod:`charloom.planning.memory` for memory. Plans stay the same, line by line (``tests/workflow/test_lean.py``). A
+release of Snakemake outside the supported range, or any with ``CHARLOOM_PLAN=plain``, is left as it is.
+``benchmarks/planning.py`` measures the gain.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any
 from charloom.planning import swaps
 
 OLDEST, BELOW = (9, 27), (10, 0)
-"""The releases of Snakemake that this is for; those before have other arguments in some places."""
+"""The releases of Snakemake that this is for; some functions of earlier ones take other arguments."""
 
 COLLECT_AFTER = 500_000
-"""New objects after which the collector looks for garbage; 700 by Python's default."""
+"""The collector runs after this many new objects; Python's default is 700."""
 
 LONGEST_MEMORY = 10_000
-"""Functions whose parameters are remembered; input functions that make functions could otherwise fill the memory."""
+"""Most functions whose parameters are remembered: input functions that create functions must not fill the memory."""
 
 TAKES_JOB = "takes_job"
-"""Name of the method by which a log handler takes a job of a dry run itself, instead of a record with all its texts."""
+"""Method of a log handler that wants the jobs of a dry run as they are, instead of records with all their texts."""
 
 
 def plan_lean() -> None:
@@ -42,7 +42,7 @@ def plan_lean() -> None:
 
     gc.set_threshold(COLLECT_AFTER, 50, 1000)
     gc.freeze()  # modules and rules: never garbage
-    # Nor is a plan, in which the exit would look for it.
+    # Nor is the plan, which Python would search once more at exit.
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
     swaps.each(
@@ -63,7 +63,7 @@ def _release() -> tuple[int, ...]:
 
 
 def _know_signatures() -> None:
-    """Remember the parameters of functions, of which a workflow has some dozens."""
+    """Remember the parameters of functions; a workflow has a few dozen."""
     from snakemake import common
 
     def made(original: Any) -> Any:
@@ -88,7 +88,7 @@ def _know_signatures() -> None:
 
 
 def _format_without_copies() -> None:
-    """Look names up where they are, and format a command once when it is asked for three times in a row."""
+    """Look names up in place, and format a command once although Snakemake asks for it three times in a row."""
     from snakemake import jobs, utils
 
     parts = [getattr(utils, name, None) for name in ("SequenceFormatter", "QuotedFormatter")]
@@ -110,7 +110,7 @@ def _format_without_copies() -> None:
                 names = _Names(self)
                 text = formatter.vformat(string, (), ChainMap(variables, names, self.rule.workflow.globals))
             except Exception:
-                # Anything unusual, and the words for a mistake.
+                # Anything unusual; and mistakes are worded by Snakemake.
                 return str(original(self, string, **variables))
             if dry:
                 last = (self, string, text)
@@ -122,7 +122,7 @@ def _format_without_copies() -> None:
 
 
 class _Names(dict[str, Any]):
-    """What messages and commands may name of their job, looked up when it is named."""
+    """The names that messages and commands may use, looked up in the job when they are used."""
 
     def __init__(self, job: Any) -> None:
         super().__init__(name=job.name, rule=job.rule.name, rulename=job.rule.name, bench_iteration=None)
@@ -137,7 +137,7 @@ class _Names(dict[str, Any]):
 
 
 def _tell_only_who_listens() -> None:
-    """In a dry run, word a job for the log only if a handler takes it; one that reads jobs is given the job itself."""
+    """In a dry run, format a job only if a log handler wants the text; one that reads jobs gets the job itself."""
     from snakemake import jobs
     from snakemake.logging import logger
 
@@ -156,7 +156,7 @@ def _tell_only_who_listens() -> None:
                 original(self, *arguments, **options)
                 return
             if self.rule not in worded:
-                # A mistake in the texts of a rule ends a dry run, read or not.
+                # A mistake in the texts of a rule ends a dry run, whether they are shown or not.
                 worded.add(self.rule)
                 _ = self.message, self.shellcmd
             for handler in known[1]:
@@ -180,7 +180,7 @@ def _takes_jobs(handler: logging.Handler) -> bool:
 
 
 def _skip_what_a_dry_run_does_not_use() -> None:
-    """Work out once per rule what its jobs take of the machine; check the paths of log and benchmark by making them."""
+    """Free the resources of one job per rule, and do not check again the paths of logs and benchmarks."""
     from snakemake import jobs
     from snakemake.scheduling import job_scheduler
 

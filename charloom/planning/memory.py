@@ -1,9 +1,9 @@
-"""What a dry run keeps of its jobs, cut to what it still reads; the memory's part of :mod:`charloom.planning.lean`.
+"""Reduces what a dry run keeps of its jobs to what it still reads; the third part of :mod:`charloom.planning.lean`.
 
-A job of a plan is never run, but Snakemake keeps for each what running it would take: parameters, the name of its log,
-wildcards as a list and as a dictionary, sets and tables of files that are the same for many jobs. Here they are shared,
-made again when somebody asks, or dropped once the graph is built. Nothing is dropped but in dry runs, and in none whose
-graph may still grow (Snakemake's checkpoints; charloom has none).
+A job of a plan is never run, but Snakemake keeps for each of them what running it would take: parameters, the name of
+its log, wildcards as a list and as a dictionary, sets and tables of files that are the same for many jobs. Here they
+are shared, made again on demand, or dropped once the graph is built. Things are dropped in dry runs only, and only if
+the graph cannot grow any more (Snakemake's checkpoints; charloom has none).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _make_small_jobs() -> None:
 
 
 def _write_wildcards_once() -> None:
-    """Keep one text for a wildcard's value, where each job has a copy out of its file name."""
+    """Keep one string per value of a wildcard, instead of a copy per job."""
     from snakemake.rules import Rule
 
     def made(original: Any) -> Any:
@@ -78,7 +78,7 @@ def _write_wildcards_once() -> None:
 
 
 def share_files(dag: Any, job: Any) -> None:
-    """Keep one set of files for all jobs that read the same ones of another job."""
+    """Keep one set of files for all jobs that read the same files of another job."""
     for other, files in dag._dependencies[job].items():
         if type(files) is set:
             readers = dag.depending[other]
@@ -88,7 +88,7 @@ def share_files(dag: Any, job: Any) -> None:
 
 
 def _forget_what_building_took() -> None:
-    """Drop the tables by which jobs and producers are found, and parameters and logs, which were only to be valid."""
+    """Drop the tables of jobs and producers, and parameters and logs, which only had to be valid."""
     from snakemake.jobs import Job
     from snakemake.workflow import DAG
 
@@ -145,7 +145,7 @@ def _forget_what_building_took() -> None:
 
 
 def _look_at_once() -> None:
-    """Look at a local file when asked, where Snakemake first makes a task for each of all jobs."""
+    """Look at a local file at once, where Snakemake first creates a task for every job."""
     from snakemake import dag, jobs
 
     for module in (dag, jobs):
@@ -154,10 +154,10 @@ def _look_at_once() -> None:
 
 
 class Eager(asyncio.TaskGroup):
-    """A group whose tasks begin at once; one that waits for nothing is done then, and never becomes a task."""
+    """A group whose tasks start at once; one that never waits is done immediately and does not become a task."""
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
-        """Begin ``coro``; what is left of it, if anything, is a task of the group."""
+        """Start ``coro``; what is left of it, if anything, becomes a task of the group."""
         try:
             waiting = coro.send(None)
         except StopIteration as end:
@@ -176,7 +176,7 @@ class _Done:
         self._value = value
 
     def result(self) -> Any:
-        """What it gave."""
+        """Its result."""
         return self._value
 
 

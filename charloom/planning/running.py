@@ -1,12 +1,15 @@
-"""The part of :mod:`charloom.planning.lean` for the run itself: which jobs are considered, and what is hashed.
+"""The part of :mod:`charloom.planning.lean` that is for the run itself: which ready jobs start, and what is hashed.
 
-Where many jobs are ready, ``--scheduler-subsample`` considers some of them, chosen at random and whatever their
-priority: a base that everything waits for was prepared half a minute late, because a hundred pictures and captions were
-ready too. And after each job Snakemake records the digest of every file the job has read; the checkpoints of a
-character, hundreds of megabytes each, are read by every preview and every picture of the strength sweep. What a
-training draws on its way may be ready before the training is: then a process started for ten previews of the base alone
-held the only GPU for 40 seconds. Last, where one process makes the files of all its sibling jobs, these only link them;
-but each claimed the GPU, and seventy of them took ten seconds, one after the other.
+Unlike its siblings this module knows some rules of the workflow by name. Four things it mends:
+
+* ``--scheduler-subsample`` considers ready jobs at random, whatever their priority: a base that everything waits for
+  was prepared half a minute late because a hundred pictures and captions were ready too.
+* After each job Snakemake records the digest of every file that the job has read. The checkpoints of a character,
+  hundreds of megabytes each, are read by every preview and every picture of the strength sweep.
+* Previews that the trainer draws on its way may be ready before the training is. Then a process started for ten
+  previews of the base alone held the only GPU for 40 seconds.
+* Where one process makes the files of all its sibling jobs, these only link them. But each claimed the GPU, and seventy
+  of them took ten seconds, one after the other.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def _state(file: str) -> tuple[int, ...] | None:
 
 
 def hash_once() -> None:
-    """Remember digests by path, as long as size, dates and inode stay."""
+    """Remember digests by path, as long as size, dates and inode stay the same."""
     from snakemake import io
 
     def made(original: Any) -> Any:
@@ -60,8 +63,7 @@ def hash_once() -> None:
 
 
 def choose_well() -> None:
-    """Let the jobs that are considered be of all rules, a training start before what it draws itself, and links be made
-    side by side."""
+    """Consider jobs of every rule, start a training before the previews that it draws, link files side by side."""
     from snakemake.scheduling import job_scheduler
 
     def starting(original: Any) -> Any:
@@ -92,7 +94,7 @@ def choose_well() -> None:
 
 
 def without_base_previews(scheduler: Any, jobs: Collection[Any]) -> Collection[Any]:
-    """``jobs`` without previews of the base whose training is still to come, unless nothing else goes on.
+    """``jobs`` without previews of the base alone whose training is still to come, unless nothing else can run.
 
     The trainer usually draws them; where it cannot, one process draws them afterwards with all others.
     """
@@ -107,10 +109,10 @@ def without_base_previews(scheduler: Any, jobs: Collection[Any]) -> Collection[A
 
 
 def let_links_run(scheduler: Any, jobs: Collection[Any]) -> None:
-    """Let those of ``jobs`` whose files an earlier job has made claim no GPU and one core.
+    """Let those of ``jobs`` whose files an earlier job has made claim one core and no GPU.
 
-    If one has something to make after all, because the earlier one found its own file in the store, its process waits
-    for a free GPU by itself where GPUs are leased, and its siblings wait for it.
+    One may have something to make after all, because the earlier job found its own file in the store. Where GPUs are
+    leased, its process then waits for a free one by itself, and its siblings wait for it.
     """
     if not scheduler.workflow.local_exec:
         return
@@ -122,7 +124,7 @@ def let_links_run(scheduler: Any, jobs: Collection[Any]) -> None:
 def note_makers(scheduler: Any, selected: Collection[Any], ready: Collection[Any]) -> None:
     """Remember which of the ``selected`` jobs makes the files of its siblings.
 
-    Of those that are ``ready`` too: one whose caption, picture or checkpoint comes later has something to make.
+    Only of siblings that are ``ready`` too: one whose caption, picture or checkpoint comes later has something to make.
     """
     without = {None, *scheduler.failed}
     new: dict[Any, Any] = {}
@@ -139,7 +141,7 @@ def _with_siblings(job: Any) -> bool:
 
 
 def _family(job: Any) -> tuple[str, str, str]:
-    """Images of an extra data set have a folder of their own, and are encoded folder by folder."""
+    """Jobs that one process serves: images are encoded folder by folder, and each extra data set has its own."""
     return job.rule.name, job.wildcards.character, getattr(job.wildcards, "shot", "").rpartition("/")[0]
 
 
@@ -152,12 +154,12 @@ def _of_base_alone(job: Any) -> bool:
 
 
 def some_of_each_rule(jobs: Collection[Any], most: int) -> set[Any]:
-    """``most`` of ``jobs``, or one of each rule if that is more: as many of one rule as of another, at random."""
+    """``most`` of ``jobs`` at random, evenly over the rules; one of each rule if there are more rules than that."""
     by_rule: dict[str, list[Any]] = {}
     for job in jobs:
         by_rule.setdefault(_named(job), []).append(job)
     chosen: set[Any] = set()
-    # The rules with few jobs first, which leave their share to the others.
+    # Rules with few jobs first: what they leave of their share goes to the others.
     for done, members in enumerate(sorted(by_rule.values(), key=len)):
         share = max(1, (most - len(chosen)) // (len(by_rule) - done))
         chosen.update(random.sample(members, min(share, len(members))))

@@ -1,7 +1,8 @@
-"""Functions of Snakemake's, with ones that do the same in their place.
+"""Replaces functions of Snakemake, and puts them back.
 
-Each keeps the function that it replaces as its attribute ``original`` and is put in place once, however often it is
-asked for. What a version of Snakemake does not have is left alone.
+A replacement keeps the original as its attribute ``original``, and is made only once however often it is asked for.
+What a release of Snakemake lacks is left alone; ``tests/workflow/test_lean.py`` fails if the installed one lacks
+anything.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def function(module: Any, name: str, made: Callable[[Any], Any]) -> None:
 
 
 def getter(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
-    """Replace how an attribute of a class is read by what ``made`` makes of the function that reads it."""
+    """Replace the getter of a class attribute (a property or a slot) by what ``made`` makes of it."""
     given = owner.__dict__.get(name)
     if given is None:
         return

@@ -62,6 +62,28 @@ def test_what_a_release_does_not_have_is_left_alone() -> None:
     assert not hasattr(Job, "_gone")
 
 
+@pytest.mark.usefixtures("applied")
+def test_all_that_is_replaced_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that a release of Snakemake drops costs speed or order alone, which nobody would notice otherwise."""
+    lost: list[str] = []
+
+    def counted(call: Any, name: str) -> None:
+        before = len(swaps._DONE)
+        call()
+        if len(swaps._DONE) == before:
+            lost.append(name)
+
+    def noted(swap: Any) -> Any:
+        return lambda owner, name, made: counted(partial(swap, owner, name, made), f"{owner.__name__}.{name}")
+
+    for way in ("method", "function", "getter"):
+        monkeypatch.setattr(swaps, way, noted(getattr(swaps, way)))
+    monkeypatch.setattr(swaps, "each", lambda *changes: [counted(change, change.__name__) for change in changes])
+    swaps.undo()
+    lean.plan_lean()
+    assert lost == []
+
+
 @pytest.mark.parametrize("plain", ["asked for", "9.26.1", "10.0.1"])
 def test_snakemake_can_be_left_as_it_is(monkeypatch: pytest.MonkeyPatch, plain: str) -> None:
     if plain == "asked for":
