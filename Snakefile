@@ -11,7 +11,7 @@ from charloom.core import missing_package
 min_version("9.11.7")
 
 
-# What `snakemake --report report.zip` says about the whole.
+# The front page of `snakemake --report report.zip`.
 report: "rules/captions/workflow.rst"
 
 
@@ -43,7 +43,7 @@ resource_scopes:
     gpu="local",
 
 
-# For clusters: jobs of seconds, and the big download, because compute nodes often have no internet access.
+# For clusters: jobs that take seconds, and the big download, because compute nodes often have no internet access.
 localrules:
     lock_base,
     write_prompts,
@@ -74,9 +74,10 @@ localrules:
     compare_results,
 
 
-# Snakemake's default limit of 100 job starts per second is never reached here, but it wakes the main loop once more per
-# second for every job that ended while others were ready: a large batch ends up using a whole core for that. A longer
-# timespan (--max-jobs-per-timespan) only delays it and the exit. A limit set by the user is kept.
+# Snakemake's default limit of 100 job starts per second is never reached here, but for every job that ended while
+# others were ready it wakes the main loop once more per second: a large batch ends up using a whole core. A longer
+# timespan (--max-jobs-per-timespan) only delays that, and the exit. A limit set by the user is kept.
+# docs/snakemake-scheduler.md
 onstart:
     limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
@@ -88,12 +89,12 @@ onstart:
 
 
 onsuccess:
-    told()
+    wait_for_command()
     updates.remember(made())
 
 
 onerror:
-    told()
+    wait_for_command()
 
 
 rule all:

@@ -35,8 +35,8 @@ rule prepare_base:
     priority: 10
     conda:
         "../envs/charloom.yaml"
-    # On a GPU weight by weight, with little memory: it takes no share of `gpu`, so that texts and pictures are encoded
-    # at the same time.
+    # On a GPU it works weight by weight, with little memory, so it claims no `gpu`: texts and pictures are encoded at
+    # the same time.
     threads: HEAVY_THREADS
     params:
         settings=lambda wildcards: slices.prepared_base(

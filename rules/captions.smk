@@ -1,5 +1,5 @@
-# What a captioner says about pictures without a caption of the user's, and the captions that are proposed from it. The
-# first job whose text is not in the store loads the model and describes everything its sibling jobs will ask for.
+# A captioner's descriptions of pictures that have no caption by the user, and the captions proposed from them. The
+# first job whose text is not in the store loads the model and describes everything its sibling jobs will need.
 
 
 rule caption_image:

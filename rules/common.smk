@@ -1,5 +1,5 @@
-# The configuration, checked before any job starts, and the functions from which rules get paths and settings.
-# Import nothing heavy such as torch: each start of snakemake pays for it.
+# Reads and checks the configuration before any job starts; functions that give rules their paths and settings. Must not
+# import anything slow such as torch: every start of snakemake would pay for it.
 import atexit
 import contextlib
 import io
@@ -51,15 +51,15 @@ if set("{}") & set(str(workflow.basedir)):
 try:
     WORKFLOW = read(".", overrides=config)
 except UserError as error:
-    # Not a WorkflowError, which would add locations in this file that mean nothing to the user.
+    # Not a WorkflowError, which would add lines of this file that mean nothing to the user.
     stop(str(error).splitlines())
 
 BASES = WORKFLOW.bases
-# The patterns of the rules; "{step}" is a step of six digits.
+# The paths of the rules with their wildcards; "{step}" is a step of six digits.
 RESULTS = Results("results/{character}")
 PREPARED = prepared_name("{base}", "{adapter}", "{quantization}")
 HAS_GPU = notices.has_gpu(WORKFLOW.device)
-# A job on the CPU takes all cores; one on a GPU leaves some to the jobs that may run beside it.
+# A job on the CPU takes all cores; one on a GPU leaves some to other jobs.
 HEAVY_THREADS = 4 if HAS_GPU else 64
 CONTENTS = Contents(Store(WORKFLOW.store))
 atexit.register(CONTENTS.save)
@@ -69,8 +69,8 @@ atexit.register(CONTENTS.save)
 RUN_AHEAD = {BASES[one.base].run_ahead for one in WORKFLOW.projects.values()}
 TRAINING = 1 if any(RUN_AHEAD) else 8
 
-# Defines `run NAME …`, which calls a script, and `stored ENTRY OUTPUT`. A prefix is not part of a rule's recorded text, so
-# that neither another interpreter nor another location of the store makes anything run again.
+# Defines `run NAME …`, which calls a script, and `stored ENTRY OUTPUT`. Snakemake does not record a prefix, so neither
+# another interpreter nor another location of the store makes anything run again.
 START = f"{quote(PYTHON)} {quote(str(SCRIPTS))}"
 if CONDA:
     # The environment holds what charloom needs, not charloom itself: that is in the clone, or where it is installed.
@@ -109,12 +109,12 @@ def person(name):
 
 
 def value(text):
-    """A slice of the settings as an argument; a dry run writes no file for it."""
+    """A slice of the settings as a command-line argument; a dry run writes no file for it."""
     return arguments.shortened(text, write=not workflow.dryrun)
 
 
 def per_character(value_of):
-    """``value_of`` a character, by name: worked out once, and one text in memory for all jobs."""
+    """``value_of`` a character, by name: computed once, and one string in memory for all jobs."""
     return cache(lambda name: value(value_of(person(name))))
 
 
@@ -125,29 +125,29 @@ def settings(slice_of):
 
 
 def settings_of(slice_of, wildcard):
-    """The same for rules with one job per shot or prompt."""
+    """Like :func:`settings`, for rules with one job per shot or prompt."""
     slice_ = cache(lambda name, item: value(slice_of(person(name), item)))
     return lambda wildcards: slice_(wildcards.character, wildcards[wildcard])
 
 
 def settings_with_base(slice_of):
-    """The same for slices that also depend on the base."""
+    """Like :func:`settings`, for slices that also depend on the base."""
     return settings(lambda character: slice_of(character, BASES[character.base]))
 
 
 def untracked(value_of):
     """A params function whose value may change without making a rule run again.
 
-    Snakemake does not record parameters that depend on the input; the unused argument makes this one look like that. For
-    hints that affect how much is done in one go, never the result.
+    Snakemake does not record parameters that depend on the input; the unused argument makes this look like one. Only
+    for hints about how much to do in one go, never for what affects the result.
     """
     hint = per_character(value_of)
     return lambda wildcards, input: hint(wildcards.character)
 
 
 def path_of(file_of):
-    """A params function: the path of a user's file. It is not an input, because Snakemake would take braces in its name
-    for wildcards and compare dates; :func:`content_of` tracks its contents instead.
+    """A params function: the path of a user's file, whose contents :func:`content_of` tracks. As an input, braces in
+    its name would be wildcards, and its date would count.
     """
     return lambda wildcards, input: arguments.written(file_of(wildcards))
 
@@ -179,13 +179,13 @@ def step_names(steps_of):
 
 @cache
 def image_problems(name):
-    """What keeps a character's images, or those of its gallery's styles, from being made."""
+    """What prevents a character's images, or those of its gallery's styles, from being made."""
     names = (name, *gallery_slices.styles(WORKFLOW.projects[name]))
     return [line for one in names for line in sources.problems(WORKFLOW.projects[one])]
 
 
 def pages_and_file(name):
-    """What is made for a character; a style whose pictures are there has no sheet of prompts for them."""
+    """What is made for a character; a style whose pictures exist needs no prompt sheet."""
     made, character = results(name), WORKFLOW.characters.get(name)
     has_sheet = getattr(WORKFLOW.projects.get(name), "has_sheet", True)
     scenes = [made.gallery] if character and character.gallery else []
@@ -208,7 +208,7 @@ def reported():
 
 @cache
 def everybody():
-    """What is made for all characters with a valid file and all their images; the others are reported."""
+    """What is made for all characters with a valid file and all their images; a line is printed for each other one."""
     out = left_out()
     if len(out) == len(WORKFLOW.broken) + len(WORKFLOW.characters):
         stop([line for lines in out.values() for line in lines])
@@ -306,7 +306,7 @@ def judge_weights(wildcards):
 def run_until(wildcards):
     """The step to which one start of the trainer may run ahead: as many checkpoints as the base's run_ahead.
 
-    ``charloom try`` sets a bound, because it wants no more than it asks for.
+    ``charloom try`` sets a bound, because it needs no more than its own step.
     """
     character, step = person(wildcards.character), int(wildcards.step)
     if step not in character.saved_steps:
@@ -327,7 +327,7 @@ def shippable_checkpoints(wildcards):
 
 
 def bundle_extras(wildcards):
-    """Files that the bundle takes along where a rule makes them."""
+    """Files that the bundle also contains, if a rule makes them."""
     made = results(wildcards.character)
     character = person(wildcards.character)
     scenes = [made.gallery] if character.gallery else []
@@ -335,7 +335,7 @@ def bundle_extras(wildcards):
 
 
 def products(name, further=()):
-    """Every file that is made for a character; ``further`` are steps that only somebody asks for."""
+    """Every file that can be made for a character; ``further`` are steps that the recipe does not save."""
     character = person(name)
     last = character.saved_steps[-1]
     steps = {0, *character.saved_steps, *character.sampled_steps}
@@ -377,8 +377,8 @@ def is_made(target):
 def wrong_targets():
     """A line for each target on the command line that no rule makes.
 
-    Snakemake would report them later as "No rule to produce". A word may also be the value of an option, which only
-    Snakemake's own parser knows.
+    Snakemake would report them later as "No rule to produce". Whether a word is a target or the value of an option,
+    only Snakemake's own parser knows.
     """
     words = {
         word

@@ -1,4 +1,4 @@
-# A finished character against the one before it, as a page. Made on request.
+# A page that compares a finished character with its previous result. Made only on request.
 
 
 rule compare_results:

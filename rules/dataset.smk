@@ -98,7 +98,7 @@ rule crop_watermark:
         "--output {output.image:q} 2> {log:q}"
 
 
-# A picture of the user's folder. The first job converts all of them; the others take theirs from the store without
+# A picture of the user's folder. The first job converts all of them; the others link theirs from the store without
 # starting Python.
 rule convert_picture:
     input:
@@ -132,14 +132,14 @@ rule convert_picture:
         "--output {output.image:q} 2> {log:q}"
 
 
-# One of an extra data set, likewise.
+# The same for an extra data set.
 use rule convert_picture as convert_set_picture with:
     wildcard_constraints:
         character=who(lambda one: one.datasets),
         shot=OF_SET,
 
 
-# A caption of a folder whose every picture is used, likewise.
+# The caption of a picture in a folder that is used as a whole, in the same way.
 rule take_caption:
     output:
         caption=RESULTS.caption("{shot}"),
@@ -168,7 +168,7 @@ rule take_caption:
         "--siblings {params.siblings:q} --output {output.caption:q} 2> {log:q}"
 
 
-# One of an extra data set, likewise.
+# The same for an extra data set.
 use rule take_caption as take_set_caption with:
     wildcard_constraints:
         character=who(lambda one: one.datasets and as_written(one)),

@@ -1,6 +1,6 @@
 # Images to latents, texts to embeddings. The first job whose result is not in the store loads the model and encodes
-# everything its sibling jobs will ask for; those then only link their file from the store. Images and captions have a
-# higher priority, so that all of them exist by then. The process that encodes captions goes on with the images.
+# everything its sibling jobs will need; those then only link their file from the store. Images and captions have a
+# higher priority, so that all of them exist by then. The process that encodes captions continues with the images.
 
 
 rule encode_latents:

@@ -1,4 +1,4 @@
-# The file to ship. Verifying it loads torch and diffusers, which takes a while; the report is written meanwhile.
+# The file to ship. Verifying it loads torch and diffusers, which takes a while; the report is written in the meantime.
 
 
 rule verify_checkpoint:

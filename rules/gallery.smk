@@ -1,4 +1,4 @@
-# The gallery: scenes that the finished LoRA draws. One process draws all that are missing, each kept as it is done.
+# The gallery: scenes drawn with the finished LoRA. One process draws all that are missing and stores each at once.
 
 
 rule draw_gallery:
@@ -28,7 +28,7 @@ rule draw_gallery:
                 wildcards.scene,
             )
         ),
-        # Other people's LoRAs.
+        # LoRA files from elsewhere.
         content=lambda wildcards: CONTENTS.of_all(
             gallery_slices.files(person(wildcards.character), wildcards.scene)
         ),

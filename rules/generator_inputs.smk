@@ -1,15 +1,15 @@
-# What the rules of sources.smk read, and whom they are for.
+# Functions for the rules of sources.smk: their inputs and parameters, and for which characters they are.
 from charloom.config.generation import GENERATOR, REFERENCE
 from charloom.dataset.sources import purchases
 from charloom.dataset.sources.diffusers import files_of as files_of_model, folder_of
 from charloom.workflow import picture_slices
 
-# Jobs of one run know what others of it have given up.
+# Lets the jobs of one run know what the others have given up.
 os.environ.setdefault(purchases.RUN, f"{os.getpid()}-{os.urandom(4).hex()}")
 
 
 def generated_by(fits):
-    """A pattern of the characters whose pictures are generated, and whom ``fits`` chooses."""
+    """A pattern that matches the characters with generated pictures that ``fits`` selects."""
     people = WORKFLOW.characters.items()
     return any_of(name for name, one in people if one.generation and fits(one))
 
@@ -26,7 +26,7 @@ def generated_pictures(name):
 
 
 def picture_settings(wildcards):
-    """The slice of a picture's settings; of the reference's where there is no shot."""
+    """The slice of a picture's settings, or of the reference's if there is no shot."""
     found = generated_pictures(wildcards.character)
     return value(slices.canonical_json(found[wildcards.get("shot") or REFERENCE]))
 
@@ -47,7 +47,7 @@ def face_probe(wildcards):
 
 
 def face_instruments(wildcards, input):
-    """The same as an argument of the job."""
+    """What compares faces, as an argument of the job."""
     if lock := input.get("judge"):
         wanted = person(wildcards.character).recipe["validation"]["identity"]
         return slices.canonical_json({"lock": str(lock), "identity": wanted})

@@ -1,4 +1,4 @@
-# Functions from which rules get inputs and parameters, beside those of common.smk.
+# Functions that give rules their inputs and parameters, in addition to those of common.smk.
 import json
 
 from charloom.config import captioning, masking
@@ -6,32 +6,32 @@ from charloom.train import progress
 from charloom.workflow import caption_slices, mask_slices, training
 from snakemake.settings.types import SharedFSUsage
 
-# Names of an image of the plan, and of one of an extra data set.
+# Patterns for the name of an image of the plan, and of an extra data set.
 OF_PLAN = "[a-z0-9][a-z0-9_-]*"
 OF_SET = f"{OF_PLAN}/{OF_PLAN}"
 
 
 @cache
 def described_without_asking(name):
-    """The pictures of a character whose captions the captioner writes."""
+    """The pictures of a character whose captions are made from the captioner's text without asking."""
     return frozenset(caption_slices.taken(person(name)))
 
 
 def raw_caption_of(wildcards):
-    """What the captioner says about a picture, where its caption is made from that."""
+    """What the captioner says about a picture, if its caption is made from that."""
     name = wildcards.character
     taken = wildcards.shot in described_without_asking(name)
     return [results(name).raw_caption(wildcards.shot)] if taken else []
 
 
 def captioner_gpus(wildcards):
-    """How many GPUs describing a picture takes: none, where an API does it."""
+    """GPUs for describing a picture: none if an API does it."""
     found = captioning.of(person(wildcards.character)).captioner
     return 1 if found and found.local else 0
 
 
 def captioner_content(wildcards):
-    """A token for the contents of a captioner's folder; one of the Hub is identified by its revision."""
+    """A token for the contents of a captioner's folder; a model of the Hub is identified by its revision."""
     found = captioning.of(person(wildcards.character)).captioner
     return CONTENTS.of_all(found.files) if found and found.files else ""
 
@@ -42,24 +42,24 @@ def own_mask(wildcards):
 
 
 def proposals_of(wildcards):
-    """What the captioner proposes, where the character has one."""
+    """What the captioner proposes, if the character has one."""
     name = wildcards.character
     found = captioning.of(person(name)).captioner
     return [results(name).proposals] if found else []
 
 
 def who(fits):
-    """A pattern of the characters and styles that ``fits`` chooses."""
+    """A pattern that matches the characters and styles that ``fits`` selects."""
     return any_of(name for name, one in WORKFLOW.projects.items() if fits(one))
 
 
 def as_written(character):
-    """Whether captions are the user's or one for all; a captioner's are written one by one."""
+    """Whether captions are the user's, or one for all pictures; a captioner's are written one by one."""
     return not captioning.of(character).auto
 
 
 def siblings_of(files_of):
-    """A params function, untracked: the user's files that are made in one go with that of an image, as JSON."""
+    """A params function, untracked: the user's files that are converted together with that of an image, as JSON."""
     hint = cache(lambda name, part: value(json.dumps(files_of(person(name), part))))
     return lambda wildcards, input: hint(
         wildcards.character, wildcards.shot.rpartition("/")[0]
@@ -67,7 +67,7 @@ def siblings_of(files_of):
 
 
 def stored_picture(wildcards, input):
-    """Where the store has one of the user's pictures, or will have it."""
+    """Where the store has one of the user's pictures, or is going to."""
     made = json.loads(
         own_files.picture_settings(person(wildcards.character), wildcards.shot)
     )
@@ -76,7 +76,7 @@ def stored_picture(wildcards, input):
 
 
 def stored_caption(wildcards, input):
-    """The same for its caption."""
+    """Like :func:`stored_picture`, for its caption."""
     made = json.loads(slices.caption(person(wildcards.character), wildcards.shot))
     content = CONTENTS.of(own_caption(wildcards))
     return own_files.CAPTION.entry(CONTENTS.store, content, made).as_posix()
@@ -93,35 +93,35 @@ def first_lora(wildcards):
 
 
 def prompt_page(wildcards):
-    """The prompts for an image generator; a style whose pictures are there has none."""
+    """The prompts for an image generator; a style whose pictures exist has none."""
     sheet = person(wildcards.character).has_sheet
     return results(wildcards.character).prompt_page if sheet else []
 
 
 def sampled_checkpoint(wildcards):
     """The checkpoint to sample; step 0 is the base alone."""
-    first_untrained(wildcards.character)  # now, before any is made
+    first_untrained(wildcards.character)  # asked now, before any checkpoint is made
     step = int(wildcards.step)
     return results(wildcards.character).checkpoint(step) if step else []
 
 
-# The first step that this run trains, by character; 0 if its trainer will not draw. Empty until the run starts.
+# By character, the first step that this run trains, 0 if its trainer will not draw; empty until the run starts.
 TO_TRAIN = {}
 
 
 def note_training():
-    """Fill TO_TRAIN from the jobs of this run: a checkpoint of other settings that is there is trained anew."""
+    """Fill TO_TRAIN from the jobs of this run: a checkpoint of other settings may exist and is trained anew."""
     for job in workflow.dag.needrun_jobs():
         if job.rule.name == "train_segment":
             name, step = job.wildcards.character, int(job.wildcards.step)
-            # After a kill for want of memory the trainer draws nothing.
+            # After it was killed for lack of memory, the trainer draws nothing.
             step = 0 if progress.killed(results(name).training) else step
             TO_TRAIN[name] = min(step, TO_TRAIN.get(name, step))
 
 
 @cache
 def first_untrained(name):
-    """The first step of a character whose checkpoint was not there when the plan was made; 0 if all were."""
+    """The first step of a character without a checkpoint when the plan was made; 0 if all existed."""
     made = results(name)
     missing = (
         step for step in person(name).saved_steps if not made.checkpoint(step).is_file()
@@ -132,7 +132,7 @@ def first_untrained(name):
 def drawn_before(wildcards):
     """Whether the trainer will have drawn a preview, so that its job only links it. If it has not, that job draws.
 
-    Never what the base alone draws, which waits for no training, nor where a job may be sent to a machine without a GPU.
+    Never for previews of the base alone, which do not wait for training, nor if jobs may go to a machine without a GPU.
     """
     name = wildcards.character
     first = TO_TRAIN.get(name, 0) if TO_TRAIN else first_untrained(name)
@@ -146,7 +146,7 @@ def drawn_before(wildcards):
 
 
 def drawing_threads(wildcards):
-    """Cores for a preview; linking it takes one, so that many are linked at a time."""
+    """Cores for a preview; linking takes one, so that many are linked at a time."""
     return 1 if drawn_before(wildcards) else HEAVY_THREADS
 
 
@@ -156,7 +156,7 @@ def drawing_gpus(wildcards):
 
 
 def negative_embedding(wildcards):
-    """The embedding that guidance leads away from: of the negative prompt, or of the empty one."""
+    """The embedding for the unconditional pass of guidance: of the negative prompt, or of the empty one."""
     name = "_negative" if person(wildcards.character).negative_prompt else "_empty"
     return results(wildcards.character).embedding(name)
 
@@ -179,7 +179,7 @@ def strength_pictures(wildcards):
 
 
 def strength_sweep(wildcards):
-    """The scores of the strength sweep and its strip, if there is one."""
+    """The scores and the strip of the strength sweep, if there is one."""
     made = results(wildcards.character)
     found = person(wildcards.character).strengths
     return [made.strengths, made.strength_strip] if found else []
@@ -189,7 +189,9 @@ def scenes_of(wildcards):
     """The pictures of the gallery."""
     character = person(wildcards.character)
     if not character.gallery:
-        if not character.has_sheet:  # its file cannot have one
+        if (
+            not character.has_sheet
+        ):  # a style of finished pictures, whose file cannot have a gallery
             stop(
                 [
                     f"{results(character.id).gallery}: a style has no gallery; name it in that of a character"
@@ -201,7 +203,7 @@ def scenes_of(wildcards):
 
 
 def gallery_styles(wildcards):
-    """The finished LoRAs of the workflow's own styles in the gallery."""
+    """The finished LoRAs of this workflow's styles in the gallery."""
     names = gallery_slices.styles(person(wildcards.character))
     return [results(name).final for name in names]
 
@@ -212,7 +214,7 @@ def training_gpus(wildcards):
 
 
 def pictures_to_send(wildcards):
-    """The character's own pictures, which the manifest lists: inputs only where jobs do not see this folder."""
+    """The character's own pictures, which the manifest lists: inputs only if jobs cannot see this folder."""
     usage = workflow.storage_settings.shared_fs_usage
     if SharedFSUsage.INPUT_OUTPUT in usage:
         return []
@@ -220,12 +222,12 @@ def pictures_to_send(wildcards):
     return [made.image(name) for name in person(wildcards.character).shot_names]
 
 
-# With files in a bucket, only Snakemake knows what they are called there.
+# The provider of a bucket with the files, if there is one: only Snakemake knows their paths then.
 IN_STORAGE = workflow.storage_settings.default_storage_provider
 
 
 def link_storage(known):
-    """Let jobs find the local copies of files in storage where they would be without it: scripts read the neighbours of
+    """Link the local copies of files in storage to where they would be without it, because scripts read files beside
     their inputs. ``known`` is the path of an output of the workflow.
     """
     place = Path(str(known).removesuffix(str(WORK.lock("{base}"))))
@@ -237,7 +239,7 @@ def link_storage(known):
 
 
 def bundle_settings(character, base):
-    """What the bundle depends on besides files; a style has none."""
+    """What the bundle depends on besides files; a style has no bundle."""
     if character.is_style:
         stop(
             [
@@ -249,7 +251,7 @@ def bundle_settings(character, base):
 
 
 def on_index():
-    """The characters that the page of all characters is about; a part of them would take the others off it."""
+    """The characters on the page of all characters; made from a shard, it would lose the others."""
     if WORKFLOW.shard:
         stop([f"{INDEX}: is about all characters; make it without shard"])
     return reported()

@@ -1,15 +1,15 @@
-# What the rules of validate.smk read, for the judge auto and for drift.
+# Input functions of validate.smk, for the judge auto and for drift.
 
 
 def own_judge(wildcards):
-    """Which instruments judge the character, where its base's judge is auto."""
+    """Which instruments judge the character, if its base's judge is auto."""
     name = wildcards.character
     judge = person(name).judged_by(BASES[person(name).base].judge)
     return results(name).judge if judge == "auto" else []
 
 
 def judge_gpus(wildcards):
-    """GPUs that scoring takes: the judge auto uses one where there is one."""
+    """GPUs for scoring: the judge auto uses one if there is one."""
     return int(bool(own_judge(wildcards)))
 
 
@@ -26,12 +26,12 @@ def base_samples(wildcards):
 
 
 def without_style(wildcards):
-    """What the base draws without the style, from which the judge of a style learns to tell them apart."""
+    """What the base draws without the style; from these the judge of a style learns the difference."""
     return base_samples(wildcards) if person(wildcards.character).is_style else []
 
 
 def drift_samples(wildcards):
-    """The previews of a checkpoint that tell of drift, and the ordinary ones of the same prompts."""
+    """The previews of a checkpoint that measure drift, and the ordinary ones of the same prompts."""
     character, step = person(wildcards.character), int(wildcards.step)
     made = results(character.id)
     usual = {one["of"] for one in drift.prompts(character)} if step else set()

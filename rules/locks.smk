@@ -1,5 +1,5 @@
-# After a kill or a power cut the next plain call goes on, without `--unlock`. Snakemake itself knows only later whether
-# it is a dry run, which takes no lock but complains of one.
+# After a kill or a power cut the next ordinary call continues, without `--unlock`. The command line is read here
+# because Snakemake knows only later whether this is a dry run, which takes no lock but complains about one.
 from charloom.workflow import stale_locks
 
 DRY = re.compile("--dry-?run|-[a-zA-Z]*n[a-zA-Z]*")

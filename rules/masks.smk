@@ -1,4 +1,4 @@
-# Where the person is on each image, at the sizes of its latents. Nothing of it runs unless images.masks asks for it.
+# Where the person is in each image, at the sizes of its latents. Runs only if images.masks asks for it.
 
 
 rule make_mask:

@@ -11,7 +11,7 @@ rule write_report:
             RESULTS.grid("{name}"),
             step_names(lambda c: c.sampled_steps),
         ),
-        # What the base draws for the same prompts without the LoRA.
+        # The same prompts drawn by the base without the LoRA.
         alone=files_of(
             RESULTS.sample(f"{0:06d}", "{name}"),
             lambda c: c.prompt_names if c.sampled_steps else [],

@@ -1,5 +1,5 @@
-# Previews: every checkpoint draws every sample prompt. One process draws all that are missing. Where the trainer draws
-# them on its way, a job here only links what is stored, and many of them run side by side.
+# Previews: every checkpoint draws every sample prompt. One process draws all that are missing. If the trainer has drawn
+# them while training, a job here only links what is stored, and many such jobs run side by side.
 
 
 rule sample_checkpoint:

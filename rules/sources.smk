@@ -1,13 +1,13 @@
 # Pictures from generators: an API, a ComfyUI server, a pipeline on this machine; and their reference. The first job
-# whose picture is not in the store gets all that are missing, one after the other, and stores each as it comes. These
-# rules stand before make_reference and make_source_image for the characters that have a generator.
+# whose picture is not in the store gets all that are missing, one after the other, and stores each on arrival. For
+# characters with a generator these rules take precedence over make_reference and make_source_image.
 
 
 ruleorder: draw_reference > generate_reference > make_reference
 ruleorder: draw_picture > generate_picture > make_source_image
 
 
-# By the base, as step 0 of a training draws its previews.
+# Drawn by the base, like the previews of step 0.
 rule draw_reference:
     input:
         ready=generation_ready,
@@ -102,7 +102,7 @@ rule generate_picture:
         "--output {output.image:q} --record {output.record:q} --log {log:q}"
 
 
-# The same by a pipeline on this machine.
+# The same with a pipeline on this machine.
 use rule generate_picture as draw_picture with:
     log:
         RESULTS.log("draw_picture", "{shot}"),

@@ -1,4 +1,4 @@
-# The strength sweep: the chosen checkpoint at several strengths, and which of them to use.
+# The strength sweep: the chosen checkpoint at several strengths, and a recommended one.
 
 
 rule sample_strength:

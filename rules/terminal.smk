@@ -1,11 +1,11 @@
-# What the user hears of a run: the display in the terminal, and the command of `notify:`.
+# What the user is told about a run: the display in the terminal, and the command of `notify:`.
 from snakemake.logging import logger as snakemake_log
 
 from charloom.core import last_run
 from charloom.workflow import devices, notify, updates
 
 JOBS_HERE = not last_run.on_other_machines(sys.argv, Path())
-# Whether to warn that there is no GPU: a CUDA device that is named must be in this machine if the jobs run here.
+# For the warning that there is no GPU: if the jobs run here, a CUDA device that is named must be in this machine.
 GPU_FOUND = notices.has_gpu(WORKFLOW.device, here=JOBS_HERE)
 
 if workflow.is_main_process:
@@ -23,21 +23,21 @@ def gpu_shortage(count):
 
 
 def notes_on(character):
-    """What to know of a character before it is made; a run that trains on too few GPUs stops instead of saying so."""
+    """What to know about a character before it is made; too few GPUs are a note in a dry run and stop a real one."""
     lines = notices.notices(character, BASES[character.base], GPU_FOUND, OWN_PYTHON)
     few = gpu_shortage(WORKFLOW.gpus_for(character)) if IS_DRY else ""
     return [*lines, few] if few else lines
 
 
 def need_gpus(names):
-    """Stop before anything is made if one of the characters that this run trains would find too few GPUs."""
+    """Stop before anything is made if a training of this run would find too few GPUs."""
     for name in names:
         if few := gpu_shortage(WORKFLOW.gpus_for(person(name))):
             stop([f"{name}: {few}"])
 
 
 def remember():
-    """How these characters are trained, for commands beside this one."""
+    """Record how these characters are trained, for other commands about them."""
     if workflow.is_main_process:
         trained = [name for name, rules in made().items() if "train_segment" in rules]
         last_run.remember(trained, config, sys.argv[1:])
@@ -53,15 +53,15 @@ def listen():
         snakemake_log.addHandler(notify.Notifier(WORKFLOW.notify, jobs))
 
 
-def told():
-    """Wait for the user's command."""
+def wait_for_command():
+    """Wait until the user's command has ended."""
     for handler in snakemake_log.handlers:
         if isinstance(handler, notify.Notifier):
             handler.wait()
 
 
 def made():
-    """The rules that this call is about, by character: all of them are made by this version now."""
+    """The rules of this call by character; their results are now those of this version."""
     rules = {}
     for job in workflow.dag.jobs:
         if name := job.wildcards_dict.get("character"):

@@ -1,6 +1,6 @@
 # Training as a chain of segments, one per checkpoint; progress is kept in the store. The process that trains also draws
-# each checkpoint's previews, for those prompts whose embeddings exist. They are hints, not inputs: another prompt never
-# trains again.
+# each checkpoint's previews, for those prompts whose embeddings exist. Prompts are hints, not inputs: changing one
+# never trains again.
 
 
 rule train_segment:
@@ -31,8 +31,8 @@ rule train_segment:
     conda:
         "../envs/charloom.yaml"
     threads: HEAVY_THREADS
-    # Resources rather than params, because they never make a job run again: how far one start of the trainer may run
-    # ahead, the save interval, the last step, and which attempt at the job this is, here and on a cluster.
+    # Resources rather than params, because resources never make a job run again: how far one start of the trainer may
+    # run ahead, the save interval, the last step, and which attempt at the job this is, here and on a cluster.
     resources:
         gpu=training_gpus,
         until=run_until,

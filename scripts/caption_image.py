@@ -1,4 +1,4 @@
-"""Let the captioner describe an image; if it is not stored, let it describe all images of the character."""
+"""Let the captioner describe an image; if the text is not stored, let it describe all images of the character."""
 
 from __future__ import annotations
 

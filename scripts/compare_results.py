@@ -1,4 +1,4 @@
-"""Write the page that compares a finished character with the one before it: another base, or other settings."""
+"""Write the page that compares a finished character with its previous result, of another base or other settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convert one of the user's pictures to what is trained on, and its siblings with it."""
+"""Convert one of the user's pictures to the one that is trained on, and its siblings too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
     settings, store, kind = arguments.settings, arguments.store, own_files.PICTURE
     if arguments.user_file is None:
         raise UserError(f"{arguments.output}: its picture is no longer in the folder; run snakemake again")
-    with store.lock("own-pictures"):  # one process makes what its siblings will take
+    with store.lock("own-pictures"):  # one process makes the pictures of all its siblings
         everyone = dict.fromkeys([arguments.user_file, *map(Path, arguments.siblings)])
         own_files.make_pictures(everyone, settings, store, arguments.threads)
         key = own_files.make_picture(arguments.user_file, settings, store)  # or what is wrong with it

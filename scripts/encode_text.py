@@ -40,7 +40,7 @@ def main() -> None:
     def make() -> None:
         limit = EngineOptions.from_values(arguments.engine).limit
         device = jobs.torch_device(arguments.device, arguments.threads, limit, lock)
-        # The output may lie deeper: embeddings/<data set>/<image>.safetensors.
+        # The output may be deeper: embeddings/<data set>/<image>.safetensors.
         results = Results(next(folder.parent for folder in arguments.output.parents if folder.name == "embeddings"))
         texts_of_images = [captions.read(path) for path in sorted(results.dataset.rglob("*.txt"))]
         classes = [swapped(caption, arguments.swap) for caption in texts_of_images] if arguments.swap else []
@@ -62,7 +62,7 @@ def main() -> None:
 def images_too(
     results: Results, lock: dict[str, Any], settings: dict[str, Any], store: Store, device: Any, log: jobs.Log
 ) -> None:
-    """Encode what ``encode_latents`` would: a process of its own would load torch once more.
+    """Encode the images as ``encode_latents`` would, which would have to load torch again in a process of its own.
 
     What fails here is left to that rule, which reports it.
     """

@@ -1,4 +1,4 @@
-"""Write what judges the previews of a base's characters to a lock file: instruments, versions, digests."""
+"""Write a lock file of what judges the previews of a base's characters: instruments, versions, digests."""
 
 from __future__ import annotations
 

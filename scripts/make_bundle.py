@@ -1,4 +1,4 @@
-"""Pack the LoRA with all that it was made from and all that it comes with into one file."""
+"""Pack the LoRA, everything it was made from and everything that comes with it into one file."""
 
 from __future__ import annotations
 

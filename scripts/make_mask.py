@@ -1,4 +1,4 @@
-"""Find where the person is on an image: by the user's mask, by transparency, or by a segmenter."""
+"""Find the person in an image: by the user's mask, by transparency, or by a segmenter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the captions that the captioner's texts make, beside the present ones, and what captions have in common."""
+"""Write the captions that are made from the captioner's texts, beside the present ones, and statistics of captions."""
 
 from __future__ import annotations
 

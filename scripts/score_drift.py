@@ -1,4 +1,4 @@
-"""Measure what a checkpoint draws without the trigger and at many sampler steps: does it leak, is it still Turbo."""
+"""Score what a checkpoint draws without the trigger and at many sampler steps: does it leak, is it still Turbo?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Try the locked instruments on a character's own images; write which of them judge its checkpoints, and why."""
+"""Try the locked instruments on a character's own images, and write which of them judge its checkpoints and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take one of the user's captions over as it is trained on, with the trigger, and its siblings with it."""
+"""Copy one of the user's captions as it is trained on, with the trigger, and its siblings too."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Get the checkpoint of a step: from the store, or by training on from the last stored state.
+"""Get the checkpoint of a step: from the store, or by training from the last stored state.
 
-With ``--gpus`` above 1 the training is done by as many processes, each of them this script once more.
+With ``--gpus`` above 1 that many processes train together, each of them running this script again.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def main() -> None:
     from charloom.lora.verify import verify
     from charloom.zimage.shapes import module_shapes
 
-    config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # the hub cache may have been cleared
+    config = Path(arguments.lock["root"]) / "transformer" / "config.json"  # missing if the hub cache was cleared
     shapes = module_shapes(files.read_json(config)) if config.is_file() else None
     report = verify(chosen, shapes, own=True)
     for line in str(report).splitlines():

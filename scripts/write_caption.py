@@ -41,7 +41,7 @@ def main() -> None:
     elif arguments.settings.get("captioner"):
         text = described(arguments.output, arguments.settings["captioner"], text or arguments.settings.get("default"))
     elif arguments.user_file:
-        text = ""  # an empty file is not a way to say that the plan's caption is meant
+        text = ""  # an empty file does not stand for the plan's caption
     text = text or arguments.settings.get("default")
     if not text:
         where = f"{arguments.user_file}: is empty" if arguments.user_file else f"{arguments.output}: has no text"

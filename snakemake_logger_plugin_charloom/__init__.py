@@ -1,8 +1,9 @@
-"""charloom's terminal: one line per finished stage, bars for what runs, and failures that say what to do.
+"""charloom's terminal: one line per finished stage, bars for what is running, and failures that say what to do.
 
-A logger plugin of Snakemake's (``--logger charloom``). The Snakefile attaches it itself (:func:`attach`), so that the
-plain command has it wherever charloom runs, installed or not; another logger, ``--verbose``, ``--printshellcmds``,
-``--quiet``, ``--debug-dag`` or ``CHARLOOM_TERMINAL=plain`` get Snakemake's own text. The log file is always in full.
+A Snakemake logger plugin (``--logger charloom``). The Snakefile attaches it itself (:func:`attach`), so that the plain
+command has it whether the plugin is installed or not. With another logger, ``--verbose``, ``--printshellcmds``,
+``--quiet``, ``--debug-dag`` or ``CHARLOOM_TERMINAL=plain`` Snakemake's own text is shown. The log file is always
+complete.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class LogHandler(LogHandlerBase):
         self._display = display.Plain(stream) if self._dry else display.of(stream, not settings.nocolor)
         self._log = ""
         self._over = False
-        # Jobs inherit it: what they say is in their logs, from which the lines here are made.
+        # Inherited by jobs: they write to their logs only, from which the lines here are made.
         os.environ[QUIET] = "1"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write what a record is worth. Never ends a run."""
+        """Write the lines for a record. Never ends a run."""
         try:
             if self._dry is not None:
                 self._display.write(self._dry.take(record))
@@ -71,7 +72,7 @@ class LogHandler(LogHandlerBase):
             self._display.write(self._run.end(self._log))
 
     def close(self) -> None:
-        """The last lines, if they are still to come, and the terminal as it was."""
+        """Write the last lines, if they are still missing, and restore the terminal."""
         try:
             self._finish()
         except (OSError, ValueError):
@@ -90,7 +91,7 @@ class LogHandler(LogHandlerBase):
 
     @property
     def has_filter(self) -> bool:
-        """Every record counts."""
+        """Every record is wanted."""
         return True
 
     @property
@@ -105,10 +106,10 @@ class LogHandler(LogHandlerBase):
 
 
 def attach(settings: Any, logger: logging.Logger) -> LogHandler | None:
-    """Put the display in the place of Snakemake's own stream handler.
+    """Replace Snakemake's own stream handler by this display.
 
-    Does nothing where the user has asked for Snakemake's text, or where this version of Snakemake has no handler of
-    that name: then its text comes as ever.
+    Does nothing if the user has asked for Snakemake's text, or if this version of Snakemake has no handler of that
+    name: then its text is shown as usual.
     """
     asked = ("printshellcmds", "verbose", "debug_dag", "quiet", "log_handler_settings", "skip_plugin_handlers")
     if os.environ.get(TERMINAL) == "plain" or any(getattr(settings, name, None) for name in asked):

@@ -1,4 +1,4 @@
-"""Lines and bars on a terminal, by rich; plain lines where there is none."""
+"""Lines and bars on a terminal, drawn by rich; plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from . import words
 from .state import Line, Run
 
 LOOK = 0.5
-"""Seconds between two looks at the trainers' progress."""
+"""Seconds between two reads of the trainers' progress."""
 
 
 class Plain:
-    """Lines, as they come."""
+    """Plain lines as they come, without bars."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, lines: list[Line]) -> None:
-        """Write lines; what the stream's encoding lacks becomes a question mark."""
+        """Write lines; characters that the stream cannot encode become question marks."""
         for line in lines:
             try:
                 print(line.text, file=self._stream, flush=True)
@@ -30,14 +30,14 @@ class Plain:
                 print(line.text.encode(encoding, "replace").decode(encoding), file=self._stream, flush=True)
 
     def start(self, run: Run) -> None:
-        """Nothing moves here."""
+        """There are no bars to show."""
 
     def stop(self) -> None:
-        """Nothing has moved."""
+        """There are no bars to remove."""
 
 
 class Live(Plain):
-    """Lines, with bars below them for the whole, each training, and the previews."""
+    """Lines with bars below them: for the whole run, each training, and the previews."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -76,7 +76,7 @@ class Live(Plain):
             self._live = None
 
     def bars(self) -> Any:
-        """The bars of this moment."""
+        """The bars as they are now."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -107,7 +107,7 @@ class Live(Plain):
         if stage and stage.running:
             rows.append(("previews", stage.done, stage.total, f"{stage.done}/{stage.total}", []))
         busy = [rule.replace("_", " ") for rule, one in list(run.stages.items()) if one.running]
-        # What does not fit is left out, the least important first: names and numbers are never cut.
+        # Whatever does not fit is left out, the least important first; names and numbers are never cut.
         width = self._console.width
         bar = 20 if width >= 100 else 10
         room = width - bar - 3 - max(len(row[0]) for row in rows) - max(len(row[3]) for row in rows)
@@ -124,7 +124,7 @@ class Live(Plain):
 
 
 def silence(stream: TextIO) -> None:
-    """Send everything that is still written to ``stream``, by whomever, nowhere."""
+    """Discard everything that is still written to ``stream``, whoever writes it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with contextlib.suppress(OSError, ValueError):
         os.dup2(nowhere, stream.fileno())

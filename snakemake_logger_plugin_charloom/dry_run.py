@@ -1,4 +1,4 @@
-"""A dry run in a few lines: for each character and rule how many jobs, and why."""
+"""A dry run in a few lines: for each character and rule, how many jobs would run and why."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from . import words
 from .state import Line
 
 MANY = 6
-"""More characters than these are counted together."""
+"""If there are more characters than this, their jobs are counted together."""
 
 
 class DryRun:
-    """Counts the jobs of a dry run and tells them at its end."""
+    """Counts the jobs of a dry run and lists them at its end."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], planning.Group] = {}
 
     def add(self, job: Any) -> None:
-        """Count a job of Snakemake's. Its command, which is long, is worded only where it matters."""
+        """Count a Snakemake job. Its command, which is long, is formatted only if it is needed."""
         if not job.output:  # a target such as `all` or a character's name makes nothing itself
             return
         reason = str(job.dag.reason(job))
@@ -31,7 +31,7 @@ class DryRun:
         planning.add(self._found, planning.Job(who, job.rule.name, reason, command))
 
     def take(self, record: LogRecord) -> list[Line]:
-        """The lines that a record is worth."""
+        """The lines to show for a record."""
         event = str(getattr(record, "event", None) or "")
         text = str(record.msg or "").strip()
         if event == "job_info":

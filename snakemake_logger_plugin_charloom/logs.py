@@ -1,4 +1,4 @@
-"""What the log of a job says to the user. Reads files only."""
+"""Reads from the log of a job what the user should see. Only reads files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIME = re.compile(r"^ *\d+\.\d s  ")
 
 
 def lines(paths: Iterable[str]) -> list[str]:
-    """The lines of the first log that can be read and says anything."""
+    """The lines of the first log that can be read and is not empty."""
     for path in paths:
         try:
             with open(path, "rb") as file:
@@ -34,7 +34,7 @@ def lines(paths: Iterable[str]) -> list[str]:
 
 
 def said(line: str) -> str:
-    """A line without the seconds before it."""
+    """A line without the leading seconds."""
     return _TIME.sub("", line)
 
 
@@ -44,7 +44,7 @@ def warnings(found: list[str]) -> list[str]:
 
 
 def mistakes(found: list[str]) -> list[str]:
-    """What the user has to mend, a line each; empty if the job failed for another reason."""
+    """What the user has to fix, a line each; empty if the job failed for another reason."""
     return [line.removeprefix("error: ") for line in found if line.startswith("error: ")]
 
 

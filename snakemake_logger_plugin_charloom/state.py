@@ -1,6 +1,7 @@
-"""What a run looks like so far, from the records that Snakemake logs, and the lines that follow from them.
+"""The state of a run, from the records that Snakemake logs, and the lines to show for them.
 
-Knows no terminal: :meth:`Run.take` gets a record and returns lines. Records: ``snakemake_interface_logger_plugins``.
+Independent of any terminal: :meth:`Run.take` gets a record (see ``snakemake_interface_logger_plugins``) and returns
+lines.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from charloom.workflow import stale_locks
 from . import logs, words
 
 ALIKE = 2
-"""Lines of Snakemake's that begin alike (first three words) before the rest is left to the log."""
+"""How many of Snakemake's lines with the same first three words are shown; the rest is left to the log."""
 WARNINGS = 5
 """Warnings of one stage that are shown."""
 
 
 @dataclass
 class Stage:
-    """The jobs of a rule. ``busy`` are the seconds in which at least one ran."""
+    """The jobs of a rule; ``busy`` is the time in seconds during which at least one was running."""
 
     total: int = 0
     done: int = 0
@@ -43,7 +44,7 @@ class Stage:
 
 @dataclass
 class Line:
-    """A line for the terminal; ``style`` is that of rich."""
+    """A line for the terminal; ``style`` is a style of rich."""
 
     text: str
     style: str = ""
@@ -67,7 +68,7 @@ class Run:
     # Records
 
     def take(self, record: LogRecord) -> list[Line]:
-        """The lines that a record is worth."""
+        """The lines to show for a record."""
         event = str(getattr(record, "event", None) or "")
         take = getattr(self, f"_{event}", None)
         if take is not None:
@@ -87,7 +88,7 @@ class Run:
             return []
         if words.LOCKED.search(text):
             names = stale_locks.holders(stale_locks.FOLDER)
-            # Of several nobody here knows which of them is in this call's way.
+            # If there are several, it is unknown which of them blocks this call.
             stop = f", or end it with charloom stop {names[0]}" if len(names) == 1 else ""
             return [Line(f"error: {words.in_use(names)}; wait{stop}", "red")]
         if record.levelno >= WARNING:
@@ -166,7 +167,7 @@ class Run:
         what = job.get("rule_msg") or job["rule_name"].replace("_", " ")
         lines = [Line(f"failed: {what}", "bold red")]
         shown = logs.mistakes(found) or [logs.said(line) for line in found[-logs.LAST :]]
-        # A user's mistake in many pictures is many lines of its own.
+        # A mistake that many pictures share has a line for each.
         lines += [Line(f"  {line}") for line in shown[: logs.LAST]]
         if len(shown) > logs.LAST:
             lines.append(Line(f"  ... and {len(shown) - logs.LAST} more"))
@@ -188,11 +189,11 @@ class Run:
     # What follows
 
     def command(self, target: str) -> str:
-        """How a target is made again, with the profile of this call."""
+        """The command that makes a target again, with the profile of this call."""
         return last_run.command(last_run.kept(self._arguments) or ("--cores", str(self.cores or 1)), target)
 
     def left(self) -> tuple[float, bool]:
-        """Seconds until the end, and whether stages that nobody has seen yet come on top of that."""
+        """Seconds until the end, and whether stages of unknown duration come on top."""
         whole, unknown = 0.0, False
         for rule, stage in list(self.stages.items()):
             rest = stage.total - stage.done
@@ -229,7 +230,7 @@ class Run:
             if 0 < stage.done < stage.total:
                 lines.append(Line(f"{stage.done} of {words.stage(rule, stage.total)}"))
         if self.stopping and not self.failed and not self.done:
-            pass  # nothing was made whole, and what was stopped has said what is saved
+            pass  # no job was finished, and the stopped ones have said what is saved
         elif self.failed or self.stopping or self.done < self.total:
             failed = f", {self.failed} failed" if self.failed else ""
             lines.append(Line(f"{self.done} of {self.total} jobs done{failed}; what is finished is kept.", "yellow"))

@@ -1,4 +1,4 @@
-"""What a finished stage and Snakemake's own lines are called in the terminal. Words only."""
+"""The words of the terminal: names of finished stages, and which of Snakemake's own lines to hide."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STAGES = {
     "make_bundle": ("bundle packed", "bundles packed"),
     "compare_results": ("comparison written", "comparisons written"),
 }
-"""One and several jobs of a rule. A rule without words is named as it is."""
+"""By rule, what to say of one finished job and of several. Other rules are shown by their names."""
 
 TRAINING, PREVIEWS = "train_segment", "sample_checkpoint"
 SHOWN = {
@@ -61,9 +61,9 @@ SHOWN = {
     "export_final": ".safetensors",
     "make_bundle": ".zip",
 }
-"""Rules whose output is what the user came for, and its ending."""
+"""Rules whose output the user is waiting for, and its extension."""
 TOLD = {"choose_checkpoint": "chosen: ", "make_reference": "taken: "}
-"""Rules whose first log line is worth reading, if it begins so."""
+"""Rules whose first log line is shown if it begins like this."""
 LIGHT = {
     *("lock_base", "write_prompts", "make_reference", "make_source_image", "crop_watermark", "write_caption"),
     *(
@@ -90,7 +90,7 @@ LIGHT = {
         "make_mask",
     ),
 }
-"""Rules of seconds: the time left can be told without having seen one."""
+"""Rules whose jobs take seconds, so that the time left can be estimated before any has run."""
 
 NOISE = re.compile(
     "Building DAG of jobs|Using shell:|Provided |Rules claiming more threads|Conda environments: ignored|"
@@ -102,20 +102,20 @@ NOISE = re.compile(
     "Failed to set marker file|Some jobs were triggered by provenance|Rules with provenance triggered|"
     "Job stats|Reasons:|Storing output in storage|Touching output"
 )
-"""How Snakemake's own lines begin that the display makes superfluous; all of them are in the full log."""
+"""Beginnings of Snakemake's own lines that the display makes redundant; all of them are in the full log."""
 
 OVER = re.compile("At least one job did not complete")
-"""In the error with which Snakemake ends when a job has failed; by then all has been said."""
+"""In Snakemake's last error when a job has failed; by then everything has been said."""
 
 COMMAND_FAILED = re.compile("non-zero exit|CalledProcessError|SpawnedJobError")
-"""In errors that only say that a job's command has failed, which the job's own lines say better."""
+"""In errors that only say that a job's command has failed; the job's own lines say it better."""
 
 LOCKED = re.compile("Directory cannot be locked")
-"""In what Snakemake says of a second call for the same files: as an error of a run, as a line of a dry run."""
+"""In Snakemake's message about a second call for the same files: an error in a run, a line in a dry run."""
 
 
 def in_use(names: Sequence[str]) -> str:
-    """That another call makes the files of characters; ``names`` may be empty where that is not known."""
+    """A clause saying that another call is making these characters; ``names`` is empty if they are unknown."""
     if not names:
         return "another snakemake is making these files in this folder"
     some = ", ".join([*names[:3], *(["..."] if names[3:] else [])])
@@ -123,7 +123,7 @@ def in_use(names: Sequence[str]) -> str:
 
 
 def stage(rule: str, jobs: int) -> str:
-    """``30 pictures cropped``; a single job without its number."""
+    """``30 pictures cropped``; no number for a single job."""
     one, several = STAGES.get(rule, (rule.replace("_", " "), f"× {rule.replace('_', ' ')}"))
     return f"{jobs} {several}" if jobs > 1 else one[0].upper() + one[1:]
 
@@ -137,5 +137,5 @@ def seconds(value: float) -> str:
 
 
 def speed(per_step: float) -> str:
-    """Seconds per step, with as many digits as say something."""
+    """Seconds per step, with significant digits only."""
     return f"{per_step:.3f} s/it" if per_step < 0.1 else f"{per_step:.2f} s/it"

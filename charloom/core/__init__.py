@@ -1,1 +1,1 @@
-"""What every layer uses: errors, canonical values, the store, files, text. Depends on no other package of charloom."""
+"""What every layer uses: errors, canonical values, the store, files, text. Imports no other package of charloom."""

@@ -1,8 +1,8 @@
-"""Digests of the user's own files, so that changes are found by content and not by date.
+"""Digests of the user's own files, so that changes are detected by content, not by date.
 
-Digests are cached by path together with size, times and inode, in a small file that may be deleted: only files that may
-have changed are read. Large files (weights) are not read at first: size and date stand in for the digest until a job
-that reads the file anyway has stored it. Must not import torch.
+Digests are cached by path with size, times and inode, in a small file that may be deleted: only files that may have
+changed are read. Large files (weights) are not read at first: size and date stand in for the digest until a job that
+reads the file anyway has stored it. Must not import torch.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ LARGE = 2**28
 """Files of this many bytes or more are not read just for their digest."""
 
 SETTLED = 2.0
-"""Seconds that file systems may need to give a change a new date; digests of younger files are not cached."""
+"""Seconds within which two changes may get the same date; digests of files younger than that are not cached."""
 
 Signature = list[int]
 """Size, time of change, time of the last change of anything about the file (ns), inode."""
 
 
 def signature(path: str | Path) -> Signature:
-    """Values that change whenever a file may have changed, found without reading it."""
+    """Values that change whenever the file may have changed; found without reading it."""
     state = os.stat(path)
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 class Contents:
-    """Tokens of files, equal as long as the contents are; cached in ``file`` between calls.
+    """Tokens of files, the same as long as the contents are; cached in ``file`` between calls.
 
-    If the cache cannot be read or written, or two processes race for it, that only costs time.
+    A cache that cannot be read or written, or that two processes write at once, only costs time.
     """
 
     def __init__(self, store: Store, file: Path = Path("work/contents.json")) -> None:

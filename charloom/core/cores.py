@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def usable(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process may use: those it is tied to (a Slurm job), and no more than a container is given."""
+    """Cores that this process may use: those it is bound to (as in a Slurm job), within the limit of its container."""
     tied = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         most, period = quota.read_text(encoding="ascii").split()

@@ -1,4 +1,4 @@
-"""Paths of Windows in its Linux (WSL), where drive ``C:`` is the folder ``/mnt/c``."""
+"""Windows paths in WSL, where drive ``C:`` is the folder ``/mnt/c``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MOUNTS = Path("/mnt")
 
 
 def mounted(path: str) -> str:
-    r"""``/mnt/c/Users/me`` for ``C:\Users\me`` where that drive is mounted so; any other path as it is."""
+    r"""``/mnt/c/Users/me`` for ``C:\Users\me`` if the drive is mounted there; any other path unchanged."""
     found = re.fullmatch(r"([A-Za-z]):[\\/](.*)", path)
     if not found or not (drive := MOUNTS / found[1].lower()).is_dir():
         return path

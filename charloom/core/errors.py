@@ -15,7 +15,7 @@ from typing import NoReturn
 from charloom.core import garbage
 
 STOPPED = "stopped: "
-"""How the last line of a job begins that was stopped on request."""
+"""How the last line of a job that was stopped on request begins."""
 
 _DISK = {
     errno.ENOSPC: "the disk is full; free some space (charloom store says what takes it) and run again, "
@@ -38,7 +38,7 @@ _WORDS = {
 
 LONGEST = 2000
 """Characters of a line of a message, at most."""
-# Control characters but tab and line feed; separators that some take for a line's end; marks that reorder text.
+# Control characters except tab and line feed, Unicode line separators, and marks that reorder text.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -59,9 +59,9 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """``text`` for a terminal: what would steer it is escaped, and a line longer than :data:`LONGEST` is cut.
+    """``text`` for a terminal: control characters are escaped, and lines longer than :data:`LONGEST` are cut.
 
-    Messages quote what others wrote: a name in a file may hold escape sequences, or megabytes.
+    Messages quote what others wrote: a name in a file may contain escape sequences, or be megabytes long.
     """
     lines = [
         line if len(line) <= LONGEST else f"{line[:LONGEST]}… ({len(line):,} characters)" for line in text.split("\n")
@@ -70,11 +70,11 @@ def printable(text: str) -> str:
 
 
 class Killed(UserError):
-    """A process that worked for this one was killed outright (SIGKILL), as when main memory runs out."""
+    """A child process was killed outright (SIGKILL), for example because main memory ran out."""
 
 
 class Stopped(Exception):
-    """Work ended because somebody asked for it, with everything saved. The message says how to go on, in one line."""
+    """Work ended on request, with everything saved. The message says in one line how to continue."""
 
 
 def disk_problem(error: BaseException, path: object = None) -> str | None:
@@ -135,5 +135,5 @@ def cli(main: Callable[[], None]) -> NoReturn:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of somebody else's error, or its kind if it says nothing."""
+    """The first line of an error of another library, or its type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is complete, or as it was before.
+"""Atomic writes: a file is either complete or as it was before. Also helpers for paths and disks.
 
 A temporary file beside the target is written first and replaces the target at the end.
 """
@@ -24,13 +24,13 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s
 
 
 def on_any_system(name: str) -> bool:
-    """Whether every system can have a file of this name: Windows keeps ``nul.png`` and ``COM1`` for devices, and drops
-    dots and spaces at the end."""
+    """Whether a file can have this name on every system: Windows reserves ``nul.png`` and ``COM1`` for devices, and
+    drops dots and spaces at the end."""
     return not (_DEVICE.fullmatch(name) or name.endswith((".", " ")) or re.search(r'[\x00-\x1f<>:"/\\|?*]', name))
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with the home folder in place of ``~``, as it stands if there is no such user; in WSL also ``C:\\…``."""
+    """``path`` with ``~`` expanded (unchanged if there is no such user), and in WSL ``C:\\…`` too."""
     return Path(os.path.expanduser(drives.mounted(str(path))))
 
 
@@ -68,7 +68,8 @@ def whole(target: str | Path, *, mode: int | None = None, sync: bool = True) -> 
 
 
 def need_room(folder: Path, size: int) -> None:
-    """Make sure that ``size`` more bytes fit on the disk of a folder, before something is paid for that must be kept.
+    """Make sure that ``size`` more bytes fit on the disk of a folder, before something is paid for that has to be
+    saved.
 
     Raises:
         UserError: they do not.
@@ -79,7 +80,7 @@ def need_room(folder: Path, size: int) -> None:
 
 
 def existing(path: Path) -> Path:
-    """The nearest folder that exists; a root that does not (a drive that is not there) is its own parent."""
+    """The nearest existing parent of ``path``, or itself; the root if the whole drive is missing."""
     there = path.resolve()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -87,7 +88,7 @@ def existing(path: Path) -> Path:
 
 
 class Disk(NamedTuple):
-    """What is to be written to one disk: its names, a folder on it, GB needed and GB free."""
+    """What is to be written to one disk: for what, a folder on the disk, GB needed and GB free."""
 
     what: str
     folder: Path
@@ -96,7 +97,7 @@ class Disk(NamedTuple):
 
 
 def disks(needs: Iterable[tuple[str, Path, float]]) -> list[Disk]:
-    """The disks of ``needs``, which are (name, folder, GB): what goes onto one disk is added."""
+    """The disks of ``needs``, which are (name, folder, GB); needs on the same disk are added up."""
     found: dict[int, Disk] = {}
     for what, path, needed in needs:
         there = existing(path)
@@ -112,7 +113,7 @@ def folder_of(target: Path) -> None:
     """Make the folder of ``target``.
 
     Raises:
-        UserError: there is a file in its place, or in that of one above it.
+        UserError: there is a file in its place, or in place of a parent.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,13 +123,13 @@ def folder_of(target: Path) -> None:
 
 
 def _culprit(error: Exception, temporary: Path, target: Path) -> Path:
-    """The file that an error is about: reading the source of a copy may be forbidden too."""
+    """The file that an error is about, which may also be the unreadable source of a copy."""
     about = error.filename if isinstance(error, PermissionError) else None
     return target if about is None or Path(os.fsdecode(about)) == temporary else Path(os.fsdecode(about))
 
 
 def aside(path: Path, folder: Path) -> Path:
-    """Move a file into a folder of the same disk, under its name and the time; returns where it is now."""
+    """Move a file into ``folder`` on the same disk, with the time before its name; returns the new path."""
     folder.mkdir(exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (f"{stamp}{f'-{number}' if number else ''}-{path.name}" for number in itertools.count())
@@ -164,7 +165,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty while there is none that can be read."""
+    """The mapping in a JSON file; empty if it cannot be read."""
     try:
         found = read_json(path)
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Python's garbage collector, kept away from what is not garbage. Standard library only.
+"""Keeps Python's garbage collector away from what is not garbage. Standard library only.
 
-Loading torch, diffusers and PEFT makes 400,000 objects, and the collector walks through all of them again and again:
-a fifth of the time that loading takes, in each process that computes.
+Loading torch, diffusers and PEFT creates 400,000 objects, and the collector walks through all of them again and again:
+a fifth of the loading time, in each process that computes.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import gc
 
 SELDOM = 1000
-"""Collections of middle-aged objects for each of all objects; 10 by Python's default."""
+"""Collections of the middle generation per full collection; Python's default is 10."""
 
 
 def while_loading() -> None:
-    """Collect young objects as always, old ones hardly ever."""
+    """Collect young objects as usual, old ones hardly ever."""
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, SELDOM)
 
 
 def loaded() -> None:
-    """Collect as usual again, but look no more at what is there by now: libraries."""
+    """Collect as usual again, but never look at what exists by now: libraries."""
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], 10)

@@ -1,4 +1,4 @@
-"""The perceptual hash of pictures: what stays when they are scaled, compressed or toned. Knows numpy, opens nothing."""
+"""A perceptual hash of pictures, stable when they are scaled, compressed or toned. Uses numpy, opens no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read and replaced without a look at its tensors. Standard library only.
+"""The header of a safetensors file, read and replaced without loading tensors. Standard library only.
 
 A file is the length of its header (8 bytes, little-endian), the header as JSON, and the tensors' bytes
 (https://huggingface.co/docs/safetensors). Except for :func:`tensors_digest`, files were checked before they come here.
@@ -34,7 +34,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def tensors_sha256(path: Path) -> str:
-    """SHA-256 of a file without its header, by which LoRAs are looked up."""
+    """SHA-256 of a file without its header, the hash by which websites identify LoRAs."""
     with open(path, "rb") as file:
         file.seek(8 + _length(file))
         return hashlib.file_digest(file, "sha256").hexdigest()

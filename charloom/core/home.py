@@ -1,6 +1,6 @@
-"""Where the workflow's own files are: in the clone that this package lies in, or in the copy that a wheel carries.
+"""Where the workflow's own files are: in the clone that contains this package, or in the copy inside the wheel.
 
-``setup.py`` puts that copy into the wheel. Must not import anything heavy: every start of Snakemake asks.
+``setup.py`` puts that copy into the wheel. Must not import anything slow: every start of Snakemake asks.
 """
 
 from __future__ import annotations

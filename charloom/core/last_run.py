@@ -41,7 +41,7 @@ class LastRun:
 
 
 def remember(names: Iterable[str], config: Mapping[str, Any], arguments: Sequence[str], root: Path = Path()) -> None:
-    """Take note of a call that trains the characters ``names``; a disk that is full stops no run here."""
+    """Record a call that trains the characters ``names``; a full disk does not stop the run here."""
     about = {key: value for key, value in config.items() if key not in OF_THE_CALL}
     one = {"options": kept(arguments), "config": about}
     for name in names:
@@ -52,7 +52,7 @@ def remember(names: Iterable[str], config: Mapping[str, Any], arguments: Sequenc
 
 
 def of(root: Path, name: str) -> LastRun:
-    """How the character was last trained; without options and settings if that is not known."""
+    """How the character was last trained; empty if that is unknown."""
     one = files.read_mapping(root / RECORDS / f"{name}.json")
     if not isinstance(one.get("config"), dict):
         return LastRun()
@@ -66,7 +66,7 @@ def again(root: Path, name: str, target: str) -> str:
 
 
 def command(options: Sequence[str], target: str) -> str:
-    """A call of snakemake for ``target``; behind a list of settings it would be taken for one of them."""
+    """The snakemake command for ``target``; it goes before a list of settings, or it would be taken for one."""
     place = next((index for index, word in enumerate(options) if word in (*CONFIG, *FILES)), len(options))
     return shlex.join(["snakemake", *options[:place], target, *options[place:]])
 
@@ -86,7 +86,7 @@ def kept(arguments: Sequence[str]) -> list[str]:
 
 
 def listed(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
-    """What stands after the last of the options ``names``, of which Snakemake takes the last; settings have a ``=``."""
+    """The words after the last of the options ``names``, because the last one counts; settings contain a ``=``."""
     found: list[str] = []
     for index, word in enumerate(arguments):
         if word in names:
@@ -101,7 +101,7 @@ def sets(options: Sequence[str]) -> bool:
 
 
 def profile(options: Sequence[str], root: Path) -> dict[str, Any]:
-    """What the file of the ``--profile`` among ``options`` sets, of which Snakemake takes the last; empty if none."""
+    """What the last ``--profile`` among ``options`` sets, which is the one that counts; empty if there is none."""
     found: dict[str, Any] = {}
     for index, word in enumerate(options):
         name, _, value = word.partition("=")

@@ -1,6 +1,6 @@
-"""Where the files of a run lie, below ``results/<character>/`` and ``work/``; the rules repeat only their own patterns.
+"""Where the files of a run are, below ``results/<character>/`` and ``work/``; rules and library ask here.
 
-Names alone, nothing is opened. Roots and names may hold the wildcards of a rule:
+Opens nothing. Roots and names may contain the wildcards of a rule:
 ``Results("results/{character}").checkpoint("{step}")`` is the pattern that a rule makes. Standard library only.
 """
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 def step_name(step: int | str) -> str:
-    """How a checkpoint is called in paths: ``step-000250``; a string (a wildcard or its value) is taken as it is."""
+    """A checkpoint's name in paths: ``step-000250``; a string (a wildcard or its value) is used as it is."""
     return f"step-{step if isinstance(step, str) else f'{step:06d}'}"
 
 
 def step_of(path: str | Path) -> int:
-    """The step that :func:`step_name` put into the name of a file or folder."""
+    """The step in the name of a file or folder, as :func:`step_name` writes it."""
     return int(Path(path).stem.removeprefix("step-"))
 
 
 def _of_steps(paths: Iterable[Path]) -> list[Path]:
-    """Those named after a step, sorted; not a copy made by hand, such as ``step-000100 (copy)``."""
+    """Those that are named after a step, sorted; without copies made by hand, such as ``step-000100 (copy)``."""
     return sorted(path for path in paths if re.fullmatch(step_name("[0-9]+"), path.stem))
 
 
@@ -62,7 +62,7 @@ class _Folder:
 
 
 WHOLE_MASK = "png"
-"""In a file of masks, the mask at the size of its picture: the bytes of a PNG (uint8), which bundles take along."""
+"""Name of the tensor with a whole mask, the bytes of a PNG at the size of its picture, which bundles include."""
 
 
 class Results(_Folder):
@@ -303,7 +303,7 @@ class Work(_Folder):
         return self.root / "bases" / f"{name}{suffix}"
 
     def purchases(self, character: str) -> Path:
-        """What was asked of generators of images, and spent."""
+        """What generators of images were asked for, and what it cost."""
         return self.root / "purchases" / f"{character}.jsonl"
 
     @property

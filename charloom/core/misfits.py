@@ -32,7 +32,7 @@ def hide(names: Iterable[str] = FOR_PICTURES) -> None:
             continue
         try:
             import_module(name)
-        except Exception as error:  # an operator that torch does not have, a library of another CUDA
+        except Exception as error:  # an operator that torch lacks, a library of another CUDA version
             sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say that there is none
             _why[name] = reason(error)
 
@@ -48,7 +48,7 @@ def remedy(name: str) -> str | None:
 
 
 def lacking(name: str) -> str | None:
-    """How a line goes on that says that a model needs ``name``, broken or not installed; None if it can be used."""
+    """The end of a message that a model needs ``name``, which is broken or not installed; None if it can be used."""
     if broken := remedy(name):
         return f", which {broken}"
     return f": pip install {name}" if find_spec(name) is None else None

@@ -1,6 +1,6 @@
-"""A package of charloom's own that is missing is one line that names it, instead of a traceback.
+"""If a package that charloom requires is missing, one line names it instead of a traceback.
 
-For what starts first: the command, the Snakefile, and the logger that Snakemake itself imports. No other package.
+For what starts first: the command, the Snakefile, and the logger that Snakemake itself imports. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGES = {
 
 @contextlib.contextmanager
 def named() -> Iterator[None]:
-    """Exit with a line for the user where a package is missing."""
+    """Exit with a line for the user if a package is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -45,7 +45,7 @@ def missing(module: str) -> str:
 
 
 def need(module: str) -> None:
-    """Raise for a package that only another process imports, before that one ends in a traceback.
+    """Check for a package that only a child process imports, before that ends in a traceback.
 
     Raises:
         ModuleNotFoundError: it is missing.

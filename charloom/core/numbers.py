@@ -1,4 +1,4 @@
-"""Numbers in words: as short as possible, as long as needed to tell them apart. Standard library only."""
+"""Numbers as text: as short as possible, and long enough to tell them apart. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 
 def decimals(values: Iterable[float | None], least: int = 2, most: int = 3) -> int:
-    """Decimals with which different ``values`` also read differently: ``least``, or up to ``most`` where those of two
-    values would be the same. ``None`` is skipped."""
+    """How many decimals to print so that different ``values`` also look different: ``least``, or up to ``most``.
+    ``None`` is skipped."""
     distinct = {round(value, most) for value in values if value is not None}
     for places in range(least, most):
         if len({f"{value:.{places}f}" for value in distinct}) == len(distinct):
@@ -16,13 +16,13 @@ def decimals(values: Iterable[float | None], least: int = 2, most: int = 3) -> i
 
 
 def apart(*values: float) -> list[str]:
-    """The values as text that are compared in one sentence: "0.916" and "0.920", not twice "0.92"."""
+    """Values that one sentence compares, as text: "0.916" and "0.920", not "0.92" twice."""
     places = decimals(values)
     return [f"{value:.{places}f}" for value in values]
 
 
 def roughly(seconds: float) -> str:
-    """An estimated time, no finer than the estimate is: ``97 s``, ``17 min``, ``2 h 05 min``."""
+    """An estimated time, no more precise than the estimate: ``97 s``, ``17 min``, ``2 h 05 min``."""
     if seconds < 120:
         return f"{round(seconds) or int(seconds > 0)} s"  # never 0 s for a short one
     minutes = round(seconds / 60)

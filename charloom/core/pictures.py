@@ -1,7 +1,7 @@
-"""Opens and saves pictures, in one way and with one wording of errors for the whole package.
+"""Opens and saves pictures: the one place for it, with one wording of errors.
 
-Whatever the format, out comes what a viewer shows: upright, 8 bits of sRGB, nothing transparent. What had to be done
-to get there, and might surprise, is noted. Every failure is one line with the name of the file. Knows Pillow, no torch.
+Whatever the format, the result is what a viewer shows: upright, 8-bit sRGB, nothing transparent. Changes on the way
+that might surprise are noted. Every failure is one line with the name of the file. Uses Pillow; must not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOTES = {
     FLATTENED: "was transparent and stands on white now; give it a background of its own",
     FIRST_FRAME: "has several frames, of which the first alone is used; save the one that you mean",
 }
-"""What a note stands for, as a remark of the check. A PNG that is made here keeps its notes in its comment."""
+"""The remark of the check for each note. A PNG that is written here keeps its notes in its comment."""
 
 REPLACE = "replace it"
 MADE_HERE = "delete it, so that it is made anew"
@@ -37,7 +37,7 @@ MADE_HERE = "delete it, so that it is made anew"
 LARGEST = 178_956_970
 """Pictures of more pixels are refused as decompression bombs (twice Pillow's own warning limit)."""
 _HARMLESS = (b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"pHYs")
-"""Parts of a PNG that change nothing of what is read, and tell nothing about anybody."""
+"""Chunks of a PNG that neither change what is read nor reveal anything about its author."""
 _TEXT = 64 * 2**20
 """Maximal bytes of unpacked text or colour profile in a PNG; image editors store whole histories there."""
 
@@ -47,7 +47,7 @@ OTHER_ENDINGS = (
     ".eps", ".ico", ".tga", ".dds", ".exr", ".hdr", ".qoi", ".ppm", ".pgm", ".pcx", ".raw", ".dng", ".cr2", ".cr3",
     ".nef", ".arw", ".orf", ".rw2", ".raf", ".pdf", ".ai", ".mp4", ".mov", ".webm", ".mkv", ".avi",
 )  # fmt: skip
-"""Extensions of pictures (and of what is taken for one) that are not supported, unless :func:`endings` has them."""
+"""Extensions of pictures, and of files that are often mistaken for one, that only :func:`endings` may support."""
 _HEIF = "pillow_heif"
 """The package that reads HEIC pictures."""
 _USUAL = {
@@ -89,9 +89,9 @@ class Picture:
 
 @cache
 def endings() -> tuple[str, ...]:
-    """Extensions of the supported formats, best first. Only looks for installed libraries, imports none."""
+    """Extensions of the supported formats, best first. Looks for installed libraries without importing them."""
     more = (".avif",) if find_spec("PIL._avif") else ()
-    # One that is broken counts, or the pictures of a folder would depend on whether it was tried before.
+    # A broken one counts, or the pictures of a folder would depend on whether it has been tried before.
     heif = find_spec(_HEIF) or misfits.remedy(_HEIF)
     return _ENDINGS + more + ((".heic", ".heif", ".hif") if heif else ())
 
@@ -110,7 +110,7 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
             opened.load()
             notes |= {note for note in NOTES if note in str(opened.info.get("Comment", "")).split("; ")}
             image, clear = _rgb(_upright(opened), opened)
-    # Libraries of pictures throw whatever the broken bytes lead them into, so every kind of error is expected.
+    # Broken bytes may make imaging libraries raise anything.
     except Exception as error:
         raise _failed(path, error, remedy) from None
     if clear is not None:
@@ -125,7 +125,7 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
 
 def is_plain(path: str | Path) -> bool:
     """Whether the file is a PNG of upright 8-bit RGB and nothing else: no profile, no transparency, no metadata, which
-    could tell of its owner, and no bytes behind its end."""
+    could reveal its author, and no bytes after its end."""
     with open(path, "rb") as file:
         if file.read(8) != b"\x89PNG\r\n\x1a\n":
             return False
@@ -144,7 +144,7 @@ def is_plain(path: str | Path) -> bool:
 
 
 def ending(path: str | Path) -> str:
-    """The usual extension of the format that a picture has, whatever the file is called.
+    """The usual extension of a picture's format, whatever the file is called.
 
     Raises:
         UserError: as :func:`read`, as far as the head of the file shows it.
@@ -193,8 +193,8 @@ def _pillow() -> Any:
 
     PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = _TEXT, 4 * _TEXT
     Image.MAX_IMAGE_PIXELS = LARGEST // 2
-    # Its limit of an error is kept. The warning at half of that would be a line that nobody can do anything about, as
-    # are those about odd metadata.
+    # Its limit for errors is kept. Nobody could do anything about the warning at half of that, nor about those on odd
+    # metadata.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     misfits.hide([_HEIF])
@@ -207,7 +207,7 @@ def _pillow() -> Any:
 
 @cache
 def _formats() -> list[str]:
-    """Names of the formats that may be tried: Pillow's others start programs, or read files that are not pictures."""
+    """Formats that may be tried: others of Pillow's start programs, or read files that are not pictures."""
     more = ["AVIF"] * bool(find_spec("PIL._avif")) + ["HEIF"] * bool(find_spec(_HEIF))
     return ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *more]
 
@@ -253,7 +253,7 @@ def _rgb(image: Any, opened: Any) -> tuple[Any, Any]:
 
 
 def _scaled(image: Any, kind: str, transparency: Any) -> tuple[Any, Any]:
-    """Grey levels of more than 8 bits as 8 bits, by what white is in them; and the opacity, if one level is clear."""
+    """Grey levels of more than 8 bits as 8 bits, scaled by their white; the opacity, if a level is transparent."""
     import numpy as np
 
     pillow = _pillow()
@@ -261,7 +261,7 @@ def _scaled(image: Any, kind: str, transparency: Any) -> tuple[Any, Any]:
     highest = float(levels.max(initial=0.0))
     if image.mode.startswith("I;16") or kind == "PNG":
         white = 65535.0
-    else:  # nothing in the file says it: the least of the usual ones that holds all levels
+    else:  # nothing in the file says so: the smallest of the usual values that is not below any level
         usual = [1.0] * (image.mode == "F") + [255.0, 65535.0, 2.0**31 - 1]
         white = next((level for level in usual if highest <= level), highest)
     grey = np.clip(np.rint(levels * (255.0 / white)), 0, 255).astype(np.uint8)
@@ -306,7 +306,7 @@ def _transform(profile: bytes, mode: str) -> Any:
 
         if mode == "CMYK":
             return turn
-        # Profiles called "sRGB" differ in a rounding; a picture of one stays what it is to the last bit.
+        # Profiles called "sRGB" differ by rounding; a picture with one stays the same to the last bit.
         ramp = np.linspace(0, 255, 17).round().astype(np.uint8)
         sample = np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(17, -1, 3) if mode == "RGB" else ramp[None]
         plain = pillow.fromarray(sample)

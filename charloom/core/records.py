@@ -1,6 +1,6 @@
-"""Reading what a run records as it goes: the trainer's lines, and Snakemake's measurement of each job.
+"""Reads what a run records: the trainer's lines, and Snakemake's measurement of each job.
 
-What is missing, half written or of another kind is left out, because a run may be writing it.
+Whatever is missing, half written or malformed is left out, because a run may be writing it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from charloom.core.layout import Results
 
 POINTS = 300
-"""A curve is drawn with at most this many points, so that a long run stays a small drawing."""
+"""Most points of a curve that is drawn, so that the drawing of a long run stays small."""
 
 
 def steps(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -38,7 +38,7 @@ def of_training(made: Results) -> list[dict[str, Any]]:
 
 
 def thin(curve: Mapping[int, float], most: int = POINTS) -> list[tuple[float, float]]:
-    """At most ``most`` points of a curve, each the mean of its neighbours, as exact as a drawing shows them."""
+    """At most ``most`` points of a curve, each the mean of its neighbours, rounded to what a drawing shows."""
     points = sorted(curve.items())
     size = max(1, math.ceil(len(points) / most))
     groups = [points[i : i + size] for i in range(0, len(points), size)]

@@ -3,7 +3,7 @@
 An entry is a file named by the digest of everything it depends on: ``<root>/<kind>/<key[:2]>/<key><suffix>``.
 It is published atomically (temporary file, then ``os.replace``), read-only, and never changed afterwards, so
 a process may be killed at any moment and two processes may race for the same entry. The SHA-256 of its bytes lies
-beside it (``….sha256``): an entry that a disk has damaged is renamed to ``*.damaged`` when it is asked for, and so
+beside it (``….sha256``): an entry that a disk has damaged is renamed to ``*.damaged`` when it is requested, and so
 made again. Deleting the store only costs time. Independent of what the entries mean.
 """
 
@@ -40,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Store:
-    """Entries by kind and key below one folder, which is created by the first write."""
+    """Entries by kind and key in one folder, which the first write creates."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -88,7 +88,7 @@ class Store:
         return True
 
     def _note(self, entry: Path, output: Path) -> None:
-        """Keep for whom and whereto an entry is fetched, and that it was used now: hints, worth no failure."""
+        """Record for whom and to which path an entry is fetched, and that it was used; only hints, so never fails."""
         with contextlib.suppress(OSError):
             os.utime(entry)
             parts = output.parts
@@ -100,7 +100,7 @@ class Store:
                     file.write(f"{entry.parts[-3]}/{entry.name}\t{self._place(output)}\n")
 
     def _place(self, output: Path) -> str:
-        """A path as it is noted: from the store, so that a folder with both may be moved."""
+        """A path relative to the store, so that a folder that contains both may be moved."""
         try:
             return os.path.relpath(output, self.root)
         except ValueError:  # another drive of Windows
@@ -115,7 +115,7 @@ class Store:
         return found
 
     def uses(self, who: str) -> list[tuple[Path, str]]:
-        """What was fetched for a character, oldest first: entries, which may be gone, and whereto, from the store."""
+        """What was fetched for a character, oldest first: (entry, which may be gone; path relative to the store)."""
         try:
             lines = (self.root / USES / f"{who}.txt").read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
@@ -131,14 +131,14 @@ class Store:
     def put(self, kind: str, key: str, suffix: str = "", *, sync: bool = True) -> Iterator[Path]:
         """Yield a temporary path to write to; it becomes the entry when the block ends without an error.
 
-        Without ``sync`` a power failure may leave a damaged entry: for thousands of small ones, whose reader makes them
-        anew.
+        Without ``sync`` a power failure may leave a damaged entry; for thousands of small ones that are made again on
+        demand.
         """
         entry = self.path(kind, key, suffix)
         with files.whole(entry, mode=0o444, sync=sync) as temporary:
             yield temporary
             found = file_digest(temporary)
-            # Beforehand: a kill in between leaves a digest without an entry, which nobody reads.
+            # Before the entry: a kill in between leaves a digest without an entry, which nobody reads.
             files.write_text(_sum(entry), found, sync=sync)
 
     def differs(self, kind: str, key: str, suffix: str, sha256: str) -> bool:
@@ -174,7 +174,7 @@ class Store:
 
 
 def job_store() -> Store:
-    """The store that jobs are to use."""
+    """The store for jobs: the folder in :data:`STORE`, or the default one."""
     return Store(os.environ.get(STORE) or "work/store")
 
 

@@ -67,7 +67,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _what_it_is(path: Path, error: Exception) -> str:
-    """What a file is that is no safetensors file, and what to do about it."""
+    """What a file is instead of a safetensors file, and what to do about it."""
     if path.is_dir():
         return "it is a folder; name the file in it"
     try:
@@ -96,7 +96,7 @@ def _what_it_is(path: Path, error: Exception) -> str:
 
 
 def _expected_size(path: Path, header: int) -> int | None:
-    """Size that a safetensors file has by its header of ``header`` bytes; None if that is not whole."""
+    """The size of a safetensors file according to its header of ``header`` bytes; None if that is incomplete."""
     if header > headers.LARGEST:
         return None
     with open(path, "rb") as file:

@@ -1,6 +1,7 @@
 """How many tokens a text has for the text encoder, which reads only the first 512.
 
-Counted by the base's own tokenizer if it is on this disk, else estimated within about a third. Must not import torch.
+Counted by the base's own tokenizer if it is on this disk, otherwise estimated to within about a third. Must not import
+torch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _RUNS = re.compile(
     r"|(?P<hangul>[\uac00-\ud7af])|(?P<other>[^\W\d_A-Za-z]+)|(?P<line>_)|(?P<mark>[^\w\s]+)"
 )
 _EACH = {"digit": 1.0, "kana": 0.8, "han": 0.75, "hangul": 1.0, "line": 0.5}
-"""Tokens of one character, measured with the tokenizer of Z-Image-Turbo; of the rest below, by length."""
+"""Tokens per character, measured with the tokenizer of Z-Image-Turbo; :func:`estimate` treats the others by length."""
 
 
 class Counter:
@@ -39,7 +40,7 @@ class Counter:
         return self._around(text) - (MAX_TOKENS - self.room) if self.exact else estimate(text)
 
     def pieces(self, text: str) -> list[str]:
-        """The tokens of ``text`` as they are written, a blank before a word included; only if ``exact``."""
+        """The tokens of ``text`` as strings, with the space before a word; only if ``exact``."""
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return [text[start:end] for start, end in offsets]
 

@@ -38,10 +38,10 @@ RECIPES: dict[str, int] = {
 
 FACES_IN_PICTURES = 1
 TEXT_IN_PICTURES = 1
-"""The same for what detectors find on the same picture, which is kept apart from the other facts of the check."""
+"""Likewise for what detectors find in a picture, which is kept apart from the other facts of the check."""
 CLEANED_CAPTIONS = 1
-"""The same for the caption that is made of a captioner's text."""
+"""Likewise for the caption that is made from a captioner's text."""
 QUANTISED_LINEARS = 2
-"""The same for which Linears are quantised; raising it rebuilds prepared bases and retrains on them."""
+"""Likewise for the choice of Linears to quantise; raising it rebuilds prepared bases and retrains on them."""
 SCALES_ON_CPU = 2
-"""The same for the scales that a CPU computes for float8 and int8; since the second, they are a GPU's bit for bit."""
+"""Likewise for the scales that a CPU computes for float8 and int8; since 2 they equal a GPU's bit for bit."""

@@ -1,8 +1,7 @@
-"""Words inside texts of any language: where the trigger stands, and what was meant to stand for it.
+"""Finds words in texts of any language: the trigger, and misspelt placeholders for it. Independent of files.
 
-Triggers are Latin letters and digits. Languages without blanks between words put them right beside their own
-characters (一张m4ra的照片), so only Latin letters, digits and the underscore run on into another word. Knows nothing of
-files.
+Triggers are Latin letters and digits. Languages without spaces between words write them right beside their own
+characters (一张m4ra的照片), so only Latin letters, digits and the underscore belong to the same word.
 """
 
 from __future__ import annotations
@@ -74,5 +73,5 @@ def several(number: int, what: str) -> str:
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """Names for a sentence: ``a, b and 3 more``."""
+    """Names in a sentence: ``a, b and 3 more``."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")

@@ -1,4 +1,4 @@
-"""Values on the command lines of jobs: of bounded length, and safe for any file name.
+"""Values on the command lines of jobs: limited in length, and safe for any file name.
 
 Linux limits an argument to 128 KiB, Windows a whole command to 32 KiB. A long slice of the settings therefore goes
 into a file named by its content (``@work/settings/<digest>.json``), so that the argument still changes with the
@@ -21,7 +21,7 @@ LONGEST = 8000
 
 
 def shortened(text: str, write: bool) -> str:
-    """``text`` (JSON), or a reference to a file that holds it, which is written if ``write`` is true."""
+    """``text`` (JSON), or a reference to a file with it, which is written if ``write`` is true."""
     if len(text) <= LONGEST:
         return text
     path = WORK.settings / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
@@ -57,5 +57,5 @@ def path(text: str) -> Path | None:
 
 
 def code_of(scripts: Path) -> str:
-    """The folder with the package that ``scripts`` belong to: their clone, or where this package is installed."""
+    """The folder with the package of these ``scripts``: their clone, or where this package is installed."""
     return str(scripts.parent if (scripts.parent / "charloom").is_dir() else Path(__file__).parents[2])

@@ -1,6 +1,6 @@
-"""A data set as somebody sees and changes it by hand: pictures with captions, prompts, and versions of what was read.
+"""A data set as somebody views and edits it by hand: pictures with captions, prompts, and versions of what was read.
 
-For pages. Whatever is written is compared with what its author has seen, so that nobody's edit is lost.
+For web pages. Before anything is written, the present state is compared with what the author saw, so no edit is lost.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from charloom.workflow import lint_files, proposing, slices
 
 @dataclass(frozen=True)
 class Words:
-    """The caption that a picture has now, and the version of what was read to know it."""
+    """The present caption of a picture, and the version of the files from which it was read."""
 
     text: str
     version: str
     own: bool
-    """Whether somebody wrote it, and it was not composed."""
+    """Whether somebody wrote it; otherwise it was composed."""
     problem: str = ""
 
 
 class Outdated(UserError):
-    """Somebody else has changed a caption meanwhile; ``words`` are those that it has now."""
+    """Somebody else has changed a caption in the meantime; ``words`` are its present ones."""
 
     def __init__(self, name: str, words: Words) -> None:
         super().__init__(f"{name}: the caption has changed since you read it; nothing was written")
@@ -56,7 +56,7 @@ def has(character: Character, name: str) -> bool:
 
 
 def kept(character: Character, name: str) -> Character:
-    """The character as it was if the picture ``name`` were not left out; itself if it is not."""
+    """The character with the picture ``name`` included; unchanged if it is not left out."""
     part, image = character.part_of(name)
     if part and image in part.excluded:
         whole = replace(part, files={**part.files, image: part.excluded[image]}, excluded={})
@@ -70,7 +70,7 @@ def kept(character: Character, name: str) -> Character:
 
 
 def _is_wordless(character: Character, shot: Shot) -> bool:
-    """Whether nothing can be said of a shot without a caption of the user's."""
+    """Whether no caption can be composed for a shot, so that the user has to write one."""
     return character.source == "folder" if character.takes_all else bool(character.missing(shot))
 
 
@@ -100,10 +100,10 @@ def words_of(character: Character, name: str, root: Path) -> Words:
 
 
 def write(character: Character, name: str, text: str, *, by: str, seen: str, root: Path) -> Path:
-    """Save a caption as the user's own (:func:`charloom.dataset.caption_files.save`), unless it is not what was seen.
+    """Save a caption as the user's own (:func:`charloom.dataset.caption_files.save`), if it is still the one seen.
 
     Raises:
-        Outdated: the caption is another one by now.
+        Outdated: the caption has changed since.
         UserError: the text has no words, or the file cannot be written.
     """
     character = kept(character, name)
@@ -123,8 +123,8 @@ def settle(
     """Accept a proposed caption as it was shown (``take``), or keep the present one as the user's own.
 
     Raises:
-        Outdated: the present caption is another one by now.
-        UserError: the proposal is another one by now, or there is none.
+        Outdated: the present caption has changed since.
+        UserError: the proposal has changed since, or is gone.
     """
     proposal = review.proposals.get(name)
     if proposal is None or proposal.text != proposed:
@@ -143,7 +143,7 @@ def sheet(character: Character) -> tuple[str, dict[str, str]]:
 
 
 def ticks_file(character: str, root: Path) -> Path:
-    """Where it is kept which prompts somebody has ticked off."""
+    """The file that records which prompts have been ticked off."""
     return root / layout.results(character).root / "prompts-done.json"
 
 

@@ -1,4 +1,4 @@
-"""What describing and cleaning up captions depends on, beside the pictures; nothing where no captioner is named."""
+"""Slices of the settings for describing pictures and cleaning up captions; empty if no captioner is named."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ described = captioning.described
 
 
 def taken(character: Character) -> list[str]:
-    """The pictures whose caption is made from the captioner's text without anybody looking at it."""
+    """The pictures whose caption is made from the captioner's text without anybody reviewing it."""
     return described(character) if captioning.of(character).auto else []
 
 
 def automatic(character: Character, name: str) -> dict[str, Any]:
-    """For one caption: how it is made from the captioner's text, if it is taken without asking."""
+    """For one caption: how it is made from the captioner's text, if that is used without asking."""
     taken_ = captioning.of(character).auto and captioning.hand_written(character, name) is None
     return {"captioner": clean_settings(character, name)} if taken_ else {}
 
@@ -37,7 +37,7 @@ def siblings(character: Character) -> str:
 
 
 def cleaning_all(character: Character) -> str:
-    """The same for every picture that is described: what they share once, then what is a picture's own."""
+    """For all pictures that are described: first what they share, then what differs by picture."""
     every = {name: clean_settings(character, name) for name in described(character)}
     shared = {key: value for key, value in next(iter(every.values()), {}).items() if key not in _OWN}
     own = {name: {key: values[key] for key in _OWN if key in values} for name, values in every.items()}
@@ -59,12 +59,12 @@ _OWN = ("eyes_hidden", "trigger", "view")
 
 
 def clean_settings(character: Character, name: str) -> dict[str, Any]:
-    """What :func:`charloom.dataset.cleanup.clean` and the rules of captions need to know about a picture."""
+    """What :func:`charloom.dataset.cleanup.clean` and the caption rules of the check need to know about a picture."""
     words = captioning.of(character)
     part, image = character.part_of(name)
     shot = None if part else character.shot(image)
     return {
-        # Somebody else's picture has no trigger, and keeps who is on it.
+        # A picture of somebody else has no trigger, and its caption says who it is.
         "trigger": "" if part and part.regularization else character.trigger,
         "class": captioning.kind(character),
         "noun": character.noun,
@@ -79,5 +79,5 @@ def clean_settings(character: Character, name: str) -> dict[str, Any]:
 
 
 def waiting(character: Character, root: Path = Path(".")) -> list[str]:
-    """The pictures whose proposals somebody has to look at."""
+    """The pictures whose proposals somebody has to review."""
     return [] if captioning.of(character).auto else described(character, root)

@@ -15,9 +15,9 @@ from charloom.workflow import caption_slices, gallery_slices, slices
 
 
 def thumbnail(character: Character) -> str:
-    """Name of the sample prompt whose picture stands in the header of the file; empty if none shows the character.
+    """Name of the sample prompt whose picture goes into the header of the file; empty if none shows the character.
 
-    The first with the trigger and a strength above 0: neither a sweep of strengths nor any score decides it.
+    The first with the trigger and a strength above 0, whatever the strength sweep or the scores say.
     """
     shown = (p.name for p in character.sample_prompts if p.scale and character.shown_by(p.text))
     return next(shown, "") if character.sampled_steps else ""
@@ -50,7 +50,7 @@ def final(character: Character, base: Base) -> str:
 
 
 def thumbnails(character: Character) -> list[str]:
-    """What the checkpoints that may be shipped drew for the prompt whose picture goes into the header of the file."""
+    """Pictures for the header of the file: that prompt as drawn by each checkpoint that may be shipped."""
     prompt, made = thumbnail(character), layout.results(character.id)
     steps = {*character.candidates, character.saved_steps[-1], character.checkpoint}
     drawn = [step for step in character.sampled_steps if step and step in steps]
@@ -73,7 +73,7 @@ def drawn(character: Character) -> str:
 
 
 def versus(character: Character) -> str:
-    """For the comparison with what was finished before."""
+    """For the comparison with the previous result."""
     return canonical_json({"character": character.id, "name": character.name, "recipe": RECIPES["versus"]})
 
 
@@ -107,7 +107,7 @@ def comfyui(character: Character, base: Base) -> str:
 
 
 def bundle(character: Character, base: Base) -> str:
-    """For the bundle: what stands in no file of the results."""
+    """For the bundle: everything that is not in a file of the results."""
     described = set(caption_slices.taken(character))
     numbers = ["source", "folder", "crop", "latents", "embeddings", "base", "sample", "final"]
     numbers += ["masks"] if masking.masked(character) else []

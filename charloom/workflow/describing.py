@@ -1,6 +1,6 @@
-"""What captioners say about pictures: asked once for each picture, model and prompt, and kept in the store.
+"""What captioners say about pictures: asked once per picture, model and prompt, and kept in the store.
 
-A text is stored whole the moment it comes, so that a run that was stopped asks for the missing ones only. Imports no
+A text is stored as soon as it arrives, so that a run that was stopped asks only for the missing ones. Must not import
 torch.
 """
 
@@ -21,11 +21,11 @@ from charloom.core.store import Store
 
 KIND = "raw-caption"
 ROOM = 2**24
-"""Bytes that must be free before a captioner is asked: an API charges for what cannot be kept, too."""
+"""Bytes that must be free before a captioner is asked: an API also charges for what cannot be saved."""
 
 
 class Asked(Protocol):
-    """A captioner that is ready: yields (picture, text or the error) for each picture, as they come."""
+    """A captioner that is ready to use: yields (picture, text or error) for each picture as results arrive."""
 
     def __call__(self, pictures: Iterable[Path], prompt: str) -> Iterable[tuple[Path, str | UserError]]: ...
 
@@ -39,7 +39,7 @@ def key(image_sha256: str, settings: Mapping[str, Any], model: str) -> str:
 def model_of(settings: Mapping[str, Any], store: Store) -> str:
     """What identifies a captioner: the contents of a folder, the name of a model on the Hub or behind an API.
 
-    A branch of the Hub may move on; what was described before stays as it is until the revision is named.
+    A branch of the Hub may move; existing descriptions stay valid until another revision is named.
 
     Raises:
         UserError: the folder is not there, or holds no model.
@@ -59,7 +59,7 @@ def folder_of(settings: Mapping[str, Any]) -> Path | None:
     """The folder of a captioner's model; None if its model is one of the Hub.
 
     Raises:
-        UserError: it is meant as a folder and is not there.
+        UserError: it must be a folder, and does not exist.
     """
     path = files.expanded(settings["model"])
     if path.is_dir():
@@ -70,10 +70,10 @@ def folder_of(settings: Mapping[str, Any]) -> Path | None:
 
 
 def open_captioner(settings: Mapping[str, Any], device: Callable[[], Any], log: hub.Log) -> Asked:
-    """The captioner of the settings; ``device`` is asked for only if the model runs here.
+    """The captioner of the settings; ``device`` is called only if the model runs here.
 
     Raises:
-        UserError: the model cannot be had or loaded, or the key of the API is missing.
+        UserError: the model cannot be fetched or loaded, or the key of the API is missing.
     """
     if settings.get("base_url"):
         from charloom.workflow.describing_api import Api
@@ -95,10 +95,10 @@ def make(
     device: Callable[[], Any],
     log: hub.Log = hub.silent,
 ) -> dict[Path, str]:
-    """Describe those of ``images`` that are not described yet; returns why some could not be, by image.
+    """Describe those of ``images`` that are not described yet; returns, by image, why some could not be.
 
     Raises:
-        UserError: the captioner cannot be had at all.
+        UserError: the captioner is not available at all.
     """
     model = model_of(settings, store)
     keys = {image: key(file_digest(image), settings, model) for image in images}
@@ -122,7 +122,7 @@ def make(
 
 
 def recalled(images: Mapping[str, Path], settings: Mapping[str, Any], store: Store) -> dict[str, str]:
-    """What the captioner has said about pictures, by name, as far as it was asked; asks nothing."""
+    """What the captioner has said about pictures, by name, as far as it is stored; does not ask for more."""
     if not settings.get("model"):
         return {}
     model, found = model_of(settings, store), {}

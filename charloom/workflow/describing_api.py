@@ -1,7 +1,7 @@
-"""A captioner behind an API like OpenAI's (``POST <base_url>/chat/completions``), which most servers of models speak.
+"""A captioner behind an OpenAI-compatible API (``POST <base_url>/chat/completions``), which most model servers offer.
 
-Everything a server sends is doubted: answers are limited in size and time, redirects are not followed because they
-could take the key elsewhere, and the key appears in no message.
+Nothing that a server sends is trusted: answers are limited in size and time, redirects are not followed because they
+could leak the key, and the key appears in no message.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ AT_ONCE = 4
 """Requests that are under way at a time."""
 TRIES = 5
 REFUSALS = ("moderation", "content_policy", "content_filter", "safety")
-"""Signs that an answer 403 is about the picture and not about the key."""
+"""Words in an answer with status 403 that is about the picture, not about the key."""
 PATIENCE = 60.0
-"""Seconds without a byte of an answer."""
+"""Seconds to wait for the next byte of an answer."""
 LONGEST = 180.0
 """Seconds until an answer must be whole."""
 LARGEST = 2**20
@@ -39,7 +39,7 @@ LONGEST_PAUSE = 60.0
 
 
 class _Later(Exception):
-    """The server is busy or broken for the moment; ``seconds`` is what it asks to wait."""
+    """The server is busy or temporarily broken; ``seconds`` is how long it asks us to wait."""
 
     def __init__(self, why: str, seconds: float = 0.0) -> None:
         super().__init__(why)
@@ -50,7 +50,7 @@ class Api:
     """An API that describes pictures.
 
     Raises:
-        UserError: httpx is not installed, or there is no key for a server elsewhere.
+        UserError: httpx is not installed, or the key for a remote server is missing.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Api:
         )
 
     def __call__(self, images: Iterable[Path], prompt: str) -> Iterator[tuple[Path, str | UserError]]:
-        """Several at a time, each as it comes. What no other picture could mend ends all."""
+        """Ask for several at a time; yields each as it arrives. An error that is not about one picture ends all."""
         waiting, running = iter(images), {}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
@@ -182,13 +182,13 @@ class Api:
             return self._hidden(data[:200].decode("utf-8", "replace")) or "no words"
 
     def _hidden(self, text: object) -> str:
-        """Text of elsewhere on one line, without the key and without what would steer a terminal."""
+        """Foreign text on one line, without the key and without control characters."""
         line = "".join(sign for sign in words.tidy(str(text)) if sign.isprintable())
         return (line.replace(self._key, "…") if self._key else line)[:200]
 
 
 class _Refused(Exception):
-    """This picture gets no text; others may."""
+    """This picture gets no text, but others may."""
 
 
 def _seconds(value: str | None) -> float:

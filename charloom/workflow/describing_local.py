@@ -68,7 +68,7 @@ class Local:
         return str(self._processor.batch_decode(made[:, asked:], skip_special_tokens=True)[0]).strip()
 
     def _answers_go_on(self) -> bool:
-        """Whether an answer begins with the request, as those of decoders do."""
+        """Whether the output begins with the prompt, as with decoder-only models."""
         return not bool(getattr(self._model.config, "is_encoder_decoder", False))
 
     def _loaded(self, dtype: Any) -> Any:
@@ -88,7 +88,7 @@ class Local:
         try:
             return AutoProcessor.from_pretrained(self.folder, **LOCAL, **PILLOW)
         except Exception as error:
-            if lacking := misfits.lacking("torchvision"):  # models that also take films say so in many ways
+            if lacking := misfits.lacking("torchvision"):  # models that also take videos say so in many ways
                 raise UserError(
                     f"captions.captioner: the processor of {self.folder.name} needs torchvision{lacking}"
                 ) from error

@@ -1,9 +1,10 @@
-"""Which GPU a job computes on: each job leases a free one of its own, for as long as its process lives.
+"""Which GPU a job computes on: each job leases a free one for the lifetime of its process.
 
-A lease is a file lock, in a folder per machine and user, on what the driver calls the device (its UUID). So jobs of one
-workflow, of several, and rank processes never share a GPU by accident, and the operating system releases what a killed
-process held. The job then sees that GPU alone: it is the only entry left in ``CUDA_VISIBLE_DEVICES``, written as it was
-there (a number, or the UUID of a GPU or of a part of one). No torch: CUDA reads the variable once, when it starts.
+A lease is a lock on a file named by the device's UUID, in a folder per machine and user. So jobs of one workflow, jobs
+of several, and rank processes never share a GPU by accident, and the operating system releases what a killed process
+held. The job then sees only that GPU: it is the only entry left in ``CUDA_VISIBLE_DEVICES``, in its original form (a
+number, or the UUID of a GPU or of a part of one). Must not import torch: CUDA reads the variable only once, when it
+starts.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 FOLDER = "CHARLOOM_LEASES"
 """Environment variable: the folder of the locks. Containers that share GPUs should share one."""
 SHARE = "CHARLOOM_SHARE_GPU"
-"""Environment variable: if set, jobs take no lease, and those that should be on one GPU together may be."""
+"""Environment variable: if set, jobs take no lease and may share a GPU."""
 LEASED = "CHARLOOM_LEASED"
-"""Environment variable: whoever started this process has leased what it sees."""
+"""Environment variable: the parent of this process has leased the GPUs that it sees."""
 PAUSE = 0.25
 PATIENCE = 3.0
 """Seconds of waiting after which the user is told."""
@@ -62,14 +63,14 @@ for index in range(count.value):
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU that this process may use: its entry for CUDA_VISIBLE_DEVICES, and what it is called on every list."""
+    """A GPU that this process may use: its entry for CUDA_VISIBLE_DEVICES, and its UUID."""
 
     place: str
     identity: str
 
 
 def found() -> list[str]:
-    """What the driver calls the GPUs that this process may use, in the order of ``cuda:0``, ``cuda:1``, …"""
+    """The UUIDs of the GPUs that this process may use, in the order of ``cuda:0``, ``cuda:1``, …"""
     if sys.platform == "darwin":
         return []
     try:
@@ -82,7 +83,7 @@ def found() -> list[str]:
 
 
 def visible() -> list[Device]:
-    """The GPUs that this process may use; none without a driver of NVIDIA's."""
+    """The GPUs that this process may use; none without an NVIDIA driver."""
     identities = found()
     given = os.environ.get(VISIBLE)
     places = [str(i) for i in range(len(identities))] if given is None else [p.strip() for p in given.split(",")]
@@ -97,7 +98,7 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
     """Lease ``count`` free GPUs for this process, waiting until there are enough.
 
     ``name`` is a device of ``config.yaml``: ``cuda:1`` is that one, ``auto`` and ``cuda`` any. Returns their entries
-    for CUDA_VISIBLE_DEVICES; none where nothing is to be leased: on a CPU, an Apple GPU, and GPUs of other makers.
+    for CUDA_VISIBLE_DEVICES; empty if there is nothing to lease: on a CPU, an Apple GPU, or a GPU of another vendor.
 
     Raises:
         UserError: there are not that many.
@@ -105,10 +106,10 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
     if not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
         return []
     if len(_leases) >= count:
-        return list(_leases)[:count]  # asked once more
+        return list(_leases)[:count]  # asked again
     devices = named(name)
     if not devices and count == 1:
-        return []  # another maker's, or none: whoever asks for it says so
+        return []  # another vendor's, or none: the caller reports that
     if few := _too_few(name, count, len(devices)):
         raise few
     if os.environ.get(SHARE):
@@ -117,7 +118,7 @@ def lease(name: str, count: int = 1, log: Callable[[str], None] | None = None) -
 
 
 def shortage(name: str, count: int) -> str:
-    """What :func:`lease` would say of GPUs that this machine lacks, before anything is made; empty if it lacks none."""
+    """What :func:`lease` would say about too few GPUs, before anything is made; empty if there are enough."""
     if count == 1 or not name.startswith(("auto", "cuda")) or os.environ.get(LEASED):
         return ""
     return str(_too_few(name, count, len(visible())) or "")
@@ -130,7 +131,7 @@ def _too_few(name: str, count: int, there: int) -> UserError | None:
 
 
 def beside(name: str) -> list[str]:
-    """A GPU for a job that needs so little of it that it may run beside another: the one that is leased last.
+    """A GPU for a job that needs so little of it that it may run beside another job: the one that is leased last.
 
     Raises:
         UserError: there is no such GPU.
@@ -176,8 +177,8 @@ def _locked(devices: Sequence[Device], count: int, log: Callable[[str], None]) -
             began = 0.0
         time.sleep(PAUSE)
 
-    # One at a time gathers several: two that hold one each and want two would wait forever. Who wants a certain GPU
-    # waits for it alone, so that the others go on.
+    # Only one process at a time gathers several: two that hold one each and want two would wait forever. A process that
+    # wants one certain GPU waits without holding the gate, so that the others go on.
     gate = FileLock(folder / "gate.lock") if len(devices) > count or count > 1 else None
     while gate and not free(gate):
         pause()
@@ -200,14 +201,14 @@ def _locked(devices: Sequence[Device], count: int, log: Callable[[str], None]) -
 
 
 def _holder() -> str:
-    """What others that wait are told about this process: its script, character, number and since when."""
+    """What waiting processes are told about this one: script, character, process number and start."""
     whose = next((found[1] for one in sys.argv[1:] if (found := re.search(r"(?:^|/)results/([^/]+)", one))), "")
     job = f"{Path(sys.argv[0]).stem}{whose and f' of {whose}'}"
     return f"{job}, process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')}"
 
 
 def release() -> None:
-    """Give back what this process has leased; its end does the same."""
+    """Release what this process has leased; its end does the same."""
     while _leases:
         _leases.popitem()[1].release()
 
@@ -216,7 +217,7 @@ def leases_folder() -> Path:
     """The folder of the locks: this machine's and this user's alone.
 
     Raises:
-        UserError: somebody else's folder has its name.
+        UserError: the folder belongs to somebody else.
     """
     if given := os.environ.get(FOLDER):
         folder = Path(given)

@@ -1,6 +1,6 @@
-"""The gallery: scenes that the finished LoRA draws, with styles on top, one after the other, each kept when it is done.
+"""The gallery: scenes that the finished LoRA draws, with styles on top, one by one, each stored as soon as it is done.
 
-A picture depends on the tensors of its LoRAs, not on their headers, and not on the order in which they are named.
+A picture depends on the tensors of its LoRAs, but neither on their headers nor on the order in which they are named.
 """
 
 from __future__ import annotations

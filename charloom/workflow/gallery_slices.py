@@ -15,14 +15,14 @@ from charloom.workflow import slices
 
 
 def _drawing(character: Character, one: Scene) -> dict[str, Any]:
-    """How a scene is drawn: what a preview says, with the scene's own values."""
+    """How a scene is drawn: the settings of a preview with the scene's own values."""
     preview = next(iter(slices.samples(character).values()))
     own = {key: getattr(one, key) for key in ("width", "height", "seed", "steps", "guidance")}
     return {**preview, **own, "scale": one.strength}
 
 
 def scene(character: Character, base: Base, scene_name: str) -> str:
-    """For one picture of the gallery: how it is drawn, and what it says of itself."""
+    """For one picture of the gallery: how it is drawn, and what its metadata says."""
     one = _named(character, scene_name)
     on_top = [{"style": style.label, "strength": style.strength} for style in one.styles]
     return canonical_json(
@@ -38,7 +38,7 @@ def scene(character: Character, base: Base, scene_name: str) -> str:
 
 
 def about(character: Character, base: Base) -> dict[str, Any]:
-    """What a picture says of its character and base."""
+    """What a picture's metadata says about its character and base."""
     who = {key: getattr(character, key) for key in ("id", "name", "trigger")}
     told = {**who, "base": base.name, **base.comfyui, "miniature": base.miniature}
     told |= {"label": base.name} if base.architecture else {}
@@ -69,7 +69,7 @@ def styles(character: Character) -> list[str]:
 
 
 def files(character: Character, scene_name: str) -> list[str]:
-    """Other people's LoRAs in a picture of the gallery."""
+    """LoRA files from elsewhere in a picture of the gallery."""
     return [_path(style.file) for style in _named(character, scene_name).styles if style.file]
 
 
@@ -78,7 +78,7 @@ def _named(character: Character, scene_name: str) -> Scene:
 
 
 def listed(character: Character) -> list[dict[str, Any]]:
-    """What the bundle says of every scene."""
+    """What the bundle says about every scene."""
     return [
         {
             **{key: getattr(one, key) for key in ("name", "text", "width", "height", "steps", "seed")},

@@ -1,4 +1,4 @@
-"""The job that gets all generated pictures of a character, and settles which attempt at each counts."""
+"""Gets all generated pictures of a character, and decides which attempt at each picture counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from charloom.workflow.likeness import Checker, Likeness
 
 @dataclass(frozen=True)
 class Settled:
-    """The picture that a shot gets: its attempt, its entry in the store, and how like the reference it is."""
+    """The picture that a shot gets: the attempt, and its likeness to the reference."""
 
     order: Order
     likeness: Likeness | None
@@ -31,7 +31,7 @@ class Batch:
         wanted: by shot, what :func:`charloom.workflow.picture_slices.wanted` gives.
         reference: the reference picture; None if this is about the reference itself.
         content: digest of a local model, part of every key.
-        checker: opens the check against the reference, when the first picture is to be compared.
+        checker: opens the check against the reference; called when the first picture has to be compared.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Batch:
         self._given_up: set[str] = set()
 
     def orders(self, name: str) -> list[Order]:
-        """The attempts at one picture, first the one that counts if nothing is wrong with it."""
+        """The attempts at one picture in their order; the first one counts if nothing is wrong with it."""
         given = self.wanted[name]
         first = given.get("first", 0)
         settings = {**given["picture"], **self._content}
@@ -57,10 +57,10 @@ class Batch:
         return [Order(name, settings, attempt, self.reference, self._sha) for attempt in tries]
 
     def settled(self, name: str) -> Settled | Order:
-        """The picture of a shot, or the attempt that has to be got first.
+        """The picture of a shot, or the attempt that is needed first.
 
-        The first attempt that is not far from the reference; if all are, or a further one cannot be had, the one most
-        like it.
+        The picture is the first attempt that is not far from the reference; if all are, or no further attempt succeeds,
+        the one most like it.
         """
         tried = []
         for order in self.orders(name):
@@ -78,11 +78,11 @@ class Batch:
     def get(self, first: str, buy: Callable[[list[Order]], dict[str, str]], log: Callable[[str], None]) -> None:
         """Get what is missing of every picture, ``first`` before the others, until each is settled.
 
-        ``buy`` gets orders and returns why by the name of each that could not be had. Those that could not are named
-        at the end, after all others are there.
+        ``buy`` gets orders and returns, by name, why some failed. Those are reported at the end, when all others are
+        there.
 
         Raises:
-            UserError: ``first`` could not be had; with a line for each.
+            UserError: ``first`` failed; with a line for every failure.
         """
         failed: dict[str, str] = {}
         names = [first, *(name for name in self.wanted if name != first)]
@@ -137,7 +137,7 @@ def content_of_model(folder: Path, store: Store, log: Callable[[str], None]) -> 
 
 
 def write(settled: Settled | Order, store: Store, output: Path, path: Path | None) -> bool:
-    """Put a picture and its record where they belong; False if it has to be got, also because it is damaged."""
+    """Put a picture and its record in place; False if the picture is missing or damaged and has to be requested."""
     if not isinstance(settled, Settled) or not store.fetch(KIND, settled.order.key, ".png", output):
         return False
     if path:

@@ -1,8 +1,8 @@
-"""What was finished before: a record in the store of every LoRA that was exported, with its pictures and scores.
+"""Previous results: a record in the store of every LoRA that was exported, with its pictures and scores.
 
-Records outlive what they are about, so that a result of another base, or of other settings, can be compared with the
-one that took its place (:mod:`charloom.report.versus`), and so that ``charloom store prune`` knows what a finished
-character needs. No torch.
+Records outlive what they describe, so that a result with another base or other settings can be compared with its
+successor (:mod:`charloom.report.versus`), and so that ``charloom store prune`` knows what a finished character needs.
+Must not import torch.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def remember(
 
 
 def records(store: Store) -> Iterator[Finished]:
-    """Every record that can be read, in no order."""
+    """Every record that can be read, in no particular order."""
     for path in (store.root / KIND).glob("*/*.json"):
         try:
             facts, when = files.read_json(path), path.stat().st_mtime
@@ -92,8 +92,7 @@ def records(store: Store) -> Iterator[Finished]:
 
 
 def earlier(found: Iterable[Finished], now: Mapping[str, Any]) -> Finished | None:
-    """The result that ``now`` is to be compared with: the newest of the character on another base, else the newest
-    other one; None if there is none."""
+    """The result to compare ``now`` with: the character's newest on another base, else its newest other, or None."""
     others = [
         one
         for one in found
@@ -112,7 +111,7 @@ def of_file(found: Iterable[Finished], character: str, final: Path) -> Finished 
 
 
 def picture(store: Store, sha: str) -> Path:
-    """Where the picture of a record lies."""
+    """The file of a picture in a record."""
     return store.path(PICTURE, sha, ".png")
 
 

@@ -1,6 +1,6 @@
-"""The check of a character as it is now: the user's own files, by their own names, with everything the rules know.
+"""Checks a character as it is now: the user's own files, by their own names, with all rules.
 
-For ``charloom lint`` and for pages: one call gives items, findings and what they are about.
+For ``charloom lint`` and for web pages: one call returns items, findings and what they are about.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from charloom.workflow import caption_slices, likeness, lint_files, lint_slices,
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was looked at and what was found."""
+    """What was checked and what was found."""
 
     character: Character
     settings: dict[str, Any]
@@ -86,7 +86,7 @@ def inspect(
     """Check a character whose file has no mistakes. ``detectors`` are those installed unless given.
 
     Raises:
-        Stopped: ``stop`` was set meanwhile.
+        Stopped: ``stop`` was set in the meantime.
     """
     settings = json.loads(slices.lint(character, base))
     detectors = lint_slices.detectors(settings) if detectors is None else tuple(detectors)

@@ -25,13 +25,13 @@ from charloom.workflow import arguments, devices
 DEVICE, GPUS = "CHARLOOM_DEVICE", "CHARLOOM_GPUS"
 """Environment variables that the workflow sets for jobs: its ``device:`` and ``gpus:``."""
 QUIET = "CHARLOOM_JOBS_QUIET"
-"""Environment variable: a job with a log file writes to it alone. Set by whoever shows the logs' lines to the user."""
+"""Environment variable: a job with a log file writes only to that. Set by a parent that shows the logs' lines."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables by which libgomp, torch's OpenMP on Linux, decides how idle threads wait."""
 SPINS = "10000"
-"""How long idle threads spin before they sleep: as fast as without an end on a quiet machine, bearable elsewhere."""
+"""How long idle threads spin before they sleep: as fast as endless spinning if it is quiet, bearable if it is not."""
 KEEPING = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-"""Environment variables by which a user decides what glibc does with memory that is freed."""
+"""Environment variables by which users tell glibc what to do with freed memory."""
 JSON = "JSON or @FILE"
 BIG = 4e9
 """Size of a base (bytes) above which it would take days on a CPU."""
@@ -112,21 +112,21 @@ def parser(description: str | None, *, heavy: bool = False) -> argparse.Argument
 
 
 def bound_waiting() -> None:
-    """Let idle threads spin for a bounded time only, then sleep. Call it before anything loads torch.
+    """Let idle threads spin for a limited time only, then sleep. To be called before anything loads torch.
 
     Between two parallel regions libgomp's threads spin. On a quiet machine that is fastest; beside other busy processes
-    they spin away the time that the others wait for, and training crawls. A bound costs nothing on the quiet machine
-    and saves the busy one (``benchmarks/busy_laptop.py``). A choice of the user's is kept.
+    they burn the time that the others wait for, and training crawls. A limit costs nothing on a quiet machine and
+    rescues a busy one (``benchmarks/busy_laptop.py``). The user's own setting is kept.
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def keep_memory() -> None:
-    """Let the C library keep what torch frees, up to a gigabyte: it is asked for again a moment later.
+    """Let the C library keep up to a gigabyte of what torch frees, because torch needs it again a moment later.
 
-    glibc gives tensors of many megabytes back to the system at once, which then clears every page anew: about a tenth
-    of the CPU time of training on a CPU. A choice of the user's is kept; other C libraries have no such switch.
+    glibc returns tensors of many megabytes to the system at once, which then has to clear every page anew: about a
+    tenth of the CPU time of training on a CPU. The user's own setting is kept; other C libraries have no such switch.
     """
     if any(name in os.environ for name in KEEPING):
         return
@@ -139,16 +139,16 @@ def keep_memory() -> None:
 
 
 def character_of(output: Path, stage: str) -> str:
-    """Whose results ``output`` belongs to; it may lie deeper than in its ``stage`` folder (latents/<data set>/…)."""
+    """The character that ``output`` belongs to, which may be in a subfolder of ``stage`` (latents/<data set>/…)."""
     return next((folder.parent.name for folder in output.parents if folder.name == stage), "any") or "any"
 
 
 def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: str, make: Callable[[], object]) -> None:
     """Put the stored result at ``output``; if there is none, call ``make`` to store it (usually with its siblings).
 
-    ``make`` runs once, under the lock ``lock`` (one per character, so that others need not wait), and only if the
-    result is still missing by then. It returns something true if it has written ``output`` itself, because the result
-    is not for the store.
+    ``make`` runs under the lock ``lock`` (one per character, so that other characters need not wait), and only if the
+    result is still missing then. It returns something true if it has written ``output`` itself, because the result is
+    not for the store.
     """
     if store.fetch(kind, key, suffix, output):
         return
@@ -162,7 +162,7 @@ def serve(store: Store, kind: str, key: str, suffix: str, output: Path, lock: st
 
 
 def stored(store: Store, kind: str, key: str, suffix: str, lock: str, make: Callable[[], object]) -> Path:
-    """The stored result itself, for a job that does something with it; made as in :func:`serve` if there is none."""
+    """The stored result itself, for a job that processes it further; made as in :func:`serve` if there is none."""
     if not store.has(kind, key, suffix):
         with store.lock(lock):
             if not store.has(kind, key, suffix):
@@ -180,14 +180,14 @@ def torch_device(
 ) -> Any:
     """The torch device called ``name`` (``auto`` is the best available), with the CPU limited to ``threads``.
 
-    A GPU is leased for this process (:mod:`charloom.workflow.devices`), and the only one that it sees from then on;
-    ``alone`` is False for a job that needs so little of a GPU that it may run beside another one. ``limit`` caps what
+    A GPU is leased for this process (:mod:`charloom.workflow.devices`), which sees no other from then on; ``alone`` is
+    False for a job that needs so little of a GPU that it may run beside another one. ``limit`` caps what
     torch allocates on a GPU, in GiB. ``lock`` is the base's lock file; for a base of many GB ``auto`` never falls back
     to the CPU.
 
     Raises:
-        UserError: there is no such device, or none that could run the base in reasonable time; or a package is missing
-            that the character's training will need, so that this is not found after minutes of encoding.
+        UserError: there is no such device, or none that could run the base in reasonable time; or a package that the
+            character's training will need is missing, which would otherwise be noticed after minutes of encoding.
     """
     if places := _leased(name, alone):
         # Before CUDA starts, which then knows no other GPU.
@@ -229,5 +229,5 @@ def torch_device(
 def _leased(name: str, alone: bool) -> list[str]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return []  # too late, and whoever started it knows
+        return []  # too late; whoever initialised CUDA has chosen a device
     return devices.lease(name) if alone else devices.beside(name)

@@ -1,4 +1,4 @@
-"""The slices of the settings that judging depends on, besides the scores and the choice (:mod:`slices`)."""
+"""Slices of the settings for judging; those for scores and the choice are in :mod:`charloom.workflow.slices`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def judge(character: Character) -> str:
 
 
 def drift_sample(character: Character, name: str) -> str:
-    """For one preview that tells of drift."""
+    """For one preview that measures drift."""
     return canonical_json(_drift_preview(character, name))
 
 
@@ -50,6 +50,6 @@ def other_drift(character: Character) -> str:
 
 
 def drift_scores(character: Character, base: Base) -> str:
-    """For what these previews say."""
+    """For the scores of these previews."""
     plain = {key: value for key, value in json.loads(slices.score(character, base)).items() if key != "recipe"}
     return canonical_json({**plain, "drift": drift.prompts(character), "recipe": RECIPES["drift"]})

@@ -1,12 +1,11 @@
-"""What lies in the store, of whom and how old; and which of it can go. No torch.
+"""What is in the store, whose it is and how old; and what of it can be removed. Must not import torch.
 
-Everything in a store can be made again. What a finished character needs is what cannot be made again cheaply: the
-checkpoint that it ships, the newest state of its training with the checkpoint and the curve of the same step (from
-which more steps go on), and its record with pictures. Results are files of their own: removing an entry never changes
-them.
+Everything in a store can be made again. Kept for a finished character is what would be expensive to make again: the
+checkpoint that it ships, the newest state of its training with the checkpoint and the curve of the same step (to train
+more steps from), and its record with pictures. Results are files of their own: removing an entry never changes them.
 
-A run that is being trained holds its lock (:func:`charloom.workflow.jobs.serve`); nothing of it is removed. Entries
-that other rules read at this moment stay readable, and one that is missed is made again by whoever wants it.
+A run in training holds its lock (:func:`charloom.workflow.jobs.serve`), and nothing of it is removed. Entries that
+other jobs are reading stay readable, and a missing one is made again by the job that needs it.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ STATE = "state"
 TRAINED = (CHECKPOINT, METRICS, STATE)
 """Kinds whose entries are named by the key of a run and a step."""
 BOUGHT = (orders.KIND, describing.KIND)
-"""Kinds that are never removed: somebody paid for them, or waited for a model, and would not get the same again."""
+"""Kinds that are never removed: they were paid for, or a model took long to make them, and would differ next time."""
 KEPT = (history.KIND, history.PICTURE)
-"""Kinds that ``keep_final`` always keeps: small, and what they are about may be gone."""
+"""Kinds that ``keep_final`` always keeps: small, and what they describe may be gone."""
 LEFT_BEHIND = 24 * 3600.0
-"""Seconds after which a temporary file is taken for one that a killed process left."""
+"""Seconds after which a temporary file counts as left by a killed process."""
 NOBODY = "shared"
 
 _TRAINED = re.compile(r"(?P<run>[A-Za-z0-9]+)-(?P<step>\d{6})(?:\.\w+)*")
@@ -42,8 +41,8 @@ _RUN_LINE = re.compile(r"\brun ([0-9a-f]{64})\b")
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in the store: ``used`` is when it was last made or fetched (seconds since 1970), ``links`` how many names
-    its bytes have besides this one, ``who`` the character it was made for."""
+    """A file in the store: ``used`` is when it was last made or fetched (seconds since 1970), ``links`` the number of
+    other hard links to it, ``who`` the character it was made for."""
 
     kind: str
     path: Path
@@ -114,7 +113,7 @@ def runs_here(root: Path) -> set[str]:
 
 
 def needed(found: Iterable[Entry], store: Store, runs: Iterable[str]) -> set[Path]:
-    """Entries that finished characters, results anywhere, and the ``runs`` given go on from."""
+    """Entries from which finished characters, linked results, and the given ``runs`` can continue."""
     records = list(history.records(store))
     newest: dict[tuple[str, str], history.Finished] = {}
     for one in sorted(records, key=lambda one: one.when):
@@ -145,14 +144,14 @@ def _stem(path: Path) -> str:
 
 
 def removable(found: Iterable[Entry], keep: set[Path], older: float, now: float | None = None) -> list[Entry]:
-    """Entries not used for ``older`` seconds that are not to be kept, and whose bytes nobody else holds."""
+    """Entries that are not to be kept, were not used for ``older`` seconds, and have no other hard link."""
     now = time.time() if now is None else now
     free = (one for one in found if one.path not in keep and not one.links and one.kind not in BOUGHT)
     return [one for one in free if now - one.used > older]
 
 
 def remove(store: Store, gone: Iterable[Entry], log: Callable[[str], None]) -> tuple[int, int]:
-    """Remove entries; returns how many and their bytes. Runs in training, and what was used meanwhile, stay."""
+    """Remove entries; returns how many and their bytes. Runs in training, and entries used in the meantime, stay."""
     by_run: dict[str | None, list[Entry]] = defaultdict(list)
     for entry in gone:
         by_run[entry.run].append(entry)
@@ -207,8 +206,8 @@ def left_behind(store: Store, now: float | None = None) -> list[Path]:
 
 
 def forget(store: Store) -> None:
-    """Take lines about entries that are gone, and all but the last one about a place, out of the lists of what was
-    fetched for whom. A line that is added meanwhile may get lost: they are hints."""
+    """Remove from the lists of what was fetched for whom all lines about entries that are gone, and all but the last
+    about each path. A line that is added at the same time may get lost: they are only hints."""
     for who in _listed(store):
         lines = {
             place: f"{entry.parts[-3]}/{entry.name}\t{place}\n" for entry, place in store.uses(who) if entry.is_file()

@@ -1,7 +1,8 @@
-"""Start the processes (ranks) that compute one run on several GPUs, and end them together.
+"""Starts the processes (ranks) that compute one run on several GPUs, and ends them together.
 
-Every rank is the same command once more, told by its environment who it is (:mod:`charloom.train.meeting`). The first
-one speaks to the user and writes; what the others say is kept for the case that they fail. No torch.
+Every rank runs the same command again and learns from its environment which one it is (:mod:`charloom.train.meeting`).
+The first rank writes results and talks to the user; the output of the others is kept in case they fail. Must not import
+torch.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from charloom.train.meeting import LOST, MEETING, PARENT, PAUSE, RANK, WHY
 from charloom.train.stopping import SIGNALS
 
 GRACE = 3.0
-"""Seconds that ranks get to notice that another one is gone, before they are killed."""
+"""Seconds for ranks to notice that another one is gone, before they are killed."""
 KEPT = 40
 """Last lines of a silent rank that go to the log if it fails."""
 FOLDERS = "charloom-ranks-"
 HELD = "held"
-"""Lock of such a folder, which the system releases when the run that holds it is gone."""
+"""Lock in such a folder, which the system releases when the run that holds it ends."""
 
 
 class Rank:
-    """A process of the run; ``place`` is what it sees as its GPU (an entry of CUDA_VISIBLE_DEVICES), None on a CPU."""
+    """A process of the run; ``place`` is its GPU (an entry of CUDA_VISIBLE_DEVICES), None on a CPU."""
 
     def __init__(self, command: Sequence[str], number: int, count: int, meeting: Path, place: str | None) -> None:
         self.number = number
@@ -96,7 +97,7 @@ def run(command: Sequence[str], count: int, places: Sequence[str], quietly: Call
 
 
 def _forget_killed() -> None:
-    """Remove the folders of runs that were killed together with the process that would have removed them."""
+    """Remove the folders of killed runs whose parent, which would have removed them, was killed too."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
         with contextlib.suppress(OSError, Timeout), FileLock(folder / HELD, timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
@@ -152,7 +153,7 @@ def _kill(ranks: Sequence[Rank]) -> None:
 
 @contextlib.contextmanager
 def _passing_on(ranks: Sequence[Rank]) -> Iterator[None]:
-    """Pass requests to stop on to the first rank; the others wait for its word."""
+    """Pass requests to stop on to the first rank, which tells the others."""
     asked = False
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -177,5 +178,5 @@ def _passing_on(ranks: Sequence[Rank]) -> Iterator[None]:
 
 
 def again() -> list[str]:
-    """The command of this very process."""
+    """The command of this process."""
     return [sys.executable, *sys.argv]

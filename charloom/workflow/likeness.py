@@ -1,7 +1,7 @@
-"""The identity check of generated pictures: how like the reference the person on each is.
+"""The identity check of generated pictures: how similar the person in each is to the reference.
 
-With a single reference there is no scale of the character's own, so only instruments count that have a usual limit
-between same and different (``cut``): faces for photographs, CCIP for drawings, the probe for paper dolls.
+A single reference does not give a scale for this character, so only instruments with a usual limit between same and
+different (``cut``) are used: faces for photographs, CCIP for drawings, the probe for paper dolls.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FACES = ("dlib", "ccip")
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like the reference a picture is: ``similarity`` in the instrument's own unit, None where it finds nobody."""
+    """How similar a picture is to the reference, in the instrument's own unit; None if it finds nobody."""
 
     instrument: str
     similarity: float | None
@@ -31,7 +31,7 @@ class Likeness:
 
     @property
     def far(self) -> bool:
-        """Whether somebody else is on the picture."""
+        """Whether the picture shows somebody else."""
         return self.similarity is not None and self.similarity < self.limit
 
     def record(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Checker(Protocol):
 
 
 class Nobody:
-    """No instrument: nothing is said of any picture. ``why`` is a line for the user."""
+    """A checker without an instrument, which says nothing about any picture. ``why`` is a line for the user."""
 
     def __init__(self, why: str = "") -> None:
         self.why = why
@@ -59,7 +59,7 @@ class Nobody:
 
 
 class Instrument:
-    """An instrument that has seen somebody on the reference; what it sees is remembered by content."""
+    """An instrument that found somebody in the reference; what it sees is remembered by content."""
 
     why = ""
 
@@ -97,7 +97,7 @@ def open_checker(
     panel = Panel(files.read_json(judge["lock"]), memory, device)
     wanted = FACES if judge["identity"] == "auto" else (judge["identity"],)
     tried = [name for name in wanted if name in FACES and panel.has(name)]
-    # CCIP knows drawings alone, so it is asked only where the detector of photographed faces has found none.
+    # CCIP knows only drawings, so it is asked only if the detector of photographed faces has found none.
     if judge["identity"] == "auto" and "dlib" not in tried:
         tried = []
     for name in tried:
@@ -121,7 +121,7 @@ def _picture(path: Path) -> Any:
 
 
 def records(results: Results, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The records of generated pictures that are what was recorded, by name."""
+    """The records of generated pictures, by name, if the pictures have not changed since."""
     found = {}
     for name in names:
         try:

@@ -1,6 +1,6 @@
-"""Images and captions for the checks of :mod:`charloom.dataset.lint`, read from the user's own files.
+"""Reads images and captions for the checks of :mod:`charloom.dataset.lint` from the user's own files.
 
-No rule has to run first, so a caption that was just edited is checked as it is now. Images that the workflow draws are
+No rule has to run first, so that a caption that was just edited is checked as it is. Images that the workflow draws are
 checked once they exist.
 """
 
@@ -51,7 +51,7 @@ def items(
             found.append(lint.unread(text, error, name))
         made.append(Item(name, said, None, text, shown))
     contents = Contents(store, root / "work" / "contents.json")
-    # Their digests are looked up in one thread: the memory of them is not made for several.
+    # Digests are looked up in one thread, because their cache is not thread-safe.
     tokens = {name: contents.of(path) if path.stat().st_size < LARGE else "" for name, (path, _) in wanted.items()}
     contents.save()
     facts = looking.gathered(
@@ -72,7 +72,7 @@ def items(
 
 
 def picture(character: Character, name: str, root: Path) -> tuple[Path, Mapping[str, int] | None]:
-    """The file of an image, whether it is there or not, and the crop that has not been applied to it yet."""
+    """The file of an image, whether it exists or not, and the crop that has not been applied to it yet."""
     part, image = character.part_of(name)
     if part:
         return part.files[image], part.crop
@@ -83,8 +83,8 @@ def picture(character: Character, name: str, root: Path) -> tuple[Path, Mapping[
 
 
 def caption(character: Character, name: str, root: Path, raw: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The caption that a picture has now: the user's; else the one made of the captioner's text (in ``raw``), where
-    that is taken without asking and passes the check; else the composed or the default one.
+    """The present caption of a picture: the user's; else the one made from the captioner's text (in ``raw``), if that
+    is used without asking and passes the check; else the composed or the default one.
 
     Raises:
         UserError: its file is not UTF-8 text.

@@ -1,4 +1,4 @@
-"""What the check of a data set depends on beside pictures and captions, as far as the user has asked for it."""
+"""Slices of the settings for the check of a data set, as far as the user has set anything unusual."""
 
 from __future__ import annotations
 

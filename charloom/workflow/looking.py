@@ -1,7 +1,7 @@
-"""What is seen on each picture for the check of a data set, kept in the store by the digest of its bytes.
+"""What the check of a data set sees in each picture, kept in the store by the digest of its bytes.
 
-So a picture that changed is looked at again, and no other. Facts are measured always; faces and text only where a
-detector for them is installed.
+So only a picture that changed is looked at again. Facts are always measured; faces and text only if a detector for them
+is installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DETECTORS: dict[str, tuple[Callable[[], bool], Callable[[np.ndarray], list[dict[
 """By name: whether it is installed, what it sees on RGB pixels, the longer edge that it gets, and its version."""
 
 broken: dict[str, str] = {}
-"""Detectors that are installed and cannot be imported, which are done without in this process: a line for each."""
+"""Detectors that are installed but cannot be imported, with a line for each; this process does without them."""
 
 Crop = Mapping[str, int]
 
@@ -100,7 +100,7 @@ def gathered(work: Mapping[str, Callable[[], Any]], threads: int = 0, stop: Even
     """Results by name, computed in parallel; a :class:`UserError` takes the place of its result.
 
     Raises:
-        Stopped: ``stop`` was set meanwhile. What had been computed by then is kept, if ``work`` keeps it.
+        Stopped: ``stop`` was set in the meantime. What had been computed by then is kept, if ``work`` keeps it.
     """
 
     def one(call: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What masks depend on; nothing where nobody asks for them."""
+"""The slice of the settings for masks; unused if no masks are requested."""
 
 from __future__ import annotations
 

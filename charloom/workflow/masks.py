@@ -1,7 +1,7 @@
-"""Where the person is on a picture, at the sizes of its latents: from a mask file, from alpha, or by a segmenter.
+"""Where the person is in a picture, at the sizes of its latents: from a mask file, from alpha, or by a segmenter.
 
-A mask follows its picture: upright, cropped at the edges, cut and scaled to each bucket as the picture is. Each value
-is the mean over the 8 x 8 pixels that one latent pixel stands for.
+A mask is treated like its picture: rotated upright, cropped at the edges, cut and scaled to each bucket. Each value is
+the mean over the 8 x 8 pixels of one latent pixel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make(image: Path, own: Path | None, mask: Path | None, settings: dict[str, A
     Args:
         image: the picture that is trained on, cropped.
         own: the user's picture, which may be transparent.
-        mask: the user's mask, as large as his picture or of the same shape: white on the person.
+        mask: the user's mask, of the size or at least the aspect ratio of the picture: white on the person.
 
     Raises:
         UserError: a file cannot be read or does not fit; nothing tells where the person is.

@@ -1,4 +1,4 @@
-"""Running a command of the user's when a character is done or has failed (``notify:`` of ``config/config.yaml``).
+"""Runs the user's command when a character is done or has failed (``notify:`` in ``config/config.yaml``).
 
 What happened is in the environment, never in the command: ``CHARLOOM_CHARACTER``, ``CHARLOOM_STATUS`` (``done`` or
 ``failed``), ``CHARLOOM_PATH`` (the LoRA, or the log of the failed job) and ``CHARLOOM_MESSAGE``, one line.
@@ -20,7 +20,7 @@ from charloom.core.layout import results
 LONGEST = 60.0
 """Seconds after which the command is ended."""
 LAST_RULE = "export_final"
-"""Without a job of this rule no character becomes done: only some of its files were asked for."""
+"""Without a job of this rule a character is never done: only some of its files were requested."""
 
 
 class Notifier(logging.Handler):
@@ -68,13 +68,13 @@ class Notifier(logging.Handler):
         path = logs[0] if logs else ""
         if _stopped(path):
             return
-        # A job of the base, say, is everybody's.
+        # A job of the base, for example, concerns all characters.
         who = self._jobs.get(number)
         for name in [who] if who else sorted(self._whole):
             self._tell(name, "failed", path, f"{name} has failed: {path or 'see the terminal'}")
 
     def _tell(self, who: str, status: str, path: str, message: str) -> None:
-        # Nobody fails after being done, but a job that is tried again may succeed.
+        # A character does not fail after it is done, but a job that is retried may succeed.
         if {(who, status), (who, "done")} & self._told:
             return
         self._told.add((who, status))

@@ -1,7 +1,8 @@
-"""The user's own pictures and captions as the files that are trained on: made once, by one process for all of a folder.
+"""Converts the user's own pictures and captions to the files that are trained on, once, one process per folder.
 
-They are kept in the store by what the user's file holds, so that a job whose file is there needs no Python: the rule's
-shell command takes it (``stored`` in common.smk). A picture that can be trained on as it is is copied byte for byte.
+The results are kept in the store by the contents of the user's file, so that a job whose result is there needs no
+Python: the rule's shell command fetches it (:data:`STORED`). A picture that needs no conversion is copied byte for
+byte.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ STORED = (
     'has="$({ sha256sum || shasum -a 256; } < "$2.tmp")" && [ "${has%% *}" = "$(cat "$1.sha256")" ] && '
     'mv -f "$2.tmp" "$2" || { rm -f "$2.tmp"; return 1; }; } 2>/dev/null; '
 )
-"""Bash: ``stored ENTRY OUTPUT`` puts an entry of the store at its place as :meth:`Store.fetch` does, without starting
-Python. It fails if there is no such entry, if it is damaged or has no digest, or if a tool is missing; then the script
-of the rule is called."""
+"""Bash: ``stored ENTRY OUTPUT`` puts an entry of the store at OUTPUT as :meth:`Store.fetch` does, without starting
+Python. It fails if there is no such entry, if it is damaged or has no digest, or if a tool is missing; then the rule's
+script is called."""
 
 NONE = "none"
 """In place of the digest of a caption that is not there."""
@@ -52,11 +53,11 @@ class Kind:
         return digest({"content": content or NONE, **settings})
 
     def key_of(self, path: Path | None, settings: Mapping[str, Any]) -> str:
-        """The same for a file of the user's, or for none."""
+        """The same for a file of the user, or for none."""
         return self.key(file_digest(path) if path else NONE, settings)
 
     def entry(self, store: Store, content: str, settings: Mapping[str, Any]) -> Path:
-        """Where the store has it, or will have it."""
+        """Where the store has it, or is going to."""
         return store.path(self.name, self.key(content, settings), self.suffix)
 
 
@@ -79,7 +80,7 @@ def pictures_of(character: Character, part: str) -> list[str]:
 
 
 def captions_of(character: Character, part: str) -> list[str]:
-    """Their captions, of those that have one."""
+    """The captions of these pictures, as far as they have one."""
     texts = [one.caption_file(image) for one in character.datasets if one.name == part for image in one.files]
     return [str(path) for path in (texts if part else map(character.caption_file, character.shots)) if path]
 
@@ -90,7 +91,7 @@ def make_picture(path: Path, settings: Mapping[str, Any], store: Store) -> str:
     ``settings`` has ``crop`` (``right``, ``bottom``, ``minimum``).
 
     Raises:
-        UserError: it cannot be read, is not a picture, or smaller than the crop allows.
+        UserError: it cannot be read, is not a picture, or is too small for the crop.
     """
     try:
         key = PICTURE.key_of(path, settings)
@@ -130,7 +131,7 @@ def make_caption(path: Path | None, settings: Mapping[str, Any], store: Store) -
 
 
 def make_pictures(paths: Iterable[Path], settings: Mapping[str, Any], store: Store, threads: int) -> None:
-    """The same for many pictures; what is wrong with one is said by its own job."""
+    """The same for many pictures; a problem with one is reported by its own job."""
     from concurrent.futures import ThreadPoolExecutor
 
     def one(path: Path) -> None:

@@ -42,12 +42,12 @@ def wanted(character: Character) -> dict[str, dict[str, Any]]:
 
 
 def shots(character: Character) -> str:
-    """For all pictures but the reference, in the order of the plan, to be got in one go."""
+    """For all pictures but the reference, in the order of the plan, to be requested in one go."""
     return canonical_json([[name, one] for name, one in wanted(character).items() if name != REFERENCE])
 
 
 def how(character: Character) -> str:
-    """What does not matter for the result: addresses, patience, prices, what may be spent. No key is among it."""
+    """What does not affect the result: addresses, time limits, prices, what may be spent. Contains no API key."""
     generation = character.generation
     assert generation is not None
     kept = {key: value for key, value in generation.settings.items() if value is not None}

@@ -56,7 +56,7 @@ def make(
 
     fp32 with quantization ``none``, else bf16; float8, int8 and nf4 store the Linears of the blocks in fewer bits. The
     adapter is merged before quantising, which would round it away. Weights go through ``device`` one by one; main
-    memory holds those that are finished. If a GPU has no room for that beside what else it does, the CPU takes over.
+    memory holds those that are finished. If a busy GPU has no room for that, the CPU takes over.
 
     Raises:
         UserError: the adapter is unknown, belongs to another model, or changes nothing; the disk is full; nf4 without
@@ -78,7 +78,7 @@ def _or_on_cpu(work: Callable[[Any], T], device: Any, sorry: Callable[[], None] 
     except torch.OutOfMemoryError:
         if torch.device(device).type == "cpu":
             raise
-    torch.cuda.empty_cache()  # only here are the frames gone that hold what was on the GPU
+    torch.cuda.empty_cache()  # not earlier: frames of the exception hold what was on the GPU
     sorry()
     return work(torch.device("cpu"))
 

@@ -1,6 +1,6 @@
-"""The captions that wait for somebody to look at them, as they are now: from the store and the user's own files.
+"""The captions that wait for review, as they are now: from the store and the user's own files.
 
-For ``charloom captions``, the check, and pages.
+For ``charloom captions``, the check, and web pages.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Review:
 
 
 def review(character: Character, root: Path, store: Store) -> Review:
-    """What there is to look at now.
+    """What there is to review now.
 
     Raises:
         UserError: a caption that cannot be read; the captioner's folder is gone.

@@ -1,7 +1,7 @@
 """Previews: the images that a checkpoint draws for the sample prompts.
 
 Drawn by the trainer as each checkpoint is saved (:mod:`charloom.workflow.while_training`), and by
-``sample_checkpoint`` where one is missing: a prompt that was changed later, a machine without the memory for both.
+``sample_checkpoint`` if one is missing: the prompt was changed later, or there was no memory for both.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from charloom.engine.options import EngineOptions
 KIND = "sample"
 
 REMEMBERED = 2**22
-"""Bytes of a file beyond which its digest is kept in the store."""
+"""Digests of files larger than this (bytes) are kept in the store."""
 SAVING = 8
-"""Pictures packed as PNG at a time; each takes a quarter of a second of a CPU."""
+"""Pictures saved as PNG in parallel; each takes a quarter of a second of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class Previews:
         return [one for one in found if one]
 
     def negative(self, settings: dict[str, Any]) -> Path:
-        """The embedding that guidance leads away from: of the negative prompt, or of the empty one."""
+        """The embedding for the unconditional pass of guidance: of the negative prompt, or of the empty one."""
         return self.files.embedding("_negative" if settings.get("negative_prompt") else "_empty")
 
     def _digest(self, path: Path) -> str:
-        # While a training runs, another process may put another embedding in place.
+        # During training, another process may replace an embedding.
         state = (path, *signature(path))
         if state not in self._digests:
             # A checkpoint is hundreds of megabytes, and one job per picture asks for its digest.
@@ -187,7 +187,7 @@ class Painter:
     ) -> Iterator[tuple[list[Wanted], Any]]:
         """Draw all of ``wanted``; yields those that are done, and their pixels (n, height, width, 3) uint8.
 
-        By default all that share their LoRAs and settings come together; with ``at_once`` at most so many do.
+        By default all that share their LoRAs and settings are drawn together; with ``at_once`` at most that many.
 
         Raises:
             UserError: not even one picture fits into GPU memory, or a LoRA does not fit the base.

@@ -20,9 +20,10 @@ KIND = "scores"
 
 
 def device_of(judge: dict[str, Any] | None, name: str, threads: int, log: Callable[[str], None]) -> Any:
-    """The torch device to judge on: ``name``, or the CPU with a line where that is missing: judging stops no run.
+    """The torch device to judge on: ``name``, or if that is missing the CPU and a log line, because judging stops no
+    run.
 
-    ``judge`` is the content of ``judge.json``. Where that has no instruments, torch is not even imported.
+    ``judge`` is the content of ``judge.json``. If that has no instruments, torch is not even imported.
     """
     if judge and not judge["lock"]["instruments"]:
         return "cpu"
@@ -59,7 +60,7 @@ class Judgement:
         if judge:
             from charloom.judge import locking
 
-            # What cannot be opened today is not scored today, and must not be taken for scored tomorrow.
+            # What cannot be opened now is not scored now, and must not count as scored later.
             auto = {"auto": [judge, sorted(locking.changed(judge["lock"]))]}
         self.fixed = digest(
             {
@@ -84,9 +85,9 @@ class Judgement:
     def make(self, store: Store, device: Any = "cpu") -> tuple[list[int], list[str]]:
         """Score every checkpoint that has all its previews and no stored scores; returns steps and notes.
 
-        Those during which an instrument failed are in :attr:`unfinished`, not in the store. What was seen on a picture
-        is remembered (:mod:`charloom.judge.memory`), so each reference is read once for a
-        character and not for every checkpoint.
+        Those during which an instrument failed are in :attr:`unfinished`, not in the store. What was seen in a picture
+        is remembered (:mod:`charloom.judge.memory`), so each reference is read once per character, not for every
+        checkpoint.
         """
         from charloom.judge import backend as judges
         from charloom.judge.memory import Memory
@@ -111,7 +112,7 @@ class Judgement:
         return done, memory.notes
 
     def opened(self, memory: Memory, device: Any = "cpu") -> tuple[Backend, dict[str, float]]:
-        """The judge, which has studied the character's images, and the levels that these reach; for any pictures."""
+        """The judge, having studied the character's images, and the levels that these reach."""
         from charloom.judge import backend as judges
 
         more = {"judge": self.judge, "device": device} if self.judge else {}

@@ -44,7 +44,7 @@ def source_image(character: Character, shot_name: str | None) -> str:
 
 
 def crop(character: Character, name: str) -> str:
-    """For the crop of the watermark, of any shot; pictures of the user's own are converted and cropped in one go."""
+    """For the crop of the watermark, of any shot; the user's own pictures are converted and cropped in one go."""
     return canonical_json({**character.crop, "recipe": RECIPES["crop"]})
 
 
@@ -62,7 +62,7 @@ def caption(character: Character, shot_name: str) -> str:
     elif character.whole:
         text = {"trigger": character.trigger}
     elif character.source == "folder" and not character.shot(shot_name).tier:
-        text = {}  # imported, or a style's: nothing to compose one from, and the user's file is the caption
+        text = {}  # imported, or a style: there is nothing to compose a caption from, so the user's file is it
     else:
         text = {"caption": captions.caption(character, character.shot(shot_name))}
     return canonical_json({**text, **caption_slices.automatic(character, shot_name)})
@@ -225,7 +225,7 @@ def train(character: Character) -> str:
     """For training: what the bytes of a checkpoint depend on besides data and base.
 
     The save interval and what is kept are left out, and so is the number of steps unless the learning-rate schedule
-    depends on it: more steps must extend a run, not start another. ``network.init`` counts by content instead
+    depends on it: more steps must extend a run, not start a new one. ``network.init`` counts by content instead
     (:func:`charloom.workflow.training.started_from`).
     """
     recipe = character.recipe
@@ -370,7 +370,7 @@ def report(character: Character, base: Base) -> str:
 
 
 def engine(character: Character) -> str:
-    """How rules that load a model use the GPU. It affects speed and memory, not what is computed."""
+    """How rules that load a model use the GPU. Affects speed and memory, not what is computed."""
     recipe, knobs = character.recipe, ("memory", "low_vram", "layer_offloading")
     return canonical_json({**{key: recipe[key] for key in knobs}, **recipe["engine"]})
 

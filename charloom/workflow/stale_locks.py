@@ -1,8 +1,8 @@
-"""The locks that a killed Snakemake leaves behind: taken away when it is certain that nobody holds them.
+"""Removes the locks that a killed Snakemake leaves behind, once it is certain that nobody holds them.
 
-Snakemake locks a folder by files in ``.snakemake/locks``, and asks for ``--unlock`` when a kill or a power cut has left
-them there. Every run of this workflow therefore notes its process in ``.snakemake/charloom-runs.json``. If all noted
-runs were of this machine and none of them lives, the locks are nobody's. In every other case they stay.
+Snakemake locks a folder by files in ``.snakemake/locks``, and asks for ``--unlock`` if a kill or a power cut has left
+them there. Every run of this workflow therefore records its process in ``.snakemake/charloom-runs.json``. If all
+recorded runs were on this machine and none is alive, nobody holds the locks. In every other case they stay.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FOLDER = Path(".snakemake")
 RUNS = "charloom-runs.json"
 _RESULT = re.compile("results/[^/]+/.")
 SLACK = 2.0
-"""Seconds by which two readings of the same moment may differ."""
+"""Seconds by which two clock readings of the same moment may differ."""
 
 
 def enter(folder: Path, *, dry: bool = False) -> bool:
-    """Note this process as a run in ``folder`` (``.snakemake``); True if stale locks were removed on the way.
+    """Record this process as a run in ``folder`` (``.snakemake``); True if stale locks were removed.
 
-    A ``dry`` run holds no lock and is not noted. Two starts at once wait for each other. A folder that cannot be
-    written to is left as it is.
+    A ``dry`` run holds no lock and is not recorded. Two simultaneous starts wait for each other. A folder that cannot
+    be written to is left as it is.
     """
     from filelock import FileLock, Timeout
 
@@ -43,7 +43,7 @@ def enter(folder: Path, *, dry: bool = False) -> bool:
             living = [run for run in known if _lives(run)]
             stale = []
             if known and not living:
-                # Older ones are of a run that was not noted here, and may be there still.
+                # Older locks belong to a run that was not recorded and may still be alive.
                 begun = min(run["started"] for run in known) - SLACK
                 stale = [path for path in sorted(locks.glob("*.lock")) if path.stat().st_mtime >= begun]
             for path in stale:
@@ -90,14 +90,14 @@ def _runs(path: Path) -> list[dict[str, Any]]:
 
 
 def _lives(run: dict[str, Any]) -> bool:
-    """Whether a run may still be there: of other machines nothing is known."""
+    """Whether a run may still be alive; on other machines that is unknown."""
     import psutil
 
     if run["host"] != _host():
         return True
     try:
         process = psutil.Process(run["pid"])
-        # The clock may have been set since: then its name tells.
+        # The clock may have been changed since: then its command line decides.
         if abs(process.create_time() - run["started"]) < SLACK:
             return True
         return any("snakemake" in word for word in process.cmdline())

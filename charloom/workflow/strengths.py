@@ -1,4 +1,4 @@
-"""The strength sweep: the chosen checkpoint at several strengths, drawn as previews are and scored as they are."""
+"""The strength sweep: the chosen checkpoint at several strengths, drawn and scored like previews."""
 
 from __future__ import annotations
 

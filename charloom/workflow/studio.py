@@ -1,7 +1,7 @@
-"""Drawing outside of the rules: prompts of the moment with any LoRA that fits a character's base.
+"""Draws outside of the rules: any prompt with any LoRA that fits a character's base.
 
-Pictures are drawn as the gallery's are (:class:`charloom.workflow.samples.Painter`), with everything loaded once. They
-are the user's own and do not go into the store; the embeddings of their prompts do.
+Pictures are drawn like those of the gallery (:class:`charloom.workflow.samples.Painter`), with everything loaded once.
+They belong to the user and do not go into the store; the embeddings of their prompts do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Log = Callable[[str], None]
 
 
 def checkpoints(character: Character, store: Store, lock: dict[str, Any], root: Path = Path()) -> dict[int, Path]:
-    """The checkpoints of a character by step, those of a trainer that still runs ahead included.
+    """The checkpoints of a character by step, including those of a trainer that is still running ahead.
 
     ``root`` is the folder of the workflow.
     """
@@ -52,7 +52,7 @@ def lock_of(base: Base) -> dict[str, Any]:
     """The lock file of a base.
 
     Raises:
-        UserError: it was not made yet, with the command that makes it.
+        UserError: it does not exist yet; the message has the command that makes it.
     """
     path = WORK.lock(base.name)
     if not path.is_file():
@@ -83,12 +83,12 @@ class Studio:
         self._painter: Painter | None = None
 
     def embed(self, prompts: Sequence[str]) -> dict[str, Path]:
-        """Files with the embeddings of ``prompts`` and of what guidance leads away from, by text."""
+        """Files with the embeddings of ``prompts`` and of the negative prompt, by text."""
         import torch
 
         wanted = [*dict.fromkeys([*prompts, self.character.negative_prompt])]
         if self.stay:
-            # It comes second, for it may work on the CPU and the transformer may not.
+            # The transformer first: the text encoder may run on the CPU, the transformer may not.
             self.painter()
         if self._encoder is None:
             self._encoder = texts.Encoder(self.lock, self._text_settings, self.store, self._text_device())

@@ -10,7 +10,7 @@ from charloom.config.project import Workflow
 from charloom.core import layout
 
 MOST = 2000
-"""Most files to compare with; those of a large data set differ only in a number."""
+"""Most files to compare with; in a large data set they differ only by a number."""
 
 
 def complaint(target: str, workflow: Workflow, products: Callable[[str], Iterable[str]]) -> str:

@@ -18,9 +18,9 @@ from charloom.workflow import devices, price
 
 KIND = CHECKPOINT
 UNTIL = "CHARLOOM_UNTIL"
-"""Environment variable: the step that a start of the trainer does not run beyond, unless a job asks for it."""
+"""Environment variable: the step beyond which a start of the trainer does not run, unless a job requests it."""
 APART = "CHARLOOM_PREVIEWS_APART"
-"""Environment variable: leave previews to ``sample_checkpoint``, which needs no memory beside the training's."""
+"""Environment variable: leave previews to ``sample_checkpoint``, which runs after training and so needs less memory."""
 
 
 def settings_of(slice_: dict[str, Any], *, every: int, last: int, shift: float = SHIFT) -> TrainSettings:
@@ -42,14 +42,14 @@ def started_from(slice_: str, content: str) -> str:
 
 
 def draws(character: Character, gpu: bool) -> bool:
-    """Whether the trainer is expected to draw previews on its way; on a CPU it always can."""
+    """Whether the trainer is expected to draw previews while training; on a CPU it always can."""
     if os.environ.get(APART) or os.environ.get(devices.SHARE):
         return False
     return not gpu or price.draws(character.recipe, price.limit(character.recipe))
 
 
 def drawn_on_the_way(character: Character) -> str:
-    """What the trainer draws: every preview, and the strength sweep of the step that is likely to be chosen."""
+    """What the trainer draws: every preview, and the strength sweep of the step that will probably be chosen."""
     from charloom.workflow import slices  # imported late: a job that links a checkpoint never needs it
 
     step = max(character.candidates or character.saved_steps)

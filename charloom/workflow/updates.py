@@ -1,4 +1,4 @@
-"""What an update of charloom makes again, said before anything runs.
+"""Says, before anything runs, what is made again because charloom was updated.
 
 The recipe numbers (:mod:`charloom.core.versions`) with which each character was last finished are kept in
 ``work/versions.json``.
@@ -24,7 +24,7 @@ from charloom.workflow.notify import LAST_RULE
 
 RECORD = Path("work/versions.json")
 EVERYBODY = "*"
-"""Of a record that says nothing of single characters, as they were before."""
+"""The entry for all characters in a record of an older version, which did not distinguish them."""
 
 MADE_AGAIN = {
     "source": "pictures that charloom draws or asks for, and what follows",
@@ -71,7 +71,7 @@ RULES = {
     "report": "write_report",
     "versus": "compare_results",
 }
-"""By recipe number, the rule that makes what it is about, where that is asked for by itself."""
+"""By recipe number, the rule whose results it concerns, if these are requested by themselves."""
 MOST = 5
 """How many characters are named in a line."""
 
@@ -114,7 +114,7 @@ def asked(names: Collection[str], words: Sequence[str]) -> list[str]:
 
 
 def remember(done: Mapping[str, Collection[str]], record: Path = RECORD) -> None:
-    """Keep this version's numbers for what is made by them now: for each character, by the ``rules`` of its jobs."""
+    """Record this version's numbers for what was made with them: by character, the rules of its jobs."""
     kept = _read(record)
     known = {name: dict(numbers) for name, numbers in kept.items()}
     for name, rules in done.items():
@@ -126,7 +126,7 @@ def remember(done: Mapping[str, Collection[str]], record: Path = RECORD) -> None
 
 
 def _of(name: str, kept: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The numbers of a character; of a record for all, without what may never have been made of this one."""
+    """The numbers of a character; from a record for all, without what may never have been made for this one."""
     everybody = kept.get(EVERYBODY, {})
     return kept.get(name, {recipe: number for recipe, number in everybody.items() if recipe not in RULES})
 

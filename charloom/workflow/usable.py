@@ -1,4 +1,4 @@
-"""LoRAs of any trainer as files that can be applied to a base."""
+"""Checks LoRAs of any trainer, and converts them if need be, so that they can be applied to a base."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Previews drawn by the process that trains, as each checkpoint is saved.
+"""Draws previews in the process that trains, as each checkpoint is saved.
 
-Nothing is started or compiled for them a second time. What is drawn, and under which key it is stored, is up to
+So nothing has to be started or compiled a second time. What is drawn, and under which key it is stored, is decided by
 :mod:`charloom.workflow.samples`.
 """
 
@@ -60,7 +60,7 @@ class WhileTraining:
     def __call__(self, step: int, checkpoint: Path | None, engine: Any, asked: Callable[[], bool]) -> None:
         """Draw the previews of ``checkpoint``, which ``engine`` has just trained; None is the bare base.
 
-        Once ``asked()``, somebody wants the training to end, and the rest is left too.
+        Once ``asked()`` is true, the training is to end, and the remaining previews are left out.
         """
         if asked() or self._off or step not in self.siblings["steps"]:
             return
@@ -68,7 +68,7 @@ class WhileTraining:
             wanted = self.previews.of(step, self.siblings["prompts"], checkpoint)
             missing = self._missing(wanted)
             if checkpoint is None and engine.cuda:
-                # Together with the first checkpoint's: preparing to draw takes as long as many a step.
+                # Together with the first checkpoint's: preparing to draw takes as long as many steps.
                 self._waiting = missing
                 engine.when_settled = lambda: self._read_ahead(engine)
                 return
@@ -93,9 +93,9 @@ class WhileTraining:
         return [one for one in wanted if not self.store.has(KIND, one.key, ".png")]
 
     def _sweep(self, step: int, checkpoint: Path | None, previews: list[Wanted]) -> list[Wanted]:
-        """The pictures of the strength sweep beside ``previews``, if this is its checkpoint and they do not take long.
+        """The pictures of the strength sweep besides ``previews``, if this is its checkpoint and they do not take long.
 
-        How long they take is known from those that this process has drawn; before any, they are left.
+        How long they take is known from the pictures that this process has drawn; before any, the sweep is left out.
         """
         sweep = self.siblings.get("sweep")
         if not sweep or step != sweep["step"]:
@@ -106,7 +106,7 @@ class WhileTraining:
         return wanted if len(wanted) * self._each <= START else []
 
     def release(self) -> None:
-        """Keep nothing: the engine moves the weights or is done, or nothing is drawn any more."""
+        """Release everything: the engine moves the weights or is done, or nothing more is drawn."""
         if self._reading:
             self._reading.end()
         self._painter = self._borrowed = self._reading = None
@@ -135,7 +135,7 @@ class WhileTraining:
         from charloom.engine import previews as previewing
 
         lock, model = self.previews.lock, None
-        # Compiling may have failed since, or when the run was started.
+        # Compiling may have failed in the meantime.
         options = replace(engine.options, compile=engine.compiled)
         if engine.cuda:
             refuse(engine)
@@ -150,14 +150,14 @@ class WhileTraining:
         return Painter(lock, self.store, self.device, self.log, options, precision, model)
 
     def _read_ahead(self, engine: Any) -> None:
-        """Read the plain weights beside the first steps, which leave the CPU idle once everything is compiled."""
+        """Read the plain weights during the first steps, which leave the CPU idle once everything is compiled."""
         import torch
 
-        with contextlib.suppress(Exception):  # it is said when something is to be drawn
+        with contextlib.suppress(Exception):  # reported when something is to be drawn
             refuse(engine)
             engine.before_restart = self.release
             precision = precision_of(next(iter(self.siblings["prompts"].values())))
-            # Not by the GPU, on which the trainer may be recording.
+            # Not on the GPU, where the trainer may be recording a CUDA graph.
             self._reading = Reading(self._reader(precision, engine, torch.device("cpu")))
 
     def _reader(self, precision: str, engine: Any, device: Any) -> Callable[[Callable[[], bool]], tuple[Any, Any]]:
@@ -199,7 +199,7 @@ class Reading:
             self._error = error
 
     def result(self) -> Any:
-        """What was read, once the thread has ended; whoever takes it has it alone."""
+        """What was read, once the thread has ended; no reference is kept here."""
         self._thread.join()
         if self._error:
             raise self._error
@@ -214,7 +214,7 @@ class Reading:
 
 
 def refuse(engine: Any) -> None:
-    """Raises CannotBorrow where the trained model has no room for plain weights."""
+    """Raise CannotBorrow if the trained model has no room for plain weights."""
     import torch
 
     from charloom.engine import borrow
