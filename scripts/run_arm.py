@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     experiment = design.read(arguments.experiment)
     if arguments.arm not in experiment.arms:
-        raise UserError(f"{arguments.experiment}: has no arm {arguments.arm}; take one of {', '.join(experiment.arms)}")
+        raise UserError(f"{arguments.experiment}: has no arm {arguments.arm}; use one of {', '.join(experiment.arms)}")
     look = experiment.look(arguments.arm, arguments.character, arguments.seed)
     jobs.torch_device("cpu", arguments.threads)
 

@@ -20,8 +20,8 @@ CAUSES = ("charloom.judge.instruments", "charloom.judge.locking")
 """Modules whose messages are causes: the line that shows one ends in what to install or to name."""
 VERBS = frozenset(
     """accept add allow buy change check choose close convert correct cut delete describe divide draw drop edit end free
-    get give go install lay leave load look lower make mend move name pip put raise remove rename repeat
-    replace restore run save say set snakemake start take train try turn unset update use wait widen write""".split()
+    get give go install lay leave load look lower make mend move name pip put raise remove rename repeat replace
+    restore run save say see set snakemake start take train try turn unset update use wait widen write""".split()
 )
 """How a remedy begins."""
 FILLED_IN = {
@@ -33,7 +33,7 @@ FILLED_IN = {
     "{label}: line {number}: {remedy}": "a [ or { is opened and never closed; close it",
     "{path}: {…}; {…}": "make it smaller",
     "{path}: needs pillow_heif, which {broken}": "pip install --upgrade …",
-    "{path}: is wholly transparent; {remedy}": "replace it",
+    "{path}: is completely transparent; {remedy}": "replace it",
     "{path}: not a readable safetensors file: {…}": "it is empty; get it again",
     "{path}: is not a workflow in API format; to make one: {remedy}": "snakemake --cores 2 results/mara/comfyui/…",
     "{path}: there is no such workflow; to make it: {remedy}": "snakemake --cores 2 results/mara/comfyui/…",
@@ -44,7 +44,7 @@ FILLED_IN = {
     "{folder}: its processor needs torchvision{lacking}": "install its release for torch 2.13.0",
     "captions.captioner: the processor of {name} needs torchvision{lacking}": "install its release for torch 2",
     "{url}: {…} ({status}, {…}); {remedy}": "check captions.captioner and the environment variable of the key",
-    "{…}: there is no proposal; {remedy}": "take one of closeup-01",
+    "{…}: there is no proposal; {remedy}": "use one of closeup-01",
     "{name}: cannot be edited without changing more; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: is not UTF-8; {by_hand} by hand": "write checkpoint: 500 into it by hand",
     "{name}: {why}": "is not a picture that can be read; replace it",

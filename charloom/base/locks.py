@@ -244,7 +244,7 @@ def _check_blob(path: Path, sha256: str) -> None:
 
 def _same(path: Path, locked: dict[str, Any], lock: dict[str, Any], store: Store) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: is missing; put it back, or delete {_lock_file(lock)} to start over without")
+        raise UserError(f"{path}: is missing; put it back, or delete {_lock_file(lock)} to start over without it")
     found = _facts(path, store)["sha256"]
     if found != locked["sha256"]:
         raise UserError(

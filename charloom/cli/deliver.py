@@ -58,7 +58,9 @@ def merge(
 ) -> None:
     """Merge LoRAs into one file with the sum of their changes."""
     if len(sources) < 2:
-        raise UserError(f"{sources[0]}: one file alone; name two or more, or fold a strength with charloom convert")
+        raise UserError(
+            f"{sources[0]}: is only one file; name two or more, or fold a strength in with charloom convert"
+        )
     _safetensors(output)
     try:
         given = [float(part) for part in strengths.split(",")] if strengths else [1.0] * len(sources)
@@ -179,7 +181,7 @@ def _there(source: Path) -> None:
 def _safetensors(output: Path) -> None:
     """Check the name of a LoRA to write, before anything slow."""
     if output.suffix != ".safetensors":
-        raise UserError(f"{output}: a LoRA is written as .safetensors; end the name so")
+        raise UserError(f"{output}: a LoRA is written as .safetensors; choose a name that ends in that")
     if output.exists():
         raise UserError(f"{output}: exists already and is not overwritten; choose another name")
 

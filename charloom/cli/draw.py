@@ -99,11 +99,11 @@ def changed(how: Manner, command: str, loras: Loras) -> Manner:
             return replace(how, seed=None if value == "next" else int(value))
         if name in ("count", "steps"):
             if (number := int(value)) < 1:
-                raise UserError(f"/{name} {value}: give a number from 1 on")
+                raise UserError(f"/{name} {value}: give a number of 1 or more")
             return replace(how, **{name: number})
         if name == "strength":
             if not (number := float(value)) >= 0 or math.isinf(number):
-                raise UserError(f"/strength {value}: give a number from 0 on")
+                raise UserError(f"/strength {value}: give a number of 0 or more")
             return replace(how, strength=number)
         if name == "size":
             width, height = size(value)
@@ -112,7 +112,7 @@ def changed(how: Manner, command: str, loras: Loras) -> Manner:
             return replace(how, styles=() if value == "none" else tuple(loras.style(one) for one in values))
     except ValueError:
         raise UserError(f"/{name} {value}: give a number") from None
-    raise UserError(f"/{name}: no such command; take one of these:\n{HELP}")
+    raise UserError(f"/{name}: no such command; use one of these:\n{HELP}")
 
 
 def shown(how: Manner, table: Table) -> str:

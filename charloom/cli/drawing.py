@@ -227,7 +227,7 @@ class Loras:
         there = studio.checkpoints(self.character, self.store, self.lock)
         if step not in there:
             have = ", ".join(map(str, there)) or "none yet"
-            raise UserError(f"{self.character.id} has no checkpoint of step {step}; take one of {have}")
+            raise UserError(f"{self.character.id} has no checkpoint of step {step}; use one of {have}")
         return Lora(f"{self.character.id}-{step_name(step)}", there[step], f"step {step}", step_name(step))
 
     def file(self, path: Path, name: str = "", trigger: str = "") -> Lora:

@@ -195,7 +195,9 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
         # Snakemake has stopped at the first that was refused; the others go to their places all the same.
         running.snakemake([*arguments, "--keep-going"], root, one)
     lines = [f"{name}: {shot}: {why}" for shot, why in lost.items()]
-    raise UserError.several([*lines, f"images: not all pictures of {name} are there; what came is kept, run it again"])
+    raise UserError.several(
+        [*lines, f"images: not all pictures of {name} are there; what has arrived is kept, run it again"]
+    )
 
 
 def refused(found: Outlook, run: str) -> dict[str, str]:

@@ -84,10 +84,10 @@ def line(error: Any) -> UserError:
     context, kind = error.ctx, type(error).__name__
     if kind == "BadOptionUsage":
         if "does not take a value" in error.message:
-            return UserError(f"{error.option_name}: takes no value; write it alone")
-        return UserError(f"{error.option_name}: stands alone; write its value behind it")
+            return UserError(f"{error.option_name}: takes no value; write it without one")
+        return UserError(f"{error.option_name}: has no value; write it after the option")
     if context is None:
-        return UserError(f"{_small(error.format_message())}; look at charloom --help")
+        return UserError(f"{_small(error.format_message())}; see charloom --help")
     path, command = context.command_path, context.command
     example = EXAMPLES.get(command.name, "")
     usage = f"{path} {example}" if example else f"{path} --help"
@@ -96,7 +96,7 @@ def line(error: Any) -> UserError:
         near = difflib.get_close_matches(error.option_name, known, n=1, cutoff=0.7)
         if near:
             return UserError(f"{path}: there is no option {error.option_name}; did you mean {near[0]}?")
-        return UserError(f"{path}: there is no option {error.option_name}; look at {path} --help")
+        return UserError(f"{path}: there is no option {error.option_name}; see {path} --help")
     if kind == "MissingParameter":
         return UserError(f"{path}: {_called(error.param)} is missing; write it, as in: {usage}")
     if kind == "BadParameter" and error.param is not None:
@@ -105,15 +105,15 @@ def line(error: Any) -> UserError:
     if extra := re.search(r"unexpected extra argument\S* \((.*)\)", error.message):
         takes = [_called(one) for one in command.params if one.param_type_name == "argument"]
         if len(takes) == 1:
-            return UserError(f"{path} takes one {takes[0]}, and {extra[1]} is too much; run it once for each")
-        what = f"takes {' and '.join(takes)} alone" if takes else "takes options alone"
+            return UserError(f"{path} takes one {takes[0]}, and {extra[1]} is one too many; run it once for each")
+        what = f"takes {' and '.join(takes)} alone" if takes else "takes only options"
         return UserError(f"{path} {what}; remove {extra[1]}")
     if wrong := re.search(r"No such command '(.*?)'\.", error.message):
         near = difflib.get_close_matches(wrong[1], command.commands, n=1)
         if near:
             return UserError(f"{path}: there is no command {wrong[1]}; did you mean {path} {near[0]}?")
-        return UserError(f"{path}: there is no command {wrong[1]}; take one of {path} --help")
-    return UserError(f"{path}: {_small(error.format_message())}; look at {path} --help")
+        return UserError(f"{path}: there is no command {wrong[1]}; see {path} --help")
+    return UserError(f"{path}: {_small(error.format_message())}; see {path} --help")
 
 
 def _called(param: Any) -> str:

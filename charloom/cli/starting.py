@@ -147,7 +147,7 @@ def _of_folder(
     if not folder.is_dir():
         if re.match(r"[A-Za-z]:[^\\/]", str(images)):
             quoted = "'C:\\Users\\me\\mara'"
-            raise UserError(f"--images {images}: the shell took its backslashes; put it into quotes: {quoted}")
+            raise UserError(f"--images {images}: the shell removed its backslashes; put it in quotes: {quoted}")
         if folder.exists():
             raise UserError(f"--images {images}: is a file; give the folder it lies in")
         raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")

@@ -100,7 +100,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
         first = character.saved_steps[0]
         raise UserError(f"{name}: there is no checkpoint yet; wait for the first, at step {first}")
     if step is not None and step not in there:
-        raise UserError(f"{name}: there is no checkpoint of step {step}; take one of {', '.join(map(str, there))}")
+        raise UserError(f"{name}: there is no checkpoint of step {step}; use one of {', '.join(map(str, there))}")
     chosen = there[-1] if step is None else step
     path = root / character.label
     write_ship(path, character.label, chosen)
@@ -140,7 +140,7 @@ def write_ship(path: Path, label: str, step: int) -> None:
     try:
         part.write_text(new, encoding="utf-8", newline="")
         if dict(yaml.read_yaml(part, label)) != {**before, "ship": step}:
-            raise UserError(f"{label}: is laid out unusually; write the line 'ship: {step}' into it yourself")
+            raise UserError(f"{label}: has an unusual layout; add the line 'ship: {step}' yourself")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -90,7 +90,8 @@ def _not_in_training(root: Path, character: Character) -> None:
     else:
         return
     raise UserError(
-        f"{character.id}: is training ({where}), nothing to try; wait, or end it with charloom stop {character.id}"
+        f"{character.id}: is training ({where}), so there is nothing to try; "
+        f"wait, or end it with charloom stop {character.id}"
     )
 
 
@@ -102,7 +103,7 @@ def _not_trained(root: Path, character: Character, options: Sequence[str]) -> No
         return
     if planning.nothing_to_do(planning.dry_run([last.as_posix(), *options], root)):
         raise UserError(
-            f"{character.id}: is trained to step {whole} already, nothing to try; "
+            f"{character.id}: is trained to step {whole} already, so there is nothing to try; "
             f"look at it with charloom draw {character.id}"
         )
 
@@ -113,7 +114,7 @@ def measured(root: Path, character: Character, steps: int) -> Trial:
     lines = [record for record in records.of_training(files) if record["step"] <= steps]
     losses = [record["loss"] for record in lines if "loss" in record]
     if not losses:
-        raise UserError(f"{files.metrics}: holds no steps; run it again")
+        raise UserError(f"{files.metrics}: has no steps; run it again")
     third = max(1, len(losses) // 3)
     ends = losses[:third], losses[-third:]
     spread = [statistics.variance(part) / len(part) if len(part) > 1 else math.inf for part in ends]

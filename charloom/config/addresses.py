@@ -28,7 +28,7 @@ def holds_secret(address: str) -> bool:
 def mistake(address: str) -> str:
     """What is wrong with the address of an API that gets a key; nothing if it is well. Does not repeat the address."""
     if holds_secret(address):
-        return "holds a password or a key; take it out, and give the key by the environment"
+        return "holds a password or a key; remove it, and pass the key in an environment variable"
     if not re.match(r"https?://[^/\s]+(/\S*)?$", address):
         return "is not an address; write one that begins with https://"
     if address.startswith("http://") and not is_local(address):

@@ -53,7 +53,7 @@ def _problems(names: dict[str, None], shots: Sequence[Shot] | None, sets: Sequen
     for name in names:
         where = name.rpartition("/")[0]
         if where and where not in known:
-            found.append(f"images.{KEY}: {name}: there is no extra data set called {where}; correct it, or take it out")
+            found.append(f"images.{KEY}: {name}: there is no extra data set called {where}; correct it, or remove it")
         elif not where and shots is not None and name not in (planned := [shot.name for shot in shots]):
             found.append(f"images.{KEY}: {plans.no_shot(name, planned)}")
     return found

@@ -66,7 +66,7 @@ def create(folder: Path, examples: bool = False) -> Outcome:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         update = f" (to bring it up to date: charloom init --update {folder})"
         mine = update if (folder / "config/config.yaml").is_file() else ""
-        raise UserError(f"{folder}: is there already and not empty{mine}; choose another folder")
+        raise UserError(f"{folder}: already exists and is not empty{mine}; choose another folder")
     return _write(folder, {}, examples)
 
 

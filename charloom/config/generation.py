@@ -94,7 +94,7 @@ def mistakes(images: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
     found = read(images)
     if found is None:
         return [
-            f"images.{key}: is for generators; source {images['source']} generates nothing, so take it out"
+            f"images.{key}: is for generators; source {images['source']} generates nothing, so remove it"
             for key in KEYS
             if key in images and key not in GENERATORS
         ]
@@ -107,7 +107,7 @@ def mistakes(images: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
     if address and (wrong := addresses.mistake(address)):
         lines.append(f"{where}.base_url: {wrong}")
     if addresses.holds_secret(found.settings.get("server") or ""):
-        lines.append(f"{where}.server: holds a password; take it out, for it would end up in logs")
+        lines.append(f"{where}.server: holds a password; remove it, because it would end up in logs")
     if found.reference == GENERATOR and found.source not in PAID:
         lines.append(f"images.reference: {found.source} needs a picture to begin with; use z-image, or name a file")
     if found.file and not Path(found.file).is_file():

@@ -60,7 +60,7 @@ def problems(character: Character) -> list[str]:
         lines += _folder_problems(character, "images", folder, character.shot_names)
     for number, part in enumerate(character.datasets, 1):
         if part.masks and part.holdout:
-            lines.append(f"datasets[{number}].masks: what is held out is compared as whole pictures; take it out")
+            lines.append(f"datasets[{number}].masks: what is held out is compared as whole pictures; remove it")
         elif (folder := source(character, part)) not in ("", AUTO):
             lines += _folder_problems(character, f"datasets[{number}]", folder, part.items)
     return lines

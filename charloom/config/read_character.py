@@ -223,7 +223,7 @@ def steps_mistakes(character: Character) -> list[str]:
     """Steps to ship that are never trained or not saved."""
     if character.ship and character.ship > (last := character.recipe["train"]["steps"]):
         steps = ", ".join(map(str, character.recipe_steps))
-        return [f"ship: step {character.ship} is never trained, recipe.train.steps is {last}; take one of {steps}"]
+        return [f"ship: step {character.ship} is never trained, recipe.train.steps is {last}; use one of {steps}"]
     if character.checkpoint != "auto" and character.checkpoint not in character.saved_steps:
         steps = ", ".join(map(str, character.saved_steps))
         return [f"checkpoint: step {character.checkpoint} is not saved; auto or one of {steps}"]

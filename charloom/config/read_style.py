@@ -32,7 +32,7 @@ def read(path: Path, label: str, context: dict[str, Any], recipe_for: Any) -> Ch
     document = yaml.read_yaml(path, label)
     if _planned(document):
         if "class" in document:
-            raise UserError(f"{label}: class: a style has none; take it out")
+            raise UserError(f"{label}: class: a style has no class; remove it")
         return read_character.of_document(document, path, label, context, recipe_for, style=True)
     data, problems = schema.check(document, "style", label)
     if problems:

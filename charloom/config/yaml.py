@@ -80,7 +80,7 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
         with open(path, "rb") as file:
             size, data = os.fstat(file.fileno()).st_size, file.read(LARGEST)
         if b"\0" in data[:1024] and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UserError(f"{label}: is not text, so not a YAML file; name the file that is meant")
+            raise UserError(f"{label}: is not a text file, so it cannot be YAML; correct its name")
         if size > LARGEST:
             raise UserError(
                 f"{label}: has {size:,} bytes, a configuration at most {LARGEST:,}; put its contents elsewhere"
@@ -93,7 +93,7 @@ def read_yaml(path: str | Path, label: str | None = None) -> Document:
     try:
         data = _load(text, label)
     except RecursionError:
-        raise UserError(f"{label}: is nested too deeply to be a configuration; take out brackets") from None
+        raise UserError(f"{label}: is nested too deeply to be a configuration; remove some brackets") from None
     except yaml.MarkedYAMLError as error:
         number, remedy = _remedy(error, text.splitlines())
         raise UserError(f"{label}: line {number}: {remedy}") from None
@@ -114,7 +114,7 @@ def _load(text: str, label: str) -> Any:
         if node is None:
             return None
         if _expanded(node) > MOST:
-            raise UserError(f"{label}: its aliases (*name) stand for more than {MOST:,} values; write less of it")
+            raise UserError(f"{label}: its aliases (*name) stand for more than {MOST:,} values; use fewer of them")
         return loader.construct_document(node)
     finally:
         loader.dispose()

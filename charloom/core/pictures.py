@@ -116,7 +116,7 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
     if clear is not None:
         least, most = clear.getextrema()
         if not most:
-            raise UserError(f"{path}: is wholly transparent; {remedy}")
+            raise UserError(f"{path}: is completely transparent; {remedy}")
         if least < 255:
             image = pillow.composite(image, pillow.new("RGB", image.size, "white"), clear)
             notes.add(FLATTENED)

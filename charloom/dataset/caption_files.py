@@ -68,7 +68,7 @@ def save(
     if not text:
         raise UserError(f"{path}: a caption without words; delete the file to have one composed")
     if half := re.search("[\ud800-\udfff]", text):
-        raise UserError(f"{path}: the caption has half a character (U+{ord(half[0]):04X}); delete it, then save")
+        raise UserError(f"{path}: the caption contains half a character (U+{ord(half[0]):04X}); delete it, then save")
     if expected is not None and version(path) != expected:
         raise Changed(path, captions.read(path) if path.is_file() else "")
     before = captions.read(path) if path.is_file() else None

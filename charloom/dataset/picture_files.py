@@ -120,7 +120,7 @@ def add(character: Character, file: str, source: Path) -> Path:
         UserError: it is not a picture, or the character does not use every picture of a folder.
     """
     if not adds(character):
-        raise UserError("only a folder whose every picture is used takes more; drop the picture onto a shot")
+        raise UserError("pictures can only be added to a folder that is used as a whole; drop this one onto a shot")
     usual, folder = checked(source), Path(character.folder or "")
     plain = re.sub(r"[^\w()\- ]+", "-", Path(file.replace("\\", "/")).stem).strip("-. ~#")[:80].rstrip() or "picture"
     with _told(folder):

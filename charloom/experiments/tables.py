@@ -30,7 +30,7 @@ def rows(experiment: Experiment, lines: Iterable[Mapping[str, Any]]) -> list[dic
         UserError: a measure is unknown.
     """
     if unknown := [name for name in experiment.measures if name not in MEASURES]:
-        raise UserError(f"{experiment.name}: measures: {unknown[0]} is unknown; take one of {', '.join(MEASURES)}")
+        raise UserError(f"{experiment.name}: measures: {unknown[0]} is unknown; use one of {', '.join(MEASURES)}")
     by_look = {line["look"]: line for line in lines}
     found = []
     for arm, look in experiment.looks():

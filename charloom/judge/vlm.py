@@ -64,7 +64,7 @@ class VisionLanguage:
         self._yes = self._tokens("yes", "Yes", " yes", " Yes", "YES")
         self._no = self._tokens("no", "No", " no", " No", "NO")
         if not self._yes or not self._no or set(self._yes) & set(self._no):
-            raise UserError(f"{folder}: its tokenizer has no words for yes and no; take another model")
+            raise UserError(f"{folder}: its tokenizer has no words for yes and no; use another model")
 
     def _tokens(self, *words: str) -> list[int]:
         encoded = [self._processor.tokenizer.encode(word, add_special_tokens=False) for word in words]

@@ -128,7 +128,7 @@ def settle(
     """
     proposal = review.proposals.get(name)
     if proposal is None or proposal.text != proposed:
-        raise UserError(f"{name}: there is another proposal by now, or none; look at it again")
+        raise UserError(f"{name}: the proposal has changed or is gone; look at it again")
     text, by = (proposal.text, review.captioner) if take else (proposal.current, "you")
     return write(character, name, text, by=by, seen=seen, root=root)
 

@@ -68,7 +68,7 @@ class Api:
         if not self._key and not local:
             raise UserError(f"{settings['key']}: is not set; put the key of the API into this environment variable")
         if self._key and not (self._key.isascii() and self._key.isprintable() and " " not in self._key):
-            raise UserError(f"{settings['key']}: holds blanks or characters that no key has; set it again")
+            raise UserError(f"{settings['key']}: contains spaces or characters that no API key has; set it again")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx.Client(
             timeout=httpx.Timeout(PATIENCE, connect=30.0),
@@ -109,7 +109,9 @@ class Api:
                 return self._asked(body, path)
             except _Later as error:
                 if attempt == TRIES:
-                    raise _Refused(f"{path.name}: {error}, {TRIES} times; run again later, what came is kept") from None
+                    raise _Refused(
+                        f"{path.name}: {error}, {TRIES} times; run again later, what has arrived is kept"
+                    ) from None
                 pause = min(max(error.seconds, PAUSE * 2 ** (attempt - 1)), LONGEST_PAUSE)
                 self._log(f"{path.name}: {error}; asking again in {pause:.0f} s")
                 self._sleep(pause)

@@ -44,7 +44,7 @@ class Local:
                 yield path, self._text(image, prompt)
             except torch.OutOfMemoryError:
                 raise UserError(
-                    f"{self.folder.name}: does not fit into the memory of {self.device}; take a smaller model, or "
+                    f"{self.folder.name}: does not fit into the memory of {self.device}; use a smaller model, or "
                     "run the job with --config device=cpu"
                 ) from None
 
@@ -79,7 +79,7 @@ class Local:
         except Exception as error:  # transformers raises whatever the files lead it into
             raise UserError(
                 f"captions.captioner: {self.folder.name} cannot be loaded as a model that describes pictures "
-                f"({reason(error)}); take another one"
+                f"({reason(error)}); use another one"
             ) from error
 
     def _processing(self) -> Any:
@@ -94,5 +94,5 @@ class Local:
                 ) from error
             raise UserError(
                 f"captions.captioner: the processor of {self.folder.name} cannot be loaded ({reason(error)}); "
-                "take another model"
+                "use another model"
             ) from error

@@ -80,8 +80,8 @@ def _fitted(grey: Any, name: Path, size: tuple[int, int], crop: dict[str, int]) 
     if grey.size != whole:
         if abs(grey.width * whole[1] - grey.height * whole[0]) > max(whole):
             raise UserError(
-                f"{name}: {grey.width}x{grey.height} has another shape than its picture, {whole[0]}x{whole[1]}; "
-                "make it as large as the picture"
+                f"{name}: {grey.width}x{grey.height} has a different aspect ratio from its picture, "
+                f"{whole[0]}x{whole[1]}; make it as large as the picture"
             )
         grey = grey.resize(whole, Image.Resampling.BOX if grey.width > whole[0] else Image.Resampling.BILINEAR)
     return grey.crop((0, 0, *size))

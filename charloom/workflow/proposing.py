@@ -86,7 +86,7 @@ def accept(review: Review, names: list[str], root: Path, *, keep: bool = False) 
     if lost := [name for name in wanted if name not in review.proposals]:
         there = ", ".join(review.proposals)
         remedy = (
-            f"take one of {there}"
+            f"use one of {there}"
             if there
             else "describe pictures first: snakemake --cores 2 results/<name>/captions.json"
         )

@@ -27,7 +27,7 @@ def checked(path: Path, lock: dict[str, Any], folder: Path) -> tuple[Path, list[
     config = Path(lock["root"]) / "transformer" / "config.json"
     report = verify(path, module_shapes(files.read_json(config)) if config.is_file() else None, own=False)
     if not report.ok:
-        raise UserError(f"{path}: {report.problems[0]}; take another file (charloom verify says more)")
+        raise UserError(f"{path}: {report.problems[0]}; use another file (charloom verify says more)")
     try:
         read_adapter(path)
         return path, []

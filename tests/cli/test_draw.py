@@ -187,7 +187,7 @@ def test_lines_are_drawn_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatc
     for line in ("mara-step-000100, 64x80, 1 steps, strength 0.5, seed 9, count 1",
                  "error: [trigger] would be drawn literally",
                  "error: /sede: no such command", "error: /count x: give a number",
-                 "error: mara has no checkpoint of step 70; take one of 50, 100"):  # fmt: skip
+                 "error: mara has no checkpoint of step 70; use one of 50, 100"):  # fmt: skip
         assert line in text
 
 
@@ -239,7 +239,7 @@ def test_an_expression_sheet(here: Path) -> None:
         ([PROMPT, "--size", "1000x700"], "sides must be multiples of 16 from 64 to 4096; take 992x704, the nearest"),
         (["{trigger}，在桥上", "{trigger}在海边", "--size", "big"], "--size big: give pixels as 1024 or 1920x1088"),
         ([PROMPT, "--size", "big"], "--size big: give pixels as 1024 or 1920x1088"),
-        ([PROMPT, "--checkpoint", "75"], "mara has no checkpoint of step 75; take one of 50, 100"),
+        ([PROMPT, "--checkpoint", "75"], "mara has no checkpoint of step 75; use one of 50, 100"),
         ([PROMPT, "--checkpoints", "50,x"], "--checkpoints 50,x: give steps with commas between them"),
         ([PROMPT, "--checkpoint", "50", "--checkpoints", "50"], "give one of them"),
         ([PROMPT, "--lora", "no.safetensors"], "no.safetensors: there is no such file"),

@@ -12,13 +12,13 @@ from charloom.cli import mistyped
 from charloom.cli.main import DATA_SET, MACHINE, START, TRAIN, USE, app
 
 LINES = {
-    "lint mara leyla": "charloom lint takes one NAME, and leyla is too much; run it once for each",
-    "doctor mara": "charloom doctor takes options alone; remove mara",
+    "lint mara leyla": "charloom lint takes one NAME, and leyla is one too many; run it once for each",
+    "doctor mara": "charloom doctor takes only options; remove mara",
     "convert a b c --to kohya": "charloom convert takes IN and OUT alone; remove c",
     "new mara --clas creature": "charloom new: there is no option --clas; did you mean --class?",
-    "lint mara --foo": "charloom lint: there is no option --foo; look at charloom lint --help",
-    "new mara --class": "--class: stands alone; write its value behind it",
-    "lint mara --html=3": "--html: takes no value; write it alone",
+    "lint mara --foo": "charloom lint: there is no option --foo; see charloom lint --help",
+    "new mara --class": "--class: has no value; write it after the option",
+    "lint mara --html=3": "--html: takes no value; write it without one",
     "publish mara": "charloom publish: --repo is missing; write it, as in: charloom publish mara --repo me/mara",
     "lint": "charloom lint: NAME is missing; write it, as in: charloom lint mara",
     "draw mara x --seed 9223372036854775808": "charloom draw: --seed is larger than 9223372036854775807; correct it",

@@ -99,7 +99,7 @@ def test_what_is_told_is_not_guessed(root: Path) -> None:
             "error: --images config/config.yaml: is a file; give the folder it lies in",
         ),
         (["--images", "config"], "error: --images config: there is no picture in it"),
-        (["--images", "C:Usersmemara"], "error: --images C:Usersmemara: the shell took its backslashes; put it into"),
+        (["--images", "C:Usersmemara"], "error: --images C:Usersmemara: the shell removed its backslashes; put it in"),
         (["--class", "womn"], "error: --class womn: is unknown; did you mean woman?"),
         (["--look", "photo"], "error: --look photo: "),
         (["--like", "foxx"], "error: --like foxx: there is no config/examples/foxx.yaml; did you mean fox?"),

@@ -128,7 +128,7 @@ def test_ship_refuses_what_is_not_there(root: Path) -> None:
     assert said(call("ship", "mara")) == "error: mara: there is no checkpoint yet; wait for the first, at step 50\n"
     trainer().finished()
     assert said(call("ship", "mara", "--checkpoint", "40")).startswith(
-        "error: mara: there is no checkpoint of step 40; take one of 50"
+        "error: mara: there is no checkpoint of step 40; use one of 50"
     )
     assert "ship" not in yaml.safe_load(FILE.read_text())
 
@@ -186,7 +186,7 @@ def test_lint_names_the_saved_steps_for_one_to_ship_that_is_none(root: Path) -> 
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"ship": 500}, "ship: step 500 is never trained, recipe.train.steps is 100; take one of 50, 100"),
+        ({"ship": 500}, "ship: step 500 is never trained, recipe.train.steps is 100; use one of 50, 100"),
         ({"ship": 50, "checkpoint": 100}, "checkpoint: step 100 is not saved; auto or one of 50"),
     ],
 )
@@ -298,7 +298,8 @@ def test_try_beside_a_training_says_so_at_once(root: Path, monkeypatch: pytest.M
     writer = trainer()
     text = said(call("try", "mara", "--steps", "30"))
     assert text == (
-        "error: mara: is training (step 60 of 100), nothing to try; wait, or end it with charloom stop mara\n"
+        "error: mara: is training (step 60 of 100), so there is nothing to try; "
+        "wait, or end it with charloom stop mara\n"
     )
     writer.ended(KeyboardInterrupt())
     with progress.noticed(results("mara").training):

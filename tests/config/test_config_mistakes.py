@@ -230,7 +230,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a picture in place of a configuration": (
         lambda p: (p / CONFIG).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(2**20)),
-        ["config/config.yaml: is not text, so not a YAML file; name the file that is meant"],
+        ["config/config.yaml: is not a text file, so it cannot be YAML; correct its name"],
     ),
     "missing key": (
         lambda p: write_yaml(p / MARA, {k: v for k, v in CHARACTER.items() if k != "trigger"}),

@@ -71,7 +71,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an argument of ours": (
         {"source": "diffusers", "diffusers": {"options": {"generator": 1}}},
-        "images.diffusers.options.generator: is set by charloom; take it out",
+        "images.diffusers.options.generator: is set by charloom; remove it",
     ),
 }
 

@@ -177,7 +177,7 @@ def test_what_is_transparent_stands_on_white_and_is_noted(tmp_path: Path, name: 
     assert found.image.getpixel((8, 26)) == (255, 255, 255) != found.image.getpixel((40, 6))
     image.paste((0, 0, 0, 0), (0, 0, 48, 32))
     CLEAR[name](image, tmp_path / name)
-    with pytest.raises(UserError, match="is wholly transparent; replace it"):
+    with pytest.raises(UserError, match="is completely transparent; replace it"):
         pictures.read(tmp_path / name)
 
 

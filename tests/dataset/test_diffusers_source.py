@@ -129,7 +129,7 @@ def test_names_of_arguments_differ_by_family() -> None:
     klein = {"image", "prompt", "guidance_scale", "num_inference_steps", "width", "height"}
     found = source.call({**SETTINGS, "guidance_scale": 4.0}, klein)
     assert found == {"num_inference_steps": 1, "guidance_scale": 4.0, "width": 64, "height": 96}
-    with pytest.raises(UserError, match=r"^images\.diffusers\.strength: this pipeline has none"):
+    with pytest.raises(UserError, match=r"^images\.diffusers\.strength: this pipeline has no such setting"):
         source.call({**SETTINGS, "strength": 0.5}, klein)
 
 

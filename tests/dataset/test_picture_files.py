@@ -176,7 +176,7 @@ def test_pictures_that_are_drawn_or_bought_are_not_replaced():
     drawn = load().characters["mara"]
     with pytest.raises(UserError, match="the pictures are drawn; to use your own, set images"):
         picture_files.put(drawn, "medium-01", new())
-    with pytest.raises(UserError, match="only a folder whose every picture is used"):
+    with pytest.raises(UserError, match="only be added to a folder that is used as a whole"):
         picture_files.add(drawn, "x.png", new())
     with pytest.raises(UserError, match="there is no picture ../x"):
         picture_files.put(mara(images={"count": 3}), "../x", new())

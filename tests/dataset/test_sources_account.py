@@ -49,7 +49,7 @@ def test_the_key_is_nowhere(shop: Shop, fake: Fake) -> None:
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-@pytest.mark.parametrize(("value", "words"), [("", "is not set"), ("  ", "is not set"), ("sk-a\nb", "holds blanks")])
+@pytest.mark.parametrize(("value", "words"), [("", "is not set"), ("  ", "is not set"), ("sk-a\nb", "contains spaces")])
 def test_a_missing_or_broken_key_is_one_line_without_it(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, value: str, words: str
 ) -> None:

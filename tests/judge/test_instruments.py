@@ -69,7 +69,7 @@ def test_a_vision_language_model_answers_each_phrase(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_say_yes_is_one_line(tmp_path: Path) -> None:
     folder = judge_models.vision_language(tmp_path / "vlm", words=False)
-    with pytest.raises(UserError, match="no words for yes and no; take another model"):
+    with pytest.raises(UserError, match="no words for yes and no; use another model"):
         panel(tmp_path, vlm=folder).opened("vlm")
 
 

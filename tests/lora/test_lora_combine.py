@@ -90,4 +90,4 @@ def test_the_command_states_the_error(pair: list[Path], tmp_path: Path) -> None:
     for arguments, words in ((("--strengths", "1;2"), "with commas"), (("--strengths", "1"), "1 strength for 2")):
         wrong = call("merge", *files, *arguments, "--output", str(tmp_path / "x.safetensors"))
         assert wrong.exit_code == 1 and words in said(wrong)
-    assert "one file alone" in said(call("merge", files[0], "--output", str(tmp_path / "x.safetensors")))
+    assert "is only one file" in said(call("merge", files[0], "--output", str(tmp_path / "x.safetensors")))

@@ -209,7 +209,7 @@ def test_a_proposal_is_taken_or_not_and_never_over_another_caption(page):
     first, second = page.picture("closeup-01"), page.picture("medium-01")
     assert {kind for kind, _ in first["proposal"]["diff"]} == {"same", "less", "more"}
     answer = page.ask("proposal", 409, picture="closeup-01", proposal="another", take=True, seen=first["seen"])
-    assert "another proposal by now" in answer["text"]
+    assert "the proposal has changed or is gone" in answer["text"]
     page.ask("proposal", picture="closeup-01", proposal=first["proposal"]["proposal"], take=True, seen=first["seen"])
     taken = page.picture("closeup-01")
     assert taken["caption"] == first["proposal"]["proposal"] and taken["own"] and taken["proposal"] is None

@@ -215,8 +215,8 @@ def test_a_wrong_captioner_is_one_line(project: Path) -> None:
     key = "sk-0123456789abcdef"
     for own, said in {
         ("ftp://x", "KEY"): "base_url: is not an address; write one that begins with https://",
-        (f"https://me:{key}@host/v1", "KEY"): "base_url: holds a password or a key; take it out",
-        (f"https://host/v1?api_key={key}", "KEY"): "base_url: holds a password or a key; take it out",
+        (f"https://me:{key}@host/v1", "KEY"): "base_url: holds a password or a key; remove it",
+        (f"https://host/v1?api_key={key}", "KEY"): "base_url: holds a password or a key; remove it",
         ("http://example.org/v1", "KEY"): "base_url: would send the key unencrypted; use https://",
         ("https://host/v1", key): "key: must be the name of an environment variable in capitals, never the key itself",
     }.items():

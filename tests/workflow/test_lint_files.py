@@ -110,7 +110,7 @@ def test_pictures_of_sets_are_checked_like_those_of_the_plan(project: Path) -> N
         "more/clear.png": "was transparent and stands on white now",
         "more/blurred.png": "looks blurred",
         "more/small.png": "60x300 is less than the minimum of 64",
-        "more/void.png": "is wholly transparent",
+        "more/void.png": "is completely transparent",
         "pics/closeup-01.png, more/twin.png": "are the same image",
         "more/a.png, more/clear.png": "are almost the same image",  # in other tones
     }.items():

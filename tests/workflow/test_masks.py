@@ -81,7 +81,7 @@ def test_a_mask_moves_with_the_crop_and_the_flip(tmp_path: Path) -> None:
     half, _ = masks.make(tmp_path / "cut.png", own, tmp_path / "half.png", settings)
     assert all(np.abs((half[name] - cut[name]).numpy()).mean() < 0.05 for name in cut)
     Image.new("L", (100, 140)).save(tmp_path / "odd.png")
-    with pytest.raises(UserError, match="odd.png: 100x140 has another shape than its picture, 160x140"):
+    with pytest.raises(UserError, match="odd.png: 100x140 has a different aspect ratio from its picture, 160x140"):
         masks.make(tmp_path / "cut.png", own, tmp_path / "odd.png", settings)
     mirrored = Image.open(tmp_path / "cut-mask.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     mirrored.save(tmp_path / "mirrored.png")
@@ -217,7 +217,7 @@ def test_an_extra_set_has_masks_of_its_own(project: Path) -> None:
     assert planned["make_mask"] == 1 and planned["convert_set_picture"] == 2
     # What is held out is compared whole; masks among the pictures would be trained on.
     for changed, said in {
-        "held": "datasets[2].masks: what is held out is compared as whole pictures; take it out",
+        "held": "datasets[2].masks: what is held out is compared as whole pictures; remove it",
         "others": "datasets[1].masks: others is datasets[1].path, whose pictures are trained on; put masks into",
     }.items():
         mine = [{**part, "masks": part["name"]} if part["name"] == changed else part for part in own]

@@ -51,7 +51,7 @@ def problems(character: Character) -> list[str]:
     if folder and not (folder / "model_index.json").is_file():
         return [f"{WHERE}.model: {folder} holds no pipeline (no model_index.json); name another folder, or a hub model"]
     wrong = [name for name in character.generation.settings["options"] if name in OURS]
-    lines = [f"{WHERE}.options.{name}: is set by charloom; take it out" for name in wrong]
+    lines = [f"{WHERE}.options.{name}: is set by charloom; remove it" for name in wrong]
     return lines + generated.problems(character)
 
 
@@ -86,7 +86,9 @@ class Diffusers:
         self.pipeline = _loaded(how, torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         self.arguments = set(inspect.signature(self.pipeline.__call__).parameters)
         if not {"image", "prompt"} <= self.arguments:
-            raise UserError(f"{WHERE}.model: {type(self.pipeline).__name__} takes no picture; use a model that edits")
+            raise UserError(
+                f"{WHERE}.model: {type(self.pipeline).__name__} takes no picture as input; use a model that edits"
+            )
         self.pipeline.set_progress_bar_config(disable=True)
         how["log"](f"{type(self.pipeline).__name__}: {place(self.pipeline, self.device, how)}")
 
@@ -115,7 +117,7 @@ class Diffusers:
         except Exception as error:  # pipelines of any author, with arguments of the user's
             what = f"{type(error).__name__}: {reason(error)}"
             raise UserError(
-                f"{WHERE}: {type(self.pipeline).__name__} draws nothing ({what}); take another model"
+                f"{WHERE}: {type(self.pipeline).__name__} draws nothing ({what}); use another model"
             ) from error
         out = io.BytesIO()
         drawn.convert("RGB").save(out, format="PNG", compress_level=4)
@@ -139,12 +141,12 @@ def call(settings: dict[str, Any], known: set[str]) -> dict[str, Any]:
         if key in settings:
             name = next((name for name in candidates if name in known), None)
             if name is None:
-                raise UserError(f"{WHERE}.{key}: this pipeline has none; take it out")
+                raise UserError(f"{WHERE}.{key}: this pipeline has no such setting; remove it")
             wanted[name] = settings[key]
     for name, value in settings.get("options", {}).items():
         if name not in known:
             raise UserError(
-                f"{WHERE}.options.{name}: this pipeline has no such argument; take one of {', '.join(sorted(known))}"
+                f"{WHERE}.options.{name}: this pipeline has no such argument; use one of {', '.join(sorted(known))}"
             )
         wanted[name] = value
     return wanted
@@ -205,10 +207,10 @@ def _loaded(how: dict[str, Any], dtype: Any) -> Any:
         if "image" not in inspect.signature(pipeline.__call__).parameters:
             pipeline = AutoPipelineForImage2Image.from_pipe(pipeline, torch_dtype=dtype)
     except MemoryError:
-        raise UserError(f"{WHERE}.model: {name} does not fit into main memory; take a smaller one") from None
+        raise UserError(f"{WHERE}.model: {name} does not fit into main memory; use a smaller one") from None
     except Exception as error:  # whatever the hub, the network, transformers or a broken file raise
         raise UserError(
             f"{WHERE}.model: {name} cannot be loaded ({type(error).__name__}: {reason(error)}); "
-            "take another model, or update diffusers"
+            "use another model, or update diffusers"
         ) from error
     return pipeline

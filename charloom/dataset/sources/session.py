@@ -115,7 +115,8 @@ class Session:
                     wrong += 1
                 if failures >= self.patience.tries or wrong >= self.patience.wrong:
                     raise UserError(
-                        f"{order.name}: no picture after {failures} tries ({error}); run again later, what came is kept"
+                        f"{order.name}: no picture after {failures} tries ({error}); "
+                        "run again later, what has arrived is kept"
                     ) from None
                 seconds = self.patience.pause(failures, error.wait)
                 self.log(f"{order.name}: {error}; again in {seconds:.0f} s")
@@ -142,7 +143,9 @@ class Session:
             listed = words.listed(names, 3)
             spent = f"{self.purchases.pictures} pictures"
             spent += f" and {self.purchases.money:.2f} of money" if self.purchases.money else ""
-            raise UserError(f"images.budget: is spent ({spent}) before {listed}; raise it to go on, what came is kept")
+            raise UserError(
+                f"images.budget: is spent ({spent}) before {listed}; raise it to go on, what has arrived is kept"
+            )
 
     def _wrong(self, order: Order, times: int, why: str) -> None:
         if times >= self.patience.wrong:

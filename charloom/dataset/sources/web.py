@@ -30,7 +30,7 @@ class Secret:
             raise UserError(f"{variable}: is not set; put your API key into this environment variable")
         if value and not re.fullmatch(r"[!-~]+", value):
             # Clients would quote it in their errors.
-            raise UserError(f"{variable}: holds blanks or characters that no key has; set it again")
+            raise UserError(f"{variable}: contains spaces or characters that no API key has; set it again")
         self.value = value or "none"
         self.variable = variable
 
@@ -126,7 +126,9 @@ def refusal_of(status: int, words: str, secret: Secret, where: str, wait: str | 
     said = secret.hide(words)
     if status in (408, 409, 425, 429) or status >= 500:
         if "insufficient_quota" in words:  # which no waiting mends; a limit per minute is "rate_limit_exceeded"
-            return UserError(f"{secret.variable}: the account has no credit left ({said}); buy some, what came is kept")
+            return UserError(
+                f"{secret.variable}: the account has no credit left ({said}); buy some, what has arrived is kept"
+            )
         return Again(f"the server answers {status}", _seconds(wait))
     if status in (401, 403):
         return UserError(f"{secret.variable}: is not accepted ({status}: {said}); check the key and what it may do")
