@@ -162,7 +162,7 @@ def test_a_record_from_before_counts_for_everybody(tmp_path):
     record.write_text(json.dumps({**updates.current(), "grid": 0}))
     names = [f"m{number}" for number in range(7)]
     (line,) = updates.lines(names, record)[1:]
-    assert line.startswith("  m0, m1, m2, m3, m4 and 2 more: the grids of previews (grid 0 →")
+    assert line.startswith("  m0, m1, m2, m3, m4 and 2 more: preview grids (grid 0 →")
     updates.remember({"m0": {"export_final"}}, record)
     assert updates.lines(["m0"], record) == [] and len(updates.lines(["m1"], record)) == 2
 
