@@ -156,9 +156,9 @@ def drawing_gpus(wildcards):
 
 
 def negative_embedding(wildcards):
-    """The embedding for the unconditional pass of guidance: of the negative prompt, or of the empty one."""
-    name = "_negative" if person(wildcards.character).negative_prompt else "_empty"
-    return results(wildcards.character).embedding(name)
+    """The embedding that previews are guided away from."""
+    prompt = person(wildcards.character).negative_prompt
+    return results(wildcards.character).negative_embedding(prompt)
 
 
 def strength_pictures(wildcards):

@@ -9,7 +9,7 @@ from charloom.core import files
 from charloom.core.errors import UserError, cli
 from charloom.core.layout import Results
 from charloom.train.keys import CHECKPOINT, checkpoint_key
-from charloom.workflow import jobs
+from charloom.workflow import jobs, strengths
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log = jobs.Log(arguments.log, arguments.settings["name"])
     wanted = arguments.settings["checkpoint"]
-    step = arguments.validation["step"] if wanted == "auto" else wanted
+    step = strengths.chosen_step(arguments.validation, wanted)
     chosen = arguments.results.checkpoint(step)
     if not chosen.is_file():
         there = ", ".join(path.stem for path in arguments.results.checkpoints()) or "none"

@@ -1,4 +1,4 @@
-"""``charloom draw``: pictures of a character for prompts of the moment, with everything loaded once."""
+"""``charloom draw``: pictures of a character for any prompts, with everything loaded once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from charloom.cli.drawing import Loras, Manner, Table, untrained
+from charloom.cli.drawing import Lora, Loras, Manner, Table, untrained
 from charloom.cli.naming import known
 from charloom.config import project
 from charloom.config.character import Character
@@ -28,9 +28,9 @@ from charloom.core.store import Store
 SIDES = 64, 4096
 """Shortest and longest side of a picture in pixels."""
 LARGEST_SEED = 2**63 - 1
-"""Torch takes no larger one."""
+"""The largest that torch accepts."""
 MANY = 20
-"""Pictures from which on the blocks are compiled on a GPU, unless told: a few are done before the compiler is."""
+"""From this many pictures on, blocks are compiled on a GPU unless told otherwise; a few are faster without."""
 HELP = """\
 a line is a prompt, with {trigger}; commands:
   /seed 5 (or next)   /count 4   /steps 36   /strength 0.8   /size 1920x1088
@@ -82,7 +82,7 @@ def numbers(text: str, what: str) -> list[int]:
 
 
 def changed(how: Manner, command: str, loras: Loras) -> Manner:
-    """``how`` after a line such as ``/seed 5``.
+    """``how`` as changed by a line such as ``/seed 5``.
 
     Raises:
         UserError: there is no such command, or its value is wrong.
@@ -123,14 +123,14 @@ def shown(how: Manner, table: Table) -> str:
 
 
 def warn(text: str, character: Character, say: Callable[[str], None]) -> None:
-    """Say so if a prompt for the character's own LoRA does not name it."""
+    """Warn if a prompt for the character's own LoRA lacks the trigger."""
     if not character.shown_by(text):
         lost = "be in another style" if character.is_style else "show somebody else"
         say(f"note: no {words.PLACEHOLDER} in the prompt, so it may {lost}: {text[:60]}")
 
 
 def repl(table: Table, how: Manner, loras: Loras, lines: Iterable[str], own: bool = True) -> None:
-    """Draw what is typed, until the end of ``lines`` or ``/quit``. A mistake is a line, and nothing else is lost."""
+    """Draw what is typed, until the end of ``lines`` or ``/quit``. A mistake prints a line and loses nothing."""
     for line in lines:
         text = line.strip()
         try:
@@ -156,7 +156,7 @@ def repl(table: Table, how: Manner, loras: Loras, lines: Iterable[str], own: boo
 
 
 def typed() -> Iterator[str]:
-    """Lines of standard input, with a prompt and a history where somebody types."""
+    """Lines of standard input; on a terminal with a prompt and a history."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
@@ -173,7 +173,7 @@ def typed() -> Iterator[str]:
 
 
 def seeded(given: int | None) -> int | None:
-    """A seed that torch takes; no option's ``max``, which the help would write out."""
+    """A seed that torch accepts; checked here because the help would print an option's ``max``."""
     if given is not None and given > LARGEST_SEED:
         raise typer.BadParameter(f"is larger than {LARGEST_SEED}")
     return given
@@ -210,20 +210,10 @@ def draw(
 ) -> None:
     """Draw a character now: with the finished LoRA, or the newest checkpoint. Nothing is ever overwritten."""
     name = known(name)
-    if prompt and len(prompt) > 1 and all(map(_one_word, prompt)):
-        together = shlex.quote(" ".join(prompt))
-        raise UserError(f"{len(prompt)} prompts of one word each; put quotes around the prompt: {together}")
+    _check_options(prompt or [], interactive, sheet, checkpoint, checkpoints, lora)
     workflow = project.as_last_run(Path(), name)
     character = workflow.character(name)
     base = workflow.bases[character.base]
-    if sum(one is not None for one in (checkpoint, checkpoints, lora)) > 1:
-        raise UserError("--checkpoint, --checkpoints and --lora: give one of them")
-    if interactive and checkpoints is not None:
-        raise UserError(
-            "--repl: draws with one checkpoint at a time; leave the steps out and change it there by /checkpoint N"
-        )
-    if sheet and checkpoints is not None:
-        raise UserError("--sheet: --checkpoints puts the pictures on one already; leave --sheet out")
     texts = [filled(text, character) for text in [*(prompt or ()), *_lines(prompts)]]
     if not texts and not interactive:
         raise UserError('there is no prompt; add one, e.g. "a medium shot photo of {trigger}, city street", or --repl')
@@ -244,12 +234,7 @@ def draw(
     lock = studios.lock_of(base)
     with ExitStack() as stack:
         loras = Loras(workflow, character, store, lock, Path(stack.enter_context(tempfile.TemporaryDirectory())), say)
-        if checkpoints is not None:
-            columns = [loras.checkpoint(step) for step in numbers(checkpoints, "--checkpoints")]
-        elif checkpoint is not None:
-            columns = [loras.checkpoint(checkpoint)]
-        else:
-            columns = [loras.file(expanded(lora)) if lora else loras.newest()]
+        columns = _columns(loras, checkpoint, checkpoints, lora)
         how = Manner(
             width,
             height,
@@ -293,8 +278,39 @@ def draw(
             repl(table, how, loras, typed(), own=not lora)
 
 
+def _check_options(
+    prompt: Sequence[str],
+    interactive: bool,
+    sheet: bool,
+    checkpoint: int | None,
+    checkpoints: str | None,
+    lora: Path | None,
+) -> None:
+    """Refuse options that contradict each other, and a prompt that lacks its quotes."""
+    if len(prompt) > 1 and all(map(_one_word, prompt)):
+        together = shlex.quote(" ".join(prompt))
+        raise UserError(f"{len(prompt)} prompts of one word each; put quotes around the prompt: {together}")
+    if sum(one is not None for one in (checkpoint, checkpoints, lora)) > 1:
+        raise UserError("--checkpoint, --checkpoints and --lora: give one of them")
+    if interactive and checkpoints is not None:
+        raise UserError(
+            "--repl: draws with one checkpoint at a time; leave the steps out and change it there by /checkpoint N"
+        )
+    if sheet and checkpoints is not None:
+        raise UserError("--sheet: --checkpoints puts the pictures on one already; leave --sheet out")
+
+
+def _columns(loras: Loras, checkpoint: int | None, checkpoints: str | None, lora: Path | None) -> list[Lora]:
+    """What to draw with: several checkpoints are columns of one picture."""
+    if checkpoints is not None:
+        return [loras.checkpoint(step) for step in numbers(checkpoints, "--checkpoints")]
+    if checkpoint is not None:
+        return [loras.checkpoint(checkpoint)]
+    return [loras.file(expanded(lora)) if lora else loras.newest()]
+
+
 def _one_word(prompt: str) -> bool:
-    """Whether a prompt is a single word; a whole sentence is none in Chinese, which has no spaces."""
+    """Whether a prompt is a single word; a sentence in Chinese, which has no spaces, is not."""
     return prompt.replace(words.PLACEHOLDER, "").isascii() and not re.search(r"\s", prompt.strip())
 
 

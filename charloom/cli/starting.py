@@ -17,11 +17,11 @@ from charloom.core.files import expanded
 BASE = "z-image-turbo"
 """The base for pictures other than paper dolls."""
 PROFILE = "profiles/gpu-16gb"
-"""The profile for it on the smallest card that README asks for."""
+"""The profile for it on the smallest card that the README recommends."""
 FEW = 5
 """Fewer pictures than this are hardly a character."""
 MANY = 400
-"""Captions that guesses look at, spread over the folder."""
+"""Captions to guess from, spread over the folder."""
 
 
 def new(
@@ -139,18 +139,11 @@ def _of_folder(
     Raises:
         UserError: there is no folder, or no picture in it.
     """
-    from charloom.config import guesses, image_folder, inventory, kinds, kohya, scaffold
+    from charloom.config import guesses, image_folder, inventory, kohya, scaffold
     from charloom.config.datasets import is_blank
     from charloom.dataset import captions
 
-    folder = expanded(images)
-    if not folder.is_dir():
-        if re.match(r"[A-Za-z]:[^\\/]", str(images)):
-            quoted = "'C:\\Users\\me\\mara'"
-            raise UserError(f"--images {images}: the shell removed its backslashes; put it in quotes: {quoted}")
-        if folder.exists():
-            raise UserError(f"--images {images}: is a file; give the folder it lies in")
-        raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")
+    folder = _existing(images)
     named = kohya.layout(folder)
     numbered = [] if named else kohya.parts(folder)
     folder = named.main.path if named else folder
@@ -169,24 +162,7 @@ def _of_folder(
         except UserError:
             continue  # lint names it
     texts = [text for text in texts if text]
-    said: dict[str, str] = {}
-    known = f"one of {', '.join(kinds.CLASSES[:-1])}"
-    comments = {"class": known}
-    guessed = guesses.class_and_noun(texts)
-    if named and not given["class"]:
-        said["class"], comments["class"] = named.main.class_, f"from the folder's name; {known}"
-        guessed = named.main.class_, named.main.noun
-    elif given["class"] or not guessed:
-        said["class"] = given["class"] or "person"
-        if not given["class"]:
-            comments["class"] = f"the captions do not say; {known}"
-    else:
-        said["class"], comments["class"] = guessed[0], f"guessed from the captions; {known}"
-    if noun := given["noun"] or (guessed[1] if guessed and guessed[0] == said["class"] else ""):
-        said["noun"] = noun
-    look = given["look"] or guesses.look(texts)
-    if look and look != "photographic":
-        said["look"], comments["look"] = look, "as told" if given["look"] else "guessed from the captions"
+    said, comments = _kind(texts, given, named)
     if base:
         said["base"], comments["base"] = base, "the one in config.yaml draws paper dolls only"
     if crop:
@@ -219,8 +195,52 @@ def _of_folder(
     return text + scaffold.sets(further, named.main.repeats if named and named.more else 1), notes
 
 
+def _existing(images: Path) -> Path:
+    """The folder that ``--images`` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    from charloom.config import inventory
+
+    folder = expanded(images)
+    if not folder.is_dir():
+        if re.match(r"[A-Za-z]:[^\\/]", str(images)):
+            quoted = "'C:\\Users\\me\\mara'"
+            raise UserError(f"--images {images}: the shell removed its backslashes; put it in quotes: {quoted}")
+        if folder.exists():
+            raise UserError(f"--images {images}: is a file; give the folder it lies in")
+        raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")
+    return folder
+
+
+def _kind(texts: list[str], given: dict[str, str | None], named: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Class, noun and look: given, in the folder's name (``named``), or guessed from captions; and comments on them."""
+    from charloom.config import guesses, kinds
+
+    said: dict[str, str] = {}
+    known = f"one of {', '.join(kinds.CLASSES[:-1])}"
+    comments = {"class": known}
+    guessed = guesses.class_and_noun(texts)
+    if named and not given["class"]:
+        said["class"], comments["class"] = named.main.class_, f"from the folder's name; {known}"
+        guessed = named.main.class_, named.main.noun
+    elif given["class"] or not guessed:
+        said["class"] = given["class"] or "person"
+        if not given["class"]:
+            comments["class"] = f"the captions do not say; {known}"
+    else:
+        said["class"], comments["class"] = guessed[0], f"guessed from the captions; {known}"
+    if noun := given["noun"] or (guessed[1] if guessed and guessed[0] == said["class"] else ""):
+        said["noun"] = noun
+    look = given["look"] or guesses.look(texts)
+    if look and look != "photographic":
+        said["look"], comments["look"] = look, "as told" if given["look"] else "guessed from the captions"
+    return said, comments
+
+
 def _written(root: Path, folder: Path) -> str:
-    """A folder as it is written down: below the workflow's as it is, elsewhere from the root."""
+    """A folder as written into the file: relative if it is inside the workflow's, else absolute."""
     whole = Path(os.path.abspath(folder))
     here = Path(os.path.abspath(root))
     return whole.relative_to(here).as_posix() if whole.is_relative_to(here) and whole != here else whole.as_posix()
@@ -248,10 +268,10 @@ def _bases(root: Path) -> tuple[Any, Any]:
 
 
 def _example(root: Path, name: str) -> str:
-    """The text of a file of config/examples/.
+    """The text of a file in config/examples/.
 
     Raises:
-        UserError: there is none of this name; the nearest is named.
+        UserError: there is none of this name; the message suggests the nearest.
     """
     from charloom.config import inventory, schema
 

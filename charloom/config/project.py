@@ -30,7 +30,7 @@ _RESERVED = ("experiments",)
 
 @dataclass(frozen=True)
 class Workflow:
-    """Everything that the rules need to know."""
+    """Everything that the rules need to know about the configuration."""
 
     device: str
     store: str
@@ -186,39 +186,17 @@ def read(
     # Without defaults, which would override the base's recipe.
     own_recipe, own_crop = data.get("recipe", {}), data.get("crop", {})
     data = yaml.merge(schema.defaults(schema.load_schema("config")), data)
-
-    bases: dict[str, Base] = {}
-
-    def base(name: str, label: str) -> tuple[Base | None, list[str]]:
-        if name not in bases:
-            found, wrong = read_base(root, name, f"{label}: base")
-            if not found:
-                return None, wrong
-            bases[name] = replace(found, run_ahead=data.get("run_ahead", found.run_ahead))
-        return bases[name], []
-
-    def recipe_for(name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
-        found, wrong = base(name, label)
-        plain = schema.defaults(schema.load_schema("recipe"))
-        given = yaml.merge(found.recipe if found else {}, own_recipe, own)
-        recipe = yaml.merge(plain, given)
-        recipe["train"]["lr"] = knobs.learning_rate(yaml.merge(own_recipe, own), found.recipe if found else {})
-        if "every" not in given.get("sample", {}):
-            # Only saved steps have previews: round the default up to a multiple of save.every.
-            every = recipe["save"]["every"]
-            recipe["sample"]["every"] = -(-recipe["sample"]["every"] // every) * every
-        return recipe, wrong or (_recipe_mistakes(root, recipe, found, label) if found else [])
-
-    _, problems = base(data["base"], CONFIG)
+    bases = _Bases(root, own_recipe, data.get("run_ahead"))
+    _, problems = bases.base(data["base"], CONFIG)
     problems += _gpu_mistakes(data)
     context = {"base": data["base"], "crop": own_crop, "root": root, "ready": ready, "image_problems": image_problems}
-    context["gallery"] = lambda name: found.gallery if (found := bases.get(name)) else {}
+    context["gallery"] = lambda name: found.gallery if (found := bases.known.get(name)) else {}
     people: dict[str, Character] = {}
     files, broken, elsewhere = _character_files(root, data["characters"], data.get("shard"), problems)
     for path in files:
         label = f"config/characters/{path.name}"
         try:
-            people[path.stem] = read_character.read(path, label, context, recipe_for)
+            people[path.stem] = read_character.read(path, label, context, bases.recipe)
         except UserError as error:
             broken[path.stem] = str(error).splitlines()
     styles: dict[str, Character] = {}
@@ -229,7 +207,7 @@ def read(
             if path.stem in people or path.stem in broken:
                 raise UserError(f"{label}: a character is called {path.stem} too; rename one of the files")
             _check_name(path, label)
-            styles[path.stem] = read_style.read(path, label, context, recipe_for)
+            styles[path.stem] = read_style.read(path, label, context, bases.recipe)
         except UserError as error:
             broken_styles[path.stem] = str(error).splitlines()
     for name, line in _same_triggers({**people, **styles}).items():
@@ -247,7 +225,7 @@ def read(
         device=data["device"],
         store=store,
         characters=people,
-        bases=bases,
+        bases=bases.known,
         broken=broken,
         notify=data.get("notify"),
         styles=styles,
@@ -256,6 +234,37 @@ def read(
         shard=data.get("shard"),
         elsewhere=elsewhere,
     )
+
+
+class _Bases:
+    """The bases that characters ask for, each read once, and the recipes on them."""
+
+    def __init__(self, root: Path, recipe: dict[str, Any], run_ahead: int | None) -> None:
+        self.root, self.run_ahead = root, run_ahead
+        self.of_config = recipe
+        self.known: dict[str, Base] = {}
+
+    def base(self, name: str, label: str) -> tuple[Base | None, list[str]]:
+        """The base called ``name``, or None and a line per mistake; ``label`` is the file that asks for it."""
+        if name not in self.known:
+            found, wrong = read_base(self.root, name, f"{label}: base")
+            if not found:
+                return None, wrong
+            self.known[name] = found if self.run_ahead is None else replace(found, run_ahead=self.run_ahead)
+        return self.known[name], []
+
+    def recipe(self, name: str, own: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
+        """The whole recipe of a character on the base ``name``, ``own`` being its file's; and a line per mistake."""
+        found, wrong = self.base(name, label)
+        of_base = found.recipe if found else {}
+        given = yaml.merge(of_base, self.of_config, own)
+        recipe = yaml.merge(schema.defaults(schema.load_schema("recipe")), given)
+        recipe["train"]["lr"] = knobs.learning_rate(yaml.merge(self.of_config, own), of_base)
+        if "every" not in given.get("sample", {}):
+            # Only saved steps have previews: round the default up to a multiple of save.every.
+            every = recipe["save"]["every"]
+            recipe["sample"]["every"] = -(-recipe["sample"]["every"] // every) * every
+        return recipe, wrong or (_recipe_mistakes(self.root, recipe, found, label) if found else [])
 
 
 def _character_files(
@@ -313,7 +322,7 @@ def _check_name(path: Path, label: str) -> None:
 
 
 def _no_start(root: Path, init: str | None) -> str | None:
-    """What is wrong with the file that training shall start from."""
+    """What is wrong with the file that training is to start from."""
     if init is None:
         return None
     path = root / expanded(init)

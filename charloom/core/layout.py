@@ -149,6 +149,10 @@ class Results(_Folder):
         """The embedding of a sample prompt."""
         return self.embedding(f"_prompt-{prompt}")
 
+    def negative_embedding(self, prompt: str | None) -> Path:
+        """The embedding for the unconditional pass of guidance: of the negative prompt, or of the empty one."""
+        return self.embedding("_negative" if prompt else "_empty")
+
     @property
     def training(self) -> Path:
         """The folder of the trainer's own records."""

@@ -111,7 +111,7 @@ class Run:
     def checkpoint(self, step: int) -> Path:
         """The LoRA of a step."""
         store, job = self.studio.place.store, self._job
-        with store.lock(f"train-{job.run_key[:32]}"):
+        with store.lock(runs.lock(job.run_key)):
             train(job, store, step, lambda progress: None, lambda text: None)
         return store.path(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors")
 

@@ -39,8 +39,8 @@ class Gallery:
         embedding = self.files.prompt_embedding(prompt)
         if not embedding.is_file():
             return None
-        away = "_negative" if settings.get("negative_prompt") else "_empty"
-        negative = self.files.embedding(away) if settings["guidance"] > 1 else None
+        away = settings.get("negative_prompt")
+        negative = self.files.negative_embedding(away) if settings["guidance"] > 1 else None
         shift = locks.shift(self.lock)
         key = digest(
             {

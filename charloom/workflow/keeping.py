@@ -22,7 +22,7 @@ from charloom.core import files
 from charloom.core.store import DAMAGED, LOCKS, SUM, USES, Store
 from charloom.dataset.sources import orders
 from charloom.train.keys import CHECKPOINT, METRICS, checkpoint_key
-from charloom.workflow import describing, history
+from charloom.workflow import describing, history, training
 
 STATE = "state"
 TRAINED = (CHECKPOINT, METRICS, STATE)
@@ -174,22 +174,14 @@ def remove(store: Store, gone: Iterable[Entry], log: Callable[[str], None]) -> t
 @contextlib.contextmanager
 def _held(store: Store, run: str | None) -> Iterator[bool]:
     """Hold the lock of a run, if nobody else does; True without a run."""
-    if run is None:
-        yield True
-        return
-    from filelock import FileLock, Timeout
-
-    (store.root / LOCKS).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(store.root / LOCKS / f"train-{run[:32]}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    with contextlib.ExitStack() as held:
+        free = True
+        if run is not None:
+            try:
+                held.enter_context(store.lock(training.lock(run), wait=False))
+            except TimeoutError:
+                free = False
+        yield free
 
 
 def left_behind(store: Store, now: float | None = None) -> list[Path]:

@@ -71,7 +71,8 @@ class Previews:
         """
         checkpoint = (checkpoint or self.files.checkpoint(step)) if step else None
         embedding = self.files.prompt_embedding(prompt)
-        negative = self.negative(settings) if settings["guidance"] > 1 else None
+        away = settings.get("negative_prompt")
+        negative = self.files.negative_embedding(away) if settings["guidance"] > 1 else None
         if not all(path.is_file() for path in (embedding, checkpoint, negative) if path):
             return None
         shift = locks.shift(self.lock)
@@ -96,10 +97,6 @@ class Previews:
         """Those of one checkpoint."""
         found = [self.wanted(step, name, settings, checkpoint) for name, settings in prompts.items()]
         return [one for one in found if one]
-
-    def negative(self, settings: dict[str, Any]) -> Path:
-        """The embedding for the unconditional pass of guidance: of the negative prompt, or of the empty one."""
-        return self.files.embedding("_negative" if settings.get("negative_prompt") else "_empty")
 
     def _digest(self, path: Path) -> str:
         # During training, another process may replace an embedding.

@@ -68,6 +68,11 @@ def key(
     return run_key(shape, manifest_digest(files.read_json(manifest)), record["digest"], slice_["number"])
 
 
+def lock(run: str) -> str:
+    """Name of the lock that is held while the run is in training."""
+    return f"train-{run[:32]}"
+
+
 def entry(run: str, step: int) -> str:
     """Store key of a checkpoint of a run."""
     return checkpoint_key(run, step)
