@@ -1,4 +1,4 @@
-"""Which versions of its dependencies charloom was tried with: oldest allowed and newest, and docs/dependencies.md.
+"""Tries charloom with the oldest allowed and the newest versions of its dependencies; writes docs/dependencies.md.
 
     pip install uv
     python tools/dependencies.py try lowest --torch torch==2.13.0+cpu -- tests/config tests/core

@@ -1,4 +1,4 @@
-"""What changed in the settings of a rule, in words, from the reason that Snakemake gives for running it.
+"""Says in words what changed in the settings of a rule, from the reason that Snakemake gives for running it.
 
 Snakemake prints the recorded and the current values of ``params``. For a rule of this workflow these are a slice of the
 settings (JSON, or ``@`` and the name of a JSON file) and a token for the contents of a user's file.

@@ -1,4 +1,4 @@
-"""``charloom lint``: the check of a character, printed, as JSON, or as a page."""
+"""``charloom lint``: the check of a character as text, JSON or a page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from charloom.workflow.inspection import Inspection
 
 
 def check(root: Path, name: str, *, as_json: bool, html: bool, ocr: bool) -> bool:
-    """Check a character and say what is found; whether there are errors.
+    """Check a character and print what is found; returns whether there are errors.
 
     Raises:
         UserError: its file has mistakes, a line for each.

@@ -1,4 +1,4 @@
-"""Commands about finished files: converting and merging LoRAs, drawing through a ComfyUI server, unpacking a bundle."""
+"""Commands about finished files: convert, merge and publish LoRAs, draw on a ComfyUI server, unpack a bundle."""
 
 from __future__ import annotations
 

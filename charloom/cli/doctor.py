@@ -1,6 +1,6 @@
-"""``charloom doctor``: what this machine has for a run, each with a verdict and a remedy.
+"""``charloom doctor``: checks what this machine has for a run; each finding with a verdict and a remedy.
 
-Looks and asks, changes nothing. Imports torch, because only torch knows whether it can use the GPU.
+Changes nothing. Imports torch, because only torch knows whether it can use the GPU.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ OK, ABSENT, NOTE, PROBLEM = "ok", "absent", "note", "problem"
 BASE_DOWNLOAD = 33
 """GB of Z-Image-Turbo on the hub."""
 RUN = 10
-"""GB that a base prepared for training and one character need besides."""
+"""GB for a base prepared for training and one character, in addition to the download."""
 SMALLEST = 8.0
 """GiB of the smallest GPU that a profile is for."""
 BESIDE_TRAINING = 18
-"""GiB of main memory that a run needs whose previews are drawn beside training, with any profile of a GPU size."""
+"""GiB of main memory for a run that draws previews during training, with any profile of a GPU size."""
 EXTRAS = {
     "bitsandbytes": ("nf4 and, on a GPU, adamw8bit, the default optimizer", "cuda"),
     "dlib-bin": ("identity by faces", "photo"),
@@ -53,7 +53,7 @@ ON_A_GPU = {
     "bitsandbytes": "with Z-Image-Turbo on this GPU",
     "dlib-bin": "before a run, for scores and an automatic choice of the checkpoint",
 }
-"""Of those what a machine that trains lacks, and why it should have it."""
+"""Those that a machine for training should have, and why."""
 REPO = "Tongyi-MAI/Z-Image-Turbo"
 SECONDS = 4
 """How long the hub may take to answer."""
@@ -73,7 +73,7 @@ class Finding:
 
 
 def examine(root: Path, hub: bool = True) -> Iterator[Finding]:
-    """Everything that is looked at, as it is found. ``root`` is a workflow folder, or any other."""
+    """Run every check, yielding findings as they come. ``root`` is a workflow folder, or any other."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _system,
         _packages,

@@ -1,4 +1,4 @@
-"""What ``charloom draw`` draws with: LoRAs that were found and checked, and files that are never overwritten."""
+"""What ``charloom draw`` uses: LoRAs, found and checked, and output files that never overwrite another."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA by what its pictures call it, None for the base alone; ``label`` in a grid, ``mark`` in names of files.
+    """A LoRA and its ``name`` in the pictures' metadata; ``path`` is None for the base alone.
 
-    ``trigger`` is the word of a style, if it has one.
+    ``label`` is its name in a grid, ``mark`` in file names; ``trigger`` is that of a style, if it has one.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Lora:
 
 
 def untrained(character: Character) -> UserError:
-    """That there is nothing yet to draw a character with."""
+    """The error that nothing is trained yet with which a character could be drawn."""
     again = last_run.again(Path(), character.id, character.id)
     return UserError(f"{character.id} has no checkpoint yet; to train it, run {again}")
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How pictures are drawn; ``seed`` None takes the next one without a file."""
+    """How pictures are drawn; without ``seed`` the next one that has no file yet is used."""
 
     width: int
     height: int
@@ -80,7 +80,7 @@ class Table:
     hashes: dict[Path, str] = field(default_factory=dict)
 
     def draw(self, prompts: Sequence[str], how: Manner) -> list[Drawn]:
-        """Draw every prompt with every LoRA and save each picture as it is done."""
+        """Draw every prompt with every LoRA, and save each picture as soon as it is done."""
         asked = []
         triggers = [one.trigger for one, _ in how.styles]
         for text, seed in self._seeds([gallery.with_triggers(text, triggers) for text in prompts], how):
@@ -196,7 +196,7 @@ class Loras:
         self.folder, self.say = folder, say
 
     def newest(self) -> Lora:
-        """The finished file, or else the newest checkpoint, which is said.
+        """The finished file, or else the newest checkpoint, with a note.
 
         Raises:
             UserError: nothing is trained yet.

@@ -1,4 +1,4 @@
-"""The entry point of the ``charloom`` command: a package that is missing is one line, wherever it is imported."""
+"""The entry point of the ``charloom`` command. A missing package gets one line, wherever it is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``charloom images``: which pictures of a character are still to be generated, what they cost, and generating them."""
+"""``charloom images``: says which pictures of a character are missing and what they cost, and generates them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from charloom.dataset.sources.purchases import FAILED, RUN, STOPPED, Budget, Pur
 from charloom.workflow import generating, likeness, picture_slices
 
 PACKAGES = {"gemini": "google.genai", "openai": "openai"}
-"""The package that a source needs, and that an extra of its name installs."""
+"""The package that a source needs; the extra with the source's name installs it."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is still to be done: ``reference`` is who makes it (empty if it is there)."""
+    """What is still to be generated; ``reference`` says who makes the reference, and is empty if it exists."""
 
     character: Character
     generation: Generation
@@ -38,12 +38,12 @@ class Outlook:
 
     @property
     def count(self) -> int:
-        """Pictures that are to be generated, with the reference where the generator draws it."""
+        """Number of pictures to generate, including the reference if the generator draws it."""
         return len(self.missing) + (self.reference == "generator")
 
     @property
     def most(self) -> int:
-        """The same if every picture is far from the reference each time."""
+        """The same number if every attempt is far from the reference."""
         return self.count + len(self.missing) * self.generation.retry
 
     @property
@@ -76,7 +76,7 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
 
             if model := folder_of(generation):
                 content = generating.content_of_model(model, store, print)
-        # Whether faces are alike is not looked at here: the attempts that are stored are those that were wanted.
+        # Faces are not compared here: whatever attempts are stored were needed.
         batch = generating.Batch(wanted, reference, store, likeness.Nobody, content)
         known = likeness.records(made, missing)
         keys = {name: {order.key for order in batch.orders(name)} for name in missing}
@@ -92,7 +92,7 @@ def outlook(root: Path, character: Character, store: Store) -> Outlook:
 def _reference(
     root: Path, made: Path, generation: Generation, wanted: dict[str, dict[str, Any]], store: Store
 ) -> tuple[Path | None, str]:
-    """The reference that counts now, as far as it is known before it is made; and who makes it, if it is not there."""
+    """The present reference, as far as it is known before it is made; and who makes it, if it does not exist."""
     if made.is_file() and not _stale(root, made):
         return made, ""
     if generation.file:
@@ -106,7 +106,7 @@ def _reference(
 
 
 def _stale(root: Path, path: Path) -> bool:
-    """Whether Snakemake would make a picture anew; nothing of it is run."""
+    """Whether Snakemake would make a picture again; a dry run."""
     if not (root / "Snakefile").is_file():
         return False
     return not planning.nothing_to_do(planning.dry_run([path.relative_to(root).as_posix()], root))
@@ -186,13 +186,13 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
     targets = [made.reference, *(made.source(name) for name in found.character.shot_names)]
     cores = [] if last_run.cores_given(options) else ["--cores", "all"]
     arguments = [*cores, *(path.as_posix() for path in targets), *options]
-    # Both runs are one to what is counted, so that the second asks for nothing that the first was refused.
+    # Both calls count as one run, so that the second does not ask again for what was refused in the first.
     one = {RUN: f"{os.getpid()}-{os.urandom(4).hex()}"}
     if not running.snakemake(arguments, root, one):
         return
     lost, name = refused(found, one[RUN]), found.character.id
     if lost:
-        # Snakemake has stopped at the first that was refused; the others go to their places all the same.
+        # Snakemake stopped at the first refusal; the other pictures are still put in place.
         running.snakemake([*arguments, "--keep-going"], root, one)
     lines = [f"{name}: {shot}: {why}" for shot, why in lost.items()]
     raise UserError.several(
@@ -201,7 +201,7 @@ def run(root: Path, found: Outlook, options: Sequence[str]) -> None:
 
 
 def refused(found: Outlook, run: str) -> dict[str, str]:
-    """Why single pictures could not be had in a run, by shot; nothing where no picture could be had any more."""
+    """By shot, why single pictures failed in a run; empty if the generator refused to go on at all."""
     of_run = [line for line in Purchases(found.purchases.path).lines if line.get("run") == run]
     if any(line["what"] == STOPPED for line in of_run):
         return {}

@@ -1,4 +1,4 @@
-"""Commands around an installation: lay out a folder, bring it up to date, examine the machine."""
+"""Commands for an installation: create a workflow folder, update it, examine the machine."""
 
 from __future__ import annotations
 

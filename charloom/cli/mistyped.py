@@ -1,4 +1,4 @@
-"""Mistyped commands, each as one line with a remedy in place of the box that typer prints."""
+"""Reports mistyped commands in one line with a remedy, instead of the box that typer prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from charloom.core.errors import UserError
 
 USAGE = typer.BadParameter.__mro__[1]
-"""The error of which all mistyped commands are: typer does not export it."""
+"""The base class of the errors for mistyped commands, which typer does not export."""
 EXAMPLES = {
     "new": "mara",
     "lint": "mara",
@@ -34,7 +34,7 @@ EXAMPLES = {
     "import-ai-toolkit": "job.yaml",
     "init": "portraits",
 }
-"""What may stand behind each command that needs something."""
+"""Example arguments of each command that needs some."""
 
 
 class Group(TyperGroup):
@@ -73,7 +73,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except USAGE as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # charloom alone has printed its help
+        if type(error).__name__ == "NoArgsIsHelpError":  # "charloom" without a command has printed its help
             raise
         print(f"error: {line(error)}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -117,7 +117,7 @@ def line(error: Any) -> UserError:
 
 
 def _called(param: Any) -> str:
-    """An option as it is written, an argument as the help calls it."""
+    """An option as it is typed, an argument as the help names it."""
     if param.param_type_name == "argument":
         return str(param.metavar or param.name.rstrip("_").upper())
     return str(max(param.opts, key=len))

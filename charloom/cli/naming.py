@@ -33,7 +33,7 @@ def known(target: str) -> str:
     """The name of a character or style that has a file here.
 
     Raises:
-        UserError: there is none; the nearest is named.
+        UserError: there is none; the message suggests the nearest.
     """
     from charloom.config import inventory, schema
 

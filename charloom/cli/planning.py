@@ -1,6 +1,6 @@
 """``charloom plan``: which jobs Snakemake would run, and why, in a few lines instead of hundreds.
 
-Runs ``snakemake --dry-run`` and parses its output; with :mod:`charloom.cli.changes`, the only code that knows its form.
+Runs ``snakemake --dry-run`` and parses its output; only this module and :mod:`charloom.cli.changes` know its format.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from charloom.core.words import several
 from charloom.workflow import arguments
 
 TERMINAL = "CHARLOOM_TERMINAL"
-"""Environment variable: ``plain`` keeps Snakemake's own text, which is parsed here."""
+"""Environment variable: ``plain`` selects Snakemake's own output, which is parsed here."""
 MOST = 3
 """Causes listed per rule."""
 
 _JOB = re.compile(r"^Job \d+: (?:(?P<who>[\w.-]+): )?(?P<what>.*)$")
 _COMMAND = re.compile(r"^(?:Shell command: *)?(?:stored .*? \|\| )?run (\w+) .*?(?:(?:2>|--log) \S*?logs/(\w+)\b\S*)?$")
-"""A script and, by its log (:class:`charloom.core.layout.Results`), the rule: several rules may run one script."""
+"""A script, and by its log (:class:`charloom.core.layout.Results`) the rule, because rules may share a script."""
 _FOLLOWS = "Input files updated by another job"
 _SETTINGS = "its settings changed"
 PARAMS = "Params have changed"
-"""In Snakemake's reason; only then does the command of a job matter, which names the user's file."""
+"""In Snakemake's reason. Only then the command of a job, which names the user's file, is needed."""
 _CAUSES = (
     ("Missing output files", "not made yet"),
     ("Updated input files", "its input changed"),
@@ -86,7 +86,7 @@ def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:
 
 
 def nothing_to_do(output: str) -> bool:
-    """Whether Snakemake says that all is made."""
+    """Whether Snakemake says that everything is up to date."""
     return re.search("^Nothing to be done", output, re.MULTILINE) is not None
 
 
@@ -155,7 +155,7 @@ def add(found: dict[tuple[str, str], Group], job: Job) -> None:
 
 
 def together(found: Iterable[Group], who: str) -> list[Group]:
-    """The groups of all characters as those of one, called ``who``; what they share stays apart."""
+    """The groups of all characters merged under the name ``who``; shared ones stay separate."""
     made: dict[tuple[str, str], Group] = {}
     for group in found:
         name = who if group.who else ""
@@ -181,7 +181,7 @@ def _add(group: Group, reason: str, command: str) -> None:
     found = [words for sign, words in _CAUSES if re.search(rf"(^|; ){sign}", reason)]
     if _SETTINGS in found and (details := changes.causes(reason)):
         found = [*(words for words in found if words != _SETTINGS), *details]
-        # Taking a command apart is slow, and there may be ten thousand that name no changed file.
+        # Parsing a command is slow, and there may be ten thousand that name no changed file.
         file = _file_in(command) if changes.FILE_CHANGED in details else ""
         if file and file not in group.files:
             group.files.append(file)

@@ -1,4 +1,4 @@
-"""The price of a character before it is made: lines below the plan, from :mod:`charloom.workflow.price`."""
+"""What a character takes before it is made: the lines below the plan, from :mod:`charloom.workflow.price`."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from charloom.core.numbers import roughly
 from charloom.workflow import devices, price
 
 BESIDE = 1.5
-"""GiB of a card that are not for training: the desktop, the driver, cuBLAS workspaces; as profiles/gpu-16gb leaves."""
+"""GiB of a card that training cannot use: the desktop, the driver, cuBLAS workspaces; as in profiles/gpu-16gb."""
 SMALL, BESIDE_SMALL = 9.0, 2.0
-"""Below so many GiB a card has to swap blocks, and so much is not for training: with 6.5 of 8 GiB allowed it ran out of
-memory once and went on with more blocks in main memory (``limited_cards.json``)."""
+"""A card with less GiB than this has to swap blocks, and training cannot use this much of it: with 6.5 of 8 GiB allowed
+it ran out of memory once and continued with more blocks in main memory (``limited_cards.json``)."""
 CONTEXT = 0.5
 """GiB of a card that CUDA itself takes."""
 PREVIEWS = ("sample_checkpoint", "sample_strength", "sample_drift")
 DRAWING = (*PREVIEWS, "draw_reference", "draw_gallery")
-"""Rules that draw with the base; pictures of a pipeline of the user's are none."""
+"""Rules that draw with the base; a pipeline of the user is not included."""
 _FOLLOWS = {
     "draw_gallery": ", the gallery",
     "draw_reference": ", the reference and all pictures that are generated after it",
 }
 _NO_PREVIEWS = "recipe: {sample: {disable: true}}"
 LONG = 300
-"""Seconds of training on an H100 from which to expect hours on a consumer card."""
+"""Seconds of training on an H100 above which to expect hours on a consumer card."""
 LISTED = 6
 """Stages listed, the longest first."""
 
 
 def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
-    """What ``--profile`` or ``--config`` among Snakemake's options set, as it takes them."""
+    """The settings of ``--profile`` or ``--config`` among Snakemake's options, with its precedence."""
     found = last_run.profile(options, root).get("config")
     of_profile = found if isinstance(found, list) else []
     # Snakemake lets --config replace the profile's entries as a whole.
@@ -50,7 +50,7 @@ def overrides(options: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 def card(device: str) -> float | None:
-    """GiB of the smallest GPU that jobs on ``device`` may get, by its driver; None without one."""
+    """GiB of the smallest GPU that jobs on ``device`` may get, according to the driver; None without one."""
     program = shutil.which("nvidia-smi")
     mine = {one.identity for one in devices.named(device)} if program else set()
     if not program or not mine:
@@ -69,7 +69,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     """The price of a character's planned jobs; empty if none are planned.
 
     Raises:
-        UserError: training cannot fit into the GPU memory that it may use; with the smallest change that would do.
+        UserError: training cannot fit into the GPU memory that it may use; names the smallest change that would help.
     """
     from charloom.config import project
 
@@ -79,7 +79,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         return []
     character = workflow.characters[name]
     recipe, base = character.recipe, workflow.bases[character.base]
-    # The last segments are missing: earlier ones are there before a longer training starts.
+    # The missing segments are the last ones: earlier ones exist before a longer training starts.
     ends = [0, *character.saved_steps]
     steps = ends[-1] - ends[max(0, len(ends) - 1 - jobs.get("train_segment", 0))]
     people = {one.id: one.saved_steps[-1] for one in workflow.characters.values() if one.base == character.base}
@@ -114,7 +114,7 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
 
 
 def _short(needs: Sequence[tuple[str, Path, float]]) -> str:
-    """Disks that what is needed does not fit on, in words."""
+    """Says which disks are too small for what is needed."""
     return "".join(
         f", but the disk of {one.folder} has {one.free:.0f} GB free, and {one.needed:.0f} GB are needed there "
         f"({one.what}): free some space first"
@@ -129,13 +129,13 @@ def beside(there: float | None) -> float:
 
 
 def budget_of(recipe: dict[str, Any], there: float | None, others: float) -> float | None:
-    """GiB that may be used of a card of ``there`` GiB, of which ``others`` take some; None where nothing limits it."""
+    """GiB that may be used of a card of ``there`` GiB, of which ``others`` are taken; None without a limit."""
     limits = [price.limit(recipe), None if there is None else there - others]
     return min((one for one in limits if one is not None), default=None)
 
 
 def _refuse_drawing(name: str, recipe: dict[str, Any], jobs: dict[str, int], there: float | None) -> None:
-    """Previews are drawn by a model that is whole in GPU memory: blocks in main memory are for training alone."""
+    """Refuse previews that cannot fit: they need the whole model in GPU memory, only training can swap blocks."""
     found = [rule for rule in DRAWING if rule in jobs]
     need, allowed = price.drawing(recipe), budget_of(recipe, there, CONTEXT)
     if not found or allowed is None or need <= allowed:
@@ -184,7 +184,7 @@ def _how(recipe: dict[str, Any], budget: float | None) -> str:
 
 
 def _previews_later(recipe: dict[str, Any], budget: float | None, jobs: dict[str, int]) -> str:
-    """How much less main memory does: where it is short, the trainer leaves the previews to later jobs."""
+    """How much main memory is enough if the trainer leaves previews to later jobs, as it does if memory is short."""
     later = {**recipe, "sample": {**recipe["sample"], "disable": True}}
     need, less = (round(price.main_memory(one, budget, jobs)) for one in (recipe, later))
     drawn = "sample_checkpoint" in jobs

@@ -1,4 +1,4 @@
-"""``charloom captions``: what the captioner proposes, as changes of the present captions, to accept or refuse."""
+"""``charloom captions``: shows the captioner's proposals as diffs of the present captions, to accept or refuse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from charloom.workflow.proposing import Review
 
 STYLES = {"same": "", "less": "red strike", "more": "green"}
 MARKS = {"same": "{}", "less": "[-{}-]", "more": "{{+{}+}}"}
-"""How changes are marked where there are no colours, as ``git diff --word-diff`` does."""
+"""How changes are marked without colours, as in ``git diff --word-diff``."""
 
 
 def review(

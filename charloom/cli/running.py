@@ -1,4 +1,4 @@
-"""Snakemake as a child of a command: it shares the terminal, and Ctrl-C is its to answer."""
+"""Runs Snakemake as a child process that shares the terminal and handles Ctrl-C itself."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def snakemake(arguments: Sequence[str], root: Path, variables: Mapping[str, str]
 
 @contextmanager
 def _waits_for_child() -> Iterator[list[int]]:
-    """Keep Ctrl-C from ending this process; the list then holds the signals that came."""
+    """Keep Ctrl-C from ending this process; the list collects the signals that came."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
     before = signal.getsignal(signal.SIGINT)
-    # A handler, not SIG_IGN, which the child would inherit; and where it is ignored already (nohup), that is meant.
+    # A handler rather than SIG_IGN, which the child would inherit. If it is ignored already (nohup), that is intended.
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, note)
     try:

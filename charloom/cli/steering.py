@@ -1,4 +1,4 @@
-"""Steering a training from another terminal: stop it, take a checkpoint of it as the result, or try it first."""
+"""``charloom stop`` and ``ship``: stop a training from another terminal, or take a checkpoint as the result."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _stop_before_first_step(folder: Path, name: str, say: Callable[[str], None],
 
 
 def running(told: progress.Progress) -> bool:
-    """Whether the trainer works, as far as can be told; on a cluster it may be on another machine."""
+    """Whether the trainer is running, as far as that is known; on a cluster it may be on another machine."""
     if told.state != progress.RUNNING:
         return False
     import psutil
@@ -92,7 +92,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     """Write into the character's file that a checkpoint is good, and stop the trainer if it runs.
 
     Raises:
-        UserError: there is no such checkpoint, or the file is not what it was taken for.
+        UserError: there is no such checkpoint, or the file has an unusual layout.
     """
     character = project.as_last_run(root, name, ready=False).character(name)
     there = saved(root, character)
@@ -112,7 +112,7 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
 
 
 def saved(root: Path, character: Character) -> list[int]:
-    """Steps of the checkpoints that exist, also those of a trainer that still runs ahead."""
+    """Steps of the checkpoints that exist, including those of a trainer that is still running ahead."""
     files = results(character.id, root)
     found = {step_of(path) for path in files.checkpoints()}
     if told := progress.read(files.training):
@@ -124,7 +124,7 @@ def write_ship(path: Path, label: str, step: int) -> None:
     """Set ``ship:`` in a character's file; every other byte stays, comments included.
 
     Raises:
-        UserError: the file would then say something else too.
+        UserError: that would change something else in the file.
     """
     before = yaml.read_yaml(path, label)
     with open(path, encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""``charloom store``: what lies in the stores of a workflow, and what of it can go."""
+"""``charloom store``: shows what is in the stores of a workflow, and removes what is no longer needed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _shown(store: Store) -> list[str]:
 
 
 def prune(root: Path, keep_final: bool, older: str, yes: bool) -> list[str]:
-    """Remove, or say what would be removed; returns lines."""
+    """Remove entries, or say which would be removed; returns lines."""
     stores, lines = _stores(root), []
     for store in stores:
         lines += [f"{store.root}:"] if len(stores) > 1 else []

@@ -1,6 +1,6 @@
 """``charloom try``: some steps and one row of previews, and what they say about the whole run.
 
-The steps are the beginning of the run itself: it goes on from them.
+The steps are the beginning of the run itself, which continues from them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Trial:
 
     @property
     def trend(self) -> str:
-        """``falling``, ``rising``, or ``level`` where the scatter of the losses hides it."""
+        """``falling``, ``rising``, or ``level`` if the noise of the losses hides it."""
         change = self.last - self.first
         if not abs(change) > 2 * self.error:
             return "level"
@@ -96,7 +96,7 @@ def _not_in_training(root: Path, character: Character) -> None:
 
 
 def _not_trained(root: Path, character: Character, options: Sequence[str]) -> None:
-    """Refuse after the whole run. With other settings than it had there is something to try, which Snakemake knows."""
+    """Refuse after the whole run, unless the settings have changed since, which Snakemake knows."""
     whole = character.saved_steps[-1]
     last = results(character.id).checkpoint(whole)
     if not (root / last).is_file():
@@ -135,7 +135,7 @@ def measured(root: Path, character: Character, steps: int) -> Trial:
 
 
 def _row_seconds(made: Results, character: Character, steps: int, told: progress.Progress | None) -> float | None:
-    """Time of all previews of a step: as the trainer has drawn them, or as Snakemake has measured their jobs."""
+    """Time of all previews of a step, as measured by the trainer or else by Snakemake."""
     if told and told.previews_done and told.step == steps:
         return told.preview_seconds / told.previews_done * len(character.prompt_names)
     took: dict[str, float] = {}

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
-"""Names of environment variables for keys. A key itself hardly ever looks like one."""
+"""Names of environment variables for API keys. A key itself hardly ever looks like this."""
 
 
 def is_local(address: str) -> bool:

@@ -25,7 +25,7 @@ class Base:
     """Models of the hub that the judge ``auto`` may use."""
     run_ahead: int
     miniature: bool
-    """Whether it draws only paper dolls, so that no photographs can be learnt on it."""
+    """Whether it draws only paper dolls, so that photographs cannot be learnt."""
     download_gb: float
     adapters: dict[str, Any]
     transformer_file: Any

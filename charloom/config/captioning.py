@@ -20,7 +20,7 @@ LONGEST = 160
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""Files of a model. No pickles, and no code that lies beside them."""
+"""Files of a model: no pickles, and no code from its repository."""
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -93,7 +93,7 @@ class Captioning:
 
     @property
     def auto(self) -> bool:
-        """Whether texts are taken without anybody looking at them."""
+        """Whether texts are used without review."""
         return self.captioner is not None and self.accept == AUTO
 
 

@@ -34,7 +34,7 @@ class DataSet:
     excluded: Mapping[str, Path] = field(default_factory=dict)
     """Pictures that ``images.exclude`` leaves out."""
     masks: str = ""
-    """``auto`` or a folder, where the person is to count more than the rest."""
+    """``auto`` or a folder of masks, if the person should count more than the rest."""
 
     @property
     def items(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The previews that tell of drift: prompts without their trigger, and prompts at many sampler steps.
+"""The previews that measure drift: prompts without their trigger, and prompts at many sampler steps.
 
 Which there are, for a character and its recipe (``validation.drift``).
 """

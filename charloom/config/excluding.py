@@ -1,4 +1,4 @@
-"""Pictures that are left out: ``images.exclude`` of a character file. The files stay where they are."""
+"""Leaves pictures out of a character: ``images.exclude`` of its file. The pictures' files stay where they are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def apart(
 
 
 def gone(character: Character) -> list[str]:
-    """What ``images.exclude`` names and no file is called any more; a folder that is not there is another mistake."""
+    """Names in ``images.exclude`` that no file has any more; a missing folder is another mistake."""
     there = {*character.planned}
     for part in character.datasets:
         there |= {f"{part.name}/{image}" for image in (*part.files, *part.excluded)}

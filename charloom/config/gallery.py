@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from charloom.config.character import Character
 
 USUAL = {"width": 1920, "height": 1088, "steps": 36, "strength": 1.0}
-"""What a picture gets if neither its entry, the gallery nor the base says otherwise."""
+"""Defaults for a picture if neither its entry, the gallery nor the base says otherwise."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Guesses about pictures from the words of their captions: what they show, how near, from which side, and by which word
-the character is called. A guess helps to start and to see a data set's balance; nothing is demanded by it, and no
+"""Guesses about pictures from the words of their captions: what they show, from which distance and side, and which word
+stands for the character. A guess helps to start and to see a data set's balance; nothing is demanded by it, and no
 caption is made of it.
 """
 

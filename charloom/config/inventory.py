@@ -81,7 +81,7 @@ def placed(path: str) -> str:
 
 
 def meant(path: str | Path, otherwise: str) -> str:
-    """The remedy for a folder that is not there: the one that is spelt like it in a single part, or ``otherwise``."""
+    """The remedy for a missing folder: one whose path differs by the spelling of a single part, or ``otherwise``."""
     part = Path(path)
     while not part.parent.is_dir() and part.parent != part:
         part = part.parent

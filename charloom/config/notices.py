@@ -68,7 +68,7 @@ def of_links(character: Character) -> list[str]:
 
 
 def of_gone(character: Character) -> list[str]:
-    """Names of pictures to leave out that no file has any more. What a mistyped one means would be trained on."""
+    """Names of pictures to leave out that no file has any more. If one is mistyped, its picture would be trained on."""
     names = excluding.gone(character)
     if not names:
         return []

@@ -153,7 +153,7 @@ def weights_of(written: Mapping[str, Any]) -> list[str]:
 
 
 def left_behind(character: Character, base: Base) -> list[str]:
-    """What the files of character and base name and a bundle does not carry, in words."""
+    """Says what the files of character and base refer to and a bundle does not contain."""
     local = not base.miniature and weights_of(vars(base))
     entry = (character.written.get("captions") or {}).get("captioner")
     styles = dict.fromkeys(one.label for scene in character.gallery for one in scene.styles)

@@ -148,7 +148,7 @@ def _with_control_characters(value: Any, place: tuple[Any, ...] = ()) -> Iterato
 
 
 def _endless(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
-    """Infinite numbers, and what is none (``.nan``), each with its path."""
+    """Infinite numbers and ``.nan``, each with its path."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     elif isinstance(value, dict | list):

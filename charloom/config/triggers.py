@@ -1,4 +1,4 @@
-"""Triggers: made-up words that stand for a character. A good one is cut into several tokens, none of them a word."""
+"""Triggers: made-up words that stand for a character. A good one consists of several tokens, none of them a word."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def scalar(text: str) -> Any:
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Later layers over earlier ones, group by group; lists and single values are replaced as a whole."""
+    """Merge layers, later over earlier ones, group by group; lists and single values are replaced as a whole."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():

@@ -1,4 +1,5 @@
-"""The user's captions as files: where each belongs, written without losing an edit of somebody else, history kept.
+"""The user's captions as files: where each belongs, and how it is written without losing anybody's edit, with a
+history.
 
 For ``charloom captions`` and for pages. A caption is the file beside the picture of an extra set, else
 ``config/captions/<character>/<shot>.txt``. What it said before is a line of ``.history.jsonl`` in the latter folder.
@@ -75,7 +76,7 @@ def save(
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "picture": name, "by": by, "before": before, "after": text}
     log = folder(character, root) / HISTORY
     log.parent.mkdir(parents=True, exist_ok=True)
-    # First the history: better a line too many than a caption whose former words are lost.
+    # The history first: better one line too many than a lost former caption.
     with open(log, "a", encoding="utf-8") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     files.write_text(path, text + "\n")

@@ -1,4 +1,4 @@
-"""From a captioner's text to a caption: the trigger first, identity left out, what varies kept, not too long.
+"""Turns a captioner's text into a caption: the trigger first, identity left out, what varies kept, not too long.
 
 Patterns, not understanding. What comes out is shown as a change of the present caption before anybody trains on it, and
 the words that were left out are listed.

@@ -1,4 +1,4 @@
-"""The balance of a folder whose every picture is used, guessed: how near its pictures are, and from which side.
+"""Guesses the balance of a folder that is used as a whole: distances and sides of its pictures.
 
 By the words of captions, and by the size of faces where a detector has looked for them. Said once as a note: nobody has
 to describe pictures that he has, so nothing is demanded, and no caption is made of a guess.

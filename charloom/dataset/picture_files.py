@@ -1,4 +1,4 @@
-"""The user's pictures as files: where each belongs, and a new one put there. What it replaces goes into the trash.
+"""The user's pictures as files: where each belongs, and how a new one is put there; what it replaces goes to the trash.
 
 For pages. The trash is a folder ``.trash`` beside the pictures, which nothing else reads.
 """

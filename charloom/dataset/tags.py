@@ -1,4 +1,4 @@
-"""What captions have in common: the terms in most of them, and what captioners see that no caption says.
+"""What captions have in common: terms in most of them, and what captioners see but no caption mentions.
 
 Terms are content words and pairs of them (``gold earrings``). Word lists and counts, no model: good enough to point at
 the watch that is on every picture.

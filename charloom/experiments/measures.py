@@ -1,4 +1,4 @@
-"""Measures of a checkpoint, computed from readings of its pictures and the renderer's truth about her and the prompts.
+"""Measures of a checkpoint, from readings of its pictures and the renderer's truth about character and prompts.
 
 Truth here means: what the prompt asked for and who she is are known exactly, because the world is drawn; what a picture
 shows is told by the reader (:mod:`charloom.experiments.reader`), never by the probe that scores checkpoints.

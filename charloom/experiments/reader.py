@@ -1,4 +1,4 @@
-"""An instrument that charloom's own judge has nothing to do with: a second network that reads the attributes of a doll.
+"""An instrument independent of charloom's own judge: a second network that reads the attributes of a doll.
 
 The probe (:mod:`charloom.paperdoll.probe`) scores checkpoints and so decides which one is shipped. Whether that choice
 was right has to be told by something else. The reader shares with the probe the vocabulary and nothing more: another

@@ -1,4 +1,4 @@
-"""What an instrument saw on a picture, remembered by the picture's content.
+"""Remembers what an instrument saw in a picture, by the picture's content.
 
 The expensive part of judging is looking: finding a face, running a network. What comes out of it (a :data:`Look`)
 depends on the picture and the instrument alone, so it is kept in the store: the character's own pictures are looked

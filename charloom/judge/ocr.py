@@ -1,4 +1,4 @@
-"""Text on pictures, read by RapidOCR, whose networks are in its package (``rapidocr-onnxruntime``)."""
+"""Reads text in pictures with RapidOCR, whose networks are in its package (``rapidocr-onnxruntime``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the person is on a picture: a mask by mediapipe, or a crop around a face.
+"""Finds the person in a picture: a mask by mediapipe, or a crop around a face.
 
 Crops are pictures again, with a content of their own, so that any instrument can look at them and be remembered.
 """

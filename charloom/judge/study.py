@@ -1,4 +1,4 @@
-"""Which instrument measures what for one character, decided on the character's own pictures: ``judge.json``."""
+"""Decides on the character's own pictures which instrument measures what for it: ``judge.json``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The rule about whom generated pictures show. Their likeness to the reference is measured when they are made
-(:mod:`charloom.workflow.likeness`)."""
+"""The rule that generated pictures show the right person. Their likeness to the reference is measured when they are
+made (:mod:`charloom.workflow.likeness`)."""
 
 from __future__ import annotations
 

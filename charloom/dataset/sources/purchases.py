@@ -1,4 +1,4 @@
-"""What was asked of generators for one character, and what it cost: a file with a line of JSON per answer.
+"""A record of what generators were asked for one character and what it cost: a file with a line of JSON per answer.
 
 It lies outside of the store and the results, so that deleting either does not forget what was spent.
 """

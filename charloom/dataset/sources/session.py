@@ -1,4 +1,4 @@
-"""Gets pictures from a generator: each is stored the moment it comes, counted against the budget, and never asked for
+"""Gets pictures from a generator: each is stored on arrival, counted against the budget, and never asked for
 twice. What fails for a while is asked for again, after a pause that grows; what is refused, in a fresh chat.
 """
 

@@ -1,4 +1,4 @@
-"""HTTP for the clients of APIs: bounded time and size of every answer, and a key that nobody sees.
+"""HTTP for API clients: every answer is limited in time and size, and the key stays hidden.
 
 The official clients bring ``httpx2`` and take a client of it; this module makes one.
 """
