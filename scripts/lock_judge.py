@@ -16,7 +16,7 @@ def main() -> None:
     log(f"instruments: {', '.join(lock['instruments']) or 'none but sharpness and contrast'}")
     for name, one in lock["missing"].items():
         log.quietly(f"without {name}: {one['why']}; {one['install']}")
-    log.quietly(f"kept until {arguments.output} is deleted, whatever is installed meanwhile")
+    log.quietly(f"kept until {arguments.output} is deleted, whatever is installed in the meantime")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ class Segment:
 
         given, siblings = self.arguments, self.arguments.siblings
         if given.step % given.every and given.step != given.last:
-            # A step that is asked for by hand, or by `charloom try`, and is none of the run's own.
+            # A step requested by hand, or by `charloom try`, that the recipe does not save.
             siblings = {**siblings, "steps": [*siblings["steps"], given.step]}
         previews = samples.Previews(self.results.root, given.lock, self.store)
         return WhileTraining(previews, siblings, self.store, device, self.log, self.results.newest_previews)

@@ -64,7 +64,7 @@ class Group:
     jobs: int = 0
     causes: dict[str, int] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
-    """Changed files because of which the jobs run."""
+    """The changed files that make the jobs run."""
 
 
 def dry_run(arguments: Sequence[str], root: Path = Path(".")) -> str:

@@ -199,7 +199,7 @@ def _existing(images: Path) -> Path:
     """The folder that ``--images`` names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such folder.
     """
     from charloom.config import inventory
 
@@ -254,7 +254,7 @@ def _suggested(root: Path, name: str, count: Any) -> str:
 
 
 def _bases(root: Path) -> tuple[Any, Any]:
-    """The base of config.yaml, and the one for pictures other than paper dolls; None where there is none."""
+    """The base of config.yaml, and the one for pictures other than paper dolls; None if missing."""
     from charloom.config import yaml
     from charloom.config.base import read_base
 

@@ -33,7 +33,7 @@ def seconds(text: str) -> float:
     """An age such as ``30d``, ``12h`` or ``4w`` in seconds.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not an age.
     """
     if not (match := _AGE.fullmatch(text.strip())):
         raise UserError(f"--older: {text!r} is not valid; give a number and d, h or w: 30d")

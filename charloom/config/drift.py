@@ -16,7 +16,7 @@ Prompt = dict[str, str]
 def prompts(character: Character) -> list[Prompt]:
     """The previews of one checkpoint that tell of drift; none if ``validation.drift`` is none.
 
-    Many sampler steps tell whether a distilled base still is one. With guidance it is none.
+    Many sampler steps tell whether a distilled base is still distilled. A base that uses guidance is not.
     """
     wanted = character.recipe["validation"]
     if wanted["drift"] == "none" or not character.sampled_steps or character.is_style:

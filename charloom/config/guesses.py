@@ -59,7 +59,7 @@ def tier(caption: str) -> str:
 
 
 def view(caption: str) -> str:
-    """From where it is seen, likewise: a view of shots, or empty."""
+    """From which side a picture shows the character, if its caption says so: a view of shots, or empty."""
     return _first(_VIEWS, caption)
 
 
@@ -93,7 +93,7 @@ def trigger(captions: Sequence[str]) -> str | None:
     held: Counter[str] = Counter()
     begun: Counter[str] = Counter()
     for caption in captions:
-        said = re.sub(r"\[trigger\]|\{trigger\}", " ", caption)  # stands for the word, and is none itself
+        said = re.sub(r"\[trigger\]|\{trigger\}", " ", caption)  # stands for the word, but is not it
         found = FORM.findall(said)
         held.update({word for word in found if words.count(caption, word) == 1})
         begun.update(found[:1])

@@ -84,7 +84,7 @@ def every(folder: str | Path, without: Collection[Path] = ()) -> dict[str, Path]
 
 
 def named(texts: Mapping[Path, str], otherwise: str = "picture") -> dict[str, Path]:
-    """Paths by names made of their ``texts``, no two of which are the same; ``otherwise`` where no letter is left."""
+    """Paths by unique names made from their ``texts``, or from ``otherwise`` if no letter is left."""
     slugs = {path: slug(text) for path, text in texts.items()}
     times = Counter(slugs.values())
     found = {}

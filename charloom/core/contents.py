@@ -80,7 +80,7 @@ class Contents:
         return digest({str(path): self.of(path) for path in paths})
 
     def save(self) -> None:
-        """Store new digests, merged with what other processes have stored meanwhile."""
+        """Store new digests, merged with those that other processes have stored in the meantime."""
         if not self._new:
             return
         kept = {name: facts for name, facts in _read(self.file).items() if os.path.exists(name)} | self._new

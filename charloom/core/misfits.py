@@ -33,7 +33,7 @@ def hide(names: Iterable[str] = FOR_PICTURES) -> None:
         try:
             import_module(name)
         except Exception as error:  # an operator that torch lacks, a library of another CUDA version
-            sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say that there is none
+            sys.modules[name] = None  # type: ignore[assignment]  # makes Python treat it as missing
             _why[name] = reason(error)
 
 

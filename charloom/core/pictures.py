@@ -32,7 +32,7 @@ NOTES = {
 """The remark of the check for each note. A PNG that is written here keeps its notes in its comment."""
 
 REPLACE = "replace it"
-MADE_HERE = "delete it, so that it is made anew"
+MADE_HERE = "delete it, so that it is made again"
 
 LARGEST = 178_956_970
 """Pictures of more pixels are refused as decompression bombs (twice Pillow's own warning limit)."""
@@ -100,7 +100,7 @@ def read(path: str | Path, remedy: str = REPLACE) -> Picture:
     """The picture in a file. ``remedy`` ends the line of an error: what to do with a broken file.
 
     Raises:
-        UserError: there is none, it cannot be read, is too large to be a picture, or wholly transparent.
+        UserError: it does not exist, cannot be read, is too large to be a picture, or is completely transparent.
     """
     pillow = _pillow()
     try:

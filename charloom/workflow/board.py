@@ -75,7 +75,7 @@ def _is_wordless(character: Character, shot: Shot) -> bool:
 
 
 def file_of(character: Character, name: str, root: Path) -> Path | None:
-    """The picture's file, the user's where there is one; None while there is none. Left out or not."""
+    """The picture's file, the user's if there is one, whether it is left out or not; None if it does not exist yet."""
     if name == image_folder.REFERENCE and not has(character, name):
         return None if picture_files.reason(character, name) else picture_files.place(character, name).there
     path, _ = lint_files.picture(kept(character, name), name, root)

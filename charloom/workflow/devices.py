@@ -127,7 +127,7 @@ def shortage(name: str, count: int) -> str:
 def _too_few(name: str, count: int, there: int) -> UserError | None:
     if there >= count:
         return None
-    return UserError(f"gpus: {count}, but device {name} is {_counted(there)}; set gpus: {max(1, there)}")
+    return UserError(f"gpus: {count}, but device {name} has {_counted(there)}; set gpus: {max(1, there)}")
 
 
 def beside(name: str) -> list[str]:
@@ -240,7 +240,7 @@ def _held(folder: Path, devices: Sequence[Device]) -> str:
     for device in devices:
         with contextlib.suppress(OSError):
             holders.append(f"GPU {device.place} is held by {_note(folder, device).read_text(encoding='utf-8')}")
-    return f"{'; '.join(holders) or 'other jobs hold them'} ({SHARE}=1 uses it all the same)"
+    return f"{'; '.join(holders) or 'other jobs hold them'} ({SHARE}=1 uses it anyway)"
 
 
 def _note(folder: Path, device: Device) -> Path:

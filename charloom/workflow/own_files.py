@@ -105,7 +105,7 @@ def make_picture(path: Path, settings: Mapping[str, Any], store: Store) -> str:
             if not cut["right"] and not cut["bottom"] and pictures.is_plain(path):
                 shutil.copyfile(path, target)
             else:
-                picture.image.info.clear()  # its colours are those of sRGB by now, whatever profile it came with
+                picture.image.info.clear()  # its colours are sRGB now, whatever profile it came with
                 pictures.save_png(picture, target)
     return key
 

@@ -109,7 +109,7 @@ MODEL = Model()
 
 
 def weights(kind: str, total: int, wide: int) -> float:
-    """Bytes of ``total`` parameters in a number format, of which ``wide`` are never quantised."""
+    """Bytes of ``total`` parameters in a number format; ``wide`` of them are never quantised."""
     return (total - wide) * BYTES[kind] + wide * (4.0 if kind == "none" else 2.0)
 
 

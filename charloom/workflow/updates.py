@@ -38,7 +38,7 @@ MADE_AGAIN = {
     "lint": "the check of the data set",
     "prompts": "the prompt sheet",
     "latents": "latents and training",
-    "embeddings": "texts are encoded anew, and training follows",
+    "embeddings": "texts are encoded again, and training follows",
     "base": "the prepared base and every training on it",
     "sample": "previews, scores and the choice",
     "grid": "preview grids",

@@ -107,7 +107,7 @@ def test_nothing_is_asked_for_that_could_not_be_kept(shop: Shop, fake: Fake, mon
 
 def test_nothing_is_asked_for_after_a_reference_that_is_cut_off(shop: Shop, fake: Fake) -> None:
     shop.reference.write_bytes(shop.reference.read_bytes()[:-60])
-    with pytest.raises(UserError, match=r"reference.png: .*; delete it, so that it is made anew"):
+    with pytest.raises(UserError, match=r"reference.png: .*; delete it, so that it is made again"):
         shop.get(1)
     assert not fake.asked
 

@@ -186,7 +186,7 @@ def test_nothing_is_leased_without_a_gpu(machine, monkeypatch):
     assert devices.lease("cpu") == devices.lease("mps") == []
     monkeypatch.setenv("FAKE_GPUS", "")
     assert devices.lease("auto") == devices.lease("cuda") == []
-    with pytest.raises(UserError, match=r"^gpus: 2, but device auto is 0 GPUs; set gpus: 1$"):
+    with pytest.raises(UserError, match=r"^gpus: 2, but device auto has 0 GPUs; set gpus: 1$"):
         devices.lease("auto", 2)
 
 
@@ -204,7 +204,7 @@ def test_asking_for_what_is_not_there_is_one_line(machine, monkeypatch):
         UserError, match=r"^device cuda:2: this machine shows 2 GPUs, counted from cuda:0; name one of them$"
     ):
         devices.lease("cuda:2")
-    with pytest.raises(UserError, match=r"^gpus: 3, but device cuda is 2 GPUs; set gpus: 2$"):
+    with pytest.raises(UserError, match=r"^gpus: 3, but device cuda has 2 GPUs; set gpus: 2$"):
         devices.lease("cuda", 3)
 
 
@@ -217,7 +217,7 @@ def on_four(tmp_path) -> Path:
     return folder
 
 
-FEW = "gpus: 4, but device auto is 3 GPUs; set gpus: 3"
+FEW = "gpus: 4, but device auto has 3 GPUs; set gpus: 3"
 
 
 def test_too_few_gpus_stop_a_run_before_anything_is_made(machine, on_four):
