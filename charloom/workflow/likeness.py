@@ -111,7 +111,8 @@ def open_checker(
 
 def _none(memory: Memory) -> str:
     told = f" ({memory.notes[0]})" if memory.notes else ""
-    return f"faces are not compared with the reference, as no instrument is installed{told}: pip install 'charloom[photo]'"
+    why = f"no instrument is installed{told}"
+    return f"faces are not compared with the reference, because {why}: pip install 'charloom[photo]'"
 
 
 def _picture(path: Path) -> Any:

@@ -18,7 +18,7 @@ from cli_helpers import call
 
 from charloom.cli import doctor
 from charloom.core.errors import UserError
-from charloom.workflow import devices, jobs
+from charloom.workflow import devices, jobs, training
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
@@ -262,8 +262,11 @@ def test_characters_do_not_wait_for_each_other(tmp_path, monkeypatch):
     assert len(names) == 9
     for name, lock in names.items():
         text = (ROOT / "scripts" / f"{name}.py").read_text()
-        made = lock if lock.startswith("f") else re.search(rf"^    {lock} = (f.*)$", text, re.MULTILINE)[1]
-        assert re.search(r"\{(whose|arguments\.results(?:\.root)?\.name|run\[:32\])\}", made), (name, lock)
+        found = re.search(rf"^    {re.escape(lock)} = (f.*)$", text, re.MULTILINE)
+        made = found[1] if found else lock
+        whose = r"\{whose\}|\{arguments\.results(\.root)?\.name\}|^training\.lock\(self\.run\)$"
+        assert re.search(whose, made), (name, lock)
+    assert training.lock("1" * 64) != training.lock("2" * 64)
     assert jobs.character_of(Path("results/mara/latents/others/a-1.safetensors"), "latents") == "mara"
     assert jobs.character_of(Path("a.safetensors"), "latents") == "any"
 
