@@ -33,7 +33,9 @@ def main() -> None:
     def make() -> None:
         options = EngineOptions.from_values(arguments.engine)
         device = jobs.torch_device(arguments.device, arguments.threads, options.limit, arguments.lock)
-        others = [one for one in previews.all(arguments.siblings) if one.key != own.key]
+        # The step may be none that a run draws: one that is asked for by hand, or by `charloom try`.
+        steps = sorted({arguments.step, *arguments.siblings["steps"]})
+        others = [one for one in previews.all({**arguments.siblings, "steps": steps}) if one.key != own.key]
         samples.make(previews, [own, *others], arguments.store, device, log, options)
 
     lock = f"sample-{arguments.results.name}"

@@ -58,6 +58,7 @@ class Segment:
         self.settings = training.settings_of(self.slice, every=arguments.every, last=arguments.last, shift=shift)
         self.run = training.key(self.settings, self.slice, arguments.manifest, arguments.record, arguments.init)
         self.results = Results(arguments.manifest.parent)
+        self.trial = int(os.environ.get(training.UNTIL, "0"))
 
     def serve(self) -> None:
         """Put the checkpoint in place, and the curve; trains if they are not stored."""
@@ -123,9 +124,10 @@ class Segment:
         from charloom.workflow.while_training import WhileTraining
 
         given, siblings = self.arguments, self.arguments.siblings
-        if given.step % given.every and given.step != given.last:
-            # A step requested by hand, or by `charloom try`, that the recipe does not save.
-            siblings = {**siblings, "steps": [*siblings["steps"], given.step]}
+        # Steps that are asked for by hand, or by `charloom try`, which asks for a row whether or not a run draws it.
+        by_hand = given.step % given.every and given.step != given.last
+        asked = {step for step in (by_hand and given.step, self.trial) if step}
+        siblings = {**siblings, "steps": sorted({*siblings["steps"], *asked})}
         previews = samples.Previews(self.results.root, given.lock, self.store)
         return WhileTraining(previews, siblings, self.store, device, self.log, self.results.newest_previews)
 
@@ -154,7 +156,7 @@ class Segment:
                 **({"init_sha256": file_digest(given.init)} if given.init else {}),
             },
             ranks=ranks.joined(device),
-            trial=int(os.environ.get(training.UNTIL, "0")),
+            trial=self.trial,
         )
 
     def load_model(self, dtype: Any, device: Any) -> Any:

@@ -20,6 +20,7 @@ from charloom.core.contents import remembered, signature
 from charloom.core.errors import Stopped
 from charloom.core.layout import Results
 from charloom.core.store import Store
+from charloom.core.words import several
 from charloom.engine.options import EngineOptions
 
 KIND = "sample"
@@ -163,7 +164,7 @@ class Painter:
                         packing.remove(done)
                         done.result()
                 step, size = members[0].step, "{width}x{height}".format(**members[0].settings)
-                self.log(f"step {step}: {count} previews of {size} in {time.monotonic() - started:.1f} s")
+                self.log(f"step {step}: {several(count, 'preview')} of {size} in {time.monotonic() - started:.1f} s")
                 started = time.monotonic()
         for one in packing:
             one.result()
