@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from charloom.core import tokens, words
 from charloom.dataset import identity
@@ -99,6 +99,11 @@ def clean(raw: str, context: Context) -> Cleaned:
     if cut := text.rstrip(" .,;").removeprefix(short).strip(" .,;"):
         removed = [*removed, cut]
     return Cleaned(short, tuple(removed))
+
+
+def varying(raw: str, context: Context) -> str:
+    """What a captioner's text says beside who the character is, however long it is."""
+    return clean(raw, replace(context, most_tokens=CHARACTERS)).text
 
 
 def _plain(raw: str) -> str:

@@ -74,7 +74,9 @@ def balance(made: Sequence[Guess]) -> Iterator[str]:
     tiers, by = Counter(one.tier for one in known), Counter(one.by for one in known)
     views = Counter(one.view for one in made if one.view)
     sources = [f"{by[key]} by {what}" for key, what in _SOURCES.items() if by[key]]
-    listed = ", ".join(f"{tiers[tier]} {name}" for tier, name in _NAMES.items())
+    listed = ", ".join(
+        f"{tiers[tier]} {name.removesuffix('s') if tiers[tier] == 1 else name}" for tier, name in _NAMES.items()
+    )
     seen = "".join(f", {number} {view}" for view, number in views.most_common())
     yield f"guessed for {len(known)} of {len(made)} pictures ({' and '.join(sources)}): {listed}{seen}"
     rare = [name for tier, name in _NAMES.items() if tiers[tier] < FEW * len(known)]

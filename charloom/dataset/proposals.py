@@ -99,13 +99,14 @@ def record(
     ``captions`` are the present ones of all pictures and ``raw`` what the captioner has said, by picture; ``settings``
     are those that all pictures share; ``missing`` pictures are not described yet.
     """
-    known = identity.words_of(
-        settings.get("class", "woman"), settings.get("identity_words", ()), settings.get("keep_words", ())
-    )
-    known = [*known, *identity.called(settings.get("class", "woman"), settings.get("noun", ""))]
+    kind, noun = settings.get("class", "woman"), settings.get("noun", "")
+    more, keep = settings.get("identity_words", ()), settings.get("keep_words", ())
+    known = [*identity.words_of(kind, more, keep), *identity.called(kind, noun)]
     trigger = str(settings.get("trigger", ""))
+    context = cleanup.context_of(trigger, kind, settings.get("line", ""), more, keep, noun=noun)
+    said = {name: cleanup.varying(text, context) for name, text in raw.items()}
     return {
         "pictures": [proposal.record() for proposal in proposals.values()],
         "missing": missing,
-        "statistics": tags.statistics(captions, raw, known, trigger),
+        "statistics": tags.statistics(captions, said, known, trigger),
     }

@@ -103,6 +103,10 @@ CASES: dict[str, tuple[Any, Any]] = {
         ([item("s/a", caption="m4ra")], {"sets": [part("s", regularization=True)]}),
         ([item("s/a", caption="a man")], {"sets": [part("s", regularization=True)]}),
     ),
+    "other-trigger": (
+        ([item(name, caption=f"m4ra, l3na smiles, {name}") for name in "abc"], {}),
+        ([item(name, caption=f"m4ra at 85mm, M4RA smiles, {name}") for name in "abc"], {}),
+    ),
     "wordy": (([item("a", caption="m4ra " + "word " * 90)], {}), ([item("a", caption="m4ra " + "word " * 89)], {})),
     "identity-words": (
         ([item("a", caption="m4ra, full lips")], {}),
@@ -318,3 +322,19 @@ def test_the_shares_of_a_plan_are_its_own() -> None:
     assert rule.findings(Data([], {**SETTINGS, "shots": shots, "balance": balance})) == []
     few = rule.findings(Data([], {**SETTINGS, "shots": shots[5:], "balance": balance}))
     assert any("3 of 5 shots are full-body; aim for 80%" in str(finding) for finding in few)
+
+
+def test_what_the_clean_up_takes_out_is_not_unsaid() -> None:
+    """Who somebody is: the trigger has to carry it."""
+    raw = {name: f"A young woman with long brown hair and fair skin, wearing a silver watch, {name}" for name in "abc"}
+    for more, terms in (([], {"brown hair", "long brown", "silver watch"}), (["hair"], {"silver watch"})):
+        settings = {**SETTINGS, "_raw": raw, "captions": {"identity_words": more}}
+        found = lint.RULES["unsaid"].findings(Data([item(name) for name in raw], settings))
+        assert {finding.evidence["term"] for finding in found} == terms
+
+
+def test_a_hundred_captions_that_are_the_same_are_one_short_line() -> None:
+    data = Data([item(f"p{number}", caption="m4ra") for number in range(100)], SETTINGS)
+    (found,) = lint.RULES["caption-twins"].findings(data)
+    assert str(found).startswith("warning: p0.txt, p1.txt, p2.txt and 97 more: are identical; ")
+    assert len(found.pictures) == 100

@@ -6,8 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
+from charloom.config import guesses
 from charloom.core import words
-from charloom.dataset import identity, tags
+from charloom.dataset import cleanup, identity, tags
 from charloom.dataset.lint.findings import Item
 from charloom.dataset.lint.registry import Data, Hit, rule
 
@@ -97,6 +98,18 @@ def trigger_of_others(data: Data) -> Iterator[Hit]:
             yield Hit(item.text, what, (item.name,))
 
 
+@rule("other-trigger", "warning", "Captions call the character by another made-up word beside the trigger.")
+def other_trigger(data: Data) -> Iterator[Hit]:
+    """That of another LoRA, or the trigger before it was changed: a folder's captions get the new one put before them."""
+    own = of_character(data) if data.trigger else []
+    found = guesses.trigger([words.replace(item.caption, data.trigger, "") for item in own])
+    if found and re.search(r"\d", found):
+        having = [item for item in own if words.count(item.caption, found)]
+        what = f"{len(having)} of {len(own)} call the character {found} beside the trigger {data.trigger}"
+        remedy = f"write {data.trigger} in its place"
+        yield Hit("captions", what, tuple(item.name for item in having), {"word": found}, remedy=remedy)
+
+
 def of_character(data: Data) -> list[Item]:
     """Captions that speak of the character."""
     return [item for item in data.of_character() if item.caption is not None]
@@ -152,7 +165,7 @@ def caption_twins(data: Data) -> Iterator[Hit]:
             same[item.caption].append(item)
     for items in same.values():
         if len(items) > 1:
-            where, names = ", ".join(item.text for item in items), tuple(item.name for item in items)
+            where, names = words.listed([item.text for item in items], 3), tuple(item.name for item in items)
             yield Hit(where, "are identical", names, remedy="describe what differs between the images")
 
 
@@ -173,13 +186,17 @@ def unsaid(data: Data) -> Iterator[Hit]:
     shown = {item.name: item for item in of_character(data) if item.name in raw}
     if not shown:
         return
-    own = data.settings.get("captions", {})
-    known = identity.words_of(data.kind, own.get("identity_words", ()), own.get("keep_words", ()))
-    known = [*known, *identity.called(data.kind, data.settings.get("noun", ""))]
+    own, noun = data.settings.get("captions", {}), data.settings.get("noun", "")
+    more, keep = own.get("identity_words", ()), own.get("keep_words", ())
+    known = [*identity.words_of(data.kind, more, keep), *identity.called(data.kind, noun), data.trigger]
     said = {name: item.caption for name, item in shown.items()}
-    for term in tags.unsaid({name: raw[name] for name in shown}, said, [*known, data.trigger]):
+    context = cleanup.context_of(data.trigger, data.kind, "", more, keep, noun=noun)
+    for term in tags.unsaid({name: cleanup.varying(raw[name], context) for name in shown}, said, known):
         what = f"{len(term.pictures)} of {len(shown)} pictures show {term.text}, and no caption says so"
-        remedy = "the LoRA would learn it as part of the character: name it in captions, or vary it"
+        remedy = (
+            "the LoRA would learn it as part of the character: name it in captions or vary it, or if it is part of the "
+            "character, list it in captions.identity_words"
+        )
         yield Hit("captions", what, term.pictures, {"term": term.text, "share": round(term.share, 3)}, remedy=remedy)
 
 

@@ -67,7 +67,8 @@ def small(data: Data) -> Iterator[Hit]:
     shots = [item for item in data.seen if data.role(item) == "shot"]
     few = [item for item in shots if np.prod(item.facts["size"]) < largest**2]
     if few:
-        what = f"{len(few)} of {len(shots)} are smaller than {largest}² pixels and trained at their own size"
+        than = f"smaller than {largest}² pixels and trained at {'its' if len(few) == 1 else 'their'} own size"
+        what = f"{len(few)} of {len(shots)} {'is' if len(few) == 1 else 'are'} {than}"
         yield Hit("images", what, tuple(item.name for item in few))
 
 
