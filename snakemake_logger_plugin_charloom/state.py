@@ -62,6 +62,7 @@ class Run:
         self.stopping = False
         self._jobs: dict[int, dict[str, Any]] = {}
         self._ended: set[int] = set()
+        self._targets = [0, 0]  # jobs that make nothing, of all and so far: plans do not count them
         self._alike: dict[str, int] = {}
         self._once: set[str] = set()
 
@@ -104,7 +105,11 @@ class Run:
         stats = dict(getattr(record, "stats", None) or {})
         self.total = stats.pop("total", sum(stats.values()))
         for rule, jobs in stats.items():
+            if words.only_named(rule):
+                self._targets[0] += jobs
+                continue
             self.stages.setdefault(rule, Stage()).total = jobs
+        self.total -= self._targets[0]
         return [Line(f"{self.total} jobs to do" if self.total != 1 else "1 job to do")]
 
     def _resources_info(self, record: LogRecord) -> list[Line]:
@@ -113,7 +118,7 @@ class Run:
 
     def _job_info(self, record: LogRecord) -> list[Line]:
         job = record.__dict__
-        if job["jobid"] not in self._jobs:
+        if job["jobid"] not in self._jobs and not words.only_named(job["rule_name"]):
             stage = self.stages.setdefault(job["rule_name"], Stage())
             if not stage.running:
                 stage.since = self._clock()
@@ -128,6 +133,9 @@ class Run:
         if job is None or number in self._ended:
             return []
         self._ended.add(number)
+        if words.only_named(job["rule_name"]):
+            self._targets[1] += 1
+            return []
         self.done += 1
         stage = self._leave(job)
         stage.done += 1
@@ -144,7 +152,8 @@ class Run:
         return self._stage_line(rule, stage, job) if stage.done >= stage.total and job["output"] else []
 
     def _progress(self, record: LogRecord) -> list[Line]:
-        self.done, self.total = record.__dict__["done"], record.__dict__["total"]
+        counted, done = self._targets
+        self.done, self.total = record.__dict__["done"] - done, record.__dict__["total"] - counted
         return []
 
     def _job_error(self, record: LogRecord) -> list[Line]:

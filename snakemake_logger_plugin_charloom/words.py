@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from charloom.core.numbers import clock
 
@@ -92,6 +93,12 @@ COMMAND_FAILED = re.compile("non-zero exit|CalledProcessError|SpawnedJobError")
 
 LOCKED = re.compile("Directory cannot be locked")
 """In Snakemake's message about a second call for the same files: an error in a run, a line in a dry run."""
+
+
+def only_named(rule: str) -> bool:
+    """Whether a rule is ``all`` or the name of a character, which only stand for what they need."""
+    files = (Path("config", folder, f"{rule}.yaml") for folder in ("characters", "styles"))
+    return rule not in STAGES and (rule == "all" or any(path.is_file() for path in files))
 
 
 def in_use(names: Sequence[str]) -> str:

@@ -101,6 +101,21 @@ def test_a_stage_is_one_line_when_its_last_job_is_done(run: Run, clock: Clock) -
     assert said == ["30 pictures cropped  1:00"]
 
 
+def test_a_target_that_makes_nothing_is_no_job(run: Run, clock: Clock) -> None:
+    """As in a plan and in a dry run."""
+    Path("config/characters").mkdir(parents=True)
+    Path("config/characters/mara.yaml").touch()
+    stats = {"write_prompts": 1, "write_report": 1, "mara": 1, "all": 1, "total": 4}
+    assert take(run, record("run_info", stats=stats)) == ["2 jobs to do"]
+    take(run, job(1, "write_prompts"), end(1), record("progress", done=1, total=4))
+    take(run, job(2, "mara", output=[]), end(2), record("progress", done=2, total=4))
+    assert (run.done, run.total) == (1, 2)
+    take(run, job(3, "write_report"), end(3), record("progress", done=3, total=4), job(4, "all", output=[]), end(4))
+    take(run, record("progress", done=4, total=4))
+    assert [line.text for line in run.end()] == ["All 2 jobs done in 0 s."]
+    assert set(run.stages) == {"write_prompts", "write_report"}
+
+
 def test_snakemakes_own_talk_is_left_to_the_log_and_news_is_not(run: Run) -> None:
     noise = """Building DAG of jobs...
 Using shell: /bin/bash

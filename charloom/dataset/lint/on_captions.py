@@ -100,7 +100,7 @@ def trigger_of_others(data: Data) -> Iterator[Hit]:
 
 @rule("other-trigger", "warning", "Captions call the character by another made-up word beside the trigger.")
 def other_trigger(data: Data) -> Iterator[Hit]:
-    """That of another LoRA, or the trigger before it was changed: a folder's captions get the new one put before them."""
+    """That of another LoRA, or of before a change: captions of a folder get the new trigger put before them."""
     own = of_character(data) if data.trigger else []
     found = guesses.trigger([words.replace(item.caption, data.trigger, "") for item in own])
     if found and re.search(r"\d", found):
