@@ -29,6 +29,7 @@ CONTEXT = 0.5
 PREVIEWS = ("sample_checkpoint", "sample_strength", "sample_drift")
 DRAWING = (*PREVIEWS, "draw_reference", "draw_gallery")
 """Rules that draw with the base; a pipeline of the user is not included."""
+ENCODING = ("encode_caption", "encode_class_caption", "encode_text")
 _FOLLOWS = {
     "draw_gallery": ", the gallery",
     "draw_reference": ", the reference and all pictures that are generated after it",
@@ -97,12 +98,9 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
     stages = price.stages(jobs, recipe, steps, budget, here)
     download = base.download_gb or 0.0 if base.repo and not known else 0.0
     out = _times(stages, jobs, ["without the download"] if download else [])
-    need = price.gpu_memory(recipe, budget)
-    previews = f", previews {need['previews']:.1f}" if set(DRAWING) & set(jobs) else ""
-    out.append(
-        f"  GPU memory: training {need['train']:.1f} GiB{_how(recipe, budget)}{previews}, texts {need['texts']:.1f}; "
-        f"main memory {price.main_memory(recipe, budget, jobs):.0f} GiB{_previews_later(recipe, budget, jobs)}"
-    )
+    out += _memory(recipe, budget, jobs)
+    if not {"prepare_base", "train_segment"} & set(jobs) and not download:
+        return out  # pictures and pages: next to nothing
     images, drawn = len(character.image_names), jobs.get("sample_checkpoint", 0) + jobs.get("sample_strength", 0)
     disk = price.disk(recipe, images, drawn, len(character.saved_steps))
     more = f"; download {download:g} GB at most" if download else ""
@@ -111,6 +109,20 @@ def lines(root: Path, name: str, found: Sequence[Group], given: dict[str, Any]) 
         needs.append(("the download", hub.cache(), max(0.0, download - hub.held(base.repo))))
     out.append(f"  disk {disk:.0f} GB{more}{_short(needs)}")
     return out
+
+
+def _memory(recipe: dict[str, Any], budget: float | None, jobs: dict[str, int]) -> list[str]:
+    """What the planned jobs need of a GPU, and beside it; nothing where none of them computes with the base."""
+    need, parts = price.gpu_memory(recipe, budget), []
+    if "train_segment" in jobs:
+        parts.append(f"training {need['train']:.1f} GiB{_how(recipe, budget)}")
+    for what, rules in (("previews", DRAWING), ("texts", ENCODING)):
+        if set(rules) & set(jobs):
+            parts.append(f"{what} {need[what]:.1f}{'' if parts else ' GiB'}")
+    if not parts and "prepare_base" not in jobs:
+        return []
+    main = f"main memory {price.main_memory(recipe, budget, jobs):.0f} GiB{_previews_later(recipe, budget, jobs)}"
+    return [f"  GPU memory: {', '.join(parts)}; {main}" if parts else f"  {main}"]
 
 
 def _short(needs: Sequence[tuple[str, Path, float]]) -> str:

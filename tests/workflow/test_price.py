@@ -260,6 +260,16 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "main memory 18 GiB (16 if previews wait for the end of training)" in "\n".join(prepared)
     assert "training 14." in text and "blocks recompute" in text and len(text.splitlines()) == 4
     assert "previews" not in text  # none are planned
+    assert "texts" not in text  # nor is a text encoded
+    few = [Group("leyla", "write_report", 1), Group("leyla", "export_final", 1)]
+    (root / WORK.lock("z-image-turbo")).parent.mkdir(parents=True)
+    (root / WORK.lock("z-image-turbo")).touch()
+    assert "GiB" not in (small := "\n".join(pricing.lines(root, "leyla", few, given))) and "disk" not in small
+    redrawn = [*few, Group("leyla", "encode_text", 2), Group("leyla", "sample_checkpoint", 2)]
+    assert "  GPU memory: previews 8.6 GiB, texts 5.1; main memory 4 GiB" in pricing.lines(
+        root, "leyla", redrawn, given
+    )
+    (root / WORK.lock("z-image-turbo")).unlink()
     drawn = "\n".join(pricing.lines(root, "leyla", [*found, Group("leyla", "sample_checkpoint", 9)], given))
     assert "previews 8.6" in drawn  # what the refusal says too
     endless = pricing.lines(root, "leyla", found, {"base": "z-image-turbo", "recipe": {"memory": "auto"}})
@@ -278,7 +288,6 @@ def test_a_plan_states_the_price(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     benchmark.write_text("s\th:m:s\n100.0\t0:01:40\n")
     before = pricing.lines(root, "leyla", found, given)
     assert "*" not in "\n".join(before)  # measured with the miniature, for the base was never here
-    (root / WORK.lock("z-image-turbo")).parent.mkdir(parents=True)
     (root / WORK.lock("z-image-turbo")).touch()
     after = "\n".join(pricing.lines(root, "leyla", found, given))
     assert "encode latents 50 min*" in after and "* as measured on this machine, the rest as on an H100" in after
