@@ -19,24 +19,33 @@ _LITERAL = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 _LONGEST = 40
 """Longest value (characters) that is shown."""
 
-FILE_CHANGED = "its file changed"
+FILE_CHANGED, FILE_NEW, FILE_GONE = "its file changed", "its file is new", "its file is gone"
+TEXT_CHANGED = "its text changed"
+"""A prompt that is composed, or follows the class or the trigger."""
+
+
+class _Text(str):
+    """A setting that is a text; a token for a file's contents is none."""
 
 
 def causes(reason: str) -> list[str]:
-    """Each changed knob as ``network.rank 16 → 32``, and :data:`FILE_CHANGED`; empty if unknown."""
+    """Each changed knob as ``network.rank 16 → 32``, :data:`FILE_CHANGED` and the like; empty if unknown."""
     start = reason.find("before: ") + len("before: ")
     before, end = _values(reason, start)
     # The recorded values may contain any text, so look for the current ones only after them.
     now, _ = _values(reason, reason.find("now: ", end) + len("now: "))
     sides = [before, now]
     settings = [[value for value in side if isinstance(value, dict)] for side in sides]
-    texts = [[value for value in side if not isinstance(value, dict)] for side in sides]
-    found = []
-    if any(texts):
-        found.append(_of_files(*texts))
+    texts = [[value for value in side if isinstance(value, _Text)] for side in sides]
+    files = [[value for value in side if not isinstance(value, dict | _Text)] for side in sides]
+    found = [TEXT_CHANGED] if any(texts) else []
+    if any(files):
+        found.append(_of_files(*files))
     if all(len(one) == 1 for one in settings):
         before, now = (dict(_leaves(one[0])) for one in settings)
         keys = [key for key in {**before, **now} if before.get(key, "–") != now.get(key, "–")]
+        if {FILE_NEW, FILE_GONE} & set(found):
+            keys = [key for key in keys if key in before and key in now]  # what holds without a file, or with one
         found += [_described(key, before.get(key, "–"), now.get(key, "–")) for key in sorted(keys)]
     elif any(settings):
         return []
@@ -57,7 +66,8 @@ def _values(reason: str, position: int) -> tuple[list[Any], int]:
 
 def _value(text: str) -> Any:
     try:
-        return arguments.value(text)
+        value = arguments.value(text)
+        return _Text(value) if isinstance(value, str) else value
     except (ValueError, UserError):
         return text
 
@@ -89,5 +99,5 @@ def _described(key: str, before: Any, now: Any) -> str:
 
 def _of_files(before: list[Any], now: list[Any]) -> str:
     if before in ([], [""]) and any(now):
-        return "its file is new"
-    return FILE_CHANGED if any(now) else "its file is gone"
+        return FILE_NEW
+    return FILE_CHANGED if any(now) else FILE_GONE

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
-from charloom.cli import planning
+from charloom.cli import changes, planning
 from charloom.config import notices, project, scaffold
 
 # new
@@ -133,6 +133,21 @@ def test_plan_groups_jobs_and_keeps_the_first_causes():
     assert found["leyla", "step"].causes == {"forced": 1}
     assert lines[0].startswith("6 jobs to do") and lines[1] == "shared:"
     assert planning.summary([]) == ["Nothing to do: everything is up to date."]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ("""'"a photo of m4ra"'""", """'"a photo of mx4ra"'""", ["its text changed"]),
+        ("""'66397b98','{"trigger":"m4ra"}'""", """'0dab7320','{"trigger":"m4ra"}'""", ["its file changed"]),
+        # What holds without a file goes with it.
+        ("""'','{"default":"m4ra"}'""", """'66397b98','{"trigger":"m4ra"}'""", ["its file is new"]),
+        ("""'66397b98','{"trigger":"m4ra"}'""", """'','{"default":"m4ra"}'""", ["its file is gone"]),
+        ("""'','{"n":1,"seed":2}'""", """'66397b98','{"n":1,"seed":3}'""", ["its file is new", "seed 2 → 3"]),
+    ],
+)
+def test_causes_are_told_apart(before: str, now: str, found: list[str]):
+    assert changes.causes(f"Params have changed since last execution: before: {before} now: {now} ") == found
 
 
 def test_plan_asks_snakemake(root, monkeypatch):
