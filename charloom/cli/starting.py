@@ -148,10 +148,10 @@ def _of_folder(
     numbered = [] if named else kohya.parts(folder)
     folder = named.main.path if named else folder
     pictures = list(image_folder.every(folder).values())
+    lost = [f"{entry.where}: {entry.what}" for entry in inventory.unread_below(folder)]
     if not pictures:
-        raise UserError(
-            f"--images {images}: there is no picture in it (such as .png, .jpg or .webp); name the folder that has them"
-        )
+        there = f" that is read, but {lost[0]}" if lost else "; name the folder that has them"
+        raise UserError(f"--images {images}: there is no picture in it (such as .png, .jpg or .webp){there}")
     stems = [picture.with_suffix("") for picture in pictures]
     found = [text for stem in stems if (text := inventory.text_of(stem))]
     files = [text for text in found if not is_blank(text)]
@@ -185,8 +185,11 @@ def _of_folder(
         notes.append(f"trigger {word}: from the folder's name")
     if blank := [text.name for text in found if text not in files]:
         notes.append(f"{words.listed(blank, 3)}: empty, which counts as no caption")
-    if lost := [text for stem in stems if (text := inventory.unread_text_of(stem))]:
-        notes.append(f"{len(lost)} with a {lost[0].suffix} file: not read, because captions end in .txt; rename them")
+    notes += [f"left out: {line}" for line in lost[:3]]
+    if unread := [text for stem in stems if (text := inventory.unread_text_of(stem))]:
+        notes.append(
+            f"{len(unread)} with a {unread[0].suffix} file: not read, because captions end in .txt; rename them"
+        )
     if number < FEW:
         notes.append(f"only {words.several(number, 'picture')}: 15 to 40 different ones make a good character")
     notes += kohya.notes(named) if named else kohya.unread(numbered)
@@ -209,7 +212,7 @@ def _existing(images: Path) -> Path:
             quoted = "'C:\\Users\\me\\mara'"
             raise UserError(f"--images {images}: the shell removed its backslashes; put it in quotes: {quoted}")
         if folder.exists():
-            raise UserError(f"--images {images}: is a file; give the folder it lies in")
+            raise UserError(f"--images {images}: is a file; {inventory.not_a_folder(folder)}")
         raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")
     return folder
 

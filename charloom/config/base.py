@@ -65,6 +65,8 @@ def read_base(root: Path, name: str, where: str) -> tuple[Base | None, list[str]
         problems.append(f"{label}: revision: is missing; give a commit, so that a download cannot change")
     elif "path" in data and not (root / data["path"]).is_dir():
         remedy = inventory.meant(root / data["path"], "correct it, or use repo and revision")
+        if Path(data["path"]).suffix == ".safetensors":
+            remedy = "a single file goes under transformer_file, beside repo and revision for the other parts"
         problems.append(f"{label}: path: there is no folder {data['path']}; {remedy}")
     elif "path" in data and not (root / data["path"] / "model_index.json").is_file():
         problems.append(f"{label}: path: {data['path']} has no model_index.json; name a folder in the diffusers layout")

@@ -23,6 +23,7 @@ _LEFT_BEHIND = frozenset(
 _BACKUPS = ("~", "#", ".bak", ".orig", ".swp", ".tmp")
 _TEXTS = (".txt", *sorted({"".join(letters) for letters in itertools.product(*zip(".txt", ".TXT", strict=True))}))
 """``.txt`` in any case, the usual spelling first."""
+_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".cbz")
 _OTHER_TEXTS = (".caption", ".captions", ".cap", ".text", ".tags", ".tag", ".md", ".rtf")
 _SHOWN = 8
 """Names that one line lists."""
@@ -82,6 +83,8 @@ def placed(path: str) -> str:
 
 def meant(path: str | Path, otherwise: str) -> str:
     """The remedy for a missing folder: one whose path differs by the spelling of a single part, or ``otherwise``."""
+    if Path(path).is_file():
+        return f"it is a file: {not_a_folder(path)}"
     part = Path(path)
     while not part.parent.is_dir() and part.parent != part:
         part = part.parent
@@ -89,6 +92,12 @@ def meant(path: str | Path, otherwise: str) -> str:
     close = difflib.get_close_matches(part.name, there, n=1)
     found = part.with_name(close[0]) / Path(path).relative_to(part) if close else None
     return f"did you mean {found.as_posix()}?" if found and found.is_dir() else otherwise
+
+
+def not_a_folder(path: str | Path) -> str:
+    """What to do about a file that was given for a folder."""
+    packed = Path(path).suffix.lower() in _ARCHIVES
+    return "unpack it and give the folder" if packed else "give the folder it lies in"
 
 
 def texts(folder: str | Path) -> dict[str, Path]:
@@ -112,6 +121,11 @@ def unread(folder: str | Path) -> list[Unused]:
     """Pictures directly in a folder whose format is not supported."""
     paths = (path for path in _files(Path(folder)) if _unread(path))
     return [Unused(str(path), _unsupported(path)) for path in paths]
+
+
+def unread_below(folder: str | Path) -> list[Unused]:
+    """The same of all folders below it too, those of one folder on a line."""
+    return _grouped(Path(folder), lambda path: _unsupported(path) if _unread(path) else None)
 
 
 def of_pictures(
@@ -251,7 +265,7 @@ def _unsupported(path: Path) -> str:
     ending = path.suffix.lower()
     if ending in (".mp4", ".mov", ".webm", ".mkv", ".avi"):
         return "unsupported format; save frames of it as PNG, or delete it"
-    heif = ", or pip install pillow-heif" if ending in (".heic", ".heif", ".hif") else ""
+    heif = ", or pip install 'charloom[heif]'" if ending in (".heic", ".heif", ".hif") else ""
     return f"unsupported format; save it as PNG or JPEG{heif}"
 
 

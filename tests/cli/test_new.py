@@ -11,7 +11,7 @@ import pytest
 import yaml
 from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 
-from charloom.config import guesses, notices, project, scaffold, triggers
+from charloom.config import guesses, inventory, notices, project, scaffold, triggers
 from charloom.core import drives, tokens
 
 PAPERDOLL = ROOT / "resources/bases/paperdoll"
@@ -48,6 +48,30 @@ def test_a_folder_without_words_needs_three_lines(
     monkeypatch.setattr(notices, "has_gpu", lambda *_: False)
     checked = said(call("lint", "mara")).splitlines()
     assert "6 pictures" in checked[0] and checked[-1].startswith("note: base z-image-turbo wants a GPU")
+
+
+def test_pictures_that_are_not_read_are_named_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory.pictures, "endings", lambda: (".png", ".jpg"))  # no package reads HEIC
+    folder = pictures(Path("phone"), *[None] * 6)
+    for name in ("day 1/IMG_1.HEIC", "day 1/IMG_2.HEIC", "day 2/IMG_3.heic"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    how = "unsupported format; save it as PNG or JPEG, or pip install 'charloom[heif]'"
+    lines = said(call("new", "mara", "--images", "phone"))
+    assert "6 pictures in phone" in lines and f"  left out: phone/day 1/IMG_1.HEIC, day 1/IMG_2.HEIC: {how}\n" in lines
+    assert f"  left out: phone/day 2/IMG_3.heic: {how}\n" in lines
+    for path in folder.glob("*.png"):
+        path.unlink()
+    only = said(call("new", "mona", "--images", "phone"))
+    assert f"(such as .png, .jpg or .webp) that is read, but phone/day 1/IMG_1.HEIC, day 1/IMG_2.HEIC: {how}" in only
+
+
+def test_an_archive_is_to_be_unpacked(root: Path) -> None:
+    for name, found in {"mara.zip": "unpack it and give", "mara.png": "give"}.items():
+        Path(name).touch()
+        assert f"--images {name}: is a file; {found} the folder" in said(call("new", "mara", "--images", name))
+        Path("config/characters/mona.yaml").write_text(f"trigger: m0na\nimages: {{source: folder, path: {name}}}\n")
+        assert f"there is no folder {name}; it is a file: {found} the folder" in said(call("lint", "mona"))
 
 
 def test_what_captions_say_is_guessed_and_marked(root: Path) -> None:

@@ -106,6 +106,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: edit(p / BASE, repo="a/b", revision="c"),
         ["config/bases/mini.yaml: give either path (a folder) or repo and revision (on the Hub)"],
     ),
+    "a single file for a base's folder": (
+        lambda p: edit(p / BASE, path="models/turbo.safetensors"),
+        [
+            "config/bases/mini.yaml: path: there is no folder models/turbo.safetensors; a single file goes under "
+            "transformer_file, beside repo and revision for the other parts"
+        ],
+    ),
     "a name of ai-toolkit": (
         recipe(network={"linear": 8}),
         ["config/config.yaml: recipe.network.linear: unknown key; did you mean recipe.network.rank?"],
