@@ -15,7 +15,9 @@ from cli_helpers import ROOT, call, root, said  # noqa: F401 (root is a fixture)
 from charloom.config import project, schema
 from charloom.config.yaml import merge
 from charloom.interop.aitoolkit import keys as aitoolkit_keys
+from charloom.interop.aitoolkit import model
 from charloom.interop.aitoolkit import read as aitoolkit
+from charloom.interop.aitoolkit.job import Job
 
 # Accounting
 
@@ -173,6 +175,19 @@ def test_defaults_hold_against_the_recipe_of_the_base_too(tmp_path):
     )
     assert found.character["base"] == "paperdoll"
     assert (found.character["recipe"]["train"]["batch_size"], found.character["recipe"]["train"]["ema"]) == (1, False)
+
+
+@pytest.mark.parametrize("copied", [{"path": "/models/turbo"}, {"repo": "a/b", "transformer_file": "/models/x.st"}])
+@pytest.mark.parametrize("named", ["Tongyi-MAI/Z-Image-Turbo", "/models/Z-Image-Turbo/", r"D:\models\Z-Image-Turbo"])
+def test_a_base_that_is_a_copy_on_this_disk_goes_by_its_name(tmp_path, copied, named):
+    """The file says where it is in place of the repository."""
+    bases = tmp_path / "config/bases"
+    bases.mkdir(parents=True)
+    (bases / "z-image-turbo.yaml").write_text(yaml.safe_dump(copied))
+    job = Job({"model": {"name_or_path": named}}, {})
+    assert model.read(job, tmp_path).base == "z-image-turbo" and not job.todo
+    job = Job({"model": {"name_or_path": "someone/else"}}, {})
+    assert model.read(job, tmp_path).base is None and job.todo
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ def read(job: Job, root: Path) -> Model:
     known = {name: file for name, file in files.items() if "transformer_file" not in file}
     found = next((one for one, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None)
     if model and not found:
+        # A copy on this disk stands in the file in place of the repository.
+        called = re.split(r"[\\/]", model.rstrip("\\/"))[-1].lower()
+        found = called if "path" in files.get(called, {}) or "transformer_file" in files.get(called, {}) else None
+    if model and not found:
         job.refuse("model.name_or_path", "no file in config/bases/ has it; the base of config/config.yaml is used")
         job.todo.append(f"base: no file in config/bases/ has {model}; write one and set base to its name")
     arch = job.take("model.arch", str, "")
@@ -46,7 +50,9 @@ def read(job: Job, root: Path) -> Model:
         job.refuse("model.arch", f"{arch} is not possible: only Z-Image is trained")
     project = yaml.read_yaml(root / "config" / "config.yaml") if (root / "config" / "config.yaml").is_file() else {}
     name = found or project.get("base", "")
-    usual = yaml.merge(schema.defaults(schema.load_schema("recipe")), known.get(name, {}).get("recipe") or {})
+    usual = yaml.merge(
+        schema.defaults(schema.load_schema("recipe")), (files if found else known).get(name, {}).get("recipe") or {}
+    )
     distilled = usual["training_adapter"] != "none" and usual["sample"]["guidance"] <= 1
     ours = yaml.merge(usual, project.get("recipe") or {})
     return Model(found, name, usual, ours, distilled and bool(found or not model))
