@@ -6,6 +6,8 @@ Reads only headers and imports no torch, because it runs before anything is load
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +98,34 @@ def check_transformer_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_sum(name: str, path: Path, expected: str, found: str, label: str) -> None:
-    """Compare a digest with the one that the base's YAML file lists.
+@dataclass(frozen=True)
+class Other:
+    """A file with another checksum than the base's YAML file lists under ``name``."""
 
-    Raises:
-        UserError: they differ.
+    name: str
+    path: Path
+    expected: str
+    found: str
+
+
+def differing(root: Path, other: Sequence[Other], missing: Sequence[str], label: str) -> str:
+    """All files of a base that are not those of its YAML file, in one line; empty if there are none.
+
+    A model that was saved anew differs in most of them, and is 20 GB to read.
     """
-    if found != expected:
-        raise UserError(
-            f"{path}: is not the file that {label} lists ({kind(expected)} {found}, not {expected}); "
-            f"get it again, or correct checksums.{name}"
+    if len(other) + len(missing) == 1:
+        if missing:
+            return f"{root / missing[0]}: is listed in {label} but missing; get it, or remove checksums.{missing[0]}"
+        one = other[0]
+        return (
+            f"{one.path}: is not the file that {label} lists ({kind(one.expected)} {one.found}, not {one.expected}); "
+            f"get it again, or correct checksums.{one.name}"
         )
+    differ = f"other checksums: {', '.join(one.name for one in other)}" if other else ""
+    absent = f"missing: {', '.join(missing)}" if missing else ""
+    found = "; ".join(filter(None, (differ, absent)))
+    remedy = "get them again, or remove their lines from checksums if this is the model that you mean"
+    return f"{root}: has not the files that {label} lists ({found}); {remedy}" if found else ""
 
 
 def kind(checksum: str) -> str:

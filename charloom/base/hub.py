@@ -159,6 +159,9 @@ def explain(error: BaseException, repo: str, revision: str, label: str, name: st
     kinds = {type(one).__name__ for one in causes}
     what = f"{label}: {repo}{f'/{name}' if name else ''} at {revision} cannot be fetched from the hub"
     page = f"https://huggingface.co/{repo}"
+    copy = f"name a copy on this disk in {label}"
+    if name:
+        copy += ": its path in place of {repo, file, revision}"
     if any(getattr(one, "errno", None) == errno.ENOSPC or "No space left" in str(one) for one in causes):
         return (
             f"{what}: the disk of {cache()} is full; free some space or set HF_HOME to a folder on a larger disk, "
@@ -183,11 +186,10 @@ def explain(error: BaseException, repo: str, revision: str, label: str, name: st
         )
     if kinds & set(UNREACHABLE):
         return (
-            f"{what}: huggingface.co does not answer; check the network and run again (the download resumes), "
-            f"or name a copy on this disk in {label}"
+            f"{what}: huggingface.co does not answer; check the network and run again (the download resumes), or {copy}"
         )
     reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-    return f"{what}: {type(error).__name__}: {reason}; run again, or name a copy on this disk in {label}"
+    return f"{what}: {type(error).__name__}: {reason}; run again, or {copy}"
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

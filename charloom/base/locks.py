@@ -71,7 +71,7 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
     root, origin = _root(settings, label, log)
     made: dict[str, Any] = {"name": settings["name"], "root": str(root), **origin}
     files: dict[str, dict[str, Any]] = {}
-    components = {}
+    components, other = {}, []
     _read(root, bool(single), checksums, store, log)
     for name in COMPONENTS:
         paths = component_files(root, name, bool(single))
@@ -80,17 +80,19 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
         digests = {}
         for path in paths:
             key = f"{name}/{path.name}"
-            files[key] = _checked(key, path, checksums, store, label, log)
+            files[key] = _checked(path, store, log)
+            other += _other(key, path, checksums, files[key], store, log)
             digests[key] = files[key]["sha256"]
         if single and name == "transformer":
             where, path = _single(single, label, log)
-            made[SINGLE_FILE] = where | _checked(SINGLE_FILE, path, checksums, store, label, log)
+            made[SINGLE_FILE] = where | _checked(path, store, log)
+            other += _other(SINGLE_FILE, path, checksums, made[SINGLE_FILE], store, log)
             digests[SINGLE_FILE] = made[SINGLE_FILE]["sha256"]
         components[name] = digest(digests)
-    for name in checksums:
-        unused = name == SINGLE_FILE or (single and name.startswith("transformer/"))
-        if name not in files and not unused:
-            raise UserError(f"{root / name}: is listed in {label} but missing; get it, or remove checksums.{name}")
+    unused = (SINGLE_FILE, "transformer/") if single else (SINGLE_FILE,)
+    missing = [name for name in checksums if name not in files and not name.startswith(unused)]
+    if problem := basefiles.differing(root, other, missing, label):
+        raise UserError(problem)
     adapters = {name: _adapter(where, store, label) for name, where in settings["adapters"].items()}
     if (own := _shift(root / SCHEDULER)) != SHIFT:
         made["shift"] = own
@@ -223,18 +225,23 @@ def _adapter(where: Any, store: Store, label: str) -> dict[str, Any]:
         return entry | {"unresolved": str(error)}
 
 
-def _checked(
-    name: str, path: Path, checksums: dict[str, str], store: Store, label: str, log: hub.Log
-) -> dict[str, Any]:
-    """Size and SHA-256 of a file, after checking that it is intact and has the listed checksum, if any."""
+def _checked(path: Path, store: Store, log: hub.Log) -> dict[str, Any]:
+    """Size and SHA-256 of a file, after checking that it is intact."""
     if path.suffix == ".safetensors":
         basefiles.check_whole(path)
     facts = _facts(path, store, log)
     _check_blob(path, facts["sha256"])
-    if expected := checksums.get(name):
-        found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", log)
-        basefiles.check_sum(name, path, expected, found, label)
     return facts
+
+
+def _other(
+    name: str, path: Path, checksums: dict[str, str], facts: dict[str, Any], store: Store, log: hub.Log
+) -> list[basefiles.Other]:
+    """The file, if the base's YAML file lists another checksum."""
+    if not (expected := checksums.get(name)):
+        return []
+    found = facts["sha256"] if basefiles.kind(expected) == "sha256" else remembered(path, store, "md5", log)
+    return [] if found == expected else [basefiles.Other(name, path, expected, found)]
 
 
 def _check_blob(path: Path, sha256: str) -> None:

@@ -161,6 +161,17 @@ def test_a_listed_checksum_is_checked(folder: Path, store: Store) -> None:
     assert "vae/gone.safetensors: is listed in config/bases/tiny.yaml but missing" in text
 
 
+def test_all_files_of_another_model_are_named_at_once(folder: Path, store: Store) -> None:
+    """As of one that was saved anew: each would be a run that ends after minutes of reading."""
+    names = ("transformer/config.json", "vae/config.json", "vae/gone.safetensors", "vae/lost.safetensors")
+    text = line(lambda: locks.lock(local(folder, checksums=dict.fromkeys(names, "0" * 32)), store))
+    assert text == (
+        f"{folder}: has not the files that config/bases/tiny.yaml lists (other checksums: transformer/config.json, "
+        "vae/config.json; missing: vae/gone.safetensors, vae/lost.safetensors); get them again, or remove their lines "
+        "from checksums if this is the model that you mean"
+    )
+
+
 def test_a_file_changed_after_the_lock_is_named(folder: Path, store: Store, tmp_path: Path) -> None:
     adapter = real_base.adapter(folder, tmp_path / ADAPTER)
     lock = locks.lock(local(folder, adapters={"v1": str(adapter)}), store)
