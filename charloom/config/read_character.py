@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,8 @@ def _wrong_count(character: Character) -> str:
 
 def _stray_captions(character: Character, root: Path) -> list[str]:
     folder = root / "config" / "captions" / character.id
-    if not folder.is_dir():
+    # A disk that is not there takes all pictures with it, which is one mistake and not one for each caption.
+    if not folder.is_dir() or (character.whole and not character.planned):
         return []
     texts = (path for path in folder.iterdir() if path.suffix.lower() == ".txt" and not inventory.foreign(path.name))
     known = {*character.shot_names, *(shot.name for shot in character.excluded)}
@@ -252,6 +254,13 @@ def _stray_captions(character: Character, root: Path) -> list[str]:
         # x.png.txt is reported by the check of the data set.
         if path.stem not in known and Path(path.stem).stem not in known
     )
-    return [
-        f"config/captions/{character.id}/{name}: {plans.no_shot(name[:-4], character.shot_names)}" for name in stray
-    ]
+    return [f"config/captions/{character.id}/{name}: {_without(name[:-4], character)}" for name in stray]
+
+
+def _without(name: str, character: Character) -> str:
+    """That a caption belongs to nothing. Pictures of a folder may be gone, and their names are often alike."""
+    if not character.whole:
+        return plans.no_shot(name, character.shot_names)
+    close = difflib.get_close_matches(name, character.shot_names, n=1)
+    hint = f", or rename it if {close[0]} is meant" if close else ""
+    return f"{character.folder} has no picture {name}; delete this caption with its picture{hint}"

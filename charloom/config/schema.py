@@ -16,12 +16,15 @@ from typing import Any
 import yaml
 
 from charloom.config.yaml import KINDS, Document, describe, read_yaml, scalar
+from charloom.core import words
 from charloom.core.home import home
 
 SCHEMAS = home() / "config" / "schemas"
 
 # PyYAML follows YAML 1.1, where `1e-4` has no dot and is therefore a text.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_NAMED = 6
+"""Keys of a group that a message names."""
 _NUMBERS = ("number", "integer")
 _WRITTEN = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
@@ -239,7 +242,7 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
         kind = error.validator_value
         if value is None:
             return [f"{where}: is empty; expected {meaning or KINDS[kind]}, or take the key out"]
-        return [f"{where}: must be {KINDS[kind]}, not {describe(value)}{_misread(kind, value)}"]
+        return [f"{where}: must be {KINDS[kind]}, not {describe(value)}{_misread(kind, value, error.schema)}"]
     if rule == "enum":
         return [
             f"{where}: {describe(value)} is not known; {_choices(str(value), [str(v) for v in error.validator_value])}"
@@ -279,12 +282,14 @@ def _choices(word: str, allowed: list[str]) -> str:
     return f"{hint}Allowed: {', '.join(allowed)}" if hint else f"allowed: {', '.join(allowed)}"
 
 
-def _misread(kind: str, value: Any) -> str:
+def _misread(kind: str, value: Any, group: Any) -> str:
     """A remedy for what YAML reads differently from what was meant."""
     if kind == "string" and isinstance(value, dict) and list(value.values()) == [None]:
         return "; a text that begins with { needs quotes: '{" + str(*value) + "}'"
     if kind == "object" and isinstance(value, str):
-        return "; write each of its keys as key: value, on a line of its own"
+        keys = list(group.get("properties", ())) if isinstance(group, dict) else []
+        which = f", {words.listed(keys, _NAMED)}," if keys else ""
+        return f"; write each of its keys{which} as key: value, on a line of its own"
     return ""
 
 

@@ -146,7 +146,17 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a group without its colon": (
         text(CONFIG, "train:\n    steps: 100", "train:\n    steps 100"),
-        ["config/config.yaml: recipe.train: must be a group of keys, not the text 'steps 100'; write each of its"],
+        [
+            "config/config.yaml: recipe.train: must be a group of keys, not the text 'steps 100'; write each of its "
+            "keys, steps, batch_size, gradient_accumulation, optimizer"
+        ],
+    ),
+    "a text for a small group": (
+        lambda p: edit(p / MARA, identity_line="{trigger}, a woman"),
+        [
+            "config/characters/mara.yaml: identity_line: must be a group of keys, not the text '{trigger}, a woman'; "
+            "write each of its keys, full, eyes_hidden, as key: value, on a line of its own"
+        ],
     ),
     "a trigger alone without quotes": (
         text(MARA, "full: '{trigger}, a woman with curly black hair and green eyes'", "full: {trigger}"),

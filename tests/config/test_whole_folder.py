@@ -221,3 +221,20 @@ def test_a_bundle_of_it_takes_every_picture_again(folder: Path) -> None:
     assert again.shot_names == sorted(one.shot_names) and again.whole
     assert [prompt.text for prompt in again.sample_prompts] == [prompt.text for prompt in one.sample_prompts]
     assert (again.identity_full, again.kind, again.recipe) == (one.identity_full, one.kind, one.recipe)
+
+
+def test_a_caption_whose_picture_is_gone_is_deleted_with_it(folder: Path) -> None:
+    put(folder, "IMG_1.png", "IMG_2.png")
+    written = Path("config/captions/mara")
+    written.mkdir(parents=True)
+    (written / "img_3.txt").write_text("m4ra smiles")
+    with pytest.raises(UserError) as caught:
+        mara()
+    assert str(caught.value) == (
+        "config/captions/mara/img_3.txt: pics has no picture img_3; delete this caption with its picture, or rename it "
+        "if img_2 is meant"
+    )
+    folder.rename("elsewhere")
+    assert sources.problems(load().characters["mara"]) == [
+        f"{MARA}: images.path: there is no folder pics; correct it, or make it and put your pictures in it"
+    ]
