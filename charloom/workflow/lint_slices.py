@@ -22,7 +22,8 @@ def own(character: Character) -> dict[str, Any]:
         "captions": words,
         "balance": kinds.shares(character.balance),
         "whole": character.default_caption if character.whole else None,
-        "captioned": captioning.of(character).captioner is not None,
+        "captioned": (captioned := captioning.of(character).captioner is not None),
+        "line": character.identity_full if captioned and " with " in character.identity_full else None,
         "holdouts": [part.name for part in character.datasets if part.holdout],
     }
     return {key: value for key, value in found.items() if value}

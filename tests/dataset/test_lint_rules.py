@@ -327,8 +327,13 @@ def test_the_shares_of_a_plan_are_its_own() -> None:
 def test_what_the_clean_up_takes_out_is_not_unsaid() -> None:
     """Who somebody is: the trigger has to carry it."""
     raw = {name: f"A young woman with long brown hair and fair skin, wearing a silver watch, {name}" for name in "abc"}
-    for more, terms in (([], {"brown hair", "long brown", "silver watch"}), (["hair"], {"silver watch"})):
-        settings = {**SETTINGS, "_raw": raw, "captions": {"identity_words": more}}
+    all_of_it, with_hair = {"brown hair", "long brown", "silver watch"}, "{trigger}, a woman with long brown hair"
+    for line, more, terms in (
+        ("{trigger}, a woman", [], all_of_it),
+        ("{trigger}, a woman", ["hair"], {"silver watch"}),
+        (with_hair, [], {"silver watch"}),
+    ):
+        settings = {**SETTINGS, "_raw": raw, "captions": {"identity_words": more}, "line": line}
         found = lint.RULES["unsaid"].findings(Data([item(name) for name in raw], settings))
         assert {finding.evidence["term"] for finding in found} == terms
 

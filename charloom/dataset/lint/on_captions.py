@@ -190,12 +190,12 @@ def unsaid(data: Data) -> Iterator[Hit]:
     more, keep = own.get("identity_words", ()), own.get("keep_words", ())
     known = [*identity.words_of(data.kind, more, keep), *identity.called(data.kind, noun), data.trigger]
     said = {name: item.caption for name, item in shown.items()}
-    context = cleanup.context_of(data.trigger, data.kind, "", more, keep, noun=noun)
+    context = cleanup.context_of(data.trigger, data.kind, data.settings.get("line", ""), more, keep, noun=noun)
     for term in tags.unsaid({name: cleanup.varying(raw[name], context) for name in shown}, said, known):
         what = f"{len(term.pictures)} of {len(shown)} pictures show {term.text}, and no caption says so"
         remedy = (
             "the LoRA would learn it as part of the character: name it in captions or vary it, or if it is part of the "
-            "character, list it in captions.identity_words"
+            "character, write it into identity_line or captions.identity_words"
         )
         yield Hit("captions", what, term.pictures, {"term": term.text, "share": round(term.share, 3)}, remedy=remedy)
 
