@@ -157,9 +157,11 @@ def plan(
     found = planning.groups(output)
     for line in [*planning.remarks(output), *planning.summary(found)]:
         print(line)
-    for name in dict.fromkeys(target for target in asked if target in names):
-        for line in pricing.lines(root, name, found, pricing.overrides(asked, root)):
-            print(line)
+    priced = list(dict.fromkeys(target for target in asked if target in names))
+    for name in priced:
+        whose = f"{name}, " if len(priced) > 1 else ""
+        for number, line in enumerate(pricing.lines(root, name, found, pricing.overrides(asked, root))):
+            print(line if number else f"{whose}{line}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=DATA_SET)

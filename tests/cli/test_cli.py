@@ -168,6 +168,9 @@ def test_plan_asks_snakemake(root, monkeypatch):
     assert "train segment" in said(with_profile)
     if not notices.has_gpu():
         assert "wants a GPU, and none was found" in said(with_profile)
+    both = said(call("plan", "nika", "leyla", "--profile", "profiles/gpu-16gb"))
+    assert re.findall(r"^(\w+), time", both, re.MULTILINE) == ["nika", "leyla"]
+    assert re.search("^time", said(with_profile), re.MULTILINE)
     unknown = call("plan", "results/nika/dataset/nobody.txt")
     assert said(unknown).startswith("error: nothing makes results/nika/dataset/nobody.txt; did you mean results/nika")
     assert said(unknown).count("\n") == 1 and unknown.exit_code == 1
