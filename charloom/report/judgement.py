@@ -127,6 +127,18 @@ def failures(m: Material) -> list[dict[str, Any]]:
     return found
 
 
+def passed(m: Material) -> str:
+    """What may be said where nothing failed at the chosen step: only what was measured."""
+    document = m.scores.get(m.choice["step"], {})
+    measured = {row["metric"] for row in document.get("rows", ())}
+    identity, obedience = "identity_relative" in measured, "obedience" in measured
+    if not identity and not obedience:
+        return "Neither who is shown nor what prompts ask for was scored: compare the previews by eye."
+    first = ("is drawn in the style" if m.kind == "style" else "shows the character") if identity else ""
+    second = f"{'' if first.startswith('shows') else 'shows '}what its prompt asks for" if obedience else ""
+    return f"Nothing that was scored: every preview {' and '.join(filter(None, (first, second)))}."
+
+
 def values_of(document: Mapping[str, Any], prompt: str) -> dict[str, float]:
     """The values of one prompt by metric."""
     return {row["metric"]: row["value"] for row in document.get("rows", ()) if row["prompt"] == prompt}
@@ -147,6 +159,8 @@ def unscored(m: Material) -> list[tuple[str, str]]:
     for line in _lines(documents, "remedies"):
         name = re.split(r"[ :]", line, maxsplit=1)[0]
         found[name] = line.removeprefix(f"{name}: ").removeprefix(f"{name} is not scored; ")
+    if "identity" in found:
+        found.pop("identity_relative", None)  # the same on another scale
     judges = sorted({str(d["backend"]) for d in m.scores.values() if d.get("backend")})
     judge = f"judge {', '.join(judges)} of this base has none" if judges else "this base has no judge"
     default = "compare the previews by eye, or name another judge in the base's file (judge:)"

@@ -60,6 +60,7 @@ def page(material: Material) -> str:
         verdicts=judgement.verdicts(m),
         rows=ROWS,
         failures=judgement.failures(m),
+        passed=judgement.passed(m),
         judged=m.choice["step"] in m.scores,
         unscored=judgement.unscored(m) if any(m.samples.values()) else [],
         judges=judgement.judges(m),

@@ -68,6 +68,26 @@ def test_what_failed_at_the_chosen_step_links_to_its_file(results, settings):
 
 
 @pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (("identity_relative", "obedience"), "every preview shows the character and what its prompt asks for."),
+        (("obedience",), "every preview shows what its prompt asks for."),
+        ((), "Neither who is shown nor what prompts ask for was scored: compare the previews by eye."),
+    ],
+)
+def test_nothing_is_said_to_have_passed_that_was_not_measured(results, settings, metrics, said):
+    path = results / "scores/step-000100.json"
+    document = json.loads(path.read_text())
+    rows = [{"prompt": "01", "metric": one, "value": 1.0, "seed": 42, "strength": 1.0} for one in (*metrics, "detail")]
+    path.write_text(
+        json.dumps({**document, "rows": rows, "misses": {}, "not_scored": ["identity_relative", "identity"]})
+    )
+    text = page(m := chosen(results, settings))
+    assert f"{said}</p>" in text and ("Nothing that was scored" in text) == bool(metrics)
+    assert [name for name, _ in judgement.unscored(m)] == ["identity"]
+
+
+@pytest.mark.parametrize(
     "entry",
     [
         {"identity": "no face was found; install charloom[photo]"},
