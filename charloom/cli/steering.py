@@ -9,10 +9,12 @@ from pathlib import Path
 
 from charloom.config import project, yaml
 from charloom.config.character import Character
-from charloom.core import last_run
+from charloom.core import files, last_run
 from charloom.core.errors import UserError
-from charloom.core.layout import results, step_of
+from charloom.core.layout import WORK, results
+from charloom.core.store import Store
 from charloom.train import progress, stopping
+from charloom.workflow import studio
 
 PATIENCE = 120.0
 """Seconds to wait for a trainer to stop: its step, a step of its sampler, and writing the state."""
@@ -94,8 +96,9 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     Raises:
         UserError: there is no such checkpoint, or the file has an unusual layout.
     """
-    character = project.as_last_run(root, name, ready=False).character(name)
-    there = saved(root, character)
+    workflow = project.as_last_run(root, name, ready=False)
+    character = workflow.character(name)
+    there = saved(root, character, Store(root / workflow.store))
     if not there:
         first = character.saved_steps[0]
         raise UserError(f"{name}: there is no checkpoint yet; wait for the first, at step {first}")
@@ -111,11 +114,11 @@ def ship(root: Path, name: str, step: int | None, say: Callable[[str], None]) ->
     say(f"To make the file and the report: {last_run.again(root, name, name)}")
 
 
-def saved(root: Path, character: Character) -> list[int]:
+def saved(root: Path, character: Character, store: Store) -> list[int]:
     """Steps of the checkpoints that exist, including those of a trainer that is still running ahead."""
-    files = results(character.id, root)
-    found = {step_of(path) for path in files.checkpoints()}
-    if told := progress.read(files.training):
+    lock = files.read_mapping(root / WORK.lock(character.base))
+    found = set(studio.checkpoints(character, store, lock, root))
+    if told := progress.read(results(character.id, root).training):
         found |= {step for step in (*character.saved_steps, told.saved) if 0 < step <= told.saved}
     return sorted(found)
 

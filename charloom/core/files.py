@@ -164,6 +164,14 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def changed(path: Path) -> float:
+    """When a file was written, in seconds since the epoch; 0 if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The mapping in a JSON file; empty if it cannot be read."""
     try:

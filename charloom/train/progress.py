@@ -62,6 +62,15 @@ class Progress:
     trial: int = 0
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the run is not over: it trains, waits, was stopped, or has failed."""
+        return self.state != FINISHED
+
+    def is_new(self, path: Path) -> bool:
+        """Whether a file has come since this process began: older ones may be of a run with other settings or data."""
+        return files.changed(path) >= self.started
+
+    @property
     def end(self) -> int:
         """The step to which this process and those after it train."""
         return max(self.step, min(self.steps, self.trial or self.steps))

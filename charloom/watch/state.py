@@ -20,6 +20,7 @@ from charloom.core.errors import UserError
 from charloom.core.layout import Results
 from charloom.core.store import Store
 from charloom.judge.choice import how_in_words
+from charloom.train import progress
 from charloom.watch import logs, machine
 from charloom.watch.editing import digest
 from charloom.watch.metrics import Metrics
@@ -120,6 +121,13 @@ class Watcher:
         choice = files.read_mapping(made.validation)
         scores = {step: files.read_mapping(made.scores(step)) for step in [0, *character.saved_steps]}
         saved, drawn = self._made(character)
+        if (told := progress.read(made.training)) and told.goes_on:
+            # What is older than its checkpoint was measured on that of the run before.
+            scores = {
+                step: one
+                for step, one in scores.items()
+                if not step or (step in saved and files.changed(made.scores(step)) >= files.changed(saved[step]))
+            }
         training = self.training(character)
         metrics = self._metrics_of(name, made)
         file = self.file_of(name)

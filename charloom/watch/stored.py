@@ -33,21 +33,26 @@ class Stored:
 
     def look(self, character: Character, base: Base | None, store: Store) -> tuple[Checkpoints, Pictures]:
         """The checkpoints and the previews that exist; step 0 is the base alone."""
-        made = results(character.id, self.root)
+        made, told = results(character.id, self.root), progress.read(results(character.id, self.root).training)
         saved = {step_of(path): path for path in made.checkpoints()}
         drawn = _drawn(made, character.prompt_names)
+        if going := told if told and told.goes_on else None:
+            # What the run before has left is no preview of this one.
+            drawn = {step: {n: p for n, p in there.items() if going.is_new(p)} for step, there in drawn.items()}
         lock = files.read_mapping(self.root / WORK.lock(base.name)) if base else {}
         if lock:
             try:
                 saved = self._checkpoints(made, character, store, lock)
-                for step, pictures in self._pictures(made, character, store, lock, saved).items():
-                    drawn[step] = pictures | drawn.get(step, {})
+                for step, pictures in self._pictures(made, character, store, lock, saved, bool(going)).items():
+                    drawn[step] = drawn.get(step, {}) | pictures if going else pictures | drawn.get(step, {})
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 pass  # a file that is broken or being replaced: what is among the results is shown
         newest, pictures = _newest(made, character.prompt_names)
         if newest > max(drawn, default=-1):
             drawn[newest] = pictures
-        return saved, {step: pictures for step, pictures in drawn.items() if pictures}
+        # Other steps are of a run with other settings, or rows that were asked for by hand.
+        own = {0, *character.saved_steps, newest, told.saved if told else 0}
+        return saved, {step: pictures for step, pictures in drawn.items() if pictures and step in own}
 
     def _checkpoints(self, made: Results, character: Character, store: Store, lock: dict[str, Any]) -> Checkpoints:
         told = progress.read(made.training)
@@ -58,9 +63,15 @@ class Stored:
         return {step: path for step, path in self._known[1].items() if path.is_file()}
 
     def _pictures(
-        self, made: Results, character: Character, store: Store, lock: dict[str, Any], saved: Checkpoints
+        self,
+        made: Results,
+        character: Character,
+        store: Store,
+        lock: dict[str, Any],
+        saved: Checkpoints,
+        every: bool,
     ) -> Pictures:
-        """Those in the store that are no files of the workflow yet."""
+        """Those in the store that are no files of the workflow yet, or ``every`` one of them."""
         known = self._previews
         if known is None or known.lock != lock or known.store.root != store.root:
             known = self._previews = samples.Previews(made.root, lock, store)
@@ -69,7 +80,7 @@ class Stored:
         steps = {*slices.all_samples(character)["steps"], max(saved, default=0)} if character.sampled_steps else set()
         found: Pictures = {}
         for step in steps & {0, *saved}:
-            missing = {name: one for name, one in wanted.items() if not made.sample(step, name).is_file()}
+            missing = {name: one for name, one in wanted.items() if every or not made.sample(step, name).is_file()}
             for one in known.of(step, missing, saved.get(step)):
                 if (path := store.path(samples.KIND, one.key, ".png")).is_file():
                     found.setdefault(step, {})[one.prompt] = path

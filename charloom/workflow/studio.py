@@ -30,10 +30,12 @@ Log = Callable[[str], None]
 def checkpoints(character: Character, store: Store, lock: dict[str, Any], root: Path = Path()) -> dict[int, Path]:
     """The checkpoints of a character by step, including those of a trainer that is still running ahead.
 
+    Until a training has ended, files of the one before it lie among the results; they are none of its checkpoints.
     ``root`` is the folder of the workflow.
     """
     made = results(character.id, root)
     found = {step_of(path): path for path in made.checkpoints()}
+    stored: dict[int, Path] = {}
     told = progress.read(made.training)
     record = root / WORK.prepared(slices.prepared_name(character), ".json")
     if told and made.manifest.is_file() and record.is_file():
@@ -41,11 +43,13 @@ def checkpoints(character: Character, store: Store, lock: dict[str, Any], root: 
         every, last = character.recipe["save"]["every"], character.saved_steps[-1]
         settings = training.settings_of(slice_, every=every, last=last, shift=locks.shift(lock))
         run = training.key(settings, slice_, made.manifest, files.read_json(record), character.init)
-        for step in {*character.saved_steps, told.saved}:
-            path = store.path(training.KIND, training.entry(run, step), ".safetensors")
-            if step not in found and path.is_file():
-                found[step] = path
-    return dict(sorted(found.items()))
+        entries = {step: training.entry(run, step) for step in {*character.saved_steps, told.saved, *found}}
+        paths = {step: store.path(training.KIND, entry, ".safetensors") for step, entry in entries.items()}
+        stored = {step: path for step, path in paths.items() if path.is_file()}
+    if told and told.goes_on:
+        found = {step: path for step, path in found.items() if step <= told.saved or told.is_new(path)}
+        return dict(sorted({**found, **stored}.items()))
+    return dict(sorted({**stored, **found}.items()))
 
 
 def lock_of(base: Base) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -122,6 +123,19 @@ def test_ship_takes_the_newest_checkpoint_and_stops_the_trainer(root: Path) -> N
     assert FILE.read_text().startswith(before)
     character = load(".").character("mara")
     assert (character.saved_steps, character.checkpoint) == ([50], 50)
+
+
+def test_ship_takes_no_checkpoint_of_the_run_before(root: Path) -> None:
+    """After a changed caption all is trained again, and the old files lie there until then."""
+    for step in (50, 100):
+        path = results("mara").checkpoint(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1000.0, 1000.0))
+    thread = answer(trainer())
+    assert "ship: 50." in said(call("ship", "mara"))
+    thread.join()
+    assert said(call("ship", "mara", "--checkpoint", "100")).endswith("no checkpoint of step 100; take one of 50\n")
 
 
 def test_ship_refuses_what_is_not_there(root: Path) -> None:

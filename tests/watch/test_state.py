@@ -9,6 +9,7 @@ import time
 import small_project
 
 from charloom.core import last_run
+from charloom.core.layout import results
 from charloom.watch import logs, machine
 from charloom.watch.metrics import Metrics
 from charloom.watch.state import Watcher
@@ -223,6 +224,30 @@ def test_what_a_running_trainer_has_saved_is_there(ahead):
     assert (done["checkpoints"], done["previews"]) == ((3, 4), (6, 8))
     (card,) = Watcher(ahead).everybody()["characters"]
     assert [one["file"].startswith("/previews/mara/") for one in card["pictures"]] == [True, True]
+
+
+def test_what_the_run_before_has_left_is_not_shown_of_this_one(ahead):
+    """A caption was changed, and the whole character is trained again: the old files lie there until it has ended."""
+    made, before = results("mara", ahead), time.time() - 3600
+    for step in (50, 100, 150, 200):
+        left = [made.checkpoint(step), made.scores(step), made.sample(step, "01"), made.sample(step, "02")]
+        left[0].write_bytes(b"of the run before")
+        left[1].write_text(json.dumps({"rows": [{"prompt": "01", "metric": "identity", "value": 0.9}]}))
+        left[2].parent.mkdir(exist_ok=True)
+        for path in left[2:]:
+            small_project.picture(path, (64, 64))
+        for path in left:
+            os.utime(path, (before, before))
+    progress(ahead, steps=200, step=160, first=0, saved=150, started=before + 60)
+    state = Watcher(ahead).character("mara")
+    assert [one["there"] for one in state["checkpoints"]] == [True, True, True, False]
+    shown = {one["step"]: [picture["file"][:15] for picture in one["pictures"]] for one in state["previews"]}
+    assert shown == {150: ["/previews/mara/"] * 2, 100: ["/previews/mara/"] * 2}
+    assert state["scores"] == {"identity": [(50, 0.9)]}  # whose checkpoint is no newer: that it is old is not known
+    progress(ahead, steps=200, step=200, first=0, saved=200, started=before + 60, state="finished")
+    made.sample(75, "01").parent.mkdir()  # of a run that saved at other steps
+    small_project.picture(made.sample(75, "01"), (64, 64))
+    assert [one["step"] for one in Watcher(ahead).character("mara")["previews"]] == [200, 150, 100, 50]
 
 
 def test_a_lock_file_that_is_being_written_costs_the_store_alone(ahead):
