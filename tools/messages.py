@@ -21,7 +21,7 @@ CAUSES = ("charloom.judge.instruments", "charloom.judge.locking")
 VERBS = frozenset(
     """accept add allow buy change check choose close convert correct cut delete describe divide draw drop edit end free
     get give go install lay leave load look lower make mend move name pip put raise remove rename repeat replace
-    restore run save say see set snakemake start take train try turn unset update use wait widen write""".split()
+    restore run save say see set snakemake start take train try turn unpack unset update use wait widen write""".split()
 )
 """Words with which a remedy begins."""
 FILLED_IN = {

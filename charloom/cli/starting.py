@@ -150,8 +150,9 @@ def _of_folder(
     pictures = list(image_folder.every(folder).values())
     lost = [f"{entry.where}: {entry.what}" for entry in inventory.unread_below(folder)]
     if not pictures:
-        there = f" that is read, but {lost[0]}" if lost else "; name the folder that has them"
-        raise UserError(f"--images {images}: there is no picture in it (such as .png, .jpg or .webp){there}")
+        there = f" that is read, but {lost[0]}" if lost else ""
+        what = f"there is no picture in it (such as .png, .jpg or .webp){there}"
+        raise UserError(f"--images {images}: {what}; name the folder that has them")
     stems = [picture.with_suffix("") for picture in pictures]
     found = [text for stem in stems if (text := inventory.text_of(stem))]
     files = [text for text in found if not is_blank(text)]
@@ -212,7 +213,9 @@ def _existing(images: Path) -> Path:
             quoted = "'C:\\Users\\me\\mara'"
             raise UserError(f"--images {images}: the shell removed its backslashes; put it in quotes: {quoted}")
         if folder.exists():
-            raise UserError(f"--images {images}: is a file; {inventory.not_a_folder(folder)}")
+            if inventory.is_archive(folder):
+                raise UserError(f"--images {images}: is a file; unpack it and give the folder")
+            raise UserError(f"--images {images}: is a file; give the folder it lies in")
         raise UserError(f"--images {images}: there is no such folder; {inventory.meant(folder, 'correct it')}")
     return folder
 

@@ -84,7 +84,7 @@ def placed(path: str) -> str:
 def meant(path: str | Path, otherwise: str) -> str:
     """The remedy for a missing folder: one whose path differs by the spelling of a single part, or ``otherwise``."""
     if Path(path).is_file():
-        return f"it is a file: {not_a_folder(path)}"
+        return f"it is a file: {'unpack it and give the folder' if is_archive(path) else 'give the folder it lies in'}"
     part = Path(path)
     while not part.parent.is_dir() and part.parent != part:
         part = part.parent
@@ -94,10 +94,9 @@ def meant(path: str | Path, otherwise: str) -> str:
     return f"did you mean {found.as_posix()}?" if found and found.is_dir() else otherwise
 
 
-def not_a_folder(path: str | Path) -> str:
-    """What to do about a file that was given for a folder."""
-    packed = Path(path).suffix.lower() in _ARCHIVES
-    return "unpack it and give the folder" if packed else "give the folder it lies in"
+def is_archive(path: str | Path) -> bool:
+    """Whether a file holds others, by its extension."""
+    return Path(path).suffix.lower() in _ARCHIVES
 
 
 def texts(folder: str | Path) -> dict[str, Path]:

@@ -185,7 +185,7 @@ def test_on_a_gpu_the_next_picture_is_drawn_while_one_is_packed(previews, monkey
     assert [store.has(samples.KIND, one.key, ".png") for one in wanted] == [True, True, False]
     painter.draw(wanted)
     assert all(store.has(samples.KIND, one.key, ".png") for one in wanted)
-    assert [line.partition(" in ")[0] for line in lines] == ["step 0: 1 previews of 64x64"]
+    assert [line.partition(" in ")[0] for line in lines] == ["step 0: 1 preview of 64x64"]
     monkeypatch.setattr(painter, "keep", failing(keep, lambda *_: False, []))
     store.remove(store.path(samples.KIND, wanted[0].key, ".png"))
     with pytest.raises(torch.OutOfMemoryError):
