@@ -125,3 +125,19 @@ def test_texts_of_the_command_line_stay_texts(project: Path, name: str) -> None:
     add(project, name)
     assert set(read(project, {"characters": [name]}).characters) == {name}
     assert read(project, {"store": name}).store == name
+
+
+def test_a_single_file_is_no_folder_of_a_base(project: Path) -> None:
+    edit(project / "config/bases/mini.yaml", path="models/turbo.safetensors")
+    assert problems(project) == [
+        "config/bases/mini.yaml: path: there is no folder models/turbo.safetensors; a single file goes under "
+        "transformer_file, beside repo and revision for the other parts"
+    ]
+
+
+def test_a_text_for_a_group_of_keys_is_told_which(project: Path) -> None:
+    edit(project / MARA, identity_line="{trigger}, a woman")
+    assert problems(project) == [
+        "config/characters/mara.yaml: identity_line: must be a group of keys, not the text '{trigger}, a woman'; "
+        "write each of its keys, full, eyes_hidden, as key: value, on a line of its own"
+    ]

@@ -106,13 +106,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: edit(p / BASE, repo="a/b", revision="c"),
         ["config/bases/mini.yaml: give either path (a folder) or repo and revision (on the Hub)"],
     ),
-    "a single file for a base's folder": (
-        lambda p: edit(p / BASE, path="models/turbo.safetensors"),
-        [
-            "config/bases/mini.yaml: path: there is no folder models/turbo.safetensors; a single file goes under "
-            "transformer_file, beside repo and revision for the other parts"
-        ],
-    ),
     "a name of ai-toolkit": (
         recipe(network={"linear": 8}),
         ["config/config.yaml: recipe.network.linear: unknown key; did you mean recipe.network.rank?"],
@@ -149,13 +142,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         [
             "config/config.yaml: recipe.train: must be a group of keys, not the text 'steps 100'; write each of its "
             "keys, steps, batch_size, gradient_accumulation, optimizer"
-        ],
-    ),
-    "a text for a small group": (
-        lambda p: edit(p / MARA, identity_line="{trigger}, a woman"),
-        [
-            "config/characters/mara.yaml: identity_line: must be a group of keys, not the text '{trigger}, a woman'; "
-            "write each of its keys, full, eyes_hidden, as key: value, on a line of its own"
         ],
     ),
     "a trigger alone without quotes": (
