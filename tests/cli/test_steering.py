@@ -135,7 +135,7 @@ def test_ship_takes_no_checkpoint_of_the_run_before(root: Path) -> None:
     thread = answer(trainer())
     assert "ship: 50." in said(call("ship", "mara"))
     thread.join()
-    assert said(call("ship", "mara", "--checkpoint", "100")).endswith("no checkpoint of step 100; take one of 50\n")
+    assert said(call("ship", "mara", "--checkpoint", "100")).endswith("no checkpoint of step 100; use one of 50\n")
 
 
 def test_ship_refuses_what_is_not_there(root: Path) -> None:
