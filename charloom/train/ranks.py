@@ -31,6 +31,9 @@ BUCKET = 16 * 2**20
 
 T = TypeVar("T")
 
+_all_gather = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
+"""The newer name; torch warns about the older one as soon as it has both."""
+
 
 class Ranks:
     """The processes of a run; this class itself is a run of one process, which exchanges nothing.
@@ -123,14 +126,15 @@ class Sums:
         self._losses: list[Tensor] = []
         # NCCL allocates its buffers now, before anybody measures how much memory is left.
         with _together():
-            torch.distributed.all_gather_into_tensor(self.theirs[:, 0].contiguous(), self.own[:1])
+            _all_gather(self.theirs[:, 0].contiguous(), self.own[:1])
 
     @torch.no_grad()
     def add(self, loss: Tensor | None, filled: int) -> None:
         """Take the gradients of a round in which the first ``filled`` ranks have a sample, with its ``loss`` (1,)."""
         ranks = self.ranks
-        if not self._round:
-            self._used = [p.grad is not None for p in self.parameters]
+        if loss is not None:
+            used = zip(self._used, self.parameters, strict=True)
+            self._used = [before or p.grad is not None for before, p in used]
         self._losses.append(torch.zeros(1, device=self.device) if loss is None else loss.float().view(1))
         for total, bucket in zip(self.totals, self.buckets, strict=True):
             own = self.own[: len(total)]
@@ -143,7 +147,7 @@ class Sums:
                 torch.cat(parts, out=own)
             theirs = self.theirs.flatten()[: ranks.count * len(total)]
             with _together():
-                torch.distributed.all_gather_into_tensor(theirs, own)
+                _all_gather(theirs, own)
             for rank, gradient in enumerate(theirs.view(ranks.count, -1)[:filled]):
                 if self._round or rank:
                     total.add_(gradient)
@@ -158,11 +162,12 @@ class Sums:
         Returns:
             the losses of all ``places`` of the update (places,), and how many ranks have set ``flag`` (1,).
         """
+        used = self._used_by_any()
         for total, bucket in zip(self.totals, self.buckets, strict=True):
             sizes = [self.parameters[i].numel() for i in bucket]
             for index, part in zip(bucket, total.split(sizes), strict=True):
                 parameter = self.parameters[index]
-                if not self._used[index]:
+                if not used[index]:
                     parameter.grad = None
                 elif parameter.grad is None:
                     parameter.grad = part.view(parameter.shape).clone()
@@ -172,9 +177,15 @@ class Sums:
         own = torch.cat([*self._losses, asked])
         rows = torch.empty(self.ranks.count, len(own), device=self.device)
         with _together():
-            torch.distributed.all_gather_into_tensor(rows.flatten(), own)
-        self._round, self._losses = 0, []
+            _all_gather(rows.flatten(), own)
+        self._round, self._losses, self._used = 0, [], [False] * len(self.parameters)
         return rows[:, :-1].T.flatten()[:places], rows[:, -1].sum().view(1)
+
+    def _used_by_any(self) -> list[bool]:
+        """Which parameters have a gradient from any sample of the update; dropout of whole modules leaves some out."""
+        if self.device.type == "cuda":
+            return [True] * len(self.parameters)  # zeros at least: the engine sees to that
+        return [any(one) for one in zip(*self.ranks.gathered(self._used), strict=True)]
 
 
 ALONE = Ranks()

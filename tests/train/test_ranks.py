@@ -12,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from train_helpers import checkpoint_bytes, equal, job_of, quiet, recipe, state_bytes
 
 from charloom.core.errors import Killed, UserError
 from charloom.core.store import Store
 from charloom.core.tensors import read_safetensors
-from charloom.train import progress
+from charloom.train import progress, ranks
 from charloom.train import state as states
 from charloom.train.keys import checkpoint_key
 from charloom.train.loop import train
@@ -72,6 +73,24 @@ def test_three_processes_give_the_bytes_of_one(make_dataset, tmp_path):
     assert checkpoint_bytes(several, job, [2, 4]) == checkpoint_bytes(one, job, [2, 4])
     assert state_bytes(several, job, 4) == state_bytes(one, job, 4)
     assert records(tmp_path / "several-log") == records(tmp_path / "log")
+
+
+def test_dropout_of_whole_modules_may_differ_between_processes(make_dataset, tmp_path):
+    """LoKr drops modules, so a parameter may have a gradient from some samples of an update alone."""
+    manifest = make_dataset()
+    recipe_ = recipe(network={"type": "lokr", "dropout": 0.5}, train={**TRAIN, "gradient_accumulation": 3})
+    job = job_of(manifest, recipe_, tmp_path / "log")
+    one, several = Store(tmp_path / "one"), Store(tmp_path / "several")
+    train(job, one, 4, quiet)
+    said = run(manifest, recipe_, several, tmp_path / "several-log", 2, 4)
+    assert state_bytes(several, job, 4) == state_bytes(one, job, 4)
+    assert not said
+
+
+def test_torch_has_nothing_to_say_against_how_gradients_are_exchanged():
+    """It warns of the older of two names in the log of everybody who trains on several GPUs."""
+    both = hasattr(torch.distributed, "all_gather_single")
+    assert (ranks._all_gather is not torch.distributed.all_gather_into_tensor) == both
 
 
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(make_dataset, tmp_path):
