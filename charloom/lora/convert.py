@@ -18,6 +18,7 @@ from torch import Tensor
 from charloom.core.canonical import canonical_json, file_digest
 from charloom.core.errors import UserError
 from charloom.core.tensors import read_safetensors
+from charloom.core.words import several
 from charloom.lora import layouts
 from charloom.lora.files import AdapterFile
 from charloom.lora.fused import fuse, split, trimmed
@@ -78,25 +79,22 @@ def read(path: Path) -> tuple[AdapterFile, list[str]]:
         if magnitudes is not None and magnitudes.dim() == 2 and len(magnitudes) == 1 < magnitudes.numel():
             raise UserError(f"{path}: {module} has a magnitude for each column; give a DoRA with those of rows")
         if of not in _KINDS:
-            raise UserError(
-                f"{path}: {module} is of the kind {KINDS[of]}, which cannot be converted; give a LoRA, DoRA or LoKr"
-            )
+            raise UserError(f"{path}: {module} is of the kind {KINDS[of]}, which cannot be converted; give a LoRA")
         if not is_complete(parts) or not fits(parts):
             raise UserError(f"{path}: {module} is incomplete or its tensors do not fit each other; get the file again")
         if not all(torch.isfinite(tensor.float()).all() for tensor in parts.values()):
             raise UserError(f"{path}: {module} holds NaN or infinity; take an earlier checkpoint")
     notes = []
     if contents.text_encoder:
-        notes.append(
-            f"{len(contents.text_encoder)} keys for a text encoder are left out: no loader of Z-Image uses them"
-        )
+        keys = several(len(contents.text_encoder), "key")
+        notes.append(f"what is for a text encoder ({keys}) is left out: no loader of Z-Image uses it")
     adapter = AdapterFile(Path(path), contents.modules, metadata)
     stated = {scale for module, parts in adapter.modules.items()
               if "alpha" not in parts and (scale := adapter.scale(module)) != 1.0}  # fmt: skip
     if stated:
-        several = f"{min(stated):g}" if len(stated) == 1 else f"{min(stated):g} to {max(stated):g}"
+        times = f"{min(stated):g}" if len(stated) == 1 else f"{min(stated):g} to {max(stated):g}"
         notes.append(
-            f"alpha stands in the header alone, {several} times the rank: converted with the effect that diffusers "
+            f"alpha stands in the header alone, {times} times the rank: converted with the effect that diffusers "
             "gives it, for which it was made; ComfyUI ignores that header and loaded it at another strength"
         )
     return AdapterFile(Path(path), split(adapter), metadata), notes

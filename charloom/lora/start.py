@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from charloom.core.errors import UserError
+from charloom.core.words import several
 from charloom.lora import combine, convert
 from charloom.lora.attach import Adapter
 from charloom.lora.fused import trimmed
 from charloom.lora.modules import KINDS, kind
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+NOTHING = 1e-6
+"""A component this many times smaller than the largest of its module, in both factors, counts as zero."""
 
 
 @dataclass
@@ -38,8 +41,8 @@ class Started:
 def start(adapter: Adapter, path: Path) -> Started:
     """Give a fresh ``adapter`` the change of the LoRA in ``path``.
 
-    A smaller rank is padded: the further rows of A keep their random start and those of B are zero, so that they can be
-    trained and change nothing yet. Modules that the file does not have start from nothing.
+    A file of a smaller rank is padded: the further rows of A keep their random start and the columns of B are zero, so
+    that they can be trained and change nothing yet. Modules that the file does not have start from nothing.
 
     Raises:
         UserError: the file cannot be read, is not a plain LoRA, or was made for weights of another shape; it changes
@@ -56,7 +59,7 @@ def start(adapter: Adapter, path: Path) -> Started:
     mine = [name.removesuffix(_A) for name in adapter.parameters if name.endswith(_A)]
     if outside := sorted(set(file.modules) - set(mine)):
         raise UserError(
-            f"{path}: changes {len(outside)} modules that network.modules leaves out, e.g. {outside[0]}; "
+            f"{path}: changes {several(len(outside), 'module')} that network.modules leaves out, e.g. {outside[0]}; "
             "widen network.modules, with a list of regular expressions if need be"
         )
     started = Started({}, notes=notes)
@@ -76,6 +79,7 @@ def start(adapter: Adapter, path: Path) -> Started:
             lost, whole = lost + dropped, whole + all_of_it
         else:
             whole += float(((b.double().t() @ b.double()) * (a.double() @ a.double().t())).sum())
+        a, b = _trainable(a, b)
         rows, columns = wide.detach().cpu().clone(), torch.zeros_like(high, device="cpu")
         rows[: len(a)], columns[:, : len(a)] = a, b
         started.values |= {module + _A: rows, module + _B: columns}
@@ -94,6 +98,16 @@ def _factors(parts: dict[str, Tensor], scale: float) -> tuple[Tensor, Tensor]:
     return kept["lora_A"].float(), b.float() if scale == 1.0 else (b.double() * scale).float()
 
 
+def _trainable(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``a`` and ``b`` without the components that are zero, or as good as zero, in both.
+
+    Neither would ever get a gradient. Reducing a file that has less in it than the wanted rank leaves such components.
+    """
+    size = a.norm(dim=1).maximum(b.norm(dim=0))
+    kept = size > NOTHING * size.max()
+    return a[kept], b[:, kept]
+
+
 def _notes(ranks: set[int], rank: int, error: float, missing: int, modules: int) -> list[str]:
     notes = []
     if (most := max(ranks)) > rank:
@@ -104,5 +118,6 @@ def _notes(ranks: set[int], rank: int, error: float, missing: int, modules: int)
     elif min(ranks) < rank:
         notes.append(f"rank {min(ranks)} padded to {rank}: the change is the file's, the rest starts from nothing")
     if missing:
-        notes.append(f"{missing} of {modules} modules are not in the file and start from nothing")
+        are = "is not in the file and starts" if missing == 1 else "are not in the file and start"
+        notes.append(f"{missing} of {several(modules, 'module')} {are} from nothing")
     return notes

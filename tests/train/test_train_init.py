@@ -86,6 +86,22 @@ def test_a_larger_rank_is_reduced_as_well_as_can_be_and_the_error_is_stated(tmp_
     assert f"{found.error:.2%}" in note and "network.rank: 4" in note
 
 
+def test_what_a_reduced_file_leaves_free_can_be_trained(tmp_path: Path) -> None:
+    """With A and B both at zero, a component would never get a gradient."""
+    empty, thin = foreign.ATTENTION[:2]
+    tensors = dict(FILES["ai-toolkit"]().tensors)
+    for key in [key for key in tensors if f".{empty}.lora_B" in key]:
+        tensors[key] = torch.zeros_like(tensors[key])
+    for key in [key for key in tensors if f".{thin}.lora_A" in key]:
+        tensors[key] = tensors[key][:1].expand_as(tensors[key]).clone()  # of rank 1 in truth
+    _, saved, adapter = started(Foreign(tensors).write(tmp_path / "in.safetensors"), tmp_path, rank=3)
+    a, b = (tensors[f"diffusion_model.{thin}.lora_{x}.weight"].float() for x in "AB")
+    assert torch.allclose(saved.delta(thin), b @ a, rtol=1e-4, atol=1e-5)
+    for module, free in ((empty, slice(0, None)), (thin, slice(1, None))):
+        a, b = (adapter.parameters[f"{module}.lora_{x}.weight"].detach() for x in "AB")
+        assert a[free].norm(dim=1).min() > 0.1 and not b[:, free].any()
+
+
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
     return FILES["ai-toolkit"]().write(tmp_path / "first.safetensors")
@@ -126,6 +142,12 @@ MISTAKES = {
     "another base": (Foreign(WIDER), {}, "is made for another base"),
     "a LoKr": (foreign.lokr(), {}, "is a LoKr"),
     "modules left out": (FILES["ai-toolkit"](), {"modules": "attention"}, "modules that network.modules leaves out"),
+    "a LoHa": (FILES["LoHa"](), {}, "which cannot be converted; give a LoRA"),
+    "one module left out": (
+        Foreign({k: t for k, t in FILES["ai-toolkit"]().tensors.items() if ".0.attention.to_q" in k}),
+        {"modules": ["to_k"]},
+        "changes 1 module that network.modules leaves out",
+    ),
     "no adapter": (Foreign({"model.weight": torch.ones(3, 3)}), {}, "is not an adapter for Z-Image"),
 }
 
@@ -136,7 +158,7 @@ def test_what_cannot_be_started_from_is_one_line(name: str, tmp_path: Path) -> N
     path = made.write(tmp_path / "in.safetensors")
     with pytest.raises(UserError) as caught:
         started(path, tmp_path, **more)
-    assert words in str(caught.value) and str(path) in str(caught.value)
+    assert words in str(caught.value) and "or LoKr" not in str(caught.value) and str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
