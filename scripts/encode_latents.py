@@ -7,6 +7,7 @@ from pathlib import Path
 from charloom.core import files
 from charloom.core.canonical import file_digest
 from charloom.core.errors import UserError, cli
+from charloom.core.words import several
 from charloom.engine.options import EngineOptions
 from charloom.workflow import jobs, latents
 from charloom.workflow.arguments import value
@@ -25,7 +26,7 @@ def main() -> None:
         limit = EngineOptions.from_values(arguments.engine).limit
         device = jobs.torch_device(arguments.device, arguments.threads, limit, lock)
         images = [arguments.image, *sorted(set(arguments.image.parent.glob("*.png")) - {arguments.image})]
-        log(f"encoding up to {len(images)} images on {device}")
+        log(f"encoding up to {several(len(images), 'image')} on {device}")
         for image, reason in latents.make(images, lock, settings, store, device, log):
             if image == arguments.image:
                 raise UserError(reason)

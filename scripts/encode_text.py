@@ -10,7 +10,7 @@ from charloom.core import files
 from charloom.core.errors import cli, reason
 from charloom.core.layout import Results
 from charloom.core.store import Store
-from charloom.core.words import swapped
+from charloom.core.words import several, swapped
 from charloom.dataset import captions
 from charloom.engine.options import EngineOptions
 from charloom.workflow import jobs, latents, texts
@@ -45,7 +45,7 @@ def main() -> None:
         texts_of_images = [captions.read(path) for path in sorted(results.dataset.rglob("*.txt"))]
         classes = [swapped(caption, arguments.swap) for caption in texts_of_images] if arguments.swap else []
         wanted = dict.fromkeys([text, *arguments.siblings, *texts_of_images, *classes])
-        log(f"encoding up to {len(wanted)} texts on {device}")
+        log(f"encoding up to {several(len(wanted), 'text')} on {device}")
         if not fits(lambda: texts.make(wanted, lock, settings, store, device, log=log)):
             log("the text encoder does not fit into the GPU memory: encoding on the CPU, which takes longer")
             texts.make(wanted, lock, settings, store, jobs.torch_device("cpu", arguments.threads), log=log)
@@ -67,7 +67,7 @@ def images_too(
     What fails here is left to that rule, which reports it.
     """
     images = sorted(results.dataset.glob("*.png"))
-    log.quietly(f"encoding up to {len(images)} images on {device}")
+    log.quietly(f"encoding up to {several(len(images), 'image')} on {device}")
     try:
         with store.lock(f"encode-latents-{results.root.name}", wait=False):
             latents.make(images, lock, settings, store, device)

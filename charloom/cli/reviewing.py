@@ -87,7 +87,8 @@ def _say(found: Review) -> None:
         price = settings.captioner.price
         cost = f" (about {price * len(found.undescribed):.2f} at your price)" if price else ""
         again = last_run.again(Path(), character.id, target)
-        print(f"{len(found.undescribed)} pictures are not described yet{cost}: {again}")
+        are = "1 picture is" if len(found.undescribed) == 1 else f"{len(found.undescribed)} pictures are"
+        print(f"{are} not described yet{cost}: {again}")
     if found.proposals:
         print(f"{len(found.proposals)} wait: charloom captions {character.id} --accept all (or names), or --keep")
 

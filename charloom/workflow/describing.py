@@ -107,7 +107,7 @@ def make(
         return {}
     ask, failed, done = open_captioner(settings, device, log), {}, 0
     files.need_room(store.root, ROOM)
-    log(f"describing {len(missing)} pictures with {settings['model']}")
+    log(f"describing {words.several(len(missing), 'picture')} with {settings['model']}")
     for image, text in ask(missing, settings["prompt"]):
         if isinstance(text, UserError):
             failed[image] = str(text)
