@@ -17,6 +17,8 @@ FACTOR = ("prodigy",)
 """Optimisers that estimate their own step size; their learning rate is a factor on it."""
 FAR = 100.0
 """A learning rate this many times above or below the usual one of its optimiser is reported."""
+STILL_START = 0.25
+"""Share of a running mean that may still be its start at the last step."""
 ITEM_OVERRIDES = ("resolutions", "caption_dropout", "flip_x", "flip_y")
 """Keys of ``recipe.data`` that one data set, and so a single image, may override for the trainer."""
 
@@ -87,6 +89,21 @@ def odd_rate(optimizer: str, rate: float) -> str | None:
     return (
         f"train.lr {rate:g} is far from what is usual for {optimizer} (about {usual:g}): {expected}; "
         "leave train.lr out, or set it to auto"
+    )
+
+
+def odd_mean(decay: float | None, steps: int) -> str | None:
+    """A warning about a running mean (``train.ema``) that is too slow for the length of the run, else None.
+
+    It begins at the adapter's start, which changes nothing: what is left of that weakens the exported LoRA.
+    """
+    if not decay or (left := decay**steps) <= STILL_START:
+        return None
+    shorter = max(1.0 - 3.0 / steps, 0.5)  # leaves 5 % of the start
+    return (
+        f"train.ema.decay {decay:g} averages over about {1.0 / (1.0 - decay):,.0f} steps, and train.steps is {steps}: "
+        f"{left:.0%} of the exported LoRA would still be its start; set it to {shorter:.3g} or less, or train.ema to "
+        "false"
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -47,11 +48,19 @@ def share(parameters: Mapping[str, Tensor], step: int, scale: float = 1.0) -> fl
     return moved(parameters) / scale / expected(step)
 
 
-def complaint(share: float, step: int) -> str | None:
-    """The problem and remedy if an adapter has not moved; None if it has."""
+def complaint(share: float, step: int, train: Mapping[str, Any]) -> str | None:
+    """The problem and remedy if an adapter has not moved; None if it has.
+
+    ``train`` are the settings of that section, which tell whether the learning rate is to blame.
+    """
     if share >= LEAST:
         return None
+    remedy = "set train.lr to auto, or raise it"
+    if (decay := train.get("ema")) and decay**step > 0.5:
+        remedy = f"lower train.ema.decay {decay:g}, a running mean over about {1.0 / (1.0 - decay):,.0f} steps"
+    elif (warmup := train.get("warmup_steps", 0)) > step:
+        remedy = f"the rate still rises until step {warmup}: train on, or lower train.warmup_steps"
     return (
         f"the adapter has not moved: in {step} steps {share:.2g} of what AdamW reaches at a learning rate of {RATE:g}; "
-        "set train.lr to auto, or raise it"
+        f"{remedy}"
     )

@@ -253,14 +253,15 @@ def _check_moved(adapter: AdapterFile, report: Report) -> None:
     header = report.metadata
     if report.problems or not header.get("ss_network_module", "").startswith("charloom."):
         return
+    tensors = {f"{module}.{role}": t for module, parts in adapter.modules.items() for role, t in parts.items()}
     try:
         step = int(header["ss_steps"])
-        network = json.loads(header["charloom.provenance"])["settings"]["network"]
-        scale = network["alpha"] / network["rank"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return
-    tensors = {f"{module}.{role}": t for module, parts in adapter.modules.items() for role, t in parts.items()}
-    if line := movement.complaint(movement.share(tensors, step, scale), step):
+        settings = json.loads(header["charloom.provenance"])["settings"]
+        scale = settings["network"]["alpha"] / settings["network"]["rank"]
+        line = movement.complaint(movement.share(tensors, step, scale), step, settings.get("train", {}))
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return  # a header that somebody else has written
+    if line:
         report.problems.append(line)
 
 

@@ -45,8 +45,9 @@ def train(
     settings, ranks = job.settings.train, job.ranks
     if ranks.decided(job.stored(store, until)):
         return
-    if line := knobs.odd_rate(settings.optimizer, settings.lr):
-        log(f"warning: {line}")
+    for line in (knobs.odd_rate(settings.optimizer, settings.lr), knobs.odd_mean(settings.ema, settings.steps)):
+        if line:
+            log(f"warning: {line}")
     run = Run(job, store, until, on_progress, log)
     engine, trainable, records = run.engine, run.trainable, run.records
 

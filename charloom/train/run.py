@@ -200,7 +200,7 @@ class Run:
         way = {name: p.detach().cpu() - start[name] if name in start else p for name, p in exported.items()}
         share = movement.share(way, step)
         found: dict[str, Any] = {"moved": movement.moved(way), "of_adamw": share}
-        if line := movement.complaint(share, step):
+        if line := movement.complaint(share, step, self.settings.slice()["train"]):
             self.log(f"warning: {line}")
             found["problem"] = line
         return found

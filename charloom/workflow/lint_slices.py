@@ -9,13 +9,14 @@ from charloom.config.character import Character
 
 
 def own(character: Character) -> dict[str, Any]:
-    """An unusual learning rate; class; levels and allowances; words of captions; shares of the plan; held-out sets."""
+    """What is odd about the training; class; levels, allowances; words of captions; shares of tiers; held-out sets."""
     written = character.written
     words = {key: written.get("captions", {})[key] for key in WORDS if key in written.get("captions", {})}
     kind = captioning.kind(character)
     train = character.recipe["train"]
     found = {
         "rate": knobs.odd_rate(train["optimizer"], train["lr"]),
+        "mean": knobs.odd_mean(knobs.setting("train.ema", train["ema"]), train["steps"]),
         "class": kind if kind != "woman" and not character.is_style else None,
         "noun": character.noun,
         "lint": written.get("lint"),

@@ -315,6 +315,13 @@ def test_an_odd_learning_rate_is_mentioned_by_the_check(project: Path) -> None:
     assert "far from what is usual for prodigy" in json.loads(slices.lint(load(project).characters["mara"]))["rate"]
 
 
+def test_a_running_mean_that_is_too_slow_is_mentioned_by_the_check(project: Path) -> None:
+    edit(project / CONFIG, recipe={"train": {"steps": 100, "ema": {"decay": 0.9}}})
+    assert "mean" not in slices.lint(load(project).characters["mara"])
+    edit(project / CONFIG, recipe={"train": {"steps": 100, "ema": {"decay": 0.999}}})
+    assert "about 1,000 steps" in json.loads(slices.lint(load(project).characters["mara"]))["mean"]
+
+
 @pytest.mark.parametrize("path", sorted((small_project.ROOT / "config/schemas").glob("*.yaml")), ids=lambda p: p.stem)
 def test_schemas_are_closed_and_described(path: Path) -> None:
     """No key is read by mistake, and every leaf says what it is for."""

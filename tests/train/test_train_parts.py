@@ -172,6 +172,14 @@ def test_usual_rates_are_not_mentioned():
         assert not any(knobs.odd_rate(optimizer, usual * factor) for factor in (0.05, 0.5, 1, 2, 20))
 
 
+def test_a_running_mean_that_is_too_slow_is_mentioned():
+    """It begins at nothing: 0.9999 over 3000 steps would ship a quarter of the LoRA."""
+    line = knobs.odd_mean(0.9999, 3000)
+    assert "about 10,000 steps" in line and "74% of the exported LoRA" in line and "0.999 or less" in line
+    assert "0.7 or less" in knobs.odd_mean(0.9, 10) and "0.5 or less" in knobs.odd_mean(0.99, 1)
+    assert not any(knobs.odd_mean(*fine) for fine in ((None, 1), (0.99, 3000), (0.999, 3000), (0.99, 250)))
+
+
 def key(recipe):
     return run_key(TrainSettings.from_recipe(recipe).slice(), "data", "base", 1)
 

@@ -86,6 +86,25 @@ def test_an_adapter_that_has_not_moved_is_said_everywhere(make_dataset, tmp_path
             assert report.problems == [record["problem"]] and "set train.lr to auto" in record["problem"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"ema": {"decay": 0.9999}}, "lower train.ema.decay 0.9999, a running mean over about 10,000 steps"),
+        ({"warmup_steps": 5000, "steps": 5000}, "the rate still rises until step 5000"),
+    ],
+)
+def test_what_has_not_moved_for_another_reason_than_the_rate_is_told_that_reason(
+    make_dataset, tmp_path, settings, remedy
+):
+    store, said = Store(tmp_path / "store"), []
+    job = job_of(make_dataset(), recipe(train={"lr": "auto", "steps": 10, **settings}), tmp_path / "log")
+    train(job, store, 10, quiet, said.append)
+    report = verify(store.path("checkpoint", checkpoint_key(job.run_key, 10), ".safetensors"))
+    assert remedy in said[-1] and remedy in str(report) and "train.lr" not in said[-1]
+    slow = [line for line in said if "% of the exported LoRA would still be its start" in line]
+    assert slow == (said[:1] if "ema" in settings else [])
+
+
 def test_a_rate_of_another_kind_is_said_first(make_dataset, tmp_path):
     pytest.importorskip("prodigyopt")
     said = []

@@ -145,6 +145,14 @@ def learning_rate(data: Data) -> Iterator[Hit]:
         yield Hit("recipe", what, remedy=remedy)
 
 
+@rule("running-mean", "warning", "The running mean (EMA) is too slow for the number of steps.")
+def running_mean(data: Data) -> Iterator[Hit]:
+    """Judged where the recipe is read (:func:`charloom.config.knobs.odd_mean`)."""
+    if line := data.settings.get("mean"):
+        what, _, remedy = line.partition("; ")
+        yield Hit("recipe", what, remedy=remedy)
+
+
 @rule("unused-files", "warning", "Files lie among the pictures that nothing reads.")
 def unused_files(data: Data) -> Iterator[Hit]:
     """Found by :mod:`charloom.config.inventory`."""
