@@ -79,6 +79,7 @@ def another(name: str, value: Any, node: dict[str, Any]) -> Any:
 
 OTHERS: dict[str, Any] = {
     "network.modules": "attention",
+    "network.lokr_factor": 4,
     "network.init": "first.safetensors",
     "training_adapter": "none",
     "memory": 8,

@@ -112,6 +112,7 @@ def test_defaults_and_bounds_are_the_schemas(knob):
         ({"train": {"preservation": {"other": {}}}}, "train.preservation.other: unknown key"),
         ({"network": {"modules": ["("]}}, "network.modules: '(' is not a regular expression"),
         ({"network": {"rank": 0}}, "network.rank: must be at least 1, not 0"),
+        ({"network": {"lokr_factor": 0}}, "network.lokr_factor: must be at least 1, not 0"),
         ({"network": {"rank": 513}}, "network.rank: must be at most 512, not 513"),
         ({"save": {"keep": "best"}}, "save.keep: the text 'best' is not valid"),
         ({"data": {"resolutions": [500]}}, "data.resolutions[1]: must be a multiple of 16, not 500"),
