@@ -261,8 +261,7 @@ def _check_moved(adapter: AdapterFile, report: Report) -> None:
         line = movement.complaint(movement.share(tensors, step, scale), step, settings.get("train", {}))
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return  # a header that somebody else has written
-    if line:
-        report.problems.append(line)
+    report.problems += filter(None, [line])
 
 
 def _check_shapes(contents: layouts.Contents, shapes: Mapping[str, tuple[int, int]] | None, report: Report) -> None:
