@@ -260,7 +260,8 @@ def _lines(error: Any, root: dict[str, Any], label: str, source: tuple[str, Sequ
         return [f"{where}: must be {bounds[rule].format(error.validator_value)}, not {value}"]
     if rule in ("minItems", "maxItems"):
         word = "at least" if rule == "minItems" else "at most"
-        return [f"{where}: must have {word} {error.validator_value} entries, not {len(value)}"]
+        entries = "1 entry" if error.validator_value == 1 else f"{error.validator_value} entries"
+        return [f"{where}: must have {word} {entries}, not {len(value)}"]
     if rule == "minLength":
         return [f"{where}: must not be empty"]
     if rule == "uniqueItems":

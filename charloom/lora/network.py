@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from charloom.config.knobs import setting_field
@@ -17,3 +19,10 @@ class Network:
     modules: str | tuple[str, ...] = setting_field("network.modules")
     dropout: float = setting_field("network.dropout")
     lokr_factor: int = setting_field("network.lokr_factor")
+
+
+def unmatched(modules: str | Sequence[str], names: Iterable[str]) -> list[str]:
+    """Those of the patterns in ``network.modules`` that are found in none of ``names``; a preset has none."""
+    named = list(names)
+    patterns = () if isinstance(modules, str) else modules
+    return [pattern for pattern in patterns if not any(re.search(pattern, name) for name in named)]

@@ -21,6 +21,7 @@ from charloom.engine import memory
 from charloom.lora import export, movement
 from charloom.lora import start as starting
 from charloom.lora.attach import attach
+from charloom.lora.network import unmatched
 from charloom.train import holdout, origin
 from charloom.train import state as states
 from charloom.train.data import TrainingData
@@ -69,6 +70,8 @@ class Run:
         self.data = TrainingData(job.manifest, computed)
         self.model = job.load_model(dtype, memory.load_device(job.engine, self.device))
         self.adapter = attach(self.model, self.settings.network, train.seed)
+        for pattern in unmatched(self.settings.network.modules, self.adapter.layers):
+            log(f"warning: network.modules: '{pattern}' matches no layer of the base; correct it or take it out")
         self.model.train()
         self._initial = self._initialised()
         self.trainable = Trainable(self.adapter, train, job.ranks)

@@ -6,6 +6,8 @@ from typing import Any
 
 from charloom.config import captioning, kinds, knobs
 from charloom.config.character import Character
+from charloom.lora.network import unmatched
+from charloom.zimage import shapes
 
 
 def own(character: Character) -> dict[str, Any]:
@@ -17,6 +19,7 @@ def own(character: Character) -> dict[str, Any]:
     found = {
         "rate": knobs.odd_rate(train["optimizer"], train["lr"]),
         "mean": knobs.odd_mean(knobs.setting("train.ema", train["ema"]), train["steps"]),
+        "modules": unmatched(character.recipe["network"]["modules"], shapes.any_names()),
         "class": kind if kind != "woman" and not character.is_style else None,
         "noun": character.noun,
         "lint": written.get("lint"),

@@ -52,6 +52,11 @@ def module_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
+def any_names() -> list[str]:
+    """Names of the Linears of a Z-Image transformer with more blocks than any has, for patterns of names."""
+    return list(module_shapes({**KNOWN_BASES[Z_IMAGE_WIDTH][1], "n_layers": 99, "n_refiner_layers": 9}))
+
+
 def with_original_names(shapes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """``shapes``, plus the same weights under the original model's names, which fuses q, k and v in this order."""
     out = dict(shapes)

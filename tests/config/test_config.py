@@ -322,6 +322,15 @@ def test_a_running_mean_that_is_too_slow_is_mentioned_by_the_check(project: Path
     assert "about 1,000 steps" in json.loads(slices.lint(load(project).characters["mara"]))["mean"]
 
 
+def test_names_of_layers_that_other_models_have_are_found_by_the_check(project: Path) -> None:
+    def found(*modules: str) -> list[str]:
+        edit(project / CONFIG, recipe={"network": {"modules": list(modules)}})
+        return json.loads(slices.lint(load(project).characters["mara"])).get("modules", [])
+
+    assert found("to_q", r"^layers\.29\.", "refiner.*w2", "t_embedder", "final_layer") == []
+    assert found("to_q", "ff.net.0.proj", "to_v$") == ["ff.net.0.proj"]
+
+
 @pytest.mark.parametrize("path", sorted((small_project.ROOT / "config/schemas").glob("*.yaml")), ids=lambda p: p.stem)
 def test_schemas_are_closed_and_described(path: Path) -> None:
     """No key is read by mistake, and every leaf says what it is for."""

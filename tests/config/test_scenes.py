@@ -54,7 +54,7 @@ def test_an_entry_wins_over_the_gallery_and_that_over_the_base(root: Path) -> No
         (["{trigger} and m4ra"], "gallery[1]: contains the trigger 2 times"),
         ([{"prompt": "{trigger}", "width": 1080}], "must be a multiple of 16, not 1080"),
         ([{"prompt": "{trigger}", "scale": 1}], "scale: unknown key; did you mean strength?"),
-        ({"prompts": []}, "gallery.prompts: must have at least 1 entries"),
+        ({"prompts": []}, "gallery.prompts: must have at least 1 entry"),
         ([{"prompt": "{trigger}", "styles": ["sepia"]}], "gallery: styles: there is no config/styles/sepia.yaml"),
         ([{"prompt": "{trigger}", "styles": [{"file": "no.safetensors"}]}], "there is no file no.safetensors"),
         ([{"prompt": "{trigger}", "styles": [{"file": "~nosuchuser/x.safetensors"}]}], "no file ~nosuchuser/x"),

@@ -191,6 +191,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "from-behind": (([], block(lambda s: set_(s, 9, view="frontal view"))), ([], block())),
     "learning-rate": (([], {"rate": "train.lr 1 is far; lower it"}), ([], {})),
     "running-mean": (([], {"mean": "train.ema.decay 0.9999 is slow; lower it"}), ([], {})),
+    "layers": (([], {"modules": ["ff.net.0.proj"]}), ([], {})),
     "unused-files": (([], {"unused": [["x.psd", "is not read; delete it"]]}), ([], {})),
     "crop": (([], {"crop": {"right": 1, "bottom": 0}}), ([], {"crop": {"right": 0, "bottom": 0}})),
 }

@@ -11,9 +11,10 @@ from tiny_models import build_transformer
 
 from charloom.core.errors import UserError
 from charloom.lora.attach import attach, target_modules
-from charloom.lora.network import Network
+from charloom.lora.network import Network, unmatched
 from charloom.lora.verify import module_shapes
 from charloom.zimage import forward
+from charloom.zimage.shapes import any_names
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,13 @@ def test_the_default_is_every_linear_of_the_layers(real):
 def test_a_pattern_that_matches_nothing_is_an_error(real):
     with pytest.raises(UserError, match="network.modules"):
         target_modules(real, ("ff.net.0.proj",))
+
+
+def test_a_pattern_among_others_that_matches_nothing_is_named(real):
+    names = target_modules(real, "default")
+    assert unmatched(("to_q", "ff.net.0.proj", "w1$", "refiner"), names) == ["ff.net.0.proj", "refiner"]
+    assert unmatched("attention", names) == []
+    assert {name for name, m in real.named_modules() if isinstance(m, torch.nn.Linear)} <= set(any_names())
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "lokr"])

@@ -105,6 +105,13 @@ def test_what_has_not_moved_for_another_reason_than_the_rate_is_told_that_reason
     assert slow == (said[:1] if "ema" in settings else [])
 
 
+def test_a_pattern_that_matches_no_layer_is_said(make_dataset, tmp_path):
+    said = []
+    job = job_of(make_dataset(), recipe(network={"modules": ["to_q", "ff.net"]}), tmp_path / "log")
+    train(job, Store(tmp_path / "store"), 1, quiet, said.append)
+    assert [line for line in said if "network.modules: 'ff.net' matches no layer" in line] == said[:1]
+
+
 def test_a_rate_of_another_kind_is_said_first(make_dataset, tmp_path):
     pytest.importorskip("prodigyopt")
     said = []

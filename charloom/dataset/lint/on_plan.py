@@ -153,6 +153,18 @@ def running_mean(data: Data) -> Iterator[Hit]:
         yield Hit("recipe", what, remedy=remedy)
 
 
+@rule(
+    "layers",
+    "error",
+    "A pattern of network.modules is found in no layer of Z-Image.",
+    remedy="correct it, for example to feed_forward or adaLN_modulation",
+)
+def layers(data: Data) -> Iterator[Hit]:
+    """Names of other models, mostly; found by :func:`charloom.lora.network.unmatched`."""
+    for pattern in data.settings.get("modules", ()):
+        yield Hit("recipe", f"network.modules: no layer of Z-Image is called {pattern}")
+
+
 @rule("unused-files", "warning", "Files lie among the pictures that nothing reads.")
 def unused_files(data: Data) -> Iterator[Hit]:
     """Found by :mod:`charloom.config.inventory`."""
