@@ -98,8 +98,8 @@ def fake_gpu(monkeypatch):
     return numbers
 
 
-def engine_of(options=None, said=None, kind="none", **more):
-    model, adapter = adapted(kind=kind)
+def engine_of(options=None, said=None, kind="none", dropout=0.0, **more):
+    model, adapter = adapted(dropout, kind)
     model.train()
 
     def loss(predict, one):

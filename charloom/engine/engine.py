@@ -99,7 +99,8 @@ class Engine:
         self._recorded: dict[Any, graphs.Recorded] = {}
         self._pool: Any = None
         self._recording = self._started = False
-        self._random = bool(adapter.network.dropout) and device.type == "cuda"
+        self._random = bool(adapter.network.dropout)
+        self._generators = [device] if self._random and device.type == "cuda" else []  # beside the CPU's
         self.attention: str | None = None
         self._attends = self.cuda
         self.before_restart: Callable[[], None] = lambda: None
@@ -213,13 +214,11 @@ class Engine:
         # A new shape is tried out first, and anything but a recorded graph may run out of memory.
         before = self._copied_gradients() if self._started and key not in self._recorded else None
         self._started = True
-        # Trials draw random numbers as well.
-        state = torch.cuda.get_rng_state(self.device) if self._random else None
         while True:
-            if state is not None:
-                torch.cuda.set_rng_state(state, self.device)
             try:
-                losses = self._accumulate(key, inputs, before)
+                # What fails draws random numbers as well.
+                with torch.random.fork_rng(self._generators, self._random, device_type="cuda"):
+                    losses = self._accumulate(key, inputs, before)
                 break
             except torch.OutOfMemoryError:
                 self._recording, problem = False, None
@@ -303,7 +302,7 @@ class Engine:
 
     def _accumulate(self, key: Any, inputs: Inputs, before: list[Tensor] | None) -> Tensor:
         if key not in self.fitting.kept:
-            with torch.random.fork_rng([self.device] if self._random else [], device_type="cuda"):
+            with torch.random.fork_rng(self._generators, device_type="cuda"):
                 if self._recorded and self.fitting.crowded(key):
                     self.drop_graphs()
                 self.fitting.measure(key, inputs, self._plain)

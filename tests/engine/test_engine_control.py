@@ -51,6 +51,26 @@ def test_the_first_step_of_a_shape_is_measured_and_recorded_once(plain, fake):
     assert "64x64, 32 caption tokens: 0 of 4 blocks recompute" in said[0]
 
 
+def test_a_step_that_is_repeated_draws_the_same_random_numbers(fake):
+    """Dropout in LoRA draws from the GPU's generator, in LoKr from the CPU's."""
+
+    def run(fails):
+        engine, left = engine_of(dropout=0.5), iter([fails])
+        compute = engine._plain
+
+        def short(one):
+            losses = compute(one)
+            if engine.fitting.kept and next(left, False):  # not in a trial
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return losses
+
+        engine._plain = short
+        torch.manual_seed(1)
+        return step(engine, inputs())
+
+    assert_same(run(fails=True), run(fails=False))
+
+
 @pytest.mark.parametrize(("length", "almost", "measured"), [(32, 1.5, False), (32, 1.4, True), (96, 1.5, True)])
 def test_a_hardly_smaller_shape_takes_over_what_was_measured(plain, fake, monkeypatch, length, almost, measured):
     """Trials take seconds, and pictures of many shapes have about as many tokens; here 136, 200 and 264."""
