@@ -32,10 +32,23 @@ def notices(character: Character, base: Base, has_gpu: bool, jobs_here: bool = T
 def of_base(character: Character, base: Base) -> list[str]:
     """Warnings that hold on any machine."""
     if not base.miniature or not own_pictures(character):
-        return []
+        return _of_kind(character)
     return [
         f"base {base.name} is a miniature that draws paper dolls and nothing else: it cannot learn your pictures, and "
-        f"its file fits no other model. For a real result set base: z-image-turbo in {character.label}"
+        f"its file fits no other model. For a real result set base: z-image-turbo in {character.label}",
+        *_of_kind(character),
+    ]
+
+
+def _of_kind(character: Character) -> list[str]:
+    """A kind of adapter that other programs read without a word, and otherwise than it was trained."""
+    if character.recipe["network"]["type"] != "dora":
+        return []
+    file = layout.results(character.id).final.as_posix()
+    return [
+        "network.type dora: the file has its full effect in charloom alone; ComfyUI is off by about an eighth, and "
+        "diffusers leaves its magnitudes out. Take lora, or convert the file for diffusers: "
+        f"charloom convert {file} OUT.safetensors --to diffusers"
     ]
 
 

@@ -223,6 +223,18 @@ def test_a_fitting_base_and_machine_need_no_words(project: Path) -> None:
     assert "after a download of 33 GB" in notices.notices(person, base, has_gpu=False)[0]
 
 
+def test_a_dora_is_said_to_be_for_charloom_alone(project: Path) -> None:
+    edit(Path("config/characters/mara.yaml"), recipe={"network": {"type": "dora"}})
+    workflow = load()
+    person, base = workflow.characters["mara"], workflow.bases["mini"]
+    (line,) = notices.notices(person, base, has_gpu=True)
+    assert "full effect in charloom alone" in line
+    assert "charloom convert results/mara/final.safetensors OUT.safetensors --to diffusers" in line
+    assert json.loads(slices.report(person, base))["notices"] == [line]
+    edit(Path("config/characters/mara.yaml"), recipe={"network": {"type": "lokr"}})
+    assert "notices" not in json.loads(slices.report(load().characters["mara"], base))
+
+
 def test_the_shipped_bases_say_what_they_are() -> None:
     people = load(small_project.ROOT)
     assert people.bases["paperdoll"].miniature
