@@ -145,7 +145,7 @@ class Engine:
                 move(block, self.device)
         model.to(self.device)
         if not swapped and self.fitting.roomy():
-            for block in blocks:  # not the refiners: no gradient flows through them
+            for block in blocks:  # not the refiners: hardly any recipe adapts them, so no gradient needs the copies
                 quantize.keep_transposed(block)
         if batched and not fixed:
             model.__dict__["modulations"] = fusing.Modulations(blocks)
