@@ -39,7 +39,7 @@ RECIPES: dict[str, int] = {
 FACES_IN_PICTURES = 1
 TEXT_IN_PICTURES = 1
 """Likewise for what detectors find in a picture, which is kept apart from the other facts of the check."""
-CLEANED_CAPTIONS = 1
+CLEANED_CAPTIONS = 2
 """Likewise for the caption that is made from a captioner's text."""
 QUANTISED_LINEARS = 2
 """Likewise for the choice of Linears to quantise; raising it rebuilds prepared bases and retrains on them."""

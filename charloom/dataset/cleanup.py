@@ -49,6 +49,7 @@ _HOW = (
 )
 _DETERMINERS = r"a|an|the|her|his|their|its|some"
 _LINKS = r"with|has|have|having|and|plus|featuring|showing|including|also"
+_WORN = r"(?:(?:is|are|was|were)\s+)?(?:wears?|wearing|wore|has|have|having|with)"
 _LEFT_ALONE = re.compile(r"^(?:she|he|they|it|her|his|their|its|and|but|with|the|an?|is|are|has|have|also|who|that)*$")
 _VERBS = re.compile(r"^(?:is|are|was|were|look|looks|appear|appears|seem|seems|frame|frames|has|have)\b", re.IGNORECASE)
 _DONE_UP = r"(?!\s+(?:tied|pulled|styled|worn|braided|up\b|down\b|in\s+(?:an?|two)\b|swept|gathered|loose|blowing|wet))"
@@ -171,8 +172,10 @@ def _patterns(context: Context) -> list[re.Pattern[str]]:
         patterns.append((rf"{describing}+{re.escape(head)}", _DONE_UP))
     return [
         re.compile(
-            rf"(?P<link>(?:,\s*)?\b(?:(?:{_LINKS})\s+)+)?(?P<phrase>(?:\b(?:{_DETERMINERS})\s+)?\b{noun}\b{after})"
-            rf"(?P<next>\s*,?\s*(?:and\s+)?(?=(?:(?:{_DETERMINERS}|{_HOW})\b)))?",
+            rf"(?P<worn>\b{_WORN}\s+)?(?P<link>(?:,\s*)?\b(?:(?:{_LINKS})\s+)+)?"
+            rf"(?P<phrase>(?:\b(?:{_DETERMINERS})\s+)?\b{noun}\b{after})"
+            rf"(?P<next>\s*,?\s*(?:and\s+)?(?=(?:(?:{_DETERMINERS}|{_HOW})\b)))?"
+            r"(?(worn)(?P<also>\s*,?\s*and\s+)?)",
             re.IGNORECASE,
         )
         for noun, after in patterns
@@ -182,6 +185,11 @@ def _patterns(context: Context) -> list[re.Pattern[str]]:
 def _taken_out(text: str, pattern: re.Pattern[str], removed: list[str]) -> str:
     def gone(found: re.Match[str]) -> str:
         removed.append(words.tidy(found["phrase"]))
+        if worn := found["worn"]:
+            if found["next"]:
+                return worn
+            # "is wearing glasses and smiling" is smiling.
+            return f" {worn.split()[0]} " if found["also"] and len(worn.split()) > 1 else " "
         link = (found["link"] or "").strip(" ,").split()
         # "with brown hair and a red scarf" keeps its "with"; "and brown hair, a red scarf" its "and".
         if found["next"] and link:

@@ -92,6 +92,26 @@ def test_the_users_words_are_left_out_or_kept() -> None:
     assert cleanup.clean(raw, keep).text == "m4ra with freckles and a scar, reading"
 
 
+@pytest.mark.parametrize(
+    ("raw", "caption"),
+    [
+        ("A woman wearing glasses and a red dress", "m4ra wearing a red dress"),
+        (
+            "A woman in a park. She wears round glasses, a red dress and boots.",
+            "m4ra in a park. She wears a red dress and boots",
+        ),
+        ("A woman wearing glasses, smiling", "m4ra, smiling"),
+        ("A woman in a park. She is wearing glasses and smiling.", "m4ra in a park. She is smiling"),
+        ("A woman in a park. She has glasses and smiles.", "m4ra in a park. She smiles"),
+        ("A woman in a park. She wears glasses.", "m4ra in a park"),
+        ("A woman wearing a red dress and glasses", "m4ra wearing a red dress"),
+    ],
+)
+def test_what_wore_a_word_goes_with_it_unless_it_wears_something_else(raw: str, caption: str) -> None:
+    context = cleanup.context_of("m4ra", "woman", "{trigger}", ["glasses"], [])
+    assert cleanup.clean(raw, context).text == caption
+
+
 def test_eyes_that_nobody_sees_are_left_out() -> None:
     raw = "A woman seen from behind, her eyes closed, in a park"
     assert "eyes" in cleanup.clean(raw, cleanup.context_of("m4ra", "woman", "{trigger}")).text

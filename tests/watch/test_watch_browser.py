@@ -35,6 +35,17 @@ def test_the_page_follows_the_run(chromium, address, project):
         assert page.locator("dialog[open] img").evaluate("image => image.naturalWidth") == 64
 
 
+def test_a_flat_curve_has_a_different_number_at_every_line(chromium, address, project):
+    lines = [
+        f'{{"step": {step}, "loss": 0.4, "smoothed": {0.4 + step / 1e5}, "rate": 2.0}}\n' for step in range(60, 99)
+    ]
+    (project / "results/mara/training/metrics.jsonl").write_text("".join(lines))
+    with opened(chromium, f"{address}/c/mara") as page:
+        page.wait_for_selector("text=Training: step 98 of 100")
+        labels = page.locator("svg.plot").first.locator(".grid + text").all_text_contents()
+        assert len(set(labels)) == len(labels) > 3
+
+
 def test_a_click_chooses_the_checkpoint(chromium, address, project):
     before = (project / CHARACTER).read_text()
     with opened(chromium, f"{address}/c/mara") as page:

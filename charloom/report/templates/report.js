@@ -75,6 +75,9 @@ if (slider) {
 
 $$("button.copy").forEach(button => button.addEventListener("click", async () => {
   const text = $("pre", button.parentElement);
-  try { await navigator.clipboard.writeText(text.textContent); button.textContent = "Copied"; }
-  catch { getSelection().selectAllChildren(text); }
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  } catch { getSelection().selectAllChildren(text); }
 }));

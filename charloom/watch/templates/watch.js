@@ -51,9 +51,12 @@ function plot(curves, label, mark) {
   const X = x => left + (width - left - 8) * (x - x0) / (x1 - x0);
   const Y = y => top + (height - bottom - top) * (1 - (Math.max(y0, Math.min(y1, y)) - y0) / (y1 - y0));
   const svg = s("svg", { class: "plot", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  for (const y of ticks(y0, y1)) {
+  const grid = ticks(y0, y1);
+  let digits = 2;
+  while (digits < 6 && new Set(grid.map(y => y.toFixed(digits))).size < grid.length) digits++;
+  for (const y of grid) {
     svg.append(s("line", { class: "grid", x1: left, x2: width - 8, y1: Y(y), y2: Y(y) }),
-      s("text", { x: left - 6, y: Y(y) + 4, "text-anchor": "end" }, y.toFixed(2)));
+      s("text", { x: left - 6, y: Y(y) + 4, "text-anchor": "end" }, y.toFixed(digits)));
   }
   for (const x of ticks(x0, x1).filter(Number.isInteger)) {
     svg.append(s("text", { x: X(x), y: height - 6, "text-anchor": X(x) > width - 30 ? "end" : "middle" }, String(Math.round(x))));
