@@ -128,7 +128,9 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
     file = made.checkpoint(step)
     prompts = [Prompt(p["name"], p["text"]) for p in settings.get("prompts", ())]
     header, shapes = _header(file)
-    lines = records.of_training(made)
+    # A longer run of the same training may have recorded more.
+    last = settings.get("recipe_settings", {}).get("train", {}).get("steps", math.inf)
+    lines = [line for line in records.of_training(made) if line.get("step", 0) <= last]
     return Material(
         id=settings["character"],
         name=settings.get("name", settings["character"]),

@@ -60,6 +60,12 @@ def test_an_adapter_that_has_not_moved_is_reported_first(results: Path, settings
         assert ("it has not &lt;moved&gt;" in page(gather(results, settings))) == said
 
 
+def test_the_curve_ends_with_the_last_step_of_the_recipe(results: Path, settings: dict) -> None:
+    assert max(step for step, _ in gather(results, settings).loss) == 100
+    settings["recipe_settings"]["train"]["steps"] = 50  # lowered since
+    assert max(step for step, _ in gather(results, settings).loss) == 50
+
+
 def test_page_is_whole_and_self_contained(results, settings):
     text = page(gather(results, settings))
     tags = Tags()
