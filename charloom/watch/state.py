@@ -25,14 +25,15 @@ from charloom.watch import logs, machine
 from charloom.watch.editing import digest
 from charloom.watch.metrics import Metrics
 from charloom.watch.stored import Checkpoints, Pictures, Stored
-from charloom.workflow import samples
+from charloom.workflow import samples, stale_locks
 
 SILENT = 90.0
 """Seconds without news after which a training whose process is not known counts as stopped."""
 KEY = re.compile(r"[0-9a-f]{64}")
 """A key in the store."""
-CONFIG_PAUSE = 3.0
-"""Seconds for which the configuration is taken to be unchanged."""
+PAUSE = 3.0
+"""Seconds for which the configuration, and the characters that a run works on, are taken to be unchanged."""
+NOT_STARTED = "not started"
 
 
 class Watcher:
@@ -45,11 +46,12 @@ class Watcher:
         self._metrics: dict[str, Metrics] = {}
         self._stored: dict[str, Stored] = {}
         self._workflows: dict[str, project.Workflow] = {}
-        self._config: tuple[float, dict[str, Character], dict[str, list[str]], str] = (-CONFIG_PAUSE, {}, {}, "")
+        self._working: tuple[float, set[str]] = (-PAUSE, set())
+        self._config: tuple[float, dict[str, Character], dict[str, list[str]], str] = (-PAUSE, {}, {}, "")
 
     def config(self) -> tuple[dict[str, Character], dict[str, list[str]], str]:
         """Characters as they were last trained, mistakes by character, and a line if nothing can be read just now."""
-        if time.monotonic() - self._config[0] > CONFIG_PAUSE:
+        if time.monotonic() - self._config[0] > PAUSE:
             people, broken, problem = self._config[1], self._config[2], ""
             try:
                 found = project.all_as_last_run(self.root)
@@ -65,7 +67,7 @@ class Watcher:
 
     def forget(self) -> None:
         """Read the configuration again at the next look."""
-        self._config = (-CONFIG_PAUSE, *self._config[1:])
+        self._config = (-PAUSE, *self._config[1:])
 
     def base_of(self, character: Character) -> Base | None:
         """What a character that was read is trained on."""
@@ -176,7 +178,9 @@ class Watcher:
         found = files.read_mapping(made.progress)
         metrics = self._metrics_of(character.id, made)
         if not found:
-            return _from_metrics(metrics, steps, made)
+            told = _from_metrics(metrics, steps, made)
+            waits = told["state"] == NOT_STARTED and character.id in self._at_work()
+            return {**told, "state": "being prepared"} if waits else told
         state, problem = str(found.get("state", "")), str(found.get("problem") or "")
         if state == "running" and not _alive(found):
             state = "crashed"
@@ -186,6 +190,14 @@ class Watcher:
             steps = min(steps, trial)
         keys = ("step", "saved", "loss", "smoothed", "seconds_per_step", "eta", "memory", "first")
         return {"state": state, "problem": problem, "steps": steps} | {key: found.get(key) for key in keys}
+
+    def _at_work(self) -> set[str]:
+        """Characters of a run that is going on; looked up every few seconds, for its locks name all files to make."""
+        at, found = self._working
+        if time.monotonic() - at > PAUSE:
+            found = stale_locks.at_work(self.root / stale_locks.FOLDER)
+            self._working = time.monotonic(), found
+        return found
 
     def _made(self, character: Character) -> tuple[Checkpoints, Pictures]:
         """The checkpoints and previews of a character that exist so far."""
@@ -297,7 +309,7 @@ def _from_metrics(metrics: Metrics, steps: int, made: Results) -> dict[str, Any]
     """Progress by the trainer's records, of runs that wrote no progress file."""
     last = metrics.last
     if not last:
-        return {"state": "not started", "step": 0, "steps": steps, "problem": ""}
+        return {"state": NOT_STARTED, "step": 0, "steps": steps, "problem": ""}
     step = int(last["step"])
     rate = last.get("rate")
     pace = 1.0 / rate if isinstance(rate, int | float) and rate > 0 else None

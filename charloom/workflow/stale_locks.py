@@ -65,6 +65,11 @@ def holders(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def at_work(folder: Path) -> set[str]:
+    """The characters whose files a run in ``folder`` (``.snakemake``) is making: locked, by a run that may be alive."""
+    return set(holders(folder)) if any(map(_lives, _runs(folder / RUNS))) else set()
+
+
 def _host() -> str:
     """This machine, or this container in it, whose processes have numbers of their own."""
     try:

@@ -6,6 +6,8 @@ import json
 import os
 import time
 
+import psutil
+import pytest
 import small_project
 
 from charloom.core import last_run
@@ -13,6 +15,7 @@ from charloom.core.layout import results
 from charloom.watch import logs, machine
 from charloom.watch.metrics import Metrics
 from charloom.watch.state import Watcher
+from charloom.workflow import stale_locks
 
 
 def progress(project, **values):
@@ -27,6 +30,20 @@ def test_a_run_before_anything_was_made(tmp_path):
     assert state["training"]["state"] == "not started" and state["previews"] == [] and state["chosen"] is None
     assert {bar["done"] for bar in state["bars"]} == {0} and not any(one["there"] for one in state["checkpoints"])
     json.dumps(state, allow_nan=False)
+
+
+@pytest.mark.parametrize(("pid", "said"), [(os.getpid(), "being prepared"), (2**22 + 1, "not started")])
+def test_before_training_a_run_that_lives_prepares_what_it_has_locked(tmp_path, pid, said):
+    root = small_project.make(tmp_path / "project")
+    (root / ".snakemake/locks").mkdir(parents=True)
+    (root / ".snakemake/locks/0.output.lock").write_text("results/mara/latents/a.safetensors\n")
+    run = {"host": stale_locks._host(), "pid": pid, "started": psutil.Process().create_time()}
+    (root / ".snakemake" / stale_locks.RUNS).write_text(json.dumps([run]))
+    watcher = Watcher(root)
+    assert watcher.character("mara")["training"]["state"] == said
+    assert [card["training"]["state"] for card in watcher.everybody()["characters"] if card["name"] == "mara"] == [said]
+    (root / ".snakemake/locks/0.output.lock").write_text("results/nika/latents/a.safetensors\n")
+    assert Watcher(root).character("mara")["training"]["state"] == "not started"
 
 
 def test_a_run_in_the_middle(project):
