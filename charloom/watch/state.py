@@ -125,11 +125,12 @@ class Watcher:
         saved, drawn = self._made(character)
         if (told := progress.read(made.training)) and told.goes_on:
             # What is older than its checkpoint was measured on that of the run before.
-            scores = {
-                step: one
-                for step, one in scores.items()
-                if not step or (step in saved and files.changed(made.scores(step)) >= files.changed(saved[step]))
-            }
+            def of_this_run(step: int, file: Path) -> bool:
+                return step in saved and files.changed(file) >= files.changed(saved[step])
+
+            scores = {step: one for step, one in scores.items() if not step or of_this_run(step, made.scores(step))}
+            if not of_this_run(choice.get("step"), made.validation):
+                choice = {}
         training = self.training(character)
         metrics = self._metrics_of(name, made)
         file = self.file_of(name)

@@ -255,8 +255,14 @@ def test_what_the_run_before_has_left_is_not_shown_of_this_one(ahead):
             small_project.picture(path, (64, 64))
         for path in left:
             os.utime(path, (before, before))
+    verdicts = [{"step": 100, "verdict": "overfit"}]
+    made.validation.write_text(
+        json.dumps({"step": 200, "how": "rule", "why": ["It is the latest."], "verdicts": verdicts})
+    )
+    os.utime(made.validation, (before, before))
     progress(ahead, steps=200, step=160, first=0, saved=150, started=before + 60)
     state = Watcher(ahead).character("mara")
+    assert (state["chosen"], state["why"], {one["verdict"] for one in state["checkpoints"]}) == (None, [], {""})
     assert [one["there"] for one in state["checkpoints"]] == [True, True, True, False]
     shown = {one["step"]: [picture["file"][:15] for picture in one["pictures"]] for one in state["previews"]}
     assert shown == {150: ["/previews/mara/"] * 2, 100: ["/previews/mara/"] * 2}
@@ -264,7 +270,9 @@ def test_what_the_run_before_has_left_is_not_shown_of_this_one(ahead):
     progress(ahead, steps=200, step=200, first=0, saved=200, started=before + 60, state="finished")
     made.sample(75, "01").parent.mkdir()  # of a run that saved at other steps
     small_project.picture(made.sample(75, "01"), (64, 64))
-    assert [one["step"] for one in Watcher(ahead).character("mara")["previews"]] == [200, 150, 100, 50]
+    state = Watcher(ahead).character("mara")
+    assert [one["step"] for one in state["previews"]] == [200, 150, 100, 50]
+    assert state["chosen"] == 200
 
 
 def test_a_lock_file_that_is_being_written_costs_the_store_alone(ahead):
