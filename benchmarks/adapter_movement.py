@@ -1,9 +1,9 @@
-"""How far each optimiser moves the adapter on the miniature: the data for ``charloom/lora/movement.py``.
+"""How far each optimizer moves the adapter on the miniature: the data behind ``charloom/lora/movement.py``.
 
     snakemake --cores 2 results/leyla/dataset.json
     python benchmarks/adapter_movement.py results/leyla/dataset.json --steps 300
 
-Trains with each optimiser at its usual learning rate (or --rate) and rank 16, and records the root mean square of B and
+Trains with each optimizer at its usual learning rate (or --rate) and rank 16, and records the root mean square of B and
 the norm of B A over all modules at some steps.
 """
 
@@ -46,7 +46,7 @@ def norm(parameters: dict[str, torch.Tensor]) -> float:
 
 
 def measure(optimizer: str, rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The curve of one optimiser."""
+    """The curve of one optimizer."""
     recipe = {
         "network": {"rank": arguments.rank, "alpha": arguments.rank},
         "train": {"steps": arguments.steps + 1, "optimizer": optimizer, "lr": rate, "batch_size": arguments.batch_size},

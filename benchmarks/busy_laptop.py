@@ -1,10 +1,10 @@
-"""Training speed on the miniature, alone and beside busy processes, by how idle threads wait.
+"""Measures training speed on the miniature, alone and beside busy processes, by how idle threads wait.
 
     taskset -c 0,1 python benchmarks/busy_laptop.py --seconds 30 --repeats 5
 
 Each repeat is a process of its own, which trains for --seconds and counts its steps; the ways of waiting take turns,
-so that whatever else the machine does meets all of them alike. Busy processes are Python loops that never sleep, at the
-same priority (or lower with --nice). The ways: libgomp's default (threads spin), bounded as in charloom's jobs
+so that whatever else the machine does affects all of them alike. Busy processes are Python loops that never sleep, at
+the same priority (or lower with --nice). The ways: libgomp's default (threads spin), bounded as in charloom's jobs
 (charloom.workflow.jobs.bound_waiting), and passive (threads sleep at once).
 """
 

@@ -1,13 +1,13 @@
-"""Is the chosen checkpoint the best one? Charloom's choice against known truth, over characters and seeds.
+"""Is the chosen checkpoint the best one? Compares charloom's choice with known truth, over characters and seeds.
 
     python benchmarks/choice.py run --workers 8 --output work/experiments/choice.jsonl
     python benchmarks/choice.py table work/experiments/choice.jsonl
 
 ``run`` trains each character with each seed by the miniature's own recipe, but for 800 steps. As in the workflow, every
 checkpoint draws the ten previews, the judge scores them, and a step is chosen. Then every checkpoint draws the ten
-prompts again with other seeds (60 pictures), which the choice never saw; the reader tells what they show. The reader is
-a second network that the choice has nothing to do with (charloom/experiments/reader.py), and what should be there is
-known from the renderer. Truth is identity x obedience x (1 - bleed) (charloom/experiments/measures.py). ``table``
+prompts again with other seeds (60 pictures), which the choice never saw, and the reader says what they show. The reader
+is a second network that the choice does not use (charloom/experiments/reader.py); what should be there is known from
+the renderer. Truth is identity x obedience x (1 - bleed) (charloom/experiments/measures.py). ``table``
 writes benchmarks/results/choice.json.
 """
 
@@ -34,7 +34,7 @@ SEEDS = (42, 43, 44, 45, 46)
 DRAWN = (7001, 8001, 9001, 10001, 11001, 12001)
 """Seeds of the pictures that the truth is read from."""
 STEPS = 800
-"""Steps of a training. The recipe stops at 600; the rest shows what that costs."""
+"""Steps of a training run. The recipe stops at 600; the rest shows what that costs."""
 WITHIN = 0.02
 """How far below the best checkpoint the chosen one may be."""
 
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def row(training: Training, lines: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """What was chosen of one training, and what the truth says of every checkpoint. ``lines`` by step."""
+    """The choice in one training run, and the truth about every checkpoint; ``lines`` are by step."""
     from charloom.judge import choice, table
 
     person = training.person
@@ -134,7 +134,7 @@ def row(training: Training, lines: Mapping[int, Mapping[str, Any]]) -> dict[str,
 
 
 def spread(one: Mapping[str, Any], other: Mapping[str, Any], world: measures.World) -> float:
-    """Standard error of the difference of two checkpoints' truth, relative, from their pictures in pairs."""
+    """Relative standard error of the difference between two checkpoints' truth, from paired pictures."""
     if one is other:
         return 0.0
     values = []
@@ -185,7 +185,7 @@ def make_table(arguments: argparse.Namespace) -> None:
 
 
 def agreement(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Correlation of reader and judge over checkpoints, so that it shows whether they say the same thing."""
+    """Correlation of reader and judge over checkpoints: whether they agree."""
     import numpy as np
 
     known = {one.key[:16]: truth.world(one) for one in trainings(CHARACTERS, SEEDS)}

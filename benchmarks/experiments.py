@@ -5,10 +5,9 @@
     python benchmarks/experiments.py --workers 8 --only watermark rank --seeds 42 43 --stop-after 560
     python benchmarks/experiments.py --workers 8 --tables benchmarks/results/experiments
 
-Each worker has two cores. Run again to go on: lines that are in --output or --known are not made again, with --tables
-nothing that is in those tables, and a training that was stopped resumes. Seeds come one after the other, so that a run
-cut short has fewer seeds of every experiment. The same lines are made one by one by
-snakemake -s rules/experiments/Snakefile.
+Each worker has two cores. Run it again to continue: lines in --output or --known, and with --tables those in the
+tables, are not made again, and a training run that was stopped resumes. Seeds come one after the other, so that a run
+cut short has fewer seeds of every experiment. snakemake -s rules/experiments/Snakefile makes the same lines one by one.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def do(output: Path, studio: Any, looks: list[Look]) -> None:
 
 
 def wanted(names: list[str], seeds: list[int] | None, known: set[str]) -> list[list[Look]]:
-    """The looks that are not known, by training, seeds outermost."""
+    """The looks that are still missing, by training run, seeds outermost."""
     groups: dict[str, dict[str, Look]] = {}
     experiments = [design.read(name) for name in names]
     for seed in seeds or sorted({seed for one in experiments for seed in one.seeds}):
@@ -57,7 +56,7 @@ def wanted(names: list[str], seeds: list[int] | None, known: set[str]) -> list[l
 
 
 def tabulated(names: list[str], folder: Path) -> set[str]:
-    """The looks whose values are in the tables of ``folder``, in that of every experiment that has them as an arm."""
+    """The looks whose values are in ``folder``, in the table of every experiment that has them as an arm."""
     known, lacking = set(), set()
     for experiment in map(design.read, names):
         path = folder / f"{experiment.name}.csv"

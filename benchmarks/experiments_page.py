@@ -2,11 +2,10 @@
 
     python benchmarks/experiments_page.py work/experiments/lines.jsonl --pictures work/experiments/pictures
 
-Lines are added to the tables that are committed, benchmarks/results/experiments/<name>.csv; seeds that some arms still
-lack stay there and are not compared. Writes
-docs/experiments/<name>.webp (plot) and <name>-pictures.webp (what the arms drew with one seed), and replaces what
-stands between the two marks in the page. The proof of the choice is taken from benchmarks/results/choice.json if it is
-there. The finding of an experiment, in words, stands in its own file.
+Adds lines to the committed tables, benchmarks/results/experiments/<name>.csv; seeds that some arms still lack stay
+there but are not compared. Writes docs/experiments/<name>.webp (plot) and <name>-pictures.webp (what the arms drew with
+one seed), and replaces the text between the two marks in the page. The proof of the choice comes from
+benchmarks/results/choice.json, if that exists. The finding of an experiment, in words, is in its own file.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ CHOICE = Path("benchmarks/results/choice.json")
 BEGIN, END = "<!-- results: benchmarks/experiments_page.py -->\n", "<!-- end of results -->\n"
 SEED = 42
 SHOWN = 4
-"""Prompts in a picture of the arms."""
+"""Number of prompts in a picture of the arms."""
 WIDTH = 900
-"""Pixels of such a picture at most."""
+"""Largest number of pixels of such a picture."""
 
 
 def section(experiment: Experiment, table: list[dict[str, Any]], pictured: bool) -> str:
@@ -72,7 +71,7 @@ def draw_arms(experiment: Experiment, folder: Path, output: Path) -> bool:
 
 
 def update(page: Path, text: str) -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the marks."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
@@ -81,7 +80,7 @@ def update(page: Path, text: str) -> None:
 
 
 def overview(found: Mapping[str, tuple[Experiment, list[dict[str, Any]]]]) -> str:
-    """What came out, claim by claim."""
+    """The results, claim by claim."""
     lines = ["| experiment | claim | outcome | means | seeds for it |", "|---|---|---|---|---|"]
     for name, (experiment, table) in found.items():
         for claim in experiment.claims:

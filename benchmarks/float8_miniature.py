@@ -5,8 +5,7 @@
 
 Trains the miniature in bf16, and in float8 as the float8 units of a GPU compute it (weights, inputs and gradients
 rounded; emulated, so that it runs anywhere), with the same seeds, and has the probe judge the same sample prompts.
-Prints one JSON line per run, then the difference of the
-means and the spread between seeds.
+Prints one JSON line per run, then the difference of the means and the spread between seeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far are previews drawn with float8 weights from those in full precision, and do scores notice?
+"""How far are previews drawn with float8 weights from those in full precision, and do the scores differ?
 
     snakemake --cores 2 results/leyla/final.safetensors        # makes the checkpoints and embeddings
     python benchmarks/float8_previews.py results/leyla --output benchmarks/results/float8_previews.json
@@ -126,7 +126,7 @@ def draw(wanted: list[Wanted], precision: str) -> list[np.ndarray]:
 def scored(
     results: Path, texts: dict[str, str], wanted: list[Wanted], drawn: dict[str, list[np.ndarray]]
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """By metric what the probe says of each picture, in full precision and in float8."""
+    """The probe's values by metric, for each picture, in full precision and in float8."""
     judge = backend.open_backend("paperdoll", ROOT / "resources/bases/paperdoll/probe.safetensors")
     items = json.loads(Results(results).manifest.read_text(encoding="utf-8"))["items"]
     judge.study([backend.load_picture(Results(results).image(i["name"]), i["caption"], name=i["name"]) for i in items])

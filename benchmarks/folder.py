@@ -5,9 +5,9 @@
     python benchmarks/folder.py --set 1000 --output benchmarks/results/set.json
 
 Pictures of 128 x 144 pixels with a caption each, in seven folders, in a temporary project with an empty base; with
-``--crop`` pictures of 2048 x 2048 as shots of a plan, of which 150 pixels are cut off at the right and at the bottom by
-the rules, on two cores; with ``--set`` the small ones as an extra data set. CPU time
-(user and system, children included) is written beside wall time, because other programs on the machine affect it less.
+``--crop`` pictures of 2048 x 2048 as shots of a plan, from which the rules cut 150 pixels at the right and at the
+bottom, on two cores; with ``--set`` the small ones as an extra data set. CPU time (user and system, children included)
+is given beside wall time, because other programs on the machine affect it less.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A full-size Z-Image-Turbo folder of random weights, made from its config files on a GPU in half a minute.
+"""Makes a full-size Z-Image-Turbo folder of random weights from its config files, on a GPU in half a minute.
 
     python benchmarks/full_model.py CONFIGS OUTPUT
 
-For measuring speed and memory where the real weights are not to be had; the pictures it draws are noise. CONFIGS is a
+For measuring speed and memory where the real weights are unavailable; the pictures it draws are noise. CONFIGS is a
 folder in the diffusers layout with config files and the tokenizer, OUTPUT gets weights and a training adapter too.
 """
 
@@ -56,7 +56,7 @@ def make(configs: Path, output: Path) -> None:
 
 
 def fill(model: nn.Module) -> nn.Module:
-    """Give a model on the meta device random bf16 weights on the GPU, so scaled that activations keep their size."""
+    """Give a model on the meta device random bf16 weights on the GPU, scaled so that activations keep their size."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             value = torch.empty(parameter.shape, dtype=torch.bfloat16, device=DEVICE)

@@ -1,11 +1,11 @@
-"""What each instrument of ``judge: auto`` costs per picture on this machine.
+"""Measures what each instrument of ``judge: auto`` costs per picture on this machine.
 
     python benchmarks/judge_cost.py [--threads 2] [--output benchmarks/results/judge_cost.json]
     python benchmarks/judge_cost.py --hub --device cuda --output benchmarks/results/judge_cost_hub.json
 
-Without ``--hub`` those that come in packages; with it those of the Hub, as random weights in the sizes of the models
-that ``config/bases/z-image-turbo.yaml`` names. Pictures of 512 pixels, as judging reads them. Wall time and CPU time of
-this process, loading excluded.
+Without ``--hub``, the instruments that come in packages; with it, those of the Hub, with random weights in the sizes of
+the models that ``config/bases/z-image-turbo.yaml`` names. Pictures have 512 pixels, as for judging. Measures wall time
+and CPU time of this process without loading.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 PICTURES = 16
 PHRASES = [f"a woman in a red coat, number {n}" for n in range(7)]
-"""As many as a prompt names: tier, view, pose, expression, outfit, accessory, background."""
+"""As many as there are attributes in a prompt: tier, view, pose, expression, outfit, accessory, background."""
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def measure(lock: dict[str, Any], subjects: dict[str, list[np.ndarray]], device:
 
 
 def photographs() -> dict[str, list[np.ndarray]]:
-    """A portrait that scikit-image carries and a picture without a face, turned a little each time."""
+    """A portrait that comes with scikit-image and a picture without a face, rotated a little each time."""
     from PIL import Image
     from skimage import data
 

@@ -1,11 +1,11 @@
-"""What the plan says against what runs, on one GPU made as small as a card of 8, 10, 12, 16 or 24 GiB.
+"""Compares plan and run on one GPU, limited to the memory of a card of 8, 10, 12, 16 or 24 GiB.
 
     python benchmarks/limited_cards.py --model FOLDER --work FOLDER [--sizes 8 10 12 16 24] [--steps 100]
 
-A process of its own takes the rest of the GPU's memory, so that CUDA's context and libraries have to fit as well; it
-also watches how much the run takes at its peak. Each size trains with its profile and its own seed, so nothing but the
-encoded data and the prepared base is shared. FOLDER is as for ``whole_run.py``. Writes one entry per size: reckoned and
-measured memory and seconds, and the ratio of both.
+Another process takes the rest of the GPU's memory, so that CUDA's context and libraries have to fit as well; it also
+records the peak memory of the run. Each size trains with its profile and its own seed, so that runs share only the
+encoded data and the prepared base. FOLDER is as for ``whole_run.py``. Writes one entry per size: estimated and measured
+memory and seconds, and their ratio.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measured(work: Path, size: int, steps: int, cores: int) -> dict[str, Any]:
-    """One run on a card of ``size`` GiB, beside its price."""
+    """One run on a card of ``size`` GiB, with the plan's estimate."""
     seed_of(work, size)
     shown = work / f"peak-{size}.txt"
     ballast = subprocess.Popen(
@@ -102,7 +102,7 @@ def measured(work: Path, size: int, steps: int, cores: int) -> dict[str, Any]:
 
 
 def seed_of(work: Path, size: int) -> None:
-    """Give the character a seed of its own, so that it is trained anew."""
+    """Give the character a seed of its own, so that it is trained again."""
     file = work / "config" / "characters" / f"{whole_run.CHARACTER}.yaml"
     character = yaml.safe_load(file.read_text())
     character["recipe"]["train"]["seed"] = 1000 + size
@@ -110,7 +110,7 @@ def seed_of(work: Path, size: int) -> None:
 
 
 def compared(work: Path, size: int, steps: int, log: Sequence[str]) -> dict[str, Any]:
-    """The plan's figures for a card of ``size`` GiB, and those that the trainer's log has."""
+    """The plan's figures for a card of ``size`` GiB, and those in the trainer's log."""
     given = pricing.overrides(["--profile", f"profiles/gpu-{size}gb"], whole_run.ROOT)
     recipe = load(work, overrides=given).characters[whole_run.CHARACTER].recipe
     budget = pricing.budget_of(recipe, size, pricing.beside(size))
@@ -136,10 +136,10 @@ def compared(work: Path, size: int, steps: int, log: Sequence[str]) -> dict[str,
 
 
 def steady(log: Sequence[str]) -> float:
-    """Median seconds per step, each pair of neighbouring lines that both tell of steps weighted by its steps.
+    """Median seconds per step over neighbouring lines of progress, weighted by the steps between them.
 
-    Nothing was compiled between such lines. Graphs were recorded anew between some, where a card has no room for those
-    of every shape at first; the median leaves these out, as a longer training does.
+    Nothing was compiled between such lines. Between some, graphs were recorded again, because the card at first has no
+    room for those of every shape; the median leaves these out, as a longer training run would.
     """
     rows = [re.match(r" *([\d.]+) s  (?:step (\d+)/)?", line) for line in log]
     rates: list[float] = []

@@ -1,9 +1,9 @@
-"""How long the check of a data set takes, and how much memory: all pictures new, none new, one new.
+"""Measures time and memory of the check of a data set: all pictures new, none new, one new.
 
     python benchmarks/lint.py --pictures 300 10000 --output benchmarks/results/lint.json
 
 Makes a project with one data set of JPEGs of 1024 x 1024, each with a caption, and runs ``charloom lint`` on it as a
-user would. ``cpu`` (user and system time) is what a busy machine leaves as it is; ``seconds`` is not.
+user would. A busy machine hardly affects ``cpu`` (user and system time), but it does affect ``seconds``.
 """
 
 from __future__ import annotations

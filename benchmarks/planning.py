@@ -1,12 +1,12 @@
-"""How long ``snakemake -n`` plans for many characters, and in how much memory.
+"""Measures time and memory of ``snakemake -n`` for many characters.
 
     python benchmarks/planning.py 1 10 100 --output benchmarks/results/planning.json
     python benchmarks/planning.py 10000 --shard 1/100
     python benchmarks/planning.py --plot docs/scale.svg     # what benchmarks/results/planning.json says
 
 Each number of characters is planned by a process of its own, from nothing, in a temporary folder. The characters are
-copies of one of ``config/characters/`` with triggers of their own, the pictures given by the 30 shots of a plan. CPU
-time (user and system) is written beside wall time, because other programs on the machine affect it less.
+copies of one in ``config/characters/`` with different triggers, and with the 30 shots of a plan as pictures. CPU time
+(user and system) is given beside wall time, because other programs on the machine affect it less.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def measure(count: int, template: str, shard: str | None = None) -> dict[str, An
 
 
 def reckoned(record: dict[str, Any], characters: int) -> tuple[float, float]:
-    """CPU time (s) and memory (GiB) for so many characters, by the line through the two largest plans measured."""
+    """CPU time (s) and memory (GiB) for so many characters, extrapolated from the two largest plans measured."""
     last = sorted((one for one in record["planned"] if "shard" not in one), key=lambda one: one["characters"])[-2:]
     small, large = last
     beyond = (characters - large["characters"]) / (large["characters"] - small["characters"])
@@ -132,7 +132,7 @@ def reckoned(record: dict[str, Any], characters: int) -> tuple[float, float]:
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """CPU time and memory by number of characters: measured before and now, and what 10,000 would take."""
+    """Plot CPU time and memory by number of characters: measured before and now, and estimated for 10,000."""
     import matplotlib
 
     matplotlib.use("svg")

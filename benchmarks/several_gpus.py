@@ -1,4 +1,4 @@
-"""What several GPUs of one machine give: to one character, and to several characters at once.
+"""Measures the gain from several GPUs in one machine: for one character, and for several characters at once.
 
     python benchmarks/several_gpus.py                           # all parts, for as many of 1, 2, 4 GPUs as there are
     python benchmarks/several_gpus.py --parts one --gpus 1 2    # one character on one and on two
@@ -10,11 +10,11 @@ job leases its GPUs as in a run. Parts:
 - ``one``: one character at ``--batch`` samples per step, on one GPU in batches and one by one, then on several;
 - ``many``: several characters at once, each on a GPU of its own, against one alone, at one sample per step;
 - ``exchange``: milliseconds that the exchange of one round of gradients takes;
-- ``bytes``: whether several GPUs train to the bytes of one (``deterministic``).
+- ``bytes``: whether several GPUs give the same bytes as one (``deterministic``).
 
-Speeds are taken between the steps of a window of ``--window`` seconds that begins when every run of the measurement is
-past its warm-up. A measurement that is not done after ``--seconds`` is stopped and says how far it came. The JSON is
-written after each.
+Speed is measured over a window of ``--window`` seconds that begins when every run of the measurement is past its
+warm-up. A measurement that is not done after ``--seconds`` is stopped and says how far it came. The JSON is written
+after each measurement.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PARTS = ("one", "many", "exchange", "bytes")
 WARM = 8
 """Steps before a run counts as warm: kernels are compiled, graphs recorded, memory is fitted."""
 FEWEST = 5
-"""Steps that a window must hold; it is extended for them."""
+"""Fewest steps in a window, which is extended if necessary."""
 ITEMS = 8
 BYTES_STEPS = 3
 
@@ -155,7 +155,7 @@ class Bench:
         return row.get("steps_per_s")
 
     def once(self, part: str, name: str, what: dict[str, Any], count: int) -> dict[str, Any]:
-        """What a run that ends by itself writes."""
+        """The result that a run writes when it ends by itself."""
         started = time.monotonic()
         row: dict[str, Any] = {"part": part, "name": name}
         job = Job(self.asked({**what, "gpus": count}), count)
@@ -226,7 +226,7 @@ class Job:
             self.process.wait(timeout=seconds)
 
     def stop(self) -> None:
-        """Let it save and end; if it does not, end it."""
+        """Ask the run to save and end; if it does not, kill it."""
         if self.process.poll() is None:
             stopping.request(self.folder)
             self.wait(30)
@@ -325,7 +325,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The rows for people."""
+    """The rows as a table."""
     lines = [f"{record['device']}, torch {record['torch']}, {record['date']}, commit {record['commit']}"]
     lines += [f"{'part':9} {'what':20} {'steps/s':>9} {'samples/s':>9} {'times':>6}  remarks"]
     for row in record["rows"]:

@@ -1,4 +1,4 @@
-"""The full-size transformer of random weights that train_step.py measures, its batches, and what the card can do."""
+"""The full-size transformer with random weights for train_step.py, its batches, and the limits of the card."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def median_seconds(work: Callable[[], Any], times: int = 10) -> float:
 
 
 def build(shape: dict[str, Any], device: Any, kind: str) -> Any:
-    """A transformer of random weights, quantised block by block, so that it is never in memory as a whole in bf16."""
+    """A transformer of random weights, quantized block by block, so that it is never in memory as a whole in bf16."""
     import torch
     from diffusers import ZImageTransformer2DModel
 

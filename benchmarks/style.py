@@ -1,14 +1,13 @@
-"""A style on a character: what becomes of her identity, and in how many pictures the style is read.
+"""A style on a character: how much identity is lost, and in how many pictures the style is recognized.
 
     snakemake --cores 2 results/nika/final.safetensors results/ink/final.safetensors
     python benchmarks/style.py [--character nika] [--style ink] [--output benchmarks/results/style.json]
 
 Draws the character's sample prompts with several seeds on the miniature: with her LoRA alone, and with the style's on
-top at several strengths. Identity is that of the miniature's own judge, relative to her pictures by the renderer. The
-style is read by :class:`charloom.judge.look.Reader` as the judge of styles reads it: in each picture against the one
-without the style, of the same prompt and seed. It is calibrated on pictures that the renderer draws of strangers in the
-style and without it, and tested on strangers that it has not seen: drawn once without and once in the style, and drawn
-twice without it.
+top at several strengths. Identity is measured by the miniature's own judge, relative to her pictures by the renderer.
+The style is measured by :class:`charloom.judge.look.Reader`, as by the judge of styles: in each picture against the one
+of the same prompt and seed without the style. The reader is calibrated on the renderer's pictures of strangers with and
+without the style, and tested on other strangers: drawn once without and once with the style, and twice without it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def strangers(
 ) -> np.ndarray:
     """Pictures by the renderer of ``number`` strangers, uint8 (N, size, size, 3), anywhere or at ``places``.
 
-    ``again`` varies how they are drawn and not what.
+    ``again`` varies how they are drawn, not what they show.
     """
     from charloom.paperdoll import attributes
     from charloom.paperdoll.draw import draw
@@ -55,7 +54,7 @@ def strangers(
 
 
 def reader_of(look: Any, places: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """A reader of the style, and how often it is right about pictures by the renderer that it has not seen."""
+    """A reader of the style, and its accuracy on pictures by the renderer that it has not seen."""
     from charloom.judge.look import READ, Reader, cells
 
     def seen(*how: Any) -> np.ndarray:
@@ -72,7 +71,7 @@ def reader_of(look: Any, places: Sequence[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def judge_of(character: Any, weights: str) -> Any:
-    """The miniature's judge, which has studied the character as the renderer draws her."""
+    """The miniature's judge, calibrated on the renderer's pictures of the character."""
     from charloom.dataset import captions, sources
     from charloom.judge import backend as judges
     from charloom.paperdoll import attributes

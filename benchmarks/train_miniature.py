@@ -1,11 +1,11 @@
-"""Speed of the training layer on the embedded miniature: one JSON line per resolution.
+"""Measures the speed of training on the embedded miniature: one JSON line per resolution.
 
     python benchmarks/train_miniature.py
     python benchmarks/train_miniature.py --resolutions 256 --steps 40 --threads 8 --device cuda
 
-Everything between two optimiser updates counts: planning the step, noise, forward, backward, update, metrics.
-Loading the base, attaching the adapter and the first steps (--warmup) do not. Images and captions are random, of the
-lengths that captions of the workflow have; what a step costs does not depend on their contents.
+Everything between two optimizer updates counts: planning the step, noise, forward, backward, update, metrics.
+Loading the base, attaching the adapter and the first steps (--warmup) do not. Images and captions are random, with
+caption lengths as in the workflow; the cost of a step does not depend on their contents.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Seconds and memory of one training step of the full-size Z-Image transformer, with random weights, on one GPU.
+"""Measures time and memory of one training step of the full-size Z-Image transformer, random weights, on one GPU.
 
     python benchmarks/train_step.py                       # everything, in at most nine minutes
     python benchmarks/train_step.py --only default roomy  # some configurations
     python benchmarks/train_step.py --small               # the same code on a small model, to see that it runs
 
-A step is what the trainer does with a batch on the device: forward, loss, backward, gradient clipping, optimiser
+A step is what the trainer does with a batch on the device: forward, loss, backward, gradient clipping, optimizer
 update, and reading the previous step's numbers; batch 1, rank 32 on 240 modules, captions of 96 tokens. Preparing
 batches and writing metrics are left out. Every configuration runs in its own process and prints one JSON line per
 size; one that takes too long is stopped. Peaks cover the whole process except the engine's trials of how much fits
@@ -164,7 +164,7 @@ def train(
     torch._C._cuda_clearCublasWorkspaces()
     began = time.perf_counter()
     model = build(shape, device, kind)
-    # Via main memory, as if read from a file: quantising on the GPU would fragment its memory.
+    # Via main memory, as if read from a file: quantizing on the GPU would fragment its memory.
     model.to("cpu")
     torch.cuda.empty_cache()
     model.to(memory.load_device(options, device))
@@ -243,7 +243,7 @@ def train(
 
 
 def compilations() -> dict[str, int]:
-    """Hits and misses of the cache of compiled kernels."""
+    """Hits and misses of the compiler's cache."""
     from torch._dynamo.utils import counters
 
     found = counters["aot_autograd"]

@@ -1,10 +1,10 @@
-"""A whole run at full size on one GPU, and where every second went.
+"""Times a whole run at full size on one GPU, stage by stage.
 
     python benchmarks/whole_run.py --model FOLDER --work EMPTY_FOLDER [--steps 1000 --every 250 --profile gpu-16gb]
 
 From an empty folder to ``final.safetensors`` and the report: 30 pictures of 1898x1898, the default recipe, ten
 previews of 1024x1024 per checkpoint. FOLDER is Z-Image-Turbo in the diffusers layout, real or from ``full_model.py``.
-The guide's run (3,000 steps, a checkpoint every 250, 120 previews) is reckoned from the parts, and the result says so.
+The guide's run (3,000 steps, a checkpoint every 250, 120 previews) is estimated from the parts, and the result says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHARACTER = "leyla"
 LARGE = 2048
 """Side of the pictures in pixels, with the 150 that the crop takes away."""
 PREVIEWS = 10
-"""Pictures per checkpoint; those of a strength are fewer."""
+"""Pictures per checkpoint; a strength has fewer."""
 GUIDE = {"steps": 3000, "checkpoints": 12, "previews": 120}
 
 
@@ -125,7 +125,7 @@ def jobs(work: Path) -> dict[str, dict[str, float]]:
 
 
 def training(work: Path, started: float) -> dict[str, Any]:
-    """What the trainer's log says: start, first step, seconds per step between checkpoints, and per checkpoint."""
+    """Times from the trainer's log: start, first step, seconds per step between checkpoints, and per checkpoint."""
     there = (work / "results" / CHARACTER / "logs" / "train_segment").glob("*.log")
     # Not those of an earlier run in the same folder.
     logs = sorted((p for p in there if p.stat().st_mtime >= started), key=lambda p: p.stat().st_size)
@@ -150,10 +150,10 @@ def training(work: Path, started: float) -> dict[str, Any]:
 
 
 def reckoned(result: dict[str, Any]) -> dict[str, Any]:
-    """The guide's run from the parts of this one: what it adds are checkpoints, each with its steps and previews.
+    """The guide's run from the parts of this one: it adds checkpoints, each with its steps and previews.
 
-    From the end of one checkpoint's previews to the end of the next's, the first left out, which prepares to draw. The
-    other jobs of a checkpoint count as if they ran one after the other.
+    A checkpoint counts from the end of the previous one's previews to the end of its own; the first, which prepares for
+    drawing, is left out. The other jobs of a checkpoint count as if they ran one after the other.
     """
     ends = {row["step"]: row["at_s"] for row in result["previews"] if row["step"] and row["count"] == PREVIEWS}
     steps, every = sorted(ends)[1:], GUIDE["steps"] // GUIDE["checkpoints"]

@@ -5,9 +5,9 @@
     python tools/dependencies.py try highest --torch torch==2.13.0+cpu -- tests/config tests/core
     python tools/dependencies.py page
 
-``try`` lets uv resolve pyproject.toml, makes an environment of it, imports every direct dependency, runs these tests
-and writes down what came of it; ``page`` writes docs/dependencies.md from that. ``tests/core/test_dependencies.py``
-fails on a floor that was not tried.
+``try`` lets uv resolve pyproject.toml, creates that environment, imports every direct dependency, runs the given tests
+and records the result; ``page`` writes docs/dependencies.md from the results. ``tests/core/test_dependencies.py`` fails
+on a lower bound that was not tried.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "dependencies.md"
 RECORD = ROOT / "benchmarks" / "results" / "dependencies.json"
 WITHOUT = ("caption", "deterministic")
-"""Extras that fit no CPU build of torch, or are of use on a GPU alone."""
+"""Extras that need a GPU build of torch, or are useful only on a GPU."""
 ELSEWHERE = {
     "torch": ("gpu_tests.json", "torch"),
     "nvidia-cudnn-frontend": ("deterministic.jsonl", "nvidia-cudnn-frontend"),
 }
-"""Whose floor runs on a GPU: the results that say so, and their key."""
+"""Packages whose lower bound was tried on a GPU: the results that record it, and their key."""
 NOT_TRIED = {
     "torchvision": "each release fits one of torch: 0.26 fits 2.11, and 0.28 fits 2.13",
     "triton-windows": "for Windows alone",
 }
-"""Whose floor was not tried, and why."""
+"""Packages whose lower bound was not tried, and why."""
 USES = {
     "accelerate": "peft and diffusers load models with it",
     "bitsandbytes": "8-bit optimizers, NF4",
@@ -156,7 +156,7 @@ reached when this page was made.
 
 
 def requirements() -> dict[str, tuple[Version, list[str]]]:
-    """Floor of each direct dependency, and the extras that ask for it."""
+    """Lower bound of each direct dependency, and the extras that need it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found: dict[str, tuple[Version, list[str]]] = {}
     for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items():
@@ -170,7 +170,7 @@ def requirements() -> dict[str, tuple[Version, list[str]]]:
 
 
 def try_out(resolution: str, torch: str, folder: Path, tests: list[str]) -> dict[str, Any]:
-    """Resolve, install, import, test; what came of it."""
+    """Resolve, install, import and test; returns the result."""
     folder.mkdir(parents=True, exist_ok=True)
     environment, lock, only = folder / resolution, folder / f"{resolution}.txt", folder / "torch.txt"
     only.write_text(torch + "\n")
@@ -200,13 +200,13 @@ def try_out(resolution: str, torch: str, folder: Path, tests: list[str]) -> dict
 
 
 def uv(*arguments: str | Path) -> None:
-    """uv at the top of the clone; its own words say what is wrong."""
+    """Run uv at the top of the clone; its own output says what is wrong."""
     if subprocess.run(["uv", *arguments, "--quiet"], cwd=ROOT).returncode:
         raise SystemExit("uv could not do that; see above")
 
 
 def run_tests(environment: Path, results: Path, tests: list[str]) -> dict[str, Any]:
-    """These tests in that environment, and how many passed."""
+    """Run the tests in that environment; returns how many passed."""
     there = {**os.environ, "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     own = ["--ignore=tests/core/test_dependencies.py", f"--junitxml={results}"]  # that test reads what is written here
     subprocess.run([environment / "bin" / "pytest", *own, *tests], cwd=ROOT, env=there)
@@ -218,7 +218,7 @@ def run_tests(environment: Path, results: Path, tests: list[str]) -> dict[str, A
 
 
 def tried(record: dict[str, Any], name: str) -> dict[str, str]:
-    """The lowest and the newest version of a package that was tried, as far as there is one."""
+    """The lowest and the newest version of a package that were tried, if any."""
     found = {how: record[how]["packages"][name]["version"] for how in record if name in record[how]["packages"]}
     if name in ELSEWHERE:
         path, key = ELSEWHERE[name]

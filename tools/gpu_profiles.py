@@ -1,4 +1,4 @@
-"""Write the profiles of GPU sizes from the closed forms of ``charloom/workflow/price.py``.
+"""Writes the profiles of GPU sizes from the formulas of ``charloom/workflow/price.py``.
 
     python tools/gpu_profiles.py            # rewrites profiles/gpu-*gb/config.yaml
 
@@ -25,19 +25,19 @@ MEASURED = {
     14.5: ("16 GiB card", "limited to 16 GiB"),
     32.0: ("roomy", "with a budget of 32 GiB, and more is not needed"),
 }
-"""Configurations of benchmarks/results/train_step.json by budget, and what was done, in words."""
+"""Configurations of benchmarks/results/train_step.json by budget, and their description."""
 LIMITED = ROOT / "benchmarks/results/limited_cards.json"
-"""Runs with these profiles on a GPU made as small as their cards."""
+"""Runs with these profiles on a GPU limited to the memory of their cards."""
 
 
 def recipe(size: int) -> dict[str, Any]:
-    """The shipped recipe on the real base, as the profile of a size sets it."""
+    """The default recipe on the real base, as the profile of a size sets it."""
     given = {"base": "z-image-turbo", "recipe": {"memory": size - beside(size)}}
     return load(ROOT, overrides=given).characters["leyla"].recipe
 
 
 def limited() -> dict[int, str]:
-    """What was measured by size of the card."""
+    """Measurements by size of the card."""
     return {
         row["size_gib"]: f"on an {row['device'].split()[1]} made as small: {row['allocated_gib']['measured']:.1f} GiB, "
         f"{row['seconds_per_step']['measured']:.2f} s per step on average{row.get('but', '')}"
@@ -47,7 +47,7 @@ def limited() -> dict[int, str]:
 
 
 def stepped() -> dict[float, str]:
-    """What was measured by budget."""
+    """Measurements by budget."""
     lines = (ROOT / "benchmarks/results/train_step.json").read_text(encoding="utf-8").splitlines()
     found = {}
     for budget, (configuration, how) in MEASURED.items():
@@ -107,7 +107,7 @@ config:
 
 
 def path(size: int) -> Path:
-    """Where the profile of a size is."""
+    """Path of the profile of a size."""
     return ROOT / "profiles" / f"gpu-{size}gb" / "config.yaml"
 
 

@@ -1,9 +1,9 @@
-"""Writes docs/messages.md, the page of all messages for mistakes of the user, from the code.
+"""Writes docs/messages.md, the page of all messages about the user's mistakes, from the code.
 
     python tools/messages.py
 
-A message is the text of a ``UserError``; what is filled in stands in braces. ``tests/core/test_messages.py`` holds the
-page against the code, and each message against the rule: what, where, what to do.
+A message is the text of a ``UserError``, with placeholders in braces. ``tests/core/test_messages.py`` compares the page
+with the code, and checks that each message follows the rule: what, where, what to do.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "messages.md"
 FOLDERS = ("charloom", "scripts")
 CAUSES = ("charloom.judge.instruments", "charloom.judge.locking")
-"""Modules whose messages are causes: the line that shows one adds what to install or to name."""
+"""Modules whose messages are only causes: the line that shows one adds what to install or to name."""
 VERBS = frozenset(
     """accept add allow buy change check choose close convert correct cut delete describe divide draw drop edit end free
     get give go install lay leave load look lower make mend move name pip put raise remove rename repeat replace
     restore run save say see set snakemake start take train try turn unpack unset update use wait widen write""".split()
 )
-"""Words with which a remedy begins."""
+"""Words that begin a remedy."""
 FILLED_IN = {
     "{path}: is not a complete safetensors file ({size} bytes: {error}); {again}": "delete x and download it again",
     "plan: {name}: training needs {peak} GiB of GPU memory with every block recomputing and in main memory, "
@@ -82,7 +82,7 @@ def _name(node: ast.expr) -> str:
 
 
 def _text(node: ast.expr) -> str:
-    """The text of a string, an f-string, or a sum of them; empty if it is made elsewhere."""
+    """The text of a string, an f-string, or a sum of them; empty for other expressions."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

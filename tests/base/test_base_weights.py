@@ -1,4 +1,4 @@
-"""Base weights from everywhere they may lie, known by their digests, and every failure in one line."""
+"""Base weights from every possible source, identified by their digests, and every failure in one line."""
 
 # ruff: noqa: F811 (fixtures are imported)
 

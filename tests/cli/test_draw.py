@@ -1,4 +1,4 @@
-"""``charloom draw``: what it draws with, how files are called, and a line for every mistake."""
+"""``charloom draw``: which LoRA it uses, how files are named, and a line for every mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""charloom without a clone: the wheel, `init`, what an update makes again, and `doctor`."""
+"""charloom without a clone: the wheel, `init`, what an update remakes, and `doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``charloom new``: it asks nothing that it can guess, says what it has guessed, and checks the trigger."""
+"""``charloom new``: asks nothing that it can guess, says what it guessed, and checks the trigger."""
 
 # ruff: noqa: F811 (root is a fixture)
 

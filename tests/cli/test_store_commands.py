@@ -1,4 +1,4 @@
-"""What lies in the store, what of it can go, and what must stay."""
+"""``charloom store``: what is in the store, what can be pruned, and what must stay."""
 
 from __future__ import annotations
 

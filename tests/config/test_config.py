@@ -1,4 +1,4 @@
-"""Files, command line and defaults are merged as promised, and numbers, steps and seeds follow from them."""
+"""Files, command line and defaults are merged as documented, and numbers, steps and seeds follow from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mistake in a configuration is one line that names file, key and remedy."""
+"""Every mistake in a configuration gets one line that names file, key and remedy."""
 
 from __future__ import annotations
 

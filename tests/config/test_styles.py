@@ -1,4 +1,4 @@
-"""Styles: what their files may say, whom their pictures show, and what is asked of them and not of characters."""
+"""Styles: what their files may contain, whom their pictures show, and which rules apply to them but not to characters."""
 
 from __future__ import annotations
 

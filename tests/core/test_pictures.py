@@ -1,4 +1,4 @@
-"""One way to open a picture: upright, 8 bits, sRGB, opaque, or one line that names the file."""
+"""Pictures open upright, in 8 bits, sRGB and opaque, or fail with one line that names the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rule of the check has a name that the schema knows, a case that it finds and a case that passes."""
+"""Every rule of the check has a name in the schema, a case that it finds and a case that passes."""
 
 from __future__ import annotations
 

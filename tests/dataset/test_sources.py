@@ -1,5 +1,5 @@
 # ruff: noqa: F811 (fixtures that are imported)
-"""Pictures from APIs: what goes over the wire, what comes back, and what becomes of answers that are none."""
+"""Pictures from APIs: the requests, the answers, and how unusable answers are handled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`charloom unpack`: a bundle back into a workflow, and hostile archives refused before a byte is written."""
+"""`charloom unpack`: restores a workflow from a bundle, and refuses hostile archives before a byte is written."""
 
 from __future__ import annotations
 

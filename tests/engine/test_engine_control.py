@@ -1,4 +1,4 @@
-"""What the engine does when something is missing, breaks or does not fit: on a CPU that it takes for a GPU."""
+"""How the engine reacts when something is missing, breaks or does not fit, on a CPU that poses as a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a GPU can show: recordings, float8 units, block swap and the way down when memory runs out."""
+"""What only a GPU can show: CUDA graphs, float8 units, block swap, and the fallbacks when memory runs out."""
 
 from __future__ import annotations
 

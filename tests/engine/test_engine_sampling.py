@@ -1,4 +1,4 @@
-"""Previews and latents with less memory than they want."""
+"""Previews and latents with less memory than they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import of ai-toolkit jobs: every key accounted for once, what ai-toolkit does kept, nothing made up."""
+"""Import of ai-toolkit jobs: every key accounted for once, ai-toolkit's behaviour kept, nothing made up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instruments one by one: package weights for real, models of the hub as tiny random ones of the same classes."""
+"""The instruments one by one: packages with their real weights, Hub models as tiny random ones of the same classes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Quantised Linears: how exact they are, that gradients are right in every mode, and that base, adapters and text
-encoder work with them."""
+"""Quantized Linears: their accuracy, correct gradients in every mode, and base, adapters and text encoder on top."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantised models: which Linears, how near their gradients are, adapters on them, and the files they are kept in."""
+"""Quantized models: which Linears, accuracy of their gradients, adapters on them, and their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversions keep the change of every weight, whatever the layout, and `verify` knows which one helps."""
+"""Conversions keep the change of every weight, whatever the layout, and `verify` suggests the right one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapter files: same bytes for the same content, the shipped layout, the gate, merging and loading."""
+"""Adapter files: same bytes for the same content, the shipped layout, verification, merging and loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""charloom verify: the gate for what is shipped, and what it says of files of others and of files that are broken."""
+"""``charloom verify``: the check before shipping, and its verdict on other trainers' files and on broken ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about a character."""
+"""The report of a character."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says in the terminal: from Snakemake's records to lines, and from lines to a stream."""
+"""The terminal output of a run: from Snakemake's log records to lines, and from lines to a stream."""
 
 from __future__ import annotations
 

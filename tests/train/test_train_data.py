@@ -1,4 +1,4 @@
-"""Training samples: order, sizes, captions, weights and what happens with broken files."""
+"""Training samples: order, sizes, captions, weights, and broken files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: what is learnt, what each knob changes, and the same bytes however often it is interrupted."""
+"""The training loop: it learns, each knob has its effect, and interruptions do not change the bytes."""
 
 # ruff: noqa: F811 (fixtures are imported)
 

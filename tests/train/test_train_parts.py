@@ -1,4 +1,4 @@
-"""Settings, randomness, noise levels, losses, buckets, optimisers: each for itself."""
+"""Parts of training, each on its own: settings, random streams, noise levels, losses, buckets, optimizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says and leaves behind: metrics, progress, warnings, errors, the held-out loss."""
+"""What a run reports and records: metrics, progress, warnings, errors, the held-out loss."""
 
 from __future__ import annotations
 

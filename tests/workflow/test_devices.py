@@ -1,4 +1,4 @@
-"""Each job computes on a free GPU of its own: leases between real processes, on GPUs that only a driver knows of."""
+"""Each job computes on a free GPU of its own: leases between real processes, on GPUs of a simulated driver."""
 
 from __future__ import annotations
 

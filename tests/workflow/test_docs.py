@@ -1,4 +1,4 @@
-"""The pages of the project: links, commands, files and numbers in them are what there is."""
+"""The documentation: its links, commands, files and numbers are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole workflow on a tiny random base: every file, nothing twice, and nothing lost by a kill."""
+"""The whole workflow on a tiny random base: every file is made, nothing is made twice, and a kill loses nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # ruff: noqa: F811 (fixtures that are imported)
-"""Which attempt at a generated picture counts, what a change of the character file asks for anew, what it all costs."""
+"""Generated pictures: which attempt is used, what a change of the character file generates again, and what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What charloom spares Snakemake while it plans gives the same texts, and the same answers about functions."""
+"""The shortcuts for Snakemake's planning give the same texts, and the same answers about functions."""
 
 from __future__ import annotations
 

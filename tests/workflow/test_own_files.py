@@ -1,4 +1,4 @@
-"""The user's own files: what they hold decides, not their dates, and they may be called as they like."""
+"""The user's own files: their contents decide, not their dates, and they may have any names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The closed forms of the price against every recorded measurement, and what a plan makes of them."""
+"""The formulas of time and memory against every recorded measurement, and what a plan shows of them."""
 
 from __future__ import annotations
 

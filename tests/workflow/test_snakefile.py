@@ -1,4 +1,4 @@
-"""The workflow as a whole: interpreters, profiles, linters, mistakes and targets, told before any job starts."""
+"""The workflow as a whole: interpreters, profiles, linters, targets, and mistakes reported before any job starts."""
 
 from __future__ import annotations
 
