@@ -1,1 +1,1 @@
-"""Base models as files: which bytes they are, where they come from, whether they are whole. No torch."""
+"""Base models as files: their digests, their sources, and whether they are complete. No torch."""

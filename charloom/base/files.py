@@ -86,8 +86,8 @@ def check_transformer_config(folder: Path) -> dict[str, Any]:
     config = _json(path)
     if config.get("_class_name") != TRANSFORMER_CLASS:
         raise UserError(
-            f"{path}: _class_name is {config.get('_class_name')}, not {TRANSFORMER_CLASS}, so no "
-            "Z-Image; name the folder of a Z-Image"
+            f"{path}: _class_name is {config.get('_class_name')}, not {TRANSFORMER_CLASS}, so this "
+            "is not Z-Image; name the folder of a Z-Image model"
         )
     missing = [name for name in TRANSFORMER_FIELDS if name not in config]
     if missing:

@@ -1,6 +1,6 @@
 """Files from the Hugging Face Hub: fetched at a revision, with disk space checked and progress reported.
 
-Resuming, caching and ``HF_HUB_OFFLINE=1`` are up to the client library. This adds that every failure becomes one line
+Resuming, caching and ``HF_HUB_OFFLINE=1`` are up to the client library; this module turns every failure into one line
 with a remedy. Must not import torch.
 """
 
@@ -70,7 +70,7 @@ def file(repo: str, name: str, revision: str, label: str, log: Log = silent) -> 
 
 
 def cached(repo: str, revision: str) -> Path | None:
-    """The folder of ``repo`` at ``revision`` in the cache, whole or not; None if there is none. Asks no network."""
+    """The folder of ``repo`` at ``revision`` in the cache, complete or not; None if there is none. Works offline."""
     commit = revision
     if not COMMIT.fullmatch(revision):
         remembered = _folder(repo) / "refs" / revision
@@ -119,7 +119,7 @@ def cache() -> Path:
 
 
 def held(repo: str) -> float:
-    """GB of a repository that are in the cache already, of whatever revision."""
+    """GB of a repository that are already in the cache, of any revision."""
     return sum(path.stat().st_size for path in (_folder(repo) / "blobs").glob("*") if path.is_file()) / 1e9
 
 

@@ -108,7 +108,7 @@ def _shift(path: Path) -> float:
     """The shift that a scheduler's file sets.
 
     Raises:
-        UserError: the file is broken, or its scheduler works otherwise than with one shift for all sizes.
+        UserError: the file is broken, or its scheduler does not use one shift for all sizes.
     """
     if not path.is_file():
         return SHIFT
@@ -127,7 +127,7 @@ def _shift(path: Path) -> float:
 
 
 def _read(root: Path, single: bool, checksums: dict[str, str], store: Store, log: hub.Log) -> None:
-    """Take the digests of all files at once: one file after the other, a core would be slower than the disk."""
+    """Compute the digests of all files in parallel: one after the other, a core would be slower than the disk."""
     with ThreadPoolExecutor(READERS) as pool:
         for name in COMPONENTS:
             for path in component_files(root, name, single):

@@ -1,1 +1,1 @@
-"""Quantised Linears and the GPU kernels behind them. Knows tensors, not models."""
+"""Quantized Linears and the GPU kernels behind them. Knows tensors, not models."""

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 KINDS = ("cudnn", "flash", "efficient")
 """Kernels, the fastest first."""
 HALF = (torch.bfloat16, torch.float16)
-"""Dtypes of the first two, which take the bits of any other for one of these."""
+"""Dtypes that the first two support; they would misread the bits of any other."""
 PROBED = (64, 96)
 """Tokens on which a kernel is tried."""
 ALIKE = 0.99
@@ -88,7 +88,7 @@ def _likeness(kind: str, tokens: int, device: torch.device, dtype: torch.dtype, 
     )
     with torch.no_grad():
         out, sums = _attend(*parts, kind, fixed, ROOM)
-        if kind == "cudnn" and fixed:  # not by the other kernel that would stand in for it
+        if kind == "cudnn" and fixed:  # without falling back to the other kernel
             found = _by_cudnn(gradient, *parts, out, sums, ROOM) or ()
         else:
             found = _attend_gradient(gradient, *parts, out, sums, kind, fixed, ROOM)
@@ -106,9 +106,9 @@ def _likeness(kind: str, tokens: int, device: torch.device, dtype: torch.dtype, 
 
 
 class Kept:
-    """Holds the output of an attention and its log-sum-exp from its first computation to the second; true if it does.
+    """Keeps the output of an attention and its log-sum-exp from its first computation to the second; true meanwhile.
 
-    Subclasses may put them elsewhere meanwhile.
+    Subclasses may keep them elsewhere.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Kept:
         self._results = results
 
     def take(self) -> tuple[Tensor, ...]:
-        """What is held, which is let go."""
+        """Return the held tensors and let go of them."""
         results, self._results = self._results, ()
         return results
 

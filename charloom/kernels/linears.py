@@ -1,4 +1,4 @@
-"""Frozen Linears with quantised weights."""
+"""Frozen Linears with quantized weights."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class QuantizedLinear(nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, device: torch.device | None = None) -> QuantizedLinear:
-        """The quantised form of ``linear``, computed on ``device`` (default: that of its weight)."""
+        """The quantized form of ``linear``, computed on ``device`` (default: that of its weight)."""
         wide = linear.weight.detach().to(device)
         bias = None if linear.bias is None else linear.bias.detach().to(device)
         return cls(linear.in_features, linear.out_features, *cls.pack(wide), bias)
 
     @classmethod
     def empty(cls, linear: nn.Linear) -> QuantizedLinear:
-        """The quantised form of ``linear`` on the meta device: dtypes and shapes only."""
+        """The quantized form of ``linear`` on the meta device: dtypes and shapes only."""
         shapes = cls.stored(linear.out_features, linear.in_features)
         weight, scale = (torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
         bias = None if linear.bias is None else linear.bias.detach().to("meta")
@@ -67,7 +67,7 @@ class QuantizedLinear(nn.Linear):
         return getattr(self, self.scale_name)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dequantised weight (out, in)."""
+        """The dequantized weight (out, in)."""
         wide, after = _widened(self.weight, self.scale, torch.float32)
         return (wide if after is None else wide * after).to(dtype)
 
@@ -97,7 +97,7 @@ class Float8Linear(QuantizedLinear):
     """e4m3 weights (out, in) with one scale per output channel.
 
     ``mode`` says how it multiplies: ``units`` on the GPU's fp8 units, ``emulate`` the same values in fp32 on any
-    device, ``dequantize`` with dequantised weights and an input that is not rounded. ``weight_t`` is None or the
+    device, ``dequantize`` with dequantized weights and an input that is not rounded. ``weight_t`` is None or the
     transposed copy made by :func:`charloom.kernels.quantize.keep_transposed`. ``is_part``: the weight is a view into a
     fused one, which is used instead (:mod:`charloom.engine.fuse`).
     """
@@ -125,7 +125,7 @@ class Float8Linear(QuantizedLinear):
 
     @property
     def multiplies(self) -> bool:
-        """Whether products are computed in float8, instead of with dequantised weights."""
+        """Whether products are computed in float8, instead of with dequantized weights."""
         return self.mode == "emulate" or (self.mode == "units" and self.fits_units)
 
     def product(self, x: Tensor, *adapter: Tensor) -> Tensor:

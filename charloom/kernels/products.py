@@ -1,4 +1,4 @@
-"""Matrix products with quantised weights, forward and backward, as custom operators."""
+"""Matrix products with quantized weights, forward and backward, as custom operators."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _to_rows(*parts: Tensor) -> tuple[Tensor, Tensor]:
     largest = largest.clamp(min=_TINY)
     # Multiply by the inverse: exact division would make these passes compute-bound.
     rows = [(part * (_LARGEST / largest)).to(torch.float8_e4m3fn) for part in parts]
-    # By the inverse here too: that is how torch divides by a number on a GPU, while a CPU's quotient may be another.
+    # By the inverse here too: that is how torch divides by a number on a GPU; a CPU's quotient may differ.
     return torch.cat(rows, dim=-1) if len(rows) > 1 else rows[0].contiguous(), largest * (1 / _LARGEST)
 
 
@@ -88,8 +88,8 @@ def _ones(count: int, device: torch.device) -> Tensor:
 
 
 # Opaque operators, for three reasons. Our kernels for low-rank products and transposed weights are faster than the
-# compiler's, which hold the transposed weights of a whole block at once. The compiler would find the dequantised weight
-# in both forward and backward and keep it in between, which quantising is meant to avoid. And as autograd.Functions,
+# compiler's, which hold the transposed weights of a whole block at once. The compiler would find the dequantized weight
+# in both forward and backward and keep it in between, which quantizing is meant to avoid. And as autograd.Functions,
 # torch 2.11 silently compiled wrong gradients.
 
 

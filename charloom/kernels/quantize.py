@@ -1,9 +1,9 @@
-"""Quantising the frozen Linears of a model: which ones, how, and how they multiply.
+"""Quantizing the frozen Linears of a model: which ones, how, and how they multiply.
 
 ``float8`` (e4m3) and ``int8`` have one scale per output channel, ``nf4`` one per block of 64 weights. Only Linears of
 the transformer blocks are replaced; embedders, norms, modulation and the final layer stay as they are. On GPUs with fp8
 units, inputs and gradients are rounded to float8 as well, one scale per row, and both passes multiply in float8;
-everywhere else weights are dequantised temporarily for each product. Independent of adapters, memory budgets and files.
+everywhere else weights are dequantized temporarily for each product. Independent of adapters, memory budgets and files.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ KINDS = ("float8", "int8", "nf4")
 MODES = ("units", "emulate", "dequantize")
 
 BLOCKS = re.compile(r"^(layers|noise_refiner|context_refiner)\.")
-"""Linears below these are quantised (``layers`` is also what a Qwen text encoder calls its blocks)."""
+"""Linears below these are quantized (``layers`` is also what a Qwen text encoder calls its blocks)."""
 
 SENSITIVE = re.compile(r"adaLN_modulation|^noise_refiner\..*\battention\b")
-"""Names inside the blocks that are not quantised. Modulation scales and gates whole streams, so its errors hit every
-token (on random weights, quantising it raises the model's error from 3.6 to 4.0 %), and it is only 2 % of the weights.
+"""Names inside the blocks that are not quantized. Modulation scales and gates whole streams, so its errors hit every
+token (on random weights, quantizing it raises the model's error from 3.6 to 4.0 %), and it is only 2 % of the weights.
 Errors of the noise refiner's attention propagate to every block: keeping it in bf16, 2 % of the weights, brings LoRA
 gradients closer to those of a bf16 model (cosine 0.992 instead of 0.990, emulated)."""
 
@@ -54,7 +54,7 @@ def eligible(model: nn.Module) -> list[str]:
 def quantize(model: nn.Module, kind: str, device: str | torch.device | None = None) -> int:
     """Replace the eligible Linears of ``model`` by frozen ones of ``kind``; returns how many.
 
-    One at a time, so that at most one weight exists twice. With ``device`` each is quantised there and stays there; the
+    One at a time, so that at most one weight exists twice. With ``device`` each is quantized there and stays there; the
     rest of the model is not moved. float8 gets the best mode of its device.
 
     Raises:
@@ -73,7 +73,7 @@ def quantize(model: nn.Module, kind: str, device: str | torch.device | None = No
 
 
 def check(kind: str, device: str | torch.device | None) -> None:
-    """Whether ``device`` can hold weights of ``kind``.
+    """Check that ``device`` can hold weights of ``kind``.
 
     Raises:
         UserError: it is one of Apple's GPUs, which know neither float8 nor the kernels of nf4.
@@ -83,9 +83,9 @@ def check(kind: str, device: str | torch.device | None) -> None:
 
 
 def restructure(model: nn.Module, kind: str) -> None:
-    """Replace the eligible Linears of ``model``, on the meta device, by quantised ones without values.
+    """Replace the eligible Linears of ``model``, on the meta device, by quantized ones without values.
 
-    Then ``load_state_dict(…, assign=True)`` takes the tensors of a quantised model.
+    Then ``load_state_dict(…, assign=True)`` takes the tensors of a quantized model.
 
     Raises:
         UserError: nf4 without bitsandbytes.
@@ -104,12 +104,12 @@ def _replaceable(model: nn.Module, kind: str) -> Iterator[tuple[str, nn.Linear]]
 
 
 def quantized(model: nn.Module) -> list[QuantizedLinear]:
-    """The quantised Linears of a model, including those under adapters."""
+    """The quantized Linears of a model, including those under adapters."""
     return [module for module in model.modules() if isinstance(module, QuantizedLinear)]
 
 
 def stored_names(model: nn.Module) -> set[str]:
-    """State-dict names of quantised weights and their scales: the tensors of ``model`` whose dtype is fixed."""
+    """State-dict names of quantized weights and their scales: the tensors of ``model`` whose dtype is fixed."""
     return {
         f"{name}.{part}"
         for name, module in model.named_modules()
@@ -119,7 +119,7 @@ def stored_names(model: nn.Module) -> set[str]:
 
 
 def stored(model: nn.Module, name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """What a model treated by :func:`restructure` stores for the tensor that is called ``name`` before."""
+    """The tensors that a model treated by :func:`restructure` stores in place of ``tensor``, formerly ``name``."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     if not isinstance(module, QuantizedLinear) or leaf != "weight":

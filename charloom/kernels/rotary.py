@@ -1,4 +1,4 @@
-"""Normalises and rotates queries and keys in a single pass over them, forward and backward.
+"""Normalizes and rotates queries and keys in a single pass over them, forward and backward.
 
 On a GPU by Triton kernels, one program per token: Inductor's code reads the rotation table once per head, and its
 tiling is unpredictable. Elsewhere by PyTorch's operations. Independent of attention and adapters.
@@ -22,7 +22,7 @@ WARPS, WARPS_BACK = 8, 4
 
 
 def rotated(attention: nn.Module, query: Tensor, key: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """``query`` and ``key`` (B, T, heads, head_dim), normalised like in ``attention``, then rotated.
+    """``query`` and ``key`` (B, T, heads, head_dim), normalized like in ``attention``, then rotated.
 
     ``rotations`` (2, 1, T, 1, head_dim) are those of :func:`charloom.zimage.forward.rotation_table`.
     """
@@ -135,7 +135,7 @@ def launch(pairs, rotations: Tensor, outs: list[Tensor], roots: list[Tensor]) ->
 
 
 def launch_back(gradients: list[Tensor], pairs, rotations: Tensor, outs: list[Tensor]) -> None:
-    """Launch the backward kernel; likewise."""
+    """Launch the backward kernel, with the same requirements."""
     (query, query_weight, query_root), (key, key_weight, key_root) = pairs
     arguments = *gradients, query, key, *outs, query_root, key_root, query_weight, key_weight, rotations
     _backward[_grid(query)](*arguments, *_sizes(query, key, rotations), num_warps=WARPS_BACK)

@@ -51,7 +51,7 @@ class Merge:
         self._linears = _match(model, self.adapter)
         for module, linear in self._linears.items():
             if _is_quantised(linear):
-                raise UserError(f"{path}: {module} of the base is quantised; use full-precision weights")
+                raise UserError(f"{path}: {module} of the base is quantized; use full-precision weights")
         self._squares: dict[str, float] = {}
 
     @torch.no_grad()
@@ -192,7 +192,7 @@ def load_stack(model: nn.Module, parts: Sequence[Part]) -> LoadedLora:
         if _is_quantised(linear):
             where = own[0][0].path
             raise UserError(
-                f"{where}: {module} of the base is quantised in a way that charloom does not know; "
+                f"{where}: {module} of the base is quantized in a way that charloom does not know; "
                 "name full-precision weights"
             )
         exact = linear.weight.dtype == torch.float32

@@ -11,7 +11,7 @@ used where they are missing:
 
 * ``attention.fused``: a module that maps (…, in) to query, key and value in one product
   (:class:`charloom.engine.fuse.Fused`);
-* ``attention.rotated``: normalises and rotates query and key in one kernel (:func:`charloom.kernels.rotary.rotated`);
+* ``attention.rotated``: normalizes and rotates query and key in one kernel (:func:`charloom.kernels.rotary.rotated`);
 * ``attention.attend``: the attention kernel (:func:`charloom.kernels.attention.attend`);
 * ``model.__dict__["modulations"]``: the modulations of all blocks in one product
   (:class:`charloom.engine.fuse.Modulations`).

@@ -1,9 +1,9 @@
-"""What charloom takes from diffusers and PEFT, imported without what both import for other users.
+"""What charloom uses from diffusers and PEFT, imported without the optional packages that both load.
 
-Every process that computes imports them, and bitsandbytes (which loads torch's compiler), scipy and scikit-learn are a
-quarter of that time or more. Others break the import where they do not fit torch, as a torchvision does that was left
-behind when torch was upgraded. charloom asks neither library for anything that needs these; whoever wants bitsandbytes
-itself imports it as usual. Take the names from here, never from diffusers or PEFT: whoever imports these first decides.
+Every process that computes imports them, and bitsandbytes (which loads torch's compiler), scipy and scikit-learn take a
+quarter of that time or more. Others break the import if they do not fit torch, such as a torchvision left behind by an
+upgrade of torch. charloom uses nothing of either library that needs these packages; code that needs bitsandbytes itself
+imports it as usual. Take the names from here, never from diffusers or PEFT, because the first import decides.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from charloom.core import misfits
 UNUSED = ("scipy", "sklearn", *misfits.BESIDE_TORCH)
 """Packages that diffusers, PEFT and transformers import if they find them installed."""
 USERS = ("accelerate", "diffusers", "peft", "transformers")
-"""Packages that look once whether those of :data:`UNUSED` are installed, and rely on it from then on."""
+"""Packages that check once whether those of :data:`UNUSED` are installed, and remember the answer."""
 ASKED = ("bnb", "bnb_4bit", "torchao", "gptqmodel", "hqq", "aqlm", "eetq", "te")
-"""What PEFT asks for when it adapts the first layer; it remembers the answers."""
+"""Packages that PEFT checks for when it adapts the first layer; it remembers the answers."""
 
 
 @contextlib.contextmanager
 def without_unused() -> Iterator[None]:
-    """Inside the block, who asks whether the packages of :data:`UNUSED` are installed is told that they are not.
+    """Inside the block, the packages of :data:`UNUSED` seem not to be installed.
 
-    A package that imports scipy without asking gets it, because it could not do without; bitsandbytes is missing to
-    everybody, because PEFT tries to import it and takes an ImportError for an answer. Nothing is hidden if one of
+    A package that imports scipy without checking still gets it, because it could not work without; bitsandbytes cannot
+    be imported at all, because PEFT tries that and takes an ImportError for an answer. Nothing is hidden if one of
     :data:`USERS` is loaded already, since it may have seen them.
     """
     if any(name in sys.modules for name in USERS):

@@ -64,7 +64,7 @@ def read(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """The tensors of the single file at ``path`` under the names of ``model``, still mapped from the file.
 
     Raises:
-        UserError: the file is damaged, quantised, or does not fit the model's config.
+        UserError: the file is damaged, quantized, or does not fit the model's config.
     """
     check_whole(path)
     try:
@@ -76,7 +76,7 @@ def read(path: Path, model: nn.Module) -> dict[str, Tensor]:
     quantised = [name for name, tensor in tensors.items() if tensor.dtype not in _FLOATS]
     if quantised:
         raise UserError(
-            f"{path}: is quantised ({quantised[0]} is {tensors[quantised[0]].dtype}); get the bf16 file, "
+            f"{path}: is quantized ({quantised[0]} is {tensors[quantised[0]].dtype}); get the bf16 file, "
             "quantization.transformer does the rest"
         )
     for what, names in (("lacks", expected.keys() - tensors.keys()), ("also holds", tensors.keys() - expected.keys())):

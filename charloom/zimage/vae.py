@@ -1,6 +1,6 @@
-"""Pixels to normalised latents and back, as ``ZImagePipeline`` does it.
+"""Pixels to normalized latents and back, as ``ZImagePipeline`` does it.
 
-Normalised means ``(z - shift_factor) * scaling_factor``; the latent is the mode of the posterior, not a sample, so that
+Normalized means ``(z - shift_factor) * scaling_factor``; the latent is the mode of the posterior, not a sample, so that
 encoding is a function of the pixels alone. An image that does not fit into GPU memory is processed in overlapping tiles
 that are blended; the result is close, not equal.
 """
@@ -31,7 +31,7 @@ _tiled: WeakKeyDictionary[AutoencoderKL, dict[tuple[str, int, int], int]] = Weak
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor, log: Log | None = None) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] to normalised latents (B, C, H/8, W/8), fp32; ``log`` gets a line if tiled."""
+    """(B, 3, H, W) in [-1, 1] to normalized latents (B, C, H/8, W/8), fp32; ``log`` gets a line if tiled."""
 
     def work() -> Tensor:
         return vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
@@ -42,7 +42,7 @@ def encode(vae: AutoencoderKL, pixels: Tensor, log: Log | None = None) -> Tensor
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor, log: Log | None = None) -> Tensor:
-    """Normalised latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32; ``log`` as for :func:`encode`."""
+    """Normalized latents (B, C, h, w) to pixels (B, 3, 8h, 8w) in [-1, 1], fp32; ``log`` as for :func:`encode`."""
     latents = latents.float() / vae.config.scaling_factor + vae.config.shift_factor
 
     def work() -> Tensor:

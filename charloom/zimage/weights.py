@@ -75,7 +75,7 @@ def stream(
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of the transformer in ``folder`` one by one, cast to ``dtype`` and copied to ``device``.
 
-    Whoever takes them decides what is kept, so a model that is quantised on the way is never whole in memory. A few
+    The caller decides what is kept, so a model that is quantized while loading is never in memory as a whole. A few
     tensors are read ahead.
 
     Raises:

@@ -63,7 +63,7 @@ def test_a_config_must_spell_out_what_class_defaults_get_wrong(folder: Path) -> 
             call
         )
     path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
-    assert "no Z-Image" in line(lambda: basefiles.check_layout(folder))
+    assert "not Z-Image" in line(lambda: basefiles.check_layout(folder))
 
 
 # A single file
@@ -135,7 +135,7 @@ def test_a_folder_without_transformer_weights_is_enough_for_a_single_file(folder
             lambda t: t.update(
                 {n: x.to(torch.float8_e4m3fn) for n, x in t.items() if n.endswith("layers.0.feed_forward.w1.weight")}
             ),
-            "is quantised",
+            "is quantized",
         ),
     ],
 )

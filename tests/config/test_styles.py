@@ -1,4 +1,4 @@
-"""Styles: what their files may contain, whom their pictures show, and which rules apply to them but not to characters."""
+"""Styles: what their files may contain, whom their pictures show, and which rules apply only to them."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_files_are_loaded_beside_quantised_weights(tmp_path, kind, network, stre
         torch.testing.assert_close(predict(model), predict(dense), rtol=1e-3, atol=1e-3)
         assert not torch.allclose(predict(model), before, atol=1e-3)
     assert torch.equal(predict(model), before)
-    with pytest.raises(UserError, match="is quantised; use full-precision"):
+    with pytest.raises(UserError, match="is quantized; use full-precision"):
         merge(model, path)
 
 
