@@ -23,23 +23,23 @@ SPARE = 2 * memory.GIB
 
 
 _copies: weakref.WeakValueDictionary[int, HostCopy] = weakref.WeakValueDictionary()
-"""All that are alive, by id: a dict is not hashable."""
+"""All live copies, by id, because a dict is not hashable."""
 
 
 class CannotBorrow(Exception):
-    """The plain weights do not fit in the trained ones' place; says why."""
+    """The plain weights cannot take the place of the trained ones; the message says why."""
 
 
 class Lost(BaseException):
-    """The trained model is no longer what it was: nobody may catch this and train on."""
+    """The trained model's weights are lost. Not an Exception, so that nothing catches it and continues training."""
 
 
 class Borrowed:
-    """The plain ``model`` in the place of the ``trained`` one.
+    """The plain ``model`` in place of the ``trained`` one.
 
     Args:
         model: the plain transformer on the meta device, in the number format of the trained one.
-        waiting: its weights, and room for those of the trained one, from :func:`in_main_memory`.
+        waiting: its weights, and space for those of the trained one, from :func:`in_main_memory`.
         trained: the model in training, with adapters and perhaps fused Linears.
 
     Raises:
@@ -112,13 +112,13 @@ def in_main_memory(
     dtype: torch.dtype = torch.bfloat16,
     wanted: Callable[[], bool] = lambda: True,
 ) -> tuple[HostCopy, HostCopy]:
-    """The ``weights`` of ``model`` (on the meta device) and as much room again; what is not quantised is in ``dtype``.
+    """Copies of the ``weights`` of ``model`` (on the meta device), and as much space again, both in main memory.
 
-    It takes seconds. Nothing runs on a GPU unless ``weights`` are on one, so that a training may go on meanwhile; once
-    it is not ``wanted()`` any more, it ends soon.
+    Unquantized weights get ``dtype``. Takes seconds, and uses no GPU unless ``weights`` are on one, so that training
+    can continue meanwhile; ends early once ``wanted()`` is false.
 
     Raises:
-        CannotBorrow: not enough main memory for them and the trained model's; or nobody wants them.
+        CannotBorrow: not enough main memory for both, or the copies are no longer wanted.
     """
     quantised = quantize.stored_names(model)
     room = {n: t if n in quantised else t.to(dtype) for n, t in model.state_dict().items()}
@@ -128,7 +128,7 @@ def in_main_memory(
         values[name].copy_(tensor)
         both[1][name].zero_()  # touches the pages: otherwise pinning would, which holds up launches on the GPU
         if not wanted():
-            raise CannotBorrow("nobody wants them any more")
+            raise CannotBorrow("they are no longer wanted")
     if torch.cuda.is_initialized():
         for one in both:
             one.pin()

@@ -55,7 +55,7 @@ _MIXED = ("mix_order_reduction", "mix_order_reduction_non_strict_mode")
 _BEFORE, _COMPILED = "_forward_before_compiling", "_compiled_forward"
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _TIMED = "_charloom_timed"
-"""Where torch's autotuner keeps its own method while :func:`_ranks` stands in for it."""
+"""Attribute in which torch's autotuner keeps its own method while :func:`_ranks` replaces it."""
 _by_rule = False
 """What :func:`choose_by_rule` was last called with."""
 
@@ -110,9 +110,9 @@ def start_workers() -> None:
 def _introduce_operators() -> None:
     """Tell Inductor of our operators before it compiles any.
 
-    It notes that their inputs must be in memory when it first meets one, halfway through a block. So the first block
-    that a process compiled was fused in another way than all later ones, with other last bits: a preview depended on
-    whether a training had gone before.
+    It learns that their inputs must be in memory when it first meets one, halfway through a block. The first block that
+    a process compiled was therefore fused differently from all later ones, with other last bits, and a preview depended
+    on whether the process had trained before.
     """
     from charloom.kernels import attention, products, rotary  # noqa: F401 (they register the operators)
 
@@ -127,7 +127,7 @@ def mixed_order_reductions(on: bool) -> None:
     """Turn Inductor's mixed-order reductions on or off (token sums fused into per-token channel sums).
 
     The gradient of a block's modulation is a sum over tokens, and a kernel of its own takes as long as the others.
-    torch 2.11 miscompiles it if the sum leaves the block without further arithmetic: the result is left uninitialised.
+    torch 2.11 miscompiles it if the sum leaves the block without further arithmetic: the result is left uninitialized.
     :class:`charloom.engine.fuse.Modulations` takes care of that.
     """
     for name in _MIXED:
@@ -145,7 +145,7 @@ def choose_by_rule(on: bool) -> None:
     # torch considers these harmless. But the number of elements per thread can decide which products and sums are
     # contracted to one instruction, and with that the last bit.
     inductor.triton.autotune_pointwise = not on
-    # Timed too: whether a product of odd width is padded. What is padded is fused differently, forward and backward.
+    # Whether a product of odd width is padded is timed too, and padding changes the fusion, forward and backward.
     inductor.shape_padding = not on
     autotuner = triton_heuristics.CachingAutotuner
     if on and not hasattr(autotuner, _TIMED):
@@ -214,7 +214,7 @@ def likeness(block: nn.Module, hidden: Tensor, *others: Any) -> float:
 
 
 def like_input(x: Tensor) -> tuple[Tensor, Tensor]:
-    """A new leaf and a tensor made from it that is a view exactly when ``x`` is; Dynamo specialises on that."""
+    """A new leaf and a tensor made from it that is a view exactly when ``x`` is; Dynamo specializes on that."""
     if not x._is_view():
         leaf = x.detach().requires_grad_()
         return leaf, leaf

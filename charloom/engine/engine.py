@@ -4,7 +4,7 @@ On a GPU only, in this order; most have a switch in :class:`~charloom.engine.opt
 
 1. float8 weights are multiplied on the GPU's fp8 units (:mod:`charloom.kernels.quantize`);
 2. Linears that share an input are fused into one matrix product, and so are the modulations of all blocks (with swapped
-   blocks only if ``deterministic``) (:mod:`charloom.engine.fuse`); queries and keys are normalised and rotated in one
+   blocks only if ``deterministic``) (:mod:`charloom.engine.fuse`); queries and keys are normalized and rotated in one
    kernel (:mod:`charloom.kernels.rotary`);
 3. blocks are compiled (:mod:`charloom.engine.compile`). With ``deterministic``, attention accumulates its gradients in
    a fixed order (:mod:`charloom.kernels.attention`) and the compiler chooses by rules instead of timings, so that the
@@ -16,7 +16,7 @@ On a GPU only, in this order; most have a switch in :class:`~charloom.engine.opt
 
 :mod:`charloom.engine.fitting` finds out how much of 4 and 5 is needed. Whatever does not work on a machine (no
 compiler, a failing capture) is left out with one log line, and a step that runs out of memory is retried with a lower
-budget. The engine is independent of optimisers and data sets.
+budget. The engine is independent of optimizers and data sets.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Engine:
         loss: ``loss(predict, inputs)`` returns the loss to differentiate and the plain loss per sample (B,).
         device: where it runs.
         options: budget and switches.
-        reserve: bytes that others (the optimiser) will allocate later.
+        reserve: bytes that others (the optimizer) will allocate later.
         largest: tokens of the largest batch, summed over all of its forward passes; None if unknown.
         log: takes one line for the user.
     """
@@ -104,7 +104,7 @@ class Engine:
         self.attention: str | None = None
         self._attends = self.cuda
         self.before_restart: Callable[[], None] = lambda: None
-        """Called before weights move; whoever holds on to their memory lets go."""
+        """Called before weights move, so that others release references to their memory."""
         self.when_settled: Callable[[], None] = lambda: None
         """Called once the first batch is done: by then memory is divided up, and most code compiled."""
         self.fitting = Fitting(model, adapter, device, self.options, reserve, largest, log)
@@ -194,7 +194,7 @@ class Engine:
             return forward.forward(self.model, x, t, caps, pad)
 
     def zero_grad(self) -> None:
-        """Begin an optimiser step: set the accumulated gradients to zero."""
+        """Begin an optimizer step: set the accumulated gradients to zero."""
         self._started = False
         if self.cuda:  # recorded graphs write to these very tensors
             torch._foreach_zero_([p.grad for p in self._parameters])
@@ -206,7 +206,7 @@ class Engine:
         """Add the gradients of a batch to the adapter's; returns the plain loss of each sample (B,).
 
         Raises:
-            UserError: GPU memory does not suffice although everything was done to save it.
+            UserError: GPU memory does not suffice even with every measure to save it.
         """
         if not self.cuda:
             return self._plain(inputs)
@@ -216,7 +216,7 @@ class Engine:
         self._started = True
         while True:
             try:
-                # What fails draws random numbers as well.
+                # A failed attempt draws random numbers as well.
                 with torch.random.fork_rng(self._generators, self._random, device_type="cuda"):
                     losses = self._accumulate(key, inputs, before)
                 break
@@ -236,7 +236,7 @@ class Engine:
         return losses
 
     def make_room(self, needed: int) -> None:
-        """Free ``needed`` bytes of the budget between two steps; graphs that it drops are recorded anew when used.
+        """Free ``needed`` bytes of the budget between two steps; graphs that it drops are recorded again when used.
 
         Raises:
             torch.OutOfMemoryError: the budget has no such room.
@@ -345,7 +345,7 @@ class Engine:
         self._recording = False
 
     def drop_graphs(self) -> None:
-        """Free the memory of recorded graphs between two steps; each is recorded anew when it is needed."""
+        """Free the memory of recorded graphs between two steps; each is recorded again when needed."""
         self._recorded.clear()
         self._pool = None
         torch.cuda.synchronize(self.device)

@@ -41,7 +41,7 @@ class Fitting:
         adapter: the trained adapter.
         device: the GPU.
         options: budget and switches.
-        reserve: bytes that others (the optimiser) will allocate later.
+        reserve: bytes that others (the optimizer) will allocate later.
         largest: tokens of the largest batch, summed over all of its forward passes; None if unknown.
         log: takes one line.
 
@@ -82,7 +82,7 @@ class Fitting:
         self._primed: set[Any] = set()
 
     def use(self, recompute: Recompute | None, swap: Swap | None, attention: str | None) -> None:
-        """Take note of how the model runs from now on; what was measured before no longer holds."""
+        """Take note of how the model runs from now on; earlier measurements no longer apply."""
         self.recompute, self.swap, self.attention = recompute, swap, attention
         self._close()
         self.kept.clear()
@@ -91,7 +91,7 @@ class Fitting:
         self._tried.clear()
 
     def apply(self, key: Any) -> None:
-        """Let the blocks run as was found out for the shape ``key``."""
+        """Set up the blocks as found for the shape ``key``."""
         self.recompute.keep(self.kept[key])
         self.recompute.keep_results(self.results.get(key, 0))
         self.recompute.offload = self._offload if key in self.offloads else None
@@ -149,7 +149,7 @@ class Fitting:
 
         Raises:
             torch.OutOfMemoryError: more blocks must live in main memory; :meth:`missing` says how many.
-            RuntimeError: compiled blocks compute something else than uncompiled ones.
+            RuntimeError: compiled blocks give other results than uncompiled ones.
         """
         step, passes = functools.partial(run, inputs), 1 + len(inputs.terms)
         # Trials take seconds, and pictures of many shapes have about as many tokens.
@@ -263,14 +263,14 @@ class Fitting:
         self._compared = True
 
     def _spare(self) -> int:
-        """Bytes of main memory that activations may take; room for two copies of the weights is left to previews."""
+        """Bytes of main memory that activations may use; space for two copies of the weights is left for previews."""
         left = max(0, 2 * self._weights() - borrow.held()) + borrow.SPARE
         return spare(left) if self._may_offload else 0
 
     def _offload_for(self, tokens: int) -> Offload | None:
-        """Where the inputs and attentions of all blocks fit in main memory at so many tokens, if they do."""
+        """Main memory for the inputs and attention outputs of all blocks at so many tokens; None if too little."""
         needed, most = (2 * self._outputs(count) + SLACK for count in (tokens, max(tokens, self.largest or 0)))
-        if self.swap or self.roomy():  # the copies of swapped blocks need the bus; or next to nothing recomputes
+        if self.swap or self.roomy():  # the copies of swapped blocks need the bus; or hardly anything recomputes
             return None
         if self._offload is None and needed <= (room := self._spare()):
             made = Offload(self.device, min(most, room))
@@ -374,7 +374,7 @@ class Fitting:
         return self.swapped < len(self.model.layers)
 
     def missing(self) -> int:
-        """How many more blocks the last trial wants in main memory, 0 if it did not say; forgotten once asked."""
+        """How many more blocks the last trial wants in main memory, 0 if unknown; reset by this call."""
         missing, self._missing = self._missing, 0
         return missing
 

@@ -132,7 +132,7 @@ def _given(self: nn.Module, modulation: Tensor) -> Tensor:
 
 
 def _adapted(layers: Sequence[nn.Module]) -> list[LoraLinear]:
-    """Those of ``layers`` whose LoRA is on."""
+    """Those of ``layers`` whose LoRA is active."""
     return [layer for layer in layers if isinstance(layer, LoraLinear) and not layer._disable_adapters]
 
 
@@ -149,7 +149,7 @@ def base_of(layer: nn.Module) -> nn.Module:
 
 
 def fusable(layers: Sequence[nn.Module]) -> bool:
-    """Whether ``layers`` can be fused: with plain LoRAs or none, and float8 on fp8 units or unquantised."""
+    """Whether ``layers`` can be fused: with plain LoRAs or none, and float8 on fp8 units or unquantized."""
     bases = [base_of(layer) for layer in layers]
     if not _plain(layers) or len({(type(base), base.in_features) for base in bases}) != 1:
         return False

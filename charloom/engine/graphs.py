@@ -19,7 +19,7 @@ WARMUPS = 1
 class Recorded:
     """``function`` of tensors of fixed shapes, recorded once; call it with tensors of the same shapes.
 
-    ``function`` must not synchronise. The returned tensors are overwritten by the next call: copy what must survive.
+    ``function`` must not synchronize. The returned tensors are overwritten by the next call: copy what must survive.
     All graphs of one ``pool`` share their memory, so only one at a time may be in use.
     """
 
@@ -65,7 +65,7 @@ class Recorded:
 
 
 def warm_up(function: Callable[[], object], times: int = WARMUPS) -> None:
-    """Run ``function`` on a side stream, as capturing requires; lazy initialisation and compilation happen here.
+    """Run ``function`` on a side stream, as capturing requires; lazy initialization and compilation happen here.
 
     Always the same stream, because the allocator only reuses freed memory within a stream.
     """

@@ -1,6 +1,6 @@
-"""Main memory beside the GPU: how much of it may be taken, and room in it that the GPU copies to and from by itself.
+"""Main memory for the GPU: how much of it may be used, and pinned buffers that the GPU copies to and from on its own.
 
-Independent of models and of what lies there.
+Independent of models and of the contents.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def aligned(size: int) -> int:
 
 def room(size: int) -> Tensor:
     """``size`` bytes (uint8), in large pages where the system has them: pinning visits every page."""
-    # Shared, as Python's default is, memory has small pages on most systems.
+    # Shared memory, Python's default, has small pages on most systems.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
     memory = mmap.mmap(-1, max(size, 1), **private)
     # A forked process would share the pages, and a write would move them away from where the GPU copies to.
@@ -37,13 +37,13 @@ def room(size: int) -> Tensor:
 
 
 def pin(buffer: Tensor, owner: object) -> weakref.finalize | None:
-    """Pin a :func:`room` for as long as ``owner`` lives, or until what is returned is called.
+    """Pin a buffer from :func:`room` for as long as ``owner`` lives, or until the returned finalizer is called.
 
     None where the driver does not allow it. Not pin_memory, which rounds up to a power of two.
     """
     address, size = buffer.data_ptr(), buffer.nbytes
     if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
-        # Before the memory is freed: whoever got it next would be copied from the wrong place.
+        # Before the memory is freed: the data of its next owner would be copied from the wrong place.
         unpin = weakref.finalize(owner, _unpin, address)
         unpin.atexit = False
         return unpin
@@ -60,12 +60,12 @@ def _unpin(address: int) -> None:
 
 
 def available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes of main memory that this process may still take, in a container or a Slurm job too."""
+    """Bytes of main memory that this process may still use, also in a container or a Slurm job."""
     free = psutil.virtual_memory().available
     for group in _groups(root, own):
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit
             used = int((group / "memory.current").read_text())
-            # Files that were read count as used until somebody wants the memory.
+            # Cached files count as used, although the kernel drops them when the memory is needed.
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             used -= int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
             free = min(free, int((group / "memory.max").read_text()) - used)

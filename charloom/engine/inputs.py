@@ -12,7 +12,7 @@ from charloom.zimage import forward
 from charloom.zimage.vae import FACTOR
 
 ALMOST = 1.05
-"""A shape takes over what was measured for one with up to so many times its tokens."""
+"""A shape takes over the measurements of one with up to this many times its tokens."""
 TYPICAL_PATCHES, TYPICAL_CAPTION = 32, 96
 """Side of the image in patches (512 pixels) and caption tokens of the batch that blocks are first compiled for."""
 
@@ -39,14 +39,14 @@ class Inputs:
     pad: Tensor
     terms: tuple[Term, ...] = ()
     mask: Tensor | None = None
-    """Weights of the places in the loss (B, 1, h, w); None where all count alike."""
+    """Loss weights by position (B, 1, h, w); None if all are equal."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors in a fixed order."""
         own = (self.x0, self.noise, self.sigma, self.weight, self.caps, self.pad)
         terms = tuple(tensor for term in self.terms for tensor in (term.rows, term.caps, term.pad))
-        # Last, so that whoever counts by position need not know of it.
+        # Last, so that code that counts positions need not know of it.
         return own + terms + (() if self.mask is None else (self.mask,))
 
     @property
@@ -94,14 +94,14 @@ def typical(inputs: Inputs, lengths: Sequence[int]) -> Inputs:
 
 
 def hardly_larger(key: Any, others: Iterable[Any]) -> Any:
-    """The first of the shapes ``others`` with as many tokens as ``key`` in as many samples, or hardly more; or None."""
+    """The first of ``others`` with as many samples as ``key`` and as many tokens or slightly more; None without one."""
     rows, tokens = [shape[0] for shape in key], tokens_of(key)
     alike = (other for other in others if [shape[0] for shape in other] == rows)
     return next((other for other in alike if tokens <= tokens_of(other) <= ALMOST * tokens), None)
 
 
 def tokens_of(key: Any) -> int:
-    """Tokens of all passes of a shape, by which shapes compare; ``key`` is in the order of ``Inputs.tensors``."""
+    """Tokens of all passes of a shape, by which shapes are compared; ``key`` is in the order of ``Inputs.tensors``."""
     batch, _, height, width = key[0]
     image = height * width // forward.PATCH**2
     # A mask, if there is one, is the last and belongs to no term.

@@ -12,7 +12,7 @@ GIB = 2**30
 MARGIN = 0.25 * GIB
 """Bytes left for allocations outside PyTorch: cuBLAS and cuDNN workspaces."""
 UNSEEN = 64 * 2**20
-"""Upper bound in bytes that a step needs beyond a trial: clipping, the optimiser (50 MiB measured on an H100)."""
+"""Upper bound in bytes that a step needs beyond a trial: clipping, the optimizer (50 MiB measured on an H100)."""
 FRAGMENTATION = 0.92
 """Share of the free memory that may be allocated without a user-set budget; the rest is lost to fragmentation."""
 BESIDE = 1.25

@@ -32,7 +32,7 @@ def spare(others: int) -> int:
 
 
 class Offload:
-    """Saved tensors of one step, in ``size`` bytes of main memory; what finds no room there stays on ``device``.
+    """Saved tensors of one step, in ``size`` bytes of main memory; what does not fit there stays on ``device``.
 
     Tensors of fewer than ``small`` bytes stay as well. :meth:`close` gives the memory back.
     """
@@ -43,12 +43,12 @@ class Offload:
         cuda = device.type == "cuda"
         self._unpin = host.pin(self.buffer, self) if cuda else None
         self.usable = not cuda or self._unpin is not None
-        """Whether the GPU can copy by itself."""
+        """Whether the GPU can copy on its own."""
         self.stream = torch.cuda.Stream(device) if cuda else None
         self.forget()
 
     def close(self) -> None:
-        """Give the main memory back, now instead of when Python gets to it: maybe while a graph is being recorded."""
+        """Free the main memory now: garbage collection might do it while a graph is being recorded."""
         self.forget()
         self.usable, self.buffer = False, self.buffer[:0]
         if self._unpin:
@@ -62,7 +62,7 @@ class Offload:
         self.used = 0
 
     def begin_block(self) -> SavedTensors:
-        """Where the block that computes next saves its tensors; the backward pass needs them before all others."""
+        """The place where the next block saves its tensors; the backward pass needs them before all others."""
         self.end_block()
         self.blocks.append(SavedTensors(self, len(self.blocks)))
         return self.blocks[-1]
@@ -109,7 +109,7 @@ class SavedTensors:
         self._offload, self._index = offload, index
         self._tensors: list[Tensor] = []
         self._away: list[int] = []  # which of them are in main memory
-        self._sources: list[Tensor] = []  # being copied: nobody else may get their memory
+        self._sources: list[Tensor] = []  # being copied: their memory must not be reused
         self._copied: Any = None
         self._sent = False
 

@@ -24,7 +24,7 @@ class EngineOptions:
         cudnn_attention: prefer cuDNN's attention to other kernels.
         fuse: fuse small operations: queries, keys and values, the two gates of the feed-forward part, norm and
             rotation, the modulations of all blocks.
-        offload: let what blocks recompute from wait in main memory.
+        offload: keep what blocks recompute from in main memory.
         deterministic: accumulate in a fixed order everywhere, so that the same run gives the same bytes.
     """
 

@@ -54,7 +54,7 @@ def empty_transformer(root: Path, precision: str) -> nn.Module:
 def stream(
     model: nn.Module, root: Path, single_file: Path | None, device: torch.device, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors for ``model`` from :func:`empty_transformer`, quantised if it is.
+    """Names and tensors for ``model`` from :func:`empty_transformer`, quantized if it is.
 
     By default in bf16 on a GPU, else in fp32.
     """
@@ -73,7 +73,7 @@ def load_transformer(
     """
     quantize.check(precision, device)
     model = empty_transformer(root, precision)
-    # Still without values: for its size. Not to(torch.bfloat16), at which diffusers warns even if all may be cast.
+    # Still without values, for its size. Not to(torch.bfloat16): diffusers warns even if everything may be cast.
     model = model.bfloat16() if device.type == "cuda" else model
     try:
         if device.type == "cuda" and not fits(model, budget := memory.budget(options.limit, device)):
@@ -124,8 +124,8 @@ def predict_for(
 ) -> Predict:
     """The model's forward pass for the sampler, as fast as ``options`` allow.
 
-    Where its blocks cannot be compiled (no C compiler, say), it goes on without and says so once in ``log``. Not
-    recorded as a CUDA graph: a picture keeps the GPU busy for longer than launching takes.
+    If the blocks cannot be compiled (no C compiler, say), they run uncompiled, with one line in ``log``. Not recorded
+    as a CUDA graph, because a picture keeps the GPU busy for longer than launching takes.
     """
     if device.type == "cuda" and options.compile:
         compile_blocks(model, options.cudnn_attention)
@@ -160,8 +160,8 @@ class Adapters:
     def __init__(self, model: nn.Module, options: EngineOptions, predict: Predict) -> None:
         self.model, self.options, self.predict = model, options, predict
         self._slots: dict[str, _Adapted] = {}
-        # The base alone is drawn with a LoRA without effect, such as recipes describe if they do not say otherwise:
-        # most characters' files then need no code of their own. Compiling takes as long as seven pictures.
+        # The base alone is drawn with a LoRA of zeros in the shape of the default recipe: the files of most characters
+        # then need no further compilation, which takes as long as seven pictures.
         network = Network()
         linears = {name: model.get_submodule(name) for name in target_modules(model, network.modules)}
         self._blank: Shapes = {
@@ -178,7 +178,7 @@ class Adapters:
             UserError: a file does not fit the model.
         """
         if not is_compiled(self.model):
-            self.remove()  # of before compiling turned out not to work
+            self.remove()  # left from before compilation failed
             with load_stack(self.model, parts) if parts else contextlib.nullcontext():
                 yield
             return
@@ -204,7 +204,7 @@ class Adapters:
             yield
         finally:
             for slot in self._slots.values():
-                slot.down.zero_()  # what is infinite in a file would not stay away by being multiplied with zero
+                slot.down.zero_()  # multiplying by zero would keep infinities of a file as NaN
                 slot.up.zero_()
 
     @torch.no_grad()
@@ -229,7 +229,7 @@ class Adapters:
         if shapes == self._shapes():
             return
         self.remove()
-        dtype = self.model.all_x_embedder["2-1"].weight.dtype  # of what is never quantised
+        dtype = self.model.all_x_embedder["2-1"].weight.dtype  # that of weights that are never quantized
         for name, (down, up) in shapes.items():
             self._slots[name] = _Adapted(self.model.get_submodule(name), down, up, dtype)
             self.model.set_submodule(name, self._slots[name])

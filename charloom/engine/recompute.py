@@ -1,6 +1,6 @@
 """Activation checkpointing: a block either keeps what its backward pass needs, or recomputes it.
 
-How many blocks do which is decided in :mod:`charloom.engine.fitting`.
+:mod:`charloom.engine.fitting` decides how many do which.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Recompute:
         self.random = random
         self.kept = self.results = 0
         self.offload: Offload | None = None
-        """Where what blocks recompute from waits; None: on the GPU."""
+        """Main memory for what blocks recompute from; None leaves it on the GPU."""
         self._inner: list[Callable[..., Any]] = [block.forward for block in self.blocks]
         for index, block in enumerate(self.blocks):
             block.forward = self._wrapped(index)
@@ -98,7 +98,7 @@ class _KeptIn(attention.Kept):
 
 
 def _from_saved(inner: Callable[..., Any], saved: SavedTensors, given: list[Tensor], *others: Any) -> Any:
-    """``inner`` of what is ``given`` the first time, which is saved, and of what is loaded the second."""
+    """``inner``, the first time on ``given``, which is saved, the second time on what is loaded."""
     if given:
         hidden = given.pop()
         saved.save(hidden)

@@ -1,4 +1,4 @@
-"""What computes: the name of the device and the versions of the libraries, which the last bits of a run depend on."""
+"""Name of the device and versions of the libraries, on which the last bits of a run depend."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_without_main_memory_nothing_is_borrowed(monkeypatch) -> None:
 
 def test_reading_ends_once_nobody_wants_it() -> None:
     alone, asked = model_of(2, "none"), []
-    with pytest.raises(CannotBorrow, match="nobody wants them"):
+    with pytest.raises(CannotBorrow, match="no longer wanted"):
         in_main_memory(empty("none"), alone.state_dict().items(), wanted=lambda: asked.append(1) or len(asked) < 3)
     assert len(asked) == 3
 
