@@ -62,7 +62,7 @@ class Draw:
     caption: Tensor
     is_reg: bool
     mask: Tensor | None = None
-    """Weights of the places in the loss, (h, w)."""
+    """Loss weights by position, (h, w)."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,16 @@ class Batch:
     captions: list[Tensor]
     draws: list[Draw] = field(repr=False)
     mask: Tensor | None = None
-    """Weights of the places in the loss (B, 1, h, w); None where no sample has a mask."""
+    """Loss weights by position (B, 1, h, w); None if no sample has a mask."""
 
 
 @dataclass(frozen=True)
 class Share:
     """What one of ``count`` processes computes of an update.
 
-    ``draws`` are all samples of the update in the order in which their gradients are added, ``batches`` this process's
-    by their place in it; None where the last round leaves nothing for it. ``places`` counts the batches of all.
+    ``draws`` are all samples of the update in the order in which their gradients are added; ``batches`` are this
+    process's by their place in that order, None if the last round has none for it; ``places`` is the number of batches
+    of all processes.
     """
 
     draws: list[Draw]
@@ -111,7 +112,7 @@ class TrainingData:
         )
         if not order:
             raise UserError(
-                f"{manifest}: no image to train on: every item is a regularisation image or has repeats 0; add pictures"
+                f"{manifest}: no image to train on: every item is a regularization image or has repeats 0; add pictures"
             )
         train = settings.train
         resolutions = [self._own(e, "resolutions") for e in items]
@@ -233,7 +234,7 @@ class TrainingData:
         return key
 
     def _mask(self, entry: Mapping[str, Any], key: str) -> Tensor | None:
-        """Weights of the places of an item's latents ``key``: 1 on the person, its ``mask_weight`` elsewhere."""
+        """Loss weights by position for an item's latents ``key``: 1 on the person, its ``mask_weight`` elsewhere."""
         if "mask" not in entry:
             return None
         bucket, _, flips = key.partition(".flip_")
@@ -243,7 +244,7 @@ class TrainingData:
         axes = [{"x": 1, "y": 0}[axis] for axis in flips]
         person = masks[bucket].flip(axes) if axes else masks[bucket]
         weight = float(entry["mask_weight"])
-        # All of it person gives 1 exactly; a mask that shows nobody would leave nothing to learn from.
+        # A mask that is all person gives exactly 1; one without a person would leave nothing to learn from.
         weights = person + weight * (1.0 - person)
         return weights if weights.any() else torch.ones_like(weights)
 
@@ -251,7 +252,7 @@ class TrainingData:
         data, seed = self.settings.data, self.settings.train.seed
         dropout = self._own(entry, "caption_dropout")
         if dropout and randomness.uniform(seed, "caption-dropout", index) < dropout:
-            # A regularisation image shows someone else, who must not be given the trigger.
+            # A regularization image shows someone else, who must not be given the trigger.
             return self.variant("empty" if entry.get("is_reg") else data.dropout_caption)
         return self._tensors(entry, "embeddings")["embeds"]
 

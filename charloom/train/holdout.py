@@ -27,7 +27,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss over the held-out images by noise level: ``{"on 0.25": …, "off 0.25": …, …}``.
 
-    ``off`` is the bare base; an adapter that generalises lowers ``on`` below it. Images are used at the largest
+    ``off`` is the bare base; an adapter that generalizes lowers ``on`` below it. Images are used at the largest
     resolution, their own or else that of the training. The model should be in eval mode: dropout would make the results
     random.
     """

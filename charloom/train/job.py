@@ -1,4 +1,4 @@
-"""What a training is asked for, and what follows from that alone: the engine, the device and the dtype."""
+"""The definition of a training run, and what follows from it alone: the engine, the device and the dtype."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class TrainJob:
     for the header of every checkpoint; no times or paths. ``holdout`` is a manifest with held-out images, ``init`` a
     LoRA to start from; it becomes the checkpoint of step 0.
     ``on_checkpoint(step, path, engine, asked)`` is called when a checkpoint and the state behind it are stored, and
-    with step 0 and no path before a run's first; once ``asked()`` it returns soon. ``ranks`` are the processes that
-    share the run; those after the first write their records to a ``log_dir`` that nobody reads.
+    with step 0 and no path before a run's first; once ``asked()`` is true it returns soon. ``ranks`` are the processes
+    that share the run; those after the first write their records to a ``log_dir`` that nobody reads.
     """
 
     settings: TrainSettings
@@ -74,7 +74,7 @@ class TrainJob:
     on_checkpoint: Callable[[int, Path | None, Engine, Callable[[], bool]], None] | None = None
     ranks: Ranks = ALONE
     trial: int = 0
-    """The step at which ``charloom try`` ends the run, for those who watch; 0 if it does not."""
+    """The step at which ``charloom try`` ends the run, for displays of progress; 0 if it does not."""
 
     def stored(self, store: Store, step: int) -> bool:
         """Whether the checkpoint of a step is in the store."""

@@ -13,7 +13,7 @@ CHECKPOINT, METRICS = "checkpoint", "metrics"
 
 
 RECIPE = 2
-"""Raised by hand whenever the same settings and data would train to other bytes than before."""
+"""Raised by hand whenever the same settings and data would give other bytes than before."""
 RECIPE_WITH_DROPOUT = 3
 """The same for runs with dropout in several samples per step: since 3 each batch has a seed of its own, so that several
 processes can compute them."""
@@ -65,7 +65,7 @@ def _shares(entry: Mapping[str, Any]) -> list[Any]:
 
 
 def _own(entry: Mapping[str, Any]) -> list[Any]:
-    """What only some items have, so that the others keep their digest."""
+    """Fields that only some items have, so that the others keep their digest."""
     keys = ("class_embeddings_sha256", "mask_sha256", "mask_weight", *ITEM_OVERRIDES)
     own = {key: list(entry[key]) if key == "resolutions" else entry[key] for key in keys if key in entry}
     return [own] if own else []

@@ -40,7 +40,7 @@ def train(
     Raises:
         TrainingStopped: a loss or gradient that is not finite; the last good checkpoint is named.
         UserError: damaged input files, a state of another run, missing packages.
-        Stopped: somebody asked for it (:mod:`charloom.train.stopping`); the next call goes on from there.
+        Stopped: on request (:mod:`charloom.train.stopping`); the next call resumes from there.
     """
     settings, ranks = job.settings.train, job.ranks
     if ranks.decided(job.stored(store, until)):
@@ -103,5 +103,5 @@ def clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
 
 
 def stops(run: Run) -> bool:
-    """Whether somebody has asked to stop; several ranks stop together, one step after the first was asked."""
+    """Whether a stop was requested; several ranks stop together, one step after the first got the request."""
     return run.records.ranks_asked or (run.records.stop.asked() and not run.trainable.sums)

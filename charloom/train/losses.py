@@ -13,8 +13,8 @@ def per_item(prediction: Tensor, target: Tensor, kind: str, mask: Tensor | None 
     """Mean loss of each sample: (B, …) and (B, …) give (B,) fp32.
 
     ``mse`` (p - t)^2; ``mae`` |p - t|; ``huber`` sqrt((p - t)^2 + c^2) - c with c = 0.01 (pseudo-Huber). With ``mask``
-    (B, 1, h, w), weights of the places, a weighted mean: sum(m l) / sum(m). So a picture counts as much as any other,
-    however small the person is on it; a mask of ones changes no bit.
+    (B, 1, h, w), weights by position, a weighted mean: sum(m l) / sum(m). A picture then counts as much as any other,
+    however small the person in it; a mask of ones changes no bit.
     """
     difference = prediction.float() - target.float()
     if kind == "mse":

@@ -1,4 +1,4 @@
-"""Who a process is among several that compute one run, and what it does when it is left alone. No torch."""
+"""The rank of a process among several that compute one run, and how it ends when another is gone. No torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ the process that started them."""
 LOST = 76
 """Exit status of a rank that ended because another one was gone."""
 PAUSE = 0.3
-"""Seconds between two looks at whether the others are still there."""
+"""Seconds between two checks that the others are still running."""
 WHY = "lost-{rank}"
-"""Beside the meeting file: what a rank that has ended as lost was told by its libraries."""
+"""File beside the meeting file with the error that the libraries reported to a rank that ended as lost."""
 
 
 class Lost(Exception):
@@ -37,7 +37,7 @@ def told() -> tuple[int, int] | None:
 
 
 def unread_folder() -> Path:
-    """A folder for a rank's records that nobody reads; it goes when the run ends."""
+    """A temporary folder for a rank's records, which nobody reads; deleted when the run ends."""
     return Path(tempfile.mkdtemp(dir=Path(os.environ[MEETING]).parent))
 
 

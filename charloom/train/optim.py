@@ -1,6 +1,6 @@
-"""Optimisers and learning rates.
+"""Optimizers and learning rates.
 
-The optimisers come from well-maintained libraries, wrapped in one interface: built by name, with their state as a flat
+The optimizers come from well-maintained libraries, wrapped in one interface: built by name, with their state as a flat
 dictionary of tensors plus plain numbers, so that it can be stored without pickle and restored exactly. The learning
 rate is a pure function of the step.
 """
@@ -28,7 +28,7 @@ ADAM_EPS = 1e-6
 def build(
     settings: Optimisation, parameters: Mapping[str, nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimiser of the recipe over named parameters.
+    """The optimizer of the recipe over named parameters.
 
     ``adamw8bit`` (bitsandbytes) needs CUDA and becomes plain AdamW elsewhere, with one warning.
 
@@ -55,7 +55,7 @@ def build(
         )
     if name == "prodigy":
         prodigy = _library("prodigyopt", "Prodigy", name)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it was told to do
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its settings
             return prodigy(values, lr=lr, weight_decay=decay, eps=ADAM_EPS)
     if name == "lion":
         lion = _library("lion_pytorch", "Lion", name)
@@ -64,7 +64,7 @@ def build(
 
 
 def _without_waiting(library: Any) -> Callable[..., torch.optim.Optimizer]:
-    """A subclass of a bitsandbytes optimiser without the wait after each parameter, which only paged ones need."""
+    """A subclass of a bitsandbytes optimizer without the wait after each parameter, which only paged ones need."""
 
     class Optimizer(library):  # type: ignore[misc]
         initialized: bool
@@ -88,14 +88,14 @@ def _without_waiting(library: Any) -> Callable[..., torch.optim.Optimizer]:
 
 FLAT = "flat"
 FLAT_ALIGNMENT = 256
-"""Elements per block of bitsandbytes' quantised state; alignment keeps blocks from spanning two tensors."""
+"""Elements per block of bitsandbytes' quantized state; alignment keeps blocks from spanning two tensors."""
 
 
 @torch.no_grad()
 def flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
     """One flat parameter; all ``parameters`` and their gradients become views of it.
 
-    For elementwise optimisers. The gaps between tensors stay zero.
+    For elementwise optimizers. The gaps between tensors stay zero.
     """
     starts, end = [], 0
     for parameter in parameters:
@@ -125,13 +125,13 @@ def _library(module: str, attribute: str, name: str) -> Callable[..., torch.opti
 
 
 def state_bytes(settings: Optimisation, parameters: list[nn.Parameter]) -> int:
-    """Estimated bytes of the optimiser's state."""
+    """Estimated bytes of the optimizer's state."""
     each = {"adamw8bit": 2.1, "adamw": 8, "lion": 4, "prodigy": 16, "adafactor": 0.1}[settings.optimizer]
     return int(each * sum(p.numel() for p in parameters))
 
 
 def allocated_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the state tensors that an optimiser has allocated so far."""
+    """Bytes of the state tensors that an optimizer has allocated so far."""
     values = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
@@ -154,9 +154,9 @@ def learning_rate(settings: Optimisation, step: int) -> float:
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's state as tensors called ``<parameter>|<entry>`` and plain values for a JSON header.
+    """The optimizer's state as tensors called ``<parameter>|<entry>`` and plain values for a JSON header.
 
-    ``names`` are the parameters' names in the order in which the optimiser got them. Entries of the parameter group
+    ``names`` are the parameters' names in the order in which the optimizer got them. Entries of the parameter group
     that change during training (such as Prodigy's estimates) are among the plain values. The state of a flattened
     parameter is named ``flat``.
     """
@@ -185,7 +185,7 @@ def _named(parameters: list[Tensor], names: list[str]) -> dict[str, Tensor]:
 def _json(value: Any, entry: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"optimiser entry {entry} of type {type(value).__name__} cannot be stored")
+    raise TypeError(f"optimizer entry {entry} of type {type(value).__name__} cannot be stored")
 
 
 def restore(
@@ -203,7 +203,7 @@ def restore(
         if not name:
             group[entry] = tensor.clone()
             continue
-        # Step counters of torch's optimisers are on the CPU unless fused; everything else is on the parameter's device.
+        # Step counters of torch's optimizers are on the CPU unless fused; everything else is on the parameter's device.
         counter = entry == "step" and not group.get("fused")
         device = torch.device("cpu") if counter else parameters[name].device
         optimizer.state[parameters[name]][entry] = tensor.to(device, copy=True)

@@ -22,7 +22,7 @@ def taken_over(options: EngineOptions, made: Mapping[str, Any]) -> EngineOptions
 def one_by_one(settings: Optimisation, made: Mapping[str, Any], processes: int) -> bool:
     """Whether the samples of a batch are computed apart: by several processes, or because the run began that way.
 
-    Grouping samples changes rounding, so a run that several GPUs began goes on to the same bytes on one.
+    Grouping samples changes rounding; this way, a run that several GPUs began gives the same bytes on one.
     """
     return settings.batch_size > 1 and (processes > 1 or SAMPLES in made)
 

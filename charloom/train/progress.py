@@ -1,7 +1,7 @@
-"""How far a training is, in a small file that the terminal and pages read while it runs: ``training/progress.json``.
+"""Progress of a training run, in a small file that the terminal and pages read: ``training/progress.json``.
 
-The file is replaced whole, at most twice a second, from numbers that the trainer has already fetched: writing it never
-makes a GPU wait, and a disk that cannot be written to never ends a training. No torch, so that readers start at once.
+The file is replaced as a whole, at most twice a second, from numbers that the trainer has already fetched: writing it
+never makes the GPU wait, and a full or read-only disk never ends training. No torch, so that readers start at once.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ RUNNING, WAITING, STOPPED, FINISHED, FAILED = "running", "waiting", "stopped", "
 
 @dataclass
 class Progress:
-    """What the file says. Times in seconds (``started``, ``updated``: since the epoch), ``memory`` in bytes.
+    """The contents of the file. Times in seconds (``started``, ``updated``: since the epoch), ``memory`` in bytes.
 
     ``steps`` is the last step of the run, ``trial`` the step at which ``charloom try`` ends it (0 without that),
-    ``first`` the step from which this process went on, ``saved`` the newest checkpoint. ``seconds_per_step`` and
+    ``first`` the step from which this process resumed, ``saved`` the newest checkpoint. ``seconds_per_step`` and
     ``eta`` (of the steps alone) are None until two steps have been timed. ``previews`` are those of the newest
     checkpoint; ``previews_done`` (and the seconds they took) counts all that this process has drawn. ``doing`` is
     :data:`DRAWING` or empty. ``problem`` is one line.
@@ -67,7 +67,7 @@ class Progress:
         return self.state != FINISHED
 
     def is_new(self, path: Path) -> bool:
-        """Whether a file has come since this process began: older ones may be of a run with other settings or data."""
+        """Whether a file is newer than this process: older ones may belong to a run with other settings or data."""
         return files.changed(path) >= self.started
 
     @property
@@ -87,7 +87,7 @@ def read(folder: str | Path) -> Progress | None:
 
 
 def failed(folder: Path, problem: str) -> None:
-    """Say that a run has failed whose own process can no longer say so. ``problem`` is one line."""
+    """Record that a run has failed whose own process can no longer do so. ``problem`` is one line."""
     if (found := read(folder)) and found.state == RUNNING:
         found.state, found.problem, found.eta = FAILED, problem, None
         with contextlib.suppress(OSError):
@@ -99,9 +99,9 @@ UNFINISHED = "unfinished"
 
 @contextlib.contextmanager
 def noticed(folder: Path) -> Iterator[bool]:
-    """Around a start of the trainer; gives whether the one before ended without a word, as when memory ran out.
+    """Mark a start of the trainer; yields whether the one before ended without a message, as when memory ran out.
 
-    Being killed outright is the one end that leaves the mark behind, be it this process or one that works for it.
+    Only a process that is killed, this one or one that works for it, leaves the mark behind.
     """
     mark = Path(folder) / UNFINISHED
     before = killed(folder)
@@ -121,20 +121,20 @@ def noticed(folder: Path) -> Iterator[bool]:
 
 
 def started(folder: Path) -> bool:
-    """Whether a start of the trainer is on its way, as far as this machine knows; true until it has ended."""
+    """Whether a trainer is starting or running, as far as this machine knows; true until it has ended."""
     import psutil
 
     mark = Path(folder) / UNFINISHED
     try:
         process = psutil.Process(int(mark.read_text(encoding="ascii")))
-        # Not a stranger who got its number later.
+        # Not another process that got the same id later.
         return bool(process.create_time() <= mark.stat().st_mtime + 1)
     except (OSError, ValueError, OverflowError, psutil.Error):
         return False
 
 
 def killed(folder: Path) -> bool:
-    """Whether a start of the trainer ended without saying why since this machine was switched on."""
+    """Whether a start of the trainer ended without a message since this machine booted."""
     import psutil
 
     try:
@@ -144,7 +144,7 @@ def killed(folder: Path) -> bool:
 
 
 class Writer:
-    """Keeps the file of one run. Every method may be called at any time; none raises for a disk's sake.
+    """Keeps the file of one run. Every method may be called at any time; none raises if the disk fails.
 
     ``clock`` gives seconds since the epoch.
     """
@@ -193,7 +193,7 @@ class Writer:
         self._write(force=True)
 
     def drawn(self, folder: Path) -> None:
-        """They are drawn, those that are new in ``folder``; all that was asked for, or none."""
+        """Drawing is over: count the previews that are new in ``folder``, if any."""
         found = []
         with contextlib.suppress(OSError):
             found = sorted(path for path in folder.glob("*.png") if path.stat().st_mtime >= self._drew - 1)
@@ -210,7 +210,7 @@ class Writer:
         self._end(FINISHED if self.now.step >= self.now.steps else WAITING)
 
     def ended(self, error: BaseException) -> None:
-        """An exception has ended the run: asked to stop, or failed."""
+        """An exception has ended the run: a request to stop, or a failure."""
         lines = str(error).splitlines()
         stopped = isinstance(error, Stopped | KeyboardInterrupt)
         self._end(STOPPED if stopped else FAILED, lines[0] if lines else type(error).__name__)
@@ -228,7 +228,7 @@ class Writer:
         self._written = self.now.updated = now
         values: dict[str, Any] = asdict(self.now)
         part = self._folder / f".{NAME}.{os.getpid()}"
-        # Also on Windows, where a file that somebody reads cannot be replaced: the next write will.
+        # On Windows a file that is being read cannot be replaced either; the next write will do it.
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(values), encoding="utf-8")

@@ -5,8 +5,8 @@ rank gets all gradients and adds them in the order of the places, which is how o
 all-reduce would depend on N, and on the network. All ranks then clip and update alike; only rank 0 writes.
 
 Each rank is a process of its own (:mod:`charloom.workflow.launch` starts them; :mod:`charloom.train.meeting` says who
-it is). They talk through ``torch.distributed``: NCCL between GPUs, gloo
-between CPUs and for everything that is not a gradient.
+it is). They communicate through ``torch.distributed``: NCCL between GPUs, gloo between CPUs and for everything that is
+not a gradient.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from charloom.train import meeting
 from charloom.train.meeting import Lost
 
 FOREVER = datetime.timedelta(days=7)
-"""A rank waits while another draws previews; whoever started them all notices when one is gone."""
+"""A rank waits while another draws previews; the process that started them all notices when one is gone."""
 BUCKET = 16 * 2**20
 """Numbers that are exchanged at once, so that the room for them does not grow with the adapter."""
 
 T = TypeVar("T")
 
 _all_gather = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
-"""The newer name; torch warns about the older one as soon as it has both."""
+"""The newer name, if there is one: torch then warns about the older one."""
 
 
 class Ranks:
@@ -68,7 +68,7 @@ class Ranks:
         """Wait for all, and make sure that all have the same parameters to the bit.
 
         Raises:
-            UserError: they have not.
+            UserError: they differ.
         """
 
 
@@ -171,7 +171,7 @@ class Sums:
                     parameter.grad = None
                 elif parameter.grad is None:
                     parameter.grad = part.view(parameter.shape).clone()
-                else:  # recorded graphs and flattened optimisers keep these very tensors
+                else:  # recorded graphs and flattened optimizers keep these very tensors
                     parameter.grad.copy_(part.view(parameter.shape))
         asked = torch.tensor([float(flag)]).to(self.device, non_blocking=True)
         own = torch.cat([*self._losses, asked])
@@ -182,9 +182,9 @@ class Sums:
         return rows[:, :-1].T.flatten()[:places], rows[:, -1].sum().view(1)
 
     def _used_by_any(self) -> list[bool]:
-        """Which parameters have a gradient from any sample of the update; dropout of whole modules leaves some out."""
+        """Which parameters get a gradient from any sample of the update; dropout of whole modules leaves some out."""
         if self.device.type == "cuda":
-            return [True] * len(self.parameters)  # zeros at least: the engine sees to that
+            return [True] * len(self.parameters)  # at least zeros, from the engine
         return [any(one) for one in zip(*self.ranks.gathered(self._used), strict=True)]
 
 
@@ -197,7 +197,7 @@ def joined(device: torch.device) -> Ranks:
     if who is None:
         return ALONE
     rank, count = who
-    # One machine: they talk over the loopback interface, whatever its network looks like.
+    # One machine: ranks communicate over the loopback interface, whatever its network looks like.
     loopback = "lo0" if os.uname().sysname == "Darwin" else "lo"
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(variable, loopback)
@@ -216,7 +216,7 @@ def joined(device: torch.device) -> Ranks:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Whatever goes wrong while ranks talk means that one of them is gone."""
+    """Inside the block, any error means that another rank is gone."""
     try:
         yield
     except (RuntimeError, torch.distributed.DistError) as error:

@@ -53,14 +53,14 @@ class Launched:
 
 
 class Records:
-    """The records of one call of the trainer, and what it is asked meanwhile.
+    """The records of one call of the trainer, and requests to stop it.
 
-    As a context it is around the steps: at its end it says how they ended, and leaves signals to others again.
+    A context manager around the steps: on exit it records how they ended, and restores the signal handlers.
 
     Args:
         job: what is trained.
         store: where its checkpoints are.
-        start: step from which this call goes on.
+        start: step from which this call continues.
         until: step with which it ends.
         whole: all checkpoints of the run.
         on_progress: takes progress now and then.

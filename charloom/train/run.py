@@ -1,8 +1,8 @@
 """A run in memory: how it is loaded and resumed, and how its checkpoints and states are written.
 
 A run may be killed at any moment: files appear whole or not at all, and metrics before the checkpoint that marks their
-step as complete. The state, three times as large, is written while previews are drawn; a run that was killed before it
-was there goes on from the state before, to the same checkpoint.
+step as complete. The state, three times as large, is written while previews are drawn; a run killed before that resumes
+from the previous state, to the same checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from charloom.train.trainable import Trainable
 class Run:
     """A run that is ready for its next update, resumed from its newest intact state if there is one.
 
-    ``start`` is the step from which it goes on, ``last`` the last step of the whole run, which later calls may reach.
+    ``start`` is the step from which it resumes, ``last`` the last step of the whole run, which later calls may reach.
     Only the first rank may write: :meth:`begin`, :meth:`save` and :meth:`keep_state` are for :meth:`together`.
 
     Args:
@@ -62,7 +62,7 @@ class Run:
         self.device, dtype = resolve(job.device, train.dtype)
         earlier = self._newest_state(until)
         self.start = earlier.step if earlier else 0
-        # What the run was begun with: it goes on in the same way, to the same bytes.
+        # How the run was started: it continues in the same way, to the same bytes.
         self._made = earlier.values.get("engine", {}) if earlier else {}
         self._apart = origin.one_by_one(train, self._made, job.ranks.count)
         computed = self.settings.one_by_one() if self._apart else self.settings
@@ -90,7 +90,7 @@ class Run:
         """Updates of this call after which a checkpoint is written."""
         whole = self.settings.checkpoint_steps(max(until, train.steps))
         self.last = whole[-1]
-        # Where a state without its checkpoint means that the run was killed between the two.
+        # At these steps a state without its checkpoint means that the run was killed between the two.
         self._complete = {*whole, until}
         smoothed = earlier.values["metrics"] if earlier else None
         self.records = Records(job, store, self.start, until, whole, on_progress, smoothed)
@@ -98,7 +98,7 @@ class Run:
     def _newest_state(self, until: int) -> states.State | None:
         """The newest intact state, the same one for all ranks."""
         ranks, key = self.job.ranks, self.job.run_key
-        # Rank 0 puts damaged states aside; the others read what it has found.
+        # Rank 0 puts damaged states aside; the others read the one that it found.
         found = states.newest(self.store, key, until) if ranks.first else None
         step = ranks.decided(found.step if found else 0)
         if not ranks.first and step:
@@ -115,18 +115,18 @@ class Run:
         return started.values
 
     def _facts(self) -> dict[str, Any]:
-        """How the engine computes, for states and to be compared with how the run was begun."""
+        """How the engine computes: stored in states, and compared with how the run was started."""
         return origin.facts(self.engine.facts(), self._made, self._apart)
 
     def together(self, write: Callable[[int], None], step: int) -> None:
         """Let the first rank ``write`` a step; all wait for it, and make sure that they have the same parameters."""
-        # One that ended before the first has saved would take it along.
+        # A rank that ended before the first has saved would end that one too.
         if self.job.ranks.first:
             write(step)
         self.job.ranks.check(self.trainable.parameters)
 
     def begin(self, step: int) -> None:
-        """Complete the step to go on from if a kill has left it half done; store and show a new run's step 0."""
+        """Complete the step to resume from if a kill has left it half done; store and draw a new run's step 0."""
         if step in self._complete and not self.job.stored(self.store, step):
             self._checkpoint(step)  # killed between saving the state and the checkpoint
         if not step:
@@ -149,7 +149,7 @@ class Run:
         writing.result()
 
     def keep_state(self, step: int) -> None:
-        """Store what going on from a step takes, and nothing else."""
+        """Store only what is needed to resume from a step."""
         self._keep_metrics(step)
         states.save(self.store, self._state(step))
 
@@ -192,7 +192,7 @@ class Run:
             try:
                 with contextlib.suppress(torch.OutOfMemoryError):
                     return evaluated()
-                self.engine.drop_graphs()  # it runs beside what steps have recorded
+                self.engine.drop_graphs()  # it needs memory besides that of recorded steps
                 return evaluated()
             finally:
                 self.model.train()

@@ -2,7 +2,7 @@
 
 An *epoch* shows every image once (or ``repeats`` times). An image cycles through its resolutions from epoch to epoch,
 so that after as many epochs as it has resolutions (a *round*) it was trained once at each: the visit counts of two
-pairs (image, resolution) never differ by more than one. Regularisation images have their own epochs.
+pairs (image, resolution) never differ by more than one. Regularization images have their own epochs.
 
 A forward pass takes images of one shape, so the samples of a step should share a resolution. Therefore images change
 their resolution in groups of one step's size, and a step takes images of one resolution as long as the epoch has enough
@@ -76,7 +76,7 @@ class Deck:
 class Schedule:
     """The visits of every step of a run.
 
-    ``order`` and ``regularization`` are item numbers, each as often as it appears in an epoch; with regularisation
+    ``order`` and ``regularization`` are item numbers, each as often as it appears in an epoch; with regularization
     items, every second sample shows one. ``resolutions`` are those of each item, ``draws`` is the number of samples per
     step.
     """

@@ -30,7 +30,7 @@ class Preservation:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How the adapter is fitted. ``steps`` counts optimiser updates; ``ema`` is the decay of the running mean."""
+    """How the adapter is fitted. ``steps`` counts optimizer updates; ``ema`` is the decay of the running mean."""
 
     steps: int = setting_field("train.steps")
     batch_size: int = setting_field("train.batch_size")

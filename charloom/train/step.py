@@ -1,7 +1,7 @@
 """One forward pass of training: from a batch of samples to its share of the loss.
 
 Split in two, so that an engine can record the second half: :func:`inputs_of` puts everything that changes between steps
-into tensors, :func:`loss_of` only computes. Independent of optimisers and of how the model is run.
+into tensors, :func:`loss_of` only computes. Independent of optimizers and of how the model is run.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def loss_of(predict: Predict, adapter: Adapter, inputs: Inputs, settings: Optimi
 
 
 def _preservations(batch: Batch, data: TrainingData) -> Iterator[tuple[Preservation, dict[int, Tensor]]]:
-    """(settings, captions by row) of the enabled preservation term; regularisation images have none."""
+    """(settings, captions by row) of the enabled preservation term; regularization images have none."""
     settings = data.settings.train
     rows = {row: draw for row, draw in enumerate(batch.draws) if not draw.is_reg}
     if settings.differential.enabled:

@@ -1,8 +1,8 @@
-"""Ending a training on request: after the current step, with everything saved.
+"""Ends training on request: after the current step, with everything saved.
 
 The request is a file in the run's ``training`` folder (``charloom stop``), or a signal: Ctrl-C, a cluster's SIGTERM, or
-the SIGHUP of a terminal that closes. After an answer the file stays, so that the job does not train on if it is tried
-again; the next run drops it.
+the SIGHUP of a terminal that closes. The file stays after training has stopped, so that a retry of the job does not
+continue; the next run removes it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def request(folder: Path) -> None:
 
 
 def begin(folder: Path, attempt: int) -> None:
-    """As a job begins: drop a request of an earlier run, heed one that an earlier attempt at the job has answered.
+    """At the start of a job: drop a request to an earlier run, but heed one that stopped an earlier attempt at it.
 
-    Whatever is asked from then on counts, also while torch and the base are loaded.
+    Later requests count, even while torch and the base are still loading.
 
     Raises:
         Stopped: this run was asked to stop.
@@ -57,7 +57,7 @@ class Stop:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # Whoever started us with a signal ignored (nohup) means it.
+                # A signal that was ignored at the start (nohup) stays ignored.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
 
@@ -68,12 +68,12 @@ class Stop:
         self._asked = True
 
     def asked(self) -> bool:
-        """Whether somebody has asked; cheap enough for every step."""
+        """Whether a stop was requested; cheap enough for every step."""
         self._answered = self._answered or (self._folder / NAME).exists()
         return self._asked or self._answered
 
     def close(self) -> None:
-        """Leave signals to others again, and drop a request that came too late to be answered."""
+        """Restore the signal handlers, and drop a request that came too late."""
         if not self._answered:
             _forget(self._folder)
         for number, handler in self._before.items():

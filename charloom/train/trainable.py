@@ -1,4 +1,4 @@
-"""What an update changes: the adapter's parameters, the state of their optimiser and their running mean (EMA)."""
+"""What an update changes: the adapter's parameters, the state of their optimizer and their running mean (EMA)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from charloom.train.state import State
 class Trainable:
     """The parameters of ``adapter``, by name and in one order, and all that is kept for them.
 
-    The optimiser comes with :meth:`begin`: the engine is built before it, and asks :meth:`reserve` how much memory to
-    leave. ``sums`` is what adds up the gradients of several ranks, None where one computes alone.
+    The optimizer comes with :meth:`begin`: the engine is built before it, and asks :meth:`reserve` how much memory to
+    leave. ``sums`` adds up the gradients of several ranks; None for a single process.
     """
 
     def __init__(self, adapter: Adapter, settings: Optimisation, ranks: Ranks) -> None:
@@ -29,25 +29,25 @@ class Trainable:
         self._ema: list[Tensor] = []
 
     def begin(self, device: torch.device) -> None:
-        """Build the optimiser, and start the running mean at the parameters as they are."""
+        """Build the optimizer, and start the running mean at the parameters as they are."""
         self._optimizer = optim.build(self._settings, self._adapter.parameters, device)
         self.sums = self._ranks.sums(self.parameters)
         self._ema = [p.detach().clone() for p in self.parameters] if self._settings.ema else []
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser over all parameters."""
+        """The optimizer over all parameters."""
         assert self._optimizer is not None, "begin() builds it"
         return self._optimizer
 
     def reserve(self) -> int:
-        """Bytes that the optimiser and the sums have not allocated yet, but will."""
+        """Bytes that the optimizer and the sums have not allocated yet, but will."""
         expected = optim.state_bytes(self._settings, self.parameters)
         exchange = 0 if self.sums else self._ranks.room(self.parameters)
         return exchange + max(0, expected - (optim.allocated_bytes(self._optimizer) if self._optimizer else 0))
 
     def update(self, lr: float) -> None:
-        """One step of the optimiser, with the gradients that the parameters hold."""
+        """One step of the optimizer, with the gradients that the parameters hold."""
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
 
@@ -61,7 +61,7 @@ class Trainable:
         return dict(zip(self.names, self._ema or self.parameters, strict=True))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Copies of everything on the CPU, as the tensors of a state, and the optimiser's plain values."""
+        """Copies of everything on the CPU, as the tensors of a state, and the optimizer's plain values."""
         here: dict[str, Tensor] = {f"adapter|{name}": p for name, p in zip(self.names, self.parameters, strict=True)}
         if self._ema:
             here |= {f"ema|{name}": p for name, p in zip(self.names, self._ema, strict=True)}
