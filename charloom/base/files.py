@@ -111,7 +111,7 @@ class Other:
 def differing(root: Path, other: Sequence[Other], missing: Sequence[str], label: str) -> str:
     """All files of a base that are not those of its YAML file, in one line; empty if there are none.
 
-    A model that was saved anew differs in most of them, and is 20 GB to read.
+    One line for all, because a model that was saved again differs in most of them, and has 20 GB to read.
     """
     if len(other) + len(missing) == 1:
         if missing:

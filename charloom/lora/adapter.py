@@ -43,7 +43,7 @@ class Merge:
     ``model`` only says which weights there are; it may be on the meta device.
 
     Raises:
-        UserError: unknown keys, modules that the model lacks, wrong shapes, or quantised weights.
+        UserError: unknown keys, modules that the model lacks, wrong shapes, or quantized weights.
     """
 
     def __init__(self, model: nn.Module, path: Path) -> None:
@@ -115,7 +115,7 @@ def _match(model: nn.Module, adapter: AdapterFile) -> dict[str, nn.Linear]:
     linears = {module: named[module] for module in adapter.modules}
     for module, linear in linears.items():
         shape = shape_of(adapter.modules[module])
-        # The stored shape of quantised weights differs.
+        # The stored shape of quantized weights differs.
         own = (linear.out_features, linear.in_features)
         if shape != own:
             raise UserError(
@@ -166,17 +166,17 @@ def load_into(model: nn.Module, path: Path, strength: float = 1.0) -> LoadedLora
 def load_stack(model: nn.Module, parts: Sequence[Part]) -> LoadedLora:
     """Apply LoRA files to a stock transformer, each at a strength of its own, for sampling.
 
-    Every weight changes by the sum of what each file alone would change it by, as with diffusers' ``set_adapters``. The
+    Every weight changes by the sum of the changes of each file alone, as with diffusers' ``set_adapters``. The
     order of ``parts`` makes no difference, not even in the last bit (:func:`in_order`).
 
     fp32 weights are replaced by merged copies and the originals kept. With lower precision a merge would round the
     change away, and copies of large weights would not fit: there, a plain LoRA is added to the output of its Linear.
-    DoRA and LoKr are merged, except on quantised weights, where they are added to the output as well. Further files can
+    DoRA and LoKr are merged, except on quantized weights, where they are added to the output as well. Further files can
     be loaded on top; remove them in reverse order.
 
     Raises:
         UserError: as :func:`merge`, but a LoRA of norm zero is allowed (as at step 0), and so are weights that were
-            quantised by charloom.
+            quantized by charloom.
     """
     adapters = in_order([(read_adapter(path), strength) for path, strength in parts])
     linears: dict[str, nn.Linear] = {}
@@ -243,7 +243,7 @@ def _adder(down: Tensor, up: Tensor):
 
 
 def _beside(adapters: Sequence[tuple[AdapterFile, float]], module: str, linear: QuantizedLinear, dtype: torch.dtype):
-    """A hook that adds adapters of any kind to the output of a quantised Linear; factors are kept in ``dtype``."""
+    """A hook that adds adapters of any kind to the output of a quantized Linear; factors are kept in ``dtype``."""
     changes = [(_output_change(adapter, module, linear, dtype), strength) for adapter, strength in adapters]
 
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -279,5 +279,5 @@ def _output_change(
 
 
 def _working_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype that a model with quantised weights computes in: that of its other weights."""
+    """The dtype that a model with quantized weights computes in: that of its other weights."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point() and p.element_size() > 1)

@@ -2,7 +2,7 @@
 
 PEFT builds the layers, so LoRA, DoRA and LoKr are PEFT's; the initial weights come from counter-based
 randomness and are always fp32 masters. Plain LoRA layers get a leaner forward than PEFT's. Independent of
-optimisers, steps and files.
+optimizers, steps and files.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ def target_modules(model: nn.Module, modules: str | tuple[str, ...]) -> list[str
 
 
 def attach(model: nn.Module, network: Network, seed: int) -> Adapter:
-    """Freeze ``model``, inject the adapter into it, and initialise it from ``seed``.
+    """Freeze ``model``, inject the adapter into it, and initialize it from ``seed``.
 
     A fresh adapter changes nothing: B is zero (LoRA, DoRA) or the second Kronecker factor is (LoKr), the other
     factors are uniform in ±1/sqrt(fan in), and DoRA's magnitudes are the row norms of the base.
 
     Raises:
-        UserError: no module matches, or DoRA on quantised weights.
+        UserError: no module matches, or DoRA on quantized weights.
     """
     model.requires_grad_(False)
     names = target_modules(model, network.modules)
@@ -187,7 +187,7 @@ def _lean_forward(self: LoraLinear, x: Tensor) -> Tensor:
 
 
 def _lean_kronecker(self: BaseTunerLayer, name: str, x: Tensor) -> Tensor:
-    """PEFT's change of the output in ``x``'s dtype, without materialising the Kronecker product."""
+    """PEFT's change of the output in ``x``'s dtype, without materializing the Kronecker product."""
     w1, w2 = (
         factors[name] if name in factors else low[name] @ high[name]
         for factors, low, high in (

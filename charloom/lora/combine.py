@@ -1,4 +1,4 @@
-"""Several LoRAs as one file: their ranks side by side, exactly, or the best approximation of a wanted rank."""
+"""Several LoRAs as one file: their ranks side by side, exactly, or the best approximation of a given rank."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from charloom.lora.modules import KINDS, kind
 
 @dataclass
 class Combined:
-    """The new file: tensors, header, and what the reduction to a rank has cost.
+    """The new file: tensors, header, and the error of a reduction to a rank.
 
     ``error`` is ``||change - wanted change|| / ||wanted change||`` over all modules (Frobenius norms), 0 without a
     reduction; ``ranks`` are those of the modules.

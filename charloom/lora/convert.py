@@ -1,9 +1,9 @@
 """Rewrites an adapter for another program: other names, q, k and v split or fused, its scale folded into a factor.
 
-The change of every weight stays what it was, to the rounding of fp32. Factors are copied as they are where no scale
-has to be folded into them; where one has, the product is kept in the file's own dtype if that holds it exactly, and in
-fp32 otherwise. Where loaders disagree about a file, as on an alpha that stands in the header alone, the change is the
-one that the loader which the file was made for gives, and a note says so.
+The change of every weight stays the same, up to rounding in fp32. Factors are copied unless a scale has to be folded
+into them; the product is then kept in the file's own dtype if that holds it exactly, and in fp32 otherwise. Where
+loaders disagree about a file, for example about an alpha that is only in the header, the result has the effect that the
+file had in the loader it was made for, and a note says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TARGETS = {
     "kohya": "lora_unet_<module>, kohya's flat names, lora_down and lora_up, alpha",
 }
 
-# What a header says of the bytes or the names that are no longer there.
+# Header fields about bytes or names that the new file no longer has.
 _STALE = (
     "lora_adapter_metadata", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash", "ss_network_dim",
     "ss_network_alpha",
@@ -46,7 +46,7 @@ def convertible(contents: layouts.Contents) -> bool:
 
 @dataclass
 class Converted:
-    """Tensors and header of the new file, and what is worth knowing about it."""
+    """Tensors and header of the new file, and notes about it."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[AdapterFile, list[str]]:
     if stated:
         times = f"{min(stated):g}" if len(stated) == 1 else f"{min(stated):g} to {max(stated):g}"
         notes.append(
-            f"alpha stands in the header alone, {times} times the rank: converted with the effect that diffusers "
+            f"alpha is in the header only, {times} times the rank: converted with the effect that diffusers "
             "gives it, for which it was made; ComfyUI ignores that header and loaded it at another strength"
         )
     return AdapterFile(Path(path), split(adapter), metadata), notes
@@ -103,7 +103,7 @@ def read(path: Path) -> tuple[AdapterFile, list[str]]:
 def convert(
     path: Path, target: str, *, strength: float = 1.0, fused: bool = False, dtype: torch.dtype | None = None
 ) -> Converted:
-    """The adapter in ``path`` as the program ``target`` (a key of :data:`TARGETS`) wants it.
+    """The adapter in ``path``, in the layout of the program ``target``.
 
     Args:
         path: the file to convert; it is not changed.
@@ -148,7 +148,7 @@ def convert(
 
 
 def _changed(adapter: AdapterFile, modules: Mapping[str, Mapping[str, Tensor]]) -> list[tuple[Tensor, torch.dtype]]:
-    """(factor, dtype that it had) of the modules that still have their names."""
+    """(factor, its former dtype) of the modules that still have their names."""
     return [
         (parts[role], adapter.modules[name][role].dtype)
         for name, parts in modules.items()

@@ -51,7 +51,7 @@ def header_scale(metadata: Mapping[str, str], module: str | None = None) -> floa
 
 
 def _of_module(pattern: Mapping[str, float], usual: float, module: str | None) -> float:
-    # A pattern is somebody else's: one with nested repetitions could take for ever.
+    # The pattern comes from somebody else's file: nested repetitions could take forever.
     if any(len(key) > 500 or re.search(r"\)\s*[*+{?]", key) or len(re.findall(r"[*+{]", key)) > 3 for key in pattern):
         raise ValueError("a pattern that repeats what repeats")
     named = (value for key, value in pattern.items() if module and re.match(rf"(.*\.)?({key})$", module))
@@ -132,7 +132,7 @@ class AdapterFile:
 
 
 def kronecker(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
-    """``x`` (…, in) times the transposed Kronecker product of ``w1`` and ``w2``, without materialising it; (…, out)."""
+    """``x`` (…, in) times the transposed Kronecker product of ``w1`` and ``w2``, without materializing it; (…, out)."""
     inner = x.unflatten(-1, (w1.shape[1], w2.shape[1])) @ w2.t()
     return (w1 @ inner).flatten(-2)
 

@@ -1,4 +1,4 @@
-"""The header of the file to ship: what the tools of other people show and look up, beside what training wrote.
+"""The header of the file to ship: fields that other programs show and look up, in addition to what training wrote.
 
 Field names are those of the Model Spec (modelspec.sai_model_spec 1.0.0) and of kohya's scripts. Nothing in it depends
 on the time, the machine or the user, so the same run gives the same bytes; a date is written only if
@@ -18,7 +18,7 @@ from charloom.core.canonical import canonical_json
 from charloom.core.epoch import moment
 
 LARGEST_THUMBNAIL = 64 * 1024
-"""Bytes of a thumbnail as it stands in the header: a data URI."""
+"""Largest size in bytes of a thumbnail in the header, as a data URI."""
 SIDE = 256
 """Longest side of a thumbnail in pixels, as the Model Spec recommends."""
 

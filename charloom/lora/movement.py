@@ -51,7 +51,7 @@ def share(parameters: Mapping[str, Tensor], step: int, scale: float = 1.0) -> fl
 def complaint(share: float, step: int, train: Mapping[str, Any]) -> str | None:
     """The problem and remedy if an adapter has not moved; None if it has.
 
-    ``train`` are the settings of that section, which tell whether the learning rate is to blame.
+    ``train`` are the settings of that section, which show whether the learning rate is the cause.
     """
     if share >= LEAST:
         return None

@@ -22,7 +22,7 @@ class Network:
 
 
 def unmatched(modules: str | Sequence[str], names: Iterable[str]) -> list[str]:
-    """Those of the patterns in ``network.modules`` that are found in none of ``names``; a preset has none."""
+    """The patterns in ``network.modules`` that match none of ``names``; empty for a preset."""
     named = list(names)
     patterns = () if isinstance(modules, str) else modules
     return [pattern for pattern in patterns if not any(re.search(pattern, name) for name in named)]

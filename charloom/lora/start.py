@@ -1,4 +1,4 @@
-"""Starting an adapter from a LoRA file instead of from nothing (``network.init``). Independent of steps and optimisers.
+"""Starting an adapter from a LoRA file instead of from nothing (``network.init``). Independent of steps and optimizers.
 
 The file may be of any layout that :mod:`charloom.lora.convert` reads. Its change of every weight becomes that of the
 adapter: exactly, to fp32 rounding, where the adapter's rank is at least the file's, and by the best approximation of
@@ -27,7 +27,7 @@ NOTHING = 1e-6
 
 @dataclass
 class Started:
-    """What an adapter was started from, and what that has cost.
+    """What an adapter was started from, and the error of that.
 
     ``values`` are the parameters by name, fp32 on the CPU; ``error`` is ``||change - file's change|| / ||file's
     change||`` (Frobenius norms), 0 unless a rank had to be reduced.
@@ -99,9 +99,9 @@ def _factors(parts: dict[str, Tensor], scale: float) -> tuple[Tensor, Tensor]:
 
 
 def _trainable(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """``a`` and ``b`` without the components that are zero, or as good as zero, in both.
+    """``a`` and ``b`` without the components that are zero, or nearly zero, in both.
 
-    Neither would ever get a gradient. Reducing a file that has less in it than the wanted rank leaves such components.
+    Neither would ever get a gradient. Reducing a file whose true rank is below the wanted one leaves such components.
     """
     size = a.norm(dim=1).maximum(b.norm(dim=0))
     kept = size > NOTHING * size.max()

@@ -260,7 +260,7 @@ def _check_moved(adapter: AdapterFile, report: Report) -> None:
         scale = settings["network"]["alpha"] / settings["network"]["rank"]
         line = movement.complaint(movement.share(tensors, step, scale), step, settings.get("train", {}))
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
-        return  # a header that somebody else has written
+        return  # the header of another program
     report.problems += filter(None, [line])
 
 

@@ -147,7 +147,7 @@ def test_an_alpha_in_the_header_alone_has_the_effect_that_diffusers_gives_it_and
     source = foreign.simpletuner().write(tmp_path / "in.safetensors")
     made = convert.convert(source, "comfyui")
     assert "lora_adapter_metadata" not in made.metadata
-    assert any("header alone, 2 times the rank" in note for note in made.notes)
+    assert any("header only, 2 times the rank" in note for note in made.notes)
 
 
 def test_alphas_of_single_modules_are_read_from_the_header(tmp_path: Path) -> None:
