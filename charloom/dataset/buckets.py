@@ -22,8 +22,8 @@ LEAST_SHOWN = 0.5
 def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
     """(width, height) in pixels at which to train an image of ``width`` x ``height``.
 
-    Of the four roundings of the ideal sides, the one that fits with the largest area; for equal areas, the one nearest
-    to the image's aspect ratio.
+    Of the four roundings of the ideal sides, take the largest that fits; of equal areas, the one nearest to the image's
+    aspect ratio.
 
     Raises:
         UserError: the image is smaller than 16 pixels on a side.
@@ -59,7 +59,7 @@ def shown(width: int, height: int, size: tuple[int, int]) -> float:
 
 
 def problem(width: int, height: int, resolutions: Sequence[int]) -> str | None:
-    """What is wrong with training an image at these resolutions, and what to do; None if all is well."""
+    """What is wrong with training an image at these resolutions, and what to do; None if nothing is."""
     if min(width, height) < MULTIPLE:
         return f"{width}x{height} has a side below {MULTIPLE} pixels; use a larger image"
     sizes = buckets(width, height, resolutions)

@@ -1,8 +1,7 @@
-"""The user's captions as files: where each belongs, and how it is written without losing anybody's edit, with a
-history.
+"""The user's caption files, for ``charloom captions`` and the pages: where each belongs, and how to write it safely.
 
-For ``charloom captions`` and for pages. A caption is the file beside the picture of an extra set, else
-``config/captions/<character>/<shot>.txt``. What it said before is a line of ``.history.jsonl`` in the latter folder.
+A caption is the file beside the picture of an extra set, or ``config/captions/<character>/<shot>.txt``. No edit is
+lost: a newer text is not overwritten, and former texts are lines of ``.history.jsonl`` in the latter folder.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ HISTORY = ".history.jsonl"
 
 
 class Changed(UserError):
-    """Somebody else has written the caption meanwhile; ``text`` is what it says now."""
+    """Somebody else has written the caption in the meantime; ``text`` is what it says now."""
 
     def __init__(self, path: Path, text: str) -> None:
         super().__init__(f"{path}: has changed since you read it; look at it again, then save")
@@ -31,7 +30,7 @@ class Changed(UserError):
 
 
 def place(character: Character, name: str, root: Path = Path(".")) -> Path:
-    """Where the caption of a picture is read from, or would be."""
+    """The file that the caption of a picture is, or would be, read from."""
     part, image = character.part_of(name)
     if part:
         return part.caption_file(image) or part.files[image].with_suffix(".txt")
@@ -41,12 +40,12 @@ def place(character: Character, name: str, root: Path = Path(".")) -> Path:
 
 
 def folder(character: Character, root: Path = Path(".")) -> Path:
-    """The folder of the captions that are written here."""
+    """The folder of a character's own captions and their history."""
     return root / "config" / "captions" / character.id
 
 
 def version(path: Path) -> str:
-    """What tells one state of a caption from another; empty if there is none."""
+    """A tag that changes with the content of a caption file; empty if there is none."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
@@ -58,11 +57,11 @@ def save(
 ) -> Path:
     """Write the caption of a picture; returns its file.
 
-    ``by`` says in the history who did it (``captioner``, ``you``). With ``expected``, the :func:`version` that was
-    read, nothing is written over a newer one.
+    ``by`` is recorded in the history (``captioner``, ``you``). With ``expected``, the :func:`version` that was read, a
+    newer text is not overwritten.
 
     Raises:
-        Changed: the file has changed since.
+        Changed: the file has changed since then.
         UserError: the text has no words or is not text, or the file cannot be written.
     """
     text, path = words.tidy(text), place(character, name, root)
@@ -76,7 +75,7 @@ def save(
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "picture": name, "by": by, "before": before, "after": text}
     log = folder(character, root) / HISTORY
     log.parent.mkdir(parents=True, exist_ok=True)
-    # The history first: better one line too many than a lost former caption.
+    # The history first: one line too many is better than a lost caption.
     with open(log, "a", encoding="utf-8") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     files.write_text(path, text + "\n")
@@ -84,7 +83,7 @@ def save(
 
 
 def history(character: Character, name: str | None = None, root: Path = Path(".")) -> list[dict[str, Any]]:
-    """The changes of a picture's caption, or of all, the oldest first. Damaged lines are left out."""
+    """The changes of a picture's caption, or of all captions, oldest first. Damaged lines are left out."""
     path, found = folder(character, root) / HISTORY, []
     if not path.is_file():
         return []

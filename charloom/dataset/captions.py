@@ -36,7 +36,7 @@ def scene_phrases(shot: Shot) -> list[str]:
 
 
 def caption(character: Character, shot: Shot) -> str:
-    """The caption of an image by the grammar; of a style's, what the source knows that it has drawn."""
+    """The caption of an image by the grammar; for a style, what the source says it has drawn."""
     if character.is_style and character.kind != "style":
         unsaid = shot.name in character.blank
         return character.default_caption if unsaid else sources.get(character.source).caption(character, shot)
@@ -49,9 +49,9 @@ def caption(character: Character, shot: Shot) -> str:
 
 
 def completed(text: str, trigger: str) -> str:
-    """A caption of the user's, as it is trained on: with the trigger, which is put at the start if it is nowhere.
+    """The user's caption as it is trained on: the trigger is put at the start if it appears nowhere.
 
-    ``[trigger]`` and ``{trigger}`` become the trigger, as other trainers read them.
+    ``[trigger]`` and ``{trigger}`` become the trigger, as in other trainers.
     """
     for placeholder in (words.PLACEHOLDER, "[trigger]"):
         text = text.replace(placeholder, trigger)
@@ -59,13 +59,13 @@ def completed(text: str, trigger: str) -> str:
 
 
 def read(path: Path) -> str:
-    """The caption in a file as one line without surplus white space; empty if the file holds no word.
+    """Read a caption file as one line without surplus white space; empty if the file has no words.
 
-    The one way to read a caption, be it the user's or a copy of the workflow's.
+    All captions are read here, the user's as well as the workflow's copies.
 
     Raises:
-        UserError: the file is not UTF-8 text, or a link that leads out of its folder: what it leads to (a key, say)
-            would be trained on, and be in the bundle.
+        UserError: the file is not UTF-8 text, or is a link that leads out of its folder: its target (a key, say) would
+            be trained on, and end up in the bundle.
     """
     if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
         raise UserError(f"{path}: is a link that leads out of its folder; put the text itself there")
@@ -76,10 +76,10 @@ def read(path: Path) -> str:
 
 
 def made(path: Path) -> str:
-    """The caption in a file of the workflow's own.
+    """Read a caption that the workflow has written.
 
     Raises:
-        UserError: the file is not whole.
+        UserError: the file is truncated.
     """
     if not path.read_bytes().endswith(b"\n"):
         raise UserError(f"{path}: is cut off; delete it and run again, which makes it anew")

@@ -1,7 +1,7 @@
 """Turns a captioner's text into a caption: the trigger first, identity left out, what varies kept, not too long.
 
-Patterns, not understanding. What comes out is shown as a change of the present caption before anybody trains on it, and
-the words that were left out are listed.
+It uses patterns and understands nothing. The result is shown as a diff of the present caption before anybody trains on
+it, and the words that were left out are listed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from charloom.dataset import identity
 
 MOST_TOKENS = 120
 LEAST_WORDS = 3
-"""Words besides the trigger that a caption needs."""
+"""A caption needs more words than this."""
 
 _PICTURE = r"image|photo|photograph|picture|portrait|scene|illustration|drawing|painting|render|shot|snapshot|artwork"
 _OPENINGS = (
@@ -36,7 +36,7 @@ _SHOT = re.compile(
 )
 
 LINES, CHARACTERS = 40, 3000
-"""Of a captioner's text that are looked at; no caption is that long."""
+"""How much of a captioner's text is read; no caption is that long."""
 _QUOTES = " \"'“”‘’"
 _HOW = (
     "very|slightly|slight|softly|naturally|beautifully|gently|neatly|long|short|medium-length|shoulder-length|"
@@ -53,22 +53,22 @@ _WORN = r"(?:(?:is|are|was|were)\s+)?(?:wears?|wearing|wore|has|have|having|with
 _LEFT_ALONE = re.compile(r"^(?:she|he|they|it|her|his|their|its|and|but|with|the|an?|is|are|has|have|also|who|that)*$")
 _VERBS = re.compile(r"^(?:is|are|was|were|look|looks|appear|appears|seem|seems|frame|frames|has|have)\b", re.IGNORECASE)
 _DONE_UP = r"(?!\s+(?:tied|pulled|styled|worn|braided|up\b|down\b|in\s+(?:an?|two)\b|swept|gathered|loose|blowing|wet))"
-"""What follows hair that somebody has done something with, which varies."""
+"""What follows ``hair`` when it describes how the hair is worn, which varies."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a caption is about: ``trigger`` is empty on pictures of other people, whose identity stays in."""
+    """What a caption is about. ``trigger`` is empty for pictures of other people, whose identity is kept."""
 
     trigger: str
     kind: str = "woman"
     identity_words: tuple[str, ...] = ()
     line_words: tuple[str, ...] = ()
-    """Constant features of the character by its identity line: ``long hair``."""
+    """Constant features of the character from its identity line: ``long hair``."""
     eyes_hidden: bool = False
     most_tokens: int = MOST_TOKENS
     noun: str = ""
-    """What the user calls the character, where that is not its class."""
+    """The user's own noun for the character, if it is not the class."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ class Cleaned:
 
     @property
     def problem(self) -> str:
-        """Why there is no caption in it; empty if there is."""
+        """Why the text makes no caption; empty if it does."""
         return "" if len(self.text.split()) > LEAST_WORDS else "hardly anything is left of the captioner's text"
 
 
 def clean(raw: str, context: Context) -> Cleaned:
-    """The caption that a captioner's text makes."""
-    # A model that repeats itself goes on for thousands of words.
+    """Turn a captioner's text into a caption."""
+    # A model that repeats itself can go on for thousands of words.
     text, removed = _plain("\n".join(raw.splitlines()[:LINES])[:CHARACTERS]), []
     if context.trigger:
         text = words.replace(text, context.trigger, "").strip(" ,")
@@ -108,7 +108,7 @@ def varying(raw: str, context: Context) -> str:
 
 
 def _plain(raw: str) -> str:
-    """Without Markdown, lists, quotes around the whole, and lines."""
+    """Remove Markdown, lists, line breaks, and quotes around the whole text."""
     text = re.sub(r"<think>.*?</think>|</?\w+>", " ", raw, flags=re.DOTALL)
     text = re.sub(r"```\w*|[*_`#]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}", "", text)
     joined = ""
@@ -120,14 +120,14 @@ def _plain(raw: str) -> str:
 
 
 def _opened(text: str) -> str:
-    """Without what comes before the description itself."""
+    """Remove what comes before the description itself."""
     while found := _OPENING.match(text):
         text = text[found.end() :].lstrip().strip(_QUOTES)
     return text
 
 
 def _begun(text: str, context: Context) -> str:
-    """The trigger first, in place of what the captioner calls the character."""
+    """Put the trigger first, in place of what the captioner calls the character."""
     shot = ""
     if found := _SHOT.match(text):
         shot, text = _article_less(found["shot"]), text[found.end() :]
@@ -137,7 +137,7 @@ def _begun(text: str, context: Context) -> str:
         text = re.sub(r"^(?:,\s*)?(?:who|that)\s+(?:is|are|has)\s+|^(?:,\s*)?(?:who|that)\s+|^(?:is|are)\s+", "", text)
         joined = f"{context.trigger}, {shot}, {text}" if shot else f"{context.trigger} {text}"
     else:
-        # Whoever is named first is the one whom the trigger means.
+        # The trigger stands for whoever is named first.
         text = re.sub(rf"(?:^|(?<=,\s)){subject.pattern}\s*(?:is\s+)?", "", text, count=1, flags=re.IGNORECASE)
         bare = "|".join(identity.NOUNS.get(context.kind, ()))
         text = re.sub(rf"(?:^|(?<=,\s))(?:\d?(?:{bare})|solo)(?:,\s*|$)", "", text, flags=re.IGNORECASE)
@@ -153,7 +153,7 @@ def _article_less(shot: str) -> str:
 
 
 def _without(text: str, context: Context) -> tuple[str, list[str]]:
-    """(the text without identity, what was taken out)."""
+    """Return the text without identity, and what was removed."""
     removed: list[str] = []
     for pattern in _patterns(context):
         text = _taken_out(text, pattern, removed)
@@ -162,7 +162,7 @@ def _without(text: str, context: Context) -> tuple[str, list[str]]:
 
 
 def _patterns(context: Context) -> list[re.Pattern[str]]:
-    """One per identity word: the word with its adjectives and what links it to the rest."""
+    """One pattern per identity word: the word with its adjectives and what links it to the rest."""
     describing = rf"(?:(?:{_HOW}),?\s+(?:and\s+)?)"
     patterns = []
     for word in context.identity_words:
@@ -205,7 +205,7 @@ def _taken_out(text: str, pattern: re.Pattern[str], removed: list[str]) -> str:
 
 
 def _sentence(sentence: str, context: Context, removed: list[str]) -> str:
-    """A sentence without the parts that speak of nothing any more, or of eyes that nobody sees."""
+    """Remove the parts of a sentence that have become empty, or that mention eyes which are not visible."""
     kept = []
     for part in re.split(r"(?<=,)\s+", sentence):
         bare = re.sub(r"[^\w\s-]", "", part.lower()).strip()
@@ -223,7 +223,7 @@ def _sentence(sentence: str, context: Context, removed: list[str]) -> str:
 
 
 def _mended(text: str) -> str:
-    """Punctuation and links as they were before something was taken out between them."""
+    """Repair punctuation and linking words where something between them was removed."""
     for pattern, into in (
         (r"\s+([,.;])", r"\1"),
         (r"(?:,\s*){2,}", ", "),
@@ -242,9 +242,9 @@ def _mended(text: str) -> str:
 
 
 def _shortened(text: str, most: int) -> str:
-    """Whole sentences, then whole parts of the last one, as far as the tokens go.
+    """Keep as many whole sentences, then whole parts of the last one, as fit into ``most`` tokens.
 
-    Counted by an estimate on purpose: the caption must not depend on whether a tokenizer is installed.
+    Tokens are estimated on purpose: the caption must not depend on whether a tokenizer is installed.
     """
     for pattern in (r"(?<=[.!?])\s+", r"(?<=,)\s+", r"\s+"):
         parts = re.split(pattern, text)
@@ -257,7 +257,7 @@ def _shortened(text: str, most: int) -> str:
 
 
 def difference(before: str, after: str) -> list[tuple[str, str]]:
-    """(``same``, ``less`` or ``more``; words) from one caption to the other."""
+    """The diff from one caption to the other, as pairs of (``same``, ``less`` or ``more``; words)."""
     import difflib
 
     one, two = before.split(), after.split()

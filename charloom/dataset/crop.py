@@ -1,6 +1,6 @@
 """Crops a generator's watermark off the right and bottom edges, losslessly.
 
-A mark in the same corner of every image would be learnt before the face. Uses Pillow, not torch.
+A mark in the same corner of every image would be learnt before the face. Pillow only, no torch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def crop_file(
 ) -> tuple[int, int]:
     """Write ``source`` without its right and bottom pixels to ``target`` as a PNG; returns (width, height).
 
-    Upright, on white where it is transparent, in 8-bit sRGB. The original is never changed, not even if both are the
-    same file by mistake.
+    The result is upright, on white if it was transparent, in 8-bit sRGB. The original is never changed, even if both
+    paths are the same file by mistake.
 
     Raises:
         UserError: the file is not an image, or a side of the crop would be below ``minimum`` pixels.

@@ -1,7 +1,7 @@
-"""Guesses the balance of a folder that is used as a whole: distances and sides of its pictures.
+"""Guesses the balance of a folder that is used as a whole: distances and views of its pictures.
 
-By the words of captions, and by the size of faces where a detector has looked for them. Said once as a note: nobody has
-to describe pictures that he has, so nothing is demanded, and no caption is made of a guess.
+It goes by the words of the captions, and by the size of faces where a face detector has run. The result is a single
+note: nobody has to describe their own pictures, so nothing is required, and no caption is written from a guess.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from charloom.config import guesses
 
 NEAR, FAR = 0.27, 0.14
-"""Height of a face, as a share of the picture's, from which on it is a close-up, and below which all of the body is
-likely on it: halfway between the framings of a head with shoulders, a head to waist, and a whole figure."""
+"""Height of a face, as a share of the picture's: at or above the first it is a close-up, below the second probably the
+whole body. The limits lie halfway between the framings of head and shoulders, head to waist, and whole figure."""
 FEW = 0.1
 """Share of the pictures below which a distance is called rare."""
 FEWEST = 5
@@ -25,7 +25,7 @@ FEWEST = 5
 
 @dataclass(frozen=True)
 class Guess:
-    """``tier`` and ``view`` as of shots, empty where nothing tells; ``by`` is ``words``, ``face`` or empty."""
+    """``tier`` and ``view`` as in shots, empty if unknown; ``by`` is ``words``, ``face`` or empty."""
 
     tier: str = ""
     view: str = ""
@@ -33,7 +33,7 @@ class Guess:
 
 
 def guess(caption: str, facts: Mapping[str, Any] | None) -> Guess:
-    """What a picture shows by its caption, or else by its largest face (``faces`` of the facts)."""
+    """Guess what a picture shows from its caption, or else from its largest face (``faces`` of the facts)."""
     view = guesses.view(caption)
     if tier := guesses.tier(caption):
         return Guess(tier, view, "words")
@@ -45,7 +45,7 @@ def guess(caption: str, facts: Mapping[str, Any] | None) -> Guess:
 
 
 def findings(items: Iterable[Any], settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(level, where, what) about a folder whose every picture is used: how many there are, captions, the balance.
+    """Yield (level, where, what) about a folder that is used as a whole: number of pictures, captions, balance.
 
     ``items`` have ``part``, ``picture``, ``caption`` and ``facts``; ``settings["whole"]``, which only such a folder
     has, is the caption of pictures without one.
@@ -67,7 +67,7 @@ def findings(items: Iterable[Any], settings: Mapping[str, Any]) -> Iterator[tupl
 
 
 def balance(made: Sequence[Guess]) -> Iterator[str]:
-    """Lines about the balance of guessed pictures."""
+    """Yield lines about the balance of the guessed pictures."""
     known = [one for one in made if one.tier]
     if not known:
         return

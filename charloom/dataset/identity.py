@@ -1,7 +1,7 @@
 """Words about who somebody is, which captions leave to the trigger, and the nouns and pronouns of each class.
 
-Lists, not understanding: a word may be right in one caption. ``captions.identity_words`` and ``captions.keep_words``
-of a character file extend and shorten them.
+These are only lists: a word on them may be right in a particular caption. ``captions.identity_words`` and
+``captions.keep_words`` of a character file extend and shorten them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FACE = (
 )  # fmt: skip
 _OLD = ("cheeks", "brows", "facial features", "jaw", "lashes", "dimples", "freckled", "heart-shaped face",
         "square face", "forehead")  # fmt: skip
-"""Newer words, about which captions by hand are not lectured: ``rosy cheeks in the cold`` varies."""
+"""Words that captioners' texts lose, but hand-written captions may use: ``rosy cheeks in the cold`` varies."""
 _BEARD = ("adam's apple", "facial hair")
 _ANIMAL = (
     "fur colour", "fur color", "coat colour", "coat color", "fur pattern", "snout", "muzzle", "whiskers", "paw pads",
@@ -42,7 +42,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
 }
 """Identity words by class; those of a style say how it is drawn."""
 STRICT = {kind: tuple(word for word in words if word not in _OLD) for kind, words in IDENTITY.items()}
-"""Those that the check of captions names; the clean-up of captioners' texts takes off all of :data:`IDENTITY`."""
+"""Those that the check of captions reports; the clean-up of captioners' texts removes all of :data:`IDENTITY`."""
 
 NOUNS: dict[str, tuple[str, ...]] = {
     "woman": ("woman", "lady", "girl", "female", "person", "model", "individual", "subject", "figure"),
@@ -63,7 +63,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "object": ("she", "her", "hers", "herself", "he", "him", "his", "himself"),
     "style": (),
 }
-"""Pronouns that speak of somebody else than a character of that class."""
+"""Pronouns that cannot refer to a character of that class."""
 
 _ADJECTIVES = (
     "young|old|older|middle-aged|adult|teenage|elderly|tall|short|slim|slender|petite|muscular|athletic|curvy|beautiful|"
@@ -72,11 +72,11 @@ _ADJECTIVES = (
     "dark-haired|fair-skinned|dark-skinned|brown-haired|black-haired|long-haired|short-haired|bearded|blue-eyed|"
     "green-eyed|brown-eyed|red-headed|redheaded|olive-skinned|tanned|pale|anthropomorphic|cartoon|stylized|stylised"
 )
-"""Adjectives of a person; none of them varies from picture to picture, except ``smiling``."""
+"""Adjectives of a person; none of them, except ``smiling``, varies from picture to picture."""
 
 
 def words_of(kind: str, more: Iterable[str] = (), keep: Iterable[str] = (), strict: bool = False) -> list[str]:
-    """The identity words of a class with the user's own, without those to keep; the longest first."""
+    """The identity words of a class and the user's own, without those to keep, longest first."""
     table = STRICT if strict else IDENTITY
     own, kept = [" ".join(word.lower().split()) for word in more], {" ".join(word.lower().split()) for word in keep}
     found = dict.fromkeys([*table.get(kind, table["person"]), *own])
@@ -90,7 +90,7 @@ def called(kind: str, noun: str = "") -> tuple[str, ...]:
 
 @cache
 def subject(kind: str, noun: str = "") -> re.Pattern[str]:
-    """What finds the character in a captioner's text: ``a young woman``, ``the man``; ``noun`` is the user's own."""
+    """The pattern that finds the character in a captioner's text: ``a young woman``, ``the man``."""
     nouns = "|".join(map(re.escape, filter(None, (noun, *NOUNS.get(kind, NOUNS["person"])))))
     return re.compile(
         rf"\b(?:an?|the|one|this)\s+(?:(?:very|{_ADJECTIVES}),?\s+(?:and\s+)?)*(?:{nouns})(?:\s+(?:{nouns}))*\b",
@@ -99,13 +99,13 @@ def subject(kind: str, noun: str = "") -> re.Pattern[str]:
 
 
 def line_words(line: str, trigger: str) -> list[str]:
-    """Constant features of an identity line: of ``m4ra, a woman with long hair and green eyes`` ``long hair`` and
-    ``green eyes``."""
+    """The constant features in an identity line: ``m4ra, a woman with long hair and green eyes`` gives ``long hair``
+    and ``green eyes``."""
     _, _, rest = line.replace("{trigger}", trigger).partition(" with ")
     return [part.strip() for part in re.split(r",|\band\b", rest.lower()) if part.strip()]
 
 
 def wrong_pronouns(text: str, kind: str) -> Sequence[str]:
-    """Pronouns in a caption that do not suit the class."""
+    """Pronouns in a caption that do not match the class."""
     wrong = WRONG.get(kind, ())
     return list(dict.fromkeys(word for word in re.findall(r"[a-z]+", text.lower()) if word in wrong))

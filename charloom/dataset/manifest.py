@@ -1,6 +1,6 @@
 """The manifest of a data set: the only file through which training sees its data.
 
-It holds digests of contents, so that training depends on the data and not on when or where it was made. No torch.
+It holds digests of contents, so that training depends on the data and not on when or where it was made. No torch here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def manifest(
 ) -> dict[str, Any]:
     """The manifest of the character whose files are in the folder ``results``.
 
-    ``stored`` has the SHA-256 of what the store has given, by absolute path: a file that is another is damaged, and
-    must not become what training is checked against.
+    ``stored`` has the SHA-256 of files from the store, by absolute path: a file that differs is damaged, and must not
+    enter the manifest, against which training checks its data.
 
     Returns:
         ``items``: for each image ``name``, ``image`` (sha256), ``caption``, ``latents`` and ``embeddings`` (paths),
-        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Only where they apply: ``set`` (name of an extra data
+        their ``_sha256``, ``weight``, ``repeats``, ``is_reg``. Where they apply: ``set`` (name of an extra data
         set) with its own ``resolutions``, ``caption_dropout``, ``flip_x``, ``flip_y``; ``class_embeddings`` (the
         caption with the class word for the trigger); ``mask`` with ``mask_sha256`` and ``mask_weight``.
         ``holdout``, if there are any: items that training must not use.

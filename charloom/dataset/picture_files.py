@@ -1,6 +1,6 @@
-"""The user's pictures as files: where each belongs, and how a new one is put there; what it replaces goes to the trash.
+"""The user's picture files, for the pages: where each belongs, and how to put a new one there.
 
-For pages. The trash is a folder ``.trash`` beside the pictures, which nothing else reads.
+A replaced picture moves to the trash, a folder ``.trash`` beside the pictures, which nothing else reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRASH = ".trash"
 
 
 class Changed(UserError):
-    """Somebody else has put another picture there meanwhile."""
+    """Somebody else has replaced the picture in the meantime."""
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(f"{path}: has changed since you saw it; look at it again, then replace it")
@@ -31,18 +31,18 @@ class Changed(UserError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the picture of a shot belongs: ``folder`` (of all pictures), ``stem`` in ``home``, and what is there."""
+    """Where the picture of a shot belongs: ``folder`` (of all pictures), ``stem`` in ``home``, and its present file."""
 
     folder: Path
     home: Path
     stem: str
     there: Path | None
     name: str = ""
-    """The one file name that is read, where the character file gives it."""
+    """The only file name that is read, if the character file gives one."""
 
 
 def reason(character: Character, name: str) -> str:
-    """Why no picture can be put in place of another by hand; empty if one can."""
+    """Why this picture cannot be replaced by hand; empty if it can."""
     if character.part_of(name)[0] or character.source == "folder":
         return "" if character.part_of(name)[0] or character.folder else "images.path is missing"
     how = "are drawn" if character.source == "paperdoll" else f"come from {character.source}"
@@ -50,10 +50,10 @@ def reason(character: Character, name: str) -> str:
 
 
 def place(character: Character, name: str) -> Place:
-    """Where the picture ``name`` belongs: a shot, ``<set>/<image>``, those that are left out too, or the reference.
+    """Where the picture ``name`` belongs: a shot, ``<set>/<image>`` (excluded ones too), or the reference.
 
     Raises:
-        UserError: there is no such picture, or its file is none of the user's.
+        UserError: there is no such picture, or its file is not the user's own.
     """
     if why := reason(character, name):
         raise UserError(f"{name}: {why}")
@@ -69,7 +69,7 @@ def place(character: Character, name: str) -> Place:
     if not shot.file:
         return Place(folder, folder, shot.name, there)
     own = folder / shot.file
-    # Where all are taken, the shot is called after the file, not the other way round.
+    # If every picture is used, shots are named after files, not the other way round.
     return Place(folder, own.parent, own.stem, there, "" if character.takes_all else own.name)
 
 
@@ -83,7 +83,7 @@ def _shot(character: Character, name: str) -> Shot:
 
 
 def version(path: Path | None) -> str:
-    """What tells one state of a picture's file from another, without reading it; empty if there is none."""
+    """A tag that changes with the file of a picture, found without reading it; empty if there is no file."""
     try:
         return "-".join(f"{value:x}" for value in signature(path)) if path else ""
     except OSError:
@@ -91,12 +91,12 @@ def version(path: Path | None) -> str:
 
 
 def put(character: Character, name: str, source: Path, *, expected: str | None = None) -> tuple[Path, Path | None]:
-    """Copy the picture ``source`` to where that of ``name`` is read from; returns its file, and the former one's.
+    """Copy ``source`` to where the picture ``name`` is read from; returns the new file and where the old one went.
 
-    With ``expected``, the :func:`version` that was seen, nothing replaces a newer one.
+    With ``expected``, the :func:`version` that the user saw, a newer file is not replaced.
 
     Raises:
-        Changed: the file has changed since.
+        Changed: the file has changed since then.
         UserError: ``source`` is not a picture, or nothing can be put there.
     """
     with _told(character.folder or name):
@@ -114,10 +114,10 @@ def put(character: Character, name: str, source: Path, *, expected: str | None =
 
 
 def add(character: Character, file: str, source: Path) -> Path:
-    """Copy the picture ``source`` into a folder whose every picture is used, under a name like ``file``.
+    """Copy the picture ``source`` into a folder that is used as a whole, under a name like ``file``.
 
     Raises:
-        UserError: it is not a picture, or the character does not use every picture of a folder.
+        UserError: it is not a picture, or the character does not use a whole folder.
     """
     if not adds(character):
         raise UserError("pictures can only be added to a folder that is used as a whole; drop this one onto a shot")
@@ -133,15 +133,15 @@ def add(character: Character, file: str, source: Path) -> Path:
 
 
 def adds(character: Character) -> bool:
-    """Whether every picture of the character's folder is used, so that another can be added."""
+    """Whether the character uses a whole folder, so that pictures can be added."""
     return character.source == "folder" and bool(character.folder) and character.takes_all
 
 
 def checked(source: Path) -> str:
-    """The extension for a file that is a picture through and through.
+    """Decode a file completely, and return the extension of its format.
 
     Raises:
-        UserError: it is none, or one that cannot be trained on.
+        UserError: it is not a picture, or one that cannot be trained on.
     """
     try:
         usual = pictures.ending(source)
@@ -158,7 +158,7 @@ def _same(usual: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _told(path: Path | str) -> Iterator[None]:
-    """What the system refuses, as a line for the user."""
+    """Turn an error of the operating system into one line for the user."""
     try:
         yield
     except OSError as error:
@@ -174,7 +174,7 @@ def _land(source: Path, target: Path, where: Place) -> tuple[Path, Path | None]:
             raise UserError(f"{target}: lies outside of {where.folder}; correct the shot's file")
         with files.whole(target) as temporary:
             shutil.copyfile(source, temporary)
-            # Every picture of this name: one of a better ending would be taken in place of the new one.
+            # All pictures of this name: one with a preferred extension would be read instead of the new one.
             for path in _of_stem(where, target):
                 if os.path.lexists(path):  # not if it was another spelling of one that is gone
                     gone = files.aside(path, path.parent / TRASH)
@@ -183,10 +183,10 @@ def _land(source: Path, target: Path, where: Place) -> tuple[Path, Path | None]:
 
 
 def _of_stem(where: Place, target: Path) -> list[Path]:
-    """The files that the new picture replaces, the one that is read at present first.
+    """The files that the new picture replaces, starting with the one that is read at present.
 
-    On some systems a name stands for a file that is spelt otherwise (``IMG.png`` for ``img.png``), so the system is
-    asked; where it tells them apart, the other is another picture.
+    Some file systems ignore case (``IMG.png`` is ``img.png``), so the file system is asked; if it tells the two apart,
+    the other is a different picture.
     """
     same = [path for path in where.home.iterdir() if inventory.is_picture(path) and _called(path, where.stem)]
     return list(dict.fromkeys([*([where.there] if where.there else []), *same, target]))

@@ -25,7 +25,7 @@ _KEEP = {
     "creature": "its shape, colours or proportions",
     "object": "its shape, colours or proportions",
 }
-"""What must not change from picture to picture; face, hair and build for people."""
+"""What must not change from picture to picture; for people, face, hair and build."""
 
 
 def shot_prompt(appearance: str, shot: dict[str, Any], kind: str = "woman", look: str = "", noun: str = "") -> str:
@@ -54,7 +54,7 @@ def shot_prompt(appearance: str, shot: dict[str, Any], kind: str = "woman", look
 
 
 def scene(tier: str, who: str, **spoken_of: str) -> str:
-    """A prompt to try a LoRA with, for whoever ``who`` stands for; ``class``, ``look`` and ``noun`` as in settings."""
+    """A prompt to try a LoRA with; ``who`` is the trigger; ``class``, ``look`` and ``noun`` as in the settings."""
     kind = spoken_of.get("class", "woman")
     words = kinds.of(kind, spoken_of.get("look", "photographic"), spoken_of.get("noun", ""))
     if kind == "style":
@@ -63,8 +63,8 @@ def scene(tier: str, who: str, **spoken_of: str) -> str:
 
 
 def sheet(settings: dict[str, Any]) -> Sheet:
-    """The sheet from the rule's settings (name, concept, appearance, shots; class, look and noun if not a woman's on
-    photographs)."""
+    """Make the sheet from the rule's settings: name, concept, appearance, shots; class, look and noun unless it is a
+    woman in photographs."""
     how = {"kind": settings.get("class", "woman"), "look": settings.get("look", ""), "noun": settings.get("noun", "")}
     shots = tuple((s["tier"], s["name"], shot_prompt(settings["appearance"], s, **how)) for s in settings["shots"])
     return Sheet(settings["name"], settings["concept"], shots)

@@ -1,5 +1,4 @@
-"""Captions that are proposed from captioners' texts: cleaned up, checked by the rules of captions, and compared with
-the present ones."""
+"""Proposes captions from captioners' texts: cleans them up, checks them, and compares them with the present ones."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from charloom.dataset.lint import RULES, Item
 from charloom.dataset.lint.registry import Data
 
 _RULES = ("trigger-count", "trigger-of-others", "wordy", "identity-words", "pronouns", "hidden-eyes", "tokens")
-"""The rules that one caption alone can break."""
+"""The rules that can be checked on a single caption."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Proposal:
     text: str
     removed: tuple[str, ...]
     problems: tuple[str, ...]
-    """What the check would say of it; empty if it passes."""
+    """What the check would say about it; empty if it passes."""
 
     @property
     def good(self) -> bool:
@@ -35,8 +34,7 @@ class Proposal:
         return not self.problems
 
     def record(self) -> dict[str, Any]:
-        """As plain values, with the ``diff`` from the present caption: pairs of ``same``, ``less`` or ``more``, and
-        words."""
+        """As plain values, with the ``diff`` from the present caption (:func:`charloom.dataset.cleanup.difference`)."""
         return {
             "name": self.name,
             "current": self.current,
@@ -49,7 +47,7 @@ class Proposal:
 
 
 def propose(name: str, raw: str, current: str, settings: Mapping[str, Any]) -> Proposal:
-    """The caption that a captioner's text makes; ``settings`` are those of
+    """Turn a captioner's text into a proposal; ``settings`` are those of
     :func:`charloom.workflow.caption_slices.clean_settings`."""
     context = cleanup.context_of(
         settings["trigger"],
@@ -79,7 +77,7 @@ def _problems(name: str, cleaned: Cleaned, settings: Mapping[str, Any]) -> list[
         plain["sets"] = [{"name": name.rpartition("/")[0], "regularization": True}]
     item = Item(image if settings["trigger"] else name, cleaned.text, None, name, name)
     data = Data([item], plain)
-    # Neither pictures of others nor those of a style without a trigger can have it.
+    # Pictures of other people have no trigger, nor have those of a style without one.
     rules = [rule for rule in _RULES if settings["trigger"] or rule != "trigger-count"]
     found = [finding.what for rule in rules for finding in RULES[rule].findings(data)]
     if words.misspelt_placeholder(cleaned.text):
@@ -94,10 +92,10 @@ def record(
     settings: Mapping[str, Any],
     missing: int = 0,
 ) -> dict[str, Any]:
-    """Proposals and statistics of tags as plain values, for a file, a page, or the terminal.
+    """Proposals and tag statistics as plain values, for a file, a page, or the terminal.
 
-    ``captions`` are the present ones of all pictures and ``raw`` what the captioner has said, by picture; ``settings``
-    are those that all pictures share; ``missing`` pictures are not described yet.
+    ``captions`` are the present captions and ``raw`` the captioner's texts, by picture; ``settings`` are those that all
+    pictures share; ``missing`` is the number of pictures that are not described yet.
     """
     kind, noun = settings.get("class", "woman"), settings.get("noun", "")
     more, keep = settings.get("identity_words", ()), settings.get("keep_words", ())

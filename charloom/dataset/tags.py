@@ -1,4 +1,4 @@
-"""What captions have in common: terms in most of them, and what captioners see but no caption mentions.
+"""Finds what captions have in common: terms in most of them, and what captioners see but no caption mentions.
 
 Terms are content words and pairs of them (``gold earrings``). Word lists and counts, no model: good enough to point at
 the watch that is on every picture.
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST = 0.5
-"""Share of the pictures from which something counts as in most of them."""
+"""Share of the pictures that counts as most of them."""
 WHOLE = 0.75
-"""Share of a word's pictures that must show a pair of words for the pair to stand for the word."""
+"""A pair replaces its word if at least this share of the word's pictures have the pair."""
 FEWEST = 3
-"""Pictures from which there is a "most"."""
+"""With fewer pictures than this, "most" means nothing."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _STOP = frozenset(
@@ -38,7 +38,7 @@ _STOP = frozenset(
     picture portrait pose posed poses posing position positioned setting shot simple stands standing sits sitting
     subject theme tone tones type wearing wears worn dressed dress-up lighting lit light""".split()
 )
-"""Words that say nothing about what is on a picture, or of which every captioner is fond."""
+"""Words that say nothing about what is in a picture, or that every captioner is fond of."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def words_of(text: str) -> list[str]:
 
 
 def stem(word: str) -> str:
-    """A word without its plural, so that ``earring`` and ``earrings`` are one."""
+    """A word without its plural ending, so that ``earring`` and ``earrings`` count as one."""
     if len(word) > 4 and word.endswith("ies"):
         return f"{word[:-3]}y"
     if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes")):
@@ -69,9 +69,9 @@ def stem(word: str) -> str:
 
 
 def frequent(texts: Mapping[str, str], ignored: Iterable[str] = (), most: float = MOST) -> list[Term]:
-    """The terms in at least ``most`` of ``texts`` (by picture), the commonest first; without words of ``ignored``.
+    """The terms in at least ``most`` of ``texts`` (by picture), most common first, without the words in ``ignored``.
 
-    A word that nearly always stands in the same pair is named by the pair.
+    A word that nearly always appears in the same pair is represented by the pair.
     """
     passed = {stem(word) for term in ignored for word in words_of(term)}
     single: dict[str, set[str]] = defaultdict(set)
@@ -98,7 +98,7 @@ def frequent(texts: Mapping[str, str], ignored: Iterable[str] = (), most: float 
             found[f"{said[best[0]]} {said[best[1]]}"] = pairs[best]
         else:
             found[said[key]] = names
-    # A silver watch is a watch, which is on more pictures.
+    # "silver watch" adds nothing if "watch" is in more pictures.
     found = {
         text: names
         for text, names in found.items()
@@ -111,7 +111,7 @@ def frequent(texts: Mapping[str, str], ignored: Iterable[str] = (), most: float 
 def unsaid(
     raw: Mapping[str, str], captions: Mapping[str, str], ignored: Iterable[str] = (), most: float = MOST
 ) -> list[Term]:
-    """Terms in at least ``most`` of the captioner's ``raw`` texts (by picture) of which no caption says a word."""
+    """Terms in at least ``most`` of the captioner's ``raw`` texts (by picture) that no caption mentions."""
     said = {stem(word) for text in captions.values() for word in words_of(text)}
     return [
         term for term in frequent(raw, ignored, most) if not any(stem(word) in said for word in words_of(term.text))
@@ -121,7 +121,7 @@ def unsaid(
 def statistics(
     captions: Mapping[str, str], raw: Mapping[str, str], ignored: Iterable[str] = (), trigger: str = ""
 ) -> dict[str, Any]:
-    """Both as plain values: ``common``, what most captions say, and ``unsaid``, what none says."""
+    """Both as plain values: ``common`` (what most captions say) and ``unsaid`` (what none says)."""
     ignored = [*ignored, trigger]
     return {
         "captions": len(captions),

@@ -1,9 +1,9 @@
 """Finds what is wrong with a data set before hours are spent on training.
 
 Errors stop the workflow; warnings are listed and left to the user. Captions and the plan are checked as text, images by
-a few facts each (:func:`facts`), which can be kept because they depend only on the bytes. Everything is passed as
+a few facts each (:func:`facts`), which can be cached because they depend only on the bytes. Everything is passed as
 :class:`Item`, so that the user's own files and the workflow's copies are checked alike. Each check is a rule of
-:data:`RULES`. Runs no model: what a detector of faces or text has seen is part of the facts.
+:data:`RULES`. No model runs here: what a face or text detector has seen is part of the facts.
 """
 
 from charloom.dataset.lint.check import Checked, check, lint, made, names, prompts, unread

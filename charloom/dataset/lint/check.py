@@ -17,12 +17,12 @@ from charloom.dataset.lint.findings import Finding, Item, in_order
 from charloom.dataset.lint.registry import RULES, Data
 
 OFF = "ignore"
-"""The level of a rule that is not applied."""
+"""The level that turns a rule off."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The outcome: findings, most severe first, and those that the user allows."""
+    """The outcome: the findings, most severe first, and those that the user allows."""
 
     findings: list[Finding]
     allowed: list[Finding]
@@ -53,12 +53,12 @@ def check(
 
 
 def lint(items: Sequence[Item], settings: Mapping[str, Any], count: tokens.Counter | None = None) -> list[Finding]:
-    """The findings of :func:`check` alone."""
+    """Only the findings of :func:`check`."""
     return check(items, settings, count).findings
 
 
 def _sorted_out(found: Sequence[Finding], entries: Sequence[Mapping[str, str]]) -> tuple[list[Finding], list[Finding]]:
-    """(what counts, what is allowed); an allowance that nothing needs is a finding itself."""
+    """Split findings into those that count and those that are allowed; an unused allowance is a finding itself."""
     kept, allowed, used = [], [], set()
     for finding in found:
         matching = [number for number, entry in enumerate(entries) if _allows(entry, finding)]
@@ -86,7 +86,7 @@ def made(
 ) -> tuple[list[Item], list[Finding]]:
     """The images and captions that the workflow has made for a character, and findings about unreadable images.
 
-    ``facts_of`` has the facts of each image, or the error with which reading it failed.
+    ``facts_of`` has the facts of each image, or the error raised when it was read.
     """
     items, found = [], []
     folders = {part["name"]: part.get("folder", part["name"]) for part in settings.get("sets", ())}
@@ -103,7 +103,7 @@ def made(
 
 
 def unread(where: str, error: UserError, name: str) -> Finding:
-    """An error about a file as a finding."""
+    """Turn an error about a file into a finding."""
     what, _, remedy = str(error).removeprefix(f"{where}: ").rpartition("; ")
     return Finding("error", where, what or remedy, "unreadable", remedy if what else "", (name,))
 

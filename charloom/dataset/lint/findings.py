@@ -1,4 +1,4 @@
-"""What the check of a data set is made of: items that are looked at, and findings about them."""
+"""The data types of the check: items to be checked, and findings about them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 LEVELS = ("error", "warning", "note")
-"""Errors stop the workflow, warnings are listed and left to the user, notes say what is done."""
+"""Errors stop the workflow, warnings are listed and left to the user, notes inform."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of a rule. ``where`` is a picture, a caption, a key or the plan, as the user calls it."""
+    """One finding of a rule. ``where`` is a picture, a caption, a key or the plan, as the user knows it."""
 
     level: str
     where: str
@@ -41,10 +41,10 @@ class Item:
     name: str
     """``<shot>`` or ``<set>/<image>``."""
     caption: str | None
-    """None if it could not be read, which is a finding of its own."""
+    """None if it could not be read, which is reported separately."""
     facts: Mapping[str, Any] | None
-    """:func:`charloom.dataset.lint.measure.facts` of the image; None if it could not be read, which is a finding of its
-    own. Where a detector is installed also ``faces`` and ``text``."""
+    """:func:`charloom.dataset.lint.measure.facts` of the image, with ``faces`` and ``text`` if a detector is installed;
+    None if it could not be read, which is reported separately."""
     text: str
     """What findings call the caption."""
     picture: str
@@ -52,12 +52,12 @@ class Item:
 
     @property
     def part(self) -> str:
-        """The extra data set that it belongs to; empty for the shots of the plan."""
+        """Name of the extra data set that the item belongs to; empty for shots of the plan."""
         return self.name.rpartition("/")[0]
 
 
 def in_order(found: Sequence[Finding]) -> list[Finding]:
-    """Findings with the most severe first, otherwise in order."""
+    """Sort findings by severity, most severe first; otherwise the order is kept."""
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 

@@ -1,4 +1,4 @@
-"""What the rules need to know about a picture: plain values that depend on its bytes alone, and so can be kept."""
+"""Measures what the rules need to know about a picture: plain values that depend only on its bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVELS = (1, 5, 50, 95, 99)
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What the rules need to know about an image, as plain values.
+    """Measure what the rules need to know about an image, as plain values.
 
     ``size`` (width, height) in pixels; ``sharpness``, variance of the Laplacian at a width of 512 pixels; ``levels``,
     grey levels at the percentiles :data:`LEVELS`; ``thumb``, 64 x 64 grey levels, and ``corners``, 24 x 24 grey levels
@@ -59,10 +59,10 @@ def _laplacian(grey: np.ndarray) -> np.ndarray:
 
 
 def _packed(levels: np.ndarray) -> str:
-    """Bytes as text: a tenth of the memory of a list of numbers, which counts with ten thousand pictures."""
+    """Bytes as text: a tenth of the memory of a list of numbers, which matters with ten thousand pictures."""
     return base64.b64encode(levels.astype(np.uint8).tobytes()).decode("ascii")
 
 
 def unpacked(text: str, *shape: int) -> np.ndarray:
-    """Grey levels (uint8) of that shape, from ``thumb`` or ``corners``."""
+    """Unpack ``thumb`` or ``corners`` into grey levels (uint8) of the given shape."""
     return np.frombuffer(base64.b64decode(text), dtype=np.uint8).reshape(shape)

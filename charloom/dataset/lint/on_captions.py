@@ -21,7 +21,7 @@ ORDINARY = frozenset(
 )
 """Words and first names that models already know; a hint, not a dictionary."""
 RARE = "ohwx"
-"""The usual rare token of DreamBooth tutorials: letters alone, but no model knows it."""
+"""The usual rare token of DreamBooth tutorials: only letters, but no model knows it."""
 
 
 @rule(
@@ -31,7 +31,7 @@ RARE = "ohwx"
     remedy="add a digit",
 )
 def trigger(data: Data) -> Iterator[Hit]:
-    """An error only if the trigger means something already. A style may be called what it is."""
+    """An error only if the trigger already means something. A style may be named after itself."""
     word = data.trigger
     if data.style:
         return
@@ -71,7 +71,7 @@ def trigger_count(data: Data) -> Iterator[Hit]:
 
 
 def _miscounted(data: Data, item: Item) -> bool:
-    """Whether a caption should have the trigger once and has not; a style may be without one."""
+    """Whether a caption should have the trigger exactly once but does not; a style may have no trigger."""
     wanted = data.trigger and data.role(item) != "regularisation"
     return bool(wanted) and words.count(str(item.caption), data.trigger) != 1
 
@@ -82,7 +82,7 @@ def _placeholder(caption: str) -> str | None:
 
 @rule("placeholder", "warning", "A caption has a placeholder, which is trained on as it stands.", remedy="remove it")
 def placeholder(data: Data) -> Iterator[Hit]:
-    """Where nothing is missing otherwise: beside the trigger, in pictures of others, in a style without a trigger."""
+    """Placeholders that :func:`trigger_count` misses: next to the trigger, for other people, in styles without one."""
     for item in data.written:
         if (meant := _placeholder(item.caption)) and not _miscounted(data, item):
             yield Hit(item.text, f"{meant} is trained on as it stands", (item.name,), {"text": meant})
@@ -111,7 +111,7 @@ def other_trigger(data: Data) -> Iterator[Hit]:
 
 
 def of_character(data: Data) -> list[Item]:
-    """Captions that speak of the character."""
+    """Items whose captions describe the character."""
     return [item for item in data.of_character() if item.caption is not None]
 
 
@@ -125,7 +125,7 @@ def wordy(data: Data) -> Iterator[Hit]:
 
 @rule("identity-words", "warning", "A caption describes who the character is.", remedy="remove it")
 def identity_words(data: Data) -> Iterator[Hit]:
-    """The list of the class and the user's own."""
+    """By the word list of the class and the user's own words."""
     own = data.settings.get("captions", {})
     forbidden = identity.words_of(data.kind, own.get("identity_words", ()), own.get("keep_words", ()), strict=True)
     for item in of_character(data):
@@ -157,10 +157,10 @@ def hidden_eyes(data: Data) -> Iterator[Hit]:
 
 @rule("caption-twins", "warning", "Captions of different pictures are the same.")
 def caption_twins(data: Data) -> Iterator[Hit]:
-    """Among the shots: a set may have one caption for all of its pictures."""
+    """Only among shots: an extra set may have one caption for all of its pictures."""
     same: dict[str, list[Item]] = defaultdict(list)
     for item in data.written:
-        # Where a whole folder has one caption for pictures without a text, that is meant.
+        # A caption that is set for all pictures without a text is repeated on purpose.
         if not item.part and item.caption != data.settings.get("whole"):
             same[item.caption].append(item)
     for items in same.values():
@@ -171,7 +171,7 @@ def caption_twins(data: Data) -> Iterator[Hit]:
 
 @rule("tokens", "error", "A caption is longer than the text encoder reads.", remedy="shorten it")
 def tokens(data: Data) -> Iterator[Hit]:
-    """An error only where the tokens are counted exactly."""
+    """An error only if the tokens are counted exactly, not estimated."""
     for item in data.written:
         if what := data.count.too_long(item.caption):
             what, _, remedy = what.partition("; ")
@@ -181,7 +181,7 @@ def tokens(data: Data) -> Iterator[Hit]:
 
 @rule("unsaid", "warning", "Most pictures show something that no caption says.")
 def unsaid(data: Data) -> Iterator[Hit]:
-    """By the raw texts of the captioner, where one has described the pictures."""
+    """By the captioner's raw texts, if one has described the pictures."""
     raw = data.settings.get("_raw") or {}
     shown = {item.name: item for item in of_character(data) if item.name in raw}
     if not shown:
@@ -202,7 +202,7 @@ def unsaid(data: Data) -> Iterator[Hit]:
 
 @rule("waiting", "note", "Captions of the captioner wait to be accepted.")
 def waiting(data: Data) -> Iterator[Hit]:
-    """Until then the composed captions stand."""
+    """Until then the composed captions are used."""
     if names := tuple(data.settings.get("_waiting", ())):
         what = f"{len(names)} texts of the captioner wait to be accepted; until then the composed captions are used"
         yield Hit("captions", what, names, remedy=f"charloom captions {data.settings.get('character', '')}".rstrip())

@@ -1,5 +1,7 @@
-"""The rule that generated pictures show the right person. Their likeness to the reference is measured when they are
-made (:mod:`charloom.workflow.likeness`)."""
+"""The rule that generated pictures must show the right person.
+
+Their similarity to the reference is measured when they are made (:mod:`charloom.workflow.likeness`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from charloom.dataset.lint.registry import Data, Hit, rule
 
 
 def hit(name: str, record: Mapping[str, Any]) -> Hit | None:
-    """What is to be said of a generated picture, from the record of how it came about."""
+    """The finding about a generated picture, if any, from the record of how it was made."""
     seen = record.get("identity") or {}
     if not seen.get("far"):
         return None
@@ -27,7 +29,7 @@ def hit(name: str, record: Mapping[str, Any]) -> Hit | None:
 
 @rule("likeness", "warning", "A generated picture shows somebody else than the reference.")
 def likeness(data: Data) -> Iterator[Hit]:
-    """As an instrument of the judge has measured it, where there is one."""
+    """As measured by an identity instrument of the judge, if one is installed."""
     for name, record in data.settings.get("_pictures", {}).items():
         if found := hit(name, record):
             yield found

@@ -1,4 +1,4 @@
-"""Rules about pictures: size, focus, exposure, what is left of a watermark, twins, faces, text."""
+"""Rules about pictures: size, focus, exposure, remains of a watermark, twins, faces, text."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ DARK, LIGHT = (20.0, 80.0), (200.0, 235.0)
 """An image is too dark if its median and its 95th percentile (grey levels) are below these, and too light if its 5th
 percentile and its median are above those. White backgrounds pass, with black clothes and with a blonde in white."""
 FLAT = 30.0
-"""Grey levels between the 5th and the 95th percentile below which there is hardly any contrast."""
+"""Below this distance of the 5th from the 95th percentile (grey levels) there is hardly any contrast."""
 MARK = 6.0
 """Contrast (grey levels) that must appear in the same corner of most images to count as a watermark."""
 FEWEST = 6
-"""Images from which a common mark, or a detector of faces, can be judged."""
+"""Number of images needed to judge a common mark, or a face detector."""
 FACE = 0.4
-"""Faces smaller than this share of the largest one's edge are taken for background."""
+"""Faces with an edge below this share of the largest one's count as background."""
 SURE = 0.5
-"""Share of close-ups with a face from which a detector is believed to know this character."""
+"""The face detector is trusted with this character if it finds a face in at least this share of the close-ups."""
 LETTERS = 3
 """Letters that a text must have to count; single strokes are often misread."""
 SAYS_SO = r"text|word|words|letter|letters|lettering|sign|signs|logo|label|poster|writing|reads|reading|title|print"
@@ -42,7 +42,7 @@ def unreadable(data: Data) -> Iterator[Hit]:
 
 @rule("size", "error", "A picture is smaller than the crop allows.", remedy="use a larger image", fixed=True)
 def size(data: Data) -> Iterator[Hit]:
-    """Sides below ``crop.minimum``."""
+    """A side is below ``crop.minimum``."""
     for item in data.seen:
         width, height = item.facts["size"]
         minimum = data.sets[item.part].get("minimum", 64) if item.part else data.settings["minimum"]
@@ -52,7 +52,7 @@ def size(data: Data) -> Iterator[Hit]:
 
 @rule("narrow", "warning", "A picture is so narrow that little of it is trained on.")
 def narrow(data: Data) -> Iterator[Hit]:
-    """What the buckets cut off (:func:`charloom.dataset.buckets.problem`)."""
+    """By what the buckets cut off (:func:`charloom.dataset.buckets.problem`)."""
     for item in data.seen:
         own = data.sets.get(item.part, {}).get("resolutions", data.settings.get("resolutions", ()))
         if line := buckets.problem(*item.facts["size"], own):
@@ -62,7 +62,7 @@ def narrow(data: Data) -> Iterator[Hit]:
 
 @rule("small", "note", "Pictures are smaller than the largest resolution.", remedy="larger ones show more detail")
 def small(data: Data) -> Iterator[Hit]:
-    """One line for all of them: nothing is ever scaled up, so they are trained at their own size."""
+    """One finding for all of them: nothing is ever scaled up, so they are trained at their own size."""
     largest = max(data.settings.get("resolutions", ()), default=0)
     shots = [item for item in data.seen if data.role(item) == "shot"]
     few = [item for item in shots if np.prod(item.facts["size"]) < largest**2]
@@ -74,7 +74,7 @@ def small(data: Data) -> Iterator[Hit]:
 
 @rule("converted", "warning", "A picture had transparency or several frames.")
 def converted(data: Data) -> Iterator[Hit]:
-    """Notes of the reader (:data:`charloom.core.pictures.NOTES`)."""
+    """By the notes of the picture reader (:data:`charloom.core.pictures.NOTES`)."""
     for item in data.seen:
         for note in item.facts.get("notes", ()):
             what, _, remedy = pictures.NOTES[note].partition("; ")
@@ -83,7 +83,7 @@ def converted(data: Data) -> Iterator[Hit]:
 
 @rule("blur", "warning", "A picture is out of focus.", remedy="replace it")
 def blur(data: Data) -> Iterator[Hit]:
-    """Little variance of the Laplacian."""
+    """By the variance of the Laplacian."""
     for item in data.seen:
         if item.facts["sharpness"] < SHARP:
             what = "looks blurred, and the LoRA would learn that"
@@ -92,7 +92,7 @@ def blur(data: Data) -> Iterator[Hit]:
 
 @rule("exposure", "warning", "A picture is too dark, too light, or without contrast.", remedy="correct or replace it")
 def exposure(data: Data) -> Iterator[Hit]:
-    """Percentiles of the grey levels."""
+    """By percentiles of the grey levels."""
     for item in data.seen:
         _, low, middle, high, _ = item.facts["levels"]
         what = (
@@ -107,7 +107,7 @@ def exposure(data: Data) -> Iterator[Hit]:
 
 @rule("twins", "error", "Two pictures are the same.", remedy="replace one of them")
 def twins(data: Data) -> Iterator[Hit]:
-    """Thumbnails that hardly differ. An extra data set may repeat images of the plan on purpose."""
+    """Their thumbnails hardly differ. An extra data set may repeat images of the plan on purpose."""
     for one, other, twin in _pairs(data):
         if twin.kind == SAME_KIND:
             level = "warning" if one.part or other.part else None
@@ -116,7 +116,7 @@ def twins(data: Data) -> Iterator[Hit]:
 
 @rule("near-twins", "warning", "Two pictures are almost the same, or mirrored.", remedy="replace one of them")
 def near_twins(data: Data) -> Iterator[Hit]:
-    """Thumbnails that differ little, also in tones, or that mirror each other."""
+    """Their thumbnails differ little, apart from tones, or mirror each other."""
     for one, other, twin in _pairs(data):
         if twin.kind != SAME_KIND:
             mirrored = "are mirror images of each other"
@@ -130,7 +130,7 @@ def near_twins(data: Data) -> Iterator[Hit]:
     remedy="hold out pictures that nothing else shows",
 )
 def holdout_twins(data: Data) -> Iterator[Hit]:
-    """Twins across the line between training and what is held out of it."""
+    """Twins of which one is trained on and the other held out."""
     trained = [item for item in data.seen if data.role(item) != "holdout"]
     kept = [item for item in data.seen if data.role(item) == "holdout"]
     if not trained or not kept:
@@ -143,7 +143,7 @@ def holdout_twins(data: Data) -> Iterator[Hit]:
 
 
 def _pairs(data: Data) -> Iterator[tuple[Item, Item, Twin]]:
-    """(earlier, image, how they are alike); pairs of a held-out picture and a trained one are another rule's."""
+    """Yield (earlier, image, twin), except pairs of a held-out and a trained picture, which have their own rule."""
     if "twins" not in data.memory:
         data.memory["twins"] = Thumbnails([item.facts["thumb"] for item in data.seen]).twins()
     for twin in data.memory["twins"]:
@@ -159,7 +159,7 @@ def _pair(one: Item, other: Item, twin: Twin, what: str, level: str | None = Non
 
 @rule("watermark", "error", "Most pictures have the same mark in a corner, which the LoRA would learn.")
 def watermark(data: Data) -> Iterator[Hit]:
-    """In each set on its own; an error for the shots, because they are all that the character is learnt from."""
+    """Each set on its own; an error for shots, because the character is learnt from them alone."""
     raise_it = "raise {}, or the LoRA will learn it"
     show = f"charloom lint {data.settings.get('character', 'NAME')} --html"
     look = f"look at it with {show}, and if it is not a mark, write lint: {{allow: [{{rule: watermark}}]}}"
@@ -176,10 +176,10 @@ def watermark(data: Data) -> Iterator[Hit]:
 
 
 def marked_corners(items: Sequence[Item]) -> Iterator[tuple[str, float]]:
-    """The corners with a shape that most images share, with its contrast in grey levels.
+    """Yield the corners that have the same shape in most images, with its contrast in grey levels.
 
-    The median of each corner is subtracted; the median over the images keeps what they share. The corner at the other
-    side serves as the level without a watermark.
+    The median of each corner is subtracted; the median over the images keeps what they share. The opposite corner gives
+    the level without a watermark.
     """
     if len(items) < FEWEST:
         return
@@ -200,7 +200,7 @@ def marked_corners(items: Sequence[Item]) -> Iterator[tuple[str, float]]:
     remedy="crop or retouch it, or name it in the caption",
 )
 def text(data: Data) -> Iterator[Hit]:
-    """What OCR has read, unless the caption speaks of writing or repeats it."""
+    """What OCR has read, unless the caption mentions writing or quotes it."""
     for item in data.seen:
         read = [entry for entry in item.facts.get("text", ()) if len(re.sub(r"\W|\d|_", "", entry["text"])) >= LETTERS]
         caption = item.caption or ""
@@ -233,7 +233,7 @@ def faces(data: Data) -> Iterator[Hit]:
     remedy="replace it, or correct its tier and view",
 )
 def no_face(data: Data) -> Iterator[Hit]:
-    """Only where the detector finds faces in most other close-ups: it knows photographs, not every drawing."""
+    """Only if the detector finds faces in most other close-ups: it knows photographs, not every kind of drawing."""
     close = [
         item
         for item in data.seen

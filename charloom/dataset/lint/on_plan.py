@@ -11,12 +11,12 @@ from charloom.dataset.lint.registry import Data, Hit, rule
 
 TIERS = ("close-up", "medium", "full-body")
 TOLERANCE = 0.2
-"""How far the number of shots of a tier may be from its share, relative to it."""
+"""Largest deviation of the number of shots of a tier from its share, relative to the share."""
 BLOCK = 8
-"""Shots of a tier from which its views and expressions are looked at."""
+"""A tier needs this many shots before its views and expressions are checked."""
 PROFILES = 2
 FEW = 15
-"""Pictures below which a style is hardly told from what they show."""
+"""With fewer pictures a style can hardly be separated from what they show."""
 EMOTIONS = {
     "laughing": "laughing", "joyful": "joyful", "smile": "smile", "smiling": "smile", "neutral": "neutral",
     "serious": "serious", "contemplative": "contemplative", "thoughtful": "contemplative", "sad": "sad",
@@ -25,7 +25,7 @@ EMOTIONS = {
 
 
 def blocks(data: Data, human: bool = False) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
-    """(tier, its shots), as far as every shot has a tier and a view; with ``human`` only large blocks of people."""
+    """Yield (tier, its shots) if every shot has a tier and a view; with ``human`` only large blocks of people."""
     shots = data.settings.get("shots", ())
     if not all(shot["tier"] and shot["view"] for shot in shots) or (human and not data.human):
         return
@@ -42,7 +42,7 @@ def blocks(data: Data, human: bool = False) -> Iterator[tuple[str, Sequence[Mapp
     remedy="turn them off",
 )
 def flips(data: Data) -> Iterator[Hit]:
-    """Of the recipe and of extra sets that show the character."""
+    """Flips in the recipe and in extra sets that show the character."""
     places = {"recipe.data": data.settings.get("flips", [False, False])}
     places |= {f"datasets.{name}": part["flips"] for name, part in data.sets.items() if not part["regularization"]}
     for where, axes in () if data.style else places.items():
@@ -52,7 +52,7 @@ def flips(data: Data) -> Iterator[Hit]:
 
 @rule("tiers", "warning", "Some distances are shown much more often than others.")
 def tiers(data: Data) -> Iterator[Hit]:
-    """Against the plan's own shares (``balance``), else a third each."""
+    """Compared with the plan's own shares (``balance``), or a third each."""
     shots = data.settings.get("shots", ())
     shares = data.settings.get("balance") or dict.fromkeys(() if data.style else TIERS, 1 / 3)
     for tier, block in blocks(data) if shares else ():
@@ -71,7 +71,7 @@ def tiers(data: Data) -> Iterator[Hit]:
     remedy="20 to 60 of different subjects teach a style and not what they show",
 )
 def few(data: Data) -> Iterator[Hit]:
-    """A plan has its own number; a style has none."""
+    """A plan sets its own number of pictures; a style has no plan."""
     own = data.of_character()
     if data.style and len(own) < FEW:
         yield Hit("images", f"{len(own)} pictures", tuple(item.name for item in own), {"least": FEW})
@@ -79,7 +79,7 @@ def few(data: Data) -> Iterator[Hit]:
 
 @rule("framing", "note", "What the pictures of a whole folder show, by their captions and faces.")
 def guessed(data: Data) -> Iterator[Hit]:
-    """Where no shot is described (:mod:`charloom.dataset.framing`)."""
+    """For folders whose shots are not described (:mod:`charloom.dataset.framing`)."""
     for level, where, line in framing.findings(data.items, data.settings):
         what, _, remedy = line.partition("; ")
         yield Hit(where, what, level=level, remedy=remedy)
@@ -87,7 +87,7 @@ def guessed(data: Data) -> Iterator[Hit]:
 
 @rule("profiles", "warning", "A tier has too few or too many profiles.", remedy="use 2, to learn the silhouette")
 def profiles(data: Data) -> Iterator[Hit]:
-    """Two in each large block."""
+    """Each large block should have two."""
     for tier, block in blocks(data, human=True):
         shown = [shot for shot in block if shot["view"] == "side profile"]
         if len(shown) != PROFILES:
@@ -101,7 +101,7 @@ def profiles(data: Data) -> Iterator[Hit]:
     remedy="else the model tips the head back only for laughing",
 )
 def tipped_head(data: Data) -> Iterator[Hit]:
-    """Looking up, and not laughing at the same time."""
+    """Each large block needs a shot that looks up without laughing."""
     for tier, block in blocks(data, human=True):
         tipped = [shot for shot in block if "looking up" in shot["expression"]]
         if not tipped:
@@ -114,7 +114,7 @@ def tipped_head(data: Data) -> Iterator[Hit]:
 
 @rule("expressions", "warning", "Expressions repeat or are missing.")
 def expressions(data: Data) -> Iterator[Hit]:
-    """Each of :data:`EMOTIONS` once in a large block."""
+    """Each of :data:`EMOTIONS` should appear once in a large block."""
     for tier, block in blocks(data, human=True):
         shown = [
             (band, shot) for shot in block for word, band in EMOTIONS.items() if word in shot["expression"].split()
@@ -131,7 +131,7 @@ def expressions(data: Data) -> Iterator[Hit]:
 
 @rule("from-behind", "warning", "A tier is never seen from behind.", remedy="add one")
 def from_behind(data: Data) -> Iterator[Hit]:
-    """One in each large block, except at medium distance."""
+    """Each large block should have one, except at medium distance."""
     for tier, block in blocks(data, human=True):
         if tier != "medium" and not any(shot["view"] == "seen from behind" for shot in block):
             yield _of((), f"no {tier} shot from behind")
@@ -175,7 +175,7 @@ def unused_files(data: Data) -> Iterator[Hit]:
 
 @rule("crop", "note", "Edges are cut off your own pictures.")
 def crop(data: Data) -> Iterator[Hit]:
-    """What is cut off the user's own images."""
+    """Says how much is cut off the user's own images."""
     cut = data.settings.get("crop") or {"right": 0, "bottom": 0}
     sides = [f"{cut[side]} pixels at the {side}" for side in ("right", "bottom") if cut[side]]
     if sides:

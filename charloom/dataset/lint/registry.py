@@ -1,6 +1,6 @@
-"""The rules of the check by name: how severe they are, what they are about, and what helps.
+"""The registry of the check's rules: name, severity, what each is about, and the remedy.
 
-A rule is a function of the whole data set that yields a :class:`Hit` for everything that it finds::
+A rule is a function of the whole data set that yields a :class:`Hit` for everything it finds::
 
     @rule("blur", "warning", "A picture is out of focus.", remedy="replace it")
     def blur(data): ...
@@ -22,13 +22,13 @@ from charloom.dataset.lint.findings import Finding, Item
 
 @dataclass(frozen=True)
 class Data:
-    """What rules look at. ``settings`` is the slice of the check, ``count`` counts the tokens of a text."""
+    """The input of all rules. ``settings`` are those of the check, ``count`` counts the tokens of a text."""
 
     items: Sequence[Item]
     settings: Mapping[str, Any]
     count: tokens.Counter = field(default_factory=tokens.Counter)
     memory: dict[str, Any] = field(default_factory=dict)
-    """What rules share because it is costly."""
+    """Expensive results that rules share."""
 
     @property
     def trigger(self) -> str:
@@ -42,12 +42,12 @@ class Data:
 
     @property
     def style(self) -> bool:
-        """Whether a style is learnt: it has neither person nor plan, and its captions say what is shown."""
+        """Whether this is a style: it has neither person nor plan, and its captions say what is shown."""
         return self.kind == "style"
 
     @property
     def human(self) -> bool:
-        """Whether it has a human face."""
+        """Whether the character has a human face."""
         return self.kind in ("woman", "man", "person")
 
     @cached_property
@@ -67,7 +67,7 @@ class Data:
 
     @cached_property
     def written(self) -> list[Item]:
-        """The images whose caption could be read and has words."""
+        """The items whose caption could be read and has words."""
         return [item for item in self.items if item.caption is not None]
 
     def role(self, item: Item) -> str:
@@ -81,13 +81,13 @@ class Data:
         )  # fmt: skip
 
     def of_character(self) -> list[Item]:
-        """Images that show the character, which its captions say."""
+        """Images that show the character, and whose captions say so."""
         return [item for item in self.items if self.role(item) != "regularisation"]
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One thing that a rule found; ``level`` and ``remedy`` only where they are not the rule's."""
+    """One thing that a rule found; ``level`` and ``remedy`` override the rule's."""
 
     where: str
     what: str
@@ -102,7 +102,7 @@ Check = Callable[[Data], Iterable[Hit]]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule; ``fixed`` if no level or allow list may silence it."""
+    """A rule; if it is ``fixed``, no level or allowance can silence it."""
 
     name: str
     level: str
@@ -116,7 +116,7 @@ class Rule:
         return [self.finding(hit) for hit in self.check(data)]
 
     def finding(self, hit: Hit) -> Finding:
-        """A hit of this rule as a finding."""
+        """Turn a hit of this rule into a finding."""
         level, remedy = hit.level or self.level, self.remedy if hit.remedy is None else hit.remedy
         return Finding(level, hit.where, hit.what, self.name, remedy, hit.pictures, hit.evidence)
 

@@ -1,4 +1,4 @@
-"""Which pictures of a data set are the same, nearly the same, or mirror images; 10,000 of them in seconds."""
+"""Finds pictures of a data set that are the same, nearly the same, or mirror images; 10,000 of them take seconds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SAME = 0.4
 NEAR = 3.0
 """Mean difference of two 64-pixel thumbnails (grey levels) below which images count as the same, or nearly the same."""
 BITS = 6
-"""Differing bits of 64 of the perceptual hash up to which images are compared, whatever their tones."""
+"""Images whose perceptual hashes differ in at most this many of 64 bits are compared, whatever their tones."""
 LIKE = 0.97
-"""Correlation of two thumbnails from which images of other tones, or mirrored ones, count as nearly the same."""
+"""Smallest correlation of two thumbnails at which images with other tones, or mirrored, count as nearly the same."""
 
 SAME_KIND, NEAR_KIND, MIRRORED = "same", "near", "mirrored"
 
 
 @dataclass(frozen=True)
 class Twin:
-    """``index`` is like the earlier ``other``; ``difference`` is the mean one of their thumbnails (grey levels)."""
+    """``index`` resembles the earlier ``other``; ``difference`` is that of their thumbnails (mean, grey levels)."""
 
     index: int
     other: int
@@ -36,7 +36,7 @@ class Thumbnails:
 
     def __init__(self, packed: Sequence[str]) -> None:
         self.grey = np.array([unpacked(text, THUMB, THUMB) for text in packed], np.uint8).reshape(-1, THUMB, THUMB)
-        # Means of blocks differ by no more than the thumbnails, so they are a fast first filter; so is the mean.
+        # Block means never differ by more than the thumbnails, so they are a fast first filter; so is the overall mean.
         blocks = self.grey.reshape(-1, 8, THUMB // 8, 8, THUMB // 8).mean(axis=(2, 4), dtype=np.float32)
         self.blocks = blocks.reshape(len(self.grey), 64)
         self.means = self.blocks.mean(axis=1)
@@ -45,10 +45,10 @@ class Thumbnails:
         self.mirrored = _words(hashing.perceptual_hash(half[:, :, ::-1]))
 
     def twins(self, among: int | None = None) -> list[Twin]:
-        """For each picture the earlier one that it is nearest to, if it is near enough.
+        """For each picture find the nearest earlier one, if it is near enough.
 
-        Only the nearest counts, so that a folder of copies gives one finding per picture, not one per pair. ``among``
-        limits the earlier ones to the first so many, and the pictures to the others.
+        Only the nearest counts, so that a folder of copies gives one finding per picture, not one per pair. With
+        ``among``, each picture after the first ``among`` is compared with those only.
         """
         first = 1 if among is None else among
         found = (self._nearest(index, index if among is None else among) for index in range(first, len(self.grey)))

@@ -8,7 +8,7 @@ A source is a module with four functions; ``shot`` is None for the neutral refer
 * ``make(settings, inputs, output)``: write the image as a PNG
 
 A source that makes each picture from a prompt and the reference is a *generator*: it has two more functions
-(:mod:`charloom.dataset.sources.orders`), and shares these four (:mod:`charloom.dataset.sources.generated`).
+(:mod:`charloom.dataset.sources.orders`); all generators share these four (:mod:`charloom.dataset.sources.generated`).
 
 To add a source, write such a module and add its name to :data:`NAMES` and to ``images.source`` in the character schema.
 """
@@ -36,9 +36,9 @@ def get(name: str) -> ModuleType:
 
 
 def problems(character: Character) -> list[str]:
-    """What keeps a character's images, extra data sets included, from being made.
+    """What prevents a character's images, extra data sets included, from being made.
 
-    Asked only when images are needed: the prompt sheet is written before there are any.
+    Called only when images are needed: the prompt sheet is written before there are any.
     """
     lines = (
         get(character.source).problems(character) + character.without_words() + datasets.problems(character.datasets)

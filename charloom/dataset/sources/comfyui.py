@@ -1,4 +1,4 @@
-"""A ComfyUI server: a workflow in API format with places for the prompt, the reference and the seed."""
+"""A ComfyUI server: runs a workflow in API format that has placeholders for prompt, reference and seed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["inputs", "make", "open", "picture", "problems", "settings"]
 
 PLACES = ("{prompt}", "{reference}", "{seed}")
 SHIPPED = ("flux2-klein-4b",)
-"""Workflows of ours, in ``workflows/``."""
+"""Workflows that ship with charloom, in ``workflows/``."""
 
 
 def problems(character: Character) -> list[str]:
-    """A workflow that is missing, of the wrong format, or without its places."""
+    """A workflow that is missing, in the wrong format, or without placeholders."""
     assert character.generation is not None
     try:
         _workflow(character.generation.settings["workflow"])
@@ -34,7 +34,7 @@ def problems(character: Character) -> list[str]:
 
 
 def picture(character: Character) -> dict[str, Any]:
-    """The content of the workflow, whatever its file is called, and the seed."""
+    """The content of the workflow, independent of its file name, and the seed."""
     assert character.generation is not None
     chosen = character.generation.settings
     try:
@@ -45,16 +45,16 @@ def picture(character: Character) -> dict[str, Any]:
 
 
 def open(how: dict[str, Any]) -> ComfyUI:
-    """The server; ``how`` has ``server``, ``workflow`` and ``timeout``.
+    """Open the server; ``how`` has ``server``, ``workflow`` and ``timeout``.
 
     Raises:
-        UserError: the workflow or the address cannot be used.
+        UserError: the workflow or the address is not valid.
     """
     return ComfyUI(how)
 
 
 class ComfyUI:
-    """Fills the places of the workflow, and waits for its first picture."""
+    """Fills the placeholders of the workflow, and waits for its first picture."""
 
     def __init__(self, how: dict[str, Any]) -> None:
         from charloom.deliver.server import Server
@@ -65,7 +65,7 @@ class ComfyUI:
         self._uploaded: dict[str, str] = {}
 
     def fresh(self) -> None:
-        pass  # every workflow stands for itself
+        pass  # runs are independent
 
     def draw(self, order: Order) -> bytes:
         from charloom.deliver.server import Unavailable
@@ -80,13 +80,13 @@ class ComfyUI:
             outputs = self.server.wait(self.server.queue(filled), self.how["timeout"])
             return next(self.server.pictures(outputs))
         except Unavailable as error:
-            # A server that was started again has forgotten its uploads.
+            # A server that has been restarted has lost the uploads.
             self._uploaded.clear()
             raise Again(str(error)) from None
 
 
 def fill(workflow: dict[str, Any], prompt: str, reference: str, seed: int) -> dict[str, Any]:
-    """A copy of ``workflow`` with its places filled: texts that hold the words, the seed as a number."""
+    """Fill the placeholders in a copy of ``workflow``: those inside texts as text, the seed as a number."""
 
     def filled(value: Any) -> Any:
         if value == "{seed}":
@@ -101,10 +101,10 @@ def fill(workflow: dict[str, Any], prompt: str, reference: str, seed: int) -> di
 
 
 def _workflow(name: str) -> dict[str, Any]:
-    """A workflow of ours by name, or of the user's by file.
+    """A shipped workflow by name, or the user's own by file.
 
     Raises:
-        UserError: there is none, or its places are missing.
+        UserError: there is none, or it lacks placeholders.
     """
     from charloom.deliver import drawing
 

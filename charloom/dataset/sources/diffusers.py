@@ -1,7 +1,7 @@
-"""A pipeline of diffusers on this machine that takes a picture and a prompt: FLUX.2 klein, Qwen-Image-Edit, …
+"""A diffusers pipeline on this machine that takes a picture and a prompt: FLUX.2 klein, Qwen-Image-Edit, …
 
-Any pipeline folder or model of the hub whose pipeline, or the image-to-image one of its family, has the arguments
-``image`` and ``prompt``. Only safetensors are loaded, and no code of a model's own.
+It may be any pipeline folder or hub model whose pipeline, or the image-to-image pipeline of its family, has the
+arguments ``image`` and ``prompt``. Only safetensors are loaded, and no code from the model's repository.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["inputs", "make", "open", "picture", "problems", "settings"]
 
 WHERE = "images.diffusers"
 ROOM = 3 * 2**30
-"""Bytes besides the weights for a picture of 1024x1024: activations, the autoencoder, the reference."""
+"""Bytes of memory besides the weights for a picture of 1024x1024: activations, autoencoder, reference."""
 LOOKS = ("width", "height", "num_inference_steps", "guidance_scale", "strength", "seed", "options", "revision")
 OURS = ("image", "prompt", "generator", "num_images_per_prompt", "output_type", "return_dict")
-"""Arguments that are set here."""
+"""Arguments that this module sets itself."""
 
 
 def folder_of(generation: Generation) -> Path | None:
-    """The folder of a model that lies on this machine; None for one of the hub."""
+    """The folder of a model on this machine; None for a hub model."""
     name = os.path.expanduser(generation.settings["model"])
     return Path(name) if name.startswith((".", "/")) or Path(name).is_dir() else None
 
@@ -45,7 +45,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def problems(character: Character) -> list[str]:
-    """A folder without a pipeline."""
+    """A folder without a pipeline, and options that charloom sets itself."""
     assert character.generation is not None
     folder = folder_of(character.generation)
     if folder and not (folder / "model_index.json").is_file():
@@ -56,7 +56,7 @@ def problems(character: Character) -> list[str]:
 
 
 def picture(character: Character) -> dict[str, Any]:
-    """The model of the hub and everything that is passed to it. What a folder holds is added by the job."""
+    """The hub model and everything that is passed to it. The job adds the content of a folder."""
     assert character.generation is not None
     given = character.generation.settings
     kept = {key: given[key] for key in LOOKS if given.get(key) not in (None, {})}
@@ -67,11 +67,11 @@ def picture(character: Character) -> dict[str, Any]:
 
 
 def open(how: dict[str, Any]) -> Diffusers:
-    """The pipeline, loaded; ``how`` has ``model``, ``revision``, ``offload``, ``device`` (torch's), ``limit`` (GiB of
-    GPU memory, or None) and ``log``.
+    """Load the pipeline; ``how`` has ``model``, ``revision``, ``offload``, ``device`` (torch's), ``limit`` (GiB of GPU
+    memory, or None) and ``log``.
 
     Raises:
-        UserError: it cannot be loaded, or takes no picture.
+        UserError: it cannot be loaded, or does not accept a picture.
     """
     return Diffusers(how)
 
@@ -93,7 +93,7 @@ class Diffusers:
         how["log"](f"{type(self.pipeline).__name__}: {place(self.pipeline, self.device, how)}")
 
     def fresh(self) -> None:
-        pass  # every picture stands for itself
+        pass  # pictures are independent
 
     def draw(self, order: Order) -> bytes:
         import torch
@@ -102,7 +102,7 @@ class Diffusers:
         wanted = call(order.settings, self.arguments)
         generator = torch.Generator("cpu").manual_seed(order.seed)
         reference = pictures.read(order.reference).image
-        if "strength" in self.arguments:  # begins with the reference itself, which must have the picture's size
+        if "strength" in self.arguments:  # starts from the reference itself, which must have the picture's size
             from PIL import ImageOps
 
             reference = ImageOps.fit(reference, (order.settings["width"], order.settings["height"]))
@@ -114,7 +114,7 @@ class Diffusers:
                 f"{WHERE}: a picture of {order.settings['width']}x{order.settings['height']} needs more GPU memory "
                 "than there is; lower width and height, or set offload: sequential"
             ) from None
-        except Exception as error:  # pipelines of any author, with arguments of the user's
+        except Exception as error:  # any author's pipeline, with the user's arguments
             what = f"{type(error).__name__}: {reason(error)}"
             raise UserError(
                 f"{WHERE}: {type(self.pipeline).__name__} draws nothing ({what}); use another model"
@@ -125,13 +125,13 @@ class Diffusers:
 
 
 def call(settings: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """Arguments of a pipeline that has the arguments ``known``.
+    """The arguments to call a pipeline with that accepts those in ``known``.
 
     Raises:
-        UserError: it lacks one that the user has set.
+        UserError: it does not accept one that the user has set.
     """
     wanted: dict[str, Any] = {key: settings[key] for key in ("width", "height") if key in known}
-    # Distilled and ordinary pipelines of one family call their guidance differently.
+    # Distilled and ordinary pipelines of a family use different names for guidance.
     names = {
         "num_inference_steps": ("num_inference_steps",),
         "guidance_scale": ("true_cfg_scale", "guidance_scale"),
@@ -153,7 +153,7 @@ def call(settings: dict[str, Any], known: set[str]) -> dict[str, Any]:
 
 
 def place(pipeline: Any, device: Any, how: dict[str, Any]) -> str:
-    """Put a pipeline on ``device`` so that it fits into the GPU memory; returns how, in words."""
+    """Put a pipeline on ``device`` so that it fits into GPU memory; returns how, in words."""
     wanted = how["offload"]
     if device.type != "cuda":
         pipeline.to(device)
@@ -174,7 +174,7 @@ def place(pipeline: Any, device: Any, how: dict[str, Any]) -> str:
 
 
 def offload(whole: int, largest: int, budget: int) -> str:
-    """What of the weights stays on a GPU with ``budget`` bytes: all (``none``), a part (``model``), or layers."""
+    """How to offload on a GPU with ``budget`` bytes: ``none``, ``model`` (part by part), or ``sequential`` (layers)."""
     if whole + ROOM <= budget:
         return "none"
     return "model" if largest + ROOM <= budget else "sequential"
@@ -188,7 +188,7 @@ def _budget(limit: float | None, device: Any) -> int:
 
 
 def _sizes(pipeline: Any) -> dict[str, int]:
-    """Bytes of the weights by part of the pipeline."""
+    """Bytes of weights, by part of the pipeline."""
     import torch
 
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
@@ -196,7 +196,7 @@ def _sizes(pipeline: Any) -> dict[str, int]:
 
 
 def _loaded(how: dict[str, Any], dtype: Any) -> Any:
-    """The pipeline, or the image-to-image one with the same parts if it takes no picture."""
+    """The pipeline, or, if it takes no picture, the image-to-image pipeline with the same parts."""
     misfits.hide(misfits.BESIDE_TORCH)
     from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
 

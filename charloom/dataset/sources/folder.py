@@ -1,5 +1,4 @@
-"""The user's own images: one file per shot, named like the shot or by its key ``file``, or else every picture of a
-folder; copied as PNG."""
+"""The user's own images, copied as PNG: one file per shot (named like it or by its key ``file``), or a whole folder."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ def problems(character: Character) -> list[str]:
 
 
 def _lacks(character: Character, missing: list[str], used: Collection[Path]) -> str:
-    """One line for all shots without a picture; renaming is proposed where a file can be meant for one of them only."""
+    """One line for all shots without a picture; proposes to rename files that can only be meant for one of them."""
     there = [path for path in images(character.folder or "") if path.stem != REFERENCE]
     plain = {_plain(name): name for name in missing}
     renamed = {}
@@ -77,7 +76,7 @@ def _shortened(names: list[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name without case, punctuation and leading zeros: closeup-01 and Closeup 1 are the same."""
+    """Normalise a name by removing case, punctuation and leading zeros: closeup-01 and Closeup 1 become the same."""
     return re.sub(r"[^a-z0-9]|(?<!\d)0+(?=\d)", "", name.lower())
 
 
@@ -98,7 +97,7 @@ def _unread(path: Path) -> str:
 
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
-    """The user's file. Without a reference image the first close-up is used: it is only shown on pages."""
+    """The user's file. The first close-up stands in for a missing reference, which is only shown on pages."""
     if shot:
         found = of_shot(character, shot)
     else:
@@ -108,12 +107,12 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
 
 
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
-    """Only the file itself matters."""
+    """None: only the file itself matters."""
     return {"recipe": RECIPES["folder"]}
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
-    """Copy a PNG byte for byte; convert any other format to PNG, losslessly, upright and on white."""
+    """Copy a PNG byte for byte; convert any other format losslessly to PNG, upright and on white."""
     if not inputs:
         raise UserError(f"{output}: its image is no longer in the folder; put it back")
     picture = pictures.read(inputs[0])

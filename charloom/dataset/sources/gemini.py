@@ -1,7 +1,7 @@
 """Google's Gemini API (``pip install 'charloom[gemini]'``): a chat that gets the reference and a prompt per picture.
 
-In long chats about one person the model takes it for a public figure and refuses, so each chat makes few pictures, and
-a refused prompt is repeated in a fresh one.
+In long chats about one person the model mistakes them for a public figure and refuses. So each chat makes few pictures,
+and a refused prompt is repeated in a fresh one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["inputs", "make", "open", "picture", "problems", "settings"]
 
 WHERE = "images.gemini"
 REFUSALS = ("SAFETY", "PROHIBITED", "BLOCKLIST", "RECITATION", "SPII", "NO_IMAGE", "IMAGE_OTHER", "MODEL_ARMOR")
-"""Parts of the reasons with which the API ends an answer that it does not want to give."""
+"""Words in the finish reasons by which the API refuses."""
 
 
 def picture(character: Character) -> dict[str, Any]:
-    """Model, size and shape."""
+    """Model, size and aspect ratio."""
     assert character.generation is not None
     return {key: character.generation.settings[key] for key in ("model", "size", "aspect_ratio")}
 
 
 def open(how: dict[str, Any]) -> Gemini:
-    """The API with the key of the environment.
+    """Open the API with the key from the environment.
 
     Raises:
         UserError: the package or the key is missing.
@@ -53,7 +53,7 @@ class Gemini:
         options = types.HttpOptions(
             base_url=how.get("base_url"), timeout=int(how["timeout"] * 1000), httpx_client=self._http
         )
-        # Explicitly: otherwise the environment may choose another service or key.
+        # Explicit: otherwise the environment may select another service or key.
         self._client = genai.Client(vertexai=False, api_key=self.secret.value, http_options=options)
         self._chat: Any = None
         self._pictures = 0
@@ -94,7 +94,7 @@ class Gemini:
         )
 
     def _picture(self, answer: Any) -> bytes:
-        """The last picture of an answer: what a thinking model drew before is a draft."""
+        """The last picture of an answer; those that a thinking model drew before are drafts."""
         candidates = getattr(answer, "candidates", None) or []
         content = getattr(candidates[0], "content", None) if candidates else None
         parts = [part for part in (getattr(content, "parts", None) or []) if not part.thought]

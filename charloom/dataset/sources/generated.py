@@ -1,4 +1,4 @@
-"""What all generators share of the interface of image sources."""
+"""The part of the interface of image sources that all generators share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def problems(character: Character) -> list[str]:
-    """Nothing: what a generator needs is checked with the character file, its key when pictures are missing."""
+    """None: settings are checked with the character file, and the key when pictures are missing."""
     return []
 
 
@@ -23,7 +23,7 @@ def inputs(character: Character, shot: Shot | None) -> list[str]:
 
 
 def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
-    """For the reference that is the user's own: it is copied as the images of a folder are."""
+    """Settings for the user's own reference, which is copied like the images of a folder."""
     return {"source": "folder", **folder.settings(character, shot)}
 
 

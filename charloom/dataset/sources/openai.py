@@ -1,4 +1,4 @@
-"""OpenAI's image API, or any server that speaks it (``pip install 'charloom[openai]'``): an edit of the reference."""
+"""OpenAI's image API, or any compatible server (``pip install 'charloom[openai]'``): edits of the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["inputs", "make", "open", "picture", "problems", "settings"]
 
 WHERE = "images.openai"
 REFUSALS = ("moderation_blocked", "content_policy_violation", "safety")
-"""Signs of a refusal in the code or the words of an error."""
+"""Words in the code or message of an error that mean a refusal."""
 
 
 def picture(character: Character) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def picture(character: Character) -> dict[str, Any]:
 
 
 def open(how: dict[str, Any]) -> OpenAI:
-    """The API with the key of the environment; a server on this machine may do without.
+    """Open the API with the key from the environment; a server on this machine may do without.
 
     Raises:
         UserError: the package or the key is missing.
@@ -56,7 +56,7 @@ class OpenAI:
         )
 
     def fresh(self) -> None:
-        pass  # every request stands for itself
+        pass  # requests are independent
 
     def draw(self, order: Order) -> bytes:
         given = {
@@ -82,7 +82,7 @@ class OpenAI:
         return self._picture(answer)
 
     def _picture(self, answer: Any) -> bytes:
-        data = getattr(answer, "data", None)  # a text where the answer was not JSON
+        data = getattr(answer, "data", None)  # the client returns a str if the answer was not JSON
         first = data[0] if isinstance(data, list) and data else None
         packed, address = getattr(first, "b64_json", None), getattr(first, "url", None)
         if isinstance(packed, str) and packed:
@@ -95,7 +95,7 @@ class OpenAI:
         raise Wrong("an answer without a picture came")
 
     def _fetched(self, address: str) -> bytes:
-        """The picture at an address, asked for without the key."""
+        """Download the picture at an address, without sending the key."""
         try:
             answer = self._http.get(address)
         except Exception as error:  # as above

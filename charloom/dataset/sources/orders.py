@@ -1,11 +1,11 @@
-"""What a generator is asked for, and how it answers.
+"""The interface of generators: orders, and the ways in which they can fail.
 
 A generator is a module of this package with, besides the four functions of every source,
 
 * ``picture(character)``: the settings that decide how its pictures look, without the prompt
-* ``open(how, session)``: an :class:`Artist`; ``how`` are settings that do not matter for the result
+* ``open(how)``: an :class:`Artist`; ``how`` are settings that do not affect the result
 
-:class:`charloom.dataset.sources.session.Session` does the rest: it keeps, counts, waits and asks again.
+:class:`charloom.dataset.sources.session.Session` does the rest: it stores, counts, waits and retries.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Protocol
 from charloom.core.canonical import canonical_json, digest
 
 KIND = "picture"
-"""Of store entries: generated pictures, as PNG. What was paid for cannot be made again."""
+"""Kind of the store entries: generated pictures, as PNG. They were paid for, and cannot be made again."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One picture that is wanted; ``name`` is its shot, ``settings`` what decides how it looks (with ``prompt``)."""
+    """One picture to be made; ``name`` is its shot, ``settings`` (with ``prompt``) decide how it looks."""
 
     name: str
     settings: dict[str, Any]
@@ -33,18 +33,18 @@ class Order:
 
     @property
     def prompt(self) -> str:
-        """What is asked for, in words."""
+        """The prompt."""
         return str(self.settings["prompt"])
 
     @property
     def key(self) -> str:
-        """Store key. Not of the shot's name: a shot that is renamed keeps its picture."""
+        """Key in the store. It does not depend on the shot's name, so that a renamed shot keeps its picture."""
         tried = {"attempt": self.attempt} if self.attempt else {}
         return digest({**self.settings, **tried, "reference": self.reference_sha256})
 
     @property
     def seed(self) -> int:
-        """A seed (32 bits) of its own for each prompt and attempt, from the seed of the set."""
+        """A different 32-bit seed for each prompt and attempt, derived from the seed of the set."""
         twin = {key: self.settings[key] for key in ("prompt", "twin") if key in self.settings}
         return (int(self.settings["seed"]) + zlib.crc32(canonical_json([twin, self.attempt]).encode())) % 2**32
 
@@ -53,27 +53,27 @@ class Artist(Protocol):
     """Draws pictures, one at a time."""
 
     def draw(self, order: Order) -> bytes:
-        """The file of one picture, in whatever format it came.
+        """Draw one picture; returns the bytes of its file, in any format.
 
         Raises:
             Refused, Again, Wrong: see there.
-            UserError: no further picture will come either, until somebody does something.
+            UserError: no further picture can be had until the user does something.
         """
         ...
 
     def fresh(self) -> None:
-        """Forget what was said so far, because a picture was refused."""
+        """Start a fresh chat, because a picture was refused."""
         ...
 
 
 class Refused(Exception):
-    """The picture is refused, with words. A fresh chat may see it differently."""
+    """The generator refuses the picture, and says why. A fresh chat may not."""
 
 
 class Again(Exception):
-    """No answer, or that of a server under load: the same may succeed later.
+    """No answer, or that of an overloaded server: the same request may succeed later.
 
-    ``wait`` is what the server asks for, in seconds; ``charged``: the picture may have been drawn and charged for.
+    ``wait`` is the pause that the server asks for, in seconds; ``charged``: the picture may have been charged for.
     """
 
     def __init__(self, why: str, wait: float | None = None, charged: bool = False) -> None:
@@ -82,4 +82,4 @@ class Again(Exception):
 
 
 class Wrong(Exception):
-    """An answer without a picture that can be used."""
+    """An answer without a usable picture."""

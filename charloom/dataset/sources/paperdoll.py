@@ -1,6 +1,6 @@
-"""The built-in renderer: drawn people at 2048² with a watermark in the corner, like images of closed generators.
+"""The built-in renderer: drawn people at 2048² pixels with a watermark in the corner, like images of closed generators.
 
-The phrases of a shot are parsed by the language of the paper-doll world; a phrase that it cannot draw is a mistake in
+The phrases of a shot are parsed by the language of the paper-doll world; a phrase that cannot be drawn is a mistake in
 the character file, found before anything runs.
 """
 
@@ -27,7 +27,7 @@ LOOK_SIZE = 512
 LOOKS = ("ink",)
 """Techniques to draw in (:mod:`charloom.paperdoll.looks`), named here so that planning loads no drawing."""
 FRAME = 1898 / 2048
-"""The figure fits into what the default crop of 150 pixels leaves; otherwise the feet would be cropped."""
+"""Fits the figure into what the default crop of 150 pixels leaves; otherwise the feet would be cut off."""
 NEUTRAL = "a close-up portrait photo, frontal view, neutral expression, wearing a white t-shirt"
 
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -93,7 +93,7 @@ def _choices(word: str, allowed: tuple[str, ...]) -> str:
 
 
 def inputs(character: Character, shot: Shot | None) -> list[str]:
-    """Drawn from settings alone; a shot depends on the reference, because a new reference means new images."""
+    """None for the reference; a shot depends on the reference, because a new reference means new images."""
     if character.is_style:
         return []
     return [layout.results(character.id).reference.as_posix()] if shot else []
@@ -120,9 +120,9 @@ def settings(character: Character, shot: Shot | None) -> dict[str, Any]:
 
 
 def subject(character: Character, shot: Shot) -> tuple[attributes.Identity, attributes.Scene]:
-    """Who is in a picture of a style, and how: somebody else in every one, so that only the look is learnt.
+    """Who is in a picture of a style, and how: a different person in each, so that only the look is learnt.
 
-    Places are dealt like cards, so that none is missing: a look that was never seen at night is not drawn at night.
+    Places are dealt like cards, so that none is missing: a look never seen at night would not be drawn at night.
     """
     rng = random.Random(f"{character.people} {shot.name}")
     who, scene_ = attributes.random_identity(rng), attributes.random_scene(rng)
@@ -151,7 +151,7 @@ def _look_settings(character: Character, shot: Shot) -> dict[str, Any]:
 
 
 def make(settings: dict[str, Any], inputs: list[str], output: Path) -> None:
-    """Draw the image, and stamp a watermark on those of a character, like that of a closed generator."""
+    """Draw the image; images of a character get a watermark like that of a closed generator."""
     from charloom.paperdoll import draw, looks
 
     look = settings.get("look")

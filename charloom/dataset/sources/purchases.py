@@ -1,6 +1,6 @@
-"""A record of what generators were asked for one character and what it cost: a file with a line of JSON per answer.
+"""The record of what was asked of generators for one character and what it cost: one line of JSON per answer.
 
-It lies outside of the store and the results, so that deleting either does not forget what was spent.
+The file lies outside the store and the results, so that deleting either does not forget what was spent.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 from charloom.core.errors import UserError, disk_problem
 
 BOUGHT, LOST, REFUSED, FAILED, STOPPED = "bought", "lost", "refused", "failed", "stopped"
-"""A picture came; an answer was lost that may have been charged for; none was drawn; it was given up; all were."""
+"""A picture arrived; an answer was lost that may have been charged for; the generator refused; this picture was given
+up; all further ones were."""
 CHARGED = (BOUGHT, LOST)
 RUN = "CHARLOOM_RUN"
-"""Environment variable: the run of snakemake that a job belongs to."""
+"""Environment variable with the run of snakemake that a job belongs to."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent; None is no limit. ``price`` is that of one picture, None if it is not known."""
+    """What may be spent; None means no limit. ``price`` is that of one picture, None if unknown."""
 
     pictures: int | None = None
     money: float | None = None
@@ -44,24 +45,24 @@ class Purchases:
 
     @property
     def money(self) -> float:
-        """What they cost, at the prices that stood in the character's file then."""
+        """What they cost, at the prices in the character file at the time."""
         return sum(float(line.get("price") or 0.0) for line in self.lines if line["what"] in CHARGED)
 
     def affordable(self, budget: Budget) -> int | None:
-        """How many more pictures the budget allows; None for any number."""
+        """How many more pictures the budget allows; None if there is no limit."""
         left = []
         if budget.pictures is not None:
             left.append(budget.pictures - self.pictures)
         if budget.money is not None and budget.price:
-            # A float sum of prices may exceed the budget in its last digits.
+            # The last digits of a float sum of prices may exceed the budget.
             left.append(int((budget.money - self.money) / budget.price + 1e-9))
         return max(0, min(left)) if left else None
 
     def note(self, what: str, name: str, key: str, price: float | None = None, why: str = "") -> None:
-        """Add a line, on the disk before this returns.
+        """Add a line, which is on the disk when this returns.
 
         Raises:
-            UserError: it cannot be written; nothing must be bought that is not counted.
+            UserError: it cannot be written; nothing may be bought that is not counted.
         """
         line: dict[str, Any] = {"what": what, "picture": name, "key": key, "time": round(time.time(), 1)}
         line |= {"price": price} if what in CHARGED else {}
@@ -74,7 +75,7 @@ class Purchases:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
-                # In one write, and after a line that a crash has left unfinished, on a line of its own.
+                # In one write; and on a line of its own, even after one that a crash has left unfinished.
                 torn = file.tell() and not _ends_a_line(self.path)
                 file.write((b"\n" if torn else b"") + json.dumps(line, sort_keys=True).encode() + b"\n")
                 file.flush()
@@ -87,7 +88,7 @@ class Purchases:
         return next((str(one.get("why")) for one in self._of_run(FAILED) if one["key"] == key), None)
 
     def stopped(self) -> str | None:
-        """Why no further picture could be had earlier in this run; None if they could."""
+        """Why all further pictures were given up earlier in this run; None if they were not."""
         return next((str(one.get("why")) for one in self._of_run(STOPPED)), None)
 
     def _of_run(self, what: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""Gets pictures from a generator: each is stored on arrival, counted against the budget, and never asked for
-twice. What fails for a while is asked for again, after a pause that grows; what is refused, in a fresh chat.
+"""Gets pictures from a generator: each is stored on arrival, counted against the budget, and never asked for again.
+
+Temporary failures are retried after growing pauses, refusals in a fresh chat.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from charloom.dataset.sources.orders import KIND, Again, Artist, Order, Refused,
 from charloom.dataset.sources.purchases import BOUGHT, FAILED, LOST, REFUSED, STOPPED, Budget, Purchases
 
 SMALLEST = 32
-"""Pictures with an edge below this (pixels) are thumbnails or placeholders, not what was asked for."""
+"""Pictures with an edge below this (pixels) are thumbnails or placeholders."""
 ROOM = 2**26
-"""Bytes that must be free before a picture is asked for: what cannot be kept would be paid for again."""
+"""Free bytes on the disk needed before a picture is asked for: one that cannot be stored would be paid for twice."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -29,16 +30,16 @@ PNG = b"\x89PNG\r\n\x1a\n"
 class Patience:
     """How often one picture is asked for.
 
-    Before attempt n + 1 a pause of ``first`` · 2ⁿ seconds, at most ``longest``, times a random factor from 0.5 to 1, so
-    that several users of one key do not come back together.
+    After n failures the pause is ``first`` · 2ⁿ⁻¹ seconds, at most ``longest``, times a random factor from 0.5 to 1, so
+    that several users of one key do not return at the same time.
     """
 
     tries: int = 7
-    """Answers that a server owes in a row, before it is left alone;"""
+    """Failures in a row before the server is left alone;"""
     refusals: int = 4
     """refusals of one picture, and"""
     wrong: int = 3
-    """answers that are charged for and bring no usable picture, before the next picture is tried."""
+    """unusable answers that are charged for, before the next picture is tried."""
     first: float = 2.0
     longest: float = 60.0
 
@@ -50,7 +51,7 @@ class Patience:
 
 @dataclass
 class Session:
-    """Where pictures go, what they may cost, and who is told. ``artist`` opens the generator, when one is missing."""
+    """Where pictures go, what they may cost, and the log. ``artist`` opens the generator when a picture is missing."""
 
     store: Store
     purchases: Purchases
@@ -62,17 +63,17 @@ class Session:
     _artist: Artist | None = field(default=None, repr=False)
 
     def get(self, orders: Sequence[Order]) -> dict[str, str]:
-        """Get every picture that is not stored; returns why by the name of each that could not be had.
+        """Get every picture that is not stored; returns, by name, why some could not be had.
 
         Raises:
-            UserError: no further picture can be had; those that came are stored.
+            UserError: no further picture can be had; those that arrived are stored.
         """
         missing = [one for one in orders if not self.store.has(KIND, one.key, ".png")]
-        # Jobs that have waited for this one would all be as patient again, one after the other.
+        # Otherwise the jobs that waited for this one would all retry as often, one after the other.
         if missing and (why := self.purchases.stopped()):
             raise UserError(why)
         for reference in {one.reference for one in missing if one.reference}:
-            pictures.read(reference, pictures.MADE_HERE)  # none is paid for that is drawn after a damaged one
+            pictures.read(reference, pictures.MADE_HERE)  # do not pay for pictures drawn after a damaged reference
         failed: dict[str, str] = {}
         for number, order in enumerate(missing, 1):
             if why := self.purchases.given_up(order.key):
@@ -127,7 +128,7 @@ class Session:
                 wrong += 1
                 self._wrong(order, wrong, str(error))
                 continue
-            # Counted before it is looked at: it was charged for whatever it is.
+            # Counted before it is checked: it was charged for in any case.
             self.purchases.note(BOUGHT, order.name, order.key, price)
             failures = 0
             try:
@@ -159,10 +160,10 @@ class Session:
         return self._artist
 
     def _keep(self, order: Order, data: bytes) -> None:
-        """Store a picture: a PNG as it came, anything else converted.
+        """Store a picture: a PNG as it is, anything else converted.
 
         Raises:
-            Wrong: it is not a whole picture, a placeholder, or the reference itself.
+            Wrong: it is damaged, a placeholder, or the reference itself.
         """
         with _file(data) as path:
             try:
@@ -185,7 +186,7 @@ class Session:
 
 
 class _GivenUp(Exception):
-    """This picture cannot be had; others may."""
+    """This picture cannot be had, but others may."""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""HTTP for API clients: every answer is limited in time and size, and the key stays hidden.
+"""HTTP for API clients: every answer is limited in time and size, and the key stays secret.
 
-The official clients bring ``httpx2`` and take a client of it; this module makes one.
+The official clients depend on ``httpx2`` and accept a client of it, which this module makes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEADLINE = "charloom-deadline"
 
 
 class Secret:
-    """An API key from the environment; :meth:`hide` takes it out of any text."""
+    """An API key from the environment; :meth:`hide` removes it from any text."""
 
     def __init__(self, variable: str, *, needed: bool = True) -> None:
         """Raises :class:`UserError` if the variable is not set, or holds what cannot be a key."""
@@ -29,13 +29,13 @@ class Secret:
         if not value and needed:
             raise UserError(f"{variable}: is not set; put your API key into this environment variable")
         if value and not re.fullmatch(r"[!-~]+", value):
-            # Clients would quote it in their errors.
+            # Clients would quote the value in their errors.
             raise UserError(f"{variable}: contains spaces or characters that no API key has; set it again")
         self.value = value or "none"
         self.variable = variable
 
     def hide(self, text: object, longest: int = 200) -> str:
-        """``text`` on one line without the key and without what would steer a terminal."""
+        """``text`` on one line, without the key and without control characters."""
         line = "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
         if len(self.value) >= 8:
             for form in (self.value, quote(self.value, safe="")):
@@ -48,13 +48,13 @@ class TooLarge(Exception):
 
 
 class TooSlow(Exception):
-    """An answer that was not whole in time."""
+    """An answer that was not complete in time."""
 
 
 def client(seconds: float) -> Any:
-    """An ``httpx2.Client`` whose answers are whole within ``seconds``, unpacked and at most :data:`LARGEST` bytes.
+    """An ``httpx2.Client`` whose answers are complete within ``seconds``, uncompressed, at most :data:`LARGEST` bytes.
 
-    Proxies of the environment are used as usual; redirects are not followed, because they could take the key elsewhere.
+    Proxies of the environment are used as usual; redirects are not followed: they could take the key elsewhere.
     """
     import httpx2
 
@@ -77,7 +77,7 @@ def client(seconds: float) -> Any:
 
 def _limited(base: type) -> Any:
     class Limited(base):  # type: ignore[misc]
-        """A stream that ends with an error when it is too long or too slow."""
+        """A stream that raises an error if it is too long or too slow."""
 
         def __init__(self, stream: Any, end: float) -> None:
             self.stream, self.end = stream, end
@@ -99,7 +99,7 @@ def _limited(base: type) -> Any:
 
 
 def judged(error: BaseException, secret: Secret, where: str, seconds: float) -> Exception:
-    """What an error of a client means, as one of ours: to be raised ``from None``, because it may hold the key.
+    """Translate an error of a client into one of ours; raise it ``from None``, because the original may hold the key.
 
     ``where`` is the key of the settings to correct if the server cannot be reached.
     """
@@ -116,16 +116,16 @@ def judged(error: BaseException, secret: Secret, where: str, seconds: float) -> 
     if kinds & {"JSONDecodeError", "ValidationError", "UnicodeDecodeError", "APIResponseValidationError"}:
         return Wrong("an answer came that is not the API's")
     if kinds & {"TypeError", "AttributeError", "LookupError", "ValueError", "RecursionError"}:
-        # The clients trust the shape of what comes.
+        # The clients do not check the shape of an answer.
         return Wrong(f"an answer came that is not the API's ({type(error).__name__}: {secret.hide(error, 80)})")
     return RuntimeError(f"{type(error).__name__}: {secret.hide(error, 500)}")
 
 
 def refusal_of(status: int, words: str, secret: Secret, where: str, wait: str | None = None) -> Exception:
-    """What an answer with an error status means; ``wait`` is its header Retry-After."""
+    """Translate an answer with an error status into an exception; ``wait`` is its header Retry-After."""
     said = secret.hide(words)
     if status in (408, 409, 425, 429) or status >= 500:
-        if "insufficient_quota" in words:  # which no waiting mends; a limit per minute is "rate_limit_exceeded"
+        if "insufficient_quota" in words:  # waiting does not help; a limit per minute is "rate_limit_exceeded"
             return UserError(
                 f"{secret.variable}: the account has no credit left ({said}); buy some, what has arrived is kept"
             )
