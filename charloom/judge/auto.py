@@ -1,7 +1,7 @@
-"""The back end ``auto``: every instrument of the judge's lock file, each for what it measures best.
+"""The back end ``auto``: uses each instrument of the judge's lock file for what it measures best.
 
-Who measures what was decided once for the character (:mod:`charloom.judge.study`) and is written in ``judge.json``,
-so that all checkpoints are measured in one way.
+Which instrument measures what is decided once per character (:mod:`charloom.judge.study`) and recorded in
+``judge.json``, so that all checkpoints are measured in the same way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from charloom.judge.plain import Plain
 
 
 class Auto(Backend):
-    """Identity, obedience, bleed, detail and contrast of samples, as far as ``judge`` (``judge.json``) provides."""
+    """Identity, obedience, bleed, detail and contrast, as far as ``judge`` (``judge.json``) has instruments."""
 
     name = "auto"
     leaks = True
@@ -50,7 +50,7 @@ class Auto(Backend):
         self.seen = {"identity": [0, 0]}
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
-        """Learn the references; levels are those of :class:`~charloom.judge.identity.Trial`, and copy limits."""
+        """Study the references; levels are those of :class:`~charloom.judge.identity.Trial`, and the copy limits."""
         levels = self._plain.study(references)
         if self._trial:
             name = self._trial.instrument
@@ -66,7 +66,7 @@ class Auto(Backend):
         return levels
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
-        """One reading per sample; what no instrument measured is left out."""
+        """Measure samples: one reading each; metrics that no instrument measured are left out."""
         self.seen = {"identity": [0, 0]}
         out = [_Draft() for _ in samples]
         for draft, plain in zip(out, self._plain.measure(samples), strict=True):
@@ -81,11 +81,11 @@ class Auto(Backend):
 
     @property
     def failed(self) -> set[str]:
-        """Instruments that failed while they looked, and may work next time."""
+        """Instruments that failed at runtime and may work next time."""
         return self.panel.failed
 
     def about(self) -> dict[str, Any]:
-        """What a score document says besides its values."""
+        """What a score document contains besides its values."""
         return {
             "limits": self.judge["limits"],
             "instruments": self.judge["why"],
@@ -118,7 +118,7 @@ class Auto(Backend):
             draft.put(values, self.panel.by(name))
 
     def _training(self, references: Sequence[Picture]) -> dict[str, copies.Copies]:
-        """The training pictures to compare with: whole, and where there are masks, backgrounds and clothes apart."""
+        """The training pictures to compare with: whole, and, if there are masks, backgrounds and clothes separately."""
         name = self.judge["copies"]
         if not name or len(references) < 2:
             return {}
@@ -139,7 +139,7 @@ class Auto(Backend):
         return found
 
     def _copied(self, samples: Sequence[Picture], out: list[_Draft]) -> None:
-        """Copies of whole pictures; of background and clothes where the prompt asks for others than the training's."""
+        """Find copies of whole pictures; of background and clothes only if the prompt asks for different ones."""
         name = self.judge["copies"]
         if not self._copies or self._words is None:
             return
@@ -181,7 +181,7 @@ class _Draft:
         self.by: dict[str, tuple[str, str]] = {}
 
     def put(self, values: dict[str, float], by: tuple[str, str]) -> None:
-        """Add values and who measured them."""
+        """Add values and the instrument that measured them."""
         self.values |= values
         self.by |= dict.fromkeys(values, by)
 
@@ -198,9 +198,9 @@ class _Draft:
 
 
 def subject_looks(panel: Panel, name: str, crop: str, pictures: Sequence[Picture]) -> list[Look | None]:
-    """What an identity instrument sees; an embedding looks at the person alone, found by ``crop``.
+    """What an identity instrument sees; an embedding looks only at the person, found by ``crop``.
 
-    ``crop`` is ``mediapipe``, ``dlib`` or ``whole``. Empty looks where nobody is found.
+    ``crop`` is ``mediapipe``, ``dlib`` or ``whole``. Looks are empty if nobody is found.
     """
     if "bleed" not in KINDS[name].measures or crop == "whole":
         return panel.looks(name, pictures)
@@ -212,7 +212,7 @@ def subject_looks(panel: Panel, name: str, crop: str, pictures: Sequence[Picture
 
 
 def parts_of(panel: Panel, pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    """Pictures whole, and with a mask their ``background`` and ``outfit`` apart, as far as somebody is on them."""
+    """Whole pictures and, where a mask finds somebody, their ``background`` and ``outfit`` separately."""
     found: dict[str, list[Picture]] = {"picture": list(pictures)}
     if panel.has("mediapipe"):
         masks = panel.looks("mediapipe", pictures)

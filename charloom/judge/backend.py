@@ -7,18 +7,18 @@ imports no network; the module of a back end is imported when it is opened.
 Metrics and their ranges, one value per sample:
 
 * ``identity``: similarity of the sample to the references, in the judge's own unit; 1 is the same.
-* ``identity_relative``: the same on a scale where 1 is what the references have among themselves and 0 is somebody
-  else, or nothing in common.
+* ``identity_relative``: the same on a scale where 1 is the similarity of the references to each other and 0 is
+  somebody else, or nothing in common.
 * ``obedience``: share of the attributes named in the prompt that the sample shows, 0 to 1;
   ``obedience.<attribute>`` is 1 or 0, or a probability.
 * ``bleed``: share of the opportunities to copy the training pictures (an outfit, background or accessory that
   they show and the prompt does not ask for) that were taken, 0 to 1; ``bleed.<attribute>`` is 1 or 0.
-* ``style``: how far the sample is drawn in the style that is trained, 0 (as by the base alone) to 1 (as its own
-  pictures); above 0.5 it is read as drawn in it.
+* ``style``: how far the sample is drawn in the trained style, from 0 (like the base alone) to 1 (like the style's own
+  pictures); above 0.5 it counts as drawn in it.
 * ``detail``: sharpness relative to the references, 1 is as sharp.
 * ``brisque``: artefacts, 0 (none) to 100 (ruined); measured on request.
-* ``copy.cosine``, ``copy.bits``: likeness to the nearest training picture, and differing bits of 64 of their hashes.
-* ``identity.found``: 1 where the instrument of identity found somebody.
+* ``copy.cosine``, ``copy.bits``: similarity to the nearest training picture, and differing bits of 64 of their hashes.
+* ``identity.found``: 1 if the identity instrument found somebody.
 * ``contrast``: standard deviation of the luminance, 0 to 0.5; near 0 the picture is blank.
 
 To add a back end, write a subclass of :class:`Backend`, name it in :data:`BACKENDS` as
@@ -58,17 +58,17 @@ EDGE = 512
 """Pictures are measured with no edge longer than this (pixels)."""
 
 LEAK = "leak.identity"
-"""Identity where the prompt lacks the trigger, by back ends that have ``leaks``: it should be the base's."""
+"""Identity for prompts without the trigger, by back ends that have ``leaks``; it should be like the base's."""
 
 OF_THE_CHARACTER = ("identity", "identity_relative", "bleed", "copy")
-"""Metrics that compare with the character; meaningless where the prompt lacks the trigger."""
+"""Metrics that compare with the character; they mean nothing for prompts without the trigger."""
 
 
 class Picture:
     """A picture with its text: the caption of a reference, the prompt of a sample.
 
-    ``pixels`` is uint8 (H, W, 3), or a function that reads it: then it is read when it is first looked at, so that a
-    picture whose measurements are remembered is not read at all.
+    ``pixels`` is uint8 (H, W, 3), or a function that reads it on first use, so that a picture whose measurements are
+    cached is never read.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Picture:
         self.strength = strength
         """Strength of the LoRA."""
         self.content = content
-        """SHA-256 of its file, by which measurements are remembered; empty: they are not."""
+        """SHA-256 of its file, the key of cached measurements; empty: nothing is cached."""
         self._pixels = pixels
 
     @property
@@ -103,12 +103,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Reading:
-    """The metrics of one sample, and in words what differs from the prompt."""
+    """The metrics of one sample, and what differs from the prompt, in words."""
 
     values: dict[str, float]
     misses: tuple[str, ...] = field(default=())
     by: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Who measured a metric, where that is not the back end itself: name and SHA-256 of the instrument's weights."""
+    """The instrument that measured a metric, if not the back end itself: its name and the SHA-256 of its weights."""
 
 
 class Backend(Protocol):
@@ -116,33 +116,33 @@ class Backend(Protocol):
 
     name: str
     weights: str
-    """SHA-256 of the network that judges, empty where there is none."""
+    """SHA-256 of the network that judges; empty if there is none."""
     leaks: bool = False
-    """Whether identity is also scored where the prompt lacks the trigger (:data:`LEAK`)."""
+    """Whether identity is also scored for prompts without the trigger (:data:`LEAK`)."""
 
     @property
     def failed(self) -> Set[str]:
-        """Instruments that failed while they looked, and may work next time: these scores are not kept."""
+        """Instruments that failed at runtime and may work next time; scores made without them are not kept."""
         return frozenset()
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
-        """Learn the references; returns the levels that they reach among themselves, by metric."""
+        """Study the references; returns, by metric, the levels that they reach among themselves."""
         ...
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
-        """One reading per sample, in their order; call :meth:`study` first."""
+        """Measure samples: one reading per sample, in order; call :meth:`study` first."""
         ...
 
     def about(self) -> dict[str, Any]:
-        """What a score document says besides its values."""
+        """What a score document contains besides its values."""
         return {}
 
 
 def open_backend(name: str, weights: Path | None = None, memory: Memory | None = None, **more: Any) -> Backend:
     """Open the back end ``name`` with its network from ``weights``.
 
-    ``memory`` remembers what was seen on a picture; ``more`` goes to the back end: ``auto`` wants ``judge``, the
-    content of ``judge.json``, and ``device``; ``look`` wants ``without``, pictures of the base alone.
+    ``memory`` caches what was seen in a picture; ``more`` is passed to the back end: ``auto`` needs ``judge`` (the
+    content of ``judge.json``) and ``device``; ``look`` needs ``without``, pictures drawn by the base alone.
 
     Raises:
         UserError: the name is unknown or the weights are missing.
@@ -167,13 +167,13 @@ def load_picture(
 def later(
     path: Path, text: str, content: str, *, name: str = "", seed: int = 0, strength: float = 1.0, edge: int = EDGE
 ) -> Picture:
-    """The same, read when it is first looked at; ``content`` is the SHA-256 of the file."""
+    """The same, but read on first use; ``content`` is the SHA-256 of the file."""
     return Picture(name or path.stem, text, lambda: _pixels(path, edge), seed, strength, content)
 
 
 def _pixels(path: Path, edge: int) -> np.ndarray:
     image = pictures.read(path, pictures.MADE_HERE).image
-    # reduce() first: on 2048 pixels a box filter takes a tenth of the time of resizing.
+    # reduce() first: at 2048 pixels its box filter takes a tenth of the time of resizing.
     if (factor := max(image.size) // (edge * 2)) > 1:
         image = image.reduce(factor)
     if max(image.size) > edge:
@@ -184,9 +184,9 @@ def _pixels(path: Path, edge: int) -> np.ndarray:
 def score(
     backend: Backend, levels: dict[str, float], character: str, step: int, samples: Sequence[Picture], trigger: str = ""
 ) -> dict[str, Any]:
-    """The scores of one checkpoint as plain values, the content of ``scores/step-NNNNNN.json``.
+    """Score one checkpoint; returns plain values, the content of ``scores/step-NNNNNN.json``.
 
-    A back end adds what it says of itself (:meth:`Backend.about`); of several instruments, each row names its own.
+    A back end adds :meth:`Backend.about`; if it has several instruments, each row names its own.
 
     ``levels`` is what :meth:`Backend.study` returned. A sample whose prompt lacks the trigger shows somebody else, so
     its identity and bleed are left out. Values are rounded to 6 digits, so that the file is the same on machines

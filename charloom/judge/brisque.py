@@ -1,6 +1,6 @@
-"""BRISQUE (Mittal 2012): artefacts of blur, noise and compression without a reference picture.
+"""BRISQUE (Mittal 2012): measures artefacts of blur, noise and compression without a reference picture.
 
-The model of OpenCV's ``quality`` module (``opencv-contrib-python``), whose files Debian has in ``opencv-data``.
+It runs in OpenCV's ``quality`` module (``opencv-contrib-python``); Debian has the model's files in ``opencv-data``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Brisque:
         )
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """One number for each picture."""
+        """Return one number per picture."""
         # OpenCV's order of colours is blue, green, red.
         bgr = [np.ascontiguousarray(picture.pixels[:, :, ::-1]) for picture in pictures]
         return [{"brisque": np.array([self._model.compute(one)[0]], np.float64)} for one in bgr]

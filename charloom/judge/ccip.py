@@ -1,7 +1,7 @@
 """Identity of drawn characters: CCIP (Contrastive Anime Character Image Pre-Training) as ONNX from the hub.
 
-Face networks for photographs fail on drawings; this one was trained on drawn characters. Its difference of two pictures
-is (1 - cosine) / 2, and its published limit between same and different characters about 0.178.
+Face networks for photographs fail on drawings; this one was trained on drawn characters. It defines the difference of
+two pictures as (1 - cosine) / 2; its published limit between same and different characters is about 0.178.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 class Ccip:
-    """``vector`` (768,), of unit length, of the whole picture."""
+    """``vector``: a unit vector (768,) of the whole picture."""
 
     name = "ccip"
     version = 1
@@ -50,7 +50,7 @@ class Ccip:
         self._size = given.shape[2] if isinstance(given.shape[2], int) else 384
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """One vector for each picture."""
+        """Return one vector per picture."""
         looks = []
         for picture in pictures:  # one at a time: the export may have a fixed batch
             small = Image.fromarray(picture.pixels).resize((self._size, self._size), Image.Resampling.BILINEAR)

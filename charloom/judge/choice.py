@@ -1,4 +1,4 @@
-"""Which checkpoint to ship: the latest one that is both recognisable and flexible.
+"""Chooses which checkpoint to ship: the latest one that is both recognisable and flexible.
 
 A checkpoint is *recognisable* when its samples show the character about as well as those of the best. It is
 *flexible* when it draws what the prompts ask for about as well as an early checkpoint (or the base alone), does
@@ -19,7 +19,7 @@ from charloom.judge.verdict import Verdict, judge
 
 
 def best_by_score(summaries: Mapping[int, Summary], candidates: Sequence[int], number: int) -> list[int]:
-    """The ``number`` candidates with the best overall score, in their order; unscored ones are kept too."""
+    """The ``number`` candidates with the best overall score, in their original order; unscored ones are kept too."""
     scored = {step: s.overall for step in candidates if (s := summaries.get(step)) and s.overall is not None}
     best = sorted(scored, key=lambda step: (-scored[step], -step))[:number]
     return [step for step in candidates if step in best or step not in scored]
@@ -37,9 +37,9 @@ def choose(
 
     Args:
         rows: rows with the columns of ``table.COLUMNS``; step 0 is the base alone. Steps that are not candidates
-            (earlier ones that are not kept) still show what obedience was possible.
+            (earlier ones that were not kept) still show how much obedience is possible.
         candidates: the steps that may be chosen, at least one.
-        keep: a number, ``all`` or ``score:N``; the last narrows the candidates to the N best.
+        keep: a number, ``all`` or ``score:N``; the latter narrows the candidates to the N best.
         limits: the limits on the judge's scale.
         notes: lines about scores that are missing or were left out; they become warnings.
 
@@ -91,7 +91,7 @@ _BOTH = "both draws the character recognisably and follows the prompts"
 
 
 def _pick(verdicts: Sequence[Verdict]) -> tuple[int, str, list[str]]:
-    """The step by the rule, or the best one otherwise, and why."""
+    """The step, how it was chosen (by the rule or as a fallback), and why."""
     latest = verdicts[-1]
     good = [v for v in verdicts if v.recognisable and v.flexible]
     recognisable = [v for v in verdicts if v.recognisable and v.flexible is not False]
@@ -124,7 +124,7 @@ def _pick(verdicts: Sequence[Verdict]) -> tuple[int, str, list[str]]:
 
 
 def _compromise(verdict: Verdict) -> tuple[bool, float, int]:
-    """Sort key of checkpoints none of which is good: not blank first, then the overall score, then the later step."""
+    """Sort key if no checkpoint is good: not blank, then the overall score, then the later step."""
     scores = verdict.scores
     if scores is None:
         return False, -1.0, verdict.step
@@ -132,7 +132,7 @@ def _compromise(verdict: Verdict) -> tuple[bool, float, int]:
 
 
 def _warnings(verdicts: Sequence[Verdict], limits: Limits) -> tuple[list[str], list[str]]:
-    """What is wrong with the whole set of checkpoints, and what to do about it."""
+    """Warnings about the checkpoints as a whole, and advice."""
     warnings, advice = [], []
     scored = [v for v in verdicts if v.scores is not None and v.scores.identity is not None]
     best = max((v.scores.identity for v in scored if v.scores), default=None)
@@ -209,7 +209,7 @@ def _values(verdict: Verdict) -> dict[str, Any]:
 
 
 def how_in_words(how: object) -> str:
-    """``how`` of a result as terminal and live page print it."""
+    """The ``how`` of a result as the terminal and the live page print it."""
     words = {"rule": "by scores", "fallback": "the best available", "latest": "the newest"}
     return words.get(str(how), str(how))
 

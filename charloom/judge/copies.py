@@ -1,6 +1,6 @@
-"""Copies of training pictures: by perceptual hash, and by an embedding whose limit is measured on the pictures.
+"""Detects copies of training pictures by perceptual hash, and by an embedding with a limit measured on the data set.
 
-How alike two different pictures of a data set are, and how alike a picture and a crop of itself, depends on the
+How similar two different pictures of a data set are, and how similar a picture and a crop of it are, depends on the
 embedding and on the data set. Both are measured, and the limit lies between them.
 """
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from charloom.judge.backend import Picture
 
 SAME_HASH = 8
-"""Differing bits of 64 up to which two pictures are one; different photographs differ in 18 or more."""
+"""Two pictures that differ in at most this many of 64 bits are the same; different photographs differ in 18 or more."""
 KEPT = 0.84
-"""Edge of the crop that stands for a near copy."""
+"""Edge of the crop that serves as a near copy, as a share of the picture's."""
 VERSION = "copies 1"
 
 
@@ -65,7 +65,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Copies:
-    """Vectors (M, D) and hashes (M, 64) of the training pictures, and the cosine from which one is copied."""
+    """Vectors (M, D) and hashes (M, 64) of the training pictures, and the cosine at which a sample is a copy."""
 
     names: list[str]
     vectors: np.ndarray
@@ -73,7 +73,7 @@ class Copies:
     limit: float
 
     def nearest(self, vector: np.ndarray, bits: np.ndarray | None) -> Nearest:
-        """The nearest training picture of a sample."""
+        """Find the training picture nearest to a sample."""
         cosines = self.vectors @ vector
         index = int(cosines.argmax())
         least = 64
@@ -87,10 +87,10 @@ class Copies:
 
 
 def limit(vectors: np.ndarray, of_copies: np.ndarray) -> float:
-    """The cosine from which a picture counts as copied, for M >= 2 training pictures and their near copies.
+    """The cosine at which a picture counts as copied, from M >= 2 training pictures and their near copies.
 
-    Halfway between the lowest decile of picture and near copy, and the highest decile of the nearest *other* picture;
-    never above the near copies, even where the pictures of a data set are almost the same.
+    It lies halfway between the lowest decile of picture against near copy and the highest decile of picture against
+    nearest *other* picture; never above the near copies, even if the pictures of a data set are almost the same.
     """
     own = np.einsum("md,md->m", vectors, of_copies)
     table = vectors @ vectors.T

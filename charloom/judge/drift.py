@@ -1,11 +1,11 @@
-"""Drift: what the LoRA does to prompts that are not its own, and whether Turbo is still Turbo.
+"""Drift: how the LoRA affects prompts without its trigger, and whether the base has lost its distillation.
 
-Two kinds of previews tell, beside the ordinary ones: the first prompts with a class word in place of the trigger
-(``01-class``), and at many sampler steps (``01-steps``). A prompt that never had the trigger tells as well.
+It is measured on two kinds of previews besides the ordinary ones: the first prompts with a class word in place of the
+trigger (``01-class``), and at many sampler steps (``01-steps``). Prompts that never had the trigger count as well.
 
 * ``leak.identity``: how much of the character's identity shows without the trigger.
-* ``drift.steps``: identity at many steps less identity at the usual ones. A distilled model needs no more steps; where
-  they help, it has lost its distillation. ``drift.obedience`` is the same of obedience.
+* ``drift.steps``: identity at many steps minus identity at the usual number. A distilled model gains nothing from more
+  steps; if it does, it has lost its distillation. ``drift.obedience`` is the same for obedience.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def measure(
     special: Sequence[tuple[Mapping[str, Any], Picture]],
     usual: Mapping[str, Picture],
 ) -> dict[str, Any]:
-    """The score document of one checkpoint's special previews; the judge has studied the references.
+    """Score one checkpoint's special previews; the judge must have studied the references.
 
     ``special``: each preview with ``kind`` (``class`` or ``steps``) and ``of`` (its prompt); ``usual``: the ordinary
-    previews of the prompts that are drawn at many steps too.
+    previews of the prompts that are also drawn at many steps.
     """
     readings = judge.measure([picture for _, picture in special] + list(usual.values()))
     ordinary = dict(zip(usual, readings[len(special) :], strict=True))
@@ -55,9 +55,9 @@ def measure(
 
 
 def warnings(rows: Sequence[Mapping[str, Any]], step: int, limits: Limits) -> tuple[list[str], list[str]]:
-    """Warnings about the checkpoint ``step``, with their evidence, and advice. Empty where nothing was measured.
+    """Warnings about the checkpoint ``step``, with evidence, and advice. Empty if nothing was measured.
 
-    Where only the last checkpoint was measured, its values stand for an earlier one, and the warning says so.
+    If only the last checkpoint was measured, its values stand in for an earlier one, and the warning says so.
     """
     found, advice = [], []
     base = _values(rows, 0, LEAK)
@@ -89,7 +89,7 @@ def warnings(rows: Sequence[Mapping[str, Any]], step: int, limits: Limits) -> tu
 
 
 def _nearest(rows: Sequence[Mapping[str, Any]], step: int, metric: str) -> tuple[int, dict[str, float]]:
-    """By prompt the value at ``step`` or else at the first later step that has one; and the last of these steps."""
+    """The value by prompt at ``step``, or at the first later step that has one; and the last of these steps."""
     found: dict[str, tuple[int, float]] = {}
     for row in sorted(rows, key=lambda row: int(row["step"])):
         if row["metric"] == metric and int(row["step"]) >= max(step, 1):
@@ -98,7 +98,7 @@ def _nearest(rows: Sequence[Mapping[str, Any]], step: int, metric: str) -> tuple
 
 
 def _values(rows: Sequence[Mapping[str, Any]], step: int, metric: str) -> dict[str, float]:
-    """Values of a metric by prompt."""
+    """The values of a metric, by prompt."""
     return {
         str(row["prompt"]): float(row["value"]) for row in rows if int(row["step"]) == step and row["metric"] == metric
     }

@@ -1,6 +1,6 @@
 """Embeddings of whole pictures: SigLIP 2 and DINOv2 from the hub, EfficientNet-Lite0 from a package.
 
-All give ``vector``, of unit length, so that a product is the cosine. SigLIP embeds texts into the same space.
+All give ``vector``, of unit length, so that the dot product is the cosine. SigLIP embeds texts into the same space.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Embedding:
         self._load(files)
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """One vector for each picture, (D,), fp32, of unit length."""
+        """Return one unit vector (D,) per picture, fp32."""
         import torch
 
         with torch.inference_mode():
@@ -57,25 +57,25 @@ class _Embedding:
 
 
 def _units(vectors: Any) -> np.ndarray:
-    """A tensor (B, D) as unit vectors in fp32."""
+    """Normalise a tensor (B, D) to unit vectors in fp32."""
     out = vectors.float().cpu().numpy()
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-"""How files of a model are loaded: those that are locked, and no code that lies beside them."""
+"""How the files of a model are loaded: only the locked ones, and no code from its repository."""
 PILLOW = {"backend": "pil"}
-"""Asks transformers for processors that need Pillow alone, not torchvision."""
+"""Asks transformers for processors that need only Pillow, not torchvision."""
 
 
 class _Transformer(_Embedding):
-    """A model that transformers loads from one folder."""
+    """A model that transformers loads from a folder."""
 
     def _load(self, files: dict[str, Path]) -> None:
         misfits.hide()
         from transformers import AutoImageProcessor, AutoModel
 
-        # The files of a snapshot share a folder; "config.json" is directly in it.
+        # All files of a snapshot are in one folder, with "config.json" at its top.
         self.folder = files["config.json"].parent.absolute()
         self._model = AutoModel.from_pretrained(self.folder, dtype=self.dtype, use_safetensors=True, **LOCAL)
         self._model = self._model.to(self.device).eval()
@@ -114,7 +114,7 @@ class Siglip(_Transformer):
         return _pooled(self._model.get_image_features(**self._inputs(pixels)))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (N, D) of texts. Padded to the full length, as SigLIP was trained."""
+        """Unit vectors (N, D) of texts, which are padded to the full length, as in SigLIP's training."""
         import torch
 
         found = []
@@ -130,16 +130,16 @@ class Siglip(_Transformer):
 
 
 def _pooled(output: Any) -> Any:
-    """The features themselves, which newer releases of transformers wrap."""
+    """The pooled features; newer releases of transformers wrap them."""
     return getattr(output, "pooler_output", output)
 
 
 class EfficientNet(_Embedding):
-    """EfficientNet-Lite0 trained on ImageNet, from a package: mean of the last features, 1280 numbers."""
+    """EfficientNet-Lite0 trained on ImageNet, from a package: the mean of the last features (1280,)."""
 
     name = "efficientnet"
     stranger = 0.468
-    """Different people on portraits; the same person on another photo has 0.635."""
+    """Different people in portraits; the same person in another photo has 0.635."""
 
     def _load(self, files: dict[str, Path]) -> None:
         import torch
@@ -148,7 +148,7 @@ class EfficientNet(_Embedding):
         self.dtype = torch.float32
         self._model = Network.from_name("efficientnet-lite0")
         (path,) = files.values()
-        # The package has a pickle; weights_only unpickles tensors and nothing else.
+        # The package ships a pickle; weights_only unpickles nothing but tensors.
         self._model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self._model = self._model.to(self.device).eval()
 

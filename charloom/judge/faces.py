@@ -1,7 +1,7 @@
 """Identity of photographed faces: dlib's detector, five landmarks and its 128-dimensional embedding.
 
-Everything lies in two packages, ``dlib-bin`` and ``face-recognition-models``. Faces are compared by Euclidean distance:
-its raw cosine is above 0.8 for strangers too. The detector alone (:func:`boxes`) serves the check of a data set.
+Everything is in two packages, ``dlib-bin`` and ``face-recognition-models``. Faces are compared by Euclidean distance,
+because the cosine is above 0.8 even for strangers. The check of a data set uses only the detector (:func:`boxes`).
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Faces:
         self._encoder = dlib.face_recognition_model_v1(str(files["dlib_face_recognition_resnet_model_v1.dat"]))
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """An empty look where there is no face."""
+        """Look at each picture; the look is empty if there is no face."""
         return [self._one(picture.pixels) for picture in pictures]
 
     def _one(self, pixels: np.ndarray) -> Look:
         pixels = np.ascontiguousarray(pixels)
-        # Enlarged only where nothing was found: that finds smaller faces and takes four times as long.
+        # Enlarged only if nothing was found: it finds smaller faces, but takes four times as long.
         for enlarged in (0, 1):
             boxes, scores, _ = self._detector.run(pixels, enlarged, 0.0)
             if boxes:
                 break
         else:
             return {}
-        # The largest, unless the detector hardly believes in it: it takes some patterns for a face.
+        # The largest face, weighted by the detector's score, because some patterns look like faces to it.
         box, _ = max(zip(boxes, scores, strict=True), key=lambda found: found[1] * found[0].width())
         vector = self._encoder.compute_face_descriptor(pixels, self._landmarks(pixels, box))
         edges = [box.left(), box.top(), box.right(), box.bottom()]
@@ -66,27 +66,27 @@ class Faces:
 
 
 LONGEST = 480
-"""Pixels to which the longer edge is reduced before faces are looked for; those of 80 pixels and more are found."""
+"""Pixels to which the longer edge is reduced before detection; faces of at least 80 pixels are found."""
 CERTAIN = 0.25
-"""Score of the detector below which it often takes a pattern for a face."""
+"""Below this score the detector often mistakes a pattern for a face."""
 
 _own = threading.local()
 
 
 def installed() -> bool:
-    """Whether the detector is there; it needs ``dlib-bin`` alone."""
+    """Whether the detector is installed; it only needs ``dlib-bin``."""
     return find_spec("dlib") is not None
 
 
 def boxes(pixels: np.ndarray) -> list[dict[str, Any]]:
-    """All frontal faces on RGB pixels (H, W, 3; uint8), the largest first.
+    """Find all frontal faces in RGB pixels (H, W, 3; uint8), largest first.
 
     Each has ``box`` (left, top, right, bottom as shares of the edges) and ``score``.
     """
     if not hasattr(_own, "detector"):
         import dlib
 
-        _own.detector = dlib.get_frontal_face_detector()  # not shared: it has buffers of its own
+        _own.detector = dlib.get_frontal_face_detector()  # one per thread: it has internal buffers
     found, scores, _ = _own.detector.run(np.ascontiguousarray(pixels), 0, 0.0)
     height, width = pixels.shape[:2]
     out = []

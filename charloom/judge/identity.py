@@ -1,8 +1,8 @@
-"""Identity by similarity to the character's own pictures, on a scale that is calibrated on those pictures.
+"""Identity as similarity to the character's own pictures, on a scale calibrated on those pictures.
 
 ``identity`` is the median similarity to the references, in the instrument's own unit. ``identity_relative`` puts it on
-a scale where 1 is what the references have among themselves (each compared with the others) and 0 is somebody else:
-pictures that the base draws without the LoRA where there are any, otherwise the instrument's published value.
+a scale where 1 is the similarity of the references to each other and 0 is somebody else: pictures that the base draws
+without the LoRA if there are any, otherwise the instrument's published value.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 LEAST = 3
-"""References in which an instrument must find something; fewer say nothing about their spread."""
+"""An instrument must find somebody in this many references; fewer say nothing about their spread."""
 COVERED = 0.5
-"""An instrument that sees the character in a smaller share of the references is taken only for want of another."""
+"""An instrument that sees the character in a smaller share of the references is only a last resort."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How well an instrument knows the character from others."""
+    """How well an instrument tells the character from others."""
 
     instrument: str
     seen: int
@@ -39,7 +39,7 @@ class Trial:
     others: int = 0
     """pictures of others that this was measured on; 0: the published value."""
     separation: float | None = None
-    """Share of (reference, other) pairs in which the reference is the more similar one, times the share seen."""
+    """Share of (reference, other) pairs in which the reference is the more similar one, times the coverage."""
 
     @property
     def coverage(self) -> float:
@@ -47,7 +47,7 @@ class Trial:
         return self.seen / self.references if self.references else 0.0
 
     def relative(self, identity: float) -> float | None:
-        """``identity`` on the relative scale; None where the scale has no length."""
+        """Put ``identity`` on the relative scale; None if both ends of the scale coincide."""
         length = self.level - self.stranger
         return (identity - self.stranger) / length if length > 1e-3 else None
 
@@ -57,7 +57,7 @@ class Trial:
 
 
 def similarities(instrument: Any, vectors: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Median similarity of each of (N, D) to the references (M, D)."""
+    """Median similarity of each vector (N, D) to the references (M, D)."""
     return np.median(instrument.similarity(vectors, references), axis=1)
 
 
@@ -69,7 +69,7 @@ def among_themselves(instrument: Any, references: np.ndarray) -> np.ndarray:
 
 
 def trial(instrument: Any, references: Sequence[Any], others: Sequence[Any] = ()) -> Trial:
-    """Try an instrument on the looks at the references and at pictures of others (None or empty: nobody found)."""
+    """Try an instrument on its looks at the references and at pictures of others (None or empty: nobody found)."""
     own = [look["vector"] for look in references if look]
     if len(own) < LEAST:
         return Trial(instrument.name, len(own), len(references))
@@ -94,8 +94,8 @@ def trial(instrument: Any, references: Sequence[Any], others: Sequence[Any] = ()
 def best(trials: Sequence[Trial], tried: bool = False) -> tuple[Trial | None, str]:
     """The instrument that knows the character best, and why, in one line; ``tried``: there were pictures of others.
 
-    Where pictures of others were measured, the one that separates them best; a tie goes to the wider gap in units of
-    the references' spread. Otherwise the first, in the given order, that sees the character in half of the references.
+    If pictures of others were measured, it is the one that separates them best; a tie goes to the wider gap in units of
+    the references' spread. Otherwise it is the first that sees the character in half of the references.
     """
     able = [one for one in trials if one.seen >= LEAST and one.level - one.stranger > 1e-3]
     if not able:
@@ -127,7 +127,7 @@ def best(trials: Sequence[Trial], tried: bool = False) -> tuple[Trial | None, st
 def limits(trial: Trial, cut: float | None) -> dict[str, float]:
     """Limits of the choice for this instrument and character, on the relative scale.
 
-    Enough: as much as the references have among themselves, less their own spread, 0.85 to 0.95. Too low: less by three
+    Enough: the similarity of the references to each other, minus their spread, 0.85 to 0.95. Too low: minus three
     spreads, and at least 0.1 below enough. A stranger: the instrument's own limit between same and different (0.65 if
     it has none), unless a tenth of the character's own pictures would fail it.
     """
@@ -141,5 +141,5 @@ def limits(trial: Trial, cut: float | None) -> dict[str, float]:
 
 
 def chosen_of(values: Mapping[str, Any] | None) -> Trial | None:
-    """A trial from its plain values."""
+    """Restore a trial from its plain values."""
     return Trial(**values) if values else None

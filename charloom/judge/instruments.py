@@ -1,7 +1,7 @@
 """The instruments of ``judge: auto``: what each measures, and what it needs on this machine.
 
-What is done with the looks of an :class:`Instrument` is up to :mod:`charloom.judge.auto`. This module only knows how to
-find the files of each, and imports none of their packages.
+This module only knows how to find each instrument's files, and imports none of their packages. How the looks of an
+:class:`Instrument` are used is up to :mod:`charloom.judge.auto`.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ PHOTO = "pip install 'charloom[photo]'"
 
 
 class Instrument(Protocol):
-    """Looks at pictures."""
+    """Something that looks at pictures: a detector or an embedding."""
 
     name: str
     version: int
-    """Raised by hand when it sees other things on the same picture."""
+    """Version, to be raised when the instrument gives different results for the same picture."""
     weights: str
     """SHA-256 over the digests of its files."""
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """What it sees on each picture; an empty look where there is nothing that it could measure."""
+        """Look at each picture; a look is empty if there is nothing to measure."""
         ...
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How an instrument is found on a machine."""
+    """How to find an instrument on a machine."""
 
     cls: str
     """``module:Class``, imported when the instrument is opened."""
     measures: tuple[str, ...]
-    """The metrics that it may provide."""
+    """The metrics that it can provide."""
     packages: Mapping[str, str]
-    """Distributions that must be installed, by the module that they provide."""
+    """Required distributions, by the module that they provide."""
     install: str
-    """The one line that makes it available."""
+    """The command that installs it, on one line."""
     files: Callable[[], dict[str, Path]] | None = None
     """Its weights inside installed packages, by name."""
     hub: tuple[str, ...] = ()
-    """For models of the hub (``judge_models`` of the base): patterns of the files that it needs."""
+    """For hub models (``judge_models`` of the base): patterns of the required files."""
 
 
 def _beside(module: str, *names: str) -> Callable[[], dict[str, Path]]:
-    """Files in the folder of a package, which is found without being imported."""
+    """A finder of files in the folder of a package, which it does not import."""
 
     def find() -> dict[str, Path]:
         spec = find_spec(module)
@@ -84,7 +84,7 @@ KINDS: dict[str, Kind] = {
         ("identity",),
         {"dlib": "dlib-bin", "face_recognition_models": "face-recognition-models"},
         PHOTO,
-        # The package's predictor of 68 landmarks is not for commercial use and is never touched.
+        # The package's predictor of 68 landmarks excludes commercial use and is never touched.
         _beside(
             "face_recognition_models",
             "models/shape_predictor_5_face_landmarks.dat",
@@ -121,11 +121,11 @@ KINDS: dict[str, Kind] = {
         _brisque,
     ),
 }  # fmt: skip
-"""The instruments by name. A class is made with ``files`` (name to path), ``weights`` and ``device``."""
+"""The instruments by name. A class is constructed with ``files`` (name to path), ``weights`` and ``device``."""
 
 
 def versions(kind: Kind) -> dict[str, str]:
-    """Installed versions of the packages of an instrument.
+    """Installed versions of an instrument's packages.
 
     Raises:
         UserError: one is missing.
@@ -145,10 +145,10 @@ def _there(module: str) -> bool:
     parent, _, child = module.partition(".")
     if find_spec(parent) is None:
         return False
-    # A submodule of a compiled module has no spec of its own; only importing tells.
+    # A submodule of a compiled module has no spec; it can only be found by importing.
     try:
         return not child or hasattr(import_module(parent), child)
-    except Exception as error:  # a shared library that is missing, another numpy
+    except Exception as error:  # a missing shared library, an incompatible numpy
         raise UserError(f"{parent} cannot be imported ({reason(error)})") from None
 
 
@@ -156,12 +156,12 @@ def open_instrument(name: str, files: dict[str, Path], weights: str, device: Any
     """Open an instrument with its files.
 
     Raises:
-        UserError: it cannot be loaded; one line says why.
+        UserError: it cannot be loaded, with the reason on one line.
     """
     module, _, cls = KINDS[name].cls.partition(":")
     try:
         return getattr(import_module(module), cls)(files=files, weights=weights, device=device)
     except UserError:
         raise
-    except Exception as error:  # whatever a package raises for files or hardware that it does not like
+    except Exception as error:  # whatever a package raises for unsuitable files or hardware
         raise UserError(f"{name} cannot be loaded ({type(error).__name__}: {reason(error)})") from error

@@ -1,8 +1,8 @@
-"""Which instruments ``judge: auto`` means: resolved once, and written to a lock file.
+"""Resolves ``judge: auto`` to a set of instruments, once, and describes them for a lock file.
 
-Scores depend on the lock and not on what happens to be installed, so that a later ``pip install`` changes no choice
-unasked. Deleting the lock file resolves anew. Models of the hub are pinned by commit and by the digests of their files,
-as a base is. Imports no torch.
+Scores depend on the lock and not on what happens to be installed, so that a later ``pip install`` does not change a
+choice. Deleting the lock file resolves them again. Hub models are pinned by commit and by the digests of their files,
+as a base is. No torch here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from charloom.judge.instruments import KINDS, Kind, versions
 
 
 def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> dict[str, Any]:
-    """The lock of a base's judge; ``settings`` has ``name`` (of the base) and ``models`` (its ``judge_models``).
+    """Make the lock of a base's judge; ``settings`` has ``name`` (of the base) and ``models`` (its ``judge_models``).
 
-    Returns ``name``; ``instruments``: by name ``versions`` of packages, ``files`` (name -> path, size, sha256),
-    ``sha256`` over all of them, and for models of the hub ``repo`` and ``revision``; ``missing``: by name ``why`` and
+    Returns ``name``; ``instruments``: by name, ``versions`` of packages, ``files`` (name -> path, size, sha256),
+    ``sha256`` over all of them, and for hub models ``repo`` and ``revision``; ``missing``: by name, ``why`` and
     ``install``, one line each.
     """
     found: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def lock(settings: dict[str, Any], store: Store, log: hub.Log = hub.silent) -> d
 
 
 def changed(made: dict[str, Any]) -> dict[str, str]:
-    """Instruments of a lock that cannot be used as they were locked, and why, by name."""
+    """Instruments that cannot be used as they were locked; the reasons, by name."""
     wrong = {}
     for name, entry in made["instruments"].items():
         try:
@@ -70,10 +70,10 @@ def changed(made: dict[str, Any]) -> dict[str, str]:
 
 
 def files_of(made: dict[str, Any], name: str, store: Store | None = None) -> dict[str, Path]:
-    """The files of a locked instrument, checked to be the ones that were locked.
+    """The files of a locked instrument, after comparing them with the lock.
 
     Raises:
-        UserError: one is gone or has changed.
+        UserError: one is missing or has changed.
     """
     paths = {}
     for key, facts in made["instruments"][name]["files"].items():
@@ -95,7 +95,7 @@ def _packaged(kind: Kind) -> dict[str, Path]:
 
 
 def _model(name: str, kind: Kind, model: Any, base: str, log: hub.Log) -> tuple[dict[str, Path], dict[str, str]]:
-    """Files of a model, by their name in it, and where they come from."""
+    """The files of a model, by their name in it, and their origin."""
     if not model:
         raise UserError(f"config/bases/{base}.yaml names no model for it")
     if "path" in model:
@@ -118,7 +118,7 @@ def _model(name: str, kind: Kind, model: Any, base: str, log: hub.Log) -> tuple[
 
 
 def _cached(repo: str, revision: str, patterns: tuple[str, ...], label: str, fetch: bool, log: hub.Log) -> Path:
-    """The folder of a model in the hub's cache; fetched only where the base says ``download: true``."""
+    """The folder of a model in the hub's cache; it is downloaded only if the base says ``download: true``."""
     if fetch:
         return hub.snapshot(repo, revision, patterns, label, log)
     folder = hub.cached(repo, revision)

@@ -1,15 +1,14 @@
-"""The back end ``look``: whether a picture is drawn in a style, by its colours and lines alone. For styles on any base.
+"""The back end ``look``: tells from colours and lines alone whether a picture is drawn in a style, on any base.
 
-A picture is a bag of pixels, each in a cell of colour (CIELAB) and local contrast: which colours lie flat and which
-stand at edges is what a technique leaves behind, whatever is drawn. Two histograms, of the style's own pictures and of
+A picture is treated as a bag of pixels, each in a cell of colour (CIELAB) and local contrast: which colours are flat
+and which are at edges is typical of a technique, whatever is drawn. Two histograms, of the style's own pictures and of
 what the base draws for the same prompts without the LoRA, give each cell a log likelihood ratio; a picture's is the
 mean over its pixels (naive Bayes on colour histograms: Swain and Ballard 1991, Jones and Rehg 2002).
 
 That mean is put on a scale where 0 is the base, 1 is the style and 0.5 is the cut between them; all three are found by
 leaving out each known picture in turn. ``style`` is how far a sample is above what the base draws for the same prompt
-and seed, so that a subject which happens to have the style's colours, or hides all the rest, counts for nothing.
-Identity, obedience and bleed are about persons and prompts: they stay
-*not scored*.
+and seed, so that a subject that happens to have the style's colours does not count.
+Identity, obedience and bleed concern persons and prompts: they stay *not scored*.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ LIGHT, COLOUR = 10, 16
 CONTRAST = (2.0, 8.0)
 """and these limits between steps of the gradient of L (per pixel, L from 0 to 100)."""
 SPREAD = 2
-"""How often the shares are smoothed with their neighbours in colour, so that it does not matter where a cell ends."""
+"""How often the shares are smoothed across neighbouring colours, so that the borders of cells do not matter."""
 CELLS = LIGHT * COLOUR**2 * (len(CONTRAST) + 1)
 RARE = 3e-4
 """Share of pixels below which a cell says little,"""
 MOST = 3.0
 """and the most that a cell may say for or against a style (nats)."""
 ENOUGH = 4
-"""Pictures of either kind from which a reader can be made."""
+"""A reader needs at least this many pictures of either kind."""
 READ = 0.5
-"""A picture is read as drawn in the style if that moves it by more than this."""
+"""A picture counts as drawn in the style if its value exceeds that of the base alone by more than this."""
 
 
 def cells(pixels: np.ndarray) -> np.ndarray:
-    """Shares of the pixels of a picture, uint8 (H, W, 3), by cell: float32 (CELLS,), with the sum 1."""
+    """Share of a picture's pixels, uint8 (H, W, 3), in each cell: float32 (CELLS,), with sum 1."""
     image = Image.fromarray(pixels).resize((EDGE, EDGE), Image.Resampling.BOX)
     lab = _lab(np.asarray(image, dtype=np.float64) / 255.0)
     light = np.clip(lab[..., 0] / 100 * LIGHT, 0, LIGHT - 1).astype(int)
@@ -60,14 +59,14 @@ def cells(pixels: np.ndarray) -> np.ndarray:
 
 
 def _smoothed(shares: np.ndarray, axis: int) -> np.ndarray:
-    """Binomial filter of three cells along an axis; what would leave at an end stays there."""
+    """Apply a binomial filter of three cells along an axis; what would leave at an end stays there."""
     moved = np.moveaxis(shares, axis, 0)
     padded = np.concatenate([moved[:1], moved, moved[-1:]])
     return np.moveaxis(0.25 * padded[:-2] + 0.5 * moved + 0.25 * padded[2:], 0, axis)
 
 
 class Reader:
-    """Tells pictures of a style from pictures without it, by the :func:`cells` (N, CELLS) of some of each."""
+    """A classifier of pictures with and without a style, made from the :func:`cells` (N, CELLS) of some of each."""
 
     def __init__(self, styled: np.ndarray, plain: np.ndarray) -> None:
         self._weights = _ratio(styled.mean(axis=0), plain.mean(axis=0))
@@ -76,14 +75,14 @@ class Reader:
             for group, other, sign in ((plain, styled, -1.0), (styled, plain, 1.0))
         ]
         (self._zero, self._one), spread = ([f(values) for values in known] for f in (np.mean, np.std))
-        # As many standard deviations from the one as from the other.
+        # Equally many standard deviations away from both.
         share = (spread[0] + 1e-6) / (spread[0] + spread[1] + 2e-6)
         self._cut = self._zero + share * (self._one - self._zero)
         self.styled = float(np.median(self._placed(known[1])))
-        """The usual ``style`` of the style's own pictures."""
+        """The typical ``style`` of the style's own pictures."""
 
     def read(self, seen: np.ndarray) -> np.ndarray:
-        """``style`` of pictures by their cells (N, CELLS): 0 is without, 1 is the style; neither is a limit."""
+        """``style`` of pictures from their cells (N, CELLS): 0 is without, 1 is the style; values may go beyond."""
         return self._placed(seen @ self._weights)
 
     def _placed(self, values: np.ndarray) -> np.ndarray:
@@ -98,7 +97,7 @@ def _ratio(styled: np.ndarray, plain: np.ndarray) -> np.ndarray:
 
 
 def _left_out(group: np.ndarray, other: np.ndarray, place: int) -> float:
-    """The mean log likelihood ratio of one picture for its own group, when that is known from the others alone."""
+    """The mean log likelihood ratio of one picture for its own group, from which the picture itself is left out."""
     rest = np.delete(group, place, axis=0).mean(axis=0)
     return float(group[place] @ _ratio(rest, other.mean(axis=0)))
 
@@ -112,7 +111,7 @@ class Look(Backend):
     def __init__(
         self, weights: Path | None = None, memory: Memory | None = None, without: Sequence[Picture] = ()
     ) -> None:
-        """``without`` are pictures that the base alone draws, named as the samples; too few of them, and there is no
+        """``without`` are pictures that the base alone draws, named like the samples; with too few there is no
         ``style``."""
         self._memory = memory or Memory()
         self._plain = Plain(memory=self._memory)
@@ -121,19 +120,19 @@ class Look(Backend):
         self._usual: dict[str, float] = {}
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
-        """Learn to read the style from its own pictures; the level is what they reach when left out in turn."""
+        """Learn the style from its own pictures; the level is what they reach when each is left out in turn."""
         levels = self._plain.study(references)
         styled, plain = self._cells(references), self._cells(self._without)
         if len(styled) < ENOUGH or len(plain) < ENOUGH:
             return levels
         self._reader = Reader(styled, plain)
         places = self._reader.read(plain).tolist()
-        if len(places) == len(self._without):  # otherwise one of them cannot be read, and nobody knows which
+        if len(places) == len(self._without):  # otherwise one could not be read, and it is unknown which
             self._usual = dict(zip((one.name for one in self._without), places, strict=True))
         return {**levels, "style": self._reader.styled}
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
-        """``style`` (0 to 1), ``detail`` and ``contrast`` of each sample."""
+        """Measure ``style`` (0 to 1), ``detail`` and ``contrast`` of each sample."""
         readings = []
         for sample, plain, look in zip(samples, self._plain.measure(samples), self._looks(samples), strict=True):
             values, misses = dict(plain.values), ()
@@ -155,7 +154,7 @@ class Look(Backend):
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB (…, 3) in 0..1 to CIELAB, D65 (IEC 61966-2-1, CIE 15)."""
+    """Convert sRGB (…, 3) in 0..1 to CIELAB, D65 (IEC 61966-2-1, CIE 15)."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     matrix = np.array(
         [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]

@@ -1,8 +1,8 @@
-"""Remembers what an instrument saw in a picture, by the picture's content.
+"""Caches what an instrument saw in a picture, by the picture's content.
 
-The expensive part of judging is looking: finding a face, running a network. What comes out of it (a :data:`Look`)
-depends on the picture and the instrument alone, so it is kept in the store: the character's own pictures are looked
-at once and not for every checkpoint, and another judge looks only at what is new to it.
+The expensive part of judging is looking: finding a face, running a network. The result (a :data:`Look`) depends only
+on the picture and the instrument, so it is kept in the store: the character's own pictures are looked at once, not for
+every checkpoint, and a different judge looks only at what is new to it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 KIND = "looks"
 BATCH = 16
-"""Pictures that an instrument gets at a time."""
+"""Pictures per call of an instrument."""
 READERS = 8
-"""Pictures read at a time."""
+"""Threads that read pictures."""
 
 Look = dict[str, np.ndarray]
-"""Named arrays; empty where the instrument found nothing to measure."""
+"""Named arrays; empty if the instrument found nothing to measure."""
 
 
 class Memory:
-    """Looks in ``store``; without one nothing is kept. ``notes`` collects a line per picture that cannot be read."""
+    """Looks in ``store``; without one nothing is kept. ``notes`` has a line for each picture that cannot be read."""
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = store
@@ -45,15 +45,15 @@ class Memory:
         look: Callable[[Sequence[Picture]], list[Look]],
         asked: Callable[[Picture], object] = lambda picture: None,
     ) -> list[Look | None]:
-        """What ``instrument`` (its name, version and weights) sees on each picture; None where it cannot be read.
+        """What ``instrument`` (name, version and weights) sees in each picture; None if the picture cannot be read.
 
-        ``look`` is called with the pictures that are not remembered. ``asked`` is what else a look depends on: the
+        ``look`` is called with the pictures that are not cached. ``asked`` is what else a look depends on: the
         questions about the picture.
         """
         keys = [_key(instrument, picture, asked(picture)) for picture in pictures]
         found = [self._recall(key) for key in keys]
         missing = [i for i, one in enumerate(found) if one is None]
-        with ThreadPoolExecutor(READERS) as pool:  # reading a large picture takes longer than much of the looking
+        with ThreadPoolExecutor(READERS) as pool:  # reading a large picture often takes longer than looking at it
             readable = pool.map(lambda i: self._readable(pictures[i]), missing)
             new = [i for i, yes in zip(missing, readable, strict=True) if yes]
         for start in range(0, len(new), BATCH):
@@ -80,7 +80,7 @@ class Memory:
             return None
         try:
             return load_file(self.store.path(KIND, key, ".safetensors"))
-        except Exception:  # safetensors has no common exception; a damaged entry is looked at again
+        except Exception:  # safetensors has no common exception; a damaged entry is replaced
             return None
 
     def _keep(self, key: str, look: Look) -> None:

@@ -1,8 +1,8 @@
-"""Obedience to free-text prompts, phrase by phrase, and training phrases that come back unasked.
+"""Obedience to free-text prompts, phrase by phrase, and bleed of phrases from the training captions.
 
-A vision-language model says how sure it is of each phrase. SigLIP compares, because its bare probabilities mean little:
-the picture must look more like its own phrase than like every other phrase about the same thing in the prompts and
-captions. Where a picture looks more like a phrase of the captions than like what was asked, it bleeds.
+A vision-language model gives a probability for each phrase. SigLIP can only compare, because its bare probabilities
+mean little: the picture must look more like its own phrase than like every other phrase about the same thing in the
+prompts and captions. If it looks more like a phrase of the captions than like what was asked for, it bleeds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from charloom.judge.panel import Panel
 
 BLEEDING = ("outfit", "accessory", "background")
-"""What the training pictures may leave on others."""
+"""What may bleed from the training pictures."""
 TYPICAL = 0.5
-"""An item is typical of the training pictures if the model sees it on this share of them,"""
+"""An item is typical of the training pictures if the model sees it in at least this share of them,"""
 TAGGED = 0.5
 """and untagged if at most this share of those captions name it."""
 
@@ -48,7 +48,7 @@ class Words:
                     known.append(phrase)
 
     def of(self, text: str) -> dict[str, str]:
-        """The phrases of a text by what they are about."""
+        """The phrases of a text, by what they are about."""
         return phrases.by_attribute(phrases.split(text, self.trigger, self.line))
 
     def is_new(self, sample: Picture, name: str) -> bool:
@@ -70,7 +70,7 @@ def measure(panel: Panel, words: Words, samples: Sequence[Picture], out: Sequenc
 def _by_answers(
     panel: Panel, samples: Sequence[Picture], asked: Sequence[Mapping[str, str]], out: Sequence[Any]
 ) -> bool:
-    """The vision-language model's probability of yes for each phrase; False if it failed."""
+    """Score each phrase by the vision-language model's probability of yes; returns False if it failed."""
     wanted = {id(sample): list(one.values()) for sample, one in zip(samples, asked, strict=True)}
     looks = _answers(panel, samples, wanted)
     for one, look, draft in zip(asked, looks, out, strict=True):
@@ -133,7 +133,7 @@ def _by_comparison(
 
 
 def _untagged(panel: Panel, words: Words, samples: Sequence[Picture], out: Sequence[Any]) -> None:
-    """Things that the training pictures show, the captions do not name, and the samples show unasked."""
+    """Score bleed of things that the training pictures show but no caption names."""
     from charloom.judge.vlm import ITEMS
 
     everything = list(ITEMS)

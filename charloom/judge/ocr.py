@@ -1,4 +1,4 @@
-"""Reads text in pictures with RapidOCR, whose networks are in its package (``rapidocr-onnxruntime``)."""
+"""Reads text in pictures with RapidOCR, whose package (``rapidocr-onnxruntime``) includes its networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 CONFIDENT = 0.6
-"""Confidence below which a text is often a pattern that looks like one."""
+"""Below this confidence a text is often just a pattern that looks like text."""
 LONGEST = 1024
 """Pixels to which the longer edge is reduced before reading."""
 
@@ -17,12 +17,12 @@ _own = threading.local()
 
 
 def installed() -> bool:
-    """Whether texts can be read here."""
+    """Whether OCR is installed."""
     return find_spec("rapidocr_onnxruntime") is not None
 
 
 def texts(pixels: np.ndarray) -> list[dict[str, Any]]:
-    """The texts on RGB pixels (H, W, 3; uint8), each with ``text``, ``confidence`` and ``box`` (left, top, right,
+    """Read the texts in RGB pixels (H, W, 3; uint8), each with ``text``, ``confidence`` and ``box`` (left, top, right,
     bottom as shares of the edges)."""
     if not hasattr(_own, "reader"):
         from rapidocr_onnxruntime import RapidOCR

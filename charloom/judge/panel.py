@@ -1,4 +1,4 @@
-"""The locked instruments of a judge, each opened when a picture first needs it."""
+"""The locked instruments of a judge, each opened on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Panel:
     """The instruments of ``lock`` (:func:`charloom.judge.locking.lock`).
 
-    One that cannot be opened is left out with a line in the memory's notes: what only it could measure is not scored.
+    One that cannot be opened is left out, with a line in the memory's notes; what only it can measure is not scored.
     """
 
     def __init__(self, lock: dict[str, Any], memory: Memory, device: Any = "cpu") -> None:
@@ -37,19 +37,19 @@ class Panel:
         return name in self.lock["instruments"] and name not in self._lost
 
     def first(self, names: Iterable[str]) -> str | None:
-        """The first of ``names`` that there is."""
+        """The first of ``names`` that is available."""
         return next((name for name in names if self.has(name)), None)
 
     def weights(self, name: str) -> str:
-        """SHA-256 of what an instrument consists of."""
+        """SHA-256 over the files of an instrument."""
         return str(self.lock["instruments"][name]["sha256"])
 
     def by(self, name: str) -> tuple[str, str]:
-        """Name and weights, to stand beside a value."""
+        """Name and weights, to be recorded with a value."""
         return name, self.weights(name)
 
     def cls(self, name: str) -> Any:
-        """The class of an instrument, for what needs no weights: its scale, and how it compares."""
+        """The class of an instrument, for what needs no weights: its scale and its comparison."""
         module, _, cls = KINDS[name].cls.partition(":")
         return getattr(import_module(module), cls)
 
@@ -71,8 +71,8 @@ class Panel:
         look: Callable[[Any, Sequence[Picture]], list[Look]] = lambda instrument, new: instrument.look(new),
         asked: Callable[[Picture], object] = lambda picture: None,
     ) -> list[Look | None]:
-        """What an instrument sees on pictures, remembered or new; all None if it cannot be opened."""
-        # Versions too: part of some instruments is the code of their packages.
+        """What an instrument sees in pictures, cached or new; all None if it cannot be opened."""
+        # Versions count too: the code of its packages is part of an instrument.
         packages = digest(self.lock["instruments"][name]["versions"])
         key = f"{name} {self.cls(name).version} {self.weights(name)} {packages}"
         try:
@@ -87,7 +87,7 @@ class Panel:
 
     @property
     def failed(self) -> set[str]:
-        """Instruments that failed while they looked: out of memory, say. They may work next time."""
+        """Instruments that failed at runtime, for lack of memory, say. They may work next time."""
         return self._lost - self._gone
 
     def fail(self, name: str, why: str) -> None:

@@ -1,6 +1,6 @@
 """The back end ``paperdoll``: a probe network recognises who is drawn, and with which attributes.
 
-In the paper-doll world every attribute has a name and a value, so obedience and bleed are counted, not estimated.
+In the paper-doll world every attribute has a name and a value, so obedience and bleed can be counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from charloom.paperdoll.probe import SIZE, Probe
 
 ACCESSORIES = ("earrings", "necklace", "glasses", "hat")
 TYPICAL_SHARE = 0.1
-"""An accessory is typical if it is worn in at least this share of the references where it could be seen."""
+"""An accessory is typical if it is worn in at least this share of the references that could show it."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Paperdoll(Backend):
 
     name = "paperdoll"
     cut = 0.5
-    """Limit between same and different of :meth:`similarity`: on pictures of the five shipped characters, every picture
-    of a character was above 0.57 to its reference, and every picture of another one below 0.44."""
+    """The :meth:`similarity` that separates same from different: for the five shipped characters, every picture was above
+    0.57 to its own reference and below 0.44 to any other."""
 
     def __init__(self, weights: Path | None, probe: Probe | None = None, memory: Memory | None = None) -> None:
         if probe is None:
@@ -57,7 +57,7 @@ class Paperdoll(Backend):
         self._wardrobe = _Wardrobe(frozenset(), frozenset(), {})
 
     def study(self, references: Sequence[Picture]) -> dict[str, float]:
-        """Learn the mean identity and the wardrobe; levels are mean leave-one-out cosines, of all and of back views."""
+        """Learn the mean identity and the wardrobe; levels are mean leave-one-out cosines of all and of back views."""
         levels = self._plain.study(references)
         if len(references) < 2:
             return levels  # leave-one-out needs two references; identity stays unscored
@@ -68,7 +68,7 @@ class Paperdoll(Backend):
         named = [language.parse(picture.text) for picture in references]
         self._mean = _unit(vectors.sum(axis=0))
         cosines = [float(vector @ _unit(vectors.sum(axis=0) - vector)) for vector in vectors]
-        # A back view shows only hair and skin, so it is compared with the level of the back views.
+        # A back view shows only hair and skin, so it is compared with the level of back views.
         backs = [words.get("view") == "back" for words in named]
         groups = {"identity": cosines, "identity_back": [c for c, back in zip(cosines, backs, strict=True) if back]}
         self._levels = {key: float(np.mean(values)) for key, values in groups.items() if len(values) >= 2}
@@ -76,7 +76,7 @@ class Paperdoll(Backend):
         return {**levels, **self._levels}
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
-        """All metrics of each sample; identity only if there were references."""
+        """Measure all metrics of each sample; identity only if there were references."""
         readings = list(self._plain.measure(samples)) if samples else []
         legible = self._readable(samples)
         if not legible:
@@ -103,16 +103,16 @@ class Paperdoll(Backend):
         return readings
 
     def vectors(self, pictures: Sequence[Picture]) -> list[Look | None]:
-        """``vector`` (E,), who is on each picture; None where it cannot be read."""
+        """``vector`` (E,), the identity in each picture; None if the picture cannot be read."""
         return [{"vector": look["identity"]} if look else look for look in self._looks(pictures)]
 
     @staticmethod
     def similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Cosines of :meth:`vectors`, between (N, E) and (M, E)."""
+        """Cosines between :meth:`vectors` (N, E) and (M, E)."""
         return one @ other.T
 
     def _read(self, pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], np.ndarray]:
-        """The most likely value of every attribute, and identity vectors (B, E), of pictures that can be read."""
+        """The most likely value of every attribute, and identity vectors (B, E), of readable pictures."""
         looks = self._looks(pictures)
         read = [{key: TABLES[key][int(look[key][0])] for key in TABLES} for look in looks]
         return read, np.stack([look["identity"] for look in looks])
@@ -142,21 +142,21 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 def _share(metric: str, hits: dict[str, bool]) -> dict[str, float]:
-    """The metric as the share of ``hits``, and one value per attribute; empty without any opportunity."""
+    """The metric as the share of ``hits``, and one value per attribute; empty if there was no opportunity."""
     if not hits:
         return {}
     return {metric: sum(hits.values()) / len(hits), **{f"{metric}.{key}": float(hit) for key, hit in hits.items()}}
 
 
 def _wardrobe(named: list[dict[str, str]], read: list[dict[str, str]]) -> _Wardrobe:
-    """What the references show: outfits and backgrounds by caption, or by the probe where a caption is silent.
+    """What the references show: outfits and backgrounds by caption, or by the probe if the caption does not say.
 
-    Accessories are taken from the probe, because the uncaptioned ones are those that bleed.
+    Accessories come from the probe, because the uncaptioned ones are those that bleed.
     """
     described = [{**seen, **words} for words, seen in zip(named, read, strict=True)]
     accessories = {}
     for key in ACCESSORIES:
-        # The probe is unreliable on accessories that are out of sight; the caption says which are.
+        # The probe is unreliable on accessories that are not visible; the caption tells which are.
         shown = [seen[key] for words, seen in zip(named, read, strict=True) if _visible(words)[key]]
         counts = Counter(value for value in shown if value != "none")
         accessories[key] = frozenset(value for value, count in counts.items() if count >= TYPICAL_SHARE * len(shown))
@@ -174,9 +174,9 @@ def _visible(words: dict[str, str]) -> dict[str, bool]:
 def _bleed(named: dict[str, str], seen: dict[str, bool], read: dict[str, str], wardrobe: _Wardrobe) -> dict[str, bool]:
     """For every opportunity to copy the training pictures, whether it was taken.
 
-    There is one where the prompt asks for an outfit or background that they do not show, and where it does not ask
-    for an accessory that they typically show. An outfit or background that the prompt leaves open is none, because
-    something has to be drawn there.
+    There is one if the prompt asks for an outfit or background that they do not show, and one for each accessory that
+    they typically show and the prompt does not ask for. An outfit or background that the prompt leaves open is no
+    opportunity, because something has to be drawn there.
     """
     chances: dict[str, bool] = {}
     if "outfit" in named:

@@ -1,6 +1,7 @@
 """Finds the person in a picture: a mask by mediapipe, or a crop around a face.
 
-Crops are pictures again, with a content of their own, so that any instrument can look at them and be remembered.
+Crops are again pictures, with a content digest of their own, so that any instrument can look at them and its looks can
+be cached.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from charloom.judge.backend import Picture
 
 LEAST = 0.03
-"""A mask with a smaller share of the picture shows nobody."""
+"""A mask that covers a smaller share of the picture shows nobody."""
 MEAN = 127
 INSTALL = "pip install --no-deps mediapipe==0.10.21 'protobuf>=6.33,<7' absl-py attrs flatbuffers"
 
 
 class Selfie:
-    """``mask``: uint8 (64, 64), 255 where the person is, by mediapipe's selfie segmentation."""
+    """``mask`` by mediapipe's selfie segmentation: uint8 (64, 64), 255 where the person is."""
 
     name = "mediapipe"
     version = 1
@@ -39,7 +40,7 @@ class Selfie:
         self._network = selfie_segmentation.SelfieSegmentation(model_selection=0)
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """An empty look where there is nobody."""
+        """Look at each picture; the look is empty if there is nobody."""
         from PIL import Image
 
         looks: list[Look] = []
@@ -52,7 +53,7 @@ class Selfie:
 
 
 def share(pixels: np.ndarray) -> np.ndarray | None:
-    """How much of each pixel is the person (H, W; fp32, 0 to 1) on RGB pixels (H, W, 3); None where there is nobody.
+    """How much of each RGB pixel (H, W, 3) is the person: (H, W), fp32, 0 to 1; None if there is nobody.
 
     Raises:
         UserError: mediapipe is not installed, or cannot be imported.
@@ -61,7 +62,7 @@ def share(pixels: np.ndarray) -> np.ndarray | None:
         raise UserError(f"images.masks: auto needs mediapipe where pictures are not transparent: {INSTALL}")
     try:
         from mediapipe.python.solutions import selfie_segmentation
-    except Exception as error:  # another protobuf or numpy
+    except Exception as error:  # an incompatible protobuf or numpy
         raise UserError(
             f"images.masks: auto needs mediapipe, which cannot be imported ({reason(error)}): {INSTALL}"
         ) from error
@@ -73,14 +74,14 @@ def share(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def around_face(picture: Picture, look: Look) -> Picture:
-    """Head and shoulders: the face's box, widened by its own size to the sides and downwards."""
+    """Crop head and shoulders: the face's box, widened by its own size to the sides and downwards."""
     left, top, right, bottom = (int(edge) for edge in look["box"])
     width, height = right - left, bottom - top
     return _cut(picture, [left - width, top - height, right + width, bottom + 2 * height], "face")
 
 
 def person(picture: Picture, look: Look) -> Picture:
-    """The person alone on grey, cropped to the mask."""
+    """Crop the picture to the mask, with the person on grey."""
     mask = look["mask"] > 127
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     high, wide = mask.shape
@@ -97,7 +98,7 @@ def person(picture: Picture, look: Look) -> Picture:
 
 
 def clothes(picture: Picture, look: Look) -> Picture:
-    """The person below the shoulders, about: the lower two thirds of :func:`person`."""
+    """Crop roughly the person below the shoulders: the lower two thirds of :func:`person`."""
     whole = person(picture, look)
 
     def pixels() -> np.ndarray:
@@ -107,7 +108,7 @@ def clothes(picture: Picture, look: Look) -> Picture:
 
 
 def background(picture: Picture, look: Look) -> Picture:
-    """The picture with the person painted over in grey."""
+    """Paint the person over in grey."""
     mask = look["mask"] > 127
 
     def pixels() -> np.ndarray:
@@ -118,7 +119,7 @@ def background(picture: Picture, look: Look) -> Picture:
 
 
 def _grown(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The mask at the size of the picture."""
+    """Scale the mask to the size of the picture."""
     from PIL import Image
 
     big = Image.fromarray(mask.astype(np.uint8) * 255).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)

@@ -1,7 +1,7 @@
-"""The phrases of a prompt and what each is about: ``("outfit", "wearing a teal hoodie")``.
+"""Splits prompts into phrases and tells what each is about: ``("outfit", "wearing a teal hoodie")``.
 
-Prompts are free text. Captions of the workflow and prompts in their manner separate phrases by commas; where a phrase
-has no known word, its place decides: the last one is the background.
+Prompts are free text. The workflow's captions, and prompts written like them, separate phrases by commas. If a phrase
+has no known word, its position decides: the last one is the background.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
 
 
 def split(text: str, trigger: str = "", of_identity: str = "") -> list[tuple[str, str]]:
-    """The phrases of ``text`` with what they are about, in their order.
+    """The phrases of ``text`` with what they are about, in order.
 
     Phrases that name the trigger are reduced to their tier; ``of_identity`` is a line that describes the character
-    and says nothing about the scene. What is about nothing known is called ``other``.
+    and says nothing about the scene. Phrases about nothing known are ``other``.
     """
     known = {part.strip().lower() for part in of_identity.split(",") if part.strip()}
     parts = [part.strip(" .") for part in re.split(r"[,;]|\. ", text) if part.strip(" .")]
@@ -57,7 +57,7 @@ def split(text: str, trigger: str = "", of_identity: str = "") -> list[tuple[str
 
 
 def about(phrase: str, last: bool = False) -> str:
-    """What a phrase is about: a key of the table, or else the background if it is the last, ``other`` if not."""
+    """What a phrase is about: a key of the table, else the background if it is the last one, else ``other``."""
     plain = phrase.lower()
     for name, known in _WORDS.items():
         if any(re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z]{{3,}})", plain) for word in known):
@@ -66,7 +66,7 @@ def about(phrase: str, last: bool = False) -> str:
 
 
 def by_attribute(phrases: list[tuple[str, str]]) -> dict[str, str]:
-    """One phrase for each attribute; several about the same are joined."""
+    """One phrase per attribute; several about the same attribute are joined."""
     out: dict[str, str] = {}
     for name, phrase in phrases:
         out[name] = f"{out[name]}, {phrase}" if name in out else phrase

@@ -1,6 +1,6 @@
-"""The back end ``none``: sharpness and contrast, which need no knowledge of what a picture shows.
+"""The back end ``none``: sharpness and contrast, which do not depend on what a picture shows.
 
-Usable for any base; identity, obedience and bleed stay *not scored*. Other back ends reuse these two metrics.
+It works with any base; identity, obedience and bleed stay *not scored*. Other back ends reuse these two metrics.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from charloom.judge.backend import Backend, Picture, Reading
 from charloom.judge.memory import Look, Memory
 
 EDGE = 256
-"""Pictures are compared at this size in pixels, so that sharpness does not depend on their resolution."""
+"""Size in pixels at which pictures are compared, so that sharpness does not depend on their resolution."""
 
 
 def luminance(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) to luminance (256, 256) in 0..1, ITU-R 601 weights."""
+    """Convert uint8 (H, W, 3) to luminance (256, 256) in 0..1 with ITU-R 601 weights."""
     image = Image.fromarray(pixels).convert("L").resize((EDGE, EDGE), Image.Resampling.LANCZOS)
     return np.asarray(image, dtype=np.float64) / 255.0
 
@@ -47,7 +47,7 @@ class Plain(Backend):
         return {"sharpness": self._sharpness} if values else {}
 
     def measure(self, samples: Sequence[Picture]) -> list[Reading]:
-        """``detail`` and ``contrast`` of each sample."""
+        """Measure ``detail`` and ``contrast`` of each sample."""
         readings = []
         for look in self._looks(samples):
             values = {"contrast": float(look["contrast"][0])} if look else {}

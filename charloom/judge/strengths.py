@@ -1,4 +1,4 @@
-"""At which strength the chosen checkpoint is best used: its scores at several strengths, and a recommendation.
+"""Recommends a strength for the chosen checkpoint, from its scores at several strengths.
 
 Standard library only; independent of the back end.
 """
@@ -11,21 +11,21 @@ from typing import Any
 from charloom.judge.summary import Summary, summarise
 
 NOISE = 0.03
-"""Relative difference that says nothing: the sweep has a few prompts with one seed each."""
+"""Relative differences up to this are noise: the sweep has a few prompts with one seed each."""
 FULL = 1.0
 _METRICS = ("identity", "obedience", "bleed", "detail")
 
 
 def recommend(documents: Mapping[float, Mapping[str, Any]], step: int) -> dict[str, Any]:
-    """The content of ``strengths.json``, without what is known of the character.
+    """Make the content of ``strengths.json``, except what is known about the character.
 
     Args:
         documents: by strength, the scores of the checkpoint's pictures at it (``charloom.judge.backend.score``).
         step: the checkpoint.
 
     Returns:
-        Plain values: ``step``; ``recommended``, a strength, or None where nothing was scored that could tell; ``why``,
-        lines of text; ``strengths``, for each by rising strength ``strength``, the means ``identity``, ``obedience``,
+        Plain values: ``step``; ``recommended``, a strength, or None if too little was scored; ``why``, lines of text;
+        ``strengths``, in ascending order, each with ``strength``, the means ``identity``, ``obedience``,
         ``bleed``, ``detail`` of those that were scored, ``overall`` (identity x obedience x (1 - bleed)) and ``misses``
         (words by prompt); ``backend`` and ``weights`` of the judge; ``not_scored``.
     """
@@ -55,7 +55,7 @@ def _summary(document: Mapping[str, Any]) -> Summary:
 
 
 def _pick(summaries: Mapping[float, Summary]) -> tuple[float | None, list[str]]:
-    """The strength with the best overall score; of those as good within the noise, the one nearest to full strength."""
+    """The strength with the best overall score; among those within the noise, the one nearest to full strength."""
     known = {strength: s for strength, s in summaries.items() if not s.blank}
     if not known:
         return None, ["Nothing was drawn at any strength." if not summaries else "The samples are blank."]
@@ -78,7 +78,7 @@ def _pick(summaries: Mapping[float, Summary]) -> tuple[float | None, list[str]]:
 
 
 def _against(known: Mapping[float, Summary], chosen: float) -> list[str]:
-    """What is lost towards either end."""
+    """What is lost at lower and at higher strengths."""
     lines = []
     low, high = min(known), max(known)
     if low < chosen:

@@ -1,4 +1,4 @@
-"""Decides on the character's own pictures which instrument measures what for it: ``judge.json``."""
+"""Decides which instrument measures what for a character, by trying them on its own pictures: ``judge.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from charloom.judge.memory import Memory
 from charloom.judge.panel import Panel
 
 EMBEDDINGS = ("dinov2", "siglip", "efficientnet")
-"""Embeddings of pictures, best first."""
+"""Picture embeddings, best first."""
 
 
 def study(
@@ -27,8 +27,8 @@ def study(
     """Try the instruments on the character's ``references`` and on ``others``, which the base draws without the LoRA.
 
     ``settings`` has ``identity`` (``auto``, ``none`` or a kind of instrument), ``trigger``, ``prompts`` (texts) and
-    ``line``, the identity line. Returns the content of ``judge.json`` as plain values: the lock, who measures what
-    and why, limits of the choice on the scale of this character, and what is not scored with its remedy.
+    ``line``, the identity line. Returns the content of ``judge.json`` as plain values: the lock, which instrument
+    measures what and why, the limits of the choice on this character's scale, and remedies for what is not scored.
     """
     panel = Panel(lock, memory, device)
     crop = _crop(panel, references)
@@ -66,7 +66,7 @@ def study(
 
 
 def remedies(lock: dict[str, Any], identity: bool, obedience: str | None, copies: str | None) -> list[str]:
-    """For each metric that is not scored: one line that says what makes it so."""
+    """One line for each metric that is not scored, which says how to get it scored."""
     missing = lock["missing"]
     lines = []
 
@@ -87,7 +87,7 @@ def remedies(lock: dict[str, Any], identity: bool, obedience: str | None, copies
 
 
 def _candidates(panel: Panel, wanted: str) -> list[str]:
-    """Instruments of identity to try, in the order in which they are preferred untried."""
+    """Identity instruments to try, in order of preference."""
     embedding = panel.first(EMBEDDINGS)
     kinds = {"dlib": ["dlib"], "ccip": ["ccip"], "image": [embedding] if embedding else [], "none": []}
     names = [*kinds["dlib"], *kinds["ccip"], *kinds["image"]] if wanted == "auto" else kinds[wanted]
@@ -95,7 +95,7 @@ def _candidates(panel: Panel, wanted: str) -> list[str]:
 
 
 def _crop(panel: Panel, references: Sequence[Picture]) -> str:
-    """How the person is found for an embedding: by whichever finder sees somebody on half of the references."""
+    """How to crop the person for an embedding: by the first detector that sees somebody in half of the references."""
     for name in ("mediapipe", "dlib"):
         if panel.has(name) and references:
             seen = sum(bool(look) for look in panel.looks(name, references))

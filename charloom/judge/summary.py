@@ -1,4 +1,4 @@
-"""Scores of a checkpoint as one number per metric, and the limits that they are held against."""
+"""Summarises the scores of a checkpoint as one number per metric, and defines the limits for them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from statistics import fmean, stdev
 from typing import Any
 
 EPSILON = 1e-9
-"""Tolerance, so that a value that equals a limit in decimal also passes in binary."""
+"""Tolerance, so that a value equal to a limit in decimal also passes in binary."""
 
 STYLED = 0.5
-"""A sample of a style with no more than this is not drawn in it."""
+"""A sample with a ``style`` of at most this is not drawn in the style."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the choice. Identity is relative to what the character's own pictures reach."""
+    """The limits of the choice. Identity is relative to the similarity of the character's own pictures."""
 
     identity_of_flexible: float = 0.97
     """To be recognisable, a checkpoint needs this share of the best flexible checkpoint's identity"""
     identity_noise: float = 2.0
-    """(or is behind by chance: so many standard errors of the difference, from the samples in pairs, are forgiven)"""
+    """(or a difference explained by chance: up to this many standard errors, estimated from pairs of samples)"""
     identity_of_all: float = 0.92
     """and this share of the best identity of all, including overfit checkpoints;"""
     identity_enough: float = 0.95
     """this identity is always enough"""
     identity_low: float = 0.80
-    """and less than this never is. If the best of all stays below, all checkpoints are undertrained."""
+    """and less than this never is. If the best of all is below it, all checkpoints are undertrained."""
     stranger: float = 0.65
     """A sample with less identity than this shows somebody else."""
     strangers: float = 0.10
@@ -40,24 +40,24 @@ class Limits:
     bleed_one: float = 0.40
     """and copies one attribute in at most this share of the samples more than the base does,"""
     bleed_chances: int = 3
-    """which counts only where at least this many samples could have copied it."""
+    """which counts only if at least this many samples could have copied it."""
     detail_of_typical: float = 0.60
     """It has at least this share of the median checkpoint's sharpness."""
     blank: float = 0.02
     """A sample with less contrast than this is blank."""
     still_rising: float = 0.02
-    """Identity that rose by more than this in the last interval has not converged."""
+    """If identity rose by more than this in the last interval, it has not converged."""
     leak: float = 0.35
-    """Identity that a prompt without the trigger may gain over the base alone."""
+    """Largest gain of identity over the base alone in prompts without the trigger."""
     steps_gain: float = 0.15
-    """How much more identity or obedience 30 sampler steps may bring than the usual ones."""
+    """Largest gain of identity or obedience from 30 sampler steps instead of the usual number."""
 
 
 LIMITS = Limits()
 
 
 def limits_of(*layers: Mapping[str, Any]) -> Limits:
-    """The limits with ``layers`` over them, later wins: calibrated by the judge, given by the user."""
+    """The default limits overridden by ``layers``, the last of which wins: calibrated by the judge, set by the user."""
     known = {one.name for one in fields(Limits)}
     given = {key: value for layer in layers for key, value in layer.items() if key in known and value != "auto"}
     return replace(LIMITS, **given)
@@ -65,12 +65,12 @@ def limits_of(*layers: Mapping[str, Any]) -> Limits:
 
 @dataclass(frozen=True)
 class Summary:
-    """The means of one checkpoint over its samples; ``None`` is not scored."""
+    """The means of one checkpoint over its samples; ``None``: not scored."""
 
     step: int
     samples: int
     portraits: int = 0
-    """Number of samples with an identity; those without the trigger have none."""
+    """Number of samples with an identity score; samples without the trigger have none."""
     identity: float | None = None
     strangers: float | None = None
     """Share of the portraits that show somebody else."""
@@ -78,7 +78,7 @@ class Summary:
     bleed: float | None = None
     detail: float | None = None
     style: float | None = None
-    """How far a style is drawn; no judge of persons scores it."""
+    """How far the samples are drawn in the style; only the style judge scores it."""
     unstyled: tuple[str, ...] = ()
     """Names of the prompts that are not drawn in the style."""
     blank: int = 0
@@ -94,8 +94,7 @@ class Summary:
 
     @property
     def overall(self) -> float | None:
-        """Identity x style x obedience x (1 - bleed), of those that were scored; it orders checkpoints for
-        ``keep: score:N``."""
+        """Identity x style x obedience x (1 - bleed), as far as scored; orders checkpoints for ``keep: score:N``."""
         identity = None if self.identity is None else max(0.0, self.identity)
         parts = [identity, self.style, self.obedience, None if self.bleed is None else 1.0 - self.bleed]
         scored = [part for part in parts if part is not None]
@@ -122,7 +121,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], limits: Limits = LIMITS) -> dic
         }
         out[step] = Summary(
             step=step,
-            # Previews of drift are in the same table and have no contrast.
+            # The drift previews are in the same table and have no contrast.
             samples=len(metrics.get("contrast") or {sample for found in metrics.values() for sample in found}),
             portraits=len(identity),
             identity=_mean(identity.values()),
@@ -142,9 +141,9 @@ def summarise(rows: Iterable[Mapping[str, Any]], limits: Limits = LIMITS) -> dic
 
 
 def chance(one: Summary, other: Summary) -> float:
-    """Standard error of the difference of two identities, from the samples that both have: the same prompts and seeds.
+    """Standard error of the difference of two identities, from samples of the same prompts and seeds.
 
-    0 with fewer than three, which tell nothing about chance.
+    0 with fewer than three pairs, which say nothing about chance.
     """
     differences = [value - other.likeness[sample] for sample, value in one.likeness.items() if sample in other.likeness]
     return stdev(differences) / math.sqrt(len(differences)) if len(differences) >= 3 else 0.0

@@ -1,4 +1,4 @@
-"""The long table of all scores of a character: one row per value, as written to ``scores.csv``."""
+"""The long table of a character's scores: one row per value, as in ``scores.csv``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = ("character", "step", "prompt", "seed", "strength", "metric", "value",
 
 
 def read_scores(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The score documents in ``paths`` (see ``backend.score``), by step.
+    """Read the score documents in ``paths`` (see ``backend.score``), sorted by step.
 
     Raises:
         UserError: a file is missing or is not a score document.
@@ -31,7 +31,7 @@ def read_scores(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def from_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of all score documents, by step and then in their order."""
+    """The rows of all score documents, sorted by step and otherwise in order."""
     rows = []
     for document in sorted(documents, key=lambda d: d["step"]):
         shared = {key: document[key] for key in ("character", "step", "backend", "weights")}
@@ -40,9 +40,9 @@ def from_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def of_one_judge(documents: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The documents of the judge that scored most of them (the latest, if even), and a line for each of the others.
+    """The documents of the judge that scored most of them (the latest if tied), and a line for each of the others.
 
-    Values of two judges cannot be compared; a checkpoint that only the other one scored counts as not scored.
+    Values of two judges cannot be compared; a checkpoint that only another judge scored counts as not scored.
     """
     by: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for document in documents:
@@ -64,7 +64,7 @@ def _who(document: dict[str, Any]) -> str:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """The table as CSV with a header line; ``\\n`` ends lines on every system."""
+    """Write the table as CSV with a header line; lines end in ``\\n`` on every system."""
     import pandas as pd
 
     pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(path, index=False, na_rep="nan", lineterminator="\n")

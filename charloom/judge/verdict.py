@@ -11,7 +11,7 @@ from charloom.judge.summary import EPSILON, LIMITS, Limits, Summary, chance
 
 @dataclass(frozen=True)
 class Reason:
-    """One reason: it speaks for the checkpoint (true), against it (false), or names what is unknown (None)."""
+    """One reason: for the checkpoint (True), against it (False), or unknown (None)."""
 
     good: bool | None
     text: str
@@ -22,7 +22,7 @@ class Verdict:
     """The verdict on one checkpoint.
 
     ``recognisable``: the samples show the character, or are drawn in the style. ``flexible``: they follow the prompts
-    and do not copy the training pictures. Both are ``None`` where nothing was scored that could tell.
+    and do not copy the training pictures. Both are ``None`` if too little was scored to tell.
     """
 
     step: int
@@ -54,15 +54,15 @@ class Verdict:
 
 
 def judge(summaries: Mapping[int, Summary], candidates: Sequence[int], limits: Limits = LIMITS) -> list[Verdict]:
-    """A verdict on each candidate.
+    """Judge each candidate.
 
-    Flexibility comes first, because the identity that is required depends on the flexible candidates.
+    Flexibility comes first, because the required identity depends on the flexible candidates.
     """
     sampled = [summaries[step] for step in candidates if step in summaries]
     flexibility: dict[int, tuple[bool | None, list[Reason]]] = {}
     for own in sampled:
         flaws = _rendering(own, sampled, limits)
-        if own.style is not None:  # nothing but bad rendering speaks against a style
+        if own.style is not None:  # only bad rendering speaks against a style
             flexibility[own.step] = not flaws, flaws
             continue
         reasons = _obedience(own, summaries, limits) + _bleed(own, summaries.get(0), limits)
@@ -96,7 +96,7 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     An overfit checkpoint has the highest identity of all, so it sets only a lower bar. That bar is still needed:
     early checkpoints are flexible because they have learnt nothing, and must not be compared only with each other.
     Being the best is not enough: all checkpoints may be undertrained, and a single one is always its own best. With
-    few samples, good checkpoints are apart by chance, so what chance explains is forgiven.
+    few samples, good checkpoints differ by chance, so differences that chance explains are ignored.
     """
     if own.identity is None or own.strangers is None:
         nobody = f": the judge found nobody in {own.faceless} samples" if own.faceless else ""
@@ -118,7 +118,7 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
     noise = "; within noise for so few samples" if within else ""
     rest = f"best: {top}{noise}" if len(known) > 1 else "there is no other checkpoint to compare with"
     reasons = [Reason(holds, f"Identity {mine} {found} ({rest}).")]
-    # Where every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
+    # If every checkpoint fails on the same prompt, the prompt is hard; one more failure is allowed then.
     fewest = min(s.strangers for s in everyone if s.strangers is not None)
     allowed = max(limits.strangers, fewest + 1.0 / own.portraits) if fewest > 0 else limits.strangers
     if own.strangers > allowed + EPSILON:
@@ -133,7 +133,7 @@ def _identity(own: Summary, everyone: Sequence[Summary], flexible: Sequence[Summ
 
 
 def _style(own: Summary, everyone: Sequence[Summary], limits: Limits) -> list[Reason]:
-    """Whether the samples are drawn in the style, about as much as at the best checkpoint, with hardly an exception."""
+    """Whether the samples are drawn in the style, about as clearly as at the best checkpoint, with few exceptions."""
     assert own.style is not None, "asked for only where it was scored"
     best = max(s.style for s in everyone if s.style is not None)
     needed = min(limits.identity_enough, max(limits.identity_of_flexible * best, limits.identity_low))
@@ -150,7 +150,7 @@ def _style(own: Summary, everyone: Sequence[Summary], limits: Limits) -> list[Re
 
 
 def _obedience(own: Summary, summaries: Mapping[int, Summary], limits: Limits) -> list[Reason]:
-    """Whether prompts are followed as well as by the base alone, or else by the most obedient checkpoint."""
+    """Whether prompts are followed as well as by the base alone, or, if unknown, by the most obedient checkpoint."""
     if own.obedience is None:
         return [Reason(None, "Prompt obedience was not scored.")]
     base = summaries.get(0)
@@ -168,7 +168,7 @@ def _obedience(own: Summary, summaries: Mapping[int, Summary], limits: Limits) -
 
 
 def _bleed(own: Summary, base: Summary | None, limits: Limits) -> list[Reason]:
-    """Whether the samples copy the training pictures more than the base alone does by chance."""
+    """Whether the samples copy the training pictures no more than the base alone does by chance."""
     if own.bleed is None:
         return [Reason(None, "Bleed of the training pictures was not scored.")]
     limit = limits.bleed + (base.bleed if base is not None and base.bleed is not None else 0.0)
@@ -185,7 +185,7 @@ def _bleed(own: Summary, base: Summary | None, limits: Limits) -> list[Reason]:
 
 
 def _rendering(own: Summary, others: Sequence[Summary], limits: Limits) -> list[Reason]:
-    """Flaws of the pictures themselves. Clean rendering alone speaks for no checkpoint, so nothing here is a pass."""
+    """Flaws of the pictures themselves. Clean rendering is no merit of a checkpoint, so nothing here speaks for it."""
     reasons = []
     details = sorted(s.detail for s in others if s.detail is not None)
     if own.detail is not None:

@@ -1,7 +1,7 @@
 """Obedience by a vision-language model: the probability that it answers "yes" for each phrase of a prompt.
 
-Any model that transformers knows as image-text-to-text, such as a Qwen3-VL. It is asked closed questions and generates
-nothing: the probabilities of "yes" and "no" as the next word are read off.
+It can be any model that transformers knows as image-text-to-text, such as a Qwen3-VL. It is asked closed questions and
+generates nothing: only the probabilities of "yes" and "no" as the next token are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ITEMS = (
     "earrings", "a necklace", "glasses", "sunglasses", "a hat", "a scarf", "a watch", "a bracelet", "a nose ring",
     "a tattoo", "a bag", "headphones", "written text or a watermark", "a second person",
 )  # fmt: skip
-"""What training pictures often show and captions forget."""
+"""Things that training pictures often show and captions forget."""
 
 
 def question(phrase: str) -> str:
@@ -33,7 +33,7 @@ def question(phrase: str) -> str:
 
 
 class VisionLanguage:
-    """Looks need questions: :meth:`answers` gives ``yes`` (P,), the probabilities for P phrases."""
+    """An instrument that needs questions: :meth:`answers` gives ``yes`` (P,), the probabilities for P phrases."""
 
     name = "vlm"
     version = 1
@@ -54,11 +54,11 @@ class VisionLanguage:
         try:
             self._processor = AutoProcessor.from_pretrained(folder, **LOCAL, **PILLOW)
         except Exception as error:
-            if lacking := misfits.lacking("torchvision"):  # models that also take films say so in many ways
+            if lacking := misfits.lacking("torchvision"):  # models for video report this in different ways
                 raise UserError(f"{folder}: its processor needs torchvision{lacking}") from error
             raise
         tokenizer = self._processor.tokenizer
-        tokenizer.padding_side = "left"  # so that the last position is the answer's in every row
+        tokenizer.padding_side = "left"  # so that every row's answer follows its last position
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._yes = self._tokens("yes", "Yes", " yes", " Yes", "YES")
@@ -71,7 +71,7 @@ class VisionLanguage:
         return sorted({ids[0] for ids in encoded if len(ids) == 1})
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """Nothing: see :meth:`answers`."""
+        """Not used; see :meth:`answers`."""
         return [{} for _ in pictures]
 
     def answers(self, picture: Picture, phrases: Sequence[str]) -> Look:
