@@ -42,7 +42,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
 }
 """Identity words by class; those of a style say how it is drawn."""
 STRICT = {kind: tuple(word for word in words if word not in _OLD) for kind, words in IDENTITY.items()}
-"""Those that the check of captions reports; the clean-up of captioners' texts removes all of :data:`IDENTITY`."""
+"""The words that the check of captions reports; the clean-up of captioners' texts removes all of :data:`IDENTITY`."""
 
 NOUNS: dict[str, tuple[str, ...]] = {
     "woman": ("woman", "lady", "girl", "female", "person", "model", "individual", "subject", "figure"),

@@ -40,8 +40,8 @@ class Paperdoll(Backend):
 
     name = "paperdoll"
     cut = 0.5
-    """The :meth:`similarity` that separates same from different: for the five shipped characters, every picture was above
-    0.57 to its own reference and below 0.44 to any other."""
+    """The :meth:`similarity` that separates same from different: for the five shipped characters, every picture was
+    above 0.57 to its own reference and below 0.44 to any other."""
 
     def __init__(self, weights: Path | None, probe: Probe | None = None, memory: Memory | None = None) -> None:
         if probe is None:
