@@ -1,1 +1,1 @@
-"""Experiments on the paper-doll world: advice about training put to the test, and the truth to measure it by."""
+"""Experiments on the paper-doll world: tests of advice about training, measured against a known truth."""

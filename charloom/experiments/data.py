@@ -1,7 +1,7 @@
-"""The data set of a training, made by the library's own stages into a folder with the layout of ``results/<name>/``.
+"""Makes the data set of a training with the library's own stages, in a folder with the layout of ``results/<name>/``.
 
-What the rules of the workflow do in a job each happens here in one process. Folders are named by what is in them, and
-finished ones are taken as they are.
+What the workflow does in one job per rule happens here in one process. Folders are named by what is in them, and
+finished ones are reused.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ ACCESSORIES = ("earrings", "necklace", "glasses", "hat")
 
 @dataclass(frozen=True)
 class Place:
-    """Where experiments keep what they make: a folder that is safe to delete."""
+    """The folder where experiments keep what they make; it is safe to delete."""
 
     root: Path
 
     @property
     def store(self) -> Store:
-        """Latents, embeddings, checkpoints."""
+        """The store of latents, embeddings and checkpoints."""
         return Store(self.root / "store")
 
     @cached_property
     def base(self) -> Base:
-        """The miniature."""
+        """The miniature base."""
         return load(Path("."), {"base": "paperdoll"}).bases["paperdoll"]
 
     @cached_property
@@ -116,7 +116,7 @@ class Place:
 
 
 def picture(training: Training, name: str) -> dict[str, Any]:
-    """What the renderer draws for a shot. With ``data.worn``, accessories too small to see are drawn all the same."""
+    """What the renderer draws for a shot. With ``data.worn``, accessories are drawn even if too small to see."""
     settings = sources.get("paperdoll").settings(training.drawn, training.drawn.shot(name))
     if training.data.get("worn"):
         worn = language.parse(", ".join(training.drawn.shot(name).accessories))

@@ -1,7 +1,7 @@
-"""What an experiment is: a question, arms that differ in as little as possible, and which of them should do better.
+"""Defines experiments: a question, arms that differ as little as possible, and which of them should do better.
 
-Reads ``config/experiments/<name>.yaml``. An arm changes the recipe, the crop or the data set of a character, or takes
-another step or strength of the same training. Arms that come to the same training share it. No torch.
+It reads ``config/experiments/<name>.yaml``. An arm changes the recipe, the crop or the data set of a character, or uses
+another step or strength of the same training. Arms that need the same training share it. No torch here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Training:
 
     @cached_property
     def key(self) -> str:
-        """Equal for trainings that give the same checkpoints; what is looked at later does not enter."""
+        """Equal for trainings that give the same checkpoints, whichever of them are looked at."""
         person, drawn = self.person, self.drawn
         return digest(
             {
@@ -54,12 +54,12 @@ class Training:
 
     @cached_property
     def drawn(self) -> Character:
-        """The character with the shots as they are drawn."""
+        """The character with its shots as they are drawn."""
         return self._characters[0]
 
     @cached_property
     def person(self) -> Character:
-        """The character with the shots as captions describe them."""
+        """The character with its shots as captions describe them."""
         return self._characters[1]
 
     @property
@@ -80,7 +80,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Look:
-    """What is looked at of a training: the checkpoint of a step, at a strength."""
+    """One thing to look at in a training: the checkpoint of a step, at a strength."""
 
     training: Training
     step: int
@@ -88,13 +88,13 @@ class Look:
 
     @property
     def name(self) -> str:
-        """Stem of files about it, and the key of its line in a table of results."""
+        """Stem of the files about it, and the key of its line of results."""
         return f"{self.training.key[:16]}-{self.step:06d}-{self.strength:.2f}"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """``left`` does better (``>``), worse (``<``) or as well (``~``) as ``right`` by a measure."""
+    """A claim that ``left`` is better than (``>``), worse than (``<``) or as good as (``~``) ``right`` by a measure."""
 
     measure: str
     left: str
@@ -113,17 +113,17 @@ class Experiment:
     question: str
     advice: str
     measures: tuple[str, ...]
-    """The first is the one that the question is about."""
+    """The first one is what the question is about."""
     claims: tuple[Claim, ...]
     characters: tuple[str, ...]
     seeds: tuple[int, ...]
     recipe: dict[str, Any] = field(default_factory=dict)
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     finding: str = ""
-    """What came out, in words; written when the results are known."""
+    """The outcome in words, written when the results are known."""
 
     def looks(self, seeds: Iterable[int] | None = None) -> Iterator[tuple[str, Look]]:
-        """(arm, look) for each character, seed and arm."""
+        """Yield (arm, look) for each character, seed and arm."""
         for seed in seeds or self.seeds:
             for character in self.characters:
                 for arm, changes in self.arms.items():
@@ -140,15 +140,15 @@ class Experiment:
 
 
 def names(root: Path = Path(".")) -> list[str]:
-    """The experiments that there are."""
+    """Names of all experiments."""
     return sorted(path.stem for path in (root / FOLDER).glob("*.yaml"))
 
 
 def read(name: str, root: Path = Path(".")) -> Experiment:
-    """The experiment called ``name``.
+    """Read the experiment called ``name``.
 
     Raises:
-        UserError: there is none, or its file has mistakes, a line each.
+        UserError: there is none, or its file has mistakes, one line each.
     """
     path = root / FOLDER / f"{name}.yaml"
     label = (FOLDER / f"{name}.yaml").as_posix()
@@ -185,11 +185,11 @@ def read(name: str, root: Path = Path(".")) -> Experiment:
 
 
 def changed(character: Character, data: dict[str, Any]) -> tuple[Character, Character]:
-    """The character as drawn and as captioned, with another data set.
+    """The character as drawn and as captioned, with a changed data set.
 
-    ``tiers`` says how many shots each tier has; surplus shots change their tier and keep everything else. ``worn`` puts
-    an accessory ``{phrase, pictures}`` on her in so many pictures, in place of others of its kind, shots that show the
-    face closely first. ``unsaid`` are words that captions leave out.
+    ``tiers`` is the number of shots per tier; surplus shots change their tier and keep everything else. ``worn`` puts
+    an accessory ``{phrase, pictures}`` on her in that many pictures, replacing others of its kind, starting with the
+    shots closest to the face. ``unsaid`` are words that captions leave out.
     """
     shots = list(character.shots)
     if tiers := data.get("tiers"):
@@ -209,7 +209,7 @@ def changed(character: Character, data: dict[str, Any]) -> tuple[Character, Char
 
 
 def _tiers(shots: list[Shot], wanted: dict[str, int]) -> list[Shot]:
-    """``shots`` with as many of each tier as ``wanted``."""
+    """``shots`` with the ``wanted`` number of each tier."""
     left = {tier: wanted.get(tier, 0) for tier in TIERS}
     if sum(wanted.values()) != len(shots) or sum(left.values()) != len(shots):
         raise UserError(
@@ -224,5 +224,5 @@ def _tiers(shots: list[Shot], wanted: dict[str, int]) -> list[Shot]:
 
 
 def _moved(shot: Shot, tier: str) -> Shot:
-    """``shot`` from another distance; a close-up shows no pose."""
+    """``shot`` at another distance; a close-up shows no pose."""
     return replace(shot, tier=tier, pose="" if tier == "close-up" else shot.pose)

@@ -1,7 +1,7 @@
-"""Measures of a checkpoint, from readings of its pictures and the renderer's truth about character and prompts.
+"""Measures a checkpoint, from readings of its pictures and the renderer's knowledge of character and prompts.
 
-Truth here means: what the prompt asked for and who she is are known exactly, because the world is drawn; what a picture
-shows is told by the reader (:mod:`charloom.experiments.reader`), never by the probe that scores checkpoints.
+Who the character is and what a prompt asks for are known exactly, because the world is drawn. What a picture shows is
+read by :mod:`charloom.experiments.reader`, never by the probe that scores checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TYPICAL_SHARE = 0.1
 
 @dataclass(frozen=True)
 class World:
-    """What is known of a character: who she is, what the sample prompts ask for, what her training pictures show."""
+    """What is known about a character: who she is, what the sample prompts ask for, what her training pictures show."""
 
     identity: Identity
     prompts: Mapping[str, str]
@@ -32,18 +32,18 @@ class World:
 
 
 def names(reading: Sequence[int]) -> dict[str, str]:
-    """A reading (indices in the order of ``TABLES``) in words."""
+    """Turn a reading (indices in the order of ``TABLES``) into words."""
     return {key: values[index] for (key, values), index in zip(TABLES.items(), reading, strict=True)}
 
 
 def identity_of(text: str, read: Mapping[str, str], identity: Identity) -> float:
-    """Share of her features that a picture for the prompt ``text`` would show, and that it does show."""
+    """Share of her features that the picture shows, among those that one for the prompt ``text`` should show."""
     seen = attributes.visible(language.scene_from(text), identity)
     return fmean(read[key] == getattr(identity, key) for key in IDENTITY_VALUES if seen[key])
 
 
 def obedience_of(text: str, read: Mapping[str, str]) -> float:
-    """Share of what the prompt names, as far as it can be seen, that the picture shows."""
+    """Share of the visible things that the prompt names which the picture shows."""
     seen = attributes.visible(language.scene_from(text))
     asked = {key: value for key, value in language.parse(text).items() if key in SCENE_VALUES and seen[key]}
     return fmean(read[key] == value for key, value in asked.items())
@@ -52,7 +52,7 @@ def obedience_of(text: str, read: Mapping[str, str]) -> float:
 def chances(text: str, read: Mapping[str, str], scenes: Sequence[Scene]) -> dict[str, bool]:
     """For each opportunity to copy the training pictures, whether it was taken.
 
-    An outfit or background that the training pictures do not hold and the prompt asks for is one, and so is an
+    There is one if the prompt asks for an outfit or background that the training pictures do not show, and one for each
     accessory that they typically show and the prompt leaves out.
     """
     asked = language.parse(text)
@@ -106,12 +106,12 @@ def truth(line: Mapping[str, Any], world: World) -> float | None:
 
 
 def watermark(line: Mapping[str, Any], world: World) -> float | None:
-    """Share of the pictures with the star in their corner."""
+    """Share of the pictures with the watermark's star in the corner."""
     return _mean([float(one["star"] >= LIKE) for one in line["pictures"]])
 
 
 def hoops(line: Mapping[str, Any], world: World) -> float | None:
-    """Share of the pictures with hoop earrings among those that would show them and were not asked for any."""
+    """Share of the pictures with hoop earrings, among those that could show them and were not asked to."""
     open_ = [
         read["earrings"] == "hoops"
         for text, read, _ in _rows(line, world)
@@ -143,4 +143,4 @@ MEASURES: dict[str, Callable[[Mapping[str, Any], World], float | None]] = {
     "judge.bleed": _judged("bleed"),
     "detail": _judged("detail"),
 }
-"""By the name that an experiment's file uses. ``judge.*`` and ``detail`` are what charloom's own judge says."""
+"""The measures, by their name in experiment files. ``judge.*`` and ``detail`` come from charloom's own judge."""

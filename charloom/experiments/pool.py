@@ -1,7 +1,7 @@
-"""Many trainings side by side: processes of a few cores each, results appended line by line.
+"""Runs many trainings in parallel: processes with a few cores each, which append results line by line.
 
-A line is written as soon as it is known, so a run that is stopped keeps what it has; lines that are known already are
-not made again, and trainings resume from their last checkpoint.
+A line is written as soon as it is known, so a run that is stopped keeps its results; known lines are not made again,
+and trainings resume from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ROUND = 2.0
-"""Seconds between two looks at the workers."""
+"""Seconds between checks of the workers."""
 
 
 def known_lines(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The lines of the files that exist; a last line that was cut off is left out."""
+    """Read the lines of the files that exist; a truncated last line is left out."""
     lines = []
     for path in paths:
         for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -34,7 +34,7 @@ def known_lines(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """One line more, whole even if several processes write."""
+    """Append one line atomically, even if several processes write."""
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def _pin(worker: int, threads: int) -> None:
-    """Give this process ``threads`` cores of its own, where the system can."""
+    """Pin this process to ``threads`` cores of its own, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         mine = [cores[(worker * threads + i) % len(cores)] for i in range(threads)]
@@ -60,7 +60,7 @@ def _work(
     state = start()
     while True:
         try:
-            number, task = tasks.get(timeout=5)  # not get_nowait, which is empty while another process looks
+            number, task = tasks.get(timeout=5)  # get_nowait would raise Empty while another process is reading
         except queue.Empty:
             return
         try:
@@ -81,8 +81,8 @@ def run(
 ) -> int:
     """Do every task in one of ``workers`` processes; returns how many failed or were not done in time.
 
-    ``start()`` makes what a process needs once, ``do(state, task)`` does one task; both must be importable. With
-    ``stop_after`` the processes are ended after so many seconds.
+    ``start()`` makes the state of a process, once; ``do(state, task)`` does one task; both must be importable. With
+    ``stop_after`` the processes are ended after that many seconds.
     """
     began = time.monotonic()
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,9 +1,9 @@
 """An instrument independent of charloom's own judge: a second network that reads the attributes of a doll.
 
-The probe (:mod:`charloom.paperdoll.probe`) scores checkpoints and so decides which one is shipped. Whether that choice
-was right has to be told by something else. The reader shares with the probe the vocabulary and nothing more: another
-architecture (position kept by flattening instead of attention), another world of dolls, other random numbers, other
-blemishes in its training pictures. ``tools/paperdoll/train_reader.py`` trains it. Its labels are the renderer's own.
+The probe (:mod:`charloom.paperdoll.probe`) scores checkpoints and so decides which one ships. Something else has to
+tell whether that choice was right. The reader shares only its vocabulary with the probe: it has another architecture
+(position kept by flattening instead of attention), and other dolls, random numbers and blemishes in its training
+pictures. ``tools/paperdoll/train_reader.py`` trains it; the labels come from the renderer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE = 256
 
 
 class _Residual(nn.Module):
-    """SiLU, convolution, group norm, twice, added to the input."""
+    """A residual block: group norm, SiLU and convolution, twice, added to the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Residual(nn.Module):
 
 
 class Reader(nn.Module):
-    """Pictures (B, 3, 256, 256) in [-1, 1] to one row of logits (B, K) per attribute, in the order of ``TABLES``."""
+    """Maps pictures (B, 3, 256, 256) in [-1, 1] to logits (B, K) per attribute, in the order of ``TABLES``."""
 
     WIDTHS = (24, 48, 80, 112, 128)
     DEPTHS = (0, 1, 1, 2, 1)
@@ -64,7 +64,7 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """The most likely value of every attribute in uint8 pictures (B, H, W, 3): indices (B, attributes), int64."""
+        """Read the most likely value of every attribute in uint8 pictures (B, H, W, 3): int64 (B, attributes)."""
         device = self.heads.weight.device
         rows = []
         for start in range(0, len(images), batch_size):
@@ -76,16 +76,16 @@ class Reader(nn.Module):
         return torch.cat(rows).numpy()
 
     def save(self, path: Path) -> None:
-        """fp16 weights in one safetensors file, with the attribute tables in its header."""
+        """Save fp16 weights in one safetensors file, with the attribute tables in its header."""
         tensors = {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in self.state_dict().items()}
         save_file(tensors, path, metadata={"tables": json.dumps({k: list(v) for k, v in TABLES.items()})})
 
     @classmethod
     def load(cls, path: Path) -> Reader:
-        """Load in fp32 for reading.
+        """Load the weights in fp32, for inference.
 
         Raises:
-            UserError: there is no such file, or it is of another version.
+            UserError: there is no such file, or it has another version.
         """
         if not Path(path).is_file():
             raise UserError(f"{path}: there is no reader; train one with python tools/paperdoll/train_reader.py")

@@ -1,4 +1,4 @@
-"""One training and what is seen of it: trained, drawn and read in this process."""
+"""Runs one training in this process, draws with its checkpoints, and reads the pictures."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from charloom.workflow import training as runs
 from charloom.zimage import sampler, weights
 
 SEEDS = (7001, 8001, 9001)
-"""Seeds of the pictures by which a checkpoint is measured; each prompt adds its place. Previews use others."""
+"""Seeds of the pictures that a checkpoint is measured on; each prompt adds its index. Previews use others."""
 SAVE_EVERY = 100
 """Steps between checkpoints of an experiment."""
 GPU_MEMORY = 4.0
-"""GiB that a training may use, so that many fit on one GPU."""
+"""GiB of GPU memory that a training may use, so that many fit on one GPU."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Seen:
 
 
 class Studio:
-    """The miniature, its instruments and the folder they work in; loaded once per process."""
+    """The miniature, its instruments and their folder; loaded once per process."""
 
     def __init__(
         self, place: Place, reader: Path, log: Callable[[str], None] = print, device: str | torch.device = "cpu"
@@ -63,7 +63,7 @@ class Studio:
         self._judges: dict[Path, tuple[Any, dict[str, float]]] = {}
 
     def judge(self, files: Results) -> tuple[Any, dict[str, float]]:
-        """The miniature's own judge, and the levels of a data set."""
+        """The miniature's own judge after studying a data set, and the levels of that."""
         if files.root not in self._judges:
             judge = judges.open_backend("paperdoll", Path(self.place.base.judge_weights or ""))
             items = json.loads(files.manifest.read_text(encoding="utf-8"))["items"]
@@ -74,7 +74,7 @@ class Studio:
 
 @dataclass
 class Run:
-    """A training that is made when something of it is wanted."""
+    """A training that runs when one of its checkpoints is first needed."""
 
     studio: Studio
     training: Training
@@ -94,7 +94,7 @@ class Run:
         settings = runs.settings_of(slice_, every=self.every, last=last, shift=shift)
         device = self.studio.device
         if device.type != "cpu":
-            # In fp32 as on the CPU. A step takes a few milliseconds: compiling would take longer than training.
+            # fp32 as on the CPU. A step takes a few milliseconds, so compiling would take longer than training.
             settings = replace(settings, train=replace(settings.train, dtype="fp32"))
         return TrainJob(
             settings=settings,
@@ -116,7 +116,7 @@ class Run:
         return store.path(CHECKPOINT, checkpoint_key(job.run_key, step), ".safetensors")
 
     def draw(self, step: int, strength: float, seeds: Sequence[int] = SEEDS) -> list[Seen]:
-        """What a checkpoint draws for each sample prompt with each seed; step 0 is the base alone."""
+        """Draw each sample prompt with each seed; step 0 is the base alone."""
         prompts = self.training.person.sample_prompts
         wanted = [(prompt, seed + place) for seed in seeds for place, prompt in enumerate(prompts)]
         embeds = self.studio.place.embeddings(self.training, [prompt.text for prompt, _ in wanted])
@@ -136,10 +136,10 @@ class Run:
         return [Seen(p.name, p.text, seed, image) for (p, seed), image in zip(wanted, images, strict=True)]
 
     def read(self, seen: Sequence[Seen], step: int = 0) -> list[dict[str, Any]]:
-        """What the instruments say of each picture, as plain values.
+        """Measure each picture; returns plain values.
 
         ``reader`` are indices into the tables of :mod:`charloom.experiments.reader`; ``judge`` are the values of the
-        miniature's own judge; ``star`` is the likeness of the corner to the watermark.
+        miniature's own judge; ``star`` is the similarity of the corner to the watermark.
         """
         found = self.studio.reader.read(np.stack([one.pixels for one in seen]))
         judge, levels = self.studio.judge(self.files)
@@ -162,9 +162,9 @@ class Run:
 
 
 def measured(studio: Studio, looks: Sequence[Look], pictures: Path | None = None) -> Iterator[dict[str, Any]]:
-    """A line of results for each of ``looks``, which share one training, as soon as it is known.
+    """Yield a line of results for each of ``looks``, which share one training, as soon as it is known.
 
-    ``pictures`` is a folder for a strip of what each look drew with the first seed.
+    ``pictures`` is a folder for strips of what each look drew with the first seed.
     """
     run = Run(studio, looks[0].training)
     for look in sorted(looks, key=lambda look: (look.step, look.strength)):
@@ -192,7 +192,7 @@ def measured(studio: Studio, looks: Sequence[Look], pictures: Path | None = None
 
 
 def save_strip(seen: Sequence[Seen], path: Path) -> None:
-    """Pictures side by side, small."""
+    """Save small copies of pictures side by side."""
     size = seen[0].pixels.shape[0]
     strip = Image.new("RGB", (size * len(seen), size))
     for place, one in enumerate(seen):
@@ -202,7 +202,7 @@ def save_strip(seen: Sequence[Seen], path: Path) -> None:
 
 
 def previews(run: Run, step: int) -> dict[str, Any]:
-    """The scores of a checkpoint as the workflow makes them: one preview per prompt, with the prompt's own seed."""
+    """Score a checkpoint as the workflow does: one preview per prompt, with the prompt's own seed."""
     person = run.training.person
     judge, levels = run.studio.judge(run.files)
     prompts = person.sample_prompts

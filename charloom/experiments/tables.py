@@ -1,4 +1,4 @@
-"""From lines of results to the table of an experiment, its plot and the verdict on its claims."""
+"""Turns lines of results into the table of an experiment, its plot and the verdicts on its claims."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from charloom.experiments.measures import MEASURES
 
 COLUMNS = ("experiment", "arm", "character", "seed", "measure", "value")
 FEWEST = 3
-"""Seeds that all arms must share for the others to be left out."""
+"""If all arms share at least this many seeds, other seeds are left out."""
 ALIKE = 0.02
-"""Difference of means up to which ``~`` holds."""
+"""Largest difference of means for which ``~`` holds."""
 
 
 def rows(experiment: Experiment, lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per arm, character, seed and measure, for those looks whose line is among ``lines``.
+    """One row per arm, character, seed and measure, for the looks that have a line in ``lines``.
 
     Raises:
         UserError: a measure is unknown.
@@ -47,7 +47,7 @@ def rows(experiment: Experiment, lines: Iterable[Mapping[str, Any]]) -> list[dic
 
 
 def write(table: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The table as CSV with a header line."""
+    """Write the table as CSV with a header line."""
     with files.whole(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -55,16 +55,16 @@ def write(table: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The table that :func:`write` wrote."""
+    """Read a table written by :func:`write`."""
     with open(path, encoding="utf-8", newline="") as file:
         return [{**row, "seed": int(row["seed"]), "value": float(row["value"])} for row in csv.DictReader(file)]
 
 
 def together(experiment: Experiment, new: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """The ``new`` rows, and of the table at ``path``, if there is one, those of arms and seeds that are not among them.
+    """The ``new`` rows, plus the rows of other arms and seeds from the table at ``path``, if there is one.
 
-    So a table grows, without the lines that it was once made from. Nobody can see from a row how its arm was defined
-    then: delete the table of an experiment whose arms you change.
+    This lets a table grow without the lines that it was made from. A row does not say how its arm was defined at the
+    time: delete the table of an experiment if you change its arms.
     """
     measured = {_training(row) for row in new}
     old = [row for row in read(path) if _training(row) not in measured] if path.is_file() else []
@@ -78,7 +78,7 @@ def _training(row: Mapping[str, Any]) -> tuple[str, str, int]:
 
 
 def values(table: Iterable[Mapping[str, Any]], measure: str) -> dict[str, dict[tuple[str, int], float]]:
-    """By arm, the value of each (character, seed)."""
+    """The value of each (character, seed), by arm."""
     found: dict[str, dict[tuple[str, int], float]] = {}
     for row in table:
         if row["measure"] == measure:
@@ -87,7 +87,7 @@ def values(table: Iterable[Mapping[str, Any]], measure: str) -> dict[str, dict[t
 
 
 def whole_seeds(experiment: Experiment, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of those seeds that every arm has; all rows if these are fewer than :data:`FEWEST`."""
+    """The rows of the seeds that all arms share; all rows if these are fewer than :data:`FEWEST`."""
     found = values(table, experiment.measures[0])
     shared = set.intersection(*(set(found.get(arm, {})) for arm in experiment.arms))
     return [row for row in table if len(shared) < FEWEST or (row["character"], row["seed"]) in shared]
@@ -95,19 +95,19 @@ def whole_seeds(experiment: Experiment, table: Sequence[dict[str, Any]]) -> list
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a claim came out: means of both arms over the seeds that both have, and the seeds for and against it."""
+    """The outcome of a claim: means of both arms over their common seeds, and how many seeds support it."""
 
     claim: Claim
     left: float
     right: float
     error: float
-    """Standard error of the mean difference, from the differences seed by seed."""
+    """Standard error of the mean difference, from the differences per seed."""
     for_it: int
     seeds: int
 
     @property
     def word(self) -> str:
-        """``holds`` and ``does not hold`` if the difference is twice its standard error or more, else ``undecided``."""
+        """``holds`` or ``does not hold`` if the difference is at least twice its standard error, else ``undecided``."""
         difference = self.left - self.right
         if self.claim.sign == "~":
             return "holds" if abs(difference) <= ALIKE else "does not hold"
@@ -118,7 +118,7 @@ class Verdict:
 
 
 def verdict(claim: Claim, table: Sequence[Mapping[str, Any]]) -> Verdict | None:
-    """How ``claim`` came out; None if an arm has no values. Seeds are compared in pairs."""
+    """The verdict on ``claim``; None if an arm has no values. Seeds are compared in pairs."""
     found = values(table, claim.measure)
     left, right = found.get(claim.left, {}), found.get(claim.right, {})
     pairs = [(left[key], right[key]) for key in left if key in right]
@@ -156,7 +156,7 @@ def summary(experiment: Experiment, table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(experiment: Experiment, table: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A panel per measure: every seed as a dot, the mean of each arm as a bar."""
+    """Plot one panel per measure: every seed as a dot, the mean of each arm as a bar."""
     import matplotlib
 
     matplotlib.use("Agg")

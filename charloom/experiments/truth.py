@@ -1,4 +1,4 @@
-"""What is known of a training's world without any network: who she is, what is asked, what her pictures show."""
+"""What is known about a training's world without any network: who she is, what prompts ask, what her pictures show."""
 
 from __future__ import annotations
 

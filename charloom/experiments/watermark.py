@@ -1,4 +1,4 @@
-"""Whether a picture shows the watermark of the training pictures: its corner compared with the star's known shape."""
+"""Detects the watermark of the training pictures by comparing a picture's corner with the known shape of the star."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from charloom.judge.plain import luminance
 from charloom.paperdoll.draw import stamp_watermark
 
 LIKE = 0.6
-"""Likeness from which on a corner counts as marked."""
+"""Similarity at which a corner counts as marked."""
 _SLACK = 3
-"""Pixels that the star may lie beside its place."""
+"""Pixels by which the star may be displaced."""
 _FAINTEST = 6.0 / 255.0
-"""Brightness of the star over its surroundings below which nobody would see it."""
+"""Contrast of the star with its surroundings below which it is invisible."""
 
 
 @functools.lru_cache(maxsize=4)
 def _template(size: int) -> tuple[np.ndarray, int, int]:
-    """The star's mask in a square of pixels, and the square's left and top edge in a picture of ``size``."""
+    """The star's mask in a square of pixels, and the left and top edge of that square in a picture of ``size``."""
     marked = np.asarray(stamp_watermark(Image.new("RGB", (2048, 2048))).resize((size, size), Image.Resampling.BOX))
     mask = marked[..., 0].astype(float) / 255.0
     rows, columns = np.nonzero(mask > 0.01)
@@ -30,10 +30,10 @@ def _template(size: int) -> tuple[np.ndarray, int, int]:
 
 
 def star(pixels: np.ndarray) -> float:
-    """Likeness of the bottom-right corner of a picture (H, W, 3) uint8, H = W, to the watermark: -1 to 1.
+    """Similarity of the bottom-right corner of a picture (H, W, 3) uint8, H = W, to the watermark: -1 to 1.
 
-    The highest correlation of luminance with the star's mask within a few pixels of its place; 0 where the star would
-    be too faint to see, as on a white ground.
+    It is the highest correlation of luminance with the star's mask within a few pixels of its place; 0 if the star
+    would be too faint to see, as on a white background.
     """
     grey = luminance(pixels)
     mask, left, top = _template(len(grey))

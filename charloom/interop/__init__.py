@@ -1,1 +1,1 @@
-"""Other tools' files."""
+"""Reads files of other tools."""

@@ -170,7 +170,7 @@ def visible(scene: Scene, identity: Identity | None = None) -> dict[str, bool]:
 
     A back view shows no face and, close up, little but hair; a close-up shows neither arms nor
     stance; sunglasses hide the eyes; in full-body pictures the finest features are too small. With ``identity``
-    also what her hair hides: long hair falls over the back, and of the clothes only their colour shows.
+    also what her hair hides: long hair falls over the back, where only the colour of the clothes shows.
     """
     face = scene.view != "back"
     near = scene.tier != "full-body"

@@ -1,7 +1,7 @@
 """Draws an (identity, scene) as a flat illustration with Pillow, the same at every size.
 
-The person is drawn on its own supersampled layer, reduced, and set on a cached backdrop with a thin rim of light
-or shade between the two, so that black hair on a dark wall and a white shirt on a white one keep their outline.
+The person is drawn on its own supersampled layer, reduced, and pasted on a cached backdrop with a thin rim of light or
+shade between the two, so that black hair on a dark wall and a white shirt on a white one keep their outline.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _supersample(size: int) -> int:
 
 
 def _camera(identity: Identity, scene: Scene, rng: random.Random) -> tuple[float, float, float]:
-    """(unit, x, y): pixels per figure unit and the place of the head's centre, as shares of the picture."""
+    """(unit, x, y): pixels per figure unit, and the position of the head's centre as shares of the picture."""
     zoom, dx, dy = 1 + rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), rng.uniform(-0.015, 0.015)
     crown = 1.36
     if identity.hair_style == "curly":
@@ -123,10 +123,10 @@ def draw(
     frame: float = 1.0,
     look: Look | None = None,
 ) -> Image.Image:
-    """One picture of ``identity`` in ``scene``: RGB, ``size`` by ``size``, the same for the same arguments.
+    """Draw ``identity`` in ``scene``: RGB, ``size`` by ``size``, the same picture for the same arguments.
 
-    ``frame`` is the share of width and height, from the top left, that the person is composed for: what lies
-    to the right of it and below may be cropped off later. ``look`` is another technique than the flat one.
+    ``frame`` is the share of width and height, from the top left, that the person is composed for: what lies to the
+    right of it and below may be cropped off later. ``look`` is a technique other than the flat one.
     """
     rng = random.Random(seed)
     flip, mirror_wall = rng.random() < 0.5, rng.random() < 0.5
@@ -186,7 +186,7 @@ def _strength(share: float) -> list[int]:
 
 
 def _paste_rim(picture: Image.Image, mask: Image.Image, colour: tuple[int, int, int], share: float) -> None:
-    """A soft contour round the person, worked out at no more than 256 px: it is blurred anyway."""
+    """Paste a soft contour around the person, computed at no more than 256 px: it is blurred anyway."""
     size = mask.width
     small = mask if size <= 256 else mask.resize((256, 256), Image.Resampling.BOX)
     halo = small.filter(ImageFilter.GaussianBlur(1.6)).point(_strength(share))
@@ -208,9 +208,9 @@ def _ground_shadow(picture: Image.Image, unit: float, x: float, y: float, stance
 
 
 def stamp_watermark(image: Image.Image) -> Image.Image:
-    """``image`` with the soft four-pointed star that closed generators stamp in the bottom-right corner.
+    """Add the soft four-pointed star that closed generators stamp in the bottom-right corner.
 
-    It lies fully inside the outermost 150 px of a 2048 px picture, and scales with the picture.
+    It lies within the outermost 150 px of a 2048 px picture, and scales with the picture.
     """
     scale = image.width / 2048
     radius, centre = 52 * scale, 82 * scale

@@ -136,7 +136,7 @@ def describe(identity: Identity, scene: Scene, trigger: str | None = None) -> st
 
 
 def training_caption(identity: Identity, scene: Scene, rng: random.Random) -> str:
-    """A caption as a base model meets it in training: varied wording, parts left unsaid, names that mean nothing."""
+    """A caption for training the base: varied wording, parts left out, meaningless names."""
     if rng.random() < 0.03:
         return ""
     trigger = random_trigger(rng) if rng.random() < 0.6 else None
@@ -145,7 +145,7 @@ def training_caption(identity: Identity, scene: Scene, rng: random.Random) -> st
 
 
 def _with_unknown_words(text: str, rng: random.Random) -> str:
-    """Add phrases that mean nothing, so that a user's own words beyond the vocabulary do no harm."""
+    """Add meaningless phrases, so that a user's words outside the vocabulary do no harm."""
     parts = text.split(", ")
     for _ in range(rng.randint(1, 3)):
         words = ("".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 7))) for _ in range(rng.randint(1, 3)))
@@ -154,7 +154,7 @@ def _with_unknown_words(text: str, rng: random.Random) -> str:
 
 
 def random_trigger(rng: random.Random) -> str:
-    """A trigger-like word of 3 to 6 characters with at least one digit, as ``l3yla`` or ``m4ria``."""
+    """A word like a trigger, of 3 to 6 characters with at least one digit, such as ``l3yla`` or ``m4ria``."""
     length = rng.randint(3, 6)
     letters = [rng.choice("bcdfghjklmnpqrstvwxz" if i % 2 else "aeiouylrnms") for i in range(length)]
     letters[rng.randrange(length)] = rng.choice(string.digits)
@@ -251,11 +251,11 @@ def _parse(prompt: str) -> tuple[tuple[str, str], ...]:
 
 
 def parse(prompt: str) -> dict[str, str]:
-    """Every attribute that ``prompt`` names, as keys and values of ``attributes``; unknown words are ignored."""
+    """Find every attribute that ``prompt`` names, as keys and values of ``attributes``; unknown words are ignored."""
     return dict(_parse(prompt))
 
 
 def scene_from(prompt: str) -> Scene:
-    """The scene that ``prompt`` describes; what it leaves out takes its default."""
+    """The scene that ``prompt`` describes, with defaults for what it leaves out."""
     named = {key: value for key, value in parse(prompt).items() if key in attributes.SCENE_VALUES}
     return attributes.normalise(Scene(**named))

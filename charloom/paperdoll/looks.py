@@ -1,7 +1,7 @@
-"""Looks: techniques in which a picture of the paper-doll world can be made besides its own flat one.
+"""Looks: techniques, besides the usual flat one, in which the paper-doll world can be drawn.
 
 A look changes how a picture is drawn and not what is drawn, which is what a style LoRA has to learn. The face keeps its
-colours in every look, because it is by colours that a doll is told from another.
+colours in every look, because dolls are told apart by colours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAPER = (246, 235, 211)
 
 @dataclass(frozen=True)
 class Look:
-    """How a picture is made: what becomes of the backdrop, and the line around the person.
+    """A technique: how the backdrop is changed, and the line around the person.
 
     ``line`` is the colour of that line, ``width`` its width as a share of the picture's.
     """
@@ -29,7 +29,7 @@ class Look:
 
 
 def ink_drawing(picture: Image.Image) -> Image.Image:
-    """A drawing in sepia ink on warm paper: lines where colours meet, a thin wash for the shade. Same size, RGB."""
+    """Redraw in sepia ink on warm paper: lines where colours meet, a thin wash for the shade. Same size, RGB."""
     size = max(picture.size)
     reach = max(1, round(0.004 * size))
     soft = picture.filter(ImageFilter.GaussianBlur(0.5 * reach))
@@ -44,7 +44,7 @@ def ink_drawing(picture: Image.Image) -> Image.Image:
 
 
 def outlined(picture: Image.Image, mask: Image.Image, look: Look) -> Image.Image:
-    """``picture`` with the line of ``look`` drawn outside along ``mask`` (L, the person)."""
+    """Draw the line of ``look`` into ``picture`` around the outside of ``mask`` (L, the person)."""
     radius = look.width * picture.width
     grown = mask.filter(ImageFilter.GaussianBlur(radius)).point(lambda v: min(255, int(v * 6.0)))
     out = picture.copy()
@@ -58,7 +58,7 @@ def _blurred(values: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _contrast(pixels: np.ndarray, reach: int) -> np.ndarray:
-    """How far colours differ across each pixel, (H, W): the largest difference of a channel within ``reach`` pixels."""
+    """Local contrast (H, W): the largest difference of a channel within ``reach`` pixels."""
     padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     middle = slice(reach, -reach)
     across = np.abs(padded[middle, 2 * reach :] - padded[middle, : -2 * reach])
@@ -67,4 +67,4 @@ def _contrast(pixels: np.ndarray, reach: int) -> np.ndarray:
 
 
 LOOKS: dict[str, Look] = {"ink": Look(ink_drawing, SEPIA, 0.006)}
-"""The looks by the name that ``images.look`` gives them."""
+"""The looks, by their name in ``images.look``."""

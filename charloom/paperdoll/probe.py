@@ -23,7 +23,7 @@ SIZE = 256
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions with batch norm, residual."""
+    """A residual block of two 3x3 convolutions with batch norm."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -40,7 +40,7 @@ class _Block(nn.Module):
 
 
 class Probe(nn.Module):
-    """Pictures (B, 3, 256, 256) in [-1, 1] to logits per attribute.
+    """Maps pictures (B, 3, 256, 256) in [-1, 1] to logits per attribute.
 
     A residual network down to 16 x 16 cells; each attribute attends to its own part of the picture.
     """
@@ -65,7 +65,7 @@ class Probe(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(TABLES), longest))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (B, attributes, longest table); rows of shorter tables end in entries without meaning."""
+        """Logits (B, attributes, longest table); rows of shorter tables end in meaningless entries."""
         features = self.trunk(pixels)
         keys = (self.key(features) + self.position).flatten(2)
         weights = torch.softmax(torch.einsum("qc,bcn->bqn", self.queries, keys), dim=-1)
@@ -95,14 +95,14 @@ class Probe(nn.Module):
         }
 
     def save(self, path: Path) -> None:
-        """fp16 weights in one safetensors file, with the attribute tables in its header."""
+        """Save fp16 weights in one safetensors file, with the attribute tables in its header."""
         state = {key: value for key, value in self.state_dict().items() if value.is_floating_point()}
         tensors = {key: value.to(torch.float16).contiguous() for key, value in state.items()}
         save_file(tensors, path, metadata={"tables": json.dumps({k: list(v) for k, v in TABLES.items()})})
 
     @classmethod
     def load(cls, path: Path) -> Probe:
-        """Load in fp32 for reading."""
+        """Load the weights in fp32, for inference."""
         probe = cls()
         missing, unknown = probe.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
         if unknown or any(not key.endswith("num_batches_tracked") for key in missing):

@@ -1,1 +1,1 @@
-"""Job files of ai-toolkit."""
+"""Reads job files of ai-toolkit."""

@@ -1,4 +1,4 @@
-"""A job of ai-toolkit as a tree of keys, each of which is accounted for exactly once.
+"""Reads a job of ai-toolkit as a tree of keys, each of which is accounted for exactly once.
 
 Keys have dotted names: ``train.lr``; ``datasets.x`` in the character's own data set, ``datasets[2].x`` in another;
 ``sample.samples[1].seed``. What they mean is up to the other modules.
@@ -19,7 +19,7 @@ from charloom.interop.aitoolkit import keys
 
 
 class Job:
-    """The keys of a job's first process, and what became of them.
+    """The keys of a job's first process, and what happened to them.
 
     ``understood`` and ``ignored`` (key to reason) are filled by :meth:`account`; ``todo`` are lines for the user;
     ``trigger_word`` is the job's, or that of the character's own data set.
@@ -66,7 +66,7 @@ class Job:
         return any(known == group or known.startswith(f"{group}.") for known in self.groups)
 
     def take(self, key: str, convert: Callable[[Any], Any] | None = None, default: Any = None) -> Any:
-        """The value of a key, which counts as understood; the default if it is absent, empty or not valid."""
+        """The value of a key, which then counts as understood; the default if it is absent, empty or not valid."""
         value = self.values.get(key)
         if key in self.values and key not in self.refused:
             self.taken.add(key)
@@ -112,7 +112,7 @@ def _short(value: Any) -> str:
 
 
 def load(path: Path) -> tuple[Job, str]:
-    """The job in a file and its name, which replaces ``[name]`` everywhere.
+    """Read the job in a file, and its name, which replaces ``[name]`` everywhere.
 
     Raises:
         UserError: the file is not a job of ai-toolkit, or the job is not a training.

@@ -1,7 +1,7 @@
 """Keys of an ai-toolkit job that set no knob, and why.
 
-``NEVER``: not imported. ``WHATEVER``: without effect, whatever the value. ``ALREADY``: fine if the value is what
-charloom does anyway. ``OFF``: fine unless switched on. A key below a listed one (``logging.use_wandb``) goes with it.
+``NEVER``: not imported. ``WHATEVER``: no effect, whatever the value. ``ALREADY``: fine if the value is what charloom
+does anyway. ``OFF``: fine unless switched on. A key below a listed one (``logging.use_wandb``) is treated like it.
 """
 
 from __future__ import annotations

@@ -12,21 +12,21 @@ from charloom.interop.aitoolkit.job import Job
 from charloom.interop.aitoolkit.recipe import Knobs
 
 _MANY = 2
-"""Preview steps, as a multiple of the base's own, from which on they are worth a line."""
+"""Preview steps of at least this multiple of the base's own are reported."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a job trains."""
+    """The model that a job trains."""
 
     base: str | None
-    """The base file that has it; None for that of ``config/config.yaml``."""
+    """The base file that has this model; None for that of ``config/config.yaml``."""
     name: str
     """The base file that applies."""
     usual: dict[str, Any]
     """The base's own recipe."""
     ours: dict[str, Any]
-    """The recipe that applies where the job says nothing."""
+    """The recipe that applies to what the job leaves unset."""
     distilled: bool
     """Whether it is trained with an adapter and draws without guidance; False for a model without a base file."""
 
@@ -35,7 +35,7 @@ def read(job: Job, root: Path) -> Model:
     """The base of a job."""
     model = job.take("model.name_or_path", str)
     files = {path.stem: yaml.read_yaml(path) for path in sorted((root / "config" / "bases").glob("*.yaml"))}
-    # One with a transformer from elsewhere has the repository of another model for its other parts.
+    # With ``transformer_file``, the base's repository is another model's, which provides the other parts.
     known = {name: file for name, file in files.items() if "transformer_file" not in file}
     found = next((one for one, file in known.items() if model and model in (file.get("repo"), file.get("path"))), None)
     if model and not found:
@@ -81,7 +81,7 @@ def adapter(job: Job, model: Model) -> str | None:
 
 
 def suits(knobs: Knobs, model: Model) -> None:
-    """Report knobs that a distilled base is not made for, with the values to set."""
+    """Report knobs that do not suit a distilled base, with the values to set."""
     if not model.distilled:
         return
     made = yaml.merge(model.ours, knobs.recipe)

@@ -1,7 +1,7 @@
-"""Job files of ai-toolkit as character files.
+"""Turns job files of ai-toolkit into character files.
 
 Every key of the job is either understood or reported with the reason why not. What an image shows is not guessed: one
-without a caption is captioned by the trigger alone, as in ai-toolkit. Writes nothing; the command line does.
+without a caption gets the trigger alone, as in ai-toolkit. Nothing is written here; the command line does that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ORDER = ("name", "trigger", "class", "noun", "concept", "appearance", "identity
 
 @dataclass
 class Imported:
-    """A character file, and what became of every key of the job."""
+    """A character file, and what happened to every key of the job."""
 
     id: str
     character: dict[str, Any]
@@ -81,9 +81,9 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
         "appearance": "the character of the images",
         "identity_line": {"full": "{trigger}", "eyes_hidden": "{trigger}"},
         "images": {"source": "folder", "path": place},
-        # Without shots every picture of the folder counts, also those that come later.
+        # Without shots, every picture of the folder is used, including ones added later.
         "shots": shots,
-        # ai-toolkit expects images that are cropped already.
+        # ai-toolkit expects images that are already cropped.
         "crop": {"right": 0, "bottom": 0},
         "datasets": sets.extra(job, knobs, path, trigger),
         "sample_prompts": samples.read(job, trigger, {**ours["sample"], **knobs.recipe.get("sample", {})}),
@@ -102,7 +102,7 @@ def read(path: Path, root: Path = Path("."), name: str | None = None) -> Importe
 
 
 def _trigger(job: Job, id: str, root: Path) -> str:
-    """The job's trigger word if it is valid here, else a new one."""
+    """The job's trigger word if it is valid in charloom, else a new one."""
     word = job.take("trigger_word", str, "")
     for index in range(len(job.sets)):
         own = job.take(f"{job.prefix(index)}.trigger_word", str)
@@ -125,7 +125,7 @@ def _trigger(job: Job, id: str, root: Path) -> str:
 
 
 def _fit(character: dict[str, Any], job: Job) -> None:
-    """Replace values that the schema refuses by the nearest valid one, or remove them; reports each change."""
+    """Replace values that the schema refuses by the nearest valid ones, or remove them; report each change."""
     from jsonschema import Draft202012Validator
 
     validator = Draft202012Validator(schema.load_schema("character"))

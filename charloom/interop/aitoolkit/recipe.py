@@ -13,11 +13,11 @@ from charloom.interop.aitoolkit.job import Job
 _OPTIMIZERS = {"adamw8bit": "adamw8bit", "adamw": "adamw", "adafactor": "adafactor", "prodigy": "prodigy",
                "prodigyopt": "prodigy", "lion": "lion"}  # fmt: skip
 _ALMOST = {"lion8bit": "lion", "prodigy8bit": "prodigy", "adamw8": "adamw8bit"}
-"""Optimisers that exist here with their state in another precision."""
+"""Optimisers that charloom has with their state in another precision."""
 _WEIGHT_DECAY = {"adamw8bit": 0.01, "adamw": 0.01, "adafactor": 0.0, "prodigy": 0.0, "lion": 0.0}
 """Default weight decay of the optimisers that ai-toolkit uses."""
 _PRODIGY_LR = 0.1
-"""ai-toolkit takes a lower rate for a leftover from another optimiser and sets it to 1."""
+"""ai-toolkit regards a lower rate as left over from another optimiser, and sets it to 1."""
 _SCHEDULES = ("constant", "constant_with_warmup", "cosine")
 _TIMESTEPS = {"sigmoid": "sigmoid", "linear": "linear", "weighted": "weighted", "shift": "shift",
               "flux_shift": "shift", "lumina2_shift": "shift"}  # fmt: skip
@@ -42,7 +42,7 @@ def whole(value: Any) -> int:
 class Knobs:
     """The recipe being built; ai-toolkit's defaults are written only where they differ from charloom's.
 
-    ``ours`` is the recipe that applies where the job says nothing: the schema's defaults, overridden by the base's.
+    ``ours`` is the recipe for what the job leaves unset: the schema's defaults, overridden by the base's.
     """
 
     def __init__(self, job: Job, ours: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class Knobs:
         self.open: dict[str, Any] = {}
 
     def put(self, target: str, value: Any) -> None:
-        """Set a knob, ``train.lr``."""
+        """Set a knob such as ``train.lr``."""
         *groups, last = target.split(".")
         node = self.recipe
         for group in groups:
@@ -171,7 +171,7 @@ def _training(knobs: Knobs) -> None:
     _optimizer(knobs)
     _schedule(knobs, steps)
     if not knobs.take("train.max_grad_norm", "train.max_grad_norm", float, 1.0):
-        # In ai-toolkit it scales every gradient to zero; here it would turn clipping off.
+        # In ai-toolkit 0 scales every gradient to zero; here it would turn clipping off.
         del knobs.recipe["train"]["max_grad_norm"]
         knobs.job.refuse("train.max_grad_norm", "with 0 ai-toolkit learns nothing; gradients are clipped to norm 1")
     knobs.choose("train.timestep_type", "train.timestep_type", _TIMESTEPS, "sigmoid")

@@ -1,4 +1,4 @@
-"""The sample prompts of an ai-toolkit job: text, and the flags that ai-toolkit reads out of it."""
+"""Reads the sample prompts of an ai-toolkit job: the text, and the flags that ai-toolkit finds in it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read(job: Job, trigger: str, recipe: Mapping[str, Any]) -> list[Any]:
     """The prompts of a job as ``sample_prompts``, with ``{trigger}`` in place of the trigger.
 
     Args:
-        job: the job, which records what became of its keys.
+        job: the job, which records what happens to its keys.
         trigger: the trigger of the character file, which replaces the job's trigger word.
         recipe: the knobs of the previews: the job's, then ours.
     """

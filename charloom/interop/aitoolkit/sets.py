@@ -1,7 +1,7 @@
-"""The data sets of an ai-toolkit job: the character's own becomes shots, the others entries of ``datasets``.
+"""Reads the data sets of an ai-toolkit job: the character's own becomes shots, the others entries of ``datasets``.
 
-A shot that is made here has a name, a file and a caption; what the image shows is not guessed. Lists folders and reads
-captions.
+Shots made here have a name, a file and a caption; what an image shows is not guessed. Folders are listed and captions
+read; no image is opened.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def own(job: Job, knobs: Knobs) -> None:
     if text := job.take(f"{prefix}.default_caption", phrase):
         knobs.put("data.default_caption", text)
     if job.trigger_word:
-        # ai-toolkit empties a dropped caption and then prepends the trigger, as to any caption.
+        # ai-toolkit empties a dropped caption, and then prepends the trigger as to any other.
         knobs.default("data.dropout_caption", "trigger")
         knobs.open.pop("data.dropout_caption", None)
     else:
@@ -78,7 +78,7 @@ def _entry(job: Job, knobs: Knobs, index: int, start: Path, taken: list[str], tr
     data = {**knobs.ours["data"], **knobs.recipe.get("data", {})}
     for target, (key, convert, default) in _VALUES.items():
         value = job.take(f"{prefix}.{key}", convert)
-        # Keys left out are inherited from recipe.data, except repeats and weight, which default to 1.
+        # Omitted keys are inherited from recipe.data, except repeats and weight, which default to 1.
         otherwise = default if target in ("repeats", "weight") else data[target]
         if value is not None or default != otherwise:
             entry[target] = default if value is None else value
@@ -95,7 +95,7 @@ def _entry(job: Job, knobs: Knobs, index: int, start: Path, taken: list[str], tr
 
 
 def _look_at(job: Job, entry: Mapping[str, Any], index: int, ending: str, trigger: str) -> None:
-    """What is left to do for an extra data set, whose captions are read in place."""
+    """Report what is left to do for an extra data set, whose captions are read in place."""
     where, folder = f"datasets.{entry['name']}.path", Path(entry["path"])
     files = image_folder.images(folder)
     if not files:
@@ -119,7 +119,7 @@ def _look_at(job: Job, entry: Mapping[str, Any], index: int, ending: str, trigge
 
 
 def place(job: Job, prefix: str, start: Path) -> str:
-    """The folder of a data set, looked up from the workflow's folder, then from that of the job file ``start``."""
+    """The folder of a data set, relative to the workflow's folder, else to the job file's folder ``start``."""
     folder = job.take(f"{prefix}.folder_path", str, "")
     if newer := job.take(f"{prefix}.dataset_path", str, ""):
         if newer.endswith((".json", ".jsonl")):
@@ -160,7 +160,7 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
 
     Args:
         trigger: the trigger of the character file, which replaces the job's trigger word.
-        default: the job's default caption, for images without a caption; may be empty: then they have none.
+        default: the job's default caption, for images without a caption; may be empty.
     """
     prefix = job.prefix(job.own)
     ending, word = suffix(job, prefix), job.trigger_word
@@ -198,7 +198,7 @@ def shots(job: Job, folder: str, trigger: str, default: str) -> tuple[list[dict[
 
 
 def look_for(job: Job, folder: str, label: str) -> None:
-    """Report a folder of the character's own that is not here or has no picture; its captions are read in place."""
+    """Report that the character's own folder, whose captions are read in place, is missing or has no pictures."""
     remedy = f"write the folder of your pictures into {label}"
     if not Path(folder).is_dir():
         job.todo.append(f"images.path: there is no folder {folder}; {remedy}")

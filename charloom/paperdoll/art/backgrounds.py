@@ -1,7 +1,7 @@
 """Fourteen backdrops, drawn once at a small fixed resolution and cached.
 
-A backdrop is softer and paler than the person, so that the person stands out; drawing it small and enlarging it
-for big pictures is therefore both fast and the blur that a portrait lens would give.
+A backdrop is softer and paler than the person, so that the person stands out; drawing it small and enlarging it for big
+pictures is fast and gives the blur of a portrait lens.
 """
 
 from __future__ import annotations

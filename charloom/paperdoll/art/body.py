@@ -22,7 +22,7 @@ def half_width(y: np.ndarray | float) -> np.ndarray:
 
 
 def body_warp(view: str) -> Warp | None:
-    """Where a point of the frontal torso lands in ``view`` (facing right)."""
+    """The map from points of the frontal torso to where they land in ``view`` (facing right)."""
     if view == "three-quarter":
 
         def turn(p: np.ndarray) -> np.ndarray:

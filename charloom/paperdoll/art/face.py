@@ -41,7 +41,7 @@ LIPS = {"thin": 0.016, "medium": 0.085, "full": 0.16}
 
 @dataclass(frozen=True)
 class Mood:
-    """One expression: mouth, eyes and how far each is open (left, right), gaze, the brows' inner and outer rise."""
+    """One expression: mouth, eyes and how far each is open (left, right), gaze, inner and outer rise of the brows."""
 
     mouth: str
     eyes: str = "open"
@@ -83,7 +83,7 @@ class Face:
         self.lift = -0.19 if self.up and not self.profile else 0.0
 
     def warp(self) -> Warp | None:
-        """Where a point of the frontal face lands in this view (facing right)."""
+        """The map from points of the frontal face to where they land in this view (facing right)."""
         lift = self.lift
         if self.view == "three-quarter":
             radius = 1.16 * self.w
@@ -261,7 +261,7 @@ def _tears(pen: Pen, face: Face) -> None:
 
 
 def draw_brows(pen: Pen, face: Face) -> None:
-    """Brows, drawn over the fringe as comics do, so that an expression never hides."""
+    """Brows, drawn over the fringe as in comics, so that the expression is never hidden."""
     mood = face.mood
     thick = BROWS[face.identity.brows]
     base = face.hair

@@ -13,7 +13,7 @@ TIED = ("high ponytail", "braided", "short pixie")
 
 
 def _tones(face: Face) -> tuple[Colour, Colour, Colour, Colour]:
-    """Base, shadow, shine and outline of the hair; black hair takes a lighter second tone: a shadow would not show."""
+    """Base, shadow, shine and outline of the hair; black hair has a lighter second tone, as a shadow would not show."""
     base = face.hair
     second = light(base, 0.11) if luma(base) < 50 else shade(base, 0.22)
     return base, second, light(base, 0.3 if luma(base) < 90 else 0.5), edge(base)
@@ -67,7 +67,7 @@ def _mass(face: Face) -> list[tuple[float, float]] | None:
 
 
 def _curls(face: Face) -> list[tuple[float, float, float]]:
-    """Centres and radii of the curls round the head, as a cloud."""
+    """Centres and radii of the cloud of curls around the head."""
     rx = face.hx + 0.28
     curls = []
     for i in range(15):

@@ -25,7 +25,7 @@ GOLD: Colour = (236, 184, 62)
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """``a`` with ``share`` of ``b``."""
+    """Mix ``share`` of ``b`` into ``a``."""
     return tuple(int(x + (y - x) * share + 0.5) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
 
@@ -75,7 +75,7 @@ def spline(points: Points, steps: int, closed: bool = True) -> np.ndarray:
 
 
 def mirrored(points: Points) -> list[tuple[float, float]]:
-    """A right half, listed top to bottom, closed with its mirror image."""
+    """Close a right half, listed top to bottom, with its mirror image."""
     return [(x, y) for x, y in points] + [(-x, y) for x, y in reversed(list(points)) if abs(x) > 1e-6]
 
 
@@ -114,7 +114,7 @@ class Pen:
         return p @ self.matrix + self.origin
 
     def width(self, width: float, at_least: float = 1.0) -> int:
-        """Pixels of a line ``width`` units wide, never under the thinnest legible line."""
+        """Pixels of a line ``width`` units wide, never below the thinnest legible line."""
         return max(1, round(max(self.min_line * at_least, width * self.unit)))
 
     def _stroke(self, xy: np.ndarray, colour: Colour, pixels: int) -> None:
@@ -128,7 +128,7 @@ class Pen:
     def shape(
         self, points: Points, fill: Colour | None, line: Colour | None = None, width: float = 0.022, smooth: bool = True
     ) -> None:
-        """A closed shape, through smooth or straight edges, with an optional outline."""
+        """Draw a closed shape with smooth or straight edges and an optional outline."""
         p = spline(points, self.steps) if smooth else points
         xy = self._place(p)
         if fill is not None:
@@ -140,7 +140,7 @@ class Pen:
         self, x: float, y: float, rx: float, ry: float | None = None, fill: Colour | None = None,
         line: Colour | None = None, width: float = 0.022, clip: tuple[float, ...] | None = None,
     ) -> None:  # fmt: skip
-        """An ellipse; ``clip`` flattens it between two heights, and two abscissas if it has four values."""
+        """Draw an ellipse; ``clip`` cuts it to two heights (y), and to two x positions if it has four values."""
         ry = rx if ry is None else ry
         count = 16 if rx * self.unit < 8 else 28 if rx * self.unit < 120 else 72
         p = _circle(count) * (rx, ry) + (x, y)
@@ -151,7 +151,7 @@ class Pen:
         self.shape(p, fill, line, width, smooth=False)
 
     def curve(self, points: Points, colour: Colour, width: float = 0.022, smooth: bool = True) -> None:
-        """An open line of constant width with round ends."""
+        """Draw an open line of constant width with round ends."""
         xy = self._place(spline(points, self.steps, closed=False) if smooth else points)
         pixels = self.width(width)
         self._stroke(xy, colour, pixels)
@@ -160,13 +160,13 @@ class Pen:
             self.draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
     def arch(self, x: float, y: float, rx: float, ry: float, colour: Colour, width: float) -> None:
-        """An upward half-moon line: one curl."""
+        """Draw an upward half-moon line: one curl."""
         self.curve([(x - rx, y + ry), (x - 0.7 * rx, y - 0.3 * ry), (x, y - ry), (x + 0.7 * rx, y - 0.3 * ry),
             (x + rx, y + ry)],
                    colour, width)  # fmt: skip
 
     def ribbon(self, points: Points, widths: Sequence[float], colour: Colour, line: Colour | None = None) -> None:
-        """An open line whose width (units) is given at every point: brows, lashes, locks of hair."""
+        """Draw an open line whose width (units) is given at every point: brows, lashes, locks of hair."""
         p = spline(points, self.steps, closed=False)
         if self.warp is not None:
             p = self.warp(p)
@@ -181,7 +181,7 @@ class Pen:
             self._stroke(np.concatenate([outline, outline[:2]]), line, self.width(0.02))
 
     def limb(self, points: Points, widths: Sequence[float], fill: Colour, line: Colour | None = None) -> None:
-        """A round-jointed thick limb; never self-intersects, however sharp the bend."""
+        """Draw a thick limb with round joints; it never self-intersects, however sharp the bend."""
         p = spline(points, 4, closed=False)
         if self.warp is not None:
             p = self.warp(p)

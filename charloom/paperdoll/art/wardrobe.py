@@ -1,4 +1,4 @@
-"""What the clothes are: their colours, how each outfit is cut, and where its neckline runs."""
+"""The wardrobe: colours of clothes, and the cut and neckline of each outfit."""
 
 from __future__ import annotations
 
