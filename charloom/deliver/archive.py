@@ -1,7 +1,8 @@
-"""Zip files that are the same for the same contents, and zip files of others that may be hostile.
+"""Writes reproducible zip files, and reads zip files that may be hostile.
 
-Written: members sorted by name, dated 1980 or ``SOURCE_DATE_EPOCH``, plain permissions. Read: names that leave the
-folder, links, encryption, other compressions, duplicates and bombs are refused before anything is unpacked.
+Written members are sorted by name, dated 1980 or ``SOURCE_DATE_EPOCH``, with plain permissions. When reading, names
+that leave the folder, links, encryption, unusual compression, duplicates and bombs are refused before anything is
+unpacked.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ LATEST = 2107
 _PACKED = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".zip")
 MEMBERS = 100_000
 RATIO = 100
-"""Times its own size that an archive may unpack to. Text shrinks to a tenth, a bomb of zeros to a thousandth."""
+"""Largest ratio of unpacked to packed size. Text shrinks to a tenth, a bomb of zeros to a thousandth."""
 SPARE = 2**20
 _BLOCK = 2**20
 
 
 def write(path: Path, members: Mapping[str, bytes | Path], epoch: str = "") -> None:
-    """Write ``members``, the bytes or the file of each name, to ``path``."""
+    """Write ``members`` (bytes or a file, by name) to ``path``."""
     date = _date(epoch)
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(members):
             _check_name(name, path)
             info = zipfile.ZipInfo(name, date)
-            info.create_system = 3  # Unix, wherever it is made
+            info.create_system = 3  # Unix, on every system
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             info.compress_type = zipfile.ZIP_STORED if name.endswith(_PACKED) else zipfile.ZIP_DEFLATED
             content = members[name]
@@ -60,7 +61,7 @@ def _date(epoch: str) -> tuple[int, int, int, int, int, int]:
 
 
 class Archive:
-    """An archive of somebody else that was looked through: ``names`` are safe to unpack below a folder."""
+    """A foreign archive that has been checked: ``names`` are safe to unpack below a folder."""
 
     def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
         self.path = path
@@ -68,7 +69,7 @@ class Archive:
         self.names = [info.filename for info in file.infolist() if not info.is_dir()]
 
     def read(self, name: str, largest: int = 2**26) -> bytes:
-        """The bytes of a small member.
+        """Read a small member.
 
         Raises:
             UserError: it is missing, damaged, or larger than ``largest``.
@@ -80,7 +81,7 @@ class Archive:
         return b"".join(self.blocks(name))
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a member in pieces, never more than its entry promises.
+        """Yield the bytes of a member in blocks, never more than its entry promises.
 
         Raises:
             UserError: it is damaged.
@@ -106,7 +107,7 @@ class Archive:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Archive]:
-    """Open an archive of somebody else.
+    """Open a foreign archive.
 
     Raises:
         UserError: it is not a zip file, or one that should not be unpacked.
@@ -139,7 +140,7 @@ def _check(path: Path, file: zipfile.ZipFile) -> None:
             raise UserError(
                 f"{path}: {name!r} is encrypted or packed in an unusual way: it is not unpacked; get the bundle again"
             )
-        # Names that differ in case alone are one file on Windows and macOS.
+        # Names that differ only in case are one file on Windows and macOS.
         if name.lower() in seen:
             raise UserError(f"{path}: holds {name!r} twice, and is not unpacked; get it again")
         seen.add(name.lower())

@@ -1,4 +1,4 @@
-"""What goes into ``bundle.zip``: the LoRA, all that it was made from, and all that it comes with."""
+"""Collects what goes into ``bundle.zip``: the LoRA, everything it was made from, and everything it comes with."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ MANIFEST = "manifest.json"
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".html", ".css", ".js", ".json", ".csv", ".txt")
 _TEXT = (".md", ".txt", ".json", ".yaml", ".html", ".css", ".js", ".csv", ".py")
 _SOURCE = ("source", "repository", "sourcecode", "github")
-"""Labels by which package metadata names a repository: packaging.python.org, well-known project URLs."""
+"""Labels of a repository in package metadata; see packaging.python.org, well-known project URLs."""
 _LINKS = [
     re.compile(r'<li><a href="(?P<to>[^"#][^":]*)">[^<]*</a>: [^<]*</li>'),
     re.compile(r'<a href="(?P<to>[^"#][^":]*)">(?P<words>[^<]*)</a>'),
     re.compile(r' data-file="(?P<to>[^"]*)"'),
 ]
-"""Links of the report to files beside it: the list of files, links in texts, and pictures that open whole."""
+"""Links of the report to files beside it: in the list of files, in texts, and of pictures that open at full size."""
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[po]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}")
 
 
 def members(
     results: Results, about: Mapping[str, Any], lock: Mapping[str, Any], extras: Iterable[Path]
 ) -> dict[str, Any]:
-    """Bytes or file by name in the bundle.
+    """The members of the bundle: bytes or a file, by name.
 
-    ``about`` holds ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
-    (texts of the files of character and base); ``elsewhere``, the user's folders outside of the workflow and what
-    another machine has in their place; ``items``, names of all images; ``captions``, shots whose caption was
-    written by hand; ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``. Where
-    there are any: ``masks``, images with a mask; ``gallery``, scenes; ``start``, the LoRA that training started from;
+    ``about`` has ``id``, ``name``, ``trigger``, ``base``, ``license`` and ``miniature``; ``character`` and ``config``
+    (texts of the files of character and base); ``elsewhere``, the user's folders outside the workflow and what replaces
+    them on another machine; ``items``, names of all images; ``captions``, shots whose caption was written by hand;
+    ``sets``, names of extra data sets; ``source``; ``prompts``, sample prompts; and ``recipes``. If there are any:
+    ``masks``, images with a mask; ``gallery``, scenes; ``start``, the LoRA that training started from;
     ``left_behind``, what is not in the bundle, in words.
-    ``extras`` are files below ``results`` that exist for some characters alone; the gallery's page brings its folder.
+    ``extras`` are files below ``results`` that only some characters have; the gallery's page includes its folder.
     """
     name = about["id"]
     out: dict[str, Any] = {
         f"{name}.safetensors": results.final,
-        "report.html": b"",  # written when all that it may link to is known
+        "report.html": b"",  # written once all link targets are known
         "comparison.png": results.comparison,
         "prompts.html": results.prompt_page,
         "prompts.txt": results.prompt_text,
@@ -74,7 +74,7 @@ def members(
         out[f"dataset/{item}.png"], out[f"dataset/{item}.txt"] = results.image(item), results.caption(item)
     for item in about.get("masks", ()):
         out[f"masks/{item}.png"] = _mask(results.mask(item))
-    # A picture of a scene that was removed may still be there.
+    # Pictures of removed scenes may still exist.
     scenes = {f"{scene['name']}.png" for scene in about.get("gallery", ())}
     for extra in extras:
         folder = extra.parent
@@ -96,13 +96,13 @@ def members(
 
 
 def start_name(character: str) -> str:
-    """The LoRA that training started from, in the bundle."""
+    """Name in the bundle of the LoRA that training started from."""
     return f"{character}-start.safetensors"
 
 
 def _report(results: Results, about: Mapping[str, Any], there: Collection[str]) -> bytes:
-    """The report, with the folders that another machine has in place of the user's, the LoRA by its name here, and
-    links to nothing but ``there``, the files in the bundle."""
+    """The report with the user's folders replaced, the LoRA under its name in the bundle, and links only to ``there``,
+    the files in the bundle."""
     text = results.report.read_text(encoding="utf-8")
     for path in sorted(about["elsewhere"], key=len, reverse=True):
         for written in {path, html.escape(path), str(Markup.escape(path))}:
@@ -126,7 +126,7 @@ def _mask(path: Path) -> bytes:
 
 
 def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
-    """What the LoRA was made from, by digest; no path of this machine."""
+    """What the LoRA was made from, by digest, without paths of this machine."""
     header = _header(results.final)
     adapters = lock.get("adapters", {})
     kept = ("repo", "file", "revision", "sha256")
@@ -138,7 +138,7 @@ def provenance(results: Results, about: Mapping[str, Any], lock: Mapping[str, An
 
 
 def _header(path: Path) -> dict[str, str]:
-    """What a LoRA says of itself, read without torch."""
+    """The metadata of a LoRA, read without torch."""
     from safetensors import safe_open
 
     with safe_open(str(path), framework="numpy") as file:
@@ -146,17 +146,17 @@ def _header(path: Path) -> dict[str, str]:
 
 
 def check_private(contents: Mapping[str, Any]) -> None:
-    """Refuse texts with a path of this machine or a token in them.
+    """Refuse texts that contain a path of this machine or a token.
 
     Raises:
-        UserError: names the first such file and what is in it.
+        UserError: with the first such file and what is in it.
     """
     signs = {
         what: _sign(folder) for what, folder in (("home", Path.home()), ("project", Path.cwd())) if folder.parts[1:]
     }
     for name, content in contents.items():
         if name.endswith(".safetensors"):
-            # A LoRA that training started from may come from anywhere.
+            # The LoRA that training started from may come from anywhere.
             name, text = f"{name}: its header", json.dumps(_header(content), ensure_ascii=False)
         elif name.endswith(_TEXT):
             text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
@@ -170,9 +170,9 @@ def check_private(contents: Mapping[str, Any]) -> None:
 
 
 def _sign(folder: Path) -> re.Pattern[str]:
-    """What finds the path of a folder in a text, with slashes or backslashes, doubled as in JSON or not.
+    """A pattern that finds the path of a folder in a text, with slashes or backslashes, doubled as in JSON or not.
 
-    Not as the end of a longer path or of a tag, and not as the start of a longer name.
+    It does not match the end of a longer path or of a tag, nor the start of a longer name.
     """
     parts = re.split(r"[/\\]+", str(folder))
     return re.compile(r"(?<![\w.<-])" + r"[/\\]+".join(map(re.escape, parts)) + r"(?![\w.-])")
@@ -214,7 +214,7 @@ crop.py and the workflows in comfyui/ were written by charloom, under the Apache
 
 
 def _started(about: Mapping[str, Any]) -> str:
-    """The paragraph about a LoRA of somebody's that is in the bundle."""
+    """The paragraph about somebody else's LoRA in the bundle."""
     if "start" not in about:
         return ""
     return f"""{start_name(about["id"])} is what the training started from; the terms of whoever made it
@@ -271,7 +271,7 @@ On a CPU, with the same versions of torch and Pillow and the same checkpoint cho
 
 
 def _repository() -> str | None:
-    """The address of charloom's repository, if the installed package names it: who gets a bundle does not know it."""
+    """The address of charloom's repository, if the installed package has it; the recipient of a bundle needs it."""
     try:
         named = importlib.metadata.metadata("charloom").get_all("Project-URL") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""The ComfyUI workflows of a character: what to draw, with which files, in which way.
+"""The ComfyUI workflows of a character: what to draw, with which files and settings.
 
-With the sampler ``euler`` and the scheduler ``simple`` at the base's shift, ComfyUI takes the noise levels that
-charloom draws its previews with. ``res_multistep`` is what ComfyUI's own Z-Image templates use; the note in each
-workflow names it. Standard library only.
+With the sampler ``euler`` and the scheduler ``simple`` at the base's shift, ComfyUI uses the same noise levels as
+charloom's previews. ComfyUI's own Z-Image templates use ``res_multistep``; the note in each workflow mentions it.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA by its file name in ``models/loras``, at a strength; ``title`` is what its node is called."""
+    """A LoRA by its file name in ``models/loras``, at a strength; ``title`` is that of its node."""
 
     file: str
     title: str
@@ -39,7 +39,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture: text, size in pixels, sampler steps, cfg (1 is without guidance), seed, LoRAs in their order."""
+    """One picture: text, size in pixels, sampler steps, cfg (1: no guidance), seed, LoRAs in order."""
 
     text: str
     width: int
@@ -51,7 +51,7 @@ class Drawing:
 
 
 def workflow(name: str, about: Mapping[str, Any]) -> Graph:
-    """One of :data:`WORKFLOWS`.
+    """Build one of :data:`WORKFLOWS`.
 
     ``about`` holds ``id``, ``name`` and ``trigger`` of the character; the file names ``lora``, ``model``,
     ``text_encoder``, ``vae`` and ``style`` (a second LoRA); ``prompts`` by workflow, ``seed``, ``steps``, ``cfg`` (1
@@ -68,7 +68,7 @@ def workflow(name: str, about: Mapping[str, Any]) -> Graph:
 
 
 def picture(name: str, drawing: Drawing, about: Mapping[str, Any], note: str = "") -> Graph:
-    """The workflow that draws one picture; ``about`` as of :func:`workflow`, of its files those of the base alone."""
+    """The workflow that draws one picture; ``about`` as for :func:`workflow`, but only the base's files are needed."""
     graph = Graph(f"{about['id']}/{name}")
     model = _file(
         graph.add(
@@ -122,7 +122,7 @@ def picture(name: str, drawing: Drawing, about: Mapping[str, Any], note: str = "
 
 
 def _file(node: Node) -> Node:
-    """Tell ComfyUI where a file that it lacks can be had, if it is one of those that its templates use."""
+    """Tell ComfyUI where to download a missing file, if its templates use it."""
     name = next(iter(node.widgets.values()))
     if name in _PUBLISHED:
         repo, folder = _PUBLISHED[name]

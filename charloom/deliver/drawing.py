@@ -1,4 +1,4 @@
-"""Workflows in API format on their way to a server, and the pictures that come back."""
+"""Prepares workflows in API format for a server, and saves the pictures that it returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from charloom.core.errors import UserError
 
 
 def load(path: Path, remedy: str) -> dict[str, Any]:
-    """The workflow in ``path``; ``remedy`` is the command that makes it.
+    """Load the workflow in ``path``; ``remedy`` is the command that makes it.
 
     Raises:
         UserError: there is none, or it is not in API format.
@@ -62,12 +62,12 @@ def adjust(workflow: dict[str, Any], path: Path, *, prompt: str | None, seed: in
 
 
 def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
-    """Write pictures to ``target``, further ones beside it as ``<stem>-2.png``; yields each path when it is whole.
+    """Write pictures to ``target``, further ones beside it as ``<stem>-2.png``; yields each path once it is written.
 
-    The bytes are kept as they came, with the workflow that ComfyUI puts into them.
+    The bytes are kept as received, with the workflow that ComfyUI embeds in them.
 
     Raises:
-        UserError: what came is not a picture, or the disk is full.
+        UserError: what was received is not a picture, or the disk is full.
     """
     for index, data in enumerate(found, 1):
         path = target if index == 1 else target.with_name(f"{target.stem}-{index}{target.suffix}")
@@ -80,6 +80,6 @@ def save(found: Iterable[bytes], target: Path, origin: str) -> Iterator[Path]:
             except UserError:
                 raise UserError(
                     f"{origin}: sent {len(data)} bytes that are not a picture, and {path.name} was not written; "
-                    "look into its window"
+                    "see ComfyUI's window"
                 ) from None
         yield path

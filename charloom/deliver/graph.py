@@ -1,4 +1,4 @@
-"""A ComfyUI workflow, described once and written in both of its formats. Standard library only.
+"""Describes a ComfyUI workflow once, and writes it in both of ComfyUI's formats. Standard library only.
 
 *UI format* (version 0.4) is what people drop into the window: nodes with positions, links as
 ``[id, from node, output, to node, input, type]``, widget values by position. *API format* is what a server runs: inputs
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """A node type: (name, type) of its inputs and outputs, its widgets in their order, its size on the canvas."""
+    """A node type: (name, type) of its inputs and outputs, its widgets in order, its size on the canvas."""
 
     inputs: tuple[tuple[str, str], ...] = ()
     outputs: tuple[tuple[str, str], ...] = ()
@@ -45,12 +45,12 @@ KINDS = {
     "MarkdownNote": Kind((), (), ("text",), (420, 320)),
 }
 WINDOW_ONLY = ("control_after_generate",)
-"""Widgets of the window alone, which no server knows."""
+"""Widgets that exist only in the window, not on the server."""
 
 
 @dataclass
 class Node:
-    """A node: widgets by name, links by input as (node number, output), and where it stands (column, y)."""
+    """A node: widgets by name, links by input as (node number, output), and its position (column, y)."""
 
     number: int
     kind: str
@@ -62,7 +62,7 @@ class Node:
 
 
 class Graph:
-    """Nodes in the order in which they run; a note is part of the UI format only."""
+    """Nodes in the order in which they run; notes are only in the UI format."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -71,7 +71,7 @@ class Graph:
     def add(
         self, kind: str, title: str, place: tuple[int, int], widgets: Mapping[str, Any] | None = None, **links: Node
     ) -> Node:
-        """Append a node; each link is the node whose first output goes into the input of that name."""
+        """Append a node; each link names an input, and the node whose first output goes into it."""
         known = KINDS[kind]
         widgets = dict(widgets or {})
         if set(widgets) != set(known.widgets) or set(links) != {name for name, _ in known.inputs}:
@@ -81,7 +81,7 @@ class Graph:
         return self.nodes[-1]
 
     def as_api(self) -> dict[str, Any]:
-        """The API format."""
+        """The graph in API format."""
         out = {}
         for node in self.nodes:
             if not (KINDS[node.kind].inputs or KINDS[node.kind].outputs):
@@ -93,7 +93,7 @@ class Graph:
         return out
 
     def as_ui(self) -> dict[str, Any]:
-        """The UI format; the same graph gives the same bytes."""
+        """The graph in UI format; the same graph gives the same bytes."""
         links: list[list[Any]] = []
         for node in self.nodes:
             for slot, (name, type_) in enumerate(KINDS[node.kind].inputs):

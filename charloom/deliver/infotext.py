@@ -1,8 +1,8 @@
-"""How a picture was made, in the picture: PNG text chunks in the forms that the ecosystem's readers know.
+"""Records in a picture how it was made, as PNG text chunks in the formats that other programs read.
 
 ``parameters`` is what AUTOMATIC1111's and Forge's web pages write and read (``modules/infotext_utils.py`` there), and
 what Civitai and most viewers show. ``prompt`` and ``workflow`` are what ComfyUI writes: dropped into its window, the
-picture becomes the workflow that draws it. No path and no name of a user is in them. No torch.
+picture becomes the workflow that draws it. They contain no path and no user name. No torch here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from charloom.deliver import comfyui
 
 VERSION = "charloom"
 _QUOTED = (",", "\n", ":")
-"""Characters that make the readers of ``parameters`` want a value in quotes."""
+"""Characters because of which a value in ``parameters`` must be quoted."""
 
 
 @dataclass(frozen=True)
 class Used:
-    """A LoRA that a picture was drawn with: its name, its hash (:func:`tensors_hash`) and its strength."""
+    """A LoRA that a picture was drawn with: its name, hash (:func:`tensors_hash`) and strength."""
 
     name: str
     hash: str
@@ -31,10 +31,10 @@ class Used:
 
 
 def chunks(name: str, settings: Mapping[str, Any], loras: Sequence[Used], about: Mapping[str, Any]) -> dict[str, str]:
-    """Text chunks by keyword, for a picture called ``name``.
+    """The text chunks of a picture called ``name``, by keyword.
 
-    ``settings`` hold ``text``, ``width``, ``height``, ``steps``, ``guidance`` and ``seed``; ``about`` what
-    :func:`charloom.deliver.comfyui.picture` takes, and ``base``.
+    ``settings`` have ``text``, ``width``, ``height``, ``steps``, ``guidance`` and ``seed``; ``about`` has what
+    :func:`charloom.deliver.comfyui.picture` needs, and ``base``.
     """
     used = [comfyui.Lora(f"{one.name}.safetensors", one.name, one.strength) for one in loras]
     drawing = comfyui.Drawing(
@@ -55,7 +55,7 @@ def chunks(name: str, settings: Mapping[str, Any], loras: Sequence[Used], about:
 
 
 def parameters(settings: Mapping[str, Any], loras: Sequence[Used], base: str, shift: float, negative: str = "") -> str:
-    """The text of ``parameters``: prompt with ``<lora:name:strength>``, negative prompt, the settings in a line."""
+    """The text of ``parameters``: prompt with ``<lora:name:strength>``, negative prompt, and a line of settings."""
     words = " ".join([settings["text"], *(f"<lora:{one.name}:{one.strength:g}>" for one in loras)])
     values = {
         "Steps": settings["steps"],
@@ -79,15 +79,15 @@ def _quoted(value: str) -> str:
 
 
 def tensors_hash(path: Path) -> str:
-    """Twelve digits of the SHA-256 of a safetensors file without its header, by which LoRAs are looked up."""
+    """The first twelve digits of the SHA-256 of a safetensors file without its header, by which LoRAs are looked up."""
     return headers.tensors_sha256(path)[:12]
 
 
 def write(picture: Any, output: Path, texts: Mapping[str, str]) -> None:
-    """Write a picture (an image of Pillow's, or a file with one) with text chunks as a PNG, whole or not at all.
+    """Write a picture (a Pillow image, or a file) with text chunks as a PNG, completely or not at all.
 
     Raises:
-        UserError: the disk is full or may not be written to.
+        UserError: the disk is full or not writable.
     """
     from PIL.PngImagePlugin import PngInfo
 

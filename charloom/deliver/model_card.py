@@ -1,6 +1,6 @@
-"""The model card of a LoRA on a hub: YAML for the hub's own search and widgets, then what a visitor wants to know.
+"""Writes the model card of a LoRA on a hub: YAML for the hub's search and widgets, then what a visitor wants to know.
 
-Front matter: https://huggingface.co/docs/hub/model-cards. Independent of the network.
+Front matter: https://huggingface.co/docs/hub/model-cards. No network access here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import yaml
 
 _LICENSES = ("apache-2.0", "mit", "openrail", "creativeml-openrail-m", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0",
              "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "gpl-3.0", "other")  # fmt: skip
-"""Identifiers that the hub knows; any other licence is ``other`` with its name."""
+"""Identifiers that the hub knows; any other licence becomes ``other``, with its name."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture on the card: its name in the repository, the prompt that drew it, and what else took part."""
+    """A picture on the card: its name in the repository, its prompt, and what else it was drawn with."""
 
     name: str
     prompt: str
@@ -59,7 +59,7 @@ def _front(about: Mapping[str, Any], pictures: Sequence[Shown], licence: str | N
 
 
 def introduction(about: Mapping[str, Any]) -> str:
-    """What the file is, and which word calls it."""
+    """What the file is, and its trigger."""
     what = f"`{about['id']}.safetensors` is a LoRA for {about['base']}."
     name, trigger = plain(about["name"]), about["trigger"]
     if about.get("style"):
@@ -114,7 +114,7 @@ def _picture(one: Shown) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` without what Markdown or HTML would take for marks."""
+    """``text`` without characters that Markdown or HTML would interpret."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
 
 

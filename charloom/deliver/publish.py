@@ -1,6 +1,6 @@
-"""Uploading a LoRA with its card and pictures to a repository of a hub, through ``huggingface_hub``.
+"""Uploads a LoRA with its card and pictures to a repository on a hub, through ``huggingface_hub``.
 
-One commit carries all files, so that a broken upload leaves the repository as it was. The token is the client's own
+All files are in one commit, so that an interrupted upload leaves the repository as it was. The token is the client's
 (``HF_TOKEN`` or ``hf auth login``); it is never asked for, stored or printed here.
 """
 
@@ -25,29 +25,29 @@ from charloom.deliver import bundle, model_card
 from charloom.deliver.model_card import Shown
 
 MOST = 12
-"""Pictures of the gallery that go along."""
+"""Most pictures of the gallery that are uploaded."""
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Release:
-    """What is uploaded: bytes or file by name in the repository."""
+    """What is uploaded: bytes or a file, by name in the repository."""
 
     repo: str
     files: Mapping[str, bytes | Path]
 
     def listing(self) -> list[str]:
-        """A line for each file, with its size."""
+        """One line per file, with its size."""
         width = max(map(len, self.files))
         return [f"  {name:{width}}  {_size(content):>9}" for name, content in self.files.items()]
 
 
 def release(character: Character, base: Base, results: Results, repo: str, licence: str | None = None) -> Release:
-    """The files of a finished character or style. Reads results and asks no network.
+    """Collect the files of a finished character or style from its results, without network access.
 
     Raises:
-        UserError: the name of the repository cannot be one, something is not made yet, or a text holds a private path.
+        UserError: the repository name is invalid, something is not made yet, or a text contains a private path.
     """
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or repo.endswith(".git"):
         raise UserError(f"--repo {repo}: is not the name of a repository; write owner/name, of A-Z a-z 0-9 - _ .")
@@ -55,7 +55,7 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
         if not path.is_file():
             again = last_run.again(Path(), character.id, results.final.as_posix())
             raise UserError(f"{path}: is not made yet; run {again}")
-    # The one that ships, which a user may have chosen against the scores.
+    # The checkpoint that ships; the user may have chosen it against the scores.
     step = read_mapping(results.verification).get("step", read_mapping(results.validation).get("step"))
     files: dict[str, bytes | Path] = {f"{character.id}.safetensors": results.final}
     shown = []
@@ -64,7 +64,7 @@ def release(character: Character, base: Base, results: Results, repo: str, licen
         if picture and picture.is_file() and prompt.scale and character.shown_by(prompt.text):
             files[f"images/{prompt.name}.png"] = picture
             shown.append(Shown(f"images/{prompt.name}.png", prompt.text))
-    for scene in character.gallery[:MOST]:  # not those that were taken out of the file since
+    for scene in character.gallery[:MOST]:  # not scenes that have been removed from the file
         if (picture := results.scene(scene.name)).is_file():
             files[f"gallery/{picture.name}"] = picture
             on_top = ", ".join(f"{style.label} at {style.strength:g}" for style in scene.styles)
@@ -93,15 +93,15 @@ def _about(character: Character, base: Base, results: Results, repo: str) -> dic
 
 
 def upload(one: Release, public: bool, log: Log) -> str:
-    """Make the repository where it does not exist, upload everything in one commit, and return its address.
+    """Create the repository if it does not exist, upload everything in one commit, and return its address.
 
     Raises:
         UserError: one line: no token or a wrong one, no rights, no network, a public repository where a private one
-            was asked for, an upload that broke off.
+            was asked for, or an interrupted upload.
     """
     import huggingface_hub
 
-    # The client reads its variable once, when it is imported.
+    # The client itself reads the variable only once, when it is imported.
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     with _plainly(one.repo, api.endpoint):
         who = api.whoami()["name"]
@@ -137,7 +137,7 @@ def upload(one: Release, public: bool, log: Log) -> str:
 
 @contextmanager
 def _plainly(repo: str, endpoint: str, what: str = "") -> Iterator[None]:
-    """Turn the client's exceptions into one line, without its progress bars and without any token."""
+    """Turn the client's exceptions into one line without tokens, and turn its progress bars off."""
     with hub.without_bars():
         try:
             yield
@@ -148,7 +148,7 @@ def _plainly(repo: str, endpoint: str, what: str = "") -> Iterator[None]:
 
 
 def explain(error: BaseException, repo: str, endpoint: str) -> str:
-    """Why something failed and what to do, in one line."""
+    """Why a request failed and what to do, in one line."""
     kinds = {type(one).__name__ for one in hub.chain(error)}
     answer = next((found for one in hub.chain(error) if (found := getattr(one, "response", None)) is not None), None)
     status = getattr(answer, "status_code", None)

@@ -1,8 +1,8 @@
 """A client of ComfyUI's HTTP interface: queue a workflow, wait for it, fetch its pictures. Standard library only.
 
-``POST /prompt`` takes ``{"prompt": <API format>, "client_id": …}`` and answers ``prompt_id``, or 400 with
-``node_errors``; ``GET /history/<prompt_id>`` is empty until the workflow has ended; ``GET /view`` gives a file.
-Everything a server sends is doubted: sizes are limited, names never become paths here.
+``POST /prompt`` takes ``{"prompt": <API format>, "client_id": …}`` and returns ``prompt_id``, or 400 with
+``node_errors``; ``GET /history/<prompt_id>`` is empty until the workflow has ended; ``GET /view`` returns a file.
+Nothing that a server sends is trusted: sizes are limited, and names never become paths here.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from charloom.config import addresses
 from charloom.core.errors import UserError
 
 PATIENCE = 30.0
-"""Seconds without a byte of an answer,"""
+"""Seconds to wait for the next byte of an answer,"""
 LONGEST = 300.0
-"""and until all of it is there."""
+"""and for all of it."""
 POLL = 0.5
 LARGEST = 2**28
 """Bytes of a single answer; a picture of 4096 x 4096 has 50 MB at most."""
 BUSY = (429, 502, 503, 504)
-"""Answers of what stands before a server: it is too busy, or starts."""
+"""Statuses of a proxy whose server is too busy or still starting."""
 
 
 class Unavailable(UserError):
-    """The server gives no answer, or is too busy for one: the same may succeed later."""
+    """The server does not answer, or is too busy: the same request may succeed later."""
 
 
 class Server:
-    """A ComfyUI server at ``url``, which the user has set with ``where``; how long to wait with ``patience``.
+    """A ComfyUI server at ``url``; ``where`` is the option that sets the address, ``patience`` the one for the timeout.
 
     Raises:
         UserError: the address is not one of http or https.
@@ -60,12 +60,12 @@ class Server:
         self._open = urllib.request.build_opener(*handlers).open
 
     def upload(self, name: str, picture: bytes) -> str:
-        """Give the server a PNG called ``name`` as an input; returns what LoadImage calls it.
+        """Upload a PNG called ``name`` as an input; returns its name for LoadImage.
 
-        One of that name is replaced, so a name should be made of the picture's digest.
+        An input of the same name is replaced, so derive the name from the picture's digest.
 
         Raises:
-            UserError: the server is down or does not take it.
+            UserError: the server is down or does not accept it.
         """
         mark = uuid.uuid4().hex
         parts = (
@@ -76,18 +76,18 @@ class Server:
         body = parts.encode() + picture + f"\r\n--{mark}--\r\n".encode()
         status, data = self._ask("/upload/image", body, f"multipart/form-data; boundary={mark}")
         if status != 200:
-            raise UserError(f"{self.url}: takes no picture (status {status}), as ComfyUI does; correct {self.where}")
+            raise UserError(f"{self.url}: accepts no picture (status {status}), unlike ComfyUI; correct {self.where}")
         answer = self._object(data, "/upload/image")
         stored, folder = answer.get("name"), answer.get("subfolder") or ""
         if not isinstance(stored, str) or not stored or not isinstance(folder, str):
-            raise UserError(f"{self.url}: does not say how it calls a picture, as ComfyUI does; correct {self.where}")
+            raise UserError(f"{self.url}: does not name the uploaded picture, unlike ComfyUI; correct {self.where}")
         return f"{folder}/{stored}" if folder else stored
 
     def queue(self, workflow: Mapping[str, Any]) -> str:
         """Queue a workflow in API format; returns its ``prompt_id``.
 
         Raises:
-            UserError: the server is down or refuses the workflow; its own words are repeated.
+            UserError: the server is down or refuses the workflow; its own message is quoted.
         """
         body = json.dumps({"prompt": workflow, "client_id": str(uuid.uuid4())}).encode()
         status, data = self._ask("/prompt", body)
@@ -100,10 +100,10 @@ class Server:
         return number
 
     def wait(self, number: str, timeout: float) -> dict[str, Any]:
-        """The outputs of a queued workflow by node, as soon as it has ended.
+        """Wait for a queued workflow; returns its outputs, by node.
 
         Raises:
-            UserError: it failed, was interrupted, or took longer than ``timeout`` seconds; the server goes on then.
+            UserError: it failed, was interrupted, or took longer than ``timeout`` seconds; then the server continues.
         """
         end = time.monotonic() + timeout
         while True:
@@ -118,23 +118,23 @@ class Server:
                 state = state if isinstance(state, dict) else {}
                 if state.get("status_str") == "error":
                     raise UserError(
-                        f"{self.url}: the workflow failed ({_failure(state.get('messages'))}); look into its window"
+                        f"{self.url}: the workflow failed ({_failure(state.get('messages'))}); see ComfyUI's window"
                     )
                 if state.get("completed", True):
                     outputs = entry.get("outputs")
                     return outputs if isinstance(outputs, dict) else {}
             if time.monotonic() >= end:
                 raise UserError(
-                    f"{self.url}: is not done after {timeout:g} s; it goes on with {_line(number)}, so look into its "
-                    f"window, or wait longer with {self.patience}"
+                    f"{self.url}: is not done after {timeout:g} s; it continues with {_line(number)}; see "
+                    f"ComfyUI's window, or wait longer with {self.patience}"
                 )
             time.sleep(min(POLL, max(0.0, end - time.monotonic())))
 
     def pictures(self, outputs: Mapping[str, Any]) -> Iterator[bytes]:
-        """The files of the pictures that a workflow saved, in the order of its nodes.
+        """Fetch the files of the pictures that a workflow saved, in the order of its nodes.
 
         Raises:
-            UserError: there is none, or the server does not give it.
+            UserError: there is none, or the server does not send it.
         """
         entries = [
             image
@@ -143,14 +143,14 @@ class Server:
             if isinstance(image, dict) and isinstance(image.get("filename"), str) and image.get("type") == "output"
         ]
         if not entries:
-            raise UserError(f"{self.url}: the workflow ended without a picture; look into its window")
+            raise UserError(f"{self.url}: the workflow ended without a picture; see ComfyUI's window")
         for image in entries:
             query = {key: str(image.get(key, "")) for key in ("filename", "subfolder", "type")}
             status, data = self._ask(f"/view?{urllib.parse.urlencode(query)}")
             if status != 200:
                 raise UserError(
                     f"{self.url}: does not give its picture {image['filename']!r} (status {status}); "
-                    "look into its window"
+                    "see ComfyUI's window"
                 )
             yield data
 
@@ -198,7 +198,7 @@ class Server:
         return value
 
     def _refusal(self, workflow: Mapping[str, Any], answer: Mapping[str, Any], status: int) -> str:
-        """One line for a workflow that was not queued."""
+        """The error for a workflow that was not queued, in one line."""
         for number, found in _pairs(answer.get("node_errors")):
             node = workflow.get(number, {})
             kind, inputs = node.get("class_type", "?"), node.get("inputs", {})
@@ -230,17 +230,17 @@ def _list(value: Any) -> list[Any]:
 
 
 def _line(text: str) -> str:
-    """Words of a server on one line, without what would steer a terminal."""
+    """A text from a server on one line, without control characters."""
     return "".join(sign for sign in " ".join(text.split()) if sign.isprintable())[:300]
 
 
 def _pairs(value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Items of what should be an object of objects."""
+    """The items of what should be an object of objects."""
     return [(key, part) for key, part in value.items() if isinstance(part, dict)] if isinstance(value, dict) else []
 
 
 def _failure(messages: Any) -> str:
-    """What a history says of the failure of a workflow."""
+    """The reason for a workflow's failure, from its history."""
     for message in messages if isinstance(messages, list) else []:
         if isinstance(message, list) and len(message) == 2 and isinstance(message[1], dict):
             kind, about = message
@@ -249,4 +249,4 @@ def _failure(messages: Any) -> str:
                 return f"{_line(str(about.get('node_type', 'a node')))}: {words or 'no reason given'}"
             if kind == "execution_interrupted":
                 return "it was interrupted there"
-    return "no reason given; look into its window"
+    return "no reason given; see ComfyUI's window"

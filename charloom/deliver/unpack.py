@@ -1,4 +1,4 @@
-"""A bundle back into a folder of the workflow: character file, base, pictures and captions, nothing overwritten."""
+"""Unpacks a bundle into a folder of the workflow: character file, base, pictures and captions; overwrites nothing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TOP = re.compile(
     r"comparison\.png|prompts\.(html|txt)|validation\.json|scores\.csv|strengths\.json|(sample|gallery)-prompts\.txt)|"
     r"(dataset|masks)/([a-z0-9][a-z0-9_-]*/)?[a-z0-9][a-z0-9_-]*\.(png|txt)|(gallery|comfyui)/.+|config/(characters|bases)/[a-z0-9][a-z0-9._-]*\.yaml"
 )
-# What decides the bytes of a base; the rest of its file is advice.
+# The keys that decide the bytes of a base; the rest of its file is advice.
 _IDENTITY = ("repo", "revision", "adapters", "transformer_file")
 
 
 LARGEST_TEXT = 2**20
-"""Bytes of a file of settings."""
+"""Most bytes of a settings file."""
 DEEPEST = 30
-"""Levels of nesting in one."""
+"""Most levels of nesting in one."""
 _OPENING = (pyyaml.BlockMappingStartToken, pyyaml.BlockSequenceStartToken, pyyaml.FlowMappingStartToken,
             pyyaml.FlowSequenceStartToken)  # fmt: skip
 _CLOSING = (pyyaml.BlockEndToken, pyyaml.FlowMappingEndToken, pyyaml.FlowSequenceEndToken)
@@ -41,7 +41,7 @@ _CLOSING = (pyyaml.BlockEndToken, pyyaml.FlowMappingEndToken, pyyaml.FlowSequenc
 
 @dataclass
 class Unpacked:
-    """What was done: files that are new, and remarks about the rest."""
+    """What was done: new files, and remarks about the rest."""
 
     character: str
     written: list[Path] = field(default_factory=list)
@@ -52,10 +52,10 @@ def unpack(path: Path, root: Path, recipes: Mapping[str, int] = RECIPES) -> Unpa
     """Unpack what training needs into the workflow's folder ``root``.
 
     ``recipes`` are the recipe numbers of this charloom. Everything is checked before the first file is written; if
-    writing fails, what was written is taken back.
+    writing fails, the files already written are removed.
 
     Raises:
-        UserError: not a whole bundle; a member that is foreign or unsafe; a file of that name with other contents.
+        UserError: an incomplete bundle; a foreign or unsafe member; an existing file with other contents.
     """
     with opened(path) as archive:
         manifest = _manifest(archive)
@@ -98,7 +98,7 @@ def unpack(path: Path, root: Path, recipes: Mapping[str, int] = RECIPES) -> Unpa
 
 
 def _manifest(archive: Archive) -> dict[str, Any]:
-    """The table of contents, after every member was compared with it."""
+    """The table of contents, after comparing every member with it."""
     try:
         manifest = json.loads(archive.read(bundle.MANIFEST))
     except (ValueError, RecursionError):
@@ -147,7 +147,7 @@ def _texts(value: Any) -> list[Any]:
 
 
 def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[dict[str, bytes], list[str]]:
-    """The files of character and base, checked as if the user had written them; and remarks."""
+    """The files of character and base, checked as strictly as the user's own; and remarks."""
     name, base = manifest["character"], manifest["base"]
     paths = {"character": f"config/characters/{name}.yaml", "base": f"config/bases/{base}.yaml"}
     texts = {kind: archive.read(path, LARGEST_TEXT) for kind, path in paths.items()}
@@ -194,7 +194,7 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
     if (root / paths["base"]).is_file():
         own, theirs = yaml.read_yaml(root / paths["base"], paths["base"]), values["base"]
         copied = any("path" in one or isinstance(one.get("transformer_file"), str) for one in (own, theirs))
-        # Where a base lies says nothing about what it is.
+        # The location of a base says nothing about its content.
         differ = [] if copied else [key for key in _IDENTITY if (own.get(key) or None) != (theirs.get(key) or None)]
         if copied and own.get("path") != theirs.get("path"):
             notes.append(f"{paths['base']}: yours lies elsewhere than the bundle's; the same bytes need the same files")
@@ -211,13 +211,13 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
 
 
 def _check_plain(text: bytes, where: str) -> None:
-    """Refuse what a few lines of YAML can blow up to gigabytes: aliases, and nesting without end.
+    """Refuse what lets a few lines of YAML expand to gigabytes: aliases, and very deep nesting.
 
     Raises:
-        UserError: ``where`` has some.
+        UserError: ``where`` has either.
     """
     depth = 0
-    with contextlib.suppress(pyyaml.YAMLError):  # reported by whoever reads it, with the line
+    with contextlib.suppress(pyyaml.YAMLError):  # reported by the reader, with the line
         for token in pyyaml.scan(text):
             depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
             if isinstance(token, pyyaml.AliasToken) or depth > DEEPEST:
@@ -225,7 +225,7 @@ def _check_plain(text: bytes, where: str) -> None:
 
 
 def _says_the_same(root: Path, name: str, text: bytes, start: str) -> bool:
-    """Whether the workflow has the character already, with comments and defaults of its own, but to the same effect.
+    """Whether the workflow already has the same character, apart from comments and defaults.
 
     ``start`` is the digest of the LoRA that training starts from, empty if it starts from nothing.
     """
@@ -270,7 +270,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _as_file(text: bytes) -> Iterator[Path]:
-    """A temporary file, because the reader of YAML names lines of files."""
+    """A temporary file with ``text``, because the YAML reader reports lines of files."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""Line charts by matplotlib: inline SVG that follows the colours of the page, and PNG.
+"""Draws line charts with matplotlib, as inline SVG that follows the colours of the page, and as PNG.
 
-The same numbers give the same bytes. Independent of what the lines mean.
+The same numbers give the same bytes. This module does not know what the lines mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from charloom.report.palette import LIGHT
 SIZE = (7.2, 3.1)
 """Width and height of a chart in inches."""
 NARROW = (3.9, 3.2)
-"""The same for a phone, where a wide chart would be scaled down until nobody can read it."""
+"""The same for a phone, where a wide chart would be scaled down until it is unreadable."""
 DPI = 150
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: smaller, can be searched, in the font of the page
@@ -33,7 +33,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name in the legend, its points (x, y) by rising x, and the name of its colour in the palette."""
+    """One curve: its name in the legend, its points (x, y) in ascending x, and its colour's name in the palette."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -58,9 +58,9 @@ class Chart:
 
 
 def svg(chart: Chart, size: tuple[float, float] = SIZE) -> str:
-    """The chart as an ``<svg>`` element for a page that defines the palette as CSS variables.
+    """Draw the chart as an ``<svg>`` element for a page that defines the palette as CSS variables.
 
-    Pointing at a dot shows its value. ``size`` in inches.
+    Hovering over a dot shows its value. ``size`` is in inches.
     """
     with _figure(1, {"svg.hashsalt": f"{chart.name} {size}"}, size) as figure:
         figure.patch.set_alpha(0)
@@ -71,7 +71,7 @@ def svg(chart: Chart, size: tuple[float, float] = SIZE) -> str:
     for element in root.iter():  # HTML needs no namespaces
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
-    for name in ("metadata", "defs"):  # the first defs hold a style sheet that would rule the whole page
+    for name in ("metadata", "defs"):  # the first defs contain a style sheet that would apply to the whole page
         if (child := root.find(name)) is not None:
             root.remove(child)
     for index, line in enumerate(chart.lines):
@@ -94,7 +94,7 @@ def svg(chart: Chart, size: tuple[float, float] = SIZE) -> str:
 
 
 def save_png(charts: Sequence[Chart], output: Path, otherwise: str) -> None:
-    """The charts below each other as a PNG on the paper colour; without a chart, the sentence ``otherwise``."""
+    """Write the charts below each other as a PNG on the paper colour; without a chart, the sentence ``otherwise``."""
     with _figure(max(1, len(charts)), {}) as figure:
         figure.patch.set_facecolor(LIGHT["paper"])
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
@@ -136,7 +136,7 @@ def _draw(axes: Any, chart: Chart, narrow: bool = False) -> None:
             marker="o" if line.dots else None,
             markersize=5.5,
             markeredgecolor=LIGHT["card"],
-            clip_on=not line.dots,  # a dot on the edge is drawn whole
+            clip_on=not line.dots,  # a dot on the edge is not cut
             zorder=3,
         )
         curve.set_gid(f"line-{index}")

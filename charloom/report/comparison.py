@@ -39,7 +39,7 @@ def samples(m: Material) -> dict[str, Any]:
 
 
 def _sides(steps: Sequence[int], chosen: int) -> tuple[int, int] | None:
-    """Columns that the slider compares at first: the chosen checkpoint (right) with the base alone or its neighbour."""
+    """Columns that the slider compares first: the base alone or a neighbour (left), the chosen checkpoint (right)."""
     if len(steps) < 2:
         return None
     right = steps.index(chosen) if chosen in steps else len(steps) - 1
@@ -48,7 +48,7 @@ def _sides(steps: Sequence[int], chosen: int) -> tuple[int, int] | None:
 
 
 def grid(m: Material) -> Image.Image:
-    """The same comparison as one picture; white where there are no samples."""
+    """Draw the same comparison as one picture; it is plain white if there are no samples."""
     steps = _sampled(m)
     if not steps:
         return Image.new("RGB", (256, 256), "white")
@@ -72,7 +72,7 @@ def _name(step: int) -> str:
 
 
 def _words(m: Material, step: int, prompt: str, text: str) -> dict[str, str]:
-    """What is written about one sample: in short (``scores``, ``misses``), and ``words`` beside its enlargement."""
+    """The text about one sample: short (``scores``, ``misses``), and ``words`` below the enlarged picture."""
     document = m.scores.get(step, {})
     values = values_of(document, prompt)
     parts = [

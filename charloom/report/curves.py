@@ -15,7 +15,7 @@ METRICS = {"identity": "Identity", "style": "Style", "obedience": "Obedience", "
 
 
 def scores(m: Material) -> list[Chart]:
-    """Scores by checkpoint, the base alone at step 0; sharpness only where nothing else was scored."""
+    """Scores by checkpoint, with the base alone at step 0; sharpness only if nothing else was scored."""
     points = [(0, m.choice["base"])] if m.choice.get("base") else []
     points += [(v["step"], v["scores"]) for v in m.choice.get("verdicts", ()) if v.get("scores")]
     lines = []
@@ -40,7 +40,7 @@ def scores(m: Material) -> list[Chart]:
 
 
 def loss(m: Material) -> list[Chart]:
-    """Training loss, its running mean as the trainer recorded it, and the loss on held-out images if there are any."""
+    """Training loss with the trainer's running mean, and the loss on held-out images if there are any."""
     found = []
     curve, smoothed = ({x: y for x, y in points if math.isfinite(y)} for points in (m.loss, m.smoothed))
     if curve:

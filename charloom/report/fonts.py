@@ -1,4 +1,4 @@
-"""The font of a picture with words: Pillow's own, which has little beyond ASCII, or one that has all its letters."""
+"""Chooses a font for text on pictures: Pillow's own, which has little beyond ASCII, or one that has all the letters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ELSEWHERE = (
     *("YuGothR.ttc", "msyh.ttc", "malgun.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc"),
     *("Arial Unicode.ttf", "NotoSansDevanagari-Regular.ttf", "NotoSansThai-Regular.ttf", "Nirmala.ttf"),
 )
-"""Files that systems have for other scripts; Pillow looks for them where the system keeps its fonts."""
+"""Common font files for other scripts; Pillow looks for them where the system keeps its fonts."""
 
 
 def of(texts: Iterable[str]) -> Callable[[float], Font]:
-    """Sizes in pixels of the first font that has every letter of ``texts``, or of the one that has most of them."""
+    """The first font that has every letter of ``texts``, or the one that has most of them, as a function of pixels."""
     letters = frozenset(letter for text in texts for letter in text if not letter.isspace())
     return _first(frozenset(filter(lambda letter: not letter.isascii(), letters)))
 
@@ -60,6 +60,6 @@ def _file(name: str) -> Iterator[Callable[[float], Font]]:
 
 
 def _lacking(font: Font, letters: Iterable[str]) -> int:
-    """Letters that the font would draw as its box for what it does not know."""
+    """Number of letters that the font would draw as its box for missing glyphs."""
     box = bytes(font.getmask("\uffff"))
     return sum(bytes(font.getmask(letter)) == box for letter in letters)

@@ -12,9 +12,9 @@ from charloom.report import pictures
 from charloom.report.templating import render
 
 BUDGET = 4_000_000
-"""Characters of all embedded pictures together; the files beside the page are whole."""
+"""Characters of all embedded pictures together; the files beside the page have full size."""
 WIDE = 640
-"""Pictures of more pixels in width are shown at most three in a row."""
+"""Pictures wider than this (pixels) are shown at most three in a row."""
 EDGES = (1280, 1024, 768, 512, 384, 256)
 
 
@@ -47,7 +47,7 @@ def page(results: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _how(scene: Mapping[str, Any]) -> str:
-    """How a scene was drawn, in a line."""
+    """How a scene was drawn, in one line."""
     parts = [f"{scene['width']} × {scene['height']}", f"{scene['steps']} steps", f"seed {scene['seed']}"]
     parts += [f"guidance {scene['guidance']:g}"] if scene["guidance"] > 1 else []
     parts += [f"strength {scene['strength']:g}"]

@@ -1,7 +1,7 @@
-"""Reading the results folder of one character into what the report shows.
+"""Reads the results folder of one character into what the report shows.
 
-Everything but the choice is optional: a run without previews, logs or benchmarks still has a report. Opens no
-picture and imports no torch.
+Everything except the choice is optional: a run without previews, logs or benchmarks still gets a report. No picture is
+opened, and torch is not imported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TrainingImage:
 
     name: str
     tier: str
-    """``close-up``, ``medium``, ``full-body``, or empty where the character file does not say."""
+    """``close-up``, ``medium``, ``full-body``, or empty if the character file does not say."""
     caption: str
     picture: Path
 
@@ -47,7 +47,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the jobs of a rule took: their number, seconds together, and the largest main memory in MiB."""
+    """What the jobs of a rule took: their number, total seconds, and peak main memory in MiB."""
 
     rule: str
     jobs: int
@@ -73,7 +73,7 @@ class Material:
     reference: Path | None = None
     images: Sequence[TrainingImage] = ()
     spoken_of: Mapping[str, str] = field(default_factory=dict)
-    """``class``, ``look`` and ``noun`` of the character, as far as they are not a woman's on photographs."""
+    """``class``, ``look`` and ``noun`` of the character, unless it is a woman in photographs."""
     prompts: Sequence[Prompt] = ()
     samples: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
     """Picture by step and prompt name."""
@@ -87,11 +87,11 @@ class Material:
     unmoved: str = ""
     """The trainer's warning if the chosen checkpoint has hardly moved from its initial weights."""
     gpu_bytes: int = 0
-    """Peak GPU memory that the trainer allocated, in bytes; 0 where it ran on a CPU."""
+    """Peak GPU memory that the trainer allocated, in bytes; 0 on a CPU."""
     gallery: int = 0
-    """Scenes that the finished LoRA draws after this page is written."""
+    """Number of scenes that the finished LoRA draws after this page is written."""
     strengths: Mapping[str, Any] = field(default_factory=dict)
-    """The chosen checkpoint at several strengths, where that was drawn."""
+    """The chosen checkpoint at several strengths, if that was drawn."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the software on the machine that wrote the page."""
     folder: Path = Path()
@@ -108,13 +108,13 @@ class Material:
 
 
 def gather(results: Path, settings: Mapping[str, Any]) -> Material:
-    """The material of the character in ``results``.
+    """Gather the material of the character in ``results``.
 
     Args:
         results: the folder ``results/<character>``.
         settings: ``character`` (its id), ``name``, ``trigger``, ``base``, ``concept``, ``shots`` (``name`` and
-            ``tier``), ``prompts`` (``name``, ``text``), ``steps`` (those with samples), ``recipe_settings``,
-            ``notices`` and ``spoken_of`` where there are any.
+            ``tier``), ``prompts`` (``name``, ``text``), ``steps`` (those with samples), ``recipe_settings``, and
+            optionally ``notices`` and ``spoken_of``.
 
     Raises:
         UserError: ``validation.json`` is missing or broken; everything else may be absent.
@@ -146,7 +146,7 @@ def gather(results: Path, settings: Mapping[str, Any]) -> Material:
         images=[_image(made, shot) for shot in settings.get("shots", ())],
         spoken_of=settings.get("spoken_of", {}),
         prompts=prompts,
-        # The base alone is drawn for comparison, also where it is not scored.
+        # The base alone is drawn for comparison even if it is not scored.
         samples={s: _samples(made, s, prompts) for s in sorted({0, *settings.get("steps", ())})},
         strengths=files.read_mapping(made.strengths),
         versions=versions(),
@@ -205,7 +205,7 @@ def _samples(made: Results, step: int, prompts: Sequence[Prompt]) -> dict[str, P
 
 
 def _curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    """(step, value); where a step was repeated, the last value counts."""
+    """The curve as (step, value); if a step was repeated, its last value counts."""
     return sorted({r["step"]: float(r[name]) for r in lines if name in r}.items())
 
 
@@ -221,7 +221,7 @@ def _holdout(lines: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float
 
 
 def _adapter(record: Mapping[str, Any], step: int) -> Mapping[str, Any]:
-    """What a record says about the adapter saved at ``step``."""
+    """The part of a record about the adapter saved at ``step``."""
     found = record.get("adapter") if record["step"] == step else None
     return found if isinstance(found, dict) else {}
 

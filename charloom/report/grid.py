@@ -29,7 +29,7 @@ COLUMNS = 5
 COMPARISON_CELL = 256
 """Width of a sample in the comparison of all checkpoints."""
 DRAWN_CELL = 512
-"""The same for a few checkpoints that somebody asks for."""
+"""The same for a few checkpoints that the user selects."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cell:
 
 
 def open_rgb(picture: Path | Image.Image) -> Image.Image:
-    """The picture as RGB.
+    """Open a picture as RGB.
 
     Raises:
         UserError: the file is missing or is not a picture.
@@ -53,7 +53,7 @@ def open_rgb(picture: Path | Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """``image`` scaled to fit a box, centred on the line colour."""
+    """Scale ``image`` to fit a box, centred on the line colour."""
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if size != image.size:
@@ -66,13 +66,13 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def wrap(text: str, font: fonts.Font, width: int, lines: int) -> list[str]:
-    """``text`` in at most ``lines`` lines of ``width`` pixels; what does not fit ends in an ellipsis."""
+    """Wrap ``text`` into at most ``lines`` lines of ``width`` pixels; text that does not fit ends in an ellipsis."""
     out: list[str] = []
     words = text.split()
     while words and len(out) < lines:
         line = words.pop(0)
         if not line.isascii() and (fitting := _fitting(line, font, width)) < len(line):
-            # A sentence of a script without blanks may go on in the next line.
+            # A sentence in a script without spaces may continue on the next line.
             words.insert(0, line[fitting:])
             out.append(line[:fitting])
             continue
@@ -86,7 +86,7 @@ def wrap(text: str, font: fonts.Font, width: int, lines: int) -> list[str]:
 
 
 def _fitting(line: str, font: fonts.Font, width: int) -> int:
-    """How many of its letters, one at least, fit into ``width`` pixels."""
+    """How many letters of ``line``, at least one, fit into ``width`` pixels."""
     return next((end for end in range(len(line), 1, -1) if font.getlength(line[:end]) <= width), 1)
 
 
@@ -117,7 +117,7 @@ def short(text: str, trigger: str = "") -> str:
 
 
 def differences(texts: Sequence[str]) -> list[str]:
-    """What tells prompts apart: each without the phrases, between commas, that all of them have; whole if alike."""
+    """What tells prompts apart: each without the comma-separated phrases that all share; unchanged if all are equal."""
     phrases = [text.split(", ") for text in texts]
     shared = set(phrases[0]).intersection(*phrases[1:]) if len(set(texts)) > 1 else set()
     own = [", ".join(part for part in parts if part not in shared) for parts in phrases]
@@ -125,14 +125,14 @@ def differences(texts: Sequence[str]) -> list[str]:
 
 
 def _rounded(image: Image.Image, radius: int) -> Image.Image:
-    """A mask with round corners, drawn large and reduced, because Pillow does not smooth edges."""
+    """Round the corners with a mask that is drawn large and reduced, because Pillow does not smooth edges."""
     mask = Image.new("L", (image.width * 4, image.height * 4), 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, mask.width - 1, mask.height - 1), radius * 4, fill=255)
     return mask.resize(image.size, Image.Resampling.LANCZOS)
 
 
 def checkpoint_grid(cells: Sequence[Cell], *, title: str, largest: int = CELL) -> Image.Image:
-    """The samples of one checkpoint as one labelled picture.
+    """Draw the samples of one checkpoint as one labelled picture.
 
     Args:
         cells: samples in the order of the prompts.
@@ -180,7 +180,7 @@ def comparison_grid(
     title: str,
     cell: int = COMPARISON_CELL,
 ) -> Image.Image:
-    """Rows of prompts, columns of checkpoints, the chosen column highlighted.
+    """Draw rows of prompts and columns of checkpoints, with the chosen column highlighted.
 
     Args:
         rows: (number, words) of each prompt.

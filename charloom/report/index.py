@@ -21,7 +21,7 @@ def index(folder: Path, characters: Sequence[Mapping[str, Any]]) -> str:
     """The page as text; ``folder`` is ``results``.
 
     Each character has ``character`` (its id), ``name``, ``trigger``, ``base`` and ``prompts`` (names), and
-    ``checkpoint`` where its file says which step ships. One whose choice is missing or broken is listed as not
+    ``checkpoint`` if its file says which step ships. A character whose choice is missing or broken is listed as not
     finished.
     """
     cards = [_card(folder / one["character"], one) for one in characters]

@@ -1,6 +1,6 @@
 """The report's words about the choice: verdicts, why not another checkpoint, what failed, what was not scored.
 
-Takes whatever a judge measured: metrics that this page does not know are shown under their own names.
+It accepts whatever a judge has measured: metrics that the page does not know are shown under their own names.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _REMEDIES = {
     "bleed": "Bleed needs a judge that compares previews with the training pictures",
 }
 STRANGER = 0.65
-"""Identity below which a preview shows somebody else, where the choice names no limit of its own."""
+"""Identity below which a preview shows somebody else, if the choice has no limit of its own."""
 SAME = 0.005
-"""Difference of scores that two decimals hide, and that says nothing."""
+"""Smaller differences of scores do not show in two decimals, and mean nothing."""
 
 
 def verdicts(m: Material) -> dict[str, Any]:
-    """What the choice says of each checkpoint: ``metrics``, ``rows`` and a ``note`` that explains the metrics."""
+    """What the choice says about each checkpoint: ``metrics``, ``rows`` and a ``note`` that explains the metrics."""
     found = m.choice.get("verdicts", ())
     base = m.choice.get("base")
     everything = [*([base] if base else []), *((v.get("scores") or {}) for v in found)]
@@ -70,7 +70,7 @@ def _verdict(
 
 
 def others(m: Material) -> list[str]:
-    """Why not another good checkpoint, better ones included: a line for each that the choice says nothing about."""
+    """Why other good checkpoints, even better ones, were not chosen; one line for each not explained by the choice."""
     step, found = m.choice["step"], m.choice.get("verdicts", ())
     own = next((v.get("scores") or {} for v in found if v["step"] == step), {})
     lines = []
@@ -102,7 +102,7 @@ def _compared(scores: Mapping[str, Any], own: Mapping[str, Any]) -> str:
 
 
 def failures(m: Material) -> list[dict[str, Any]]:
-    """What went wrong at the chosen step: a ``prompt``, its ``file``, and ``faults`` in words. Only faulty previews."""
+    """The faulty previews of the chosen step: a ``prompt``, its ``file``, and ``faults`` in words."""
     step = m.choice["step"]
     document = m.scores.get(step, {})
     limits = m.choice.get("limits") or {}
@@ -140,15 +140,15 @@ def passed(m: Material) -> str:
 
 
 def values_of(document: Mapping[str, Any], prompt: str) -> dict[str, float]:
-    """The values of one prompt by metric."""
+    """The values of one prompt, by metric."""
     return {row["metric"]: row["value"] for row in document.get("rows", ()) if row["prompt"] == prompt}
 
 
 def unscored(m: Material) -> list[tuple[str, str]]:
-    """(what was not scored, why and how to get it scored).
+    """What was not scored, and why and how to get it scored.
 
-    A judge that says so itself is quoted: ``remedies`` of a score document, lines that begin with a metric, or the
-    reasons in ``not_scored`` (see :func:`reasons`). Of other judges it is said what kind is needed.
+    If the judge explains it, it is quoted: ``remedies`` of a score document (lines that begin with a metric), or the
+    reasons in ``not_scored`` (see :func:`reasons`). Otherwise the text says what kind of judge is needed.
     """
     found: dict[str, str] = {}
     documents = [m.choice, *m.scores.values()]
@@ -171,7 +171,7 @@ def unscored(m: Material) -> list[tuple[str, str]]:
 
 
 def judges(m: Material) -> list[str]:
-    """Lines about who measured what and on how many previews, as far as the judge says."""
+    """Lines about which instrument measured what, and on how many previews, as far as the judge says."""
     documents = list(m.scores.values())
     chosen = m.scores.get(m.choice["step"], {}).get("coverage") or {}
     covered = [
@@ -183,13 +183,13 @@ def judges(m: Material) -> list[str]:
 
 
 def _lines(documents: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    """The lines under ``key`` of all documents, each once."""
+    """The lines under ``key`` of all documents, without duplicates."""
     found = [document.get(key) for document in documents]
     return list(dict.fromkeys(str(line) for lines in found if isinstance(lines, list) for line in lines))
 
 
 def copied(m: Material) -> dict[str, list[str]]:
-    """Training images that previews of the chosen step nearly copy, by the words of the judge: prompts by image."""
+    """Training images that previews of the chosen step nearly copy, according to the judge: prompts by image."""
     found: dict[str, list[str]] = {}
     for prompt, misses in (m.scores.get(m.choice["step"], {}).get("misses") or {}).items():
         for miss in misses:
@@ -201,7 +201,7 @@ def copied(m: Material) -> dict[str, list[str]]:
 
 
 def reasons(entry: Any) -> Iterable[tuple[str, str]]:
-    """(name, reason) of a judge's ``not_scored`` in any of its shapes; the reason is empty where none is given."""
+    """Yield (name, reason) from a judge's ``not_scored``, in any of its forms; the reason is empty if none is given."""
     if isinstance(entry, Mapping):
         for name, reason in entry.items():
             if isinstance(reason, Mapping):

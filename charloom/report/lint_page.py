@@ -13,13 +13,13 @@ from charloom.report.templating import render
 BUDGET = 8_000_000
 """Characters of all embedded pictures together."""
 SHOWN = 12
-"""Pictures beside one finding; of more, the number is said."""
+"""Most pictures beside one finding; of others only the number is shown."""
 LISTED = 600
-"""Pictures in the list at the end: a page of ten thousand helps nobody, so those with findings come first."""
+"""Most pictures in the list at the end; those with findings come first."""
 
 
 def as_html(record: Mapping[str, Any], files: Mapping[str, Path]) -> str:
-    """One self-contained page; ``record`` is that of ``charloom lint --json``, ``files`` the images by name."""
+    """Make one self-contained page from the record of ``charloom lint --json``; ``files`` are the images by name."""
     listed = sorted(record["pictures"], key=lambda one: not one["findings"])[:LISTED]
     evidence = [name for finding in record["findings"] for name in finding["pictures"][:SHOWN]]
     wanted = dict.fromkeys([*evidence, *(one["name"] for one in listed)])
@@ -47,7 +47,7 @@ def _worst(picture: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
 
 def _thumbnails(names: list[str], files: Mapping[str, Path]) -> dict[str, str]:
-    """Data URIs by the name of the image; none for what cannot be read, which is a finding of its own."""
+    """Data URIs by image name; none for unreadable files, which have a finding of their own."""
     readable = {}
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""Numbers and settings as the report prints them."""
+"""Formats numbers and settings for the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """(dotted key, value in words) of every leaf."""
+    """Every leaf as (dotted key, value in words)."""
     out: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -20,7 +20,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def size(number: float) -> str:
-    """A number of bytes in decimal units."""
+    """Format a number of bytes in decimal units."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= factor:
             return f"{number / factor:.1f} {unit}" if number < 100 * factor else f"{number / factor:.0f} {unit}"
@@ -28,7 +28,7 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in seconds, minutes or hours."""
+    """Format a time in seconds, minutes or hours."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,7 +1,7 @@
 """The page about one character: the choice and its reasons, every sample, the data set, the run, the settings.
 
-One self-contained HTML file: pictures are embedded small, charts are inline SVG, nothing is fetched. Turns the
-material that ``gather`` read into plain values; ``templates/report.html.j2`` says how they look.
+It is one self-contained HTML file: pictures are embedded small, charts are inline SVG, nothing is fetched. This module
+turns the material from ``gather`` into plain values; ``templates/report.html.j2`` lays them out.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ IMAGES_BUDGET = 2_000_000
 """Characters of all embedded training images together."""
 
 ROWS = 12
-"""Checkpoints from which on their verdicts are folded."""
+"""With more checkpoints than this, the verdicts are folded."""
 
 SHOWN = 240
-"""Training images that the page shows of a larger data set: some of everywhere in it, and all that previews copy."""
+"""Training images shown from a larger data set: a spread over all of it, and all that previews copy."""
 
 _TIERS = {"close-up": "Close-ups", "medium": "Medium shots", "full-body": "Full body", "": "Others"}
 _NETWORKS = {"lora": "LoRA", "lokr": "LoKr", "dora": "DoRA"}
@@ -87,9 +87,9 @@ def page(material: Material) -> str:
 
 
 def _facts(m: Material) -> list[tuple[str, str, bool]]:
-    """(name, value, whether it is code) of what stands beside the name."""
+    """The facts beside the name: (name, value, whether it is code)."""
     network = m.recipe.get("network", {})
-    shipped = m.strengths.get("step")  # they are tried of the checkpoint that ships
+    shipped = m.strengths.get("step")  # strengths are tried with the checkpoint that ships
     kind = _NETWORKS.get(network.get("type", ""), "")
     facts = [
         ("Trigger", m.trigger, True),
@@ -104,7 +104,7 @@ def _facts(m: Material) -> list[tuple[str, str, bool]]:
 
 
 def _use(m: Material) -> dict[str, Any]:
-    """What the instructions for diffusers and ComfyUI need to know."""
+    """Values for the instructions for diffusers and ComfyUI."""
     sample = m.recipe.get("sample", {})
     knobs = {
         "steps": sample.get("steps", 8),
@@ -124,7 +124,7 @@ def _use(m: Material) -> dict[str, Any]:
 
 
 def _snippets(m: Material, how: snippets.Drawing) -> dict[str, str]:
-    """Python with diffusers: the character alone, and in turn with another one; or the style, and on a character."""
+    """Python with diffusers: the character alone, and in turn with another; or the style alone, and on a character."""
     chosen = m.samples.get(m.choice["step"], {})
     prompt = next(
         (p.text for p in m.prompts if p.name in chosen and (not m.trigger or words.count(p.text, m.trigger))),
@@ -169,7 +169,7 @@ def _tiers(m: Material) -> list[dict[str, Any]]:
 
 
 def about(finding: Mapping[str, Any], name: str) -> bool:
-    """Whether a finding of the data set's check is about an image: one of the two that show it, or named in it."""
+    """Whether a finding of the data set's check is about an image: shown by it, or named in its text."""
     shown = finding.get("pictures") or ()
     if len(shown) > 2:
         return False  # about the set as a whole
@@ -183,19 +183,19 @@ def said(finding: Mapping[str, Any]) -> str:
 
 
 def warning(finding: Mapping[str, Any], name: str) -> str:
-    """A finding as it is written below the image ``name``; one about another image names that."""
+    """The text of a finding below the image ``name``; a finding about another image names that one."""
     return said(finding) if name in finding["where"] else f"{finding['where']}: {said(finding)}"
 
 
 def _link(m: Material, path: Path) -> str:
-    """A link from the page to a file of the same folder; empty if there is no such file."""
+    """A link from the page to a file in the same folder; empty if there is no such file."""
     return quote(path.relative_to(m.folder).as_posix()) if path.is_file() else ""
 
 
 def _files(m: Material) -> list[tuple[str, str]]:
-    """(link, what it is) of the files beside the page."""
+    """The files beside the page, as (link, what it is)."""
     made = Results(m.folder)
-    final = made.final.relative_to(m.folder).as_posix()  # made after the page, as the two others are
+    final = made.final.relative_to(m.folder).as_posix()  # made after the page, like the two others
     found = [
         (_link(m, path), words)
         for path, words in (
@@ -216,7 +216,7 @@ def _files(m: Material) -> list[tuple[str, str]]:
 
 
 def _costs(m: Material) -> list[dict[str, Any]]:
-    """What each stage took; ``share`` is the percentage of the longest."""
+    """The time and memory of each stage; ``share`` is the percentage of the longest."""
     longest = max((cost.seconds for cost in m.costs), default=0.0) or 1.0
     return [
         {
@@ -231,7 +231,7 @@ def _costs(m: Material) -> list[dict[str, Any]]:
 
 
 def _provenance(m: Material) -> list[tuple[str, str]]:
-    """What the file says about itself, and who judged it."""
+    """The file's metadata, and who judged it."""
     try:
         provenance = json.loads(m.header.get("charloom.provenance", "{}"))
     except ValueError:

@@ -19,7 +19,7 @@ LIGHT = {
     "c2": "#8a5aa8",
     "c3": "#8d8478",
 }
-"""By the name of the CSS variable. ``mark`` is the accent, ``c0`` to ``c3`` are the lines of charts."""
+"""Colours by CSS variable. ``mark`` is the accent, ``c0`` to ``c3`` are the lines of charts."""
 
 DARK = {
     "ink": "#efe8ef",

@@ -1,4 +1,4 @@
-"""Pictures as data URIs, small enough to keep the whole page within its budget."""
+"""Embeds pictures as data URIs, small enough to keep a page within its budget."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _threads = 1
 
 
 def set_threads(threads: int) -> None:
-    """Let :func:`each` work on so many pictures at a time; Pillow reads, scales and packs without Python's lock."""
+    """Let :func:`each` work on this many pictures at a time; Pillow reads, scales and encodes without Python's lock."""
     global _threads
     _threads = max(1, threads)
 
 
 def each(do: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """``do`` of every item, in their order."""
+    """Apply ``do`` to every item; returns the results in order."""
     if _threads == 1 or len(items) < 2:
         return [do(item) for item in items]
     with ThreadPoolExecutor(_threads) as pool:
@@ -36,11 +36,11 @@ def each(do: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
 
 
 def encode(picture: Path, edge: int) -> bytes:
-    """The picture as WebP with no edge longer than ``edge`` pixels (never enlarged)."""
+    """Encode the picture as WebP with no edge longer than ``edge`` pixels (never enlarged)."""
     image = open_rgb(picture)
     factor = max(image.size) // (edge * 2)
     if factor > 1:
-        image = image.reduce(factor)  # a box filter first: scaling large pictures gets many times faster
+        image = image.reduce(factor)  # a box filter first makes scaling large pictures many times faster
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY, method=4)
@@ -48,14 +48,14 @@ def encode(picture: Path, edge: int) -> bytes:
 
 
 def uri(data: bytes) -> str:
-    """Bytes of a WebP file as a data URI."""
+    """Turn the bytes of a WebP file into a data URI."""
     return "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
 
 
 def embed(pictures: Iterable[Path], budget: int, edges: Iterable[int] = EDGES) -> dict[Path, str]:
-    """Data URIs of all pictures, as large as ``budget`` characters together allow.
+    """Data URIs of all pictures, as large as a budget of ``budget`` characters for all of them allows.
 
-    The edge is chosen by a sample of the pictures; if all of them then miss the budget, the next smaller is taken.
+    The edge is chosen from a sample of the pictures; if all together exceed the budget, the next smaller is used.
     """
     paths = list(dict.fromkeys(pictures))
     if not paths:

@@ -10,7 +10,7 @@ _TITLES = {"close-up": "Close-up portraits", "medium": "Medium shots", "full-bod
 
 
 def as_html(sheet: Sheet) -> str:
-    """One self-contained page with a button to copy each prompt; copied prompts are marked."""
+    """Make one self-contained page with a button to copy each prompt; copied prompts are marked."""
     sections = []
     if sheet.reference:
         note = "Made once, from text alone. All other images are based on it."

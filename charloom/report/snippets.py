@@ -1,4 +1,4 @@
-"""Python with diffusers to copy from the report: one character, two in turn, one in a style. Tests run all of it."""
+"""Python snippets for diffusers in the report: one character, two in turn, one in a style. Tests run all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STREET = "a medium shot photo of {trigger}, smiling, city street"
 
 @dataclass(frozen=True)
 class Drawing:
-    """How a picture is drawn: the base (folder or repo), steps, guidance (1 is without), size in pixels, seed, and the
+    """How a picture is drawn: the base (folder or repo), steps, guidance (1: none), size in pixels, seed, and the
     negative prompt, which only guidance uses."""
 
     source: str
@@ -24,13 +24,13 @@ class Drawing:
 
 
 def command(id_: str, prompt: str, strength: float | None = None) -> str:
-    """Draws four pictures with charloom, at the recommended strength if that is not 1."""
+    """The command that draws four pictures with charloom, at the recommended strength if that is not 1."""
     less = f" --strength {strength:g}" if strength not in (None, 1.0) else ""
     return f"charloom draw {id_} {shlex.quote(prompt)} --count 4{less}"
 
 
 def character(id_: str, prompt: str, how: Drawing, strength: float | None = None) -> str:
-    """Draws one character, at the recommended strength if there is one."""
+    """A snippet that draws one character, at the recommended strength if there is one."""
     advice = "1.0)  # 0.7 to 0.9: more freedom in the scene" if strength is None else f"{strength})  # as recommended"
     return f"""{_pipeline(how)}
 pipe.load_lora_weights(
@@ -45,7 +45,7 @@ image.save("{id_}.png")"""
 
 
 def two_characters(id_: str, trigger: str, how: Drawing, prompt: str = STREET) -> str:
-    """Draws two characters in turn: both LoRAs stay loaded, and the pipeline switches between them.
+    """A snippet that draws two characters in turn: both LoRAs stay loaded, and the pipeline switches between them.
 
     ``prompt`` is for both, with ``{trigger}``.
     """
@@ -67,7 +67,7 @@ for name, trigger in people.items():
 
 
 def stacked(id_: str, trigger: str, how: Drawing) -> str:
-    """Draws a character in a style: both LoRAs at their own strengths in one pass."""
+    """A snippet that draws a character in a style: both LoRAs at their own strengths in one pass."""
     prompt = ", ".join(part for part in ("a medium shot photo of l3yla, smiling, city street", trigger) if part)
     return f"""{_pipeline(how)}
 for name in ("leyla", "{id_}"):  # a character of yours, and the style

@@ -1,4 +1,4 @@
-"""The strength sweep as one picture."""
+"""Draws the strength sweep as one picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from charloom.report.grid import comparison_grid, save_picture, short
 
 
 def strip(sweep: Mapping[str, Any], results: Results, title: str, trigger: str, output: Path) -> None:
-    """Rows of prompts, columns of strengths, the recommended one marked, as a PNG."""
+    """Write a PNG with rows of prompts and columns of strengths, the recommended one marked."""
     strengths: Sequence[float] = [row["strength"] for row in sweep["strengths"]]
     chosen = strengths.index(sweep["recommended"]) if sweep["recommended"] in strengths else None
     picture = comparison_grid(

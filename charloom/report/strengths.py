@@ -16,7 +16,7 @@ BUDGET = 1_500_000
 
 def strip(m: Material) -> dict[str, Any] | None:
     """What the page shows of ``strengths.json``: ``recommended``, ``step``, ``why``, the ``rows`` (strength and
-    values), and the strip as a ``picture``; None where no strengths were tried."""
+    values), and the strip as a ``picture``; None if no strengths were tried."""
     if not m.strengths:
         return None
     found = m.strengths

@@ -10,10 +10,10 @@ from charloom.report import palette
 
 
 def render(template: str, package: str = "charloom.report", **values: Any) -> str:
-    """The page that a file of ``templates/`` makes of ``values``; the layout is always the one of this package.
+    """Render a file of ``templates/`` with ``values``; the layout is always the one of this package.
 
     Raises:
-        jinja2.UndefinedError: the template uses a value that is not given.
+        jinja2.UndefinedError: the template uses a value that is missing.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, "charloom.report"))]),

@@ -1,4 +1,4 @@
-"""A finished character against the one before it: same prompts and seeds, drawn by both, with their scores."""
+"""Compares a finished character with its previous version: the same prompts and seeds, drawn by both, with scores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BUDGET = 9_000_000
 """Characters of all embedded pictures together."""
 WORDS = {"strangers": "share that shows somebody else"}
 COUNTS = ("step", "samples", "portraits", "blank", "faceless")
-"""What a summary of scores counts besides measuring."""
+"""Counts in a summary of scores, which are no metrics."""
 SAME = ("text", "seed", "scale", "width", "height")
-"""What two pictures must have in common to be shown as a pair."""
+"""Keys that must be equal for two pictures to be shown as a pair."""
 
 
 def page(now: Mapping[str, Any], before: Mapping[str, Any] | None, picture: Callable[[str], Path]) -> str:
@@ -87,7 +87,7 @@ def _change(difference: float) -> str:
 def _pairs(
     now: Mapping[str, Any], before: Mapping[str, Any], picture: Callable[[str], Path]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Pictures of both for the same prompt, seed, strength and size; and what cannot be paired, in words."""
+    """Pairs of pictures with the same prompt, seed, strength and size; and what cannot be paired, in words."""
 
     def drawn(one: Mapping[str, Any]) -> dict[tuple[Any, ...], Path]:
         paths = {p["name"]: picture(sha) for p in one["prompts"] if (sha := one["pictures"].get(p["name"]))}
