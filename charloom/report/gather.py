@@ -95,12 +95,12 @@ class Material:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the software on the machine that wrote the page."""
     folder: Path = Path()
-    """The folder that all files lie in."""
+    """The folder of all files."""
     lint: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     costs: Sequence[Cost] = ()
     file_bytes: int = 0
-    """Size of the chosen checkpoint; 0 where it is missing."""
+    """Size of the chosen checkpoint; 0 if it is missing."""
     header: Mapping[str, str] = field(default_factory=dict)
     """Metadata of the chosen checkpoint."""
     width: int | None = None
