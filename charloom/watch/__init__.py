@@ -1,1 +1,1 @@
-"""The live page of ``charloom watch``: what a run does now, served on this machine alone."""
+"""The live page of ``charloom watch``: the present state of a run, served on this machine only."""

@@ -24,9 +24,9 @@ from charloom.watch.board_routes import BoardRoutes
 from charloom.watch.state import Watcher
 
 PAUSE = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two reads of the files."""
 LARGEST = 10_000
-"""Bytes of a request that changes something, at most."""
+"""Most bytes of a request that changes something."""
 
 ALWAYS = {
     "x-content-type-options": "nosniff",
@@ -39,7 +39,7 @@ ALWAYS = {
 
 
 class Server:
-    """The routes over one :class:`Watcher`. ``port`` is where it answers, ``token`` allows changes."""
+    """The routes, using one :class:`Watcher`. ``port`` is that of the server, ``token`` permits changes."""
 
     def __init__(self, root: Path, port: int, token: str | None = None, pause: float = PAUSE) -> None:
         self.watcher = Watcher(root)
@@ -66,7 +66,7 @@ class Server:
         return Guarded(Starlette(routes=routes), self)
 
     def close(self) -> None:
-        """End what goes on in the background, so that the program can end."""
+        """Stop background work, so that the program can end."""
         self.closing.set()
         self.board.looks.stop.set()
 
@@ -74,7 +74,7 @@ class Server:
         return await self.show("watch.html.j2", request.path_params.get("name", ""))
 
     async def show(self, template: str, name: str) -> Response:
-        """A page with the token of this session, which may load nothing from elsewhere and run nothing but its own."""
+        """A page with the token of this session, which may load nothing from elsewhere and run only its own scripts."""
         if name and name not in await self._look(self.watcher.names):
             return PlainTextResponse("there is no such character\n", 404)
         nonce = secrets.token_urlsafe(16)
@@ -89,12 +89,12 @@ class Server:
         return Response(await self._snapshot(request.query_params.get("name", "")), media_type="application/json")
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: the state, whenever it has changed."""
+        """Server-sent events with the state, whenever it has changed."""
         name = request.query_params.get("name", "")
         return stream.changes(request, self.closing, lambda: self._snapshot(name), self.pause)
 
     async def _snapshot(self, name: str) -> str:
-        """The state as JSON on one line; pages that ask within one look share it."""
+        """The state as JSON on one line, shared by pages that ask within the same second."""
         loop = asyncio.get_running_loop()
         async with self.lock:
             known = self._known.get(name)
@@ -123,14 +123,14 @@ class Server:
         return self._sent(path) if path else PlainTextResponse("there is no such file in results/\n", 404)
 
     async def preview(self, request: Request) -> Response:
-        """A preview of a running training, which is in the store alone."""
+        """A preview of a running training, which is only in the store."""
         name, key = request.path_params["name"], request.path_params["key"]
         path = await self._look(lambda: self.watcher.preview(name, key))
         return self._sent(path) if path else PlainTextResponse("there is no such preview\n", 404)
 
     @staticmethod
     def _sent(path: Path) -> Response:
-        # A page from the results runs in an origin of its own: it can neither read the token nor ask for changes.
+        # A page from the results runs in an origin of its own: it can neither read the token nor make changes.
         policy = "sandbox allow-scripts allow-downloads allow-popups; default-src 'none'; img-src 'self' data:; "
         policy += "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
         return FileResponse(path, headers={"content-security-policy": policy})
@@ -163,7 +163,7 @@ class Server:
             raise UserError(f"{step} is not a checkpoint of this run; take one of {', '.join(map(str, steps))}")
         if step == "auto" and character.ship:
             raise UserError(f"{path.name} says ship: {character.ship}; take that line out to let the scores choose")
-        # All that the answer needs is asked first: once the file is written, nothing may fail any more.
+        # Prepare the whole answer first: once the file is written, nothing may fail.
         again = last_run.again(self.watcher.root, character.id, character.id)
         running = self.watcher.training(character)["state"] == progress.RUNNING
         choosing.choose(path, step, str(seen))
@@ -175,7 +175,7 @@ class Server:
 
 
 class Guarded:
-    """Refuses requests that :func:`guard.refusal` objects to, before anything else sees them."""
+    """Middleware that refuses the requests to which :func:`guard.refusal` objects."""
 
     def __init__(self, app: Any, server: Server) -> None:
         self.app = app

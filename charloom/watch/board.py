@@ -1,4 +1,4 @@
-"""What the board of a data set shows, as plain values: pictures, captions, findings, proposals, prompts."""
+"""Reads what the board of a data set shows, as plain values: pictures, captions, findings, proposals, prompts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from charloom.watch.looking import Look
 from charloom.workflow import board
 
 SHOWN = "waiting"
-"""The rule that tells of proposals, which are on the board themselves."""
+"""The rule about open proposals, which the board shows anyway."""
 FEW = 4
-"""Pictures that a finding may be about to be told with each of them."""
+"""A finding about more pictures than this is shown above all of them instead of with each."""
 
 
 @dataclass(frozen=True)
 class Board:
-    """The data set of a character as it is now. ``fingerprint`` changes whenever something of it does."""
+    """The present data set of a character. ``fingerprint`` changes whenever anything in it does."""
 
     character: Character
     pictures: list[dict[str, Any]]
     fingerprint: str
 
     def record(self, look: Look) -> dict[str, Any]:
-        """Everything that the page needs, with what the last look at the data set has found."""
+        """Everything that the page needs, including the findings of the last check."""
         character, record = self.character, look.record
         findings = record.get("findings", [])
         numbers = {one["name"]: one["findings"] for one in record.get("pictures", ())}
@@ -43,7 +43,7 @@ class Board:
                 _finding(one, name) for number in numbers.get(name, ()) if (one := findings[number])["rule"] != SHOWN
             ]
             proposal = proposals.get(name)
-            # A caption that was settled since then has no proposal any more.
+            # A caption that has been decided on since then has no open proposal.
             waits = proposal is not None and not picture["excluded"] and proposal.current == picture["caption"]
             found.append({**picture, "findings": mine, "proposal": proposal.record() if proposal and waits else None})
         return {
@@ -67,7 +67,7 @@ class Board:
 
 
 def read(character: Character, root: Path) -> Board:
-    """The data set as it is now; opens captions, no picture."""
+    """Read the present data set; captions are opened, pictures are not."""
     reference, prompts = board.sheet(character)
     ticked = set(ticks(character.id, root))
     pictures = []
@@ -110,25 +110,25 @@ def _picture(character: Character, name: str, root: Path) -> dict[str, Any]:
 
 
 def _wide(finding: dict[str, Any]) -> bool:
-    """Whether so many pictures show it that it is about the whole set."""
+    """Whether so many pictures show a finding that it is about the whole set."""
     return len(finding["pictures"]) > FEW
 
 
 def _finding(finding: dict[str, Any], name: str = "") -> dict[str, Any]:
-    """A finding as the page needs it; ``others`` are the pictures that show it beside ``name``, if they are few."""
+    """A finding as the page needs it; ``others`` are the pictures besides ``name`` that show it, if they are few."""
     plain = {key: finding[key] for key in ("level", "rule", "where", "what", "remedy")}
     others = [] if _wide(finding) else [other for other in finding["pictures"] if other != name]
     return {**plain, "wide": _wide(finding), "pictures": len(finding["pictures"]), "others": others}
 
 
 def ticks(character: str, root: Path) -> list[str]:
-    """The prompts that somebody has ticked off."""
+    """The prompts that the user has ticked off."""
     found = files.read_mapping(board.ticks_file(character, root)).get("done")
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def tick(character: Character, name: str, on: bool, root: Path) -> None:
-    """Tick a prompt off, or take that back.
+    """Tick a prompt off, or undo that.
 
     Raises:
         UserError: there is no such picture.

@@ -1,7 +1,7 @@
-"""The board of a data set on the server of the live page: its page, its pictures, and what may be changed there.
+"""The routes of the data set's board on the live page's server: the page, its pictures, and changes.
 
-Every change names a picture of a character, never a path, and what its author has seen; :mod:`charloom.watch.guard` has
-looked at the request before.
+A change names a picture of a character, never a path, and says what its author has seen. Requests have already passed
+:mod:`charloom.watch.guard`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from charloom.watch.app import Server
 
 LARGEST = 64_000
-"""Bytes of a request about captions or names, at most."""
+"""Most bytes of a request about captions or names."""
 UPLOAD = 128 * 2**20
-"""Bytes of a picture that is dropped, at most."""
+"""Most bytes of an uploaded picture."""
 FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
-"""For thumbnails, whose address changes with the picture."""
+"""Headers for thumbnails, whose address changes with the picture."""
 NEVER = {"cache-control": "no-store"}
-"""For what stands in place of a picture that cannot be read: the next time it may be."""
+"""Headers for the placeholder of an unreadable picture, which may be readable the next time."""
 IDLE = 5
-"""The board is looked at again after so many times as long as a look takes, so that huge folders cost little."""
+"""The pause between two reads of the board, in multiples of the time of a read, so that huge folders cost little."""
 
 
 class Refused(Exception):
-    """A request that is answered with a status and a line."""
+    """A request that is refused, with a status and a line."""
 
     def __init__(self, status: int, text: str, **more: Any) -> None:
         super().__init__(text)
@@ -50,7 +50,7 @@ class Refused(Exception):
 
 
 class BoardRoutes:
-    """The routes below ``/board/`` over the watcher and the lock of a :class:`charloom.watch.app.Server`."""
+    """The routes below ``/board/``, using the watcher and the lock of a :class:`charloom.watch.app.Server`."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -60,7 +60,7 @@ class BoardRoutes:
         self._shrinking = asyncio.Semaphore(2)
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """All routes."""
         return [
             Route("/c/{name}/board", self.page),
             Route("/board/{name}/state", self.state),
@@ -82,12 +82,12 @@ class BoardRoutes:
         return Response(await self._snapshot(request.path_params["name"]), media_type="application/json")
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: the state, whenever it has changed."""
+        """Server-sent events with the state, whenever it has changed."""
         name, server = request.path_params["name"], self.server
         return stream.changes(request, server.closing, lambda: self._snapshot(name), server.pause, IDLE)
 
     async def _snapshot(self, name: str) -> str:
-        """The state as JSON on one line; pages that ask at the same time share it."""
+        """The state as JSON on one line, shared by pages that ask at the same time."""
         loop = asyncio.get_running_loop()
         async with self.server.lock:
             known = self._known.get(name)
@@ -110,7 +110,7 @@ class BoardRoutes:
         return json.dumps({**made.record(look), "problem": problem}, default=str)
 
     async def picture(self, request: Request) -> Response:
-        """A small copy of a picture, or a larger one."""
+        """A small or a larger copy of a picture."""
         name, size = request.query_params.get("picture", ""), request.query_params.get("size", "small")
         try:
             if size not in thumbnails.EDGES:
@@ -132,7 +132,7 @@ class BoardRoutes:
         return data_set.file_of(character, name, self.server.watcher.root)
 
     async def history(self, request: Request) -> Response:
-        """What a caption has said before, the newest first."""
+        """Former texts of a caption, newest first."""
         try:
             character = await self._character(request)
             name = known(character, request.query_params.get("picture", ""))
@@ -168,7 +168,7 @@ class BoardRoutes:
         return await self._changed(request, settle)
 
     async def exclude(self, request: Request) -> Response:
-        """``{"picture", "out"}``: leave the picture out, or take it back."""
+        """``{"picture", "out"}``: leave the picture out, or bring it back."""
 
         def leave(character: Character, asked: dict[str, Any]) -> str:
             (name,), out = texts(asked, "picture"), asked.get("out") is True
@@ -185,7 +185,7 @@ class BoardRoutes:
         return await self._changed(request, leave)
 
     async def tick(self, request: Request) -> Response:
-        """``{"picture", "on"}``: tick a prompt off, or take that back."""
+        """``{"picture", "on"}``: tick a prompt off, or undo that."""
 
         def tick(character: Character, asked: dict[str, Any]) -> str:
             (name,) = texts(asked, "picture")
@@ -195,7 +195,7 @@ class BoardRoutes:
         return await self._changed(request, tick)
 
     async def check(self, request: Request) -> Response:
-        """Check the data set once more."""
+        """Check the data set again."""
 
         def again(character: Character, asked: dict[str, Any]) -> str:
             self.looks.again(character.id)
@@ -204,8 +204,8 @@ class BoardRoutes:
         return await self._changed(request, again)
 
     async def put(self, request: Request) -> Response:
-        """The body is a picture: for the shot ``picture`` (of which ``version`` was seen), or another one of the
-        folder, called like ``file``."""
+        """The body is a picture: for the shot ``picture`` (of which ``version`` was seen), or a new one for the folder,
+        named like ``file``."""
 
         async def work() -> str:
             with tempfile.TemporaryDirectory(prefix="charloom-") as folder:
@@ -228,7 +228,7 @@ class BoardRoutes:
         return f"{picture}: {path}" + (f"; the former picture is {former}" if former else "")
 
     async def _changed(self, request: Request, change: Callable[[Character, dict[str, Any]], str]) -> Response:
-        """The answer to a request that changes something; nobody else does meanwhile."""
+        """Answer a request that changes something, while no other change is made."""
 
         async def work() -> str:
             asked = await _asked(request)
@@ -238,7 +238,7 @@ class BoardRoutes:
         return await self._answer(work())
 
     async def _answer(self, work: Awaitable[str], mistake: int = 409) -> Response:
-        """What ``work`` says it has done, or why not; ``mistake`` is the status of a user's mistake."""
+        """Answer with what ``work`` has done, or why it could not; ``mistake`` is the status of a user's mistake."""
         try:
             text = await work
         except data_set.Outdated as error:
@@ -255,12 +255,12 @@ class BoardRoutes:
         return JSONResponse({"ok": True, "text": text})
 
     def forget(self) -> None:
-        """Read everything again at the next look."""
+        """Read everything again the next time."""
         self.server.watcher.forget()
         self._known.clear()
 
     def _now(self, name: str) -> Character:
-        """The character as its files are at this moment."""
+        """The character, read from its files now."""
         self.server.watcher.forget()
         people, broken, problem = self.server.watcher.config()
         if problem or name not in people:
@@ -276,10 +276,10 @@ class BoardRoutes:
 
 
 def known(character: Character, name: str) -> str:
-    """The name, if the character has such a picture.
+    """Return ``name`` if the character has such a picture.
 
     Raises:
-        UserError: it has none.
+        UserError: it has not.
     """
     if data_set.has(character, name) or (name == "reference" and data_set.sheet(character)[0]):
         return name
@@ -287,10 +287,10 @@ def known(character: Character, name: str) -> str:
 
 
 def texts(asked: dict[str, Any], *keys: str) -> list[str]:
-    """The texts of a request.
+    """The values of ``keys`` in a request, all of them texts.
 
     Raises:
-        Refused: one is missing, or no text.
+        Refused: one is missing, or is not a text.
     """
     found = [asked.get(key) for key in keys]
     if not all(isinstance(value, str) for value in found):
@@ -306,7 +306,7 @@ async def _asked(request: Request) -> dict[str, Any]:
             raise Refused(413, "the request is too long")
     try:
         asked = json.loads(body)
-    except (ValueError, RecursionError):  # the latter for brackets in brackets in brackets
+    except (ValueError, RecursionError):  # RecursionError for deeply nested brackets
         asked = None
     if not isinstance(asked, dict):
         raise Refused(400, "the request cannot be read")
@@ -314,7 +314,7 @@ async def _asked(request: Request) -> dict[str, Any]:
 
 
 async def _received(request: Request, target: Path) -> None:
-    """Write the body of a request into a file, no more than may be."""
+    """Write the body of a request into a file, up to the allowed size."""
     most = f"the file is too large; a picture has at most {UPLOAD // 2**20} MB"
     with contextlib.suppress(ValueError):
         if int(request.headers.get("content-length") or 0) > UPLOAD:

@@ -1,4 +1,4 @@
-"""Writing ``checkpoint:`` into a character's file."""
+"""Writes ``checkpoint:`` into a character's file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ KEY = "checkpoint"
 
 
 def choose(path: Path, checkpoint: int | str, seen: str) -> str:
-    """Write ``checkpoint`` (a step, or ``auto``) into the character file; returns the digest of what was written.
+    """Write ``checkpoint`` (a step, or ``auto``) into the character file; returns the digest of the new file.
 
-    ``seen`` is the :func:`digest` of the file that the user decided on.
+    ``seen`` is the :func:`digest` of the file on which the user based the decision.
 
     Raises:
-        UserError: the file is missing, has changed meanwhile, or cannot be edited safely. It is untouched then.
+        UserError: the file is missing, has changed in the meantime, or cannot be edited safely. It is then left
+            untouched.
     """
     return editing.rewrite(path, lambda data, name: edited(data, checkpoint, name), seen)
 
@@ -25,7 +26,7 @@ def edited(data: bytes, checkpoint: int | str, name: str) -> bytes:
     """The file's bytes with another checkpoint.
 
     Raises:
-        UserError: the file is not a YAML mapping, or its text cannot be edited so that nothing else changes.
+        UserError: the file is not a YAML mapping, or cannot be edited without changing anything else.
     """
 
     def change(document: Any) -> None:
@@ -36,7 +37,7 @@ def edited(data: bytes, checkpoint: int | str, name: str) -> bytes:
 
 
 def _ways(text: str, before: Any, checkpoint: int | str) -> list[str]:
-    """Texts that may be what is wanted: the value replaced in its place, or a line at the end."""
+    """Candidates for the new text: the value replaced in place, or a line added at the end."""
     if KEY not in before:
         newline = editing.newline_of(text)
         rest = text if text.endswith(("\n", "\r")) or not text else text + newline

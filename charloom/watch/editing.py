@@ -1,4 +1,4 @@
-"""Changing one value of a character's file. Every other byte of the file stays: comments, order, line ends."""
+"""Changes one value in a character's file and keeps every other byte: comments, order, line ends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from charloom.core.errors import UserError
 
 
 def digest(data: bytes) -> str:
-    """What tells two versions of a file apart."""
+    """A digest that differs between versions of a file."""
     return sha256(data).hexdigest()
 
 
 def rewrite(path: Path, edit: Callable[[bytes, str], bytes], seen: str | None = None) -> str:
-    """Replace the file by what ``edit`` makes of its bytes (and name); returns the digest of what was written.
+    """Replace the file by what ``edit`` returns for its bytes (and name); returns the digest of the new file.
 
-    ``seen`` is the :func:`digest` of the file that the user decided on, where that matters.
+    ``seen`` is the :func:`digest` of the file on which the user based a decision, if that matters.
 
     Raises:
-        UserError: the file is missing, has changed meanwhile, or cannot be edited safely. It is untouched then.
+        UserError: the file is missing, has changed in the meantime, or cannot be edited safely. It is then left
+            untouched.
     """
     path = path.resolve()  # a link stays a link
     data = _read(path)
@@ -57,13 +58,12 @@ def edited(
 ) -> bytes:
     """The file's bytes after a change.
 
-    ``change`` says what the document shall mean, ``ways`` gives texts that may be what is wanted, the best first. After
-    them the whole document is written anew, which is taken only if it changes a single line. ruamel.yaml says
-    afterwards whether a text means what it should.
-    ``by_hand`` is what the user would have to write.
+    ``change`` changes the parsed document; ``ways`` returns candidates for the new text, best first. The last resort is
+    the whole document written by ruamel.yaml, if that changes a single line. A candidate is used only if ruamel.yaml
+    parses it to the changed document. ``by_hand`` is what the user would have to write.
 
     Raises:
-        UserError: the file is not a YAML mapping, or its text cannot be edited so that nothing else changes.
+        UserError: the file is not a YAML mapping, or cannot be edited without changing anything else.
     """
     try:
         text = data.decode("utf-8")
@@ -72,7 +72,7 @@ def edited(
     before = parsed(text, name)
     wanted = copy.deepcopy(before)
     change(wanted)
-    # The line ends of the file are kept: Python would write others on Windows.
+    # Keep the line ends of the file: Python would write different ones on Windows.
     for new in ways(text, before):
         if parsed(new, name, broken_is_none=True) == wanted:
             return new.encode("utf-8")
@@ -83,7 +83,7 @@ def edited(
 
 
 def _one_line(old: str, new: str) -> bool:
-    """Whether one line of ``old`` at most is another in ``new``, or one is added, and no comment is lost."""
+    """Whether at most one line of ``old`` differs in ``new``, or one is added, and no comment is lost."""
     before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
     while before and after and before[0] == after[0]:
         del before[0], after[0]
@@ -109,7 +109,7 @@ def _yaml() -> Any:
 
 
 def parsed(text: str, name: str, *, broken_is_none: bool = False) -> Any:
-    """The document with places and comments.
+    """Parse the document, with positions and comments.
 
     Raises:
         UserError: it is not a YAML mapping, unless ``broken_is_none``.
@@ -117,7 +117,7 @@ def parsed(text: str, name: str, *, broken_is_none: bool = False) -> Any:
     yaml = _yaml()
     try:
         found = yaml.load(text)
-    except Exception as error:  # ruamel.yaml's own errors have no common ancestor but this
+    except Exception as error:  # ruamel.yaml's errors have no other common base class
         if broken_is_none:
             return None
         raise UserError(f"{name}: is not valid YAML ({str(error).splitlines()[0]}); correct it first") from None
@@ -127,7 +127,7 @@ def parsed(text: str, name: str, *, broken_is_none: bool = False) -> Any:
 
 
 def _dumped(document: Any) -> str:
-    """The whole document written by ruamel.yaml, which keeps comments but not every line break."""
+    """Write the whole document with ruamel.yaml, which keeps comments but not every line break."""
     out = io.StringIO()
     _yaml().dump(document, out)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Who may ask this server for what.
+"""Decides which requests the server of the live page answers.
 
 The page shows and changes files of this machine, and every page that is open in the same browser can send requests to
 127.0.0.1. So a request must name this very server as its host (a foreign name that resolves to 127.0.0.1 is DNS
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 TOKEN = "x-charloom-token"
-"""Header with the token; other sites cannot send it without being asked first, which is refused."""
+"""Header with the token; other sites would need a preflight request to send it, which is refused."""
 
 SHOWN = {".png", ".webp", ".jpg", ".html", ".json", ".jsonl", ".csv", ".txt", ".log", ".tsv", ".safetensors"}
-"""Suffixes of files that are handed out."""
+"""Suffixes of files that are served."""
 
 
 def refusal(method: str, headers: Mapping[str, str], port: int, token: str) -> str | None:
-    """Why a request is refused, in one line; None if it is fine. Header names are lower case."""
+    """Why a request is refused, in one line; None if it is allowed. Header names are lower case."""
     hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
     if headers.get("host", "").lower() not in hosts:
         return "this server answers only to 127.0.0.1"
@@ -28,7 +28,7 @@ def refusal(method: str, headers: Mapping[str, str], port: int, token: str) -> s
         return "requests from other pages are refused"
     reading = method in ("GET", "HEAD")
     site = headers.get("sec-fetch-site", "none")
-    # A link from elsewhere may open the page; nothing of it may be embedded elsewhere.
+    # A link on another site may open the page, but nothing of it may be embedded there.
     if site not in ("same-origin", "none") and not (reading and headers.get("sec-fetch-mode") == "navigate"):
         return "requests from other pages are refused"
     if reading:
@@ -41,9 +41,9 @@ def refusal(method: str, headers: Mapping[str, str], port: int, token: str) -> s
 
 
 def inside(root: Path, path: str) -> Path | None:
-    """The file ``path`` below ``root`` that may be shown; None for everything else.
+    """The file ``path`` below ``root`` if it may be served, else None.
 
-    Whatever ``..``, links or absolute paths are in it: where the file really lies decides.
+    The real location of the file decides, whatever ``..``, links or absolute paths ``path`` contains.
     """
     if "\0" in path or "\\" in path or ":" in path.partition("/")[0]:
         return None

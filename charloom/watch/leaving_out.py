@@ -1,4 +1,4 @@
-"""Writing ``images.exclude:`` into a character's file: pictures to leave out, and to take back."""
+"""Writes ``images.exclude:`` into a character's file, to leave pictures out or bring them back."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from charloom.watch import editing
 
 
 def leave_out(path: Path, names: Sequence[str], out: bool) -> str:
-    """Leave pictures out (or take them back); returns the digest of what was written.
+    """Leave pictures out (or bring them back); returns the digest of the new file.
 
-    What others have changed in the file stays, so it does not matter which version somebody has seen.
+    Other changes to the file are kept, so it does not matter which version the user has seen.
 
     Raises:
-        UserError: the file is missing, is being changed, or cannot be edited safely. It is untouched then.
+        UserError: the file is missing, is being changed, or cannot be edited safely. It is then left untouched.
     """
     return editing.rewrite(path, lambda data, name: edited(data, names, out, name))
 
 
 def edited(data: bytes, names: Sequence[str], out: bool, file: str) -> bytes:
-    """The file's bytes with pictures left out, or taken back.
+    """The file's bytes with pictures left out, or brought back.
 
     Raises:
-        UserError: the file is not a character file, or its text cannot be edited so that nothing else changes.
+        UserError: the file is not a character file, or cannot be edited without changing anything else.
     """
     wanted: list[str] = []
 
@@ -48,9 +48,9 @@ def edited(data: bytes, names: Sequence[str], out: bool, file: str) -> bytes:
 
 
 def _ways(text: str, before: Any, wanted: Sequence[str]) -> Iterator[str]:
-    """Texts that may be what is wanted; each leaves the rest as it is."""
+    """Yield candidates for the new text; each leaves the rest unchanged."""
     images = before["images"]
-    # A file of Unix or of Windows; the odd mark that Python takes for a line break is none in YAML.
+    # Line ends of Unix or Windows only: YAML does not know the other ones at which Python would split.
     lines = re.split(r"(?<=\n)", text)
     written = f"{KEY}: {_flow(wanted)}"
     if KEY not in images:
@@ -73,7 +73,7 @@ def _ways(text: str, before: Any, wanted: Sequence[str]) -> Iterator[str]:
 
 
 def _behind(lines: list[str], images: Any, key: Any, written: str, end_of_line: str) -> Iterator[str]:
-    """The new key on a line of its own after ``key`` and its value; or, in {...}, behind them."""
+    """The new key on its own line after ``key`` and its value; within {...}, right after them."""
     row, column = images.lc.value(key)
     if row >= len(lines):
         return
@@ -88,7 +88,7 @@ def _behind(lines: list[str], images: Any, key: Any, written: str, end_of_line: 
 
 
 def _block(lines: list[str], row: int, items: Any, wanted: Sequence[str]) -> Iterator[str]:
-    """A list with an item on each line."""
+    """A list with one item per line."""
     rows = [items.lc.item(number)[0] for number in range(len(items))]
     kept = {row for row, item in zip(rows, items, strict=True) if str(item) in wanted}
     out = [line for number, line in enumerate(lines) if number not in rows or number in kept]
@@ -107,7 +107,7 @@ def _block(lines: list[str], row: int, items: Any, wanted: Sequence[str]) -> Ite
 
 
 def _flow(names: Sequence[str]) -> str:
-    """A list in brackets. A name of digits alone would be a number, and ``null`` nothing."""
+    """A list in brackets. Names are quoted where needed: digits alone would be a number, and ``null`` nothing."""
     plain = [name if re.match(r"[a-z]", name) and name not in _WORDS else f'"{name}"' for name in names]
     return f"[{', '.join(plain)}]"
 

@@ -1,4 +1,4 @@
-"""The end of the log that was written last."""
+"""Reads the end of the most recent log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LINES = 40
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    """``name`` of the newest log below ``folder`` and its last ``lines``; both empty without one."""
+    """``name`` of the newest log below ``folder`` and its last ``lines``; both empty if there is none."""
     found: list[tuple[int, Path]] = []
     for path in folder.rglob("*.log"):
         try:
@@ -26,7 +26,7 @@ def newest(folder: Path) -> dict[str, Any]:
 
 
 def tail(path: Path) -> list[str]:
-    """The last lines of a file; of a progress bar that rewrites its line, only what is seen last."""
+    """The last lines of a file; of a progress bar that rewrites its line, only the last state."""
     try:
         with open(path, "rb") as file:
             file.seek(0, 2)

@@ -1,4 +1,4 @@
-"""What the machine says of itself: GPU memory, main memory, and whether a process lives."""
+"""Asks the machine for GPU memory, main memory, and whether a process is alive."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from typing import Any
 
 PAUSE = 3.0
-"""Seconds between two questions to the driver."""
+"""Seconds between two queries of the driver."""
 
 
 class Machine:
-    """Memory in use; asks the driver at most every few seconds."""
+    """Memory in use; the driver is queried at most every few seconds."""
 
     def __init__(self) -> None:
         self._asked = -PAUSE
@@ -42,7 +42,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def parse(answer: str) -> list[dict[str, Any]]:
-    """GPUs in an answer of ``nvidia-smi``; lines with "[N/A]" are left out."""
+    """Parse the GPUs in an answer of ``nvidia-smi``; lines with "[N/A]" are left out."""
     found = []
     for line in answer.splitlines():
         *name, used, total, busy = [part.strip() for part in line.split(",")] if line.count(",") >= 3 else [""] * 4
@@ -61,7 +61,7 @@ def parse(answer: str) -> list[dict[str, Any]]:
 
 
 def lives(process: int) -> bool:
-    """Whether a process of this machine runs."""
+    """Whether a process is running on this machine."""
     import psutil
 
     return process > 0 and psutil.pid_exists(process)

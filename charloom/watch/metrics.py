@@ -1,4 +1,4 @@
-"""The trainer's loss by step, read as it grows."""
+"""Reads the trainer's loss by step while it is being written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from charloom.core import records
 
 
 class Metrics:
-    """One ``metrics.jsonl``; every call of :meth:`read` takes in what was written since the last."""
+    """One ``metrics.jsonl``; each call of :meth:`read` reads what was written since the last one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -22,7 +22,7 @@ class Metrics:
         self.last: dict[str, Any] = {}
 
     def read(self) -> None:
-        """Take in new lines; a file that was replaced or cut is read from its start."""
+        """Read new lines; a file that was replaced or truncated is read from its start."""
         try:
             with open(self.path, "rb") as file:
                 status = self.path.stat()
@@ -43,10 +43,10 @@ class Metrics:
         try:
             step, loss = record["step"], float(record["loss"])
         except (ValueError, KeyError, TypeError):
-            return  # of another kind
+            return  # another kind of record
         if not math.isfinite(loss):
             return
-        if self.last and step <= self.last["step"]:  # a run that went on from an earlier checkpoint
+        if self.last and step <= self.last["step"]:  # a run that resumed from an earlier checkpoint
             for curve in (self.loss, self.smoothed):
                 for later in [known for known in curve if known > step]:
                     del curve[later]
@@ -57,5 +57,5 @@ class Metrics:
         self.last = record
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """``loss`` and ``smoothed`` as points (step, value), thinned by taking means of neighbours."""
+        """``loss`` and ``smoothed`` as points (step, value), thinned by averaging neighbours."""
         return {"loss": records.thin(self.loss), "smoothed": records.thin(self.smoothed)}

@@ -1,4 +1,4 @@
-"""Starting the server of the live page on this machine alone."""
+"""Starts the server of the live page, reachable from this machine only."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def missing() -> str | None:
 
 
 def bound(port: int | None) -> socket.socket:
-    """A socket on ``port``, or on the usual one or any free one without it.
+    """A socket on ``port``; if that is None, on the usual port or any free one.
 
     Raises:
-        UserError: the port that was asked for is taken.
+        UserError: ``port`` is taken.
     """
     for wanted in [port] if port is not None else [PORT, 0]:
         found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((HOST, wanted))
-            found.listen()  # until then another process could take the same port
+            found.listen()  # before this another process could take the same port
         except (OSError, OverflowError) as error:
             found.close()
             if port is not None:
@@ -72,5 +72,5 @@ def serve(root: Path, name: str | None, port: int | None) -> None:
             server.close()  # ends the streams of events, which would outlive the grace period
             await super().shutdown(sockets)
 
-    garbage.loaded()  # it may stay for days
+    garbage.loaded()  # the server may run for days
     Uvicorn(config).run(sockets=[listener])

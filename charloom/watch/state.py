@@ -1,7 +1,7 @@
-"""What the live page shows, as plain values: everything is read from ``config/`` and ``results/``, nothing is kept.
+"""Reads what the live page shows from ``config/`` and ``results/``, as plain values.
 
-Whatever a run has written so far is shown, and what is missing, half written or broken is left out, so that the page
-works before the first checkpoint and after a crash.
+Whatever a run has written so far is shown; what is missing, half written or broken is left out, so that the page works
+before the first checkpoint and after a crash.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from charloom.watch.stored import Checkpoints, Pictures, Stored
 from charloom.workflow import samples, stale_locks
 
 SILENT = 90.0
-"""Seconds without news after which a training whose process is not known counts as stopped."""
+"""A training whose process is unknown counts as stopped after this many seconds without news."""
 KEY = re.compile(r"[0-9a-f]{64}")
-"""A key in the store."""
+"""A key of the store."""
 PAUSE = 3.0
-"""Seconds for which the configuration, and the characters that a run works on, are taken to be unchanged."""
+"""Seconds between reads of the configuration and of the characters that a run is working on."""
 NOT_STARTED = "not started"
 
 
 class Watcher:
-    """Reads the project in the folder ``root``; several pages share one, from one thread at a time."""
+    """Reads the project in the folder ``root``; shared by all pages, used by one thread at a time."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -50,7 +50,7 @@ class Watcher:
         self._config: tuple[float, dict[str, Character], dict[str, list[str]], str] = (-PAUSE, {}, {}, "")
 
     def config(self) -> tuple[dict[str, Character], dict[str, list[str]], str]:
-        """Characters as they were last trained, mistakes by character, and a line if nothing can be read just now."""
+        """Characters as last trained, mistakes by character, and a line if the configuration cannot be read now."""
         if time.monotonic() - self._config[0] > PAUSE:
             people, broken, problem = self._config[1], self._config[2], ""
             try:
@@ -60,25 +60,25 @@ class Watcher:
                     name: {**one.broken_styles, **one.broken}[name] for name, one in found.items() if name not in people
                 }
                 self._workflows |= found
-            except UserError as error:  # in the middle of an edit, say; what was known before is still of use
+            except UserError as error:  # in the middle of an edit, say; the former state is still useful
                 problem = str(error).splitlines()[0]
             self._config = (time.monotonic(), people, broken, problem)
         return self._config[1:]
 
     def forget(self) -> None:
-        """Read the configuration again at the next look."""
+        """Read the configuration again the next time."""
         self._config = (-PAUSE, *self._config[1:])
 
     def base_of(self, character: Character) -> Base | None:
-        """What a character that was read is trained on."""
+        """The base of a character that has been read."""
         return self._workflows[character.id].bases.get(character.base)
 
     def store_of(self, character: Character) -> Store:
-        """Where the results of a character that was read are kept."""
+        """The store of a character that has been read."""
         return Store(self.root / self._workflows[character.id].store)
 
     def names(self) -> list[str]:
-        """All characters, finished or not, broken ones too."""
+        """All characters, finished or not, including broken ones."""
         people, broken, _ = self.config()
         return [*people, *broken]
 
@@ -174,7 +174,7 @@ class Watcher:
         return known
 
     def training(self, character: Character) -> dict[str, Any]:
-        """How far training is: ``state``, ``step``, ``steps``, ``loss``, ``seconds_per_step``, ``eta``, ``problem``."""
+        """Progress: ``state``, ``step``, ``steps``, ``loss``, ``seconds_per_step``, ``eta``, ``problem``."""
         made, steps = Results(self.results / character.id), character.recipe["train"]["steps"]
         found = files.read_mapping(made.progress)
         metrics = self._metrics_of(character.id, made)
@@ -187,7 +187,7 @@ class Watcher:
             state = "crashed"
             problem = "the trainer ended without saying why; start snakemake again, it goes on from the last checkpoint"
         steps, trial = found.get("steps", steps), found.get("trial")
-        if trial and state == "running":  # when it is over, what is left is the whole run
+        if trial and state == "running":  # after the trial the whole run remains
             steps = min(steps, trial)
         keys = ("step", "saved", "loss", "smoothed", "seconds_per_step", "eta", "memory", "first")
         return {"state": state, "problem": problem, "steps": steps} | {key: found.get(key) for key in keys}
@@ -206,7 +206,7 @@ class Watcher:
         return stored.look(character, self.base_of(character), self.store_of(character))
 
     def preview(self, name: str, key: str) -> Path | None:
-        """A preview that is in the store alone, by its key."""
+        """A preview that is only in the store, by its key."""
         character = self.config()[0].get(name)
         if character is None or not KEY.fullmatch(key):
             return None
@@ -228,7 +228,7 @@ class Watcher:
             }
 
     def _url(self, path: Path) -> str:
-        """Where the server hands out a file of the results; it changes when the file does. Empty if there is none."""
+        """The URL of a file of the results, which changes when the file does; empty if there is no file."""
         try:
             changed = path.stat().st_mtime_ns
         except OSError:
@@ -257,7 +257,7 @@ def bars(made: Results, character: Character, saved: Checkpoints, drawn: Picture
 
 
 def curves(scores: dict[int, dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Mean of each metric by step, of whatever metrics were measured; parts of one (``bleed.outfit``) are left out."""
+    """Mean of each measured metric by step; parts of a metric (``bleed.outfit``) are left out."""
     found: dict[str, list[tuple[int, float]]] = {}
     for step, document in sorted(scores.items()):
         values: dict[str, list[float]] = {}
@@ -274,7 +274,7 @@ def curves(scores: dict[int, dict[str, Any]]) -> dict[str, list[tuple[int, float
 def checkpoints(
     character: Character, saved: Collection[int], choice: dict[str, Any], scores: dict[int, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Every checkpoint of the run: whether it is there, its verdict and mean scores."""
+    """Every checkpoint of the run: whether it exists, its verdict and mean scores."""
     verdicts = {v.get("step"): v for v in choice.get("verdicts", ()) if isinstance(v, dict)}
     means = curves(scores)
     return [
@@ -289,7 +289,7 @@ def checkpoints(
 
 
 def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a score document that can be used."""
+    """The usable rows of a score document."""
     rows = document.get("rows")
     known = rows if isinstance(rows, list) else []
     return [
@@ -300,14 +300,14 @@ def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _alive(found: dict[str, Any]) -> bool:
-    """Whether the process that wrote the progress still trains; one on another machine must write now and then."""
+    """Whether the process that wrote the progress still trains; one on another machine must have written recently."""
     fresh = time.time() - float(found.get("updated") or 0.0) < SILENT
     process = found.get("pid")
     return fresh or (isinstance(process, int) and machine.lives(process))
 
 
 def _from_metrics(metrics: Metrics, steps: int, made: Results) -> dict[str, Any]:
-    """Progress by the trainer's records, of runs that wrote no progress file."""
+    """Progress from the trainer's records, for runs without a progress file."""
     last = metrics.last
     if not last:
         return {"state": NOT_STARTED, "step": 0, "steps": steps, "problem": ""}

@@ -1,6 +1,6 @@
-"""What a training has made so far: its checkpoints and previews, those in the store included.
+"""Finds what a training has made so far: its checkpoints and previews, including those in the store.
 
-A trainer that runs ahead puts them there as it goes; they become files of the workflow when it has ended.
+The trainer stores them as it goes; they become files of the workflow when it has ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pictures = dict[int, dict[str, Path]]
 
 
 class Stored:
-    """Finds them for one character of the workflow in the folder ``root``, again and again while it trains."""
+    """Finds them for one character of the workflow in the folder ``root``, repeatedly while it trains."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,7 +46,7 @@ class Stored:
                 for step, pictures in self._pictures(made, character, store, lock, saved, bool(going)).items():
                     drawn[step] = drawn.get(step, {}) | pictures if going else pictures | drawn.get(step, {})
             except (OSError, ValueError, KeyError, TypeError, UserError):
-                pass  # a file that is broken or being replaced: what is among the results is shown
+                pass  # a file is broken or being replaced: show what is among the results
         newest, pictures = _newest(made, character.prompt_names)
         if newest > max(drawn, default=-1):
             drawn[newest] = pictures
@@ -56,7 +56,7 @@ class Stored:
 
     def _checkpoints(self, made: Results, character: Character, store: Store, lock: dict[str, Any]) -> Checkpoints:
         told = progress.read(made.training)
-        # The key of a run takes the digest of the LoRA that it starts from: it is not for every second.
+        # The key of a run includes the digest of the LoRA that it starts from, too slow for every second.
         state = (told and (told.started, told.saved), made.checkpoints(), slices.train(character), store.root, lock)
         if state != self._known[0]:
             self._known = state, studio.checkpoints(character, store, lock, self.root)
@@ -71,12 +71,12 @@ class Stored:
         saved: Checkpoints,
         every: bool,
     ) -> Pictures:
-        """Those in the store that are no files of the workflow yet, or ``every`` one of them."""
+        """The previews in the store that are not files of the workflow yet; with ``every``, all previews there."""
         known = self._previews
         if known is None or known.lock != lock or known.store.root != store.root:
             known = self._previews = samples.Previews(made.root, lock, store)
         wanted = slices.samples(character)
-        # The newest may be of `charloom try`, and none of the run's own.
+        # The newest may belong to `charloom try` and not to the run's own steps.
         steps = {*slices.all_samples(character)["steps"], max(saved, default=0)} if character.sampled_steps else set()
         found: Pictures = {}
         for step in steps & {0, *saved}:
@@ -93,8 +93,8 @@ def _drawn(made: Results, prompts: list[str]) -> Pictures:
 
 
 def _newest(made: Results, prompts: list[str]) -> tuple[int, dict[str, Path]]:
-    """What the trainer shows of the newest checkpoint: the settings may have changed since it began, and with them
-    the keys in the store."""
+    """The trainer's own previews of the newest checkpoint: the settings, and with them the keys in the store, may have
+    changed since it began."""
     step = files.read_mapping(made.newest_previews / "step.json").get("step")
     there = _there({prompt: made.newest_previews / f"{prompt}.png" for prompt in prompts})
     return (step, there) if isinstance(step, int) and there else (-1, {})

@@ -1,4 +1,4 @@
-"""Server-sent events: a state, whenever it has changed."""
+"""Sends a state as server-sent events, whenever it has changed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 SILENCE = 15.0
-"""Seconds without news after which something is sent, to notice pages that were closed."""
+"""After this many seconds without news something is sent anyway, to notice closed pages."""
 
 
 def changes(
     request: Request, closing: asyncio.Event, look: Callable[[], Awaitable[str]], pause: float, idle: float = 0.0
 ) -> Response:
-    """What ``look`` finds, as one line, until ``closing`` is set. Between two looks are ``pause`` seconds, or ``idle``
-    times as long as a look takes."""
+    """Send what ``look`` returns, a line, until ``closing`` is set. Calls are ``pause`` seconds apart, or ``idle``
+    times as long as a call takes."""
     return StreamingResponse(_stream(request, closing, look, pause, idle), media_type="text/event-stream")
 
 

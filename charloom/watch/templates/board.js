@@ -1,4 +1,4 @@
-// The board: which cards there are, what is done with them, by pointer, by touch and by keyboard.
+// The board: which cards are shown, and what can be done with them by pointer, touch and keyboard.
 const home = `/board/${encodeURIComponent(name)}`;
 const byName = new Map(), cards = new Map();
 const finder = document.getElementById("find"), filters = document.getElementById("filters"), file = document.getElementById("file");
@@ -25,7 +25,7 @@ function tell(answer, undo) {
 }
 
 function draw(news) {
-  state = { ...state, ...news }; // a character file that cannot be read brings no pictures: the former ones stay
+  state = { ...state, ...news }; // while the character file cannot be read there are no new pictures: the old ones stay
   document.getElementById("title").textContent = `${news.title}: data set`;
   if (!news.pictures) {
     stateOf.textContent = "not known"; stateOf.className = "pill bad";
@@ -47,7 +47,7 @@ function draw(news) {
       if (editing?.name === p.name) changedMeanwhile(p);
       else refill(card, p);
     }
-    // Moved only if it must be: an element that is moved loses the focus.
+    // Moved only if necessary: an element that is moved loses the focus.
     if (last ? last.nextSibling !== card : main.firstChild !== card) last ? last.after(card) : main.prepend(card);
     last = card;
   }
@@ -80,7 +80,7 @@ function generalOf(findings, problem) {
       one.remedy ? h("span", { class: "remedy" }, ` → ${one.remedy}`) : null)))) : "");
 }
 
-// Which cards are to be seen, and how many of each kind there are.
+// Which cards are visible, and how many of each kind there are.
 function show() {
   const there = FILTERS.map(([key, label, wanted]) => [key, label, state.pictures.filter(wanted).length]);
   filters.replaceChildren(...there.filter(([key, , number]) => key === "all" || number || key === filter).map(([key, label, number]) =>
@@ -95,7 +95,7 @@ function show() {
   }
   const none = document.getElementById("none");
   none.hidden = shown > 0;
-  none.textContent = state.pictures.length ? "No picture is like that." : state.adds ? "Drop pictures here, or add them with the button above."
+  none.textContent = state.pictures.length ? "No picture matches." : state.adds ? "Drop pictures here, or add them with the button above."
     : "There is no picture yet.";
   const visible = seenNow();
   if (!visible.includes(current)) current = visible[0] ?? null;
@@ -146,12 +146,12 @@ async function copy(picture, button) {
     const box = cards.get(picture).querySelector(".prompt");
     box.open = true;
     getSelection().selectAllChildren(box.querySelector("p"));
-    tell({ ok: false, text: "The browser does not let the page copy; the prompt is marked, press Ctrl+C." });
+    tell({ ok: false, text: "The browser does not let the page copy; the prompt is selected, press Ctrl+C." });
   }
   button?.blur();
 }
 
-// Pictures come in by dropping, or by choosing a file.
+// Pictures are added by dropping or choosing files.
 function choose(picture) {
   if (picture && !byName.get(picture).takes) return tell({ ok: false, text: `${picture}: ${state.fixed}` });
   target = picture;
@@ -208,13 +208,13 @@ function enlarge(picture) {
   const p = byName.get(picture);
   if (!p?.picture) return;
   enlarged = picture;
-  seen.src = p.picture; // which is there already, until the larger one is
+  seen.src = p.picture; // already loaded; shown until the larger one is
   const large = h("img", { src: `${p.picture}&size=large`, onload: () => { if (box.open && enlarged === picture) seen.src = large.src; } });
   seen.alt = p.name;
   box.querySelector(".words").textContent = [p.name, p.caption].filter(Boolean).join("\n");
   if (!box.open) box.showModal();
 }
-box.addEventListener("close", () => { seen.removeAttribute("src"); point(enlarged); }); // the browser has gone back to where it was opened
+box.addEventListener("close", () => { seen.removeAttribute("src"); point(enlarged); }); // the browser has moved the focus back to where it was opened
 box.addEventListener("keydown", event => {
   const by = { ArrowRight: 1, ArrowDown: 1, j: 1, ArrowLeft: -1, ArrowUp: -1, k: -1 }[event.key];
   if (!by) return;
@@ -248,7 +248,7 @@ addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
   const at = event.target;
   if (at.matches?.("input, textarea, select")) return;
-  // On a button, Enter and Space press it.
+  // On a button, Enter and Space keep their usual meaning.
   if ((event.key === "Enter" || event.key === " ") && at.matches?.("button, a, summary")) return;
   const does = KEYS[event.key];
   if (!does || (current == null && !["/", "?", "Escape", "l"].includes(event.key))) return;

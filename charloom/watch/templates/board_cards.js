@@ -13,7 +13,7 @@ function pictureOf(p, known) {
       "aria-label": p.takes ? `Choose a picture for ${p.name}` : `${p.name} is not made yet` },
     h("span", {}, p.takes ? "Drop a picture here" : "not made yet"));
   }
-  // The same element where the picture is the same, so that nothing flickers.
+  // Keep the element if the picture is the same, so that nothing flickers.
   const old = known?.querySelector(".photo img");
   const image = old?.getAttribute("src") === p.picture ? old
     : h("img", { src: p.picture, alt: p.caption || p.name, loading: "lazy", decoding: "async" });
@@ -40,7 +40,7 @@ function findingsOf(p) {
   return h("ul", { class: "findings" }, own.map(one => h("li", { class: LEVELS[one.level] || "note" },
     h("b", {}, one.rule), " ", one.what, one.others.length ? ` (also ${one.others.join(", ")})` : "",
     one.remedy ? h("span", { class: "remedy" }, ` → ${one.remedy}`) : null)),
-  // What most pictures have is told once, above them all.
+  // Findings about most pictures are explained once, above all pictures.
   wide.length ? h("li", { class: "wide" }, "as many others: ", wide.flatMap((one, n) => [n ? ", " : "",
     h("span", { class: LEVELS[one.level], title: one.what }, one.rule)])) : null);
 }
@@ -63,7 +63,7 @@ function promptOf(p) {
   return h("details", { class: "prompt", open: p.takes && !p.picture && !p.ticked }, h("summary", {}, "Prompt"),
     h("p", {}, p.prompt), h("div", { class: "acts" }, act("Copy", "c", "Copy the prompt", event => copy(p.name, event.currentTarget))));
 }
-// What is there on the prompt sheet; a shot with a picture is ticked by itself.
+// Tick of a prompt on the sheet; a shot with a picture is ticked automatically.
 function tickOf(p) {
   if (!p.prompt || !p.takes) return null;
   const there = Boolean(p.picture);
@@ -71,13 +71,13 @@ function tickOf(p) {
     onchange: event => tick(p.name, event.target.checked) }), there ? "there" : "done");
 }
 function toolsOf(p) {
-  if (p.excluded) return h("div", { class: "acts" }, act("Take back", "x", "Take the picture back", () => leaveOut(p.name)));
+  if (p.excluded) return h("div", { class: "acts" }, act("Bring back", "x", "Bring the picture back", () => leaveOut(p.name)));
   const reference = p.role === "reference";
   return h("div", { class: "acts tools" }, reference ? null : act("Edit", "e", "Edit the caption", () => edit(p.name)),
     reference ? null : act("Leave out", "x", "Leave the picture out; its file stays", () => leaveOut(p.name)),
     p.takes ? act(p.picture ? "Replace" : "Choose", "u", "Choose a picture file", () => choose(p.name)) : null, tickOf(p));
 }
-// Fills the card of a picture; a card that is being edited is left as it is until then.
+// Fills the card of a picture; a card that is being edited is left alone.
 function fill(card, p) {
   const kinds = { excluded: p.excluded, missing: !p.picture, work: hasWork(p), takes: p.takes };
   card.className = ["pic", ...Object.keys(kinds).filter(kind => kinds[kind])].join(" ");

@@ -1,4 +1,4 @@
-// Editing one caption at a time, in its place. What somebody else writes meanwhile is shown beside it, never lost.
+// Edits one caption at a time, in place. What somebody else writes in the meantime is shown beside it, never lost.
 let editing = null;
 
 function edit(picture, text) {
@@ -33,7 +33,7 @@ function edit(picture, text) {
 }
 function grow(field) { field.style.height = "auto"; field.style.height = `${field.scrollHeight + 2}px`; }
 
-// Ends editing; without `sure` a changed text is asked about.
+// Ends editing; without `sure`, asks before a changed text is discarded.
 function finish(sure = false) {
   if (!editing) return true;
   if (!sure && editing.field.value.trim() !== editing.before.trim()) {
@@ -52,7 +52,7 @@ async function save(onward = false) {
   if (!editing || editing.saving) return;
   const one = editing, text = one.field.value;
   if (text.trim() === one.before.trim() && one.conflict.hidden) { finish(true); if (onward) step(1); return; }
-  one.saving = one.field.readOnly = true; // what was typed until the answer is there would be lost
+  one.saving = one.field.readOnly = true; // what is typed before the answer arrives would be lost
   one.element.classList.add("busy");
   const answer = await post(`${home}/caption`, JSON.stringify({ picture: one.name, text, seen: one.seen }));
   one.saving = one.field.readOnly = false;
@@ -65,7 +65,7 @@ async function save(onward = false) {
   } else if (answer.seen) clash(one, answer.current, answer.seen);
   else tell(answer);
 }
-// Both texts: what is being written here, and what somebody else has written meanwhile.
+// Shows both texts: the one being written here, and the one that somebody else has written in the meantime.
 function clash(one, theirs, seen) {
   const mine = () => { one.seen = seen; save(); };
   const take = () => { if (one.saving) return; one.seen = seen; one.before = one.field.value = theirs; one.conflict.hidden = true; grow(one.field); one.field.focus(); };

@@ -1,4 +1,4 @@
-// What the live page and the board share: elements, the zoomed picture, and the line that tells what has happened.
+// Shared by the live page and the board: elements, the enlarged picture, and the line that says what has happened.
 const live = document.getElementById("live"), name = live.dataset.name, token = live.dataset.token;
 live.remove();
 const main = document.getElementById("main"), stateOf = document.getElementById("state"), said = document.getElementById("said");
@@ -16,7 +16,7 @@ function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-// What the server answers to a change: {ok, text, ...}, whatever goes wrong.
+// The server's answer to a change: {ok, text, ...}, whatever goes wrong.
 async function post(path, body, type = "application/json") {
   try {
     const reply = await fetch(path, { method: "POST", headers: { "content-type": type, "x-charloom-token": token }, body });

@@ -26,7 +26,7 @@ function numbers(pairs) {
 }
 const COLOURS = ["--c0", "--c1", "--c2", "--good", "--c3"];
 
-// Round numbers between two ends, about five of them.
+// About five round numbers between two ends.
 function ticks(low, high) {
   const raw = (high - low) / 5, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map(times => times * power).find(size => size >= raw);
@@ -43,7 +43,7 @@ function plot(curves, label, mark) {
   const width = narrow ? 330 : 560, height = 230, left = 44, bottom = 24, top = 8;
   const xs = points.map(p => p[0]).concat(mark ?? []), ys = points.map(p => p[1]).sort((a, b) => a - b);
   let [x0, x1] = [Math.min(...xs), Math.max(...xs)];
-  // One wild loss must not flatten the rest of the curve.
+  // A single outlier must not flatten the rest of the curve.
   let [y0, y1] = [ys[Math.floor(0.005 * (ys.length - 1))], ys[Math.ceil(0.995 * (ys.length - 1))]];
   if (x0 === x1) { x0 -= 1; x1 += 1; }
   const margin = (y1 - y0) * 0.06 || 0.05;
@@ -112,7 +112,7 @@ function figure(picture, step, title) {
     h("img", { src: picture.file, alt: words })),
   h("figcaption", {}, label(step), numbers ? ` · ${numbers}` : "", picture.misses.length ? h("span", { class: "miss" }, ` ${picture.misses.join("; ")}`) : null));
 }
-// The enlarged preview's neighbours, by keys and buttons: the other checkpoint's, then the next prompt's.
+// The enlarged preview's neighbours, by keys and buttons: first the other checkpoint's, then the next prompt's.
 function beyond(move) {
   const all = [...document.querySelectorAll(".couple button")];
   const at = all.findIndex(button => button.querySelector("img").src === seen.src);
@@ -130,7 +130,7 @@ addEventListener("keydown", event => {
   event.preventDefault();
   go(move);
 });
-let beside = null;  // the step to compare with, once it was selected; the one before the newest until then
+let beside = null;  // the step to compare with, once selected; before that, the one before the newest
 function previewsOf({ previews, prompts: texts }) {
   if (!previews.length) return [h("h2", {}, "Previews"), h("p", { class: "note" }, "The first ones come with the first checkpoint.")];
   const [newest, ...earlier] = previews, before = earlier.find(one => one.step === beside) || earlier[0];
@@ -187,7 +187,7 @@ function personOf(card) {
     card.pictures?.length ? h("div", { class: "thumbs" }, card.pictures.map(picture => h("img", { src: picture.file, alt: `${card.title}, ${picture.prompt}` }))) : null];
 }
 
-// A part is built again only when its values have changed, so that nothing flickers and the keyboard focus stays.
+// A part is rebuilt only if its values have changed, so that nothing flickers and the keyboard focus stays.
 const parts = new Map();
 function part(id, values, build, full = false) {
   const text = JSON.stringify(values), known = parts.get(id);
@@ -202,7 +202,7 @@ function part(id, values, build, full = false) {
   parts.set(id, { text, element });
 }
 const pages = document.getElementById("pages");
-// What the run has made to look at, beside the way back.
+// Links to the pages that the run has made.
 function link(made) {
   if (pages.dataset.made === JSON.stringify(made)) return;
   pages.dataset.made = JSON.stringify(made);
