@@ -82,5 +82,5 @@ def made(path: Path) -> str:
         UserError: the file is truncated.
     """
     if not path.read_bytes().endswith(b"\n"):
-        raise UserError(f"{path}: is cut off; delete it and run again, which makes it anew")
+        raise UserError(f"{path}: is truncated; delete it and run again to make it anew")
     return read(path)

@@ -75,9 +75,9 @@ class Archive:
             UserError: it is missing, damaged, or larger than ``largest``.
         """
         if name not in self.names:
-            raise UserError(f"{self.path}: holds no {name}; get a whole bundle of charloom")
+            raise UserError(f"{self.path}: contains no {name}; get a complete bundle")
         if self._file.getinfo(name).file_size > largest:
-            raise UserError(f"{self.path}: {name} is larger than such a file can be; get the bundle again")
+            raise UserError(f"{self.path}: {name} is implausibly large; get the bundle again")
         return b"".join(self.blocks(name))
 
     def blocks(self, name: str) -> Iterator[bytes]:
@@ -117,7 +117,7 @@ def opened(path: Path) -> Iterator[Archive]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; correct the path") from None
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
-        raise UserError(f"{path}: is not a whole zip file ({error}); get the bundle again") from None
+        raise UserError(f"{path}: is not a complete zip file ({error}); get the bundle again") from None
     with file:
         _check(path, file)
         yield Archive(path, file)
@@ -126,7 +126,7 @@ def opened(path: Path) -> Iterator[Archive]:
 def _check(path: Path, file: zipfile.ZipFile) -> None:
     entries = file.infolist()
     if len(entries) > MEMBERS:
-        raise UserError(f"{path}: holds {len(entries)} files, which no bundle does, and is not unpacked; get it again")
+        raise UserError(f"{path}: holds {len(entries)} files, too many for a bundle, and is not unpacked; get it again")
     seen: set[str] = set()
     for info in entries:
         name = info.filename
@@ -147,7 +147,7 @@ def _check(path: Path, file: zipfile.ZipFile) -> None:
     size, packed = sum(info.file_size for info in entries), path.stat().st_size
     if size > RATIO * packed + SPARE:
         raise UserError(
-            f"{path}: {packed:,} bytes would unpack to {size:,}, as of a bomb, and is not unpacked; get it again"
+            f"{path}: {packed:,} bytes would unpack to {size:,}, like a zip bomb, and is not unpacked; get it again"
         )
 
 

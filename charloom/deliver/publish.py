@@ -163,11 +163,11 @@ def explain(error: BaseException, repo: str, endpoint: str) -> str:
     if status == 409:
         return "the hub says that somebody changed the repository at the same time; run it again"
     if status in (413, 507) or "storage" in reason(error).lower():
-        return "the hub takes no more: your storage is full; free some, or upload to another account"
+        return "your storage on the hub is full; free some, or upload to another account"
     if status == 429:
-        return "the hub asks to wait, because there were too many requests; try again in some minutes"
+        return "the hub reports too many requests; try again in a few minutes"
     if status and status >= 500:
-        return f"the hub has a problem of its own (status {status}); run it again later: what arrived is not sent twice"
+        return f"the hub has an internal error (status {status}); run it again later: what arrived is not sent twice"
     if "OfflineModeIsEnabled" in kinds:
         return "HF_HUB_OFFLINE is set; unset it to upload"
     if kinds & set(hub.UNREACHABLE):

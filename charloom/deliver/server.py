@@ -149,7 +149,7 @@ class Server:
             status, data = self._ask(f"/view?{urllib.parse.urlencode(query)}")
             if status != 200:
                 raise UserError(
-                    f"{self.url}: does not give its picture {image['filename']!r} (status {status}); "
+                    f"{self.url}: does not send its picture {image['filename']!r} (status {status}); "
                     "see ComfyUI's window"
                 )
             yield data

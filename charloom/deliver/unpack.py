@@ -64,7 +64,9 @@ def unpack(path: Path, root: Path, recipes: Mapping[str, int] = RECIPES) -> Unpa
         made = manifest.get("recipes")
         other = [key for key, number in made.items() if recipes.get(key) != number] if isinstance(made, dict) else []
         if other:
-            notes.append(f"this charloom makes other bytes than the bundle's in: {', '.join(sorted(other))}")
+            notes.append(
+                f"this version of charloom makes different bytes than the bundle's in: {', '.join(sorted(other))}"
+            )
         wanted: dict[str, str | bytes] = {**texts, **_pictures(manifest)}
         if (started := manifest.get("start")) and f"config/characters/{name}.yaml" in texts:
             wanted[portable.start_of(name)] = started
@@ -197,7 +199,9 @@ def _config(archive: Archive, manifest: Mapping[str, Any], root: Path) -> tuple[
         # The location of a base says nothing about its content.
         differ = [] if copied else [key for key in _IDENTITY if (own.get(key) or None) != (theirs.get(key) or None)]
         if copied and own.get("path") != theirs.get("path"):
-            notes.append(f"{paths['base']}: yours lies elsewhere than the bundle's; the same bytes need the same files")
+            notes.append(
+                f"{paths['base']}: yours is in another place than the bundle's; the same bytes need the same files"
+            )
         if differ:
             raise UserError(
                 f"{paths['base']}: has another {differ[0]} than the bundle's base {base}; rename yours first"

@@ -29,7 +29,7 @@ def rewrite(path: Path, edit: Callable[[bytes, str], bytes], seen: str | None = 
     """
     path = path.resolve()  # a link stays a link
     data = _read(path)
-    changed = UserError(f"{path.name} has changed meanwhile and was not touched; look again, then choose")
+    changed = UserError(f"{path.name} has changed in the meantime and was not edited; look again, then choose")
     if seen is not None and digest(data) != seen:
         raise changed
     new = edit(data, path.name)

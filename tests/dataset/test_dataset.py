@@ -245,7 +245,7 @@ def test_the_manifest_blesses_no_damaged_file(mara: Character, tmp_path: Path, m
     assert manifest.manifest(results, settings, store.fetched("mara")) != whole
     caption = results / "dataset/medium-01.txt"
     caption.write_text("mediu")
-    with pytest.raises(UserError, match=f"{caption}: is cut off; delete it and run again"):
+    with pytest.raises(UserError, match=f"{caption}: is truncated; delete it and run again"):
         manifest.manifest(results, settings)
 
 

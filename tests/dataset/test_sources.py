@@ -90,7 +90,7 @@ def test_what_fails_for_a_while_is_asked_for_again(shop: Shop, fake: Fake, mood:
     assert shop.get(1, patience=Patience(wrong=99)) == {}
     assert len(fake.asked) >= 3 and shop.kept(1) == of_prompt("picture 1", len(fake.asked) - 1)
     assert 1.0 <= shop.waited[0] <= 2.0 <= shop.waited[1] <= 4.0
-    assert mood != "drips" or shop.said[0].startswith("shot-01: no whole answer within 0.3 s; again in ")
+    assert mood != "drips" or shop.said[0].startswith("shot-01: no complete answer within 0.3 s; again in ")
     # An answer that was lost on its way may have been charged for; one that was never given was not.
     lost = len(fake.asked) - 1 if mood in ("stalls", "drips", "cut") else 0
     assert shop.counted() == ["lost"] * lost + ["bought"]
@@ -167,12 +167,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "text": (b"<html>sorry</html>", "not a picture"),
     "truncated": (png(5)[:-400], "not a picture"),
     "half a JPEG": (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:900], "not a picture"),
-    "a thumbnail": (png(5, (16, 16)), "a picture of 16x16"),
-    "blank": (encoded(Image.new("RGB", (64, 64), "white")), "a blank picture"),
+    "a thumbnail": (png(5, (16, 16)), "only 16x16 pixels"),
+    "blank": (encoded(Image.new("RGB", (64, 64), "white")), "the picture is blank"),
     "the reference": (png(999), "the reference itself"),
     "a page": ("page", "answer"),
     "garbage": ("garbage", "answer"),
-    "nothing": ("odd", "without a picture"),
+    "nothing": ("odd", "contains no picture"),
     "another shape": ("shape", "answer"),
 }
 
@@ -191,7 +191,7 @@ def test_a_wrong_answer_is_counted_and_asked_for_again(shop: Shop, fake: Fake, k
 def test_wrong_answers_come_to_an_end(shop: Shop, fake: Fake) -> None:
     fake.moods = [b"nonsense"] * 3
     failed = shop.get(1, 2)
-    assert "does not come as a picture" in failed["shot-01"] and shop.has(2) and len(fake.asked) == 4
+    assert "no usable picture arrived" in failed["shot-01"] and shop.has(2) and len(fake.asked) == 4
 
 
 def test_another_format_becomes_a_png(shop: Shop, fake: Fake) -> None:

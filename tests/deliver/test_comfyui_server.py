@@ -62,7 +62,7 @@ MOODS = {
     "odd": "ComfyUI",
     "fails": "the workflow failed (KSampler: CUDA out of memory",
     "empty": "ended without a picture",
-    "lost": "does not give its picture 'mara_1.png' (status 404)",
+    "lost": "does not send its picture 'mara_1.png' (status 404)",
     "no picture": "bytes that are not a picture, ",
     "slow": "is not done after 0.1 s",
     "stalls": "no answer",

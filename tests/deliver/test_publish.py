@@ -210,7 +210,7 @@ def test_an_upload_that_breaks_off_changes_no_file_and_goes_on_when_run_again(hu
 
 def test_a_full_account(hub: FakeHub) -> None:
     hub.mood = "full"
-    assert "your storage is full" in mistake("--yes")
+    assert "your storage on the hub is full" in mistake("--yes")
 
 
 @pytest.mark.parametrize("repo", ["mara", "me/../mara", "me/ma ra", "me/mara/x", "https://huggingface.co/me/mara"])

@@ -197,14 +197,14 @@ def test_nothing_is_overwritten(bundle: Path, clone: Path) -> None:
 def test_another_trainer_is_told(bundle: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charloom.cli.deliver.RECIPE", 99)
     result = call("unpack", str(bundle))
-    assert result.exit_code == 0 and "makes other bytes than the bundle's in: train" in said(result)
+    assert result.exit_code == 0 and "makes different bytes than the bundle's in: train" in said(result)
 
 
 def test_a_base_that_lies_elsewhere_is_a_remark(bundle: Path, clone: Path) -> None:
     small_project.write_yaml(clone / "config/bases/mini.yaml", {**small_project.BASE, "path": "resources/bases"})
     own = (clone / "config/bases/mini.yaml").read_bytes()
     result = call("unpack", str(bundle))
-    assert result.exit_code == 0 and "yours lies elsewhere than the bundle's" in said(result)
+    assert result.exit_code == 0 and "yours is in another place than the bundle's" in said(result)
     assert (clone / "config/bases/mini.yaml").read_bytes() == own
 
 
@@ -334,7 +334,7 @@ def test_a_link_a_bomb_and_a_double_entry_are_refused(clone: Path, tmp_path: Pat
         file.writestr("README.md", "2")
     cases = {
         "is a link or a device": special(tmp_path / "link.zip", link, b"/etc/passwd"),
-        "as of a bomb": special(tmp_path / "bomb.zip", zeros, b"\0" * 2**23),
+        "like a zip bomb": special(tmp_path / "bomb.zip", zeros, b"\0" * 2**23),
         "twice": double,
     }
     for words, path in cases.items():
@@ -379,11 +379,11 @@ def test_a_file_that_is_no_whole_archive_is_one_line(bundle: Path, clone: Path, 
     (tmp_path / "cut.zip").write_bytes(bundle.read_bytes()[:-2000])
     (tmp_path / "text.zip").write_text("hello")
     for path in (tmp_path / "cut.zip", tmp_path / "text.zip", tmp_path):
-        assert "is not a whole zip file" in said(call("unpack", str(path)))
+        assert "is not a complete zip file" in said(call("unpack", str(path)))
     assert "there is no such file" in said(call("unpack", "nothing.zip"))
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
         file.writestr("README.md", "x")
-    assert "holds no manifest.json" in said(call("unpack", str(tmp_path / "other.zip")))
+    assert "contains no manifest.json" in said(call("unpack", str(tmp_path / "other.zip")))
 
 
 def test_it_needs_a_workflow(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

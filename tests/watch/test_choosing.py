@@ -67,7 +67,7 @@ def test_a_file_that_has_changed_is_not_touched(tmp_path):
     path.write_text("name: A\n")
     seen = digest(path.read_bytes())
     path.write_text("name: B\n")
-    with pytest.raises(UserError, match="has changed meanwhile and was not touched"):
+    with pytest.raises(UserError, match="has changed in the meantime and was not edited"):
         choose(path, 250, seen)
     assert path.read_text() == "name: B\n" and os.listdir(tmp_path) == ["a.yaml"]
 

@@ -141,7 +141,7 @@ def test_a_file_that_changes_at_that_moment_is_left_alone(chromium, address, pro
         replies = []
         page.on("response", lambda reply: reply.request.method == "POST" and replies.append(reply.status))
         page.locator("button.ship", has_text="Choose this one").click()
-        page.wait_for_selector("text=has changed meanwhile and was not touched")
+        page.wait_for_selector("text=has changed in the meantime and was not edited")
         assert (project / CHARACTER).read_text() == text and replies == [409]
 
 

@@ -117,7 +117,7 @@ class Diffusers:
         except Exception as error:  # any author's pipeline, with the user's arguments
             what = f"{type(error).__name__}: {reason(error)}"
             raise UserError(
-                f"{WHERE}: {type(self.pipeline).__name__} draws nothing ({what}); use another model"
+                f"{WHERE}: {type(self.pipeline).__name__} cannot draw ({what}); use another model"
             ) from error
         out = io.BytesIO()
         drawn.convert("RGB").save(out, format="PNG", compress_level=4)

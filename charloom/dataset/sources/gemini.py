@@ -108,4 +108,4 @@ class Gemini:
         named = [str(getattr(reason, "value", reason)) for reason in reasons if reason]
         if said or any(sign in name for name in named for sign in REFUSALS) or (feedback and named):
             raise Refused(self.secret.hide(said or ", ".join(named)))
-        raise Wrong("an answer without a picture came")
+        raise Wrong("the answer contains no picture")

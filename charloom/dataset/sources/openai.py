@@ -89,10 +89,10 @@ class OpenAI:
             try:
                 return base64.b64decode(packed.rpartition(",")[2], validate=True)
             except (binascii.Error, ValueError):
-                raise Wrong("an answer came whose picture is not base64") from None
+                raise Wrong("the picture in the answer is not base64") from None
         if isinstance(address, str) and address.startswith(("http://", "https://")):
             return self._fetched(address)
-        raise Wrong("an answer without a picture came")
+        raise Wrong("the answer contains no picture")
 
     def _fetched(self, address: str) -> bytes:
         """Download the picture at an address, without sending the key."""
@@ -101,5 +101,5 @@ class OpenAI:
         except Exception as error:  # as above
             raise web.judged(error, self.secret, WHERE, self.how["timeout"]) from None
         if answer.status_code != 200:
-            raise Wrong(f"the picture's own address answers {answer.status_code}")
+            raise Wrong(f"the picture's address answers {answer.status_code}")
         return bytes(answer.content)

@@ -150,7 +150,7 @@ class Session:
 
     def _wrong(self, order: Order, times: int, why: str) -> None:
         if times >= self.patience.wrong:
-            raise _GivenUp(f"does not come as a picture ({why}); look at the settings of the generator")
+            raise _GivenUp(f"no usable picture arrived ({why}); check the settings of the generator")
         self.log(f"{order.name}: {why}; asking again")
         self._opened().fresh()
 
@@ -170,14 +170,14 @@ class Session:
                 picture = pictures.read(path, "")
             except UserError as error:
                 why = str(error).removeprefix(f"{path}: ").rstrip("; ")
-                raise Wrong(f"{len(data)} bytes came that are not a picture: it {why}") from None
+                raise Wrong(f"the {len(data)} bytes of the answer are not a picture: it {why}") from None
             image = picture.image
             if min(image.size) < SMALLEST:
-                raise Wrong(f"a picture of {image.width}x{image.height} came")
+                raise Wrong(f"the picture has only {image.width}x{image.height} pixels")
             if len(set(image.resize((16, 16)).tobytes())) == 1:
-                raise Wrong("a blank picture came")
+                raise Wrong("the picture is blank")
             if order.reference and image.tobytes() == pictures.read(order.reference).image.tobytes():
-                raise Wrong("the reference itself came back")
+                raise Wrong("the answer is the reference itself")
         with self.store.put(KIND, order.key, ".png") as entry:
             if data.startswith(PNG):
                 entry.write_bytes(data)

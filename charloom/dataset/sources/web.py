@@ -108,16 +108,16 @@ def judged(error: BaseException, secret: Secret, where: str, seconds: float) -> 
     if "TooLarge" in kinds:
         return UserError(f"{where}: the server answers with more than {LARGEST // 2**20} MB; correct base_url")
     if "TooSlow" in kinds or "ReadTimeout" in kinds:
-        return Again(f"no whole answer within {seconds:g} s", charged=True)
+        return Again(f"no complete answer within {seconds:g} s", charged=True)
     if kinds & {"ConnectError", "ConnectTimeout", "UnsupportedProtocol"}:
         return Again(f"{where}: the server cannot be reached")
     if kinds & {"TransportError", "TimeoutException"}:
         return Again("the answer was cut off", charged=True)
     if kinds & {"JSONDecodeError", "ValidationError", "UnicodeDecodeError", "APIResponseValidationError"}:
-        return Wrong("an answer came that is not the API's")
+        return Wrong("the answer is not in the API's format")
     if kinds & {"TypeError", "AttributeError", "LookupError", "ValueError", "RecursionError"}:
         # The clients do not check the shape of an answer.
-        return Wrong(f"an answer came that is not the API's ({type(error).__name__}: {secret.hide(error, 80)})")
+        return Wrong(f"the answer is not in the API's format ({type(error).__name__}: {secret.hide(error, 80)})")
     return RuntimeError(f"{type(error).__name__}: {secret.hide(error, 500)}")
 
 
