@@ -115,7 +115,7 @@ def compared(work: Path, size: int, steps: int, log: Sequence[str]) -> dict[str,
     recipe = load(work, overrides=given).characters[whole_run.CHARACTER].recipe
     budget = pricing.budget_of(recipe, size, pricing.beside(size))
     edges = recipe["data"]["resolutions"]
-    drawn = sum(int(one[1]) for line in log if (one := re.search(r"step \d+: (\d+) previews of", line)))
+    drawn = sum(int(one[1]) for line in log if (one := re.search(r"step \d+: (\d+) previews? of", line)))
     jobs = {"train_segment": 1, **({"sample_checkpoint": drawn} if drawn else {})}
     stage = next(one for one in price.stages(jobs, recipe, steps, budget, {}) if one.rule == "train_segment")
     pairs = {

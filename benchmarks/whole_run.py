@@ -137,7 +137,7 @@ def training(work: Path, started: float) -> dict[str, Any]:
     drawn = [
         (at, int(m[1]), int(m[2]), float(m[3]))
         for at, line in rows
-        if (m := re.match(r"step (\d+): (\d+) previews of .* in ([\d.]+) s", line))
+        if (m := re.match(r"step (\d+): (\d+) previews? of .* in ([\d.]+) s", line))
     ]
     created = min(path.stat().st_mtime for path in logs) - rows[-1][0]
     return {

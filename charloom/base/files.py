@@ -124,8 +124,8 @@ def differing(root: Path, other: Sequence[Other], missing: Sequence[str], label:
     differ = f"other checksums: {', '.join(one.name for one in other)}" if other else ""
     absent = f"missing: {', '.join(missing)}" if missing else ""
     found = "; ".join(filter(None, (differ, absent)))
-    remedy = "get them again, or remove their lines from checksums if this is the model that you mean"
-    return f"{root}: has not the files that {label} lists ({found}); {remedy}" if found else ""
+    remedy = "get them again, or remove their lines from checksums if this is the model you want"
+    return f"{root}: does not have the files that {label} lists ({found}); {remedy}" if found else ""
 
 
 def kind(checksum: str) -> str:
