@@ -32,8 +32,9 @@ def test_a_run_before_anything_was_made(tmp_path):
     json.dumps(state, allow_nan=False)
 
 
-@pytest.mark.parametrize(("pid", "said"), [(os.getpid(), "being prepared"), (2**22 + 1, "not started")])
-def test_before_training_a_run_that_lives_prepares_what_it_has_locked(tmp_path, pid, said):
+@pytest.mark.parametrize(("lives", "said"), [(True, "being prepared"), (False, "not started")])
+def test_before_training_a_run_that_lives_prepares_what_it_has_locked(tmp_path, lives, said):
+    pid = os.getpid() if lives else 2**22 + 1
     root = small_project.make(tmp_path / "project")
     (root / ".snakemake/locks").mkdir(parents=True)
     (root / ".snakemake/locks/0.output.lock").write_text("results/mara/latents/a.safetensors\n")
