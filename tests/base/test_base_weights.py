@@ -166,9 +166,9 @@ def test_all_files_of_another_model_are_named_at_once(folder: Path, store: Store
     names = ("transformer/config.json", "vae/config.json", "vae/gone.safetensors", "vae/lost.safetensors")
     text = line(lambda: locks.lock(local(folder, checksums=dict.fromkeys(names, "0" * 32)), store))
     assert text == (
-        f"{folder}: does not have the files that config/bases/tiny.yaml lists (other checksums: transformer/config.json, "
-        "vae/config.json; missing: vae/gone.safetensors, vae/lost.safetensors); get them again, or remove their lines "
-        "from checksums if this is the model you want"
+        f"{folder}: does not have the files that config/bases/tiny.yaml lists (other checksums: "
+        "transformer/config.json, vae/config.json; missing: vae/gone.safetensors, vae/lost.safetensors); "
+        "get them again, or remove their lines from checksums if this is the model you want"
     )
 
 
