@@ -107,22 +107,14 @@ def test_killed_twenty_times_at_random_moments(make_dataset, tmp_path, kills=20)
     assert [line["step"] for line in lines if "adapter" in line] == list(steps)
 
 
-def test_a_run_killed_between_state_and_checkpoint_makes_the_checkpoint(make_dataset, tmp_path):
+@pytest.mark.parametrize("lost", ["checkpoint", "state"])
+def test_a_run_killed_while_the_last_of_a_step_was_written_makes_it_again(make_dataset, tmp_path, lost):
+    """A checkpoint is written from its state; without its state, the step is trained again from the one before."""
     job = job_of(make_dataset(), recipe(save={"every": 5}), tmp_path / "log")
     straight, store = Store(tmp_path / "straight"), Store(tmp_path / "store")
     train(job, straight, 20, quiet)
     train(job, store, 10, quiet)
-    store.path("checkpoint", checkpoint_key(job.run_key, 10), ".safetensors").unlink()
-    train(job, store, 20, quiet)
-    assert checkpoint_bytes(store, job, [5, 10, 15, 20]) == checkpoint_bytes(straight, job, [5, 10, 15, 20])
-
-
-def test_a_run_killed_before_its_state_was_written_goes_on_from_the_one_before(make_dataset, tmp_path):
-    job = job_of(make_dataset(), recipe(save={"every": 5}), tmp_path / "log")
-    straight, store = Store(tmp_path / "straight"), Store(tmp_path / "store")
-    train(job, straight, 20, quiet)
-    train(job, store, 10, quiet)
-    store.path("state", checkpoint_key(job.run_key, 10), ".safetensors").unlink()
+    store.path(lost, checkpoint_key(job.run_key, 10), ".safetensors").unlink()
     train(job, store, 20, quiet)
     assert checkpoint_bytes(store, job, [5, 10, 15, 20]) == checkpoint_bytes(straight, job, [5, 10, 15, 20])
     assert state_bytes(store, job, 20) == state_bytes(straight, job, 20)
