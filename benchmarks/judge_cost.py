@@ -119,10 +119,8 @@ def of_the_hub(folder: Path, device: str) -> dict[str, dict[str, str]]:
 
     base = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
     large = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    two_billion = {
-        **{"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
-        **{"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
-    }
+    two_billion = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16}
+    two_billion |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):

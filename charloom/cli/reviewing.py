@@ -13,6 +13,7 @@ from charloom.config import captioning, project
 from charloom.core import last_run, layout
 from charloom.core.errors import UserError
 from charloom.core.store import Store
+from charloom.core.words import several
 from charloom.dataset import cleanup
 from charloom.workflow import proposing
 from charloom.workflow.proposing import Review
@@ -87,8 +88,8 @@ def _say(found: Review) -> None:
         price = settings.captioner.price
         cost = f" (about {price * len(found.undescribed):.2f} at your price)" if price else ""
         again = last_run.again(Path(), character.id, target)
-        are = "1 picture is" if len(found.undescribed) == 1 else f"{len(found.undescribed)} pictures are"
-        print(f"{are} not described yet{cost}: {again}")
+        are = "is" if len(found.undescribed) == 1 else "are"
+        print(f"{several(len(found.undescribed), 'picture')} {are} not described yet{cost}: {again}")
     if found.proposals:
         print(f"{len(found.proposals)} wait: charloom captions {character.id} --accept all (or names), or --keep")
 

@@ -7,8 +7,8 @@ it, and the words that were left out are listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from charloom.core import tokens, words
 from charloom.dataset import identity
@@ -102,9 +102,17 @@ def clean(raw: str, context: Context) -> Cleaned:
     return Cleaned(short, tuple(removed))
 
 
-def varying(raw: str, context: Context) -> str:
-    """What a captioner's text says beside who the character is, however long it is."""
-    return clean(raw, replace(context, most_tokens=CHARACTERS)).text
+def varying(
+    raw: Mapping[str, str], trigger: str, kind: str, line: str, own: Mapping[str, Sequence[str]], noun: str
+) -> tuple[dict[str, str], list[str]]:
+    """What a captioner's texts say beside who the character is, however long they are, and the words for who it is.
+
+    ``raw`` has the texts by picture, ``own`` the user's ``identity_words`` and ``keep_words``.
+    """
+    more, keep = own.get("identity_words", ()), own.get("keep_words", ())
+    context = context_of(trigger, kind, line, more, keep, most_tokens=CHARACTERS, noun=noun)
+    known = [*identity.words_of(kind, more, keep), *identity.called(kind, noun)]
+    return {name: clean(text, context).text for name, text in raw.items()}, known
 
 
 def _plain(raw: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charloom.core import words
-from charloom.dataset import cleanup, identity, tags
+from charloom.dataset import cleanup, tags
 from charloom.dataset.cleanup import Cleaned
 from charloom.dataset.lint import RULES, Item
 from charloom.dataset.lint.registry import Data
@@ -97,12 +97,9 @@ def record(
     ``captions`` are the present captions and ``raw`` the captioner's texts, by picture; ``settings`` are those that all
     pictures share; ``missing`` is the number of pictures that are not described yet.
     """
-    kind, noun = settings.get("class", "woman"), settings.get("noun", "")
-    more, keep = settings.get("identity_words", ()), settings.get("keep_words", ())
-    known = [*identity.words_of(kind, more, keep), *identity.called(kind, noun)]
+    kind, line, noun = settings.get("class", "woman"), settings.get("line", ""), settings.get("noun", "")
     trigger = str(settings.get("trigger", ""))
-    context = cleanup.context_of(trigger, kind, settings.get("line", ""), more, keep, noun=noun)
-    said = {name: cleanup.varying(text, context) for name, text in raw.items()}
+    said, known = cleanup.varying(raw, trigger, kind, line, settings, noun)
     return {
         "pictures": [proposal.record() for proposal in proposals.values()],
         "missing": missing,

@@ -21,8 +21,7 @@ ELSEWHERE = (
 
 def of(texts: Iterable[str]) -> Callable[[float], Font]:
     """The first font that has every letter of ``texts``, or the one that has most of them, as a function of pixels."""
-    letters = frozenset(letter for text in texts for letter in text if not letter.isspace())
-    return _first(frozenset(filter(lambda letter: not letter.isascii(), letters)))
+    return _first(frozenset(x for text in texts for x in text if not x.isascii() and not x.isspace()))
 
 
 @lru_cache(maxsize=64)

@@ -33,7 +33,8 @@ class Stored:
 
     def look(self, character: Character, base: Base | None, store: Store) -> tuple[Checkpoints, Pictures]:
         """The checkpoints and the previews that exist; step 0 is the base alone."""
-        made, told = results(character.id, self.root), progress.read(results(character.id, self.root).training)
+        made = results(character.id, self.root)
+        told = progress.read(made.training)
         saved = {step_of(path): path for path in made.checkpoints()}
         drawn = _drawn(made, character.prompt_names)
         if going := told if told and told.goes_on else None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 Z_IMAGE_WIDTH = 3840
@@ -52,9 +53,10 @@ def module_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def any_names() -> list[str]:
+@cache
+def any_names() -> tuple[str, ...]:
     """Names of the Linears of a Z-Image transformer with more blocks than any has, for patterns of names."""
-    return list(module_shapes({**KNOWN_BASES[Z_IMAGE_WIDTH][1], "n_layers": 99, "n_refiner_layers": 9}))
+    return tuple(module_shapes({**KNOWN_BASES[Z_IMAGE_WIDTH][1], "n_layers": 99, "n_refiner_layers": 9}))
 
 
 def with_original_names(shapes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:

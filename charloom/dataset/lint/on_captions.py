@@ -186,12 +186,10 @@ def unsaid(data: Data) -> Iterator[Hit]:
     shown = {item.name: item for item in of_character(data) if item.name in raw}
     if not shown:
         return
-    own, noun = data.settings.get("captions", {}), data.settings.get("noun", "")
-    more, keep = own.get("identity_words", ()), own.get("keep_words", ())
-    known = [*identity.words_of(data.kind, more, keep), *identity.called(data.kind, noun), data.trigger]
+    own, line, noun = (data.settings.get(key, empty) for key, empty in (("captions", {}), ("line", ""), ("noun", "")))
+    seen, known = cleanup.varying({name: raw[name] for name in shown}, data.trigger, data.kind, line, own, noun)
     said = {name: item.caption for name, item in shown.items()}
-    context = cleanup.context_of(data.trigger, data.kind, data.settings.get("line", ""), more, keep, noun=noun)
-    for term in tags.unsaid({name: cleanup.varying(raw[name], context) for name in shown}, said, known):
+    for term in tags.unsaid(seen, said, [*known, data.trigger]):
         what = f"{len(term.pictures)} of {len(shown)} pictures show {term.text}, and no caption says so"
         remedy = (
             "the LoRA would learn it as part of the character: name it in captions or vary it, or if it is part of the "

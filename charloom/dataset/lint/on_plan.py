@@ -140,15 +140,18 @@ def from_behind(data: Data) -> Iterator[Hit]:
 @rule("learning-rate", "warning", "The learning rate is unusual for its optimiser.")
 def learning_rate(data: Data) -> Iterator[Hit]:
     """Judged where the recipe is read (:func:`charloom.config.knobs.odd_rate`)."""
-    if line := data.settings.get("rate"):
-        what, _, remedy = line.partition("; ")
-        yield Hit("recipe", what, remedy=remedy)
+    yield from _of_recipe(data, "rate")
 
 
 @rule("running-mean", "warning", "The running mean (EMA) is too slow for the number of steps.")
 def running_mean(data: Data) -> Iterator[Hit]:
     """Judged where the recipe is read (:func:`charloom.config.knobs.odd_mean`)."""
-    if line := data.settings.get("mean"):
+    yield from _of_recipe(data, "mean")
+
+
+def _of_recipe(data: Data, key: str) -> Iterator[Hit]:
+    """A line about the recipe that stands among the settings, with its remedy after the semicolon."""
+    if line := data.settings.get(key):
         what, _, remedy = line.partition("; ")
         yield Hit("recipe", what, remedy=remedy)
 
